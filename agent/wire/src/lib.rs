@@ -1,0 +1,18 @@
+//! What travels between the agent and its clients. The same types are stored in the journal and rendered by the ctl.
+//!
+//! 1. [`form`]: what clients send;
+//! 2. [`event`]: what happens in a run: stored = streamed = rendered;
+//! 3. [`view`]: what the reading verbs answer;
+//! 4. [`problem`]: the body of every answer that is not a success.
+
+pub mod event;
+pub mod form;
+pub mod problem;
+pub mod view;
+
+/// The media type of a request.
+pub const REQUEST_TYPE: &str = "application/vnd.release-agent.request.v1+json";
+/// The media type of a stream of events, one JSON object a line.
+pub const EVENTS_TYPE: &str = "application/x-ndjson";
+/// The most bytes that a request may have.
+pub const MOST_REQUEST_BYTES: usize = 16 * 1024;
