@@ -59,11 +59,7 @@ impl FromStr for AppName {
         if starts && goes_on && text.len() <= 32 {
             Ok(Self(text.to_owned()))
         } else {
-            Err(BadName::new(
-                "app name",
-                text,
-                "must be a lower-case letter followed by at most 31 lower-case letters, digits or hyphens",
-            ))
+            Err(BadName::new("app name", text, "must be a lower-case letter followed by at most 31 lower-case letters, digits or hyphens"))
         }
     }
 }
@@ -224,11 +220,7 @@ pub enum Selected<'a> {
 
 impl ReleaseSelector {
     /// Looks the selector up among `releases`; `previous` is the release that was live before the live one.
-    pub fn select<'a>(
-        &self,
-        releases: impl IntoIterator<Item = &'a ReleaseName>,
-        previous: Option<&'a ReleaseName>,
-    ) -> Selected<'a> {
+    pub fn select<'a>(&self, releases: impl IntoIterator<Item = &'a ReleaseName>, previous: Option<&'a ReleaseName>) -> Selected<'a> {
         let prefix = match self {
             Self::Previous => return previous.map_or(Selected::None, Selected::One),
             Self::Prefix(prefix) => prefix,
@@ -252,11 +244,16 @@ impl FromStr for ReleaseSelector {
         if text == "previous" {
             return Ok(Self::Previous);
         }
-        let fits = (4..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase() || byte == b'-');
+        let fits = (4..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase() || byte == b'-');
         if fits && !text.starts_with('-') {
             Ok(Self::Prefix(text.to_owned()))
         } else {
-            Err(BadName::new("release", text, "must be a release name, at least four characters of a name or a commit, or the word previous"))
+            Err(BadName::new(
+                "release",
+                text,
+                "must be a release name, at least four characters of a name or a commit, or the word previous",
+            ))
         }
     }
 }
@@ -308,9 +305,23 @@ mod tests {
             assert!(good.parse::<RefName>().is_ok(), "{good:?} was refused");
         }
         for bad in [
-            "main", "refs/heads/", "refs/heads/-x", "refs/heads/a/-oProxyCommand=x", "refs/heads/a..b", "refs/heads/a b", "refs/heads/a\nb",
-            "refs/heads/a@{1}", "refs/heads/a:b", "refs/heads/a^", "refs/heads/x.lock", "refs/heads/.x", "refs/heads/x.", "refs/heads/a//b",
-            "refs/heads/@", "refs/pull/1/head", "refs/heads/a\\b",
+            "main",
+            "refs/heads/",
+            "refs/heads/-x",
+            "refs/heads/a/-oProxyCommand=x",
+            "refs/heads/a..b",
+            "refs/heads/a b",
+            "refs/heads/a\nb",
+            "refs/heads/a@{1}",
+            "refs/heads/a:b",
+            "refs/heads/a^",
+            "refs/heads/x.lock",
+            "refs/heads/.x",
+            "refs/heads/x.",
+            "refs/heads/a//b",
+            "refs/heads/@",
+            "refs/pull/1/head",
+            "refs/heads/a\\b",
         ] {
             assert!(bad.parse::<RefName>().is_err(), "{bad:?} was taken");
         }
@@ -330,18 +341,26 @@ mod tests {
     #[test]
     fn release_names_have_one_shape() {
         assert!("2026-11-20-22-45-23-1a2b3c4d5e6f".parse::<ReleaseName>().is_ok());
-        for bad in ["../x", "/etc", "", "2026-11-20-22-45-23-1A2b3c4d5e6f", ".trash-2026", "2026-11-20-22-45-23-1a2b3c4d5e6", "２026-11-20-22-45-23-1a2b3c4d5e6f"]
-        {
+        for bad in [
+            "../x",
+            "/etc",
+            "",
+            "2026-11-20-22-45-23-1A2b3c4d5e6f",
+            ".trash-2026",
+            "2026-11-20-22-45-23-1a2b3c4d5e6",
+            "２026-11-20-22-45-23-1a2b3c4d5e6f",
+        ] {
             assert!(bad.parse::<ReleaseName>().is_err(), "{bad:?} was taken");
         }
     }
 
     #[test]
     fn a_selector_finds_one_none_or_says_that_several_fit() {
-        let names: Vec<ReleaseName> = ["2026-11-20-22-45-23-1a2b3c4d5e6f", "2026-11-20-23-00-00-1a2bffffffff", "2026-11-21-00-00-00-abcdef012345"]
-            .iter()
-            .map(|name| name.parse().unwrap())
-            .collect();
+        let names: Vec<ReleaseName> =
+            ["2026-11-20-22-45-23-1a2b3c4d5e6f", "2026-11-20-23-00-00-1a2bffffffff", "2026-11-21-00-00-00-abcdef012345"]
+                .iter()
+                .map(|name| name.parse().unwrap())
+                .collect();
         let select = |text: &str| text.parse::<ReleaseSelector>().unwrap().select(&names, Some(&names[0]));
         assert_eq!(select("2026-11-21"), Selected::One(&names[2]));
         assert_eq!(select("abcdef0123456789"), Selected::One(&names[2]));

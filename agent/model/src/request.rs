@@ -232,7 +232,9 @@ impl FromStr for Principal {
         match text.split_once(':') {
             Some(("unix-user", name)) if named(name) => Ok(Self::UnixUser(name.to_owned())),
             Some(("unix-group", name)) if named(name) => Ok(Self::UnixGroup(name.to_owned())),
-            _ => Err(BadName { what: "principal", text: text.chars().take(80).collect(), rule: "must be unix-user:NAME or unix-group:NAME" }),
+            _ => {
+                Err(BadName { what: "principal", text: text.chars().take(80).collect(), rule: "must be unix-user:NAME or unix-group:NAME" })
+            }
         }
     }
 }
@@ -286,7 +288,9 @@ impl RefPattern {
 impl FromStr for RefPattern {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let fits = !text.is_empty() && !text.starts_with('-') && !text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || b"~^:?[\\".contains(&byte));
+        let fits = !text.is_empty()
+            && !text.starts_with('-')
+            && !text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || b"~^:?[\\".contains(&byte));
         if fits {
             Ok(Self(text.to_owned()))
         } else {

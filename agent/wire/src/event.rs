@@ -284,7 +284,13 @@ mod tests {
             run: 7,
             n: 3,
             at: "2026-11-20T22:45:23.5Z".parse().unwrap(),
-            what: What::StepFailed { step: "migrate".into(), ms: 12, reason: "exit status 1".into(), hint: None, tail: vec!["boom".into()] },
+            what: What::StepFailed {
+                step: "migrate".into(),
+                ms: 12,
+                reason: "exit status 1".into(),
+                hint: None,
+                tail: vec!["boom".into()],
+            },
         };
         let text = serde_json::to_string(&event).unwrap();
         assert_eq!(

@@ -121,7 +121,8 @@ impl TryFrom<&Form> for Request {
         if form.v != 1 {
             return Err(BadForm::Version(form.v));
         }
-        let nonce_fits = (16..=64).contains(&form.nonce.len()) && form.nonce.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        let nonce_fits =
+            (16..=64).contains(&form.nonce.len()) && form.nonce.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         if !nonce_fits {
             return Err(BadForm::Text { member: "nonce", rule: "must be 16 to 64 letters, digits, hyphens or underscores" });
         }
@@ -166,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_release_is_understood() {
-        let request = form(r#"{"v":1,"app":"shop","action":"release","ref":"main","nonce":"0123456789abcdef","options":{"rebuild":true}}"#).unwrap();
+        let request =
+            form(r#"{"v":1,"app":"shop","action":"release","ref":"main","nonce":"0123456789abcdef","options":{"rebuild":true}}"#).unwrap();
         assert_eq!(request.act, Act::Release { revision: "main".parse().unwrap(), rebuild: Rebuild::Always });
     }
 

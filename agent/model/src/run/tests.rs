@@ -160,7 +160,8 @@ fn check(natures: &[Nature], trouble: Trouble, history: &History) {
             for (i, nature) in natures.iter().enumerate() {
                 assert!(nature.undo == Undo::Nothing || !world.effects[i], "step {i} is left behind: {told}");
             }
-            let first_times: Vec<usize> = world.order_undone.iter().enumerate().filter(|(at, i)| !world.order_undone[..*at].contains(i)).map(|(_, i)| *i).collect();
+            let first_times: Vec<usize> =
+                world.order_undone.iter().enumerate().filter(|(at, i)| !world.order_undone[..*at].contains(i)).map(|(_, i)| *i).collect();
             assert!(first_times.is_sorted_by(|a, b| a > b), "taken back in reverse: {told}");
             assert_eq!(history.outcome == Outcome::RolledBack, world.visitors_met, "rolled back says that visitors met it: {told}");
             let something_mattered = (0..natures.len()).any(|i| matters(i) && !done(i));
@@ -245,7 +246,16 @@ fn a_crash_loop_ends_stuck_and_not_never() {
 #[test]
 fn a_mark_out_of_order_is_an_error_and_changes_nothing() {
     let mut run = Run::new(Aim::Tend, vec![NATURES[1], NATURES[1]]);
-    let every = [Mark::Started(1), Mark::Done(0), Mark::Failed(0), Mark::Exposed(0), Mark::UndoStarted(0), Mark::Undone(0), Mark::Ended, Mark::Done(9)];
+    let every = [
+        Mark::Started(1),
+        Mark::Done(0),
+        Mark::Failed(0),
+        Mark::Exposed(0),
+        Mark::UndoStarted(0),
+        Mark::Undone(0),
+        Mark::Ended,
+        Mark::Done(9),
+    ];
     for mark in every {
         let before = run.clone();
         assert_eq!(run.record(mark), Err(Impossible(mark)));
