@@ -1,2 +1,3 @@
-//! x
+//! The daemon's entry.
+
 fn main() {}

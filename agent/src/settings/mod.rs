@@ -1,0 +1,122 @@
+//! What operators set: the files, read and checked whole, every complaint at once. The types of most settings live where they are used; this
+//! module gathers them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_model::names::AppName;
+use agent_model::request::{Grant, RefPattern, WhenBusy};
+
+use crate::restart::{Restart, systemd::Worker};
+use crate::site::{Limits, Shared};
+use crate::tools::{database, git, http::Check, manage, python};
+
+/// Everything that is set.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// `agent.toml`
+    pub agent: Agent,
+    /// `apps/*.toml`
+    pub apps: BTreeMap<AppName, Arc<App>>,
+}
+
+/// `agent.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Agent {
+    /// `[[grant]]`
+    pub grants: Vec<Grant>,
+    /// `socket_group`: the group that may open the control socket.
+    pub socket_group: Option<String>,
+    /// `drain_timeout`: how long a run may go on when the agent is told to stop.
+    pub drain_timeout: Duration,
+}
+
+/// `apps/<app>.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct App {
+    /// The file's name without `.toml`.
+    pub name: AppName,
+    /// `root`: `/var/app` for the app named `app`, else `/var/<app>`.
+    pub root: PathBuf,
+    /// `repository`, `allow_local`, `ssh_key`, `known_hosts`
+    pub git: git::Settings,
+    /// `refs`
+    pub refs: Vec<RefPattern>,
+    /// `submodules`
+    pub submodules: Submodules,
+    /// `keep_releases`
+    pub keep_releases: usize,
+    /// `when_busy`
+    pub when_busy: WhenBusy,
+    /// `read_only`: whether a sealed tree loses its write bits.
+    pub read_only: bool,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[timeouts]`, by step.
+    pub timeouts: BTreeMap<String, Duration>,
+    /// `[python]`
+    pub python: Option<python::Settings>,
+    /// `[django]`
+    pub django: Option<manage::Settings>,
+    /// `[env]`
+    pub env: Vec<(String, String)>,
+    /// `[secrets] files`
+    pub secrets: Vec<PathBuf>,
+    /// `[shared]`
+    pub shared: Shared,
+    /// `[backup]`
+    pub backup: Option<database::Settings>,
+    /// `[restart]`
+    pub restart: Restart,
+    /// `[[check]]`
+    pub checks: Vec<Check>,
+    /// `[[worker]]`
+    pub workers: Vec<Worker>,
+    /// `[[hook]]`
+    pub hooks: Vec<Hook>,
+}
+
+/// What becomes of submodules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Submodules {
+    /// A commit that has any is refused.
+    Refuse,
+    /// Their directories stay empty.
+    Ignore,
+}
+
+/// `[[hook]]`: a command before or after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hook {
+    /// Before or after.
+    pub when: When,
+    /// Which step.
+    pub step: String,
+    /// The argument vector, run in the release's directory.
+    pub run: Vec<String>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// `before`
+    Before,
+    /// `after`
+    After,
+}
+
+impl App {
+    /// How long a step may take: what is set, else its own measure.
+    pub(crate) fn timeout_of(&self, step: &str) -> Duration {
+        let minutes = match step {
+            "environment" | "backup" | "migrate" => 30,
+            "switch" => 15,
+            _ => 10,
+        };
+        self.timeouts.get(step).copied().unwrap_or(Duration::from_secs(minutes * 60))
+    }
+}

@@ -1,0 +1,537 @@
+//! The only one who runs programs. A program gets an argument vector and never a shell, a fixed environment, no standard input, a process group
+//! of its own, a deadline; every line that it says is passed on as it comes; and what is left of its group is ended with it.
+//!
+//! The other modules here only build commands and read what came out.
+
+pub(crate) mod database;
+pub(crate) mod git;
+pub(crate) mod http;
+pub(crate) mod manage;
+mod processes;
+pub(crate) mod python;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use agent_wire::event::Stream;
+use nix::sys::signal::Signal;
+use thiserror::Error;
+
+pub(crate) use processes::{Process, marked, using};
+
+/// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
+pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
+
+/// A line longer than this many bytes is cut.
+const MOST_LINE_BYTES: usize = 8 * 1024;
+/// The last lines of a program that go into its error.
+const TAIL_LINES: usize = 20;
+/// How long a process group has between TERM and KILL.
+const GRACE: Duration = Duration::from_secs(5);
+/// The most bytes of standard output that are kept where the output is data.
+const MOST_CAPTURED: usize = 256 * 1024 * 1024;
+
+/// Set once, from anywhere, to end what a step is doing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks for the end.
+    pub(crate) fn ask(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether the end was asked for.
+    pub(crate) fn asked(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// How programs are watched while they run.
+pub(crate) struct Watch<'a> {
+    /// The value of [`MARKER`].
+    pub marker: &'a str,
+    /// When everything must have ended.
+    pub deadline: Instant,
+    /// Ends it earlier.
+    pub cancel: &'a Cancel,
+    /// Hears every line.
+    pub lines: &'a dyn Fn(Stream, &str),
+}
+
+impl Watch<'_> {
+    /// How long there is until the deadline.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Sleeps for `time`, but not beyond a cancel or the deadline; tells whether there is reason to go on.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            if self.cancel.asked() || self.left().is_zero() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10).min(end.saturating_duration_since(Instant::now())));
+        }
+        !self.cancel.asked() && !self.left().is_zero()
+    }
+}
+
+/// What becomes of processes that outlive the program that started them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// They are ended: a step leaves nothing behind.
+    End,
+    /// They stay when the program succeeded: it may have been told to start a server.
+    Leave,
+}
+
+/// Why a program did not do what it should.
+#[derive(Debug, Error)]
+pub(crate) enum ProgramError {
+    /// It is not there.
+    #[error("the program {0} is not installed, or not in the agent's PATH")]
+    Missing(String),
+    /// It could not be started.
+    #[error("cannot start {program}")]
+    Start {
+        /// Its name.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It ended badly.
+    #[error("{program} {}", describe(*status))]
+    Failed {
+        /// Its name and first arguments.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// Its last lines.
+        tail: Vec<String>,
+    },
+    /// It took too long.
+    #[error("{program} was ended at its timeout, after {} s", .after.as_secs())]
+    TimedOut {
+        /// Its name and first arguments.
+        program: String,
+        /// How long it ran.
+        after: Duration,
+        /// Its last lines.
+        tail: Vec<String>,
+    },
+    /// Somebody cancelled.
+    #[error("{0} was ended: the run is cancelled")]
+    Cancelled(String),
+    /// Its output was to be read as data, and there is too much of it.
+    #[error("{0} said more than 256 MiB where data was to be read")]
+    TooMuch(String),
+}
+
+impl ProgramError {
+    /// The last lines that the program said.
+    pub(crate) fn tail(&self) -> &[String] {
+        match self {
+            Self::Failed { tail, .. } | Self::TimedOut { tail, .. } => tail,
+            _ => &[],
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit status {code}"),
+        (None, Some(signal)) => {
+            let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string());
+            format!("was killed by {name}")
+        }
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// A program to be run.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    argv: Vec<OsString>,
+    dir: PathBuf,
+    env: BTreeMap<OsString, OsString>,
+    input: Vec<u8>,
+    leftovers: Leftovers,
+    quiet: bool,
+}
+
+/// What a program left.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Its standard output, where that was captured.
+    pub stdout: Vec<u8>,
+}
+
+impl Finished {
+    /// The standard output as text without the final newline; bytes that are not UTF-8 are replaced.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end_matches('\n').to_owned()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stdout {
+    Lines,
+    Captured,
+}
+
+impl Program {
+    /// A program by name or path, with the fixed environment: `PATH`, `HOME`, `USER`, `LOGNAME` of the agent, and a UTF-8 locale.
+    pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
+        let mut env = BTreeMap::new();
+        for name in ["PATH", "HOME", "USER", "LOGNAME"] {
+            if let Some(value) = std::env::var_os(name) {
+                env.insert(name.into(), value);
+            }
+        }
+        env.entry("PATH".into()).or_insert_with(|| "/usr/local/bin:/usr/bin:/bin".into());
+        env.insert("LANG".into(), "C.UTF-8".into());
+        Self { argv: vec![program.as_ref().into()], dir: "/".into(), env, input: Vec::new(), leftovers: Leftovers::End, quiet: false }
+    }
+
+    /// A program from an argument vector of a configuration file.
+    pub(crate) fn from_argv(argv: &[String]) -> Self {
+        let (program, args) = argv.split_first().map_or(("", argv), |(program, args)| (program.as_str(), args));
+        Self::new(program).args(args)
+    }
+
+    /// One more argument.
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.argv.push(arg.as_ref().into());
+        self
+    }
+
+    /// More arguments.
+    pub(crate) fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.argv.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Where it runs; `/` when nothing is said.
+    pub(crate) fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = dir.into();
+        self
+    }
+
+    /// A variable of its environment.
+    pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.insert(name.as_ref().into(), value.as_ref().into());
+        self
+    }
+
+    /// Variables of its environment.
+    pub(crate) fn envs(mut self, variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Self {
+        for (name, value) in variables {
+            self = self.env(name, value);
+        }
+        self
+    }
+
+    /// Variables of the agent's own environment whose names fit, passed on.
+    pub(crate) fn inherit(mut self, fits: impl Fn(&str) -> bool) -> Self {
+        for (name, value) in std::env::vars_os() {
+            if name.to_str().is_some_and(&fits) {
+                self.env.insert(name, value);
+            }
+        }
+        self
+    }
+
+    /// What it reads from its standard input.
+    pub(crate) fn input(mut self, input: Vec<u8>) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// What becomes of its children.
+    pub(crate) fn leftovers(mut self, leftovers: Leftovers) -> Self {
+        self.leftovers = leftovers;
+        self
+    }
+
+    /// Its lines are not passed on; they still stand in its error.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    /// What people are shown of it: the program's own name and up to four arguments that are short enough.
+    fn shown(&self) -> String {
+        let name = Path::new(&self.argv[0]).file_name().unwrap_or(&self.argv[0]).to_string_lossy().into_owned();
+        let args = self.argv.iter().skip(1).map(|arg| arg.to_string_lossy());
+        let args = args.filter(|arg| arg.len() <= 60 && !arg.starts_with('-') && !arg.contains('\n') && !arg.contains("://")).take(3);
+        std::iter::once(name).chain(args.map(std::borrow::Cow::into_owned)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs it to its end; every line goes to the watch.
+    ///
+    /// # Errors
+    /// [`ProgramError`] when it cannot be started, ends badly, or is ended.
+    pub(crate) fn run(&self, watch: &Watch<'_>) -> Result<(), ProgramError> {
+        self.run_with(watch, Stdout::Lines).map(|_| ())
+    }
+
+    /// Runs it to its end; its standard output is data.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub(crate) fn capture(&self, watch: &Watch<'_>) -> Result<Finished, ProgramError> {
+        self.run_with(watch, Stdout::Captured)
+    }
+
+    /// Starts it as a server: with the run's mark taken off, in a group of its own, its output to `log`; it outlives the run and the agent.
+    ///
+    /// # Errors
+    /// [`ProgramError`] when it cannot be started.
+    pub(crate) fn start_server(&self, log: std::fs::File) -> Result<Child, ProgramError> {
+        let started = |source| self.cannot_start(source);
+        let errors = log.try_clone().map_err(started)?;
+        let server = Self { leftovers: Leftovers::Leave, ..self.clone() };
+        server.command("").stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map_err(started)
+    }
+
+    fn command(&self, marker: &str) -> Command {
+        let mut command = Command::new(&self.argv[0]);
+        command.args(&self.argv[1..]).current_dir(&self.dir).env_clear().envs(&self.env).process_group(0);
+        // What may stay when the program has ended must not be found, and ended, as a leftover of the run later.
+        if self.leftovers == Leftovers::End {
+            command.env(MARKER, marker);
+        }
+        command
+    }
+
+    fn cannot_start(&self, source: io::Error) -> ProgramError {
+        let program = self.argv[0].to_string_lossy().into_owned();
+        // A missing directory gives the same errno as a missing program.
+        if source.kind() == io::ErrorKind::NotFound && self.dir.is_dir() {
+            ProgramError::Missing(program)
+        } else {
+            ProgramError::Start { program, source }
+        }
+    }
+
+    fn run_with(&self, watch: &Watch<'_>, stdout: Stdout) -> Result<Finished, ProgramError> {
+        if watch.cancel.asked() {
+            return Err(ProgramError::Cancelled(self.shown()));
+        }
+        let begun = Instant::now();
+        let mut child = self
+            .command(watch.marker)
+            .stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| self.cannot_start(source))?;
+        let group = Process::of(child.id());
+        let (sender, said) = sync_channel::<Said>(1024);
+        if let Some(mut stdin) = child.stdin.take() {
+            let input = self.input.clone();
+            // The program may end without reading all of it; how it ends is told by its status.
+            std::thread::spawn(move || drop(stdin.write_all(&input)));
+        }
+        if let Some(pipe) = child.stdout.take() {
+            let sender = sender.clone();
+            std::thread::spawn(move || match stdout {
+                Stdout::Lines => read_lines(pipe, Stream::Stdout, &sender),
+                Stdout::Captured => read_all(pipe, &sender),
+            });
+        }
+        if let Some(pipe) = child.stderr.take() {
+            std::thread::spawn(move || read_lines(pipe, Stream::Stderr, &sender));
+        }
+        let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new() };
+        let ended = wait(&mut child, &group, watch, &said, &mut heard);
+        let spare_leftovers = self.leftovers == Leftovers::Leave && matches!(&ended, Ok(status) if status.success());
+        if !spare_leftovers {
+            group.end_group(Duration::ZERO);
+        }
+        // Pipes that stay open are held by a process that left the group.
+        if heard.drain(&said, Duration::from_millis(200)) == Pipes::Open && !spare_leftovers {
+            end_marked(watch.marker);
+            heard.drain(&said, GRACE);
+        }
+        let Heard { tail, captured, .. } = heard;
+        let tail: Vec<String> = tail.into();
+        match ended {
+            Ok(status) if status.success() && captured.len() > MOST_CAPTURED => Err(ProgramError::TooMuch(self.shown())),
+            Ok(status) if status.success() => Ok(Finished { stdout: captured }),
+            Ok(status) => Err(ProgramError::Failed { program: self.shown(), status, tail }),
+            Err(Cut::Cancelled) => Err(ProgramError::Cancelled(self.shown())),
+            Err(Cut::TimedOut) => Err(ProgramError::TimedOut { program: self.shown(), after: begun.elapsed(), tail }),
+            Err(Cut::Lost(source)) => Err(ProgramError::Start { program: self.shown(), source }),
+        }
+    }
+}
+
+/// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended.
+pub(crate) fn end_marked(marker: &str) {
+    // A process may fork while it is looked for; a few rounds find the children of the last one too.
+    for _ in 0..20 {
+        let found = marked(marker);
+        if found.is_empty() {
+            return;
+        }
+        for process in &found {
+            process.signal(Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    tracing::error!(marker, "processes of a step could not be ended");
+}
+
+enum Said {
+    Line(Stream, String),
+    Bytes(Vec<u8>),
+}
+
+#[derive(PartialEq, Eq)]
+enum Pipes {
+    Open,
+    Closed,
+}
+
+enum Cut {
+    Cancelled,
+    TimedOut,
+    Lost(io::Error),
+}
+
+struct Heard<'a> {
+    watch: &'a Watch<'a>,
+    quiet: bool,
+    tail: VecDeque<String>,
+    captured: Vec<u8>,
+}
+
+impl Heard<'_> {
+    fn take(&mut self, said: Said) {
+        match said {
+            Said::Line(stream, line) => {
+                if !self.quiet {
+                    (self.watch.lines)(stream, &line);
+                }
+                if self.tail.len() == TAIL_LINES {
+                    self.tail.pop_front();
+                }
+                self.tail.push_back(line);
+            }
+            Said::Bytes(bytes) if self.captured.len() <= MOST_CAPTURED => self.captured.extend(bytes),
+            Said::Bytes(_) => {}
+        }
+    }
+
+    /// Takes what the pipes still hold. They close when the last process that holds them ends; `patience` bounds the wait for one that does not.
+    fn drain(&mut self, said: &Receiver<Said>, patience: Duration) -> Pipes {
+        let end = Instant::now() + patience;
+        loop {
+            match said.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(next) => self.take(next),
+                Err(RecvTimeoutError::Timeout) => return Pipes::Open,
+                Err(RecvTimeoutError::Disconnected) => return Pipes::Closed,
+            }
+        }
+    }
+}
+
+fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<Said>, heard: &mut Heard<'_>) -> Result<ExitStatus, Cut> {
+    let mut cut = None;
+    let mut patience = Duration::from_millis(1);
+    loop {
+        match said.recv_timeout(patience) {
+            Ok(next) => heard.take(next),
+            Err(RecvTimeoutError::Timeout) => patience = (patience * 2).min(Duration::from_millis(20)),
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(patience),
+        }
+        match child.try_wait() {
+            Ok(None) => {}
+            Ok(Some(status)) => return cut.map_or(Ok(status), Err),
+            Err(source) => return Err(Cut::Lost(source)),
+        }
+        if cut.is_none() {
+            cut = match (watch.cancel.asked(), watch.left().is_zero()) {
+                (true, _) => Some(Cut::Cancelled),
+                (false, true) => Some(Cut::TimedOut),
+                (false, false) => None,
+            };
+            if cut.is_some() {
+                group.end_group(GRACE);
+            }
+        }
+    }
+}
+
+fn read_all(mut pipe: impl Read, sender: &SyncSender<Said>) {
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+        if sender.send(Said::Bytes(chunk[..count].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_lines(mut pipe: impl Read, stream: Stream, sender: &SyncSender<Said>) {
+    let mut chunk = vec![0; 64 * 1024];
+    let mut line: Vec<u8> = Vec::new();
+    let mut cut = false;
+    let send = |line: &mut Vec<u8>, cut: &mut bool| {
+        let text = clean(line, *cut);
+        line.clear();
+        *cut = false;
+        sender.send(Said::Line(stream, text)).is_ok()
+    };
+    while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+        for byte in &chunk[..count] {
+            // A carriage return begins a line anew: tools draw their progress so.
+            if matches!(byte, b'\n' | b'\r') {
+                if (*byte == b'\n' || !line.is_empty()) && !send(&mut line, &mut cut) {
+                    return;
+                }
+            } else if line.len() < MOST_LINE_BYTES {
+                line.push(*byte);
+            } else {
+                cut = true;
+            }
+        }
+    }
+    if !line.is_empty() {
+        send(&mut line, &mut cut);
+    }
+}
+
+/// A line as people may see it: valid UTF-8, without control characters and terminal sequences.
+fn clean(line: &[u8], cut: bool) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut escape = false;
+    for c in String::from_utf8_lossy(line).chars() {
+        match c {
+            '\u{1b}' => escape = true,
+            // A terminal sequence ends with a letter (ECMA-48, 5.4).
+            _ if escape => escape = !c.is_ascii_alphabetic() && !c.is_control(),
+            '\t' => text.push(c),
+            _ if c.is_control() => text.push('\u{fffd}'),
+            _ => text.push(c),
+        }
+    }
+    if cut {
+        text.push_str(" … (cut)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use super::*;
+use std::cell::RefCell;
+
+fn with_watch<T>(marker: &str, deadline: Duration, cancel: &Cancel, act: impl FnOnce(&Watch<'_>) -> T) -> (T, Vec<(Stream, String)>) {
+    let lines = RefCell::new(Vec::new());
+    let hear = |stream: Stream, line: &str| lines.borrow_mut().push((stream, line.to_owned()));
+    let watch = Watch { marker, deadline: Instant::now() + deadline, cancel, lines: &hear };
+    let result = act(&watch);
+    (result, lines.into_inner())
+}
+
+fn sh(script: &str) -> Program {
+    Program::new("/bin/sh").args(["-c", script])
+}
+
+fn minute<T>(marker: &str, act: impl FnOnce(&Watch<'_>) -> T) -> (T, Vec<(Stream, String)>) {
+    with_watch(marker, Duration::from_secs(60), &Cancel::default(), act)
+}
+
+#[test]
+fn every_line_is_heard_and_the_status_told() {
+    let (result, lines) = minute("t:1", |watch| sh("echo one; echo two >&2; printf three; exit 3").run(watch));
+    let err = result.unwrap_err();
+    assert!(err.to_string().ends_with("ended with exit status 3"), "{err}");
+    assert_eq!(err.tail().len(), 3);
+    assert!(lines.contains(&(Stream::Stderr, "two".into())) && lines.contains(&(Stream::Stdout, "three".into())));
+}
+
+#[test]
+fn odd_output_becomes_lines_that_can_be_shown() {
+    let (result, lines) = minute("t:2", |watch| {
+        sh(r"printf 'a\000b\377c\n\033[31mred\033[0m\n10%%\r20%%\r\n'; head -c 2000000 /dev/zero | tr '\0' x").run(watch)
+    });
+    result.unwrap();
+    let texts: Vec<&str> = lines.iter().map(|(_, line)| line.as_str()).collect();
+    assert_eq!(&texts[..2], ["a\u{fffd}b\u{fffd}c", "red"]);
+    assert!(texts.contains(&"10%") && texts.contains(&"20%"));
+    let long = texts.last().unwrap();
+    assert!(long.ends_with("(cut)") && long.len() < MOST_LINE_BYTES + 20);
+}
+
+#[test]
+fn sixty_four_mebibytes_are_read_without_being_kept() {
+    let (result, lines) = minute("t:3", |watch| {
+        sh("yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 67108864").quiet().run(watch)
+    });
+    result.unwrap();
+    assert!(lines.is_empty(), "a quiet program is not passed on");
+}
+
+#[test]
+fn it_reads_nothing_unless_it_is_given_something() {
+    let (result, _) = minute("t:4", |watch| sh("cat; cat").capture(watch));
+    assert_eq!(result.unwrap().text(), "");
+    let (result, _) = minute("t:5", |watch| sh("cat").input(b"given".to_vec()).capture(watch));
+    assert_eq!(result.unwrap().text(), "given");
+}
+
+#[test]
+fn the_environment_is_fixed() {
+    let (result, _) = minute("t:6", |watch| Program::new("/usr/bin/env").env("MINE", "1").capture(watch));
+    let mut names: Vec<String> = result.unwrap().text().lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
+    names.retain(|name| !["USER", "LOGNAME", "HOME"].contains(&name.as_str()));
+    names.sort();
+    assert_eq!(names, ["LANG", "MINE", "PATH", MARKER]);
+}
+
+#[test]
+fn what_ignores_the_signal_is_killed_with_its_children_at_the_deadline() {
+    let script = "trap '' TERM; (trap '' TERM; exec sleep 321.5) & echo here; while :; do sleep 1; done";
+    let (result, _) = with_watch("t:7", Duration::from_millis(300), &Cancel::default(), |watch| sh(script).run(watch));
+    assert!(matches!(result, Err(ProgramError::TimedOut { .. })), "{result:?}");
+    assert!(marked("t:7").is_empty());
+}
+
+#[test]
+fn a_daemon_that_left_the_group_and_holds_the_pipe_is_found_and_ended() {
+    let (result, _) = minute("t:8", |watch| sh("setsid sleep 322.5 & echo started").run(watch));
+    result.unwrap();
+    assert!(marked("t:8").is_empty());
+}
+
+#[test]
+fn what_may_stay_stays_when_the_program_succeeded() {
+    let (result, _) = minute("t:9", |watch| sh("sleep 323.5 >/dev/null 2>&1 & echo $!").leftovers(Leftovers::Leave).capture(watch));
+    let process = Process::of(result.unwrap().text().parse().unwrap());
+    assert!(process.is_alive());
+    process.signal(Signal::SIGKILL);
+}
+
+#[test]
+fn a_cancel_ends_it() {
+    let cancel = Cancel::default();
+    let from_elsewhere = cancel.clone();
+    let lines = |_: Stream, line: &str| {
+        if line == "ready" {
+            from_elsewhere.ask();
+        }
+    };
+    let watch = Watch { marker: "t:10", deadline: Instant::now() + Duration::from_secs(60), cancel: &cancel, lines: &lines };
+    assert!(matches!(sh("echo ready; exec sleep 60").run(&watch), Err(ProgramError::Cancelled(_))));
+    assert!(matches!(sh("echo never").run(&watch), Err(ProgramError::Cancelled(_))), "nothing new begins");
+}
+
+#[test]
+fn a_missing_program_and_a_missing_directory_are_told_apart() {
+    let (result, _) = minute("t:11", |watch| Program::new("no-such-program-here").run(watch));
+    assert!(matches!(result, Err(ProgramError::Missing(_))));
+    let (result, _) = minute("t:12", |watch| sh("true").dir("/no/such/directory").run(watch));
+    assert!(matches!(result, Err(ProgramError::Start { .. })));
+}
