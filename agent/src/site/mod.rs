@@ -1,6 +1,35 @@
 //! The only one who knows the layout of an app root.
+//!
+//! ```text
+//! git_cache/           bare repository, fetched into
+//! releases/<name>/     the tree as committed; venv, REVISION, .release/ (manifest, list of files, and later facts)
+//! environments/<key>/  virtual environments, sealed
+//! shared/  backups/
+//! app -> releases/<name>
+//! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances
+//! ```
 
-use std::path::PathBuf;
+mod environment;
+mod link;
+mod lock;
+mod seal;
+mod tree;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use agent_model::names::{CommitId, ReleaseName};
+use chrono::{DateTime, Duration, Utc};
+use thiserror::Error;
+
+pub(crate) use lock::SiteLock;
+pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
+pub(crate) use tree::remove_tree;
+
+/// The directory in a release that the agent keeps its facts in.
+pub(crate) const FACTS: &str = ".release";
 
 /// `[limits]`: what a release's tree may be at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,3 +48,380 @@ pub(crate) struct Shared {
     /// `files`
     pub files: Vec<PathBuf>,
 }
+
+/// What went wrong with an app root.
+#[derive(Debug, Error)]
+pub(crate) enum SiteError {
+    /// A file or directory could not be made, read, changed or removed.
+    #[error("cannot {act} {}", path.display())]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent has the root.
+    #[error("another agent (process {holder}) holds the root {}", root.display())]
+    Held {
+        /// The root.
+        root: PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// `app` is something that the agent did not make.
+    #[error("{} is {found}, where a link to a release is expected", path.display())]
+    NotALink {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// The manifest is missing or says something else than it should.
+    #[error("the release {release} {why}")]
+    NotSealed {
+        /// The release.
+        release: ReleaseName,
+        /// What is wrong.
+        why: String,
+    },
+    /// A shared directory or file is missing.
+    #[error("the shared {kind} {} does not exist", path.display())]
+    SharedMissing {
+        /// `directory` or `file`.
+        kind: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A file that the agent keeps cannot be understood.
+    #[error("{} cannot be understood", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl SiteError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(format!("give the agent's user the right to write there: chown -R release-agent {}", path.display()))
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("the disk is full: `agentctl prune` removes old releases, and `keep_releases` says how many stay".to_owned())
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some("the user's disk quota is used up".to_owned()),
+            Self::Held { .. } => Some("two agents must never share a root: stop the other one, or set another `root`".to_owned()),
+            Self::NotALink { path, .. } => Some(format!("move {} away; the agent makes the link itself", path.display())),
+            Self::SharedMissing { kind, path } => {
+                let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
+                Some(format!("{make} {}", path.display()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the disk, or a quota on it, is full.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// Adds what was tried, and on what, to an I/O error.
+pub(crate) trait Telling<T> {
+    /// Names the act and the path.
+    fn telling(self, act: &'static str, path: &Path) -> Result<T, SiteError>;
+}
+
+impl<T> Telling<T> for Result<T, io::Error> {
+    fn telling(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
+        self.map_err(|source| SiteError::Io { act, path: path.to_owned(), source })
+    }
+}
+
+impl<T> Telling<T> for Result<T, nix::Error> {
+    fn telling(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
+        self.map_err(io::Error::from).telling(act, path)
+    }
+}
+
+/// An app root.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    root: PathBuf,
+}
+
+/// A release as it is found on disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    /// Its name.
+    pub name: ReleaseName,
+    /// Its manifest; without one it is incomplete.
+    pub manifest: Option<Manifest>,
+    /// That it was live, and proven, once.
+    pub served: Option<Served>,
+    /// That it failed, and is kept because a migration of it stands.
+    pub failed: Option<Failed>,
+    /// Whether it is kept for ever.
+    pub pinned: bool,
+}
+
+/// How full the file system of a root is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Disk {
+    /// Bytes that the agent may still write.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Inodes that are free.
+    pub inodes: u64,
+}
+
+impl Site {
+    /// The root at `root`, with its directories made where they are missing.
+    ///
+    /// # Errors
+    /// [`SiteError::Io`] when one of them cannot be made.
+    pub(crate) fn open(root: &Path) -> Result<Self, SiteError> {
+        fs::create_dir_all(root).telling("make the root", root)?;
+        // The kernel's own spelling: what processes show as their directory can then be compared.
+        let root = root.canonicalize().telling("resolve the root", root)?;
+        let site = Self { root };
+        for dir in ["releases", "environments", "shared"] {
+            let path = site.root.join(dir);
+            fs::create_dir_all(&path).telling("make", &path)?;
+        }
+        for dir in ["backups", ".agent", ".agent/pins", ".agent/instances", ".agent/tmp"] {
+            let path = site.root.join(dir);
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.telling("make", &path)?,
+            }
+        }
+        Ok(site)
+    }
+
+    /// The root.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The link that names the live release.
+    pub(crate) fn link(&self) -> PathBuf {
+        self.root.join("app")
+    }
+
+    /// The bare repository.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.join("git_cache")
+    }
+
+    /// The directory of a release.
+    pub(crate) fn release_dir(&self, release: &ReleaseName) -> PathBuf {
+        self.root.join("releases").join(release.as_str())
+    }
+
+    /// Where what was started for releases is remembered.
+    pub(crate) fn instances(&self) -> PathBuf {
+        self.root.join(".agent/instances")
+    }
+
+    /// A file for the time of one run.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.root.join(".agent/tmp").join(name)
+    }
+
+    /// The backup of a release, with the ending of its kind.
+    pub(crate) fn backup(&self, release: &ReleaseName, ending: &str) -> PathBuf {
+        self.root.join("backups").join(format!("{release}.{ending}"))
+    }
+
+    /// The backups, newest first.
+    pub(crate) fn backups(&self) -> Result<Vec<PathBuf>, SiteError> {
+        let dir = self.root.join("backups");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&dir).telling("read", &dir)? {
+            let path = entry.telling("read", &dir)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let of_release = name.split_once('.').is_some_and(|(release, _)| release.parse::<ReleaseName>().is_ok());
+            if of_release && !name.ends_with(".part") {
+                found.push(path);
+            }
+        }
+        found.sort();
+        found.reverse();
+        Ok(found)
+    }
+
+    /// A name for a new release of `commit`: the time now, moved on while the name is taken.
+    pub(crate) fn new_name(&self, commit: &CommitId, now: DateTime<Utc>) -> ReleaseName {
+        (0..)
+            .filter_map(|second| {
+                format!("{}-{}", (now + Duration::seconds(second)).format("%Y-%m-%d-%H-%M-%S"), commit.short()).parse().ok()
+            })
+            .find(|name: &ReleaseName| fs::symlink_metadata(self.release_dir(name)).is_err())
+            .expect("among endless seconds one is free")
+    }
+
+    /// The releases on disk, newest first.
+    pub(crate) fn survey(&self) -> Result<Vec<Found>, SiteError> {
+        let dir = self.root.join("releases");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&dir).telling("read", &dir)? {
+            let entry = entry.telling("read", &dir)?;
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let name = entry.file_name().to_str().and_then(|name| name.parse::<ReleaseName>().ok());
+            if let (Some(name), true) = (name, is_dir) {
+                found.push(self.find(&name)?);
+            }
+        }
+        found.sort_by(|a, b| b.name.cmp(&a.name));
+        Ok(found)
+    }
+
+    /// One release on disk.
+    pub(crate) fn find(&self, release: &ReleaseName) -> Result<Found, SiteError> {
+        Ok(Found {
+            name: release.clone(),
+            manifest: self.manifest(release).ok(),
+            served: self.fact(release)?,
+            failed: self.fact(release)?,
+            pinned: self.pin_of(release).exists(),
+        })
+    }
+
+    fn pin_of(&self, release: &ReleaseName) -> PathBuf {
+        self.root.join(".agent/pins").join(release.as_str())
+    }
+
+    /// Keeps a release for ever.
+    pub(crate) fn pin(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        let path = self.pin_of(release);
+        fs::write(&path, b"").telling("write", &path)
+    }
+
+    /// Lets a release grow old again.
+    pub(crate) fn unpin(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        let path = self.pin_of(release);
+        match fs::remove_file(&path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.telling("remove", &path),
+        }
+    }
+
+    /// Links what is shared into a release. What the commit ships at the same place gives way; tells where it did.
+    pub(crate) fn link_shared(&self, release: &ReleaseName, shared: &Shared) -> Result<Vec<PathBuf>, SiteError> {
+        let dir = self.release_dir(release);
+        let mut gave_way = Vec::new();
+        for (path, kind) in shared.dirs.iter().map(|path| (path, "directory")).chain(shared.files.iter().map(|path| (path, "file"))) {
+            let target = self.root.join("shared").join(path);
+            let there = fs::metadata(&target).is_ok_and(|meta| if kind == "directory" { meta.is_dir() } else { meta.is_file() });
+            if !there {
+                return Err(SiteError::SharedMissing { kind, path: target });
+            }
+            let place = dir.join(path);
+            if let Some(parent) = place.parent() {
+                fs::create_dir_all(parent).telling("make", parent)?;
+            }
+            if let Ok(meta) = fs::symlink_metadata(&place) {
+                let only_keeps_the_place = meta.is_dir()
+                    && fs::read_dir(&place).is_ok_and(|mut entries| {
+                        entries.all(|entry| {
+                            entry.is_ok_and(|entry| [".gitkeep", ".gitignore", ".keep"].iter().any(|name| entry.file_name() == *name))
+                        })
+                    });
+                if !only_keeps_the_place {
+                    gave_way.push(path.clone());
+                }
+                remove_tree(&place)?;
+            }
+            let up = "../".repeat(path.components().count() + 1);
+            let to = Path::new(&up).join("shared").join(path);
+            std::os::unix::fs::symlink(&to, &place).telling("make the link", &place)?;
+        }
+        Ok(gave_way)
+    }
+
+    /// Takes a release out of sight by a rename, then removes it.
+    pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        let dir = self.release_dir(release);
+        let trash = self.root.join("releases").join(format!(".trash-{release}"));
+        if fs::symlink_metadata(&trash).is_ok() {
+            remove_tree(&trash)?;
+        }
+        match fs::rename(&dir, &trash) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.telling("rename", &dir)?,
+        }
+        remove_tree(&trash)?;
+        self.unpin(release)
+    }
+
+    /// Finishes removals that were cut off, and forgets scratch files.
+    pub(crate) fn sweep(&self, _lock: &SiteLock) -> Result<(), SiteError> {
+        for dir in [self.root.join("releases"), self.root.join("environments")] {
+            for entry in fs::read_dir(&dir).telling("read", &dir)?.flatten() {
+                if entry.file_name().as_encoded_bytes().starts_with(b".trash-") {
+                    remove_tree(&entry.path())?;
+                }
+            }
+        }
+        let scratch = self.root.join(".agent/tmp");
+        for entry in fs::read_dir(&scratch).telling("read", &scratch)?.flatten() {
+            remove_tree(&entry.path())?;
+        }
+        for entry in fs::read_dir(self.root.join("backups")).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|ending| ending == "part") {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a backup.
+    pub(crate) fn remove_backup(&self, path: &Path) -> Result<(), SiteError> {
+        remove_tree(path)
+    }
+
+    /// How full the file system is (statvfs(3)).
+    pub(crate) fn disk(&self) -> Result<Disk, SiteError> {
+        let stat = nix::sys::statvfs::statvfs(&self.root).telling("ask the size of", &self.root)?;
+        let block = stat.fragment_size();
+        Ok(Disk { free: stat.blocks_available() * block, total: stat.blocks() * block, inodes: stat.files_available() })
+    }
+}
+
+/// Makes a directory's entries durable.
+fn sync_dir(path: &Path) -> Result<(), SiteError> {
+    fs::File::open(path).and_then(|dir| dir.sync_all()).telling("sync", path)
+}
+
+/// Replaces a small file so that it is there whole or not at all, and durable when this returns.
+fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
+    use std::io::Write;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = parent.join(format!(".{name}.{}", std::process::id()));
+    let written = (|| {
+        let mut file = fs::File::create(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        // The cause is told; a temporary file that stays harms nobody.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.telling("write", path)?;
+    sync_dir(parent)
+}
+
+#[cfg(test)]
+mod tests;

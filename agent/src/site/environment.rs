@@ -1,0 +1,75 @@
+//! Virtual environments in `environments/<key>`: built under their final path, because they do not survive a rename, and taken over only when
+//! their marker says that they were finished.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use agent_model::names::ReleaseName;
+use nix::unistd::syncfs;
+
+use super::tree::{Bits, remove_tree, set_write_bits};
+use super::{Site, SiteError, Telling, write_durably};
+
+/// The file in an environment that says that it is complete.
+const MARKER: &str = ".complete";
+
+impl Site {
+    /// Where the environment of a key is, or is to be.
+    pub(crate) fn environment(&self, key: &str) -> PathBuf {
+        self.root().join("environments").join(key)
+    }
+
+    /// Whether the environment of a key is complete.
+    pub(crate) fn has_environment(&self, key: &str) -> bool {
+        self.environment(key).join(MARKER).is_file()
+    }
+
+    /// Makes room for the environment of a key: what was left half-built, or is to be built anew, goes away.
+    pub(crate) fn clear_environment(&self, key: &str) -> Result<PathBuf, SiteError> {
+        let path = self.environment(key);
+        if fs::symlink_metadata(&path).is_ok() {
+            let trash = self.root().join("environments").join(format!(".trash-{key}"));
+            remove_tree(&trash)?;
+            fs::rename(&path, &trash).telling("rename", &path)?;
+            remove_tree(&trash)?;
+        }
+        Ok(path)
+    }
+
+    /// Seals an environment: it loses its write bits, is made durable, and only then gets its marker.
+    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<(), SiteError> {
+        let path = self.environment(key);
+        let dir = fs::File::open(&path).telling("open", &path)?;
+        for entry in fs::read_dir(&path).telling("read", &path)?.flatten() {
+            set_write_bits(&entry.path(), Bits::AllOff)?;
+        }
+        syncfs(&dir).telling("sync the file system of", &path)?;
+        write_durably(&path.join(MARKER), told.as_bytes(), 0o444)
+    }
+
+    /// Gives a release its `venv`.
+    pub(crate) fn link_environment(&self, release: &ReleaseName, key: &str) -> Result<(), SiteError> {
+        let place = self.release_dir(release).join("venv");
+        symlink(Path::new("../../environments").join(key), &place).telling("make the link", &place)
+    }
+
+    /// The key of the environment that a release uses.
+    pub(crate) fn environment_of(&self, release: &ReleaseName) -> Option<String> {
+        let target = fs::read_link(self.release_dir(release).join("venv")).ok()?;
+        Some(target.strip_prefix("../../environments").ok()?.to_str()?.to_owned())
+    }
+
+    /// The keys of all environments on disk.
+    pub(crate) fn environments(&self) -> Result<Vec<String>, SiteError> {
+        let dir = self.root().join("environments");
+        let entries = fs::read_dir(&dir).telling("read", &dir)?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// Removes the environment of a key.
+    pub(crate) fn remove_environment(&self, key: &str) -> Result<(), SiteError> {
+        self.clear_environment(key).map(|_| ())
+    }
+}

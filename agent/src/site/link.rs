@@ -1,0 +1,64 @@
+//! The link `app`, and its atomic swap: a temporary link under a name of its own, a rename over the link, the root's fsync, and a look.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use agent_model::names::ReleaseName;
+
+use super::{Site, SiteError, SiteLock, Telling, sync_dir};
+
+/// Names of temporary links begin so.
+const TEMPORARY: &str = ".app.";
+
+impl Site {
+    /// The release that the link names, if there is a link.
+    ///
+    /// # Errors
+    /// [`SiteError::NotALink`] when `app` is something else, or leads somewhere else.
+    pub(crate) fn live(&self) -> Result<Option<ReleaseName>, SiteError> {
+        let path = self.link();
+        let not_a_link = |found: String| SiteError::NotALink { path: path.clone(), found };
+        let target = match fs::read_link(&path) {
+            Ok(target) => target,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(err) if err.kind() == io::ErrorKind::InvalidInput => return Err(not_a_link("no link".to_owned())),
+            Err(source) => return Err(SiteError::Io { act: "read the link", path, source }),
+        };
+        let name = target.strip_prefix("releases").ok().and_then(Path::to_str).and_then(|name| name.parse().ok());
+        name.map(Some).ok_or_else(|| not_a_link(format!("a link to {}", target.display())))
+    }
+
+    /// Makes `release` the one that the link names. Durable when it returns; at every instant the link names the former or the new one.
+    pub(crate) fn swap(&self, release: &ReleaseName, _lock: &SiteLock) -> Result<(), SiteError> {
+        let path = self.link();
+        // What is there must be ours to replace: rename would remove a file without a word.
+        self.live()?;
+        for entry in fs::read_dir(self.root()).telling("read", self.root())?.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+                fs::remove_file(entry.path()).telling("remove the stale link", &entry.path())?;
+            }
+        }
+        let temporary = self.root().join(format!("{TEMPORARY}{}-{release}", std::process::id()));
+        std::os::unix::fs::symlink(Path::new("releases").join(release.as_str()), &temporary).telling("make the link", &temporary)?;
+        fs::rename(&temporary, &path).telling("replace the link", &path)?;
+        sync_dir(self.root())?;
+        match self.live()? {
+            Some(live) if live == *release => Ok(()),
+            other => {
+                let found = other.map_or("missing".to_owned(), |name| format!("a link to {name}"));
+                Err(SiteError::NotALink { path, found })
+            }
+        }
+    }
+
+    /// Removes the link: there was none before the first release.
+    pub(crate) fn unlink(&self, _lock: &SiteLock) -> Result<(), SiteError> {
+        if self.live()?.is_some() {
+            let path = self.link();
+            fs::remove_file(&path).telling("remove the link", &path)?;
+            sync_dir(self.root())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! The seal: everything written, the file system synced, and only then the manifest, whose presence makes a release complete. Facts that come
+//! later (that it served, what it migrated, that it failed) are files of their own beside the manifest, which never changes.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use agent_model::names::{CommitId, ReleaseName};
+use aws_lc_rs::digest::{Context, SHA256};
+use chrono::{DateTime, Utc};
+use nix::unistd::syncfs;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::tree::{Bits, set_write_bits};
+use super::{FACTS, Site, SiteError, Telling, sync_dir, write_durably};
+
+/// What a release is. Durable after all that it vouches for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// The version of this form.
+    pub v: u32,
+    /// The app.
+    pub app: String,
+    /// The release.
+    pub release: String,
+    /// The whole commit id.
+    pub commit: String,
+    /// The ref that reached it.
+    #[serde(rename = "ref")]
+    pub reference: Option<String>,
+    /// The first line of the commit's message.
+    pub subject: Option<String>,
+    /// Who asked.
+    pub caller: String,
+    /// The run.
+    pub run: u64,
+    /// When.
+    pub made: DateTime<Utc>,
+    /// The key of its environment.
+    pub environment: Option<String>,
+    /// How many files and links it has, without those of its environment and what is shared.
+    pub files: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// SHA-256 over the list of files, which is kept beside the manifest.
+    pub listing: String,
+}
+
+/// That a release was live, and proven.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Served {
+    /// When the proof was complete, for the first time.
+    pub at: DateTime<Utc>,
+    /// How long the run took until then.
+    pub ms: u64,
+}
+
+/// The migrations that were applied with a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Migrated {
+    /// In order.
+    pub applied: Vec<String>,
+    /// The backup that was taken before.
+    pub backup: Option<PathBuf>,
+}
+
+/// That a release failed and is kept: only its code can reverse what it migrated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// In which run.
+    pub run: u64,
+}
+
+/// A fact about a release: a file in its `.release`.
+pub(crate) trait Fact: Serialize + DeserializeOwned {
+    /// The name of the file.
+    const FILE: &'static str;
+}
+
+impl Fact for Served {
+    const FILE: &'static str = "served.json";
+}
+impl Fact for Migrated {
+    const FILE: &'static str = "migrated.json";
+}
+impl Fact for Failed {
+    const FILE: &'static str = "failed.json";
+}
+
+/// What the seal is told.
+pub(crate) struct Sealing<'a> {
+    /// The app.
+    pub app: &'a str,
+    /// The release.
+    pub release: &'a ReleaseName,
+    /// The commit.
+    pub commit: &'a CommitId,
+    /// The ref that reached it.
+    pub reference: Option<&'a str>,
+    /// The first line of the commit's message.
+    pub subject: Option<&'a str>,
+    /// Who asked.
+    pub caller: &'a str,
+    /// The run.
+    pub run: u64,
+    /// The time now.
+    pub now: DateTime<Utc>,
+    /// Whether the tree loses its write bits.
+    pub read_only: bool,
+}
+
+impl Site {
+    /// Seals a release.
+    pub(crate) fn seal(&self, sealing: &Sealing<'_>) -> Result<Manifest, SiteError> {
+        let dir = self.release_dir(sealing.release);
+        let facts = dir.join(FACTS);
+        if sealing.read_only {
+            for entry in fs::read_dir(&dir).telling("read", &dir)?.flatten().filter(|entry| entry.file_name() != FACTS) {
+                set_write_bits(&entry.path(), Bits::AllOff)?;
+            }
+        }
+        fs::create_dir_all(&facts).telling("make", &facts)?;
+        let mut listing = Listing::default();
+        listing.add_dir(&dir, Path::new(""))?;
+        let path = facts.join("files");
+        fs::write(&path, &listing.text).telling("write", &path)?;
+        // An fd inside the releases: syncfs on another file system would be a silent no-op.
+        let inside = fs::File::open(&dir).telling("open", &dir)?;
+        syncfs(&inside).telling("sync the file system of", &dir)?;
+        let manifest = Manifest {
+            v: 1,
+            app: sealing.app.to_owned(),
+            release: sealing.release.to_string(),
+            commit: sealing.commit.to_string(),
+            reference: sealing.reference.map(str::to_owned),
+            subject: sealing.subject.map(str::to_owned),
+            caller: sealing.caller.to_owned(),
+            run: sealing.run,
+            made: sealing.now,
+            environment: self.environment_of(sealing.release),
+            files: listing.files,
+            bytes: listing.bytes,
+            listing: hex(aws_lc_rs::digest::digest(&SHA256, &listing.text).as_ref()),
+        };
+        let path = facts.join("manifest.json");
+        let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
+        write_durably(&path, &text, 0o444)?;
+        sync_dir(&dir)?;
+        sync_dir(&self.root().join("releases"))?;
+        Ok(manifest)
+    }
+
+    /// The manifest of a release, held against its name and its list of files.
+    ///
+    /// # Errors
+    /// [`SiteError::NotSealed`] when the release is incomplete or something does not agree.
+    pub(crate) fn manifest(&self, release: &ReleaseName) -> Result<Manifest, SiteError> {
+        let facts = self.release_dir(release).join(FACTS);
+        let not_sealed = |why: &str| SiteError::NotSealed { release: release.clone(), why: why.to_owned() };
+        let path = facts.join("manifest.json");
+        let text = fs::read(&path).map_err(|_| not_sealed("is incomplete: it has no manifest"))?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| not_sealed("has a manifest that cannot be understood"))?;
+        if manifest.release != release.as_str() || !manifest.commit.starts_with(release.commit_digits()) {
+            return Err(not_sealed("has the manifest of another release"));
+        }
+        let listing = fs::read(facts.join("files")).map_err(|_| not_sealed("has lost its list of files"))?;
+        if hex(aws_lc_rs::digest::digest(&SHA256, &listing).as_ref()) != manifest.listing {
+            return Err(not_sealed("has a list of files that its manifest does not vouch for"));
+        }
+        if let Some(key) = &manifest.environment
+            && !self.has_environment(key)
+        {
+            return Err(not_sealed("has lost its environment"));
+        }
+        Ok(manifest)
+    }
+
+    /// A fact about a release, if it is one.
+    pub(crate) fn fact<F: Fact>(&self, release: &ReleaseName) -> Result<Option<F>, SiteError> {
+        let path = self.release_dir(release).join(FACTS).join(F::FILE);
+        let text = match fs::read(&path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.telling("read", &path)?,
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|source| SiteError::Malformed { path, source })
+    }
+
+    /// Writes a fact about a release.
+    pub(crate) fn set_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(), SiteError> {
+        let path = self.release_dir(release).join(FACTS).join(F::FILE);
+        let text = serde_json::to_vec(fact).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
+        write_durably(&path, &text, 0o444)
+    }
+}
+
+/// The list of files: for each `mode digest path`, ended by a NUL, in the order of their bytes.
+#[derive(Default)]
+struct Listing {
+    text: Vec<u8>,
+    files: u64,
+    bytes: u64,
+}
+
+impl Listing {
+    fn add_dir(&mut self, root: &Path, within: &Path) -> Result<(), SiteError> {
+        let dir = root.join(within);
+        let mut names: Vec<_> = fs::read_dir(&dir).telling("read", &dir)?.flatten().map(|entry| entry.file_name()).collect();
+        names.sort();
+        for name in names {
+            let path = within.join(&name);
+            if path == Path::new(FACTS) {
+                continue;
+            }
+            let whole = root.join(&path);
+            let meta = fs::symlink_metadata(&whole).telling("look at", &whole)?;
+            if meta.is_dir() {
+                self.add_dir(root, &path)?;
+                continue;
+            }
+            let digest = if meta.is_symlink() {
+                let target = fs::read_link(&whole).telling("read the link", &whole)?;
+                hex(aws_lc_rs::digest::digest(&SHA256, target.as_os_str().as_bytes()).as_ref())
+            } else if meta.is_file() {
+                self.bytes += meta.len();
+                digest_of(&whole).telling("read", &whole)?
+            } else {
+                // Sockets and FIFOs are nobody's content.
+                continue;
+            };
+            self.files += 1;
+            self.text.extend(format!("{:o} {digest} ", meta.permissions().mode()).bytes());
+            self.text.extend(path.as_os_str().as_bytes());
+            self.text.push(0);
+        }
+        Ok(())
+    }
+}
+
+fn digest_of(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let mut context = Context::new(&SHA256);
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(hex(context.finish().as_ref())),
+            count => context.update(&chunk[..count]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

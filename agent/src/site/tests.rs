@@ -1,0 +1,175 @@
+use super::*;
+use std::os::unix::fs::symlink;
+
+const OLD: &str = "2026-11-20-22-45-23-1a2b3c4d5e6f";
+const NEW: &str = "2026-11-20-22-45-24-abcdefabcdef";
+
+fn commit(name: &ReleaseName) -> CommitId {
+    format!("{}{}", name.commit_digits(), "0".repeat(28)).parse().unwrap()
+}
+
+fn site() -> (tempfile::TempDir, Site, SiteLock) {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::open(&dir.path().join("root")).unwrap();
+    let lock = site.hold().unwrap();
+    (dir, site, lock)
+}
+
+fn sealed(site: &Site, name: &str) -> ReleaseName {
+    let name: ReleaseName = name.parse().unwrap();
+    let dir = site.release_dir(&name);
+    fs::create_dir_all(dir.join("static")).unwrap();
+    fs::write(dir.join("static/site.css"), "body {}").unwrap();
+    symlink("static/site.css", dir.join("link")).unwrap();
+    let sealing = Sealing {
+        app: "shop",
+        release: &name,
+        commit: &commit(&name),
+        reference: Some("refs/heads/main"),
+        subject: None,
+        caller: "unix:anna",
+        run: 1,
+        now: Utc::now(),
+        read_only: false,
+    };
+    site.seal(&sealing).unwrap();
+    name
+}
+
+#[test]
+fn the_link_is_relative_and_swaps_over_a_stale_temporary_one() {
+    let (_dir, site, lock) = site();
+    let (old, new) = (sealed(&site, OLD), sealed(&site, NEW));
+    assert_eq!(site.live().unwrap(), None);
+    site.swap(&old, &lock).unwrap();
+    symlink("releases/nowhere", site.root().join(format!(".app.{}-{new}", std::process::id()))).unwrap();
+    symlink("releases/nowhere", site.root().join(".app.1-stale")).unwrap();
+    site.swap(&new, &lock).unwrap();
+    assert_eq!(fs::read_link(site.link()).unwrap(), Path::new("releases").join(NEW));
+    let stale = fs::read_dir(site.root()).unwrap().flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(".app."));
+    assert!(!stale);
+    site.unlink(&lock).unwrap();
+    assert_eq!(site.live().unwrap(), None);
+}
+
+#[test]
+fn what_is_not_a_link_to_a_release_is_never_replaced() {
+    let (_dir, site, lock) = site();
+    let old = sealed(&site, OLD);
+    fs::create_dir(site.link()).unwrap();
+    assert!(matches!(site.swap(&old, &lock), Err(SiteError::NotALink { .. })));
+    fs::remove_dir(site.link()).unwrap();
+    fs::write(site.link(), "mine").unwrap();
+    assert!(matches!(site.swap(&old, &lock), Err(SiteError::NotALink { .. })));
+    assert_eq!(fs::read_to_string(site.link()).unwrap(), "mine");
+    fs::remove_file(site.link()).unwrap();
+    symlink("/etc", site.link()).unwrap();
+    assert!(matches!(site.live(), Err(SiteError::NotALink { .. })));
+}
+
+#[test]
+fn a_release_is_sealed_when_its_manifest_agrees_and_only_then() {
+    let (_dir, site, _lock) = site();
+    let name = sealed(&site, OLD);
+    let manifest = site.manifest(&name).unwrap();
+    assert_eq!((manifest.files, manifest.bytes), (2, 7));
+    let facts = site.release_dir(&name).join(FACTS);
+    let saved = fs::read(facts.join("files")).unwrap();
+    fs::write(facts.join("files"), "other").unwrap();
+    assert!(matches!(site.manifest(&name), Err(SiteError::NotSealed { .. })));
+    fs::write(facts.join("files"), saved).unwrap();
+    assert!(site.manifest(&name).is_ok());
+    let other: ReleaseName = NEW.parse().unwrap();
+    fs::rename(site.release_dir(&name), site.release_dir(&other)).unwrap();
+    assert!(matches!(site.manifest(&other), Err(SiteError::NotSealed { .. })), "another's manifest is no seal");
+    fs::remove_file(site.release_dir(&other).join(FACTS).join("manifest.json")).unwrap();
+    assert!(site.manifest(&other).is_err());
+    assert!(site.survey().unwrap()[0].manifest.is_none());
+}
+
+#[test]
+fn a_root_has_one_holder() {
+    let (_dir, site, lock) = site();
+    let Err(SiteError::Held { holder, .. }) = site.hold() else { panic!("two hold the root") };
+    assert_eq!(holder, std::process::id().to_string());
+    drop(lock);
+    site.hold().unwrap();
+}
+
+#[test]
+fn a_name_is_never_used_twice() {
+    let (_dir, site, _lock) = site();
+    let now: DateTime<Utc> = "2026-11-20T22:45:23Z".parse().unwrap();
+    let commit: CommitId = "1a2b3c4d5e6f0000000000000000000000000000".parse().unwrap();
+    assert_eq!(site.new_name(&commit, now).as_str(), OLD);
+    fs::create_dir(site.release_dir(&OLD.parse().unwrap())).unwrap();
+    assert_eq!(site.new_name(&commit, now).as_str(), "2026-11-20-22-45-24-1a2b3c4d5e6f");
+}
+
+#[test]
+fn removal_follows_no_link_and_stops_at_no_missing_write_bit() {
+    let (dir, site, _lock) = site();
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("precious"), "x").unwrap();
+    let name = sealed(&site, OLD);
+    symlink(&outside, site.release_dir(&name).join("way-out")).unwrap();
+    tree::set_write_bits(&site.release_dir(&name), tree::Bits::AllOff).unwrap();
+    site.remove_release(&name).unwrap();
+    assert!(outside.join("precious").exists());
+    assert!(site.survey().unwrap().is_empty());
+    // A release that is a link is not a release, and is not followed.
+    symlink(&outside, site.release_dir(&name)).unwrap();
+    assert!(site.survey().unwrap().is_empty());
+    site.remove_release(&name).unwrap();
+    assert!(outside.join("precious").exists());
+}
+
+#[test]
+fn what_is_shared_is_linked_and_must_exist() {
+    let (_dir, site, _lock) = site();
+    let name = sealed(&site, OLD);
+    let shared = Shared { dirs: vec!["var/media".into()], files: vec![".env".into()] };
+    let err = site.link_shared(&name, &shared).unwrap_err();
+    assert!(err.hint().unwrap().starts_with("mkdir -p"), "{err}");
+    fs::create_dir_all(site.root().join("shared/var/media")).unwrap();
+    fs::write(site.root().join("shared/.env"), "A=1").unwrap();
+    fs::create_dir_all(site.release_dir(&name).join("var/media")).unwrap();
+    fs::write(site.release_dir(&name).join("var/media/.gitkeep"), "").unwrap();
+    fs::write(site.release_dir(&name).join(".env"), "tracked").unwrap();
+    let gave_way = site.link_shared(&name, &shared).unwrap();
+    assert_eq!(gave_way, [PathBuf::from(".env")]);
+    assert_eq!(fs::read_to_string(site.release_dir(&name).join(".env")).unwrap(), "A=1");
+    assert_eq!(fs::read_link(site.release_dir(&name).join("var/media")).unwrap(), Path::new("../../../shared/var/media"));
+    assert!(site.release_dir(&name).join("var/media").is_dir());
+}
+
+#[test]
+fn the_operators_lock_and_pins_are_kept_on_disk() {
+    let (_dir, site, _lock) = site();
+    let name = sealed(&site, OLD);
+    let lock = agent_model::request::Lock { who: "unix:anna".into(), why: "audit".into(), since: 5 };
+    site.set_lock(Some(&lock)).unwrap();
+    assert_eq!(site.lock().unwrap(), Some(lock));
+    site.set_lock(None).unwrap();
+    assert_eq!(site.lock().unwrap(), None);
+    site.pin(&name).unwrap();
+    assert!(site.survey().unwrap()[0].pinned);
+    site.unpin(&name).unwrap();
+    site.unpin(&name).unwrap();
+    assert!(!site.survey().unwrap()[0].pinned);
+}
+
+#[test]
+fn a_sweep_finishes_what_was_cut_off_and_touches_nothing_else() {
+    let (_dir, site, lock) = site();
+    let name = sealed(&site, OLD);
+    fs::create_dir_all(site.root().join("releases/.trash-x/a")).unwrap();
+    fs::create_dir_all(site.root().join("environments/.trash-y")).unwrap();
+    fs::write(site.root().join("backups").join(format!("{name}.dump.part")), "half").unwrap();
+    fs::write(site.root().join("backups").join(format!("{name}.dump")), "whole").unwrap();
+    site.sweep(&lock).unwrap();
+    assert_eq!(site.survey().unwrap().len(), 1);
+    assert_eq!(site.backups().unwrap().len(), 1);
+    assert!(!site.root().join("releases/.trash-x").exists() && !site.root().join("environments/.trash-y").exists());
+}

@@ -1,0 +1,56 @@
+//! Trees of files: removed, listed, made read-only; links are never followed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::{SiteError, Telling};
+
+/// Removes whatever is at `path`, if anything is. Directories that lost their write bit get it back first; links are removed, not followed.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), SiteError> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !meta.is_dir() {
+        return match fs::remove_file(path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.telling("remove", path),
+        };
+    }
+    match fs::remove_dir_all(path) {
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+            set_write_bits(path, Bits::DirectoriesOn)?;
+            fs::remove_dir_all(path).telling("remove", path)
+        }
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.telling("remove", path),
+    }
+}
+
+/// What becomes of the write bits of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bits {
+    /// Directories are writable for their owner.
+    DirectoriesOn,
+    /// Nothing is writable for anybody.
+    AllOff,
+}
+
+/// Sets the write bits of a tree, its root included.
+pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), SiteError> {
+    let meta = fs::symlink_metadata(path).telling("look at", path)?;
+    if meta.is_symlink() {
+        return Ok(());
+    }
+    let mode = meta.permissions().mode();
+    let set = |mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)).telling("change the mode of", path);
+    if !meta.is_dir() {
+        return if bits == Bits::AllOff && meta.is_file() && mode & 0o222 != 0 { set(mode & !0o222) } else { Ok(()) };
+    }
+    if bits == Bits::DirectoriesOn {
+        set(mode | 0o700)?;
+    }
+    for entry in fs::read_dir(path).telling("read", path)? {
+        set_write_bits(&entry.telling("read", path)?.path(), bits)?;
+    }
+    if bits == Bits::AllOff { set(mode & !0o222) } else { Ok(()) }
+}
