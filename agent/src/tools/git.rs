@@ -1,6 +1,21 @@
-//! Git, by its command line.
+//! Git, by its command line: by absolute path, argument vectors only, nobody's configuration, no hook, no helper, and `--` before data.
+//!
+//! The cache is bare. The remote's allowed branches and tags are mirrored into it under their own names; what the remote no longer has is deleted
+//! there first, so that a branch may take the place of a directory of branches.
 
-use std::path::PathBuf;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use agent_model::names::{CommitId, RefName, Revision};
+use agent_model::request::RefPattern;
+use agent_wire::view::Commit;
+use thiserror::Error;
+
+use super::{Program, ProgramError, Watch};
+
+pub(crate) use tree::{Budget, Tree};
 
 /// Where an app's commits come from, and how they are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,3 +38,454 @@ pub(crate) enum Repository {
     /// A path on this host, which the configuration allows by name.
     Local(PathBuf),
 }
+
+impl Repository {
+    fn url(&self) -> String {
+        match self {
+            Self::Https(url) | Self::Ssh(url) => url.clone(),
+            Self::Local(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// What went wrong with a repository.
+#[derive(Debug, Error)]
+pub(crate) enum GitError {
+    /// git itself.
+    #[error("cannot {act}")]
+    Program {
+        /// What was tried.
+        act: &'static str,
+        /// How it failed.
+        #[source]
+        source: ProgramError,
+    },
+    /// git said something that is not understood.
+    #[error("git answered something unexpected when asked to {0}")]
+    Answer(&'static str),
+    /// The remote has no branch or tag.
+    #[error("the repository {0} has no branch and no tag yet")]
+    Empty(String),
+    /// Nothing has this name.
+    #[error("the repository has no branch, tag or commit {revision}")]
+    Unknown {
+        /// The name.
+        revision: Revision,
+        /// The names that are nearest to it.
+        nearest: Vec<String>,
+    },
+    /// It exists, but the settings do not allow it.
+    #[error("{what} is reached by no ref that the app allows ({})", allowed.join(", "))]
+    NotAllowed {
+        /// The commit or ref.
+        what: String,
+        /// The patterns.
+        allowed: Vec<String>,
+    },
+    /// More than one thing has this name.
+    #[error("{revision} is ambiguous: it may be {}", candidates.join(" or "))]
+    Ambiguous {
+        /// The name.
+        revision: Revision,
+        /// What it may be.
+        candidates: Vec<String>,
+    },
+    /// It is a tag of something that is no commit.
+    #[error("{0} names no commit, but a tree or a blob")]
+    NotACommit(String),
+    /// The tree holds something that cannot be released.
+    #[error("{0}")]
+    Tree(#[from] tree::TreeError),
+}
+
+impl GitError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown { nearest, .. } if nearest.is_empty() => Some("push it first, or look at the app's `repository`".to_owned()),
+            Self::Unknown { nearest, .. } => Some(format!("did you mean {}?", nearest.join(", "))),
+            Self::NotAllowed { .. } => {
+                Some("release a commit that one of them reaches, or add its branch to `refs` in the app's file".to_owned())
+            }
+            Self::Ambiguous { .. } => Some("give more digits, or the full name: refs/heads/… or refs/tags/…".to_owned()),
+            Self::Empty(_) => Some("push a branch to it first".to_owned()),
+            Self::Program { source, .. } => program_hint(source),
+            Self::Tree(err) => err.hint(),
+            Self::Answer(_) | Self::NotACommit(_) => None,
+        }
+    }
+
+    /// The last lines of git.
+    pub(crate) fn tail(&self) -> &[String] {
+        match self {
+            Self::Program { source, .. } => source.tail(),
+            _ => &[],
+        }
+    }
+}
+
+fn program_hint(source: &ProgramError) -> Option<String> {
+    let said = source.tail().join("\n");
+    let cures = [
+        ("Permission denied (publickey", "the host does not know the agent's key: add the public half of `ssh_key` as a deploy key"),
+        ("Host key verification failed", "the host's key is not trusted: put it into `known_hosts` (ssh-keyscan HOST, and compare it)"),
+        ("could not read Username", "the repository wants a login: use ssh with a deploy key; the agent keeps no passwords"),
+        ("Could not resolve host", "the name does not resolve: look at the host's DNS"),
+        ("dubious ownership", "the repository belongs to another user than the agent: change its owner"),
+        ("does not appear to be a git repository", "look at the app's `repository`: there is no repository at that place"),
+        ("No space left on device", "the disk is full: `agentctl prune` removes old releases"),
+        ("fsckObjects", "the repository holds a malformed object; git fsck in a clone names it"),
+    ];
+    match source {
+        ProgramError::Missing(_) => Some("install git".to_owned()),
+        _ => cures.iter().find(|(part, _)| said.contains(part)).map(|(_, cure)| (*cure).to_owned()),
+    }
+}
+
+/// A commit that a request named, and the ref that reaches it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    /// The commit.
+    pub commit: CommitId,
+    /// The ref that was named, or the first allowed one that reaches the commit.
+    pub reference: RefName,
+}
+
+/// The refs that may be released from: the app's patterns, narrowed by those of a grant.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowed<'a> {
+    /// Of the app.
+    pub app: &'a [RefPattern],
+    /// Of the grant.
+    pub grant: Option<&'a [RefPattern]>,
+}
+
+impl Allowed<'_> {
+    fn allows(&self, reference: &RefName) -> bool {
+        let fits = |patterns: &[RefPattern]| patterns.iter().any(|pattern| pattern.fits(reference.short()));
+        fits(self.app) && self.grant.is_none_or(fits)
+    }
+
+    fn words(&self) -> Vec<String> {
+        self.grant.unwrap_or(self.app).iter().map(|pattern| pattern.as_str().to_owned()).collect()
+    }
+}
+
+/// What a fetch did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fetched {
+    /// The cache was up to date.
+    Nothing,
+    /// So many refs came, moved or went.
+    Refs(usize),
+}
+
+/// A bare cache and the repository that it mirrors.
+pub(crate) struct Git<'a> {
+    settings: &'a Settings,
+    cache: &'a Path,
+}
+
+impl<'a> Git<'a> {
+    /// The cache at `cache`.
+    pub(crate) fn new(settings: &'a Settings, cache: &'a Path) -> Self {
+        Self { settings, cache }
+    }
+
+    fn git(&self) -> Program {
+        let program = find_in_path("git");
+        let mut ssh = "ssh -F /dev/null -oBatchMode=yes -oStrictHostKeyChecking=yes".to_owned();
+        if let Some(key) = &self.settings.ssh_key {
+            ssh += &format!(" -oIdentitiesOnly=yes -i {}", quoted(key));
+        }
+        if let Some(hosts) = &self.settings.known_hosts {
+            ssh += &format!(" -oUserKnownHostsFile={}", quoted(hosts));
+        }
+        let protocols = match self.settings.repository {
+            Repository::Https(_) => "https",
+            Repository::Ssh(_) => "ssh",
+            Repository::Local(_) => "file",
+        };
+        let config = [
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "core.attributesFile=/dev/null",
+            "core.protectNTFS=false",
+            "core.autocrlf=false",
+            "core.symlinks=true",
+            "protocol.allow=never",
+            "submodule.recurse=false",
+            "fetch.fsckObjects=true",
+            "transfer.bundleURI=false",
+            "gc.auto=0",
+            "maintenance.auto=false",
+            "checkout.workers=4",
+            "checkout.thresholdForParallelism=200",
+            "credential.helper=",
+        ];
+        Program::new(program)
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ASKPASS", "")
+            .env("SSH_ASKPASS", "")
+            .env("GIT_ALLOW_PROTOCOL", protocols)
+            .env("GIT_PROTOCOL_FROM_USER", "0")
+            .env("GIT_NO_LAZY_FETCH", "1")
+            .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_LFS_SKIP_SMUDGE", "1")
+            .env("GIT_SSH_COMMAND", ssh)
+            .env("LC_ALL", "C.UTF-8")
+            .inherit(|name| matches!(name, "https_proxy" | "HTTPS_PROXY" | "no_proxy" | "NO_PROXY" | "SSL_CERT_FILE" | "SSH_AUTH_SOCK"))
+            .args(config.iter().flat_map(|setting| ["-c", setting]))
+            .arg("--git-dir")
+            .arg(self.cache)
+    }
+
+    fn ask(&self, act: &'static str, watch: &Watch<'_>, program: Program) -> Result<Vec<u8>, GitError> {
+        program.capture(watch).map(|finished| finished.stdout).map_err(|source| GitError::Program { act, source })
+    }
+
+    fn ask_text(&self, act: &'static str, watch: &Watch<'_>, program: Program) -> Result<String, GitError> {
+        self.ask(act, watch, program).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// What the remote has: its branches and tags. Names that no ref may have here are passed over.
+    pub(crate) fn remote_refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
+        // Without a repository of its own: the cache may not be there yet.
+        let program = self.git().args(["ls-remote", "--heads", "--tags", "--refs", "--"]).arg(self.settings.repository.url());
+        Ok(parse_refs(&self.ask_text("ask the repository for its refs", watch, program)?, '\t'))
+    }
+
+    /// The refs in the cache.
+    pub(crate) fn cached_refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
+        if !self.cache.join("HEAD").exists() {
+            return Ok(BTreeMap::new());
+        }
+        let program = self.git().args(["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"]);
+        Ok(parse_refs(&self.ask_text("read the refs of the cache", watch, program)?, ' '))
+    }
+
+    /// Brings the allowed refs of the remote into the cache, and forgets those that the remote no longer has.
+    pub(crate) fn fetch(&self, allowed: &[RefPattern], watch: &Watch<'_>) -> Result<Fetched, GitError> {
+        let remote = self.remote_refs(watch)?;
+        if remote.is_empty() {
+            return Err(GitError::Empty(self.settings.repository.url()));
+        }
+        self.make_cache(&remote, watch)?;
+        let fits = |reference: &RefName| allowed.iter().any(|pattern| pattern.fits(reference.short()));
+        let wanted: BTreeMap<_, _> = remote.into_iter().filter(|(reference, _)| fits(reference)).collect();
+        let cached = self.cached_refs(watch)?;
+        let stale: Vec<&RefName> = cached.keys().filter(|reference| !wanted.contains_key(reference)).collect();
+        let moved: Vec<&RefName> =
+            wanted.iter().filter(|(reference, id)| cached.get(*reference) != Some(id)).map(|(reference, _)| reference).collect();
+        if !stale.is_empty() {
+            let deletes: String = stale.iter().map(|reference| format!("delete {reference}\n")).collect();
+            self.ask("forget refs that are gone", watch, self.git().args(["update-ref", "--stdin"]).input(deletes.into_bytes()))?;
+        }
+        if !moved.is_empty() {
+            let refspecs: String = moved.iter().map(|reference| format!("+{reference}:{reference}\n")).collect();
+            let program = self
+                .git()
+                .args(["fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-progress", "--stdin", "--"])
+                .arg(self.settings.repository.url())
+                .input(refspecs.into_bytes());
+            program.run(watch).map_err(|source| GitError::Program { act: "fetch from the repository", source })?;
+        }
+        match stale.len() + moved.len() {
+            0 => Ok(Fetched::Nothing),
+            count => Ok(Fetched::Refs(count)),
+        }
+    }
+
+    fn make_cache(&self, remote: &BTreeMap<RefName, String>, watch: &Watch<'_>) -> Result<(), GitError> {
+        if self.cache.join("HEAD").exists() {
+            self.remove_stale_locks();
+            return Ok(());
+        }
+        let format = if remote.values().any(|id| id.len() == 64) { "sha256" } else { "sha1" };
+        let program = self.git().args(["init", "--quiet", "--bare", "--template="]).arg(format!("--object-format={format}"));
+        program.run(watch).map_err(|source| GitError::Program { act: "make the cache", source })
+    }
+
+    /// Locks in the cache are left by a git that was killed: the app's lock is ours, so no other git of ours is at work.
+    fn remove_stale_locks(&self) {
+        let mut dirs = vec![self.cache.to_owned(), self.cache.join("refs/heads"), self.cache.join("refs/tags")];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                if is_dir && dir.starts_with(self.cache.join("refs")) {
+                    dirs.push(path);
+                } else if !is_dir && path.extension().is_some_and(|ending| ending == "lock") {
+                    // git itself tells when it is still in the way.
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+        }
+    }
+
+    /// Whether the cache has a whole commit id that an allowed ref reaches: then nothing need be fetched.
+    pub(crate) fn has(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> bool {
+        let whole = revision.as_str().parse::<CommitId>();
+        whole.is_ok() && self.cache.join("HEAD").exists() && self.resolve(revision, allowed, watch).is_ok()
+    }
+
+    /// Finds the commit that a revision names, among what the allowed refs reach.
+    pub(crate) fn resolve(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
+        let refs = self.cached_refs(watch)?;
+        let text = revision.as_str();
+        let full = |prefix: &str| format!("{prefix}{text}").parse::<RefName>().ok().filter(|name| refs.contains_key(name));
+        let mut named: Vec<RefName> = ["", "refs/heads/", "refs/tags/"].into_iter().filter_map(full).collect();
+        let mut candidates: Vec<(String, CommitId, Option<RefName>)> = Vec::new();
+        named.dedup();
+        for reference in named {
+            let commit = self.peel(reference.as_str(), watch)?.ok_or_else(|| GitError::NotACommit(reference.to_string()))?;
+            candidates.push((reference.to_string(), commit, Some(reference)));
+        }
+        if let Some(prefix) = revision.as_commit_prefix() {
+            for commit in self.commits_beginning(prefix, watch)? {
+                candidates.push((format!("commit {commit}"), commit, None));
+            }
+        }
+        let mut commits: Vec<&CommitId> = candidates.iter().map(|(_, commit, _)| commit).collect();
+        commits.sort();
+        commits.dedup();
+        match commits.len() {
+            0 => Err(self.unknown(revision, &refs)),
+            1 => {
+                let commit = candidates[0].1.clone();
+                // What was named and is allowed goes before whatever else reaches the commit.
+                let named = candidates.into_iter().filter_map(|(_, _, reference)| reference).find(|reference| allowed.allows(reference));
+                let reference = match named {
+                    Some(reference) => reference,
+                    None => self.reaching(&commit, allowed, watch)?,
+                };
+                Ok(Resolved { commit, reference })
+            }
+            _ => Err(GitError::Ambiguous {
+                revision: revision.clone(),
+                candidates: candidates.into_iter().map(|(told, _, _)| told).collect(),
+            }),
+        }
+    }
+
+    fn unknown(&self, revision: &Revision, refs: &BTreeMap<RefName, String>) -> GitError {
+        let wanted = revision.as_str().rsplit("refs/heads/").next().unwrap_or_default();
+        let mut near: Vec<(f64, String)> =
+            refs.keys().map(|reference| (strsim::jaro_winkler(wanted, reference.short()), reference.short().to_owned())).collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let nearest = near.into_iter().filter(|(likeness, _)| *likeness > 0.6).map(|(_, name)| name).take(5).collect();
+        GitError::Unknown { revision: revision.clone(), nearest }
+    }
+
+    fn peel(&self, name: &str, watch: &Watch<'_>) -> Result<Option<CommitId>, GitError> {
+        let program =
+            self.git().args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(format!("{name}^{{commit}}\n").into_bytes());
+        let text = self.ask_text("look up a commit", watch, program)?;
+        Ok(text.trim().strip_prefix("commit ").and_then(|id| id.parse().ok()))
+    }
+
+    fn commits_beginning(&self, prefix: &str, watch: &Watch<'_>) -> Result<Vec<CommitId>, GitError> {
+        if !self.cache.join("HEAD").exists() {
+            return Ok(Vec::new());
+        }
+        let found = self.ask_text("look up a commit", watch, self.git().args(["rev-parse", &format!("--disambiguate={prefix}")]))?;
+        let program = self.git().args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(found.into_bytes());
+        let text = self.ask_text("look up a commit", watch, program)?;
+        Ok(text.lines().filter_map(|line| line.strip_prefix("commit ")?.parse().ok()).collect())
+    }
+
+    fn reaching(&self, commit: &CommitId, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<RefName, GitError> {
+        let program = self.git().args(["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"]);
+        let text = self.ask_text("ask which refs reach the commit", watch, program)?;
+        let mut reaching = text.lines().filter_map(|line| line.parse().ok());
+        reaching
+            .find(|reference| allowed.allows(reference))
+            .ok_or_else(|| GitError::NotAllowed { what: format!("the commit {}", commit.short()), allowed: allowed.words() })
+    }
+
+    /// The first line of a commit's message.
+    pub(crate) fn subject(&self, commit: &CommitId, watch: &Watch<'_>) -> Result<String, GitError> {
+        let program = self.git().args(["log", "-1", "--format=%s", commit.as_str(), "--"]);
+        self.ask_text("read the commit", watch, program).map(|text| text.trim().to_owned())
+    }
+
+    /// The commits that `to` has and `from` has not, newest first, at most 50; how many in all; and how many `from` has that `to` has not.
+    pub(crate) fn between(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<(Vec<Commit>, u64, u64), GitError> {
+        let range = format!("{from}..{to}");
+        let log = self.git().args(["log", "-50", "-z", "--format=%H%x1f%an%x1f%s", &range, "--"]);
+        let text = self.ask_text("read the commits", watch, log)?;
+        let commits = text.split('\0').filter_map(|entry| {
+            let mut parts = entry.trim_start().splitn(3, '\x1f').map(str::to_owned);
+            Some(Commit { commit: parts.next().filter(|id| !id.is_empty())?, author: parts.next()?, subject: parts.next()? })
+        });
+        let commits = commits.collect();
+        let count = self.git().args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
+        let text = self.ask_text("count the commits", watch, count)?;
+        let mut counts = text.split_whitespace().map(|number| number.parse().unwrap_or(0));
+        let (behind, ahead) = (counts.next().unwrap_or(0), counts.next().unwrap_or(0));
+        Ok((commits, ahead, behind))
+    }
+
+    /// The paths that differ between two commits, each with git's letter for how.
+    pub(crate) fn changed(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<Vec<(char, String)>, GitError> {
+        let program = self.git().args(["diff", "--name-status", "-z", "--no-renames", from.as_str(), to.as_str(), "--"]);
+        let text = self.ask_text("compare the commits", watch, program)?;
+        let mut parts = text.split('\0');
+        let mut changed = Vec::new();
+        while let (Some(status), Some(path)) = (parts.next(), parts.next()) {
+            changed.extend(status.chars().next().map(|letter| (letter, path.to_owned())));
+        }
+        Ok(changed)
+    }
+
+    /// Whether the cache knows a commit.
+    pub(crate) fn knows(&self, commit: &CommitId, watch: &Watch<'_>) -> bool {
+        self.cache.join("HEAD").exists() && matches!(self.peel(commit.as_str(), watch), Ok(Some(_)))
+    }
+
+    /// What the tree of a commit holds.
+    pub(crate) fn tree(&self, commit: &CommitId, watch: &Watch<'_>) -> Result<Tree, GitError> {
+        let listing = self.ask("list the tree", watch, self.git().args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]))?;
+        let mut tree = Tree::parse(&listing).ok_or(GitError::Answer("list the tree"))?;
+        let wanted = tree.blobs_to_read();
+        if !wanted.is_empty() {
+            let input: String = wanted.iter().map(|id| format!("{id}\n")).collect();
+            let blobs = self.ask("read links of the tree", watch, self.git().args(["cat-file", "--batch"]).input(input.into_bytes()))?;
+            tree.read_blobs(&blobs).ok_or(GitError::Answer("read links of the tree"))?;
+        }
+        Ok(tree)
+    }
+
+    /// Writes the tree of a commit into `dir`, which must be empty; `index` is a scratch file.
+    pub(crate) fn checkout(&self, commit: &CommitId, dir: &Path, index: &Path, watch: &Watch<'_>) -> Result<(), GitError> {
+        let program = self.git().env("GIT_INDEX_FILE", index).arg("--work-tree").arg(dir).dir(dir).args([
+            "read-tree",
+            "--reset",
+            "-u",
+            commit.as_str(),
+        ]);
+        program.run(watch).map_err(|source| GitError::Program { act: "write the tree", source })
+    }
+}
+
+fn parse_refs(text: &str, separator: char) -> BTreeMap<RefName, String> {
+    let refs = text.lines().filter_map(|line| line.split_once(separator));
+    refs.filter_map(|(id, name)| Some((name.parse().ok()?, id.to_owned()))).collect()
+}
+
+/// An absolute path for a program in the agent's PATH; the bare name when it is not there, so that starting it names it.
+fn find_in_path(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_absolute() && path.is_file());
+    found.unwrap_or_else(|| name.into())
+}
+
+/// A path as one word for the shell that git gives GIT_SSH_COMMAND to.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests;

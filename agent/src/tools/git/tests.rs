@@ -1,0 +1,325 @@
+//! Against real repositories, made here by the real git.
+
+use std::cell::RefCell;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::tree::TreeError;
+use super::*;
+use crate::tools::Cancel;
+
+struct Repo {
+    dir: tempfile::TempDir,
+}
+
+impl Repo {
+    fn new() -> Self {
+        let repo = Self { dir: tempfile::tempdir().unwrap() };
+        repo.git(&["init", "-q", "-b", "main"]);
+        repo
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let out = Command::new("git")
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap())
+            .envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1"), ("HOME", "/nonexistent")])
+            .args(["-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always"])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    fn commit(&self, path: &str, text: &str) -> CommitId {
+        if let Some(parent) = self.path().join(path).parent() {
+            fs::create_dir_all(parent).unwrap();
+        }
+        fs::write(self.path().join(path), text).unwrap();
+        self.commit_all(path)
+    }
+
+    fn commit_all(&self, message: &str) -> CommitId {
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "-q", "-m", message]);
+        self.git(&["rev-parse", "HEAD"]).parse().unwrap()
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { repository: Repository::Local(self.path().to_owned()), ssh_key: None, known_hosts: None }
+    }
+}
+
+fn patterns(words: &[&str]) -> Vec<RefPattern> {
+    words.iter().map(|word| word.parse().unwrap()).collect()
+}
+
+fn with_git<T>(repo: &Repo, cache: &Path, act: impl FnOnce(&Git<'_>, &Watch<'_>) -> T) -> T {
+    let settings = repo.settings();
+    let cancel = Cancel::default();
+    let said = RefCell::new(Vec::new());
+    let lines = |_: agent_wire::event::Stream, line: &str| said.borrow_mut().push(line.to_owned());
+    let watch = Watch { marker: "git:test", deadline: Instant::now() + Duration::from_secs(60), cancel: &cancel, lines: &lines };
+    act(&Git::new(&settings, cache), &watch)
+}
+
+fn fetched(repo: &Repo, cache: &Path, allowed: &[&str]) -> Result<Fetched, GitError> {
+    with_git(repo, cache, |git, watch| git.fetch(&patterns(allowed), watch))
+}
+
+fn resolved(repo: &Repo, cache: &Path, revision: &str, allowed: &[&str]) -> Result<Resolved, GitError> {
+    let app = patterns(allowed);
+    with_git(repo, cache, |git, watch| git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: None }, watch))
+}
+
+fn cache() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("git_cache");
+    (dir, path)
+}
+
+#[test]
+fn a_branch_a_tag_a_commit_and_its_beginning_are_found_and_nothing_else_is() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    let first = repo.commit("a", "1");
+    repo.git(&["tag", "v1"]);
+    repo.git(&["tag", "-a", "-m", "annotated", "v1-annotated"]);
+    repo.git(&["tag", "-a", "-m", "nested", "v1-nested", "v1-annotated"]);
+    repo.git(&["tag", "v-tree", "HEAD^{tree}"]);
+    let second = repo.commit("a", "2");
+    repo.git(&["branch", "secret"]);
+    repo.git(&["checkout", "-q", "secret"]);
+    let hidden = repo.commit("a", "3");
+    let allowed = ["main", "v*"];
+    assert_eq!(fetched(&repo, &cache, &allowed).unwrap(), Fetched::Refs(5));
+    assert_eq!(fetched(&repo, &cache, &allowed).unwrap(), Fetched::Nothing);
+    let commit = |revision: &str| resolved(&repo, &cache, revision, &allowed).map(|resolved| resolved.commit);
+    assert_eq!(commit("main").unwrap(), second);
+    assert_eq!(commit("refs/heads/main").unwrap(), second);
+    for name in ["v1", "v1-annotated", "v1-nested", "refs/tags/v1", first.as_str(), &first.as_str()[..8]] {
+        assert_eq!(commit(name).unwrap(), first, "{name}");
+    }
+    assert!(matches!(commit("v-tree"), Err(GitError::NotACommit(_))));
+    assert!(matches!(commit("secret"), Err(GitError::Unknown { .. })));
+    assert!(commit(hidden.as_str()).is_err(), "a commit that no allowed ref reaches");
+    let Err(GitError::Unknown { nearest, .. }) = commit("mian") else { panic!() };
+    assert_eq!(nearest.first().map(String::as_str), Some("main"));
+}
+
+#[test]
+fn a_commit_that_is_in_the_cache_but_not_reachable_is_refused() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    repo.commit("a", "1");
+    let gone = repo.commit("a", "2");
+    fetched(&repo, &cache, &["main"]).unwrap();
+    repo.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    repo.commit("a", "forced");
+    fetched(&repo, &cache, &["main"]).unwrap();
+    let err = resolved(&repo, &cache, gone.as_str(), &["main"]).unwrap_err();
+    assert!(matches!(err, GitError::NotAllowed { .. }), "{err}");
+}
+
+#[test]
+fn names_that_mean_two_things_are_told() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    let first = repo.commit("a", "1");
+    repo.git(&["tag", "main"]);
+    let second = repo.commit("a", "2");
+    repo.git(&["branch", "same", second.as_str()]);
+    repo.git(&["tag", "same", second.as_str()]);
+    repo.git(&["branch", &second.as_str()[..7], first.as_str()]);
+    fetched(&repo, &cache, &["*"]).unwrap();
+    let ambiguous = |revision: &str| matches!(resolved(&repo, &cache, revision, &["*"]), Err(GitError::Ambiguous { .. }));
+    assert!(ambiguous("main"), "a branch and a tag");
+    assert!(ambiguous(&second.as_str()[..7]), "a branch and a commit");
+    assert_eq!(resolved(&repo, &cache, "same", &["*"]).unwrap().commit, second, "both names mean one commit");
+    assert_eq!(resolved(&repo, &cache, "refs/heads/main", &["*"]).unwrap().commit, second);
+}
+
+#[test]
+fn a_branch_takes_the_place_of_a_directory_of_branches_and_a_tag_moves() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    repo.commit("a", "1");
+    repo.git(&["branch", "df"]);
+    repo.git(&["tag", "v1"]);
+    fetched(&repo, &cache, &["*"]).unwrap();
+    repo.git(&["branch", "-D", "df"]);
+    repo.git(&["branch", "df/inner"]);
+    let second = repo.commit("a", "2");
+    repo.git(&["tag", "-f", "v1"]);
+    fetched(&repo, &cache, &["*"]).unwrap();
+    assert_eq!(resolved(&repo, &cache, "v1", &["*"]).unwrap().commit, second);
+    assert!(resolved(&repo, &cache, "df/inner", &["*"]).is_ok());
+    assert!(resolved(&repo, &cache, "df", &["*"]).is_err());
+}
+
+#[test]
+fn a_narrower_grant_narrows() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    repo.commit("a", "1");
+    repo.git(&["tag", "v1"]);
+    repo.commit("a", "2");
+    fetched(&repo, &cache, &["*"]).unwrap();
+    let (app, grant) = (patterns(&["*"]), patterns(&["v*"]));
+    let find = |revision: &str| {
+        with_git(&repo, &cache, |git, watch| git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: Some(&grant) }, watch))
+    };
+    assert!(find("v1").is_ok());
+    assert!(matches!(find("main"), Err(GitError::NotAllowed { .. })));
+}
+
+#[test]
+fn an_empty_repository_and_a_missing_one_have_their_sentences() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    assert!(matches!(fetched(&repo, &cache, &["*"]), Err(GitError::Empty(_))));
+    let mut settings = repo.settings();
+    settings.repository = Repository::Local("/no/such/repository".into());
+    let err = with_git(&repo, &cache, |_, watch| Git::new(&settings, &cache).fetch(&patterns(&["*"]), watch)).unwrap_err();
+    assert!(err.hint().unwrap().contains("there is no repository"), "{err} {:?}", err.tail());
+}
+
+#[test]
+fn neither_planted_hooks_nor_planted_settings_run() {
+    let repo = Repo::new();
+    let (dir, cache) = cache();
+    repo.commit("a", "1");
+    fetched(&repo, &cache, &["*"]).unwrap();
+    let proof = dir.path().join("ran");
+    let hook = cache.join("hooks/post-checkout");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, format!("#!/bin/sh\ntouch {}\n", proof.display())).unwrap();
+    Command::new("chmod").args(["+x".as_ref(), hook.as_os_str()]).status().unwrap();
+    let commit = resolved(&repo, &cache, "main", &["*"]).unwrap().commit;
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    with_git(&repo, &cache, |git, watch| git.checkout(&commit, &out, &dir.path().join("index"), watch)).unwrap();
+    assert!(out.join("a").exists() && !proof.exists());
+}
+
+#[test]
+fn modes_links_and_odd_names_come_out_as_they_went_in() {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let repo = Repo::new();
+    let (dir, cache) = cache();
+    let odd: Vec<&[u8]> = vec![b"new\nline", b"quo\"te'", b"-dash", b"caf\xe9", b"back\\slash", b"con", b"tab\tbed", "ünïcode".as_bytes()];
+    for name in &odd {
+        fs::write(repo.path().join(std::ffi::OsStr::from_bytes(name)), name).unwrap();
+    }
+    fs::write(repo.path().join("run.sh"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(repo.path().join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(repo.path().join(".gitattributes"), "kept export-ignore\nsubst export-subst\n").unwrap();
+    fs::write(repo.path().join("kept"), "kept").unwrap();
+    fs::write(repo.path().join("subst"), "$Format:%H$").unwrap();
+    symlink("run.sh", repo.path().join("inner")).unwrap();
+    symlink("nowhere-yet", repo.path().join("dangling")).unwrap();
+    let commit = repo.commit_all("odd");
+    fetched(&repo, &cache, &["*"]).unwrap();
+    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, watch)).unwrap();
+    tree.judge(Budget { files: 100, bytes: 10_000 }, &[".release", "venv"]).unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    with_git(&repo, &cache, |git, watch| git.checkout(&commit, &out, &dir.path().join("index"), watch)).unwrap();
+    for name in &odd {
+        assert_eq!(fs::read(out.join(std::ffi::OsStr::from_bytes(name))).unwrap(), *name);
+    }
+    assert_eq!(fs::metadata(out.join("run.sh")).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(fs::read_to_string(out.join("subst")).unwrap(), "$Format:%H$");
+    assert!(out.join("kept").exists() && !out.join(".git").exists());
+    assert_eq!(fs::read_link(out.join("inner")).unwrap(), Path::new("run.sh"));
+}
+
+fn judged(prepare: impl FnOnce(&Path), reserved: &[&str]) -> Result<(), TreeError> {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    fs::create_dir_all(repo.path().join("deep/er")).unwrap();
+    fs::write(repo.path().join("deep/er/file"), "x").unwrap();
+    prepare(repo.path());
+    let commit = repo.commit_all("judged");
+    fetched(&repo, &cache, &["*"]).unwrap();
+    with_git(&repo, &cache, |git, watch| git.tree(&commit, watch)).unwrap().judge(Budget { files: 50, bytes: 1000 }, reserved)
+}
+
+#[test]
+fn links_that_lead_out_are_refused_also_through_other_links() {
+    use std::os::unix::fs::symlink;
+    let link = |pairs: &'static [(&str, &str)]| {
+        judged(
+            move |dir| {
+                for (target, path) in pairs {
+                    symlink(target, dir.join(path)).unwrap();
+                }
+            },
+            &[],
+        )
+    };
+    assert!(link(&[("deep/er/file", "a"), ("../../a", "deep/er/b"), ("er/../er/file", "deep/c")]).is_ok());
+    assert!(link(&[("loop", "loop")]).is_ok());
+    for escape in [
+        &[("/etc/passwd", "a")][..],
+        &[("../outside", "a")],
+        &[("deep/er/../../../x", "a")],
+        &[("er", "deep/short"), ("short/../../../x", "deep/b")],
+        &[("deep/er", "jump"), ("jump/../../../x", "b")],
+    ] {
+        assert!(matches!(link(escape), Err(TreeError::Escapes { .. })), "{escape:?}");
+    }
+}
+
+#[test]
+fn reserved_names_budgets_submodules_and_lfs_pointers_are_seen() {
+    let ships = |dir: &Path| {
+        fs::create_dir_all(dir.join(".release")).unwrap();
+        fs::write(dir.join(".release/manifest.json"), "{}").unwrap();
+    };
+    assert_eq!(judged(ships, &[".release"]), Err(TreeError::Reserved(".release".into())));
+    let big = |dir: &Path| fs::write(dir.join("big"), vec![b'x'; 2000]).unwrap();
+    assert!(matches!(judged(big, &[]), Err(TreeError::Bytes { .. })));
+    let many = |dir: &Path| (0..60).for_each(|i| fs::write(dir.join(format!("f{i}")), "").unwrap());
+    assert!(matches!(judged(many, &[]), Err(TreeError::Files { .. })));
+
+    let (inner, repo) = (Repo::new(), Repo::new());
+    inner.commit("x", "x");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+    repo.commit("film.mp4", pointer);
+    repo.git(&["submodule", "--quiet", "add", inner.path().to_str().unwrap(), "sub"]);
+    let commit = repo.commit_all("with a submodule");
+    let (_dir, cache) = cache();
+    fetched(&repo, &cache, &["*"]).unwrap();
+    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, watch)).unwrap();
+    assert_eq!(tree.submodules(), ["sub"]);
+    assert_eq!(tree.lfs_pointers(), ["film.mp4"]);
+}
+
+#[test]
+fn what_lies_between_two_commits() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    let first = repo.commit("shop/migrations/0001.py", "1");
+    repo.commit("requirements.txt", "Django");
+    let third = repo.commit("shop/migrations/0001.py", "2");
+    fetched(&repo, &cache, &["*"]).unwrap();
+    with_git(&repo, &cache, |git, watch| {
+        let (commits, ahead, behind) = git.between(&first, &third, watch).unwrap();
+        assert_eq!((commits.len(), ahead, behind), (2, 2, 0));
+        assert_eq!(commits[0].commit, third.as_str());
+        assert_eq!(git.between(&third, &first, watch).unwrap().2, 2);
+        let changed = git.changed(&first, &third, watch).unwrap();
+        assert!(changed.contains(&('M', "shop/migrations/0001.py".into())) && changed.contains(&('A', "requirements.txt".into())));
+        assert_eq!(git.subject(&third, watch).unwrap(), "shop/migrations/0001.py");
+        assert!(git.knows(&first, watch) && !git.knows(&"0".repeat(40).parse().unwrap(), watch));
+    });
+}
