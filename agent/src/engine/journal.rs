@@ -1,0 +1,432 @@
+//! The journal: the only truth about runs. One SQLite file in WAL mode; what is stored is what is streamed and what is replayed after a crash.
+//!
+//! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output may wait for the next mark
+//! ([`Journal::append_soon`]). Readers have a connection of their own, and wait on the bell.
+
+mod schema;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use agent_model::names::{AppName, ReleaseName, RunId};
+use agent_model::request::{Refusal, Standing, Waiting};
+use agent_model::run::Outcome;
+use agent_wire::event::{Event, OutcomeWord, What};
+use agent_wire::view;
+use chrono::{DateTime, Utc};
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use thiserror::Error;
+use tokio::sync::watch;
+
+/// What went wrong with the journal.
+#[derive(Debug, Error)]
+pub(crate) enum JournalError {
+    /// A newer agent wrote it.
+    #[error("the journal {} is of version {found}, and this agent understands up to {}", path.display(), schema::VERSION)]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// Another agent has it.
+    #[error("another agent uses the state directory {}", .0.display())]
+    Held(PathBuf),
+    /// Its directory or a file beside it cannot be used.
+    #[error("cannot use {}", path.display())]
+    Place {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// SQLite says no.
+    #[error("the journal cannot be read or written")]
+    Sqlite(#[from] rusqlite::Error),
+    /// What is stored cannot be understood.
+    #[error("event {n} of run {run} cannot be understood")]
+    Malformed {
+        /// The run.
+        run: u64,
+        /// The event.
+        n: u64,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A request that is to be taken.
+pub(crate) struct Asked<'a> {
+    /// The app.
+    pub app: &'a AppName,
+    /// The action's word.
+    pub action: &'a str,
+    /// What it is about, as the caller put it.
+    pub of: Option<&'a str>,
+    /// Who asks.
+    pub caller: &'a str,
+    /// The form, as it came.
+    pub form: &'a str,
+    /// The patterns of refs that the caller's grant is narrowed to.
+    pub refs: Option<&'a [String]>,
+    /// The nonce.
+    pub nonce: &'a str,
+    /// Whether the run waits for its turn; else it ends where it is taken.
+    pub takes_turns: bool,
+}
+
+/// What became of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// A new run.
+    New(RunId),
+    /// The same bytes had been taken before.
+    Before(RunId),
+    /// The nonce was used for something else.
+    NonceReused,
+    /// It was refused.
+    Refused(Refusal),
+}
+
+/// A run that is to be carried out, or was cut off.
+#[derive(Debug, Clone)]
+pub(crate) struct Due {
+    /// Its number.
+    pub run: RunId,
+    /// The form, as it came.
+    pub form: String,
+    /// Who asked.
+    pub caller: String,
+    /// The patterns of refs that the caller's grant is narrowed to.
+    pub refs: Option<Vec<String>>,
+    /// Whether it has begun.
+    pub begun: bool,
+}
+
+/// The journal.
+pub(crate) struct Journal {
+    path: PathBuf,
+    id: String,
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+    bell: watch::Sender<u64>,
+    _held: Flock<fs::File>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while the lock was held rolled its transaction back; the connection itself is sound.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that are given back when the disk is full, so that this can still be written down.
+const RESERVE: usize = 1024 * 1024;
+
+impl Journal {
+    /// Opens the journal in `state`, or makes it.
+    pub(crate) fn open(state: &Path) -> Result<Self, JournalError> {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        let place = |path: &Path| {
+            let path = path.to_owned();
+            move |source| JournalError::Place { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(place(state))?;
+        let holder = state.join("holder");
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&holder).map_err(place(&holder))?;
+        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| JournalError::Held(state.to_owned()))?;
+        let path = state.join("journal.db");
+        // SQLite makes its other files with the mode of this one.
+        fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;
+        let mut writer = Connection::open(&path)?;
+        writer.pragma_update(None, "journal_mode", "wal")?;
+        writer.pragma_update(None, "synchronous", "full")?;
+        writer.pragma_update(None, "foreign_keys", "on")?;
+        let id = schema::bring_up(&mut writer, &path)?;
+        let reader = Connection::open(&path)?;
+        reader.pragma_update(None, "query_only", "on")?;
+        reader.busy_timeout(std::time::Duration::from_secs(5))?;
+        let journal = Self { path, id, writer: Mutex::new(writer), reader: Mutex::new(reader), bell: watch::Sender::new(0), _held: held };
+        journal.keep_reserve();
+        Ok(journal)
+    }
+
+    /// What tells this journal from every other one.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The value of the marker of a run's processes.
+    pub(crate) fn marker(&self, run: RunId) -> String {
+        format!("{}:{run}", self.id)
+    }
+
+    /// Rings whenever something was appended.
+    pub(crate) fn bell(&self) -> watch::Receiver<u64> {
+        self.bell.subscribe()
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.path.with_file_name("reserve")
+    }
+
+    fn keep_reserve(&self) {
+        if !self.reserve().exists() && fs::write(self.reserve(), vec![0; RESERVE]).is_err() {
+            tracing::warn!("no room for the reserve of the journal");
+        }
+    }
+
+    /// Writes, and once more with the reserve given back when the disk is full.
+    fn write<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let mut writer = locked(&self.writer);
+        let mut once = || -> Result<T, JournalError> {
+            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = act(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        };
+        let done = match once() {
+            Err(JournalError::Sqlite(rusqlite::Error::SqliteFailure(code, _))) if code.code == ErrorCode::DiskFull => {
+                tracing::error!("the disk is full: the reserve of the journal is given back");
+                // When even this fails, the second try tells.
+                let _ = fs::remove_file(self.reserve());
+                once()?
+            }
+            done => done?,
+        };
+        drop(writer);
+        self.bell.send_modify(|rings| *rings += 1);
+        Ok(done)
+    }
+
+    /// Takes a request, or does not, in one transaction: the nonce is used up, the run gets its number and its first event.
+    ///
+    /// `admit` decides with the runs of the app as they stand; `now` writes what an act that takes no turns does on the spot, and how it ends.
+    pub(crate) fn take(
+        &self,
+        asked: &Asked<'_>,
+        admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
+    ) -> Result<Taken, JournalError> {
+        self.write(|tx| {
+            let before: Option<(u64, String)> = tx
+                .prepare_cached("SELECT run, form FROM run WHERE nonce = ?")?
+                .query_row([asked.nonce], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            if let Some((run, form)) = before {
+                return Ok(if form == asked.form { Taken::Before(RunId(run)) } else { Taken::NonceReused });
+            }
+            let standing = standing(tx, asked.app)?;
+            let ahead = standing.waiting.last().map(|(run, _)| *run).or(standing.running);
+            let admission = match admit(standing) {
+                Ok(admission) => admission,
+                Err(refusal) => return Ok(Taken::Refused(refusal)),
+            };
+            let now = Utc::now();
+            for run in admission.supersedes {
+                let end = What::Ended { outcome: OutcomeWord::Superseded, live: None, ms: 0 };
+                insert(tx, run, now, &end)?;
+            }
+            let refs = asked.refs.map(|refs| serde_json::json!(refs).to_string());
+            tx.prepare_cached("INSERT INTO run (app, action, of, caller, form, refs, nonce, accepted, turns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?
+                .execute(params![
+                    asked.app.as_str(),
+                    asked.action,
+                    asked.of,
+                    asked.caller,
+                    asked.form,
+                    refs,
+                    asked.nonce,
+                    now.timestamp_millis(),
+                    asked.takes_turns
+                ])?;
+            let run = RunId(u64::try_from(tx.last_insert_rowid()).unwrap_or_default());
+            let accepted = What::Accepted {
+                app: asked.app.to_string(),
+                action: asked.action.to_owned(),
+                of: asked.of.map(str::to_owned),
+                caller: asked.caller.to_owned(),
+            };
+            insert(tx, run, now, &accepted)?;
+            if let (Some(ahead), true) = (ahead, asked.takes_turns) {
+                insert(tx, run, now, &What::Waits { behind: ahead.0 })?;
+            }
+            Ok(Taken::New(run))
+        })
+    }
+
+    /// Appends marks; they are on disk when this returns.
+    pub(crate) fn append(&self, run: RunId, whats: &[What]) -> Result<(), JournalError> {
+        self.write(|tx| whats.iter().try_for_each(|what| insert(tx, run, Utc::now(), what)))
+    }
+
+    /// Appends what may be lost when the power fails before the next mark.
+    pub(crate) fn append_soon(&self, run: RunId, what: &What) -> Result<(), JournalError> {
+        {
+            let writer = locked(&self.writer);
+            writer.pragma_update(None, "synchronous", "normal")?;
+        }
+        let done = self.append(run, std::slice::from_ref(what));
+        locked(&self.writer).pragma_update(None, "synchronous", "full")?;
+        done
+    }
+
+    /// Appends a mark unless another one stands already; tells whether it was appended. `expose` and `cancel` exclude each other so.
+    pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: &str) -> Result<bool, JournalError> {
+        self.write(|tx| {
+            let there: bool = tx
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM event WHERE run = ? AND what ->> 'what' IN (?, 'ended'))")?
+                .query_row(params![run.0, stands], |row| row.get(0))?;
+            if !there {
+                insert(tx, run, Utc::now(), what)?;
+            }
+            Ok(!there)
+        })
+    }
+
+    /// The events of a run after `after`, at most `limit`.
+    pub(crate) fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<Event>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n LIMIT ?")?;
+        let rows = query.query_map(params![run.0, after, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let mut events = Vec::new();
+        for row in rows {
+            let (n, at, text): (u64, i64, String) = row?;
+            let what = serde_json::from_str(&text).map_err(|source| JournalError::Malformed { run: run.0, n, source })?;
+            events.push(Event { run: run.0, n, at: moment(at), what });
+        }
+        Ok(events)
+    }
+
+    /// The runs of an app that have begun and not ended, and then those that wait, each in their order.
+    pub(crate) fn due(&self, app: &AppName) -> Result<Vec<Due>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached(
+            "SELECT run, form, caller, refs, begun IS NOT NULL FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
+        )?;
+        let rows = query.query_map([app.as_str()], |row| {
+            let refs: Option<String> = row.get(3)?;
+            let refs = refs.and_then(|refs| serde_json::from_str(&refs).ok());
+            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, begun: row.get(4)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// How an app's runs stand; lock, live release and settings are for the caller to fill in.
+    pub(crate) fn standing(&self, app: &AppName) -> Result<Standing, JournalError> {
+        standing(&locked(&self.reader), app)
+    }
+
+    /// One run.
+    pub(crate) fn run(&self, run: RunId) -> Result<Option<view::Run>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached(&format!("{RUN} WHERE run = ?"))?;
+        Ok(query.query_row([run.0], run_of).optional()?)
+    }
+
+    /// Runs, newest first: of one app or of all, with numbers above `after`.
+    pub(crate) fn runs(&self, app: Option<&AppName>, after: u64, limit: u32) -> Result<Vec<view::Run>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached(&format!("{RUN} WHERE run > ?2 AND (?1 IS NULL OR app = ?1) ORDER BY run DESC LIMIT ?3"))?;
+        let rows = query.query_map(params![app.map(AppName::as_str), after, limit], run_of)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The last run of an app that ended, among those that take turns.
+    pub(crate) fn last_ended(&self, app: &AppName) -> Result<Option<view::Run>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached(&format!("{RUN} WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1"))?;
+        Ok(query.query_row([app.as_str()], run_of).optional()?)
+    }
+
+    /// The releases of an app that went live and were proven, the latest first.
+    pub(crate) fn gone_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query =
+            reader.prepare_cached("SELECT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL ORDER BY run DESC LIMIT 200")?;
+        let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
+        Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step FROM run";
+
+fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
+    let (begun, ended): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+    let outcome: Option<String> = row.get(8)?;
+    Ok(view::Run {
+        run: row.get(0)?,
+        app: row.get(1)?,
+        action: row.get(2)?,
+        of: row.get(3)?,
+        caller: row.get(4)?,
+        state: match (begun, ended) {
+            (_, Some(_)) => view::RunState::Ended,
+            (Some(_), None) => view::RunState::Running,
+            (None, None) => view::RunState::Waiting,
+        },
+        outcome: outcome.and_then(|word| serde_json::from_value(word.into()).ok()),
+        release: row.get(9)?,
+        step: row.get(10)?,
+        accepted: moment(row.get(5)?),
+        ended: ended.map(moment),
+        ms: begun.zip(ended).and_then(|(begun, ended)| u64::try_from(ended - begun).ok()),
+    })
+}
+
+fn moment(ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default()
+}
+
+fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalError> {
+    let mut query =
+        connection.prepare_cached("SELECT run, action, begun IS NOT NULL FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY run")?;
+    let rows = query.query_map([app.as_str()], |row| Ok((RunId(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, bool>(2)?)))?;
+    let mut standing = Standing::default();
+    for row in rows {
+        match row? {
+            (run, _, true) => standing.running = Some(run),
+            (run, action, false) => standing.waiting.push((run, if action == "release" { Waiting::Release } else { Waiting::Other })),
+        }
+    }
+    let mut query = connection.prepare_cached(
+        "SELECT max(run) FROM run WHERE app = ?1 AND outcome = 'stuck' AND run > (SELECT coalesce(max(run), 0) FROM run WHERE app = ?1 AND outcome = 'live')",
+    )?;
+    standing.stuck = query.query_row([app.as_str()], |row| row.get::<_, Option<u64>>(0))?.map(RunId);
+    Ok(standing)
+}
+
+/// Appends one event, and brings the run's row up to date with it in the same transaction.
+fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
+    let at = at.timestamp_millis();
+    let text = serde_json::to_string(what).map_err(|source| JournalError::Malformed { run: run.0, n: 0, source })?;
+    tx.prepare_cached("INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)")?
+        .execute(params![run.0, at, text])?;
+    let mut set = |column: &str, value: &dyn rusqlite::ToSql| -> Result<(), JournalError> {
+        tx.prepare_cached(&format!("UPDATE run SET {column} = ? WHERE run = ?"))?.execute(params![value, run.0])?;
+        Ok(())
+    };
+    match what {
+        What::Planned { .. } => set("begun", &at),
+        What::StepStarted { step } => set("step", step),
+        What::StepFailed { step, .. } => set("step", step),
+        What::Resolved { release, .. } => set("release", release),
+        What::Ended { outcome, .. } => {
+            set("outcome", &outcome.word())?;
+            if matches!(outcome, OutcomeWord::Live | OutcomeWord::Done) {
+                set("step", &rusqlite::types::Null)?;
+            }
+            set("ended", &at)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The word for an outcome that the model decided.
+pub(crate) fn word_of(outcome: Outcome) -> OutcomeWord {
+    outcome.into()
+}
+
+#[cfg(test)]
+mod tests;
