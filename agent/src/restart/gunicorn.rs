@@ -8,6 +8,8 @@ use std::time::Duration;
 pub(crate) struct Settings {
     /// gunicorn's pid file.
     pub pid_file: PathBuf,
+    /// The unit that starts gunicorn when its master is gone: a release that cannot be loaded ends the master on HUP.
+    pub unit: Option<String>,
     /// Which signal.
     pub how: How,
     /// How long until every worker is new.

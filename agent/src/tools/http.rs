@@ -38,3 +38,14 @@ pub(crate) enum Target {
     /// A Unix socket that speaks HTTP.
     Unix(PathBuf),
 }
+
+/// Why a check did not pass.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckError {}
+
+impl CheckError {
+    /// What the operator can do about it.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        None
+    }
+}

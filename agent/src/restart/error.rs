@@ -1,0 +1,132 @@
+//! Why a release could not be brought before the visitors, or was not seen to serve.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use zbus::fdo;
+
+use crate::tools::ProgramError;
+use crate::tools::http::CheckError;
+
+/// What went wrong, in words that name the act and the thing.
+#[derive(Debug, Error)]
+pub(crate) enum RestartError {
+    /// Something in the set-up stands in the way; nothing was done yet.
+    #[error("{what}")]
+    SetUp {
+        /// The sentence.
+        what: String,
+        /// What to do.
+        cure: String,
+    },
+    /// A file or directory.
+    #[error("cannot {act} {}", .path.display())]
+    File {
+        /// What was to be done.
+        act: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it could not.
+        #[source]
+        source: io::Error,
+    },
+    /// A program that was run or started.
+    #[error("{act}")]
+    Program {
+        /// What was to be done.
+        act: String,
+        /// How the program ended.
+        #[source]
+        source: ProgramError,
+    },
+    /// A process that should serve is gone, or never came to serve.
+    #[error("{what}")]
+    Process {
+        /// The sentence.
+        what: String,
+        /// What to do, where that is known.
+        cure: Option<String>,
+        /// Its last lines.
+        tail: Vec<String>,
+    },
+    /// A unit did not do what it should.
+    #[error("{unit} {what}")]
+    Unit {
+        /// The unit.
+        unit: String,
+        /// What it did, readable after its name.
+        what: String,
+        /// What to do, where that is known.
+        cure: Option<String>,
+        /// Its last lines.
+        tail: Vec<String>,
+    },
+    /// systemd could not be spoken to.
+    #[error("cannot {act} through D-Bus")]
+    Bus {
+        /// What was to be done.
+        act: String,
+        /// Why it could not.
+        #[source]
+        source: Box<zbus::Error>,
+    },
+    /// A health check did not pass.
+    #[error("{when}")]
+    Check {
+        /// At which moment.
+        when: String,
+        /// What came instead.
+        #[source]
+        source: Box<CheckError>,
+        /// Further lines: the other checks, or the instance's log.
+        tail: Vec<String>,
+    },
+    /// Somebody cancelled.
+    #[error("{0} was cancelled")]
+    Cancelled(String),
+    /// The step's time is over.
+    #[error("the step's time was over while {0}")]
+    TimedOut(String),
+}
+
+impl RestartError {
+    /// What the operator can do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::SetUp { cure, .. } => Some(cure.clone()),
+            Self::Process { cure, .. } | Self::Unit { cure, .. } => cure.clone(),
+            Self::Check { source, .. } => source.hint().map(str::to_owned),
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("give the user that the agent runs as the right to it".to_owned())
+            }
+            Self::Bus { source, .. } => bus_hint(source).map(str::to_owned),
+            Self::TimedOut(_) => Some("raise the timeout of the step switch under [timeouts]".to_owned()),
+            Self::File { .. } | Self::Program { .. } | Self::Cancelled(_) => None,
+        }
+    }
+
+    /// The last lines of what failed: the traceback is there.
+    pub(crate) fn tail(&self) -> &[String] {
+        match self {
+            Self::Process { tail, .. } | Self::Unit { tail, .. } | Self::Check { tail, .. } => tail,
+            Self::Program { source, .. } => source.tail(),
+            _ => &[],
+        }
+    }
+}
+
+fn bus_hint(error: &zbus::Error) -> Option<&'static str> {
+    match error {
+        zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" => {
+            Some("install the unit, then systemctl daemon-reload")
+        }
+        zbus::Error::FDO(fdo) if matches!(**fdo, fdo::Error::AccessDenied(_) | fdo::Error::InteractiveAuthorizationRequired(_)) => {
+            Some("allow the agent's user to manage this very unit by a polkit rule (org.freedesktop.systemd1.manage-units)")
+        }
+        zbus::Error::InputOutput(_) | zbus::Error::Address(_) | zbus::Error::Connection(..) | zbus::Error::Handshake(_) => {
+            Some("is dbus running, and is its socket /run/dbus/system_bus_socket open to the agent's user?")
+        }
+        _ => None,
+    }
+}
