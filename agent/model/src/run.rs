@@ -192,7 +192,9 @@ impl Run {
                 if self.exposed {
                     return Err(impossible);
                 }
-                if !self.all_that_matters_is_done() {
+                if self.all_that_matters_is_done() {
+                    self.cut_short = true;
+                } else {
                     self.cause.get_or_insert(Cause::Cancelled);
                 }
             }

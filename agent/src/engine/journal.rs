@@ -203,7 +203,7 @@ impl Journal {
 
     /// Takes a request, or does not, in one transaction: the nonce is used up, the run gets its number and its first event.
     ///
-    /// `admit` decides with the runs of the app as they stand; `now` writes what an act that takes no turns does on the spot, and how it ends.
+    /// `admit` decides with the runs of the app as they stand.
     pub(crate) fn take(
         &self,
         asked: &Asked<'_>,
@@ -229,18 +229,20 @@ impl Journal {
                 insert(tx, run, now, &end)?;
             }
             let refs = asked.refs.map(|refs| serde_json::json!(refs).to_string());
-            tx.prepare_cached("INSERT INTO run (app, action, of, caller, form, refs, nonce, accepted, turns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?
-                .execute(params![
-                    asked.app.as_str(),
-                    asked.action,
-                    asked.of,
-                    asked.caller,
-                    asked.form,
-                    refs,
-                    asked.nonce,
-                    now.timestamp_millis(),
-                    asked.takes_turns
-                ])?;
+            tx.prepare_cached(
+                "INSERT INTO run (app, action, of, caller, form, refs, nonce, accepted, turns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                asked.app.as_str(),
+                asked.action,
+                asked.of,
+                asked.caller,
+                asked.form,
+                refs,
+                asked.nonce,
+                now.timestamp_millis(),
+                asked.takes_turns
+            ])?;
             let run = RunId(u64::try_from(tx.last_insert_rowid()).unwrap_or_default());
             let accepted = What::Accepted {
                 app: asked.app.to_string(),
@@ -272,7 +274,7 @@ impl Journal {
         done
     }
 
-    /// Appends a mark unless another one stands already; tells whether it was appended. `expose` and `cancel` exclude each other so.
+    /// Appends a mark unless another one stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
     pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: &str) -> Result<bool, JournalError> {
         self.write(|tx| {
             let there: bool = tx
@@ -283,6 +285,21 @@ impl Journal {
             }
             Ok(!there)
         })
+    }
+
+    /// Whether a run has an event of this kind.
+    pub(crate) fn has(&self, run: RunId, what: &str) -> Result<bool, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached("SELECT EXISTS (SELECT 1 FROM event WHERE run = ? AND what ->> 'what' = ?)")?;
+        Ok(query.query_row(params![run.0, what], |row| row.get(0))?)
+    }
+
+    /// The runs that were to end where they were taken, and did not: the agent stopped in between.
+    pub(crate) fn cut_off_on_the_spot(&self) -> Result<Vec<RunId>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached("SELECT run FROM run WHERE ended IS NULL AND NOT turns")?;
+        let rows = query.query_map([], |row| row.get(0).map(RunId))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// The events of a run after `after`, at most `limit`.
@@ -336,15 +353,26 @@ impl Journal {
     /// The last run of an app that ended, among those that take turns.
     pub(crate) fn last_ended(&self, app: &AppName) -> Result<Option<view::Run>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(&format!("{RUN} WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1"))?;
+        let mut query =
+            reader.prepare_cached(&format!("{RUN} WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1"))?;
         Ok(query.query_row([app.as_str()], run_of).optional()?)
+    }
+
+    /// How many runs of an app ended in each way.
+    pub(crate) fn outcomes(&self, app: &AppName) -> Result<std::collections::BTreeMap<String, u64>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query =
+            reader.prepare_cached("SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome")?;
+        let rows = query.query_map([app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// The releases of an app that went live and were proven, the latest first.
     pub(crate) fn gone_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query =
-            reader.prepare_cached("SELECT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL ORDER BY run DESC LIMIT 200")?;
+        let mut query = reader.prepare_cached(
+            "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL ORDER BY run DESC LIMIT 200",
+        )?;
         let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
         Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
     }
@@ -380,8 +408,8 @@ fn moment(ms: i64) -> DateTime<Utc> {
 }
 
 fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalError> {
-    let mut query =
-        connection.prepare_cached("SELECT run, action, begun IS NOT NULL FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY run")?;
+    let mut query = connection
+        .prepare_cached("SELECT run, action, begun IS NOT NULL FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY run")?;
     let rows = query.query_map([app.as_str()], |row| Ok((RunId(row.get(0)?), row.get::<_, String>(1)?, row.get::<_, bool>(2)?)))?;
     let mut standing = Standing::default();
     for row in rows {
@@ -401,8 +429,10 @@ fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalE
 fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
     let at = at.timestamp_millis();
     let text = serde_json::to_string(what).map_err(|source| JournalError::Malformed { run: run.0, n: 0, source })?;
-    tx.prepare_cached("INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)")?
-        .execute(params![run.0, at, text])?;
+    tx.prepare_cached(
+        "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)",
+    )?
+    .execute(params![run.0, at, text])?;
     let mut set = |column: &str, value: &dyn rusqlite::ToSql| -> Result<(), JournalError> {
         tx.prepare_cached(&format!("UPDATE run SET {column} = ? WHERE run = ?"))?.execute(params![value, run.0])?;
         Ok(())

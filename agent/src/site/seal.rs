@@ -58,13 +58,17 @@ pub(crate) struct Served {
     pub ms: u64,
 }
 
-/// The migrations that were applied with a release.
+/// The migrations of a release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Migrated {
-    /// In order.
-    pub applied: Vec<String>,
+    /// What was to be applied, in order.
+    pub pending: Vec<String>,
+    /// What was applied; nothing while that is under way, or was cut off.
+    pub applied: Option<Vec<String>>,
     /// The backup that was taken before.
     pub backup: Option<PathBuf>,
+    /// The command that restores it.
+    pub restore: Option<String>,
 }
 
 /// That a release failed and is kept: only its code can reverse what it migrated.

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{Program, ProgramError, Watch};
 
-pub(crate) use tree::{Budget, Tree};
+pub(crate) use tree::{Budget, Tree, TreeError};
 
 /// Where an app's commits come from, and how they are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub(crate) enum GitError {
     NotACommit(String),
     /// The tree holds something that cannot be released.
     #[error("{0}")]
-    Tree(#[from] tree::TreeError),
+    Tree(#[from] TreeError),
 }
 
 impl GitError {

@@ -11,7 +11,7 @@ pub(super) const VERSION: i64 = 1;
 
 const TABLES: &str = "
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
--- One row a run. All but the first eight columns are what its events say, kept for lists and for admission.
+-- One row a run. From `begun` on the columns are what its events say, kept for lists and for admission.
 CREATE TABLE run (
     run      INTEGER PRIMARY KEY AUTOINCREMENT,
     app      TEXT NOT NULL,

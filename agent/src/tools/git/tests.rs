@@ -5,7 +5,6 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::tree::TreeError;
 use super::*;
 use crate::tools::Cancel;
 

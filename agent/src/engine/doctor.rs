@@ -1,0 +1,1 @@
+//! `doctor`: looks at what a release needs, and says what is wrong with its cure.

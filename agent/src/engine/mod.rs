@@ -1,0 +1,424 @@
+//! What takes requests and carries them out: an engine for each app, with a thread of its own, and the journal that they share.
+
+mod doctor;
+pub(crate) mod journal;
+mod mask;
+mod plan;
+mod replay;
+mod telling;
+mod views;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use agent_model::names::{AppName, ReleaseName, ReleaseSelector, RunId, Selected};
+use agent_model::request::{Act, Authorised, Lock, RefPattern, Refusal, Request, Standing};
+use agent_wire::event::{OutcomeWord, What};
+use agent_wire::form::Form;
+use chrono::Utc;
+use thiserror::Error;
+
+use crate::settings::{App, Settings};
+use crate::site::{Site, SiteError};
+use crate::steps::chain;
+use crate::tools::Cancel;
+use journal::{Asked, Journal, JournalError, Taken};
+use worker::Worker;
+
+/// Why a request was not taken.
+#[derive(Debug, Error)]
+pub(crate) enum NotTaken {
+    /// It was refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no such app.
+    #[error("there is no app {0}")]
+    NoApp(AppName),
+    /// There is no such run, or not of this app.
+    #[error("the app has no run {0}")]
+    NoRun(RunId),
+    /// The run is over.
+    #[error("run {0} is over")]
+    Over(RunId),
+    /// Visitors may have met the new release already.
+    #[error("run {0} has switched to the new release, and can no longer be cancelled")]
+    TooLate(RunId),
+    /// There is no such release.
+    #[error("there is no release {selector}")]
+    NoRelease {
+        /// How it was named.
+        selector: ReleaseSelector,
+        /// Those that there are, newest first.
+        there: Vec<ReleaseName>,
+    },
+    /// Several releases fit.
+    #[error("{selector} may be {}", fitting.iter().map(ReleaseName::as_str).collect::<Vec<_>>().join(" or "))]
+    Ambiguous {
+        /// How it was named.
+        selector: ReleaseSelector,
+        /// Those that fit.
+        fitting: Vec<ReleaseName>,
+    },
+    /// The nonce was used for another request.
+    #[error("the nonce was used before, for another request")]
+    NonceReused,
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The root.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// git, for a plan.
+    #[error(transparent)]
+    Git(#[from] crate::tools::git::GitError),
+}
+
+/// The number of the run that a request has, and whether it is new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// It was taken now.
+    New(RunId),
+    /// The same bytes had been taken before.
+    Before(RunId),
+}
+
+/// An app's engine, for everyone but its own thread.
+pub(crate) struct AppEngine {
+    name: AppName,
+    site: Site,
+    journal: Arc<Journal>,
+    app: Mutex<Arc<App>>,
+    current: Mutex<Option<(RunId, Cancel)>>,
+    poke: Mutex<Option<Sender<()>>>,
+    draining: AtomicBool,
+    fetching: Mutex<()>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these mutexes hold is replaced whole; a panic elsewhere cannot leave it half-changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl AppEngine {
+    /// The settings in force; a run takes them when it begins and keeps them to its end.
+    fn settings(&self) -> Arc<App> {
+        locked(&self.app).clone()
+    }
+
+    fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    fn begin(&self, run: RunId) -> Cancel {
+        let cancel = Cancel::default();
+        *locked(&self.current) = Some((run, cancel.clone()));
+        // A cancel may have been written just before it could be asked for here.
+        if self.journal.has(run, "cancel_asked").unwrap_or(false) {
+            cancel.ask();
+        }
+        cancel
+    }
+
+    fn end(&self) {
+        *locked(&self.current) = None;
+    }
+
+    fn poke(&self) {
+        if let Some(poke) = locked(&self.poke).as_ref() {
+            // The worker is gone only when the agent goes down.
+            let _ = poke.send(());
+        }
+    }
+
+    fn standing(&self, mut standing: Standing) -> Result<Standing, SiteError> {
+        standing.lock = self.site.lock()?;
+        standing.live = self.site.live().unwrap_or_default();
+        standing.when_busy = self.settings().when_busy;
+        standing.draining = self.draining();
+        Ok(standing)
+    }
+
+    /// Takes a request: from here on it has a number, and will end.
+    pub(crate) fn take(&self, authorised: &Authorised, request: &Request, form: &Form, text: &str) -> Result<Accepted, NotTaken> {
+        self.refuse_what_cannot_be_meant(&request.act)?;
+        let of = form
+            .revision
+            .clone()
+            .or_else(|| form.release.clone())
+            .or_else(|| form.run.map(|run| run.to_string()))
+            .or_else(|| form.why.clone());
+        let caller = authorised.caller().to_string();
+        let refs: Option<Vec<String>> =
+            authorised.refs().map(|refs| refs.iter().map(|pattern: &RefPattern| pattern.as_str().to_owned()).collect());
+        let asked = Asked {
+            app: &self.name,
+            action: request.act.right().word(),
+            of: of.as_deref(),
+            caller: &caller,
+            form: text,
+            refs: refs.as_deref(),
+            nonce: &form.nonce,
+            takes_turns: request.act.takes_turns(),
+        };
+        // What admission needs of the root is read before the transaction, and nobody but this app's requests changes it.
+        let about_the_root = self.standing(Standing::default())?;
+        let taken = self.journal.take(&asked, |standing| {
+            let standing =
+                Standing { running: standing.running, waiting: standing.waiting, stuck: standing.stuck, ..about_the_root.clone() };
+            standing.admit(request)
+        })?;
+        match taken {
+            Taken::New(run) => {
+                if request.act.takes_turns() {
+                    self.poke();
+                } else {
+                    self.on_the_spot(run, &request.act, &caller)?;
+                }
+                Ok(Accepted::New(run))
+            }
+            Taken::Before(run) => Ok(Accepted::Before(run)),
+            Taken::NonceReused => Err(NotTaken::NonceReused),
+            Taken::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Names of releases and runs are looked up before the request is taken, so that a slip of the finger is answered at once.
+    fn refuse_what_cannot_be_meant(&self, act: &Act) -> Result<(), NotTaken> {
+        match act {
+            Act::Activate { release } | Act::Pin { release } | Act::Unpin { release } => self.find(release).map(|_| ()),
+            Act::Cancel { run } => {
+                let known = self.journal.run(*run)?.filter(|known| known.app == self.name.as_str()).ok_or(NotTaken::NoRun(*run))?;
+                if known.ended.is_some() {
+                    return Err(NotTaken::Over(*run));
+                }
+                if self.journal.has(*run, "exposed")? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
+            }
+            Act::Release { .. } | Act::Prune | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
+        }
+    }
+
+    /// Looks a release up.
+    pub(crate) fn find(&self, selector: &ReleaseSelector) -> Result<ReleaseName, NotTaken> {
+        let there: Vec<ReleaseName> = self.site.survey()?.into_iter().map(|found| found.name).collect();
+        let live = self.site.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        match selector.select(&there, before.as_ref()) {
+            Selected::One(release) => Ok(release.clone()),
+            Selected::None => Err(NotTaken::NoRelease { selector: selector.clone(), there: there.clone() }),
+            Selected::Several(fitting) => {
+                Err(NotTaken::Ambiguous { selector: selector.clone(), fitting: fitting.into_iter().cloned().collect() })
+            }
+        }
+    }
+
+    /// Does what takes no turn, and ends its run.
+    fn on_the_spot(&self, run: RunId, act: &Act, caller: &str) -> Result<(), NotTaken> {
+        let done = self.do_now(act, caller);
+        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        let end = |outcome| What::Ended { outcome, live, ms: 0 };
+        let told = match done {
+            Ok(()) => vec![end(OutcomeWord::Done)],
+            Err(err) => vec![What::Warning { step: None, text: chain(&err) }, end(OutcomeWord::Failed)],
+        };
+        Ok(self.journal.append(run, &told)?)
+    }
+
+    fn do_now(&self, act: &Act, caller: &str) -> Result<(), NotTaken> {
+        match act {
+            Act::Lock { why } => {
+                let lock = Lock { who: caller.to_owned(), why: why.clone(), since: Utc::now().timestamp() };
+                Ok(self.site.set_lock(Some(&lock))?)
+            }
+            Act::Unlock => Ok(self.site.set_lock(None)?),
+            Act::Pin { release } => Ok(self.site.pin(&self.find(release)?)?),
+            Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
+            Act::Cancel { run } => self.cancel(*run, caller),
+            Act::Release { .. } | Act::Activate { .. } | Act::Prune | Act::Check => Ok(()),
+        }
+    }
+
+    fn cancel(&self, run: RunId, caller: &str) -> Result<(), NotTaken> {
+        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        // Either it has not begun, and never will; or it goes back from where it is.
+        if self.journal.append_unless(run, &What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0 }, "planned")? {
+            return Ok(());
+        }
+        if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, "exposed")? {
+            return Err(if self.journal.has(run, "ended")? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
+        }
+        if let Some((current, cancel)) = locked(&self.current).as_ref()
+            && *current == run
+        {
+            cancel.ask();
+        }
+        Ok(())
+    }
+}
+
+/// The release that was live before `live`, if it ended well and is still there.
+fn previous(journal: &Journal, site: &Site, app: &AppName, live: Option<&ReleaseName>) -> Option<ReleaseName> {
+    let there = |release: &ReleaseName| Some(release) != live && site.manifest(release).is_ok();
+    let in_journal = journal.gone_live(app).unwrap_or_default();
+    // A journal that knows nothing of the live release was lost: then the releases themselves tell.
+    if let Some(live) = live
+        && !in_journal.contains(live)
+    {
+        let mut served = site.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);
+        return served.find(|found| there(&found.name)).map(|found| found.name);
+    }
+    in_journal.into_iter().find(there)
+}
+
+/// The engines of all apps.
+pub(crate) struct Engines {
+    journal: Arc<Journal>,
+    apps: RwLock<BTreeMap<AppName, Running>>,
+    draining: AtomicBool,
+    failed: tokio::sync::mpsc::UnboundedSender<JournalError>,
+}
+
+struct Running {
+    engine: Arc<AppEngine>,
+    thread: JoinHandle<()>,
+}
+
+/// Why an app could not be taken up.
+#[derive(Debug, Error)]
+#[error("the app {app} cannot be taken up")]
+pub(crate) struct NotStarted {
+    /// The app.
+    pub app: AppName,
+    /// Why not.
+    #[source]
+    pub source: NotTaken,
+}
+
+impl Engines {
+    /// No engine yet. A journal that fails in the middle of a run is told through `failed`: the agent must stop then, and start again.
+    pub(crate) fn new(journal: Arc<Journal>, failed: tokio::sync::mpsc::UnboundedSender<JournalError>) -> Self {
+        Self { journal, apps: RwLock::default(), draining: AtomicBool::new(false), failed }
+    }
+
+    /// The journal.
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Ends what is left of acts that were to be done on the spot.
+    pub(crate) fn recover_spot(&self) -> Result<(), JournalError> {
+        for run in self.journal.cut_off_on_the_spot()? {
+            self.journal.append(run, &[What::Stopped, What::Ended { outcome: OutcomeWord::Failed, live: None, ms: 0 }])?;
+        }
+        Ok(())
+    }
+
+    /// Takes settings up: new apps get an engine, changed ones go on with what is new, removed ones stop after the run at hand. Tells which apps
+    /// could not be taken up.
+    pub(crate) fn apply(&self, settings: &Settings) -> Vec<NotStarted> {
+        let mut troubles = Vec::new();
+        let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
+        apps.retain(|name, running| {
+            let stays = settings.apps.contains_key(name);
+            if !stays {
+                running.engine.draining.store(true, Ordering::Release);
+                running.engine.poke();
+            }
+            stays
+        });
+        for (name, app) in &settings.apps {
+            match apps.get(name) {
+                Some(running) => *locked(&running.engine.app) = app.clone(),
+                None => match self.start(name, app) {
+                    Ok(running) => {
+                        apps.insert(name.clone(), running);
+                    }
+                    Err(source) => troubles.push(NotStarted { app: name.clone(), source }),
+                },
+            }
+        }
+        troubles
+    }
+
+    fn start(&self, name: &AppName, app: &Arc<App>) -> Result<Running, NotTaken> {
+        let site = Site::open(&app.root)?;
+        let lock = site.hold()?;
+        let (poke, pokes) = channel();
+        let engine = Arc::new(AppEngine {
+            name: name.clone(),
+            site,
+            journal: self.journal.clone(),
+            app: Mutex::new(app.clone()),
+            current: Mutex::default(),
+            poke: Mutex::new(Some(poke)),
+            draining: AtomicBool::new(false),
+            fetching: Mutex::default(),
+        });
+        let worker = Worker { engine: engine.clone(), lock, pokes };
+        // Before anybody can ask for anything new.
+        worker.recover()?;
+        let failed = self.failed.clone();
+        let thread = std::thread::Builder::new().name(format!("app-{name}")).spawn(move || {
+            if let Err(err) = worker.work() {
+                // Nobody listens only when the agent is going down already.
+                let _ = failed.send(err);
+            }
+        });
+        let thread = thread.map_err(|source| SiteError::Io { act: "start a thread for", path: app.root.clone(), source })?;
+        Ok(Running { engine, thread })
+    }
+
+    /// The engine of an app.
+    pub(crate) fn get(&self, app: &AppName) -> Option<Arc<AppEngine>> {
+        self.apps.read().unwrap_or_else(PoisonError::into_inner).get(app).map(|running| running.engine.clone())
+    }
+
+    /// All engines.
+    pub(crate) fn all(&self) -> Vec<Arc<AppEngine>> {
+        self.apps.read().unwrap_or_else(PoisonError::into_inner).values().map(|running| running.engine.clone()).collect()
+    }
+
+    /// Whether the agent is about to stop.
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Takes nothing new from now on.
+    pub(crate) fn refuse_new(&self) {
+        self.draining.store(true, Ordering::Release);
+        for engine in self.all() {
+            engine.draining.store(true, Ordering::Release);
+            engine.poke();
+        }
+    }
+
+    /// Waits for the runs under way; what has not ended after `patience` is cancelled, and taken back.
+    pub(crate) fn drain(&self, patience: Duration) {
+        self.refuse_new();
+        let end = Instant::now() + patience;
+        let mut cancelled = false;
+        loop {
+            let threads_run =
+                self.apps.read().unwrap_or_else(PoisonError::into_inner).values().any(|running| !running.thread.is_finished());
+            if !threads_run {
+                return;
+            }
+            if Instant::now() >= end && !cancelled {
+                cancelled = true;
+                for engine in self.all() {
+                    let current = locked(&engine.current).as_ref().map(|(run, _)| *run);
+                    if let Some(run) = current
+                        && let Err(err) = engine.cancel(run, "agent")
+                    {
+                        tracing::info!(run = run.0, "not cancelled: {}", chain(&err));
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `plan`: what a release would do. It fetches into the cache, and changes nothing else.
+
+use std::time::{Duration, Instant};
+
+use agent_model::names::{CommitId, RefName, Revision};
+use agent_model::request::{Act, Authorised, Rebuild};
+use agent_wire::event::{PlannedStep, Stream};
+use agent_wire::view;
+
+use super::worker::draw;
+use super::{AppEngine, NotTaken, locked};
+use crate::steps::chain;
+use crate::tools::git::{Allowed, Budget, Git};
+use crate::tools::{Cancel, Watch};
+
+/// How long a plan may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What decides an environment, by the end of its path.
+const REQUIREMENTS: [&str; 6] = ["uv.lock", "poetry.lock", "Pipfile.lock", "pyproject.toml", "Pipfile", "setup.py"];
+
+impl AppEngine {
+    /// What a release of `revision` would do.
+    pub(crate) fn plan(&self, authorised: &Authorised, revision: &Revision) -> Result<view::Plan, NotTaken> {
+        // Two gits must not write into one cache; a run that fetches meanwhile is told by git itself.
+        let _one_at_a_time = locked(&self.fetching);
+        let app = self.settings();
+        let cache = self.site.cache();
+        let git = Git::new(&app.git, &cache);
+        let cancel = Cancel::default();
+        let lines = |_: Stream, line: &str| tracing::debug!("{line}");
+        let marker = format!("{}:plan", self.journal.id());
+        let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
+        let allowed = Allowed { app: &app.refs, grant: authorised.refs() };
+        if !git.has(revision, allowed, &watch) {
+            git.fetch(&app.refs, &watch)?;
+        }
+        let resolved = git.resolve(revision, allowed, &watch)?;
+        let tree = git.tree(&resolved.commit, &watch)?;
+        let standing = self.standing(self.journal.standing(&self.name)?)?;
+        let disk = self.site.disk()?;
+        let mut warnings = Vec::new();
+        if let Err(err) = tree.judge(Budget { files: app.limits.files, bytes: app.limits.bytes }, &[crate::site::FACTS]) {
+            warnings.push(format!("it would fail: {}", chain(&err)));
+        }
+        if let Some(lock) = &standing.lock {
+            warnings.push(format!("the app is locked by {}: {}", lock.who, lock.why));
+        }
+        if let Some(run) = standing.stuck {
+            warnings.push(format!("run {run} ended stuck: nothing but activate is taken"));
+        }
+        if let Some(run) = standing.running {
+            warnings.push(format!("run {run} is under way"));
+        }
+        if tree.bytes() > disk.free {
+            warnings.push("the disk has no room for it".to_owned());
+        }
+        let live: Option<CommitId> =
+            standing.live.as_ref().and_then(|live| self.site.manifest(live).ok()).and_then(|manifest| manifest.commit.parse().ok());
+        let (mut commits, mut ahead, mut changed) = (Vec::new(), 0, Vec::new());
+        if let Some(live) = live.as_ref().filter(|live| git.knows(live, &watch)) {
+            let (between, new, gone) = git.between(live, &resolved.commit, &watch)?;
+            commits = between;
+            ahead = if new == 0 && gone > 0 { -i64::try_from(gone).unwrap_or(i64::MAX) } else { i64::try_from(new).unwrap_or(i64::MAX) };
+            if gone > 0 {
+                warnings.push(format!("{gone} commit(s) of the live release are not in it"));
+            }
+            changed = git.changed(live, &resolved.commit, &watch)?;
+        }
+        let decides_environment = |path: &str| {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            REQUIREMENTS.contains(&name) || (path.contains("requirements") && (name.ends_with(".txt") || name.ends_with(".in")))
+        };
+        let paths = |fits: &dyn Fn(&str) -> bool| {
+            changed.iter().filter(|(_, path)| fits(path)).map(|(how, path)| format!("{how} {path}")).collect()
+        };
+        let act = Act::Release { revision: revision.clone(), rebuild: Rebuild::WhenNeeded };
+        let steps = draw(&act, &app).cards.into_iter().map(|card| PlannedStep {
+            step: card.step.to_owned(),
+            undo: card.nature.undo == agent_model::plan::Undo::TakeBack,
+            warn: card.nature.on_failure == agent_model::plan::OnFailure::Warn,
+            skipped: card.skipped,
+        });
+        Ok(view::Plan {
+            commit: resolved.commit.to_string(),
+            reference: Some(RefName::to_string(&resolved.reference)),
+            live: live.map(|live| live.to_string()),
+            commits,
+            ahead,
+            requirements: paths(&decides_environment),
+            migrations: paths(&crate::steps::is_migration),
+            steps: steps.collect(),
+            bytes: tree.bytes(),
+            disk_free: disk.free,
+            warnings,
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! A run's voice: what its steps say, masked, into the journal.
+
+use std::cell::{Cell, RefCell};
+
+use agent_model::names::{RefName, RunId};
+use agent_wire::event::{Stream, What};
+
+use super::journal::{Journal, JournalError};
+use super::mask::Mask;
+use crate::steps::{Failure, Target, Teller, chain};
+
+/// The most lines of output that are kept of one step; what comes after is counted. The last lines of a tool that fails are told in any case.
+const MOST_LINES: u64 = 10_000;
+
+/// A run's voice.
+pub(super) struct Telling<'a> {
+    journal: &'a Journal,
+    run: RunId,
+    mask: Mask,
+    lines: Cell<u64>,
+    broken: RefCell<Option<JournalError>>,
+}
+
+impl<'a> Telling<'a> {
+    pub(super) fn new(journal: &'a Journal, run: RunId, mask: Mask) -> Self {
+        Self { journal, run, mask, lines: Cell::new(0), broken: RefCell::new(None) }
+    }
+
+    /// Appends marks.
+    pub(super) fn mark(&self, what: What) -> Result<(), JournalError> {
+        self.journal.append(self.run, &[self.covered(what)])
+    }
+
+    /// Says how many lines of a step were left out, and counts anew.
+    pub(super) fn end_of_step(&self, step: &str) {
+        let left_out = self.lines.replace(0).saturating_sub(MOST_LINES);
+        if left_out > 0 {
+            self.note(step, &format!("{left_out} more lines of output are not kept"));
+        }
+    }
+
+    /// What went wrong with the journal while a step spoke.
+    pub(super) fn broken(&self) -> Result<(), JournalError> {
+        self.broken.take().map_or(Ok(()), Err)
+    }
+
+    fn say(&self, what: What) {
+        if let Err(err) = self.journal.append_soon(self.run, &self.covered(what)) {
+            self.broken.borrow_mut().get_or_insert(err);
+        }
+    }
+
+    fn covered(&self, what: What) -> What {
+        let cover = |text: String| self.mask.cover(&text).into_owned();
+        match what {
+            What::Output { step, stream, line } => What::Output { step, stream, line: cover(line) },
+            What::Note { step, text } => What::Note { step, text: cover(text) },
+            What::Warning { step, text } => What::Warning { step, text: cover(text) },
+            What::StepDone { step, ms, nothing } => What::StepDone { step, ms, nothing: nothing.map(cover) },
+            What::StepFailed { step, ms, reason, hint, tail } => {
+                What::StepFailed { step, ms, reason: cover(reason), hint: hint.map(cover), tail: tail.into_iter().map(cover).collect() }
+            }
+            What::UndoFailed { step, reason } => What::UndoFailed { step, reason: cover(reason) },
+            What::Stands { text, restore } => What::Stands { text: cover(text), restore: restore.map(cover) },
+            What::Resolved { commit, reference, release, subject } => {
+                What::Resolved { commit, reference, release, subject: subject.map(cover) }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Teller for Telling<'_> {
+    fn output(&self, step: &str, stream: Stream, line: &str) {
+        self.lines.set(self.lines.get() + 1);
+        if self.lines.get() <= MOST_LINES {
+            self.say(What::Output { step: step.to_owned(), stream, line: line.to_owned() });
+        }
+    }
+
+    fn note(&self, step: &str, text: &str) {
+        self.say(What::Note { step: step.to_owned(), text: text.to_owned() });
+    }
+
+    fn warn(&self, step: &str, text: &str) {
+        self.say(What::Warning { step: Some(step.to_owned()), text: text.to_owned() });
+    }
+
+    fn stands(&self, text: &str, restore: Option<&str>) {
+        self.say(What::Stands { text: text.to_owned(), restore: restore.map(str::to_owned) });
+    }
+
+    fn resolved(&self, target: &Target) -> Result<(), Failure> {
+        let what = What::Resolved {
+            commit: target.commit.to_string(),
+            reference: target.reference.as_ref().map(RefName::to_string),
+            release: target.release.to_string(),
+            subject: target.subject.clone(),
+        };
+        self.mark(what).map_err(|err| Failure::new(chain(&err)))
+    }
+
+    fn expose(&self, step: &str) -> Result<(), Failure> {
+        let exposed = What::Exposed { step: step.to_owned() };
+        match self.journal.append_unless(self.run, &exposed, "cancel_asked") {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::new("the run is cancelled")),
+            Err(err) => Err(Failure::new(chain(&err))),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What the reading verbs are answered: from the root and the journal, as they are at the moment.
+
+use std::collections::BTreeMap;
+
+use agent_model::names::ReleaseName;
+use agent_model::request::Lock;
+use agent_wire::view;
+use chrono::DateTime;
+
+use super::{AppEngine, NotTaken, previous};
+use crate::settings::App;
+use crate::site::{Found, Migrated};
+use crate::steps::prune;
+
+impl AppEngine {
+    /// Its name.
+    pub(crate) fn name(&self) -> &agent_model::names::AppName {
+        &self.name
+    }
+
+    /// How the app stands.
+    pub(crate) fn status(&self) -> Result<view::App, NotTaken> {
+        let standing = self.standing(self.journal.standing(&self.name)?)?;
+        let disk = self.site.disk()?;
+        let run = |run| self.journal.run(run);
+        Ok(view::App {
+            name: self.name.to_string(),
+            root: self.site.root().display().to_string(),
+            live: standing.live.as_ref().map(|live| self.release(live)).transpose()?,
+            running: standing.running.map(run).transpose()?.flatten(),
+            waiting: standing.waiting.iter().map(|(waiting, _)| run(*waiting)).filter_map(Result::transpose).collect::<Result<_, _>>()?,
+            lock: standing.lock.as_ref().map(lock_view),
+            stuck: standing.stuck.map(|run| run.0),
+            last: self.journal.last_ended(&self.name)?,
+            disk_free: disk.free,
+            disk_total: disk.total,
+        })
+    }
+
+    /// The releases, newest first.
+    pub(crate) fn releases(&self) -> Result<view::Releases, NotTaken> {
+        let live = self.site.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        let releases = self.site.survey()?.iter().map(|found| release_view(found, live.as_ref(), before.as_ref())).collect();
+        Ok(view::Releases { releases })
+    }
+
+    fn release(&self, release: &ReleaseName) -> Result<view::Release, NotTaken> {
+        let live = self.site.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        Ok(release_view(&self.site.find(release)?, live.as_ref(), before.as_ref()))
+    }
+
+    /// One release with its manifest.
+    pub(crate) fn release_detail(&self, release: &ReleaseName) -> Result<view::ReleaseDetail, NotTaken> {
+        let found = self.site.find(release)?;
+        let migrated: Option<Migrated> = self.site.fact(release)?;
+        let migrated = migrated.unwrap_or(Migrated { pending: Vec::new(), applied: None, backup: None, restore: None });
+        Ok(view::ReleaseDetail {
+            release: self.release(release)?,
+            path: self.site.release_dir(release).display().to_string(),
+            manifest: found.manifest.and_then(|manifest| serde_json::to_value(manifest).ok()).unwrap_or_default(),
+            migrations: migrated.applied.unwrap_or_default(),
+            backup: migrated.backup.filter(|path| path.exists()).map(|path| path.display().to_string()),
+            environment: self.site.environment_of(release),
+        })
+    }
+
+    /// The releases that `prune` would remove.
+    pub(crate) fn prunable(&self) -> Result<view::Releases, NotTaken> {
+        let app: &App = &self.settings();
+        let live = self.site.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        let old = prune::old(&self.site, app, before.as_ref())?;
+        let releases = old.iter().map(|release| self.release(release)).collect::<Result<_, _>>()?;
+        Ok(view::Releases { releases })
+    }
+
+    /// What the agent counts for metrics: runs by outcome.
+    pub(crate) fn outcomes(&self) -> Result<BTreeMap<String, u64>, NotTaken> {
+        Ok(self.journal.outcomes(&self.name)?)
+    }
+}
+
+fn lock_view(lock: &Lock) -> view::Lock {
+    view::Lock { who: lock.who.clone(), why: lock.why.clone(), since: DateTime::from_timestamp(lock.since, 0).unwrap_or_default() }
+}
+
+fn release_view(found: &Found, live: Option<&ReleaseName>, before: Option<&ReleaseName>) -> view::Release {
+    let manifest = found.manifest.as_ref();
+    let state = match (manifest, &found.failed, &found.served) {
+        _ if live == Some(&found.name) => view::ReleaseState::Live,
+        (None, _, _) => view::ReleaseState::Incomplete,
+        (Some(_), Some(_), None) => view::ReleaseState::Failed,
+        (Some(_), _, Some(_)) => view::ReleaseState::Good,
+        (Some(_), None, None) => view::ReleaseState::Sealed,
+    };
+    view::Release {
+        name: found.name.to_string(),
+        commit: manifest.map_or_else(|| found.name.commit_digits().to_owned(), |manifest| manifest.commit.clone()),
+        reference: manifest.and_then(|manifest| manifest.reference.clone()),
+        state,
+        previous: before == Some(&found.name),
+        pinned: found.pinned,
+        caller: manifest.map(|manifest| manifest.caller.clone()),
+        run: manifest.map(|manifest| manifest.run),
+        made: manifest.map(|manifest| manifest.made),
+        ms: found.served.as_ref().map(|served| served.ms),
+    }
+}

@@ -1,0 +1,373 @@
+//! The loop: one thread an app asks the model what next, writes the answer down, does it, and writes how it went. Forward, backward and after a
+//! crash it is this loop.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use agent_model::names::{ReleaseName, ReleaseSelector, RunId, Selected};
+use agent_model::plan::{Aim, Plan};
+use agent_model::request::{Act, RefPattern, Request};
+use agent_model::run::{Mark, Next, Run};
+use agent_wire::event::{Event, What};
+use agent_wire::form::Form;
+
+use super::journal::{Due, Journal, JournalError, word_of};
+use super::mask::Mask;
+use super::replay::{Replayed, planned, replay};
+use super::telling::Telling;
+use super::{AppEngine, previous};
+use crate::settings::{App, When, read_secrets};
+use crate::site::SiteLock;
+use crate::steps::{Cx, Did, Failure, PIPELINE, Target, Teller, chain, named};
+use crate::tools::{Cancel, end_marked};
+
+/// What the worker of an app owns: the proof that the root is ours, and the word that there is something to do.
+pub(super) struct Worker {
+    pub engine: Arc<AppEngine>,
+    pub lock: SiteLock,
+    pub pokes: Receiver<()>,
+}
+
+impl Worker {
+    /// Ends what a dead agent left: every run that had begun is taken back, or ended when all that matters was done. Before the socket opens.
+    pub(super) fn recover(&self) -> Result<(), JournalError> {
+        let engine = &self.engine;
+        for due in engine.journal.due(&engine.name)?.into_iter().filter(|due| due.begun) {
+            tracing::warn!(run = due.run.0, app = %engine.name, "the agent stopped in the middle of this run; it is taken back");
+            end_marked(&engine.journal.marker(due.run));
+            self.carry_out(&due)?;
+        }
+        if let Err(err) = engine.site.sweep(&self.lock) {
+            tracing::error!(app = %engine.name, "the root cannot be swept: {}", chain(&err));
+        }
+        Ok(())
+    }
+
+    /// Carries out runs as they become due, until the agent drains.
+    pub(super) fn work(&self) -> Result<(), JournalError> {
+        self.revive();
+        loop {
+            if self.engine.draining() {
+                return Ok(());
+            }
+            match self.engine.journal.due(&self.engine.name)?.first() {
+                Some(due) => self.carry_out(due)?,
+                // An error means that nobody can poke any more: the agent is going down.
+                None if self.pokes.recv().is_err() => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    /// After a boot nobody serves what the agent itself had started: the live release is started again.
+    fn revive(&self) {
+        let (engine, app) = (&self.engine, self.engine.settings());
+        let Ok(Some(live)) = engine.site.live() else { return };
+        let silent = Silent;
+        let secrets = read_secrets(&app.secrets).unwrap_or_default();
+        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
+        let cancel = Cancel::default();
+        let act = Act::Check;
+        let mut cx = self.cx(&app, RunId(0), &act, "agent", None, &silent, &cancel, "revive", &env);
+        cx.former = None;
+        cx.target = self.target_of(&live).ok();
+        cx.at("switch");
+        let revived = cx.serving(&live, |serving| Ok(cx.scene(|scene| app.restart.revive(scene, serving))?));
+        match revived {
+            Ok(crate::restart::Revived::NotNeeded) => {}
+            Ok(crate::restart::Revived::Started) => {
+                tracing::info!(app = %engine.name, release = %live, "nothing served: the live release was started again")
+            }
+            Err(failure) => {
+                tracing::error!(app = %engine.name, release = %live, "the live release could not be started again: {}", failure.reason)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own that the step may ask for; they are named where they arrive")]
+    fn cx<'a>(
+        &'a self,
+        app: &'a App,
+        run: RunId,
+        act: &'a Act,
+        caller: &'a str,
+        refs: Option<&'a [RefPattern]>,
+        teller: &'a dyn Teller,
+        cancel: &'a Cancel,
+        marker: &'a str,
+        env: &'a [(String, String)],
+    ) -> Cx<'a> {
+        let now = Instant::now();
+        Cx {
+            app,
+            site: &self.engine.site,
+            lock: &self.lock,
+            run,
+            act,
+            caller,
+            refs,
+            teller,
+            cancel,
+            marker,
+            env,
+            former: None,
+            before_former: None,
+            target: None,
+            begun: now,
+            step: "",
+            deadline: now,
+            inspection: None,
+            dump: None,
+        }
+    }
+
+    fn target_of(&self, release: &ReleaseName) -> Result<Target, Failure> {
+        let manifest = self.engine.site.manifest(release)?;
+        let commit = manifest.commit.parse().map_err(|err| Failure::new(chain(&err)))?;
+        let reference = manifest.reference.and_then(|reference| reference.parse().ok());
+        Ok(Target { release: release.clone(), commit, reference, subject: manifest.subject })
+    }
+
+    fn carry_out(&self, due: &Due) -> Result<(), JournalError> {
+        let engine = &self.engine;
+        let app = engine.settings();
+        let journal = &engine.journal;
+        let secrets = read_secrets(&app.secrets);
+        let told = secrets.as_ref().map(|secrets| secrets.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>()).unwrap_or_default();
+        let telling = Telling::new(journal, due.run, Mask::of(told.iter().map(String::as_str)));
+        let Some(act) = act_of(due) else {
+            // It was understood when it was taken; only an older agent can meet a form that it does not know.
+            telling.mark(What::Warning { step: None, text: "the stored request cannot be understood by this agent".to_owned() })?;
+            return telling.mark(What::Ended { outcome: word_of(agent_model::run::Outcome::Failed), live: None, ms: 0 });
+        };
+        let live = engine.site.live().unwrap_or_default();
+        let Replayed { mut run, steps, former, target } = if due.begun {
+            let mut replayed = match replay(due.run, &self.all_events(due.run)?) {
+                Ok(replayed) => replayed,
+                Err(why) => {
+                    telling.mark(What::Warning { step: None, text: why })?;
+                    return telling.mark(What::Ended {
+                        outcome: word_of(agent_model::run::Outcome::Stuck),
+                        live: live.map(|live| live.to_string()),
+                        ms: 0,
+                    });
+                }
+            };
+            telling.mark(What::Stopped)?;
+            note_mark(&mut replayed.run, Mark::Stopped);
+            replayed
+        } else {
+            let plan = draw(&act, &app);
+            // Somebody may have cancelled it while it waited.
+            if !journal.append_unless(due.run, &planned(&plan, live.as_ref()), "ended")? {
+                return Ok(());
+            }
+            let natures = plan.steps().map(|card| card.nature).collect();
+            Replayed { run: Run::new(plan.aim, natures), steps: plan.steps().map(|card| card.step).collect(), former: live, target: None }
+        };
+        let refs = due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect::<Vec<RefPattern>>());
+        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.as_ref().map(Clone::clone).unwrap_or_default()).collect();
+        let cancel = engine.begin(due.run);
+        let marker = journal.marker(due.run);
+        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &telling, &cancel, &marker, &env);
+        cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
+        cx.former = former;
+        cx.target = target;
+        // What stands in the way before the first step fails the first step, in the same words and with the same end.
+        let mut obstacle = secrets.err().map(|err| Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() });
+        if let Act::Activate { release } = &act
+            && cx.target.is_none()
+            && obstacle.is_none()
+        {
+            match self.find(release, cx.former.as_ref()).and_then(|release| self.target_of(&release)) {
+                Ok(target) => {
+                    telling.mark(What::Resolved {
+                        commit: target.commit.to_string(),
+                        reference: target.reference.as_ref().map(ToString::to_string),
+                        release: target.release.to_string(),
+                        subject: target.subject.clone(),
+                    })?;
+                    cx.target = Some(target);
+                }
+                Err(failure) => obstacle = Some(failure),
+            }
+        }
+        let ended = drive(&mut run, &steps, &mut cx, &telling, journal, obstacle);
+        engine.end();
+        ended
+    }
+
+    fn find(&self, selector: &ReleaseSelector, live: Option<&ReleaseName>) -> Result<ReleaseName, Failure> {
+        let engine = &self.engine;
+        let names: Vec<ReleaseName> = engine.site.survey()?.into_iter().map(|found| found.name).collect();
+        let before = previous(&engine.journal, &engine.site, &engine.name, live);
+        match selector.select(&names, before.as_ref()) {
+            Selected::One(release) => Ok(release.clone()),
+            Selected::None => Err(Failure::new(format!("there is no release {selector}")).with_hint("agentctl list shows the releases")),
+            Selected::Several(several) => {
+                let names: Vec<&str> = several.iter().map(|name| name.as_str()).collect();
+                Err(Failure::new(format!("{selector} may be {}", names.join(" or "))).with_hint("give more of the name"))
+            }
+        }
+    }
+
+    fn all_events(&self, run: RunId) -> Result<Vec<Event>, JournalError> {
+        let mut events: Vec<Event> = Vec::new();
+        loop {
+            let after = events.last().map_or(0, |event| event.n);
+            let more = self.engine.journal.events(run, after, 1000)?;
+            if more.is_empty() {
+                return Ok(events);
+            }
+            events.extend(more);
+        }
+    }
+}
+
+/// The plan for an act, from what each step chooses.
+pub(super) fn draw(act: &Act, app: &App) -> Plan {
+    let aim = if matches!(act, Act::Release { .. } | Act::Activate { .. }) { Aim::Serve } else { Aim::Tend };
+    Plan::draw(aim, PIPELINE.iter().map(|step| (step.name(), step.nature(), step.choose(act, app))))
+}
+
+fn act_of(due: &Due) -> Option<Act> {
+    let form: Form = serde_json::from_str(&due.form).ok()?;
+    Request::try_from(&form).ok().map(|request| request.act)
+}
+
+/// Takes note of a mark that is on disk already. One that cannot follow would be a fault of this loop; the journal has it, and the next replay
+/// will say so.
+fn note_mark(run: &mut Run, mark: Mark) {
+    if let Err(err) = run.record(mark) {
+        tracing::error!("{err}");
+    }
+}
+
+fn drive(
+    run: &mut Run,
+    steps: &[&'static str],
+    cx: &mut Cx<'_>,
+    telling: &Telling<'_>,
+    journal: &Journal,
+    mut obstacle: Option<Failure>,
+) -> Result<(), JournalError> {
+    let begun = cx.begun;
+    let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    loop {
+        // A cancel is written by whoever asks for it; here it is only taken note of.
+        if cx.cancel.asked() && !run.goes_back() && !run.is_exposed() {
+            note_mark(run, Mark::CancelAsked);
+        }
+        match run.next() {
+            Next::Do(i) => {
+                let step = steps[i];
+                if !journal.append_unless(cx.run, &What::StepStarted { step: step.to_owned() }, "cancel_asked")? {
+                    note_mark(run, Mark::CancelAsked);
+                    continue;
+                }
+                note_mark(run, Mark::Started(i));
+                let since = Instant::now();
+                cx.at(step);
+                let did = obstacle.take().map_or_else(|| run_step(step, cx), Err);
+                telling.end_of_step(step);
+                telling.broken()?;
+                if journal.has(cx.run, "exposed")? && !run.is_exposed() {
+                    note_mark(run, Mark::Exposed(i));
+                }
+                match did {
+                    Ok(did) => {
+                        let nothing = match did {
+                            Did::It => None,
+                            Did::Nothing(why) => Some(why),
+                        };
+                        telling.mark(What::StepDone { step: step.to_owned(), ms: ms(since), nothing })?;
+                        note_mark(run, Mark::Done(i));
+                    }
+                    Err(Failure { reason, hint, tail }) => {
+                        if cx.cancel.asked() && !run.is_exposed() {
+                            note_mark(run, Mark::CancelAsked);
+                        }
+                        telling.mark(What::StepFailed { step: step.to_owned(), ms: ms(since), reason, hint, tail })?;
+                        note_mark(run, Mark::Failed(i));
+                    }
+                }
+            }
+            Next::Undo(i) => {
+                let step = steps[i];
+                telling.mark(What::UndoStarted { step: step.to_owned() })?;
+                note_mark(run, Mark::UndoStarted(i));
+                let since = Instant::now();
+                // What takes back is not itself cancelled.
+                let calm = Cancel::default();
+                let mut back = Cx { cancel: &calm, ..take(cx) };
+                back.at(step);
+                let undone = named(step).map_or(Ok(()), |known| known.undo(&mut back));
+                let Cx { inspection, .. } = back;
+                cx.inspection = inspection;
+                end_marked(cx.marker);
+                telling.broken()?;
+                match undone {
+                    Ok(()) => {
+                        telling.mark(What::Undone { step: step.to_owned(), ms: ms(since) })?;
+                        note_mark(run, Mark::Undone(i));
+                    }
+                    Err(Failure { reason, .. }) => {
+                        telling.mark(What::UndoFailed { step: step.to_owned(), reason })?;
+                        note_mark(run, Mark::UndoFailed(i));
+                    }
+                }
+            }
+            Next::End(outcome) => {
+                let live = cx.site.live().unwrap_or_default().map(|live| live.to_string());
+                telling.mark(What::Ended { outcome: word_of(outcome), live, ms: ms(begun) })?;
+                note_mark(run, Mark::Ended);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The same context, for somebody else to hold for a while.
+fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
+    Cx {
+        former: cx.former.clone(),
+        before_former: cx.before_former.clone(),
+        target: cx.target.clone(),
+        inspection: cx.inspection.take(),
+        dump: cx.dump.clone(),
+        ..*cx
+    }
+}
+
+fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    let Some(known) = named(step) else { return Err(Failure::new(format!("this agent knows no step {step}"))) };
+    let done = cx.hooks(When::Before).and_then(|()| known.run(cx)).and_then(|did| cx.hooks(When::After).map(|()| did));
+    // A step leaves no process behind, whatever session it moved to.
+    end_marked(cx.marker);
+    done
+}
+
+/// Nobody listens: what is done outside of any run.
+struct Silent;
+
+impl Teller for Silent {
+    fn output(&self, _: &str, _: agent_wire::event::Stream, line: &str) {
+        tracing::debug!("{line}");
+    }
+    fn note(&self, _: &str, text: &str) {
+        tracing::info!("{text}");
+    }
+    fn warn(&self, _: &str, text: &str) {
+        tracing::warn!("{text}");
+    }
+    fn stands(&self, text: &str, _: Option<&str>) {
+        tracing::warn!("{text}");
+    }
+    fn resolved(&self, _: &Target) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn expose(&self, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! `backup`: a verified dump before migrations are applied.
+
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+
+use super::checkout::bytes;
+use super::cx::Ask;
+use super::{Cx, Did, Failure, Step, TAKEN_BACK, migrate, with_django};
+use crate::settings::App;
+use crate::tools::database::{self, Kind};
+use crate::tools::manage::Tree;
+
+pub(super) struct Backup;
+
+impl Step for Backup {
+    fn name(&self) -> &'static str {
+        "backup"
+    }
+
+    fn nature(&self) -> Nature {
+        TAKEN_BACK
+    }
+
+    fn choose(&self, act: &Act, app: &App) -> Choice {
+        match (with_django(act, app, "migrate", |django| django.migrate), &app.backup) {
+            (Choice::Do, None) => Choice::Skip("no [backup] is set".to_owned()),
+            (choice, _) => choice,
+        }
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        let (Some(settings), Some(django)) = (&cx.app.backup, &cx.app.django) else {
+            return Ok(Did::Nothing("no [backup] is set".to_owned()));
+        };
+        let inspection = cx.inspect(Tree::Sealed, Ask::Once)?;
+        if migrate::schema_of(&inspection)?.pending.is_empty() {
+            return Ok(Did::Nothing("no migration to apply".to_owned()));
+        }
+        let database = inspection.databases.get(&django.database).ok_or_else(|| {
+            Failure::new(format!("Django's settings have no database {:?}", django.database))
+                .with_hint("look at [django] database in the app's file")
+        })?;
+        let to = cx.site.backup(&cx.target()?.release, ending(settings.kind));
+        let dump = cx.watched(|watch| database::backup(settings.kind, database, &to, watch))?;
+        cx.note(format!("{}, {}, verified", dump.path.display(), bytes(dump.bytes)));
+        cx.dump = Some(dump);
+        Ok(Did::It)
+    }
+
+    /// A dump before migrations that were never applied is of no use to anybody.
+    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+        let (Some(settings), Some(target)) = (&cx.app.backup, &cx.target) else { return Ok(()) };
+        if migrate::stands(cx, &target.release)? {
+            return Ok(());
+        }
+        let path = cx.site.backup(&target.release, ending(settings.kind));
+        let mut part = path.clone().into_os_string();
+        part.push(".part");
+        cx.site.remove_backup(part.as_ref())?;
+        Ok(cx.site.remove_backup(&path)?)
+    }
+}
+
+fn ending(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Postgres => "dump",
+        Kind::Sqlite => "sqlite3",
+    }
+}

@@ -1,0 +1,49 @@
+//! `check`: Django's own system checks, with the settings and the environment that will serve.
+
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step, with_django};
+use crate::settings::App;
+use crate::tools::manage::Tree;
+
+pub(super) struct Check;
+
+impl Step for Check {
+    fn name(&self) -> &'static str {
+        "check"
+    }
+
+    fn nature(&self) -> Nature {
+        NOTHING_LEFT
+    }
+
+    fn choose(&self, act: &Act, app: &App) -> Choice {
+        with_django(act, app, "check", |django| django.check)
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        cx.django(Tree::Open, |django, watch| django.check(watch))?.transpose()?;
+        if let Some(unmade) = cx.django(Tree::Open, |django, watch| django.unmade_migrations(watch))?.transpose()?.flatten() {
+            cx.warn(unmade);
+        }
+        warn_of_edited_migrations(cx);
+        Ok(Did::It)
+    }
+}
+
+/// A migration that is changed after it was applied does nothing any more: the database has the old one.
+fn warn_of_edited_migrations(cx: &Cx<'_>) {
+    let live = cx.former.as_ref().and_then(|former| cx.site.manifest(former).ok()).and_then(|manifest| manifest.commit.parse().ok());
+    let (Some(live), Ok(target)) = (live, cx.target()) else { return };
+    // The live commit may be gone from the repository; then there is nothing to compare.
+    let Ok(changed) = cx.git(|git, watch| git.changed(&live, &target.commit, watch)) else { return };
+    for (_, path) in changed.iter().filter(|(how, path)| *how == 'M' && is_migration(path)) {
+        cx.warn(format!("the migration {path} was changed since the live release; where it is applied already, the change has no effect"));
+    }
+}
+
+/// Whether a path is a migration of Django's.
+pub(crate) fn is_migration(path: &str) -> bool {
+    path.ends_with(".py") && !path.ends_with("__init__.py") && path.rsplit('/').nth(1) == Some("migrations")
+}

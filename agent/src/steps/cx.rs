@@ -1,0 +1,241 @@
+//! What a step is given: the app, its root, what the run has found out so far, and a way to be heard.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
+use agent_model::request::{Act, RefPattern};
+use agent_wire::event::Stream;
+
+use super::{Failure, chain};
+use crate::restart::{Scene, Serving};
+use crate::settings::{App, Hook, When};
+use crate::site::{Site, SiteLock};
+use crate::tools::git::{Allowed, Git};
+use crate::tools::manage::{Django, Inspection, Tree};
+use crate::tools::{Cancel, Program, Watch, database};
+
+/// Who hears a step: the run's journal, with secrets masked.
+pub(crate) trait Teller {
+    /// A line of a program.
+    fn output(&self, step: &str, stream: Stream, line: &str);
+    /// Something worth knowing.
+    fn note(&self, step: &str, text: &str);
+    /// Something that should be looked at.
+    fn warn(&self, step: &str, text: &str);
+    /// Something that stands in spite of the failure, and the command that restores what was before.
+    fn stands(&self, text: &str, restore: Option<&str>);
+    /// The commit and the release are known; durable when this returns.
+    fn resolved(&self, target: &Target) -> Result<(), Failure>;
+    /// Visitors may meet it from here on; durable when this returns, and refused when somebody has cancelled.
+    fn expose(&self, step: &str) -> Result<(), Failure>;
+}
+
+/// The release that a run makes, or makes live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Its name.
+    pub release: ReleaseName,
+    /// Its commit.
+    pub commit: CommitId,
+    /// The ref that reached it.
+    pub reference: Option<RefName>,
+    /// The first line of the commit's message.
+    pub subject: Option<String>,
+}
+
+/// What a step is given.
+pub(crate) struct Cx<'a> {
+    /// The app's settings, as they were when the run began.
+    pub app: &'a App,
+    /// Its root.
+    pub site: &'a Site,
+    /// The proof that the root is ours.
+    pub lock: &'a SiteLock,
+    /// The run.
+    pub run: RunId,
+    /// What is asked.
+    pub act: &'a Act,
+    /// Who asked.
+    pub caller: &'a str,
+    /// The refs that the caller's grant is narrowed to.
+    pub refs: Option<&'a [RefPattern]>,
+    /// Who hears.
+    pub teller: &'a dyn Teller,
+    /// Ends what is under way.
+    pub cancel: &'a Cancel,
+    /// The mark of the run's processes.
+    pub marker: &'a str,
+    /// `[env]` and secrets.
+    pub env: &'a [(String, String)],
+    /// The release that was live when the run began.
+    pub former: Option<ReleaseName>,
+    /// The release that was live before that one.
+    pub before_former: Option<ReleaseName>,
+    /// The release that the run is about, once it is known.
+    pub target: Option<Target>,
+    /// When the run began.
+    pub begun: Instant,
+    /// The step at hand.
+    pub step: &'static str,
+    /// When the step must have ended.
+    pub deadline: Instant,
+    /// What Django said of the release.
+    pub inspection: Option<Inspection>,
+    /// The dump that was taken.
+    pub dump: Option<database::Dump>,
+}
+
+impl Cx<'_> {
+    /// Goes on to a step: its name, and its time.
+    pub(crate) fn at(&mut self, step: &'static str) {
+        self.step = step;
+        self.deadline = Instant::now() + self.app.timeout_of(step);
+    }
+
+    /// Something worth knowing.
+    pub(crate) fn note(&self, text: impl AsRef<str>) {
+        self.teller.note(self.step, text.as_ref());
+    }
+
+    /// Something that should be looked at.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        self.teller.warn(self.step, text.as_ref());
+    }
+
+    /// How the step's programs are watched while `act` runs them.
+    pub(crate) fn watched<T>(&self, act: impl FnOnce(&Watch<'_>) -> T) -> T {
+        let lines = |stream: Stream, line: &str| self.teller.output(self.step, stream, line);
+        act(&Watch { marker: self.marker, deadline: self.deadline, cancel: self.cancel, lines: &lines })
+    }
+
+    /// The release that the run is about.
+    pub(crate) fn target(&self) -> Result<&Target, Failure> {
+        self.target.as_ref().ok_or_else(|| Failure::new("the run has not found out which release it is about"))
+    }
+
+    /// Its directory.
+    pub(crate) fn dir(&self) -> Result<PathBuf, Failure> {
+        Ok(self.site.release_dir(&self.target()?.release))
+    }
+
+    /// Does something with the app's git cache.
+    pub(crate) fn git<T>(&self, act: impl FnOnce(&Git<'_>, &Watch<'_>) -> T) -> T {
+        let cache = self.site.cache();
+        self.watched(|watch| act(&Git::new(&self.app.git, &cache), watch))
+    }
+
+    /// The refs that may be released from.
+    pub(crate) fn allowed(&self) -> Allowed<'_> {
+        Allowed { app: &self.app.refs, grant: self.refs }
+    }
+
+    /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.
+    pub(crate) fn release_env(&self) -> Vec<(String, String)> {
+        let mut env = self.env.to_vec();
+        let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
+        set("RELEASE_APP", self.app.name.as_str());
+        set("RELEASE_CALLER", self.caller);
+        if let Some(target) = &self.target {
+            set("RELEASE_NAME", target.release.as_str());
+            set("RELEASE_DIR", &self.site.release_dir(&target.release).to_string_lossy());
+            set("RELEASE_COMMIT", target.commit.as_str());
+            set("REVISION", target.commit.as_str());
+            set("RELEASE_REF", target.reference.as_ref().map_or("", RefName::as_str));
+        }
+        if let Some(former) = &self.former {
+            set("RELEASE_PREVIOUS", former.as_str());
+            if let Ok(manifest) = self.site.manifest(former) {
+                set("PREVIOUS_REVISION", &manifest.commit);
+            }
+        }
+        env
+    }
+
+    /// Does something with the release's Django project; `None` when the app has none.
+    pub(crate) fn django<T>(&self, tree: Tree, act: impl FnOnce(&Django<'_>, &Watch<'_>) -> T) -> Result<Option<T>, Failure> {
+        let Some(settings) = &self.app.django else { return Ok(None) };
+        let dir = self.dir()?;
+        let (python, env) = (dir.join("venv/bin/python"), self.release_env());
+        Ok(Some(self.watched(|watch| act(&Django { settings, release: &dir, python: &python, env: &env, tree }, watch))))
+    }
+
+    /// What Django says of the release; asked once a run, unless `again`.
+    pub(crate) fn inspect(&mut self, tree: Tree, again: Ask) -> Result<Inspection, Failure> {
+        if let (Some(inspection), Ask::Once) = (&self.inspection, again) {
+            return Ok(inspection.clone());
+        }
+        let asked = self.django(tree, |django, watch| django.inspect(watch))?;
+        let inspection = asked.ok_or_else(|| Failure::new("no [django] is set"))??;
+        self.inspection = Some(inspection.clone());
+        Ok(inspection)
+    }
+
+    /// Does something with the app's restart strategy.
+    pub(crate) fn scene<T>(&self, act: impl FnOnce(&Scene<'_>) -> T) -> T {
+        let env = self.release_env();
+        let (link, instances) = (self.site.link(), self.site.instances());
+        let note = |text: &str| self.note(text);
+        let warn = |text: &str| self.warn(text);
+        self.watched(|watch| {
+            act(&Scene {
+                app: &self.app.name,
+                link: &link,
+                instances: &instances,
+                env: &env,
+                checks: &self.app.checks,
+                workers: &self.app.workers,
+                watch,
+                note: &note,
+                warn: &warn,
+            })
+        })
+    }
+
+    /// Names a release that is to serve, with its commit and directory, for the restart strategy.
+    pub(crate) fn serving<T>(&self, release: &ReleaseName, act: impl FnOnce(Serving<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+        let commit = match &self.target {
+            Some(target) if target.release == *release => target.commit.clone(),
+            _ => {
+                let manifest = self.site.manifest(release)?;
+                manifest.commit.parse().map_err(|err| Failure::new(chain(&err)))?
+            }
+        };
+        let dir = self.site.release_dir(release);
+        act(Serving { name: release, commit: &commit, dir: &dir })
+    }
+
+    /// Runs the hooks of the step at hand.
+    pub(crate) fn hooks(&self, when: When) -> Result<(), Failure> {
+        for Hook { run, timeout, .. } in self.app.hooks.iter().filter(|hook| hook.when == when && hook.step == self.step) {
+            let dir = self.dir().ok().filter(|dir| dir.is_dir()).unwrap_or_else(|| self.site.root().to_owned());
+            self.note(format!("hook: {}", run.join(" ")));
+            let deadline = (Instant::now() + *timeout).min(self.deadline.max(Instant::now() + *timeout));
+            let lines = |stream: Stream, line: &str| self.teller.output(self.step, stream, line);
+            let watch = Watch { marker: self.marker, deadline, cancel: self.cancel, lines: &lines };
+            let program = Program::from_argv(run).dir(dir).envs(self.release_env());
+            program.run(&watch).map_err(|err| {
+                let failure = Failure::from(err);
+                Failure {
+                    reason: format!("the hook {} {}", if when == When::Before { "before" } else { "after" }, failure.reason),
+                    ..failure
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// How long the run has taken so far.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+/// Whether an answer that was given before will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// It will.
+    Once,
+    /// It may have changed.
+    Again,
+}

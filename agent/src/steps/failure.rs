@@ -1,0 +1,97 @@
+//! Why a step failed, as it is told: the whole chain of causes, what to do, and the tool's last lines.
+
+use std::error::Error;
+
+use crate::restart::RestartError;
+use crate::site::SiteError;
+use crate::tools::ProgramError;
+use crate::tools::database::DatabaseError;
+use crate::tools::git::GitError;
+use crate::tools::manage::ManageError;
+use crate::tools::python::PythonError;
+
+/// Why a step failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What went wrong: the whole chain, outermost first.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The last lines of the tool.
+    pub tail: Vec<String>,
+}
+
+impl Failure {
+    /// A failure of the step's own.
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), ..Self::default() }
+    }
+
+    /// With what to do about it.
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn of(err: &dyn Error, hint: Option<String>, tail: &[String]) -> Self {
+        Self { reason: chain(err), hint, tail: tail.to_vec() }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(err: &dyn Error) -> String {
+    let mut text = err.to_string();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        let next = err.to_string();
+        // A transparent error says what its cause says.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = err.source();
+    }
+    text
+}
+
+impl From<SiteError> for Failure {
+    fn from(err: SiteError) -> Self {
+        Self::of(&err, err.hint(), &[])
+    }
+}
+
+impl From<GitError> for Failure {
+    fn from(err: GitError) -> Self {
+        Self::of(&err, err.hint(), err.tail())
+    }
+}
+
+impl From<ProgramError> for Failure {
+    fn from(err: ProgramError) -> Self {
+        Self::of(&err, None, err.tail())
+    }
+}
+
+impl From<PythonError> for Failure {
+    fn from(err: PythonError) -> Self {
+        Self::of(&err, err.hint().map(Into::into), err.tail())
+    }
+}
+
+impl From<ManageError> for Failure {
+    fn from(err: ManageError) -> Self {
+        Self::of(&err, err.hint().map(Into::into), err.tail())
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(err: DatabaseError) -> Self {
+        Self::of(&err, err.hint().map(Into::into), err.tail())
+    }
+}
+
+impl From<RestartError> for Failure {
+    fn from(err: RestartError) -> Self {
+        Self::of(&err, err.hint().map(Into::into), err.tail())
+    }
+}

@@ -1,0 +1,58 @@
+//! `fetch`: brings the allowed refs into the cache, finds the commit, and gives the release its name.
+
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+use chrono::Utc;
+
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
+use crate::settings::App;
+use crate::tools::git::Fetched;
+
+pub(super) struct Fetch;
+
+impl Step for Fetch {
+    fn name(&self) -> &'static str {
+        "fetch"
+    }
+
+    fn nature(&self) -> Nature {
+        NOTHING_LEFT
+    }
+
+    fn choose(&self, act: &Act, _app: &App) -> Choice {
+        in_a_release(act)
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        let Act::Release { revision, .. } = cx.act else { return Ok(Did::Nothing("nothing is to be fetched".to_owned())) };
+        let known = cx.git(|git, watch| git.has(revision, cx.allowed(), watch));
+        let did = if known {
+            Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned())
+        } else {
+            match cx.git(|git, watch| git.fetch(&cx.app.refs, watch))? {
+                Fetched::Nothing => cx.note("the cache was up to date"),
+                Fetched::Refs(count) => cx.note(format!("{count} ref(s) brought up to date")),
+            }
+            Did::It
+        };
+        let resolved = cx.git(|git, watch| git.resolve(revision, cx.allowed(), watch))?;
+        let subject = cx.git(|git, watch| git.subject(&resolved.commit, watch))?;
+        let release = cx.site.new_name(&resolved.commit, Utc::now());
+        let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
+        cx.teller.resolved(&target)?;
+        warn_of_going_back(cx, &target);
+        cx.target = Some(target);
+        Ok(did)
+    }
+}
+
+fn warn_of_going_back(cx: &Cx<'_>, target: &Target) {
+    let Some(live) = cx.former.as_ref().and_then(|former| cx.site.manifest(former).ok()) else { return };
+    let Ok(live) = live.commit.parse() else { return };
+    // The live commit may be gone from the repository; then there is nothing to compare.
+    let Ok((_, ahead, behind)) = cx.git(|git, watch| git.between(&live, &target.commit, watch)) else { return };
+    if behind > 0 {
+        let how = if ahead == 0 { "is older than" } else { "does not descend from" };
+        cx.warn(format!("the commit {how} the live one: {behind} commit(s) of the live release are not in it"));
+    }
+}

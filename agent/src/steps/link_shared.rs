@@ -1,0 +1,33 @@
+//! `link-shared`: what every release has in common.
+
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
+use crate::settings::App;
+
+pub(super) struct LinkShared;
+
+impl Step for LinkShared {
+    fn name(&self) -> &'static str {
+        "link-shared"
+    }
+
+    fn nature(&self) -> Nature {
+        NOTHING_LEFT
+    }
+
+    fn choose(&self, act: &Act, app: &App) -> Choice {
+        match in_a_release(act) {
+            Choice::Do if app.shared.dirs.is_empty() && app.shared.files.is_empty() => Choice::Skip("nothing is shared".to_owned()),
+            choice => choice,
+        }
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        for path in cx.site.link_shared(&cx.target()?.release, &cx.app.shared)? {
+            cx.warn(format!("the commit ships {}, which gave way to the shared one", path.display()));
+        }
+        Ok(Did::It)
+    }
+}

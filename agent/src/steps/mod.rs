@@ -1,0 +1,91 @@
+//! What a run does: plain blocking functions, read from top to bottom. A step is a file here and a line in [`PIPELINE`].
+
+mod backup;
+mod check;
+mod checkout;
+mod collectstatic;
+mod cx;
+mod environment;
+mod failure;
+mod fetch;
+mod link_shared;
+mod migrate;
+mod probe;
+pub(crate) mod prune;
+mod seal;
+mod switch;
+
+use agent_model::plan::{Choice, Nature, OnFailure, Undo};
+use agent_model::request::Act;
+
+use crate::settings::App;
+
+pub(crate) use check::is_migration;
+pub(crate) use cx::{Cx, Target, Teller};
+pub(crate) use failure::{Failure, chain};
+
+/// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.
+pub(crate) static PIPELINE: &[&dyn Step] = &[
+    &fetch::Fetch,
+    &checkout::Checkout,
+    &link_shared::LinkShared,
+    &environment::Environment,
+    &check::Check,
+    &collectstatic::CollectStatic,
+    &seal::Seal,
+    &backup::Backup,
+    &migrate::Migrate,
+    // The swap, the restart and the proof that the new release serves are one step: undone apart, they would restart the new code.
+    &switch::Switch,
+    &probe::Probe,
+    &prune::Prune,
+];
+
+/// The step with this name.
+pub(crate) fn named(name: &str) -> Option<&'static dyn Step> {
+    PIPELINE.iter().copied().find(|step| step.name() == name)
+}
+
+/// One thing that a run does.
+pub(crate) trait Step: Sync {
+    /// Its name, in settings, events and on the screen.
+    fn name(&self) -> &'static str;
+    /// What the engine must know of it.
+    fn nature(&self) -> Nature;
+    /// Whether it has a part in a request, as far as that can be told before anything is done.
+    fn choose(&self, act: &Act, app: &App) -> Choice;
+    /// Does it.
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure>;
+    /// Takes it back, or finds out and says what stands. It may never quite have happened, and may be asked more than once.
+    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+        let _ = cx;
+        Ok(())
+    }
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Did {
+    /// What it is there for.
+    It,
+    /// Nothing, because nothing had to be done; for this reason.
+    Nothing(String),
+}
+
+const TAKEN_BACK: Nature = Nature { undo: Undo::TakeBack, on_failure: OnFailure::Unwind };
+const NOTHING_LEFT: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Unwind };
+const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Warn };
+
+/// The choice of a step that has a part in every release, and in nothing else.
+fn in_a_release(act: &Act) -> Choice {
+    if matches!(act, Act::Release { .. }) { Choice::Do } else { Choice::Absent }
+}
+
+/// The choice of a step of Django's: `word` is the key that can turn it off.
+fn with_django(act: &Act, app: &App, word: &str, on: impl Fn(&crate::tools::manage::Settings) -> bool) -> Choice {
+    match (in_a_release(act), &app.django) {
+        (Choice::Do, None) => Choice::Skip("no [django] is set".to_owned()),
+        (Choice::Do, Some(django)) if !on(django) => Choice::Skip(format!("{word} = false is set")),
+        (choice, _) => choice,
+    }
+}

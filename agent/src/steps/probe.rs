@@ -1,0 +1,38 @@
+//! `probe`: the health checks of the live release, now.
+
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step};
+use crate::settings::App;
+
+pub(super) struct Probe;
+
+impl Step for Probe {
+    fn name(&self) -> &'static str {
+        "probe"
+    }
+
+    fn nature(&self) -> Nature {
+        NOTHING_LEFT
+    }
+
+    fn choose(&self, act: &Act, _app: &App) -> Choice {
+        if *act == Act::Check { Choice::Do } else { Choice::Absent }
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        let Some(live) = cx.site.live()? else {
+            return Err(Failure::new("no release is live").with_hint("make one: agentctl release REF"));
+        };
+        cx.site.manifest(&live)?;
+        let proof = cx.serving(&live, |serving| Ok(cx.scene(|scene| cx.app.restart.look(scene, serving))?))?;
+        for note in &proof.notes {
+            cx.note(note);
+        }
+        for warning in &proof.warnings {
+            cx.warn(warning);
+        }
+        Ok(Did::It)
+    }
+}

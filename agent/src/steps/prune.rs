@@ -1,0 +1,89 @@
+//! `prune`: what is too old to be kept. Never the live release, the one before it, a pinned one, or one that a process runs from.
+
+use agent_model::keep::{Hold, Kept, removable};
+use agent_model::names::ReleaseName;
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+
+use super::{Cx, Did, Failure, ONLY_WARNS, Step};
+use crate::settings::App;
+use crate::site::{Site, SiteError};
+use crate::tools::using;
+
+pub(crate) struct Prune;
+
+impl Step for Prune {
+    fn name(&self) -> &'static str {
+        "prune"
+    }
+
+    fn nature(&self) -> Nature {
+        ONLY_WARNS
+    }
+
+    fn choose(&self, act: &Act, _app: &App) -> Choice {
+        if matches!(act, Act::Release { .. } | Act::Prune) { Choice::Do } else { Choice::Absent }
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        // In a release, the one that was live until now is the way back; else it is the one before the live one.
+        let live = cx.site.live()?;
+        let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
+        let old = old(cx.site, cx.app, way_back.as_ref())?;
+        for release in &old {
+            cx.site.remove_release(release)?;
+            cx.note(format!("removed {release}"));
+        }
+        let environments = remove_unused_environments(cx.site)?;
+        if environments > 0 {
+            cx.note(format!("removed {environments} environment(s) that no release uses"));
+        }
+        let mut backups = 0;
+        if let Some(backup) = &cx.app.backup {
+            for path in cx.site.backups()?.iter().skip(backup.keep) {
+                cx.site.remove_backup(path)?;
+                backups += 1;
+            }
+        }
+        if backups > 0 {
+            cx.note(format!("removed {backups} backup(s)"));
+        }
+        if old.is_empty() && environments == 0 && backups == 0 {
+            return Ok(Did::Nothing("nothing is old enough".to_owned()));
+        }
+        Ok(Did::It)
+    }
+}
+
+/// The releases that would be removed, oldest first.
+pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>) -> Result<Vec<ReleaseName>, SiteError> {
+    let live = site.live()?;
+    let releases = site.survey()?.into_iter().map(|found| {
+        let hold = if Some(&found.name) == live.as_ref() {
+            Some(Hold::Live)
+        } else if Some(&found.name) == way_back {
+            Some(Hold::Previous)
+        } else if found.pinned {
+            Some(Hold::Pinned)
+        } else {
+            None
+        };
+        Kept { name: found.name, hold }
+    });
+    let releases: Vec<Kept> = releases.collect();
+    let unused = removable(releases, app.keep_releases);
+    // Looking through all processes is the dear part, so only what would go is looked for.
+    Ok(unused.into_iter().filter(|release| using(&site.release_dir(release)).is_empty()).collect())
+}
+
+fn remove_unused_environments(site: &Site) -> Result<usize, SiteError> {
+    let used: Vec<String> = site.survey()?.iter().filter_map(|found| site.environment_of(&found.name)).collect();
+    let mut removed = 0;
+    for key in site.environments()? {
+        if !used.contains(&key) && using(&site.environment(&key)).is_empty() {
+            site.remove_environment(&key)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,44 @@
+//! `seal`: from here on the release is complete and durable.
+
+use agent_model::names::RefName;
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+use chrono::Utc;
+
+use super::checkout::bytes;
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
+use crate::settings::App;
+use crate::site::Sealing;
+
+pub(super) struct Seal;
+
+impl Step for Seal {
+    fn name(&self) -> &'static str {
+        "seal"
+    }
+
+    fn nature(&self) -> Nature {
+        NOTHING_LEFT
+    }
+
+    fn choose(&self, act: &Act, _app: &App) -> Choice {
+        in_a_release(act)
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        let target = cx.target()?;
+        let manifest = cx.site.seal(&Sealing {
+            app: cx.app.name.as_str(),
+            release: &target.release,
+            commit: &target.commit,
+            reference: target.reference.as_ref().map(RefName::as_str),
+            subject: target.subject.as_deref(),
+            caller: cx.caller,
+            run: cx.run.0,
+            now: Utc::now(),
+            read_only: cx.app.read_only,
+        })?;
+        cx.note(format!("{} files, {}", manifest.files, bytes(manifest.bytes)));
+        Ok(Did::It)
+    }
+}

@@ -1,0 +1,120 @@
+//! `switch`: the new release before the visitors, and the proof that it is what they get. One step, because its parts must be undone together.
+
+use agent_model::names::ReleaseName;
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+use chrono::Utc;
+
+use super::{Cx, Did, Failure, Step, TAKEN_BACK};
+use crate::restart::{Proof, Restart};
+use crate::settings::App;
+use crate::site::{Migrated, Served};
+use crate::tools::manage::Tree;
+
+pub(super) struct Switch;
+
+impl Step for Switch {
+    fn name(&self) -> &'static str {
+        "switch"
+    }
+
+    fn nature(&self) -> Nature {
+        TAKEN_BACK
+    }
+
+    fn choose(&self, act: &Act, _app: &App) -> Choice {
+        if matches!(act, Act::Release { .. } | Act::Activate { .. }) { Choice::Do } else { Choice::Absent }
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        let release = cx.target()?.release.clone();
+        // Nothing unsealed ever goes live, whoever asks.
+        cx.site.manifest(&release)?;
+        warn_of_newer_migrations(cx, &release)?;
+        load_before_what_cannot_hand_over(cx)?;
+        cx.serving(&release, |new| {
+            let mut prepared = cx.scene(|scene| cx.app.restart.prepare(scene, new))?;
+            cx.teller.expose(self.name())?;
+            cx.site.swap(&release, cx.lock)?;
+            cx.scene(|scene| cx.app.restart.act(scene, new, &mut prepared))?;
+            let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
+            tell(cx, &proof);
+            if cx.site.fact::<Served>(&release)?.is_none() {
+                let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
+                cx.site.set_fact(&release, &Served { at: Utc::now(), ms })?;
+            }
+            // From here on the new release serves, and was seen to: the former one's end can only be told as a warning.
+            if let Err(failure) = settle(cx, &release) {
+                cx.warn(failure.reason);
+            }
+            Ok(Did::It)
+        })
+    }
+
+    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+        let Some(target) = &cx.target else { return Ok(()) };
+        let release = &target.release;
+        // An app that was activated anew goes back to itself.
+        if cx.former.as_ref() != Some(release) && cx.site.live()?.as_ref() == Some(release) {
+            match &cx.former {
+                Some(former) => cx.site.swap(former, cx.lock)?,
+                None => cx.site.unlink(cx.lock)?,
+            }
+        }
+        if !cx.site.release_dir(release).is_dir() {
+            return Ok(());
+        }
+        cx.serving(release, |failed| match &cx.former {
+            Some(former) => cx.serving(former, |former| Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, Some(former)))?)),
+            None => Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, None))?),
+        })
+    }
+}
+
+fn settle(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+    let former = cx.former.as_ref().filter(|former| *former != release);
+    cx.serving(release, |new| match former {
+        Some(former) => cx.serving(former, |former| Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, Some(former)))?)),
+        None => Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, None))?),
+    })
+}
+
+fn tell(cx: &Cx<'_>, proof: &Proof) {
+    for note in &proof.notes {
+        cx.note(note);
+    }
+    for warning in &proof.warnings {
+        cx.warn(warning);
+    }
+}
+
+/// Old code on a newer schema passes its checks and fails at the first write: what newer releases migrated is named.
+fn warn_of_newer_migrations(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+    if !matches!(cx.act, Act::Activate { .. }) {
+        return Ok(());
+    }
+    for newer in cx.site.survey()?.iter().map(|found| &found.name).filter(|name| *name > release) {
+        let applied = cx.site.fact::<Migrated>(newer)?.and_then(|migrated| migrated.applied).unwrap_or_default();
+        if !applied.is_empty() {
+            cx.warn(format!(
+                "the newer release {newer} applied {}, which this one may not know: pages can pass while writes fail; only {} can reverse them",
+                applied.join(", "),
+                cx.site.release_dir(newer).display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where the switch is a restart in place, a release that cannot be imported would be an outage: it is loaded once before.
+fn load_before_what_cannot_hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
+    match cx.app.restart {
+        Restart::None | Restart::Handover(_) => Ok(()),
+        Restart::UwsgiFifo(_) | Restart::Systemd(_) | Restart::Gunicorn(_) | Restart::Command(_) => {
+            for note in cx.django(Tree::Sealed, |django, watch| django.load(watch))?.transpose()?.unwrap_or_default() {
+                cx.note(note);
+            }
+            Ok(())
+        }
+    }
+}
