@@ -1,6 +1,15 @@
 //! What operators set: the files, read and checked whole, every complaint at once. The types of most settings live where they are used; this
 //! module gathers them.
 
+mod agent;
+mod app;
+mod defaults;
+pub(crate) mod files;
+mod kinds;
+mod reader;
+pub(crate) mod secrets;
+pub(crate) mod watch;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,8 +22,11 @@ use crate::restart::{Restart, systemd::Worker};
 use crate::site::{Limits, Shared};
 use crate::tools::{database, git, http::Check, manage, python};
 
+pub(crate) use files::load;
+pub(crate) use reader::Complaint;
+
 /// Everything that is set.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// `agent.toml`
     pub agent: Agent,

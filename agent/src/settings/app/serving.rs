@@ -1,0 +1,143 @@
+//! What comes before the visitors: `[restart]` with a reading for each strategy, and `[[worker]]`.
+
+use std::path::PathBuf;
+
+use agent_model::names::AppName;
+
+use crate::restart::handover::{KeepWarm, Starter};
+use crate::restart::systemd::Worker;
+use crate::restart::{Restart, command, gunicorn, handover, systemd, uwsgi_fifo};
+use crate::settings::defaults;
+use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
+use crate::settings::reader::Section;
+
+#[derive(Clone, Copy)]
+enum Strategy {
+    None,
+    Handover,
+    UwsgiFifo,
+    Systemd,
+    Gunicorn,
+    Command,
+}
+
+const STRATEGIES: &[(&str, Strategy)] = &[
+    ("handover", Strategy::Handover),
+    ("uwsgi-fifo", Strategy::UwsgiFifo),
+    ("systemd", Strategy::Systemd),
+    ("gunicorn", Strategy::Gunicorn),
+    ("command", Strategy::Command),
+    ("none", Strategy::None),
+];
+
+/// No section: nothing is restarted. A section without a strategy: the one that is recommended.
+pub(super) fn restart(app: &AppName, top: &Section<'_>) -> Option<Restart> {
+    if !top.has("restart") {
+        let _ = top.table("restart");
+        return Some(Restart::None);
+    }
+    let section = top.table("restart")?;
+    let strategy = section.get("strategy", one_of(STRATEGIES));
+    if strategy.is_none() && section.has("strategy") {
+        section.forgive();
+        return None;
+    }
+    match strategy.unwrap_or(Strategy::Handover) {
+        Strategy::None => Some(Restart::None),
+        Strategy::Handover => handover(app, &section).map(Restart::Handover),
+        Strategy::UwsgiFifo => uwsgi_fifo(&section).map(Restart::UwsgiFifo),
+        Strategy::Systemd => systemd(app, &section).map(Restart::Systemd),
+        Strategy::Gunicorn => gunicorn(&section).map(Restart::Gunicorn),
+        Strategy::Command => command(&section).map(Restart::Command),
+    }
+}
+
+/// A dot and the name of a release, which instances append to the socket.
+const RELEASE_SUFFIX: usize = 1 + 32;
+
+fn handover(app: &AppName, section: &Section<'_>) -> Option<handover::Settings> {
+    let socket = section.get("socket", kinds::socket(RELEASE_SUFFIX));
+    let template = section.get("unit", unit(Unit::Template));
+    let command = section.get("command", |value| {
+        let command = kinds::command(value)?;
+        if command.iter().any(|word| word.contains("{socket}")) {
+            Some(command)
+        } else {
+            value.complain("tells the instance nowhere on which socket to listen", Some("put {socket} where it belongs".to_owned()))
+        }
+    });
+    let keep_warm = section.get("keep_warm", switch).unwrap_or(false);
+    let start_timeout = section.get("start_timeout", timeout).unwrap_or(defaults::START_TIMEOUT);
+    let drain = section.get("drain", wait).unwrap_or(defaults::DRAIN);
+    let starter = match (section.has("unit"), section.has("command")) {
+        (true, true) => {
+            section.complain("command", "and unit cannot both start an instance", "leave one of them out");
+            None
+        }
+        (true, false) => template.map(Starter::Unit),
+        (false, true) => command.map(Starter::Command),
+        (false, false) => Some(Starter::Unit(format!("{app}@.service"))),
+    };
+    let socket = if section.has("socket") { socket } else { Some(PathBuf::from(format!("/run/{app}/web.sock"))) };
+    let keep_warm = if keep_warm { KeepWarm::Former } else { KeepWarm::No };
+    Some(handover::Settings { socket: socket?, starter: starter?, start_timeout, drain, keep_warm })
+}
+
+fn uwsgi_fifo(section: &Section<'_>) -> Option<uwsgi_fifo::Settings> {
+    use uwsgi_fifo::How;
+    const SIGNALS: &[(&str, How)] = &[("r", How::Graceful), ("c", How::Chain), ("w", How::Workers), ("R", How::Brutal), ("Q", How::Quit)];
+    let fifo = section.need("fifo", absolute);
+    let how = section.get("signal", one_of(SIGNALS)).unwrap_or(How::Graceful);
+    let stats = section.get("stats", kinds::socket(0));
+    let unit = section.get("unit", unit(Unit::Startable));
+    let timeout = section.get("timeout", timeout).unwrap_or(defaults::RESTART_TIMEOUT);
+    if how == How::Quit && !section.has("unit") {
+        section.complain("signal", "\"Q\" ends uWSGI, and nothing is named that starts it again", "add unit = \"….service\"");
+    }
+    Some(uwsgi_fifo::Settings { fifo: fifo?, how, stats, unit, timeout })
+}
+
+fn systemd(app: &AppName, section: &Section<'_>) -> Option<systemd::Settings> {
+    use systemd::How;
+    const ACTIONS: &[(&str, How)] = &[("reload-or-restart", How::ReloadOrRestart), ("restart", How::Restart)];
+    let one = section.get("unit", unit(Unit::Startable));
+    let several = section.get("units", some_list("nothing would be restarted", unit(Unit::Startable)));
+    let how = section.get("action", one_of(ACTIONS)).unwrap_or(How::ReloadOrRestart);
+    let watch_for = section.get("watch", wait).unwrap_or(defaults::WATCH);
+    let timeout = section.get("timeout", timeout).unwrap_or(defaults::RESTART_TIMEOUT);
+    let units = match (section.has("unit"), section.has("units")) {
+        (true, true) => {
+            section.complain("unit", "and units cannot both be set", "put all of them into units, in their order");
+            None
+        }
+        (true, false) => one.map(|unit| vec![unit]),
+        (false, true) => several,
+        (false, false) => Some(vec![format!("{app}.service")]),
+    };
+    Some(systemd::Settings { units: units?, how, watch_for, timeout })
+}
+
+fn gunicorn(section: &Section<'_>) -> Option<gunicorn::Settings> {
+    use gunicorn::How;
+    let pid_file = section.need("pid_file", absolute);
+    let how = section.get("signal", one_of(&[("HUP", How::Hup), ("USR2", How::Usr2)])).unwrap_or(How::Hup);
+    let timeout = section.get("timeout", timeout).unwrap_or(defaults::RESTART_TIMEOUT);
+    Some(gunicorn::Settings { pid_file: pid_file?, how, timeout })
+}
+
+fn command(section: &Section<'_>) -> Option<command::Settings> {
+    let run = section.need("run", kinds::command);
+    let timeout = section.get("timeout", timeout).unwrap_or(defaults::RESTART_TIMEOUT);
+    Some(command::Settings { run: run?, timeout })
+}
+
+pub(super) fn workers(top: &Section<'_>) -> Vec<Worker> {
+    top.tables("worker").iter().filter_map(worker).collect()
+}
+
+fn worker(section: &Section<'_>) -> Option<Worker> {
+    let unit = section.need("unit", unit(Unit::Startable));
+    let watch_for = section.get("watch", wait).unwrap_or(defaults::WATCH);
+    let timeout = section.get("timeout", timeout).unwrap_or(defaults::WORKER_TIMEOUT);
+    Some(Worker { unit: unit?, watch_for, timeout })
+}

@@ -1,0 +1,168 @@
+//! The files of a configuration directory: `agent.toml` and `apps/*.toml`, read together, and checked against each other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agent_model::names::AppName;
+
+use super::secrets::{read_secrets, read_text};
+use super::{App, Complaint, Settings, agent, app, reader};
+use crate::restart::Restart;
+use crate::restart::handover::Starter;
+
+/// Whose agent it is, when nobody says where its configuration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The system's: it runs as root, or as a user of its own that the system made.
+    System,
+    /// A person's.
+    User,
+}
+
+/// The configuration directory: what is `given`, else `/etc/release-agent`, else `release-agent` in `XDG_CONFIG_HOME` or `~/.config` (XDG Base
+/// Directory Specification 0.8). The environment comes in as a function. Nothing when a person's agent has no home.
+pub(crate) fn directory(given: Option<&Path>, whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    match (given, whose) {
+        (Some(given), _) => Some(given.to_owned()),
+        (None, Whose::System) => Some(PathBuf::from("/etc/release-agent")),
+        (None, Whose::User) => {
+            let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")))?;
+            Some(base.join("release-agent"))
+        }
+    }
+}
+
+/// Reads everything in `config_dir`; every complaint of every file when there is any. A file or directory that is not there sets nothing.
+pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
+    let mut complaints = Vec::new();
+    let agent_file = config_dir.join("agent.toml");
+    let agent_text = read_if_there(&agent_file).unwrap_or_else(|complaint| {
+        complaints.push(*complaint);
+        None
+    });
+    let agent = agent::parse(&agent_file, agent_text.as_deref().unwrap_or_default()).map_err(|more| complaints.extend(more)).ok();
+
+    let mut read: Vec<Read> = Vec::new();
+    for file in app_files(config_dir).unwrap_or_else(|complaint| {
+        complaints.push(*complaint);
+        Vec::new()
+    }) {
+        match read_app(&file) {
+            Ok(one) => read.push(one),
+            Err(more) => complaints.extend(more),
+        }
+    }
+    complaints.extend(read.iter().flat_map(|one| read_secrets(&one.app.secrets).err().unwrap_or_default()));
+    complaints.extend(read.iter().enumerate().flat_map(|(place, one)| one.quarrels_with(read.get(..place).unwrap_or_default())));
+    match agent {
+        Some(agent) if complaints.is_empty() => {
+            let apps: BTreeMap<AppName, Arc<App>> = read.into_iter().map(|one| (one.app.name.clone(), Arc::new(one.app))).collect();
+            Ok(Settings { agent, apps })
+        }
+        _ => Err(complaints),
+    }
+}
+
+/// An app, and the text that it was read from.
+struct Read {
+    app: App,
+    file: PathBuf,
+    text: String,
+}
+
+impl Read {
+    /// What this app and one of `others` both claim.
+    fn quarrels_with(&self, others: &[Read]) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        for other in others {
+            let (mine, theirs) = (&self.app.root, &other.app.root);
+            if mine.starts_with(theirs) || theirs.starts_with(mine) {
+                let says = if mine == theirs {
+                    format!("{} is the root of the app {} too", mine.display(), other.app.name)
+                } else {
+                    format!("{} and {}, the root of the app {}, lie within each other", mine.display(), theirs.display(), other.app.name)
+                };
+                complaints.push(self.complain(&["root"], says, "give each app a directory of its own"));
+            }
+            let (Restart::Handover(mine), Restart::Handover(theirs)) = (&self.app.restart, &other.app.restart) else { continue };
+            if mine.socket == theirs.socket {
+                let says = format!("{} is the socket of the app {} too", mine.socket.display(), other.app.name);
+                complaints.push(self.complain(&["restart", "socket"], says, "give each app a socket of its own"));
+            }
+            if let (Starter::Unit(unit), Starter::Unit(other_unit)) = (&mine.starter, &theirs.starter)
+                && unit == other_unit
+            {
+                let says = format!("{unit} starts the instances of the app {} too", other.app.name);
+                complaints.push(self.complain(&["restart", "unit"], says, "give each app a template unit of its own"));
+            }
+        }
+        complaints
+    }
+
+    fn complain(&self, path: &[&str], says: String, hint: &str) -> Complaint {
+        let complaint = Complaint { key: path.join("."), ..Complaint::of_file(&self.file, says).hint(hint) };
+        match reader::find(&self.text, path) {
+            Some(at) => complaint.at(&self.text, at),
+            None => complaint,
+        }
+    }
+}
+
+/// The text of a file, or nothing when there is none.
+fn read_if_there(file: &Path) -> Result<Option<String>, Box<Complaint>> {
+    match fs::symlink_metadata(file) {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
+        _ => read_trusted(file).map(Some),
+    }
+}
+
+/// What stands in these files is run, so nobody else may write in them.
+fn read_trusted(file: &Path) -> Result<String, Box<Complaint>> {
+    let text = read_text(file)?;
+    let mode = fs::metadata(file).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
+    if mode & 0o002 != 0 {
+        let says = format!("can be written by anybody on this host (mode {:04o}), and decides what is run", mode & 0o7777);
+        return Err(Box::new(Complaint::of_file(file, says).hint(format!("chmod o-w {}", file.display()))));
+    }
+    Ok(text)
+}
+
+/// `apps/*.toml`, by name. What begins with a dot, or ends otherwise, is some editor's or package's own.
+fn app_files(config_dir: &Path) -> Result<Vec<PathBuf>, Box<Complaint>> {
+    let dir = config_dir.join("apps");
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(Box::new(Complaint::of_file(&dir, format!("cannot be read: {err}")))),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|err| Box::new(Complaint::of_file(&dir, format!("cannot be read: {err}"))))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_app(file: &Path) -> Result<Read, Vec<Complaint>> {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let name: AppName = stem.parse().map_err(|err: agent_model::names::BadName| {
+        let better: String = stem.to_lowercase().chars().map(|char| if matches!(char, '_' | ' ' | '.') { '-' } else { char }).collect();
+        let complaint = Complaint::of_file(file, format!("the file is named like its app, and {err}"));
+        vec![match better.parse::<AppName>() {
+            Ok(better) => complaint.hint(format!("rename it to {better}.toml")),
+            Err(_) => complaint,
+        }]
+    })?;
+    let text = read_trusted(file).map_err(|complaint| vec![*complaint])?;
+    let app = app::parse(&name, file, &text)?;
+    Ok(Read { app, file: file.to_owned(), text })
+}

@@ -1,0 +1,240 @@
+//! The settings in force, and the thread that takes up new ones when the files change.
+//!
+//! What is watched are directories, never files: a watch on a file is blind once another file was renamed over it. The directory above is watched
+//! too, for a directory can be replaced or be made later. After every change all watches are set anew and all files are read anew; only a
+//! configuration without any complaint replaces the one in force.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch;
+
+use super::{Complaint, Settings, load};
+
+/// How long the directories must be quiet before the files are read: editors and package managers write in several strokes.
+const QUIET: Duration = Duration::from_millis(200);
+/// How long they may be busy at most.
+const BUSY: Duration = Duration::from_secs(2);
+/// How often the files are read without any event: while there are complaints, whose cure may lie in a place that is not watched (the mode of a
+/// secrets file), and where the host has no watches left to give.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The settings in force.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config_dir: PathBuf,
+    settings: watch::Sender<Arc<Settings>>,
+    complaints: watch::Sender<Arc<Vec<Complaint>>>,
+    /// Held while files are read, so that what was read later is never replaced by what was read earlier.
+    reading: Mutex<()>,
+}
+
+impl InForce {
+    /// Puts in force what is in `config_dir`, without watching it.
+    pub(crate) fn load(config_dir: &Path) -> Result<Self, Vec<Complaint>> {
+        // Events name absolute paths only when the watched path is one.
+        let config_dir = std::path::absolute(config_dir).unwrap_or_else(|_| config_dir.to_owned());
+        let settings = Arc::new(load(&config_dir)?);
+        let inner = Inner {
+            config_dir,
+            settings: watch::Sender::new(settings),
+            complaints: watch::Sender::new(Arc::default()),
+            reading: Mutex::new(()),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The settings now. A run keeps what it began with.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.inner.settings.borrow().clone()
+    }
+
+    /// The settings now and each time that they change.
+    pub(crate) fn follow(&self) -> watch::Receiver<Arc<Settings>> {
+        self.inner.settings.subscribe()
+    }
+
+    /// What is wrong with the files as they are now; then the settings in force are older than the files.
+    pub(crate) fn complaints(&self) -> Arc<Vec<Complaint>> {
+        self.inner.complaints.borrow().clone()
+    }
+
+    /// The complaints now and each time that they change.
+    pub(crate) fn follow_complaints(&self) -> watch::Receiver<Arc<Vec<Complaint>>> {
+        self.inner.complaints.subscribe()
+    }
+
+    /// Reads all files again, and puts them in force when nothing is wrong with them. It reads files: not for a thread that must not wait.
+    pub(crate) fn reload(&self) -> Result<Arc<Settings>, Arc<Vec<Complaint>>> {
+        let _reading = self.inner.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        match load(&self.inner.config_dir) {
+            Ok(settings) => {
+                let settings = Arc::new(settings);
+                self.inner.complaints.send_if_modified(|complaints| {
+                    let had_any = !complaints.is_empty();
+                    *complaints = Arc::default();
+                    had_any
+                });
+                let taken_up = self.inner.settings.send_if_modified(|in_force| {
+                    let differ = **in_force != *settings;
+                    if differ {
+                        *in_force = settings.clone();
+                    }
+                    differ
+                });
+                if taken_up {
+                    tracing::info!(apps = settings.apps.len(), "the configuration has changed and is in force");
+                }
+                Ok(settings)
+            }
+            Err(new) => {
+                let new = Arc::new(new);
+                self.inner.complaints.send_if_modified(|old| {
+                    for complaint in new.iter().filter(|complaint| !old.contains(complaint)) {
+                        tracing::error!("{complaint}");
+                    }
+                    let differ = **old != *new;
+                    *old = new.clone();
+                    differ
+                });
+                Err(new)
+            }
+        }
+    }
+
+    /// Watches the files from now on, until the value is dropped. A host without a watch to spare is no reason to fail: the files are then read
+    /// every few seconds.
+    pub(crate) fn watch(&self) -> Watching {
+        let (bell, rings) = channel();
+        let watched = WatchedDirectories::arm(&self.inner.config_dir, &bell);
+        let in_force = self.clone();
+        let own_bell = bell.clone();
+        let spawned =
+            thread::Builder::new().name("settings".to_owned()).spawn(move || in_force.take_up_changes(watched, &own_bell, &rings));
+        if let Err(err) = spawned {
+            tracing::error!("the configuration is not watched, only SIGHUP reads it again: {err}");
+        }
+        Watching { bell }
+    }
+
+    fn take_up_changes(&self, mut watched: WatchedDirectories, bell: &Sender<Ring>, rings: &Receiver<Ring>) {
+        // What changed before the watch stood.
+        let mut failed = self.reload().is_err();
+        loop {
+            let ring =
+                if failed || watched.blind { rings.recv_timeout(AGAIN) } else { rings.recv().map_err(|_| RecvTimeoutError::Disconnected) };
+            match ring {
+                Ok(Ring::Changed) => {
+                    if wait_for_quiet(rings).is_err() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Ring::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // Armed before the files are read, so that what changes from here on rings again.
+            watched = WatchedDirectories::arm(&self.inner.config_dir, bell);
+            failed = self.reload().is_err();
+        }
+    }
+}
+
+enum Ring {
+    Changed,
+    End,
+}
+
+/// An end that was asked for.
+struct Ended;
+
+fn wait_for_quiet(rings: &Receiver<Ring>) -> Result<(), Ended> {
+    let end = Instant::now() + BUSY;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match rings.recv_timeout(QUIET.min(left)) {
+            Ok(Ring::Changed) => {}
+            Ok(Ring::End) | Err(RecvTimeoutError::Disconnected) => return Err(Ended),
+            Err(RecvTimeoutError::Timeout) => return Ok(()),
+        }
+    }
+}
+
+/// The files are watched as long as this value lives.
+#[derive(Debug)]
+#[must_use = "the watch ends when this is dropped"]
+pub(crate) struct Watching {
+    bell: Sender<Ring>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Nobody hears it when the thread never started.
+        let _ = self.bell.send(Ring::End);
+    }
+}
+
+struct WatchedDirectories {
+    /// Kept for its drop.
+    _watcher: Option<RecommendedWatcher>,
+    /// Whether something could not be watched.
+    blind: bool,
+}
+
+impl WatchedDirectories {
+    fn arm(config_dir: &Path, bell: &Sender<Ring>) -> Self {
+        let bell = bell.clone();
+        let of_interest = config_dir.to_owned();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let rings = event.map_or(true, |event| is_change(&event.kind) && concerns(&event.paths, &of_interest) || event.need_rescan());
+            if rings {
+                // Nobody hears it once the watch has ended.
+                let _ = bell.send(Ring::Changed);
+            }
+        });
+        let mut watcher = match watcher {
+            Ok(watcher) => watcher,
+            Err(err) => {
+                tracing::warn!("the configuration cannot be watched, and is read every few seconds instead: {err}");
+                return Self { _watcher: None, blind: true };
+            }
+        };
+        let apps = config_dir.join("apps");
+        let above = config_dir.ancestors().skip(1).find(|above| above.is_dir());
+        let mut blind = false;
+        for dir in above.into_iter().chain([config_dir, apps.as_path()].into_iter().filter(|dir| dir.is_dir())) {
+            if let Err(err) = watcher.watch(dir, RecursiveMode::NonRecursive) {
+                tracing::warn!("{} cannot be watched, and is read every few seconds instead: {err}", dir.display());
+                blind = true;
+            }
+        }
+        Self { _watcher: Some(watcher), blind }
+    }
+}
+
+/// Reading is no change: otherwise our own reading would ring for ever.
+fn is_change(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
+
+/// Whether one of the paths lies within the configuration directory, or on the way to it: what else happens beside it is none of our business.
+fn concerns(paths: &[PathBuf], config_dir: &Path) -> bool {
+    paths.is_empty() || paths.iter().any(|path| path.starts_with(config_dir) || config_dir.starts_with(path))
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
