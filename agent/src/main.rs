@@ -1,3 +1,5 @@
-//! The daemon's entry.
+//! The daemon's entry; the program lives in the library, where tests can hold it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    release_agent::run()
+}

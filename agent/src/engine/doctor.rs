@@ -1,1 +1,174 @@
-//! `doctor`: looks at what a release needs, and says what is wrong with its cure.
+//! `doctor`: looks at what a release of an app needs, and says what is wrong with its cure. It changes nothing.
+
+use std::time::{Duration, Instant};
+
+use agent_wire::event::Stream;
+use agent_wire::view::{Finding, Level};
+use nix::unistd::{AccessFlags, access};
+
+use super::AppEngine;
+use crate::restart::Restart;
+use crate::settings::read_secrets;
+use crate::steps::chain;
+use crate::tools::git::Git;
+use crate::tools::{Cancel, Program, Watch};
+
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Chart {
+    app: String,
+    findings: Vec<Finding>,
+}
+
+impl Chart {
+    fn add(&mut self, what: &str, level: Level, text: impl Into<String>, cure: Option<String>) {
+        self.findings.push(Finding { app: Some(self.app.clone()), what: what.to_owned(), level, text: text.into(), cure });
+    }
+}
+
+impl AppEngine {
+    /// The findings about this app.
+    pub(crate) fn examine(&self) -> Vec<Finding> {
+        let mut chart = Chart { app: self.name.to_string(), findings: Vec::new() };
+        let cancel = Cancel::default();
+        let lines = |_: Stream, line: &str| tracing::debug!("{line}");
+        let marker = format!("{}:doctor", self.journal.id());
+        let watch = || Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
+        self.examine_root(&mut chart);
+        self.examine_git(&mut chart, &watch());
+        self.examine_python(&mut chart, &watch());
+        self.examine_serving(&mut chart);
+        chart.findings
+    }
+
+    fn examine_root(&self, chart: &mut Chart) {
+        let root = self.site.root();
+        match access(root, AccessFlags::W_OK) {
+            Ok(()) => chart.add("root", Level::Good, format!("{} is writable", root.display()), None),
+            Err(_) => chart.add(
+                "root",
+                Level::Error,
+                format!("{} is not writable for the agent", root.display()),
+                Some(format!("chown -R the agent's user {}", root.display())),
+            ),
+        }
+        match self.site.live() {
+            Ok(Some(live)) => match self.site.manifest(&live) {
+                Ok(_) => chart.add("live", Level::Good, format!("{live} is live and complete"), None),
+                Err(err) => {
+                    chart.add("live", Level::Error, chain(&err), Some("activate a release that is complete: agentctl list".to_owned()))
+                }
+            },
+            Ok(None) => {
+                chart.add("live", Level::Good, "no release is live yet", Some("make the first one: agentctl release REF".to_owned()))
+            }
+            Err(err) => chart.add("live", Level::Error, chain(&err), err.hint()),
+        }
+        if let Ok(disk) = self.site.disk() {
+            let percent = disk.free.saturating_mul(100) / disk.total.max(1);
+            let text = format!("{percent} % of the file system is free, and {} inodes", disk.inodes);
+            let cure = || Some("agentctl prune, or a lower keep_releases".to_owned());
+            match percent {
+                0..2 => chart.add("disk", Level::Error, text, cure()),
+                2..10 => chart.add("disk", Level::Warning, text, cure()),
+                _ => chart.add("disk", Level::Good, text, None),
+            }
+        }
+        let app = self.settings();
+        for (paths, kind) in [(&app.shared.dirs, "directory"), (&app.shared.files, "file")] {
+            for path in paths.iter().map(|path| root.join("shared").join(path)).filter(|path| !path.exists()) {
+                chart.add(
+                    "shared",
+                    Level::Error,
+                    format!("the shared {kind} {} does not exist", path.display()),
+                    Some("make it before the next release".to_owned()),
+                );
+            }
+        }
+        if let Err(complaints) = read_secrets(&app.secrets) {
+            for complaint in complaints {
+                chart.add("secrets", Level::Error, complaint.to_string(), None);
+            }
+        }
+        // Thirty years ahead or behind is a clock that was never set: names of releases and windows of requests go by it.
+        let year: i32 = chrono::Utc::now().format("%Y").to_string().parse().unwrap_or(0);
+        if !(2025..2060).contains(&year) {
+            chart.add(
+                "clock",
+                Level::Error,
+                format!("the clock says that it is the year {year}"),
+                Some("set it: timedatectl set-ntp true".to_owned()),
+            );
+        }
+    }
+
+    fn examine_git(&self, chart: &mut Chart, watch: &Watch<'_>) {
+        let app = self.settings();
+        let cache = self.site.cache();
+        match Git::new(&app.git, &cache).remote_refs(watch) {
+            Ok(refs) => {
+                let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits(reference.short()))).count();
+                if allowed == 0 {
+                    let text = format!("the repository answers, but none of its {} refs is allowed", refs.len());
+                    chart.add("git", Level::Error, text, Some("set `refs` to the branches and tags that may be released".to_owned()));
+                } else {
+                    chart.add("git", Level::Good, format!("the repository answers; {allowed} ref(s) may be released"), None);
+                }
+            }
+            Err(err) => {
+                let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
+                chart.add("git", Level::Error, format!("{}{said}", chain(&err)), err.hint());
+            }
+        }
+    }
+
+    fn examine_python(&self, chart: &mut Chart, watch: &Watch<'_>) {
+        let app = self.settings();
+        let Some(python) = &app.python else { return };
+        let asked = Program::new(&python.interpreter)
+            .args(["-c", "import platform, venv, ensurepip; print(platform.python_version())"])
+            .capture(watch);
+        match asked {
+            Ok(said) => chart.add("python", Level::Good, format!("{} is Python {}", python.interpreter, said.text()), None),
+            Err(err) => {
+                let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
+                chart.add(
+                    "python",
+                    Level::Error,
+                    format!("{}{said}", chain(&err)),
+                    Some("install it with its venv module: apt install python3-venv".to_owned()),
+                );
+            }
+        }
+        match Program::new("uv").arg("--version").capture(watch) {
+            Ok(said) => chart.add("installer", Level::Good, said.text(), None),
+            Err(_) => chart.add(
+                "installer",
+                Level::Good,
+                "pip installs; uv is not in the agent's PATH",
+                Some("uv makes environments ten times faster".to_owned()),
+            ),
+        }
+    }
+
+    fn examine_serving(&self, chart: &mut Chart) {
+        let app = self.settings();
+        if app.restart == Restart::None {
+            let cure = "set [restart]: agentctl init writes an example".to_owned();
+            chart.add("restart", Level::Warning, "nothing is restarted, and nothing proves which processes serve", Some(cure));
+        } else if app.checks.is_empty() {
+            let cure = "add a [[check]] with a release_header".to_owned();
+            chart.add("check", Level::Warning, "no [[check]] is set: a release whose pages fail would be called live", Some(cure));
+        } else if app.checks.iter().all(|check| check.release_header.is_none()) {
+            let cure = "let the app name its release in a header, and set release_header".to_owned();
+            chart.add("check", Level::Good, "no check asks which release answers; the processes are the proof", Some(cure));
+        }
+        let traps = app.restart.traps(&self.site.link(), &app.workers);
+        let silent = traps.is_empty();
+        chart.findings.extend(traps.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
+        if silent && app.restart != Restart::None {
+            chart.add("restart", Level::Good, "no trap was found in the way the app is restarted", None);
+        }
+    }
+}

@@ -433,7 +433,7 @@ fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> R
         "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)",
     )?
     .execute(params![run.0, at, text])?;
-    let mut set = |column: &str, value: &dyn rusqlite::ToSql| -> Result<(), JournalError> {
+    let set = |column: &str, value: &dyn rusqlite::ToSql| -> Result<(), JournalError> {
         tx.prepare_cached(&format!("UPDATE run SET {column} = ? WHERE run = ?"))?.execute(params![value, run.0])?;
         Ok(())
     };

@@ -175,7 +175,10 @@ impl Worker {
         cx.former = former;
         cx.target = target;
         // What stands in the way before the first step fails the first step, in the same words and with the same end.
-        let mut obstacle = secrets.err().map(|err| Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() });
+        let mut obstacle = secrets.err().map(|complaints| {
+            let told: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+            Failure::new(format!("the secrets cannot be read: {}", told.join("; ")))
+        });
         if let Act::Activate { release } = &act
             && cx.target.is_none()
             && obstacle.is_none()

@@ -24,6 +24,7 @@ use crate::tools::{database, git, http::Check, manage, python};
 
 pub(crate) use files::load;
 pub(crate) use reader::Complaint;
+pub(crate) use secrets::read_secrets;
 
 /// Everything that is set.
 #[derive(Debug, Clone, PartialEq, Eq)]

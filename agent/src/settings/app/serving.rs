@@ -122,7 +122,8 @@ fn gunicorn(section: &Section<'_>) -> Option<gunicorn::Settings> {
     let pid_file = section.need("pid_file", absolute);
     let how = section.get("signal", one_of(&[("HUP", How::Hup), ("USR2", How::Usr2)])).unwrap_or(How::Hup);
     let timeout = section.get("timeout", timeout).unwrap_or(defaults::RESTART_TIMEOUT);
-    Some(gunicorn::Settings { pid_file: pid_file?, how, timeout })
+    let unit = section.get("unit", unit(Unit::Startable));
+    Some(gunicorn::Settings { pid_file: pid_file?, how, unit, timeout })
 }
 
 fn command(section: &Section<'_>) -> Option<command::Settings> {

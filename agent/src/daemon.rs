@@ -1,0 +1,260 @@
+//! From the command line to READY, and from SIGTERM to the end.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
+use sd_notify::NotifyState;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::door::{self, BindError, ControlSocket, House};
+use crate::engine::journal::{Journal, JournalError};
+use crate::engine::{Engines, NotStarted};
+use crate::settings::files::{Whose, directory};
+use crate::settings::watch::InForce;
+use crate::steps::chain;
+
+/// The daemon that performs releases on this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "release-agent",
+    version,
+    about,
+    after_help = "The configuration is described in agent.toml(5) and app.toml(5); agentctl(1) talks to the daemon."
+)]
+struct Arguments {
+    /// The configuration directory [default: /etc/release-agent as root, else ~/.config/release-agent]
+    #[arg(long, value_name = "DIR", env = "RELEASE_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// The state directory, with the journal [default: /var/lib/release-agent as root, else ~/.local/state/release-agent]
+    #[arg(long, value_name = "DIR", env = "RELEASE_AGENT_STATE")]
+    state: Option<PathBuf>,
+    /// The control socket [default: /run/release-agent/control.sock as root, else in XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH", env = "RELEASE_AGENT_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Only read the configuration, and say what is wrong with it
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Why the daemon ended, with the exit code of sysexits.h(3head) that says it.
+#[derive(Debug, Error)]
+enum Ended {
+    #[error("the configuration cannot be used:\n{0}")]
+    Config(String),
+    #[error("nobody says where {0} is, and there is no HOME; give --{0}")]
+    NoHome(&'static str),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    App(#[from] NotStarted),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the runtime cannot be started")]
+    Runtime(#[source] std::io::Error),
+}
+
+impl Ended {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::NoHome(_) => 64,
+            Self::App(_) | Self::Bind(_) => 69,
+            Self::Runtime(_) => 71,
+            Self::Journal(JournalError::Held(_)) => 69,
+            Self::Journal(JournalError::Newer { .. }) => 65,
+            Self::Journal(_) => 74,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Journal(JournalError::Newer { .. }) => {
+                Some("install the newer agent again, or give another --state; releases and their manifests are not touched".to_owned())
+            }
+            Self::Journal(JournalError::Held(_)) => Some("stop it first, or give another --state".to_owned()),
+            Self::Bind(BindError::Taken(_)) => Some("stop it first, or give another --socket".to_owned()),
+            Self::App(err) => match &err.source {
+                crate::engine::NotTaken::Site(err) => err.hint(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The whole program. This is the one place that decides exit codes: 0 after a drain, 64 for a configuration or a command line that cannot be
+/// used, 65 for a journal of a newer version, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(err) => {
+            // A standard stream that is closed hears nothing.
+            let _ = err.print();
+            return ExitCode::from(if err.use_stderr() { 64 } else { 0 });
+        }
+    };
+    start_log();
+    match serve(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            tracing::error!("{}", chain(&err as &dyn Error));
+            if let Some(hint) = err.hint() {
+                tracing::error!("what to do: {hint}");
+            }
+            ExitCode::from(err.code())
+        }
+    }
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_env("RELEASE_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    // Under systemd the journal gets fields of its own; everywhere else lines go to standard error.
+    let to_journald = std::env::var_os("JOURNAL_STREAM").is_some();
+    match tracing_journald::layer() {
+        Ok(layer) if to_journald => registry.with(layer).init(),
+        _ => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false)).init(),
+    }
+}
+
+fn serve(arguments: &Arguments) -> Result<(), Ended> {
+    let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
+    let env = |name: &str| std::env::var(name).ok();
+    let config = directory(arguments.config.as_deref(), whose, env).ok_or(Ended::NoHome("config"))?;
+    let loaded = InForce::load(&config);
+    let settings = loaded.map_err(|complaints| Ended::Config(complaints.iter().map(|complaint| format!("  {complaint}\n")).collect()))?;
+    if arguments.check_config {
+        let apps = settings.settings().apps.len();
+        tracing::info!("{} and {apps} app(s): nothing is wrong", config.display());
+        return Ok(());
+    }
+    let state = arguments.state.clone().or_else(|| default_state(whose, env)).ok_or(Ended::NoHome("state"))?;
+    let socket = arguments.socket.clone().or_else(|| default_socket(whose, env)).ok_or(Ended::NoHome("socket"))?;
+    // What releases hold is for others to read (a web server, the app's user); what is secret is made with modes of its own.
+    umask(Mode::from_bits_truncate(0o022));
+    let journal = Arc::new(Journal::open(&state)?);
+    let (failed, failures) = mpsc::unbounded_channel();
+    let engines = Arc::new(Engines::new(journal, failed));
+    engines.recover_spot()?;
+    if let Some(trouble) = engines.apply(&settings.settings()).into_iter().next() {
+        return Err(trouble.into());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
+    let ended = runtime.block_on(answer(&socket, settings, engines, failures));
+    runtime.shutdown_background();
+    ended
+}
+
+fn default_state(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    if whose == Whose::System {
+        return Some("/var/lib/release-agent".into());
+    }
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")))?;
+    Some(base.join("release-agent"))
+}
+
+fn default_socket(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    if whose == Whose::System { Some(agent_wire::place::SYSTEM_SOCKET.into()) } else { agent_wire::place::user_socket(env) }
+}
+
+async fn answer(
+    path: &Path,
+    settings: InForce,
+    engines: Arc<Engines>,
+    mut failures: mpsc::UnboundedReceiver<JournalError>,
+) -> Result<(), Ended> {
+    let in_force = settings.settings();
+    let socket = ControlSocket::bind(path, in_force.agent.socket_group.as_deref()).await?;
+    let (stop, stopping) = watch::channel(false);
+    let house = House { engines: engines.clone(), settings: settings.clone() };
+    let serving = tokio::spawn(door::serve(socket, house, stopping));
+    let watching = settings.watch();
+    let mut changes = settings.follow();
+    let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    say(&[NotifyState::Ready, NotifyState::Status(&format!("{} app(s); nothing is under way", in_force.apps.len()))]);
+    tracing::info!(socket = %path.display(), apps = in_force.apps.len(), "ready");
+    let mut bell = engines.journal().bell();
+    let ended = loop {
+        tokio::select! {
+            _ = term.recv() => break Ok(()),
+            _ = int.recv() => break Ok(()),
+            _ = hup.recv() => {
+                let settings = settings.clone();
+                // Complaints are logged by the reload itself.
+                let _ = tokio::task::spawn_blocking(move || settings.reload().is_ok()).await;
+            }
+            changed = changes.changed() => if changed.is_ok() {
+                let new = changes.borrow_and_update().clone();
+                let engines = engines.clone();
+                // Taking an app up may mean recovering it: that runs programs.
+                let _ = tokio::task::spawn_blocking(move || {
+                    for trouble in engines.apply(&new) {
+                        tracing::error!("{}", chain(&trouble));
+                    }
+                    tracing::info!(apps = new.apps.len(), "the configuration was taken up");
+                }).await;
+            },
+            rung = bell.changed() => if rung.is_ok() { tell_status(&engines).await },
+            failure = failures.recv() => if let Some(err) = failure { break Err(Ended::Journal(err)) },
+            () = watchdog() => say(&[NotifyState::Watchdog]),
+        }
+    };
+    say(&[NotifyState::Stopping, NotifyState::Status("finishing the runs under way")]);
+    drop(watching);
+    if ended.is_ok() {
+        tracing::info!("stopping: the runs under way are finished first");
+        let patience = settings.settings().agent.drain_timeout;
+        // The socket answers until the last run has ended, so that those who follow it see how.
+        engines.refuse_new();
+        let draining = engines.clone();
+        let _ = tokio::task::spawn_blocking(move || draining.drain(patience)).await;
+    }
+    let _ = stop.send(true);
+    let _ = serving.await;
+    ended
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Ended> {
+    signal(kind).map_err(Ended::Runtime)
+}
+
+/// Half of what the service manager waits for (sd_watchdog_enabled(3)); for ever when it does not watch.
+async fn watchdog() {
+    match sd_notify::watchdog_enabled() {
+        Some(interval) => tokio::time::sleep(interval / 2).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One line for `systemctl status`.
+async fn tell_status(engines: &Arc<Engines>) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let asked = engines.clone();
+    let told = tokio::task::spawn_blocking(move || {
+        let under_way = asked.all().into_iter().filter_map(|engine| {
+            let status = engine.status().ok()?;
+            let run = status.running?;
+            Some(format!("{}: run {} at {}", status.name, run.run, run.step.unwrap_or_else(|| "its beginning".to_owned())))
+        });
+        under_way.collect::<Vec<_>>().join("; ")
+    });
+    let told = told.await.unwrap_or_default();
+    say(&[NotifyState::Status(if told.is_empty() { "nothing is under way" } else { &told })]);
+}
+
+fn say(states: &[NotifyState<'_>]) {
+    // Without a service manager nobody listens.
+    let _ = sd_notify::notify(states);
+}

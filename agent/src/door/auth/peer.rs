@@ -1,0 +1,80 @@
+//! A process on this host, by what the kernel says of the socket that it connected with (unix(7), `SO_PEERCRED` and `SO_PEERGROUPS`): as it was
+//! at connect(2). Its number is never used: another process may have it by now.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use agent_model::request::{Caller, Power};
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use tokio::net::UnixStream;
+
+/// The number that the kernel shows for users that have none in this namespace (user_namespaces(7)).
+const UNMAPPED: u32 = 65534;
+
+/// Who is at the other end.
+///
+/// # Errors
+/// When the kernel does not say, or the user has no number here: then it is nobody.
+pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
+    let credentials = stream.peer_cred()?;
+    let uid = credentials.uid();
+    if uid == UNMAPPED {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the user is not mapped into this namespace"));
+    }
+    let mut gids = peer_groups(stream)?;
+    gids.push(credentials.gid());
+    let name_of = |gid: &u32| Group::from_gid(Gid::from_raw(*gid)).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name);
+    let mut groups: Vec<String> = gids.iter().map(name_of).collect();
+    groups.sort();
+    groups.dedup();
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+    let power = if uid == 0 || uid == geteuid().as_raw() { Power::Own } else { Power::Granted };
+    Ok(Caller::Unix { user, groups, power })
+}
+
+/// The supplementary groups (`SO_PEERGROUPS`, since Linux 4.13).
+#[expect(
+    unsafe_code,
+    reason = "no crate that is here offers SO_PEERGROUPS; the call writes at most `length` bytes into a buffer of that size"
+)]
+fn peer_groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<u32> = vec![0; 64];
+    loop {
+        let mut length = nix::libc::socklen_t::try_from(groups.len() * size_of::<u32>()).map_err(io::Error::other)?;
+        // SAFETY: the descriptor is open for the life of `stream`, the buffer is writable for `length` bytes, and both outlive the call.
+        let answer = unsafe {
+            nix::libc::getsockopt(
+                stream.as_raw_fd(),
+                nix::libc::SOL_SOCKET,
+                nix::libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = usize::try_from(length).map_err(io::Error::other)? / size_of::<u32>();
+        if answer == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let err = io::Error::last_os_error();
+        // The buffer was too small: the kernel said how much it needs.
+        if err.raw_os_error() != Some(nix::libc::ERANGE) || count <= groups.len() {
+            return Err(err);
+        }
+        groups.resize(count, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_says_who_we_are() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let Caller::Unix { user, groups, power } = of(&here).unwrap() else { panic!("not a local caller") };
+        assert_eq!(user, User::from_uid(geteuid()).unwrap().unwrap().name);
+        assert!(!groups.is_empty());
+        assert_eq!(power, Power::Own);
+    }
+}

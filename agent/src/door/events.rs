@@ -1,0 +1,92 @@
+//! A run's events, as they come: rows after a cursor, and the bell. There is no buffer that a slow reader could overflow; whoever comes late reads
+//! everything.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use agent_model::names::RunId;
+use agent_wire::event::{Event, What};
+use axum::body::Body;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::stopped;
+use crate::engine::journal::Journal;
+use crate::steps::chain;
+
+/// How many events are read at a time.
+const PAGE: u32 = 200;
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One JSON object a line.
+    Lines,
+    /// Server-sent events (WHATWG HTML, "Server-sent events"), with the event's place as its id.
+    ServerSent,
+}
+
+/// A body that gives the events after `after`, and ends with the run or when the agent stops.
+pub(super) fn body(journal: Arc<Journal>, run: RunId, after: u64, shape: Shape, stop: watch::Receiver<bool>) -> Body {
+    // One page ahead of the reader, and no more: a reader that does not read holds nothing up.
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(feed(journal, run, after, shape, stop, sender));
+    Body::from_stream(ReceiverStream::new(receiver))
+}
+
+async fn feed(
+    journal: Arc<Journal>,
+    run: RunId,
+    mut after: u64,
+    shape: Shape,
+    mut stop: watch::Receiver<bool>,
+    sender: mpsc::Sender<Result<Bytes, Infallible>>,
+) {
+    let mut bell = journal.bell();
+    loop {
+        bell.mark_unchanged();
+        let reading = journal.clone();
+        let page = tokio::task::spawn_blocking(move || reading.events(run, after, PAGE)).await;
+        let events = match page {
+            Ok(Ok(events)) => events,
+            Ok(Err(err)) => return tracing::error!(run = run.0, "events cannot be read: {}", chain(&err)),
+            Err(err) => return tracing::error!(run = run.0, "events cannot be read: {err}"),
+        };
+        if let Some(last) = events.last() {
+            after = last.n;
+            let ended = matches!(last.what, What::Ended { .. });
+            let text: String = events.iter().map(|event| written(event, shape)).collect();
+            if sender.send(Ok(text.into())).await.is_err() || ended {
+                return;
+            }
+            continue;
+        }
+        let comment = match shape {
+            Shape::Lines => None,
+            Shape::ServerSent => Some(std::time::Duration::from_secs(15)),
+        };
+        tokio::select! {
+            rung = bell.changed() => if rung.is_err() { return },
+            () = stopped(&mut stop) => return,
+            () = sender.closed() => return,
+            // A comment now and then keeps proxies from taking the silence for an end.
+            () = pause(comment) => if sender.send(Ok(Bytes::from_static(b": still here\n\n"))).await.is_err() { return },
+        }
+    }
+}
+
+async fn pause(time: Option<std::time::Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn written(event: &Event, shape: Shape) -> String {
+    let json = serde_json::to_string(event).unwrap_or_default();
+    match shape {
+        Shape::Lines => format!("{json}\n"),
+        Shape::ServerSent => format!("id: {}\ndata: {json}\n\n", event.n),
+    }
+}

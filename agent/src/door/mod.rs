@@ -1,0 +1,31 @@
+//! Where requests come in: HTTP on the control socket. Who asks is made sure of before anything is understood.
+
+mod answer;
+mod auth;
+mod events;
+mod routes;
+mod socket;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::engine::Engines;
+use crate::settings::watch::InForce;
+
+pub(crate) use socket::{BindError, ControlSocket, serve};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct House {
+    /// The engines.
+    pub engines: Arc<Engines>,
+    /// The settings in force.
+    pub settings: InForce,
+}
+
+/// Waits until the agent stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

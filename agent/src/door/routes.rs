@@ -1,0 +1,318 @@
+//! The addresses, and what each is answered. [`table`] is the list that the OpenAPI document is held against.
+
+use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
+use agent_model::request::{Authorised, Caller, Request, Right, authorise};
+use agent_wire::form::Form;
+use agent_wire::view;
+use agent_wire::{EVENTS_TYPE, MOST_REQUEST_BYTES, REQUEST_TYPE};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::answer::Refused;
+use super::{House, events};
+use crate::engine::{Accepted, AppEngine, NotTaken};
+use crate::report::metrics;
+
+/// The contract, as `GET /openapi.json` gives it.
+const OPENAPI: &str = include_str!("openapi.json");
+
+#[derive(Clone)]
+struct Shared {
+    house: House,
+    stop: watch::Receiver<bool>,
+}
+
+/// Every address with its method.
+fn table() -> Vec<(&'static str, Method, MethodRouter<Shared>)> {
+    vec![
+        ("/v1/requests", Method::POST, post(take)),
+        ("/v1/apps", Method::GET, get(apps)),
+        ("/v1/apps/{app}", Method::GET, get(app)),
+        ("/v1/apps/{app}/releases", Method::GET, get(releases)),
+        ("/v1/apps/{app}/releases/{release}", Method::GET, get(release)),
+        ("/v1/apps/{app}/plan", Method::GET, get(plan)),
+        ("/v1/apps/{app}/prune", Method::GET, get(prunable)),
+        ("/v1/runs", Method::GET, get(runs)),
+        ("/v1/runs/{run}", Method::GET, get(run)),
+        ("/v1/runs/{run}/events", Method::GET, get(run_events)),
+        ("/v1/doctor", Method::GET, get(doctor)),
+        ("/healthz", Method::GET, get(|| async { "ok\n" })),
+        ("/metrics", Method::GET, get(metrics_text)),
+        ("/openapi.json", Method::GET, get(|| async { ([(header::CONTENT_TYPE, "application/json")], OPENAPI) })),
+    ]
+}
+
+/// The router for one agent.
+pub(super) fn router(house: House, stop: watch::Receiver<bool>) -> Router {
+    let mut router = Router::new();
+    for (path, _, handler) in table() {
+        router = router.route(path, handler);
+    }
+    router
+        .fallback(|| async { Refused::not_found("there is nothing at this address") })
+        .method_not_allowed_fallback(|| async { Refused::wrong_method() })
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Shared { house, stop })
+}
+
+/// Does what may wait for the disk, a program or a lock, away from the threads that serve.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
+    tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
+}
+
+impl Shared {
+    /// The engine of an app, for a caller who has a right to it. Whoever has none learns nothing of which apps there are.
+    fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(std::sync::Arc<AppEngine>, Authorised), Refused> {
+        let name: AppName = app.parse()?;
+        let authorised = authorise(caller.clone(), right, &name, &self.house.settings.settings().agent.grants)?;
+        let engine = self.house.engines.get(&name).ok_or(NotTaken::NoApp(name))?;
+        Ok((engine, authorised))
+    }
+
+    fn may_read(&self, caller: &Caller, app: &str) -> bool {
+        self.enter(caller, app, Right::Read).is_ok()
+    }
+}
+
+async fn take(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind != REQUEST_TYPE && kind != "application/json" {
+        return Err(Refused::wrong_type());
+    }
+    let body: Bytes = axum::body::to_bytes(body, MOST_REQUEST_BYTES).await.map_err(|_| Refused::too_large())?;
+    let text = std::str::from_utf8(&body).map_err(|_| Refused::malformed("the request is not UTF-8"))?.to_owned();
+    let form: Form = serde_json::from_str(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
+    let request = Request::try_from(&form)?;
+    let (engine, authorised) = shared.enter(&caller, &form.app, request.act.right())?;
+    let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &text)?)).await?;
+    let (status, run) = match accepted {
+        Accepted::New(run) => (StatusCode::ACCEPTED, run),
+        Accepted::Before(run) => (StatusCode::OK, run),
+    };
+    let events = format!("/v1/runs/{run}/events");
+    Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events })).into_response())
+}
+
+async fn apps(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Json<view::Apps>, Refused> {
+    blocking(move || {
+        let engines = shared.house.engines.all().into_iter().filter(|engine| shared.may_read(&caller, engine.name().as_str()));
+        let apps = engines.map(|engine| engine.status()).collect::<Result<_, _>>()?;
+        let complaints = shared.house.settings.complaints().iter().map(ToString::to_string).collect();
+        Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.house.engines.draining(), apps, complaints }))
+    })
+    .await
+}
+
+async fn app(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(app): Path<String>,
+) -> Result<Json<view::App>, Refused> {
+    let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
+    blocking(move || Ok(Json(engine.status()?))).await
+}
+
+async fn releases(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(app): Path<String>,
+) -> Result<Json<view::Releases>, Refused> {
+    let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
+    blocking(move || Ok(Json(engine.releases()?))).await
+}
+
+async fn release(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((app, selector)): Path<(String, String)>,
+) -> Result<Json<view::ReleaseDetail>, Refused> {
+    let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
+    blocking(move || {
+        let release = if selector == "live" {
+            let live = engine.status()?.live.ok_or_else(|| Refused::not_found("no release is live"))?;
+            live.name.parse()?
+        } else {
+            engine.find(&selector.parse::<ReleaseSelector>()?)?
+        };
+        Ok(Json(engine.release_detail(&release)?))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct PlanQuery {
+    #[serde(rename = "ref")]
+    revision: String,
+}
+
+async fn plan(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(app): Path<String>,
+    query: Result<Query<PlanQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<view::Plan>, Refused> {
+    let (engine, authorised) = shared.enter(&caller, &app, Right::Plan)?;
+    let Query(query) = query.map_err(|_| Refused::malformed("say which commit: ?ref=REF"))?;
+    let revision: Revision = query.revision.parse()?;
+    blocking(move || Ok(Json(engine.plan(&authorised, &revision)?))).await
+}
+
+async fn prunable(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(app): Path<String>,
+) -> Result<Json<view::Releases>, Refused> {
+    let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
+    blocking(move || Ok(Json(engine.prunable()?))).await
+}
+
+#[derive(Deserialize)]
+struct RunsQuery {
+    app: Option<String>,
+    #[serde(default)]
+    after: u64,
+    #[serde(default = "fifty")]
+    limit: u32,
+}
+
+fn fifty() -> u32 {
+    50
+}
+
+async fn runs(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<RunsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<view::Runs>, Refused> {
+    let Query(query) = query.map_err(|_| Refused::malformed("the query is app=APP, after=NUMBER, limit=NUMBER; all may be left out"))?;
+    let app = match &query.app {
+        Some(app) => Some(shared.enter(&caller, app, Right::Read)?.0.name().clone()),
+        None => None,
+    };
+    blocking(move || {
+        let runs = shared.house.engines.journal().runs(app.as_ref(), query.after, query.limit.clamp(1, 1000)).map_err(NotTaken::from)?;
+        let runs = runs.into_iter().filter(|run| shared.may_read(&caller, &run.app)).collect();
+        Ok(Json(view::Runs { runs }))
+    })
+    .await
+}
+
+/// A run that the caller may read. To whoever may not, it is as if it were not there.
+fn readable(shared: &Shared, caller: &Caller, run: &str) -> Result<(RunId, view::Run), Refused> {
+    let run: RunId = run.parse()?;
+    let known = shared.house.engines.journal().run(run).map_err(NotTaken::from)?;
+    let known = known.filter(|known| shared.may_read(caller, &known.app)).ok_or(NotTaken::NoRun(run))?;
+    Ok((run, known))
+}
+
+async fn run(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+) -> Result<Json<view::Run>, Refused> {
+    blocking(move || readable(&shared, &caller, &run).map(|(_, run)| Json(run))).await
+}
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    after: Option<u64>,
+}
+
+async fn run_events(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+    query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let Query(query) = query.map_err(|_| Refused::malformed("the query is after=NUMBER"))?;
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    // The standard's own cursor goes first: a browser that reconnects repeats the address as it was.
+    let after = text("last-event-id").and_then(|id| id.parse().ok()).or(query.after).unwrap_or(0);
+    let (shape, kind) = if text("accept").is_some_and(|accept| accept.contains("text/event-stream")) {
+        (events::Shape::ServerSent, "text/event-stream")
+    } else {
+        (events::Shape::Lines, EVENTS_TYPE)
+    };
+    let asking = shared.clone();
+    let (run, _) = blocking(move || readable(&asking, &caller, &run)).await?;
+    let body = events::body(shared.house.engines.journal().clone(), run, after, shape, shared.stop.clone());
+    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body).into_response())
+}
+
+#[derive(Deserialize)]
+struct DoctorQuery {
+    app: Option<String>,
+}
+
+async fn doctor(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<DoctorQuery>,
+) -> Result<Json<view::Doctor>, Refused> {
+    let engines = match &query.app {
+        Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
+        None => shared.house.engines.all().into_iter().filter(|engine| shared.may_read(&caller, engine.name().as_str())).collect(),
+    };
+    blocking(move || {
+        let mut findings: Vec<view::Finding> = shared
+            .house
+            .settings
+            .complaints()
+            .iter()
+            .map(|complaint| view::Finding {
+                app: None,
+                what: "configuration".to_owned(),
+                level: view::Level::Error,
+                text: complaint.to_string(),
+                cure: Some("mend the file; the last good configuration stays in force until then".to_owned()),
+            })
+            .collect();
+        findings.extend(engines.iter().flat_map(|engine| engine.examine()));
+        findings.sort_by_key(|finding| finding.level);
+        Ok(Json(view::Doctor { findings }))
+    })
+    .await
+}
+
+async fn metrics_text(State(shared): State<Shared>) -> Result<Response, Refused> {
+    blocking(move || {
+        let text = metrics::text(&shared.house.engines)?;
+        Ok(([(header::CONTENT_TYPE, metrics::TYPE)], text).into_response())
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contract_names_every_address_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut documented: Vec<(String, String)> = Vec::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+                assert!(operation["responses"].is_object(), "{method} {path} has no responses");
+                documented.push((path.clone(), method.to_uppercase()));
+            }
+        }
+        let mut served: Vec<(String, String)> = table().iter().map(|(path, method, _)| ((*path).to_owned(), method.to_string())).collect();
+        documented.sort();
+        served.sort();
+        assert_eq!(documented, served);
+    }
+}

@@ -1,0 +1,162 @@
+//! The control socket: bound with its mode set before anybody can connect, served by an accept loop of our own with caps on connections, headers
+//! and slow clients.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use nix::unistd::{Gid, Group, chown};
+use thiserror::Error;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+
+use super::{House, auth, routes, stopped};
+
+/// The most connections at a time.
+const MOST_CONNECTIONS: usize = 256;
+/// How long a client may take to send its headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes that are read ahead of a client: headers must fit (hyper counts them in its read buffer).
+const MOST_HEADER_BYTES: usize = 16 * 1024;
+
+/// Why the socket could not be bound.
+#[derive(Debug, Error)]
+pub(crate) enum BindError {
+    /// Somebody serves there.
+    #[error("another agent answers on {}", .0.display())]
+    Taken(PathBuf),
+    /// Something else is there.
+    #[error("{} is there, and is no socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The path is longer than a socket's may be.
+    #[error("the socket path {} is {} bytes long, and unix(7) allows 107", path.display(), path.as_os_str().len())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The group that may open it.
+    #[error("the group {0}, which socket_group names, does not exist")]
+    NoGroup(String),
+    /// The system says no.
+    #[error("cannot {act} {}", path.display())]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The bound socket; its file goes with the value.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A file that stays is found stale, and replaced, at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl ControlSocket {
+    /// Binds `path`. Members of `group` may connect, or only the agent's own user. A stale socket is replaced, a living one never.
+    pub(crate) async fn bind(path: &Path, group: Option<&str>) -> Result<Self, BindError> {
+        let told = |act: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| BindError::Io { act, path, source }
+        };
+        if path.as_os_str().len() > 107 {
+            return Err(BindError::TooLong { path: path.to_owned() });
+        }
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let dir_mode = if group.is_some() { 0o755 } else { 0o700 };
+        fs::DirBuilder::new().recursive(true).mode(dir_mode).create(dir).map_err(told("make", dir))?;
+        match fs::symlink_metadata(path) {
+            Ok(meta) if !meta.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
+            Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(BindError::Taken(path.to_owned())),
+            Ok(_) => fs::remove_file(path).map_err(told("remove the stale socket", path))?,
+            Err(_) => {}
+        }
+        // Bound under another name and renamed, so that nobody can connect before its mode is set.
+        let temporary = dir.join(format!(".control.{}", std::process::id()));
+        let _ = fs::remove_file(&temporary);
+        let listener = UnixListener::bind(&temporary).map_err(told("bind", &temporary))?;
+        let mode = match group {
+            Some(name) => {
+                let found = Group::from_name(name).map_err(io::Error::from).map_err(told("look up the group of", path))?;
+                let gid: Gid = found.ok_or_else(|| BindError::NoGroup(name.to_owned()))?.gid;
+                chown(&temporary, None, Some(gid)).map_err(io::Error::from).map_err(told("give to the group", &temporary))?;
+                0o660
+            }
+            None => 0o600,
+        };
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).map_err(told("set the mode of", &temporary))?;
+        fs::rename(&temporary, path).map_err(told("rename to", path))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+/// Serves until `stop` says so; then open streams are ended, and answers under way are finished.
+pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let router = routes::router(house, stop.clone());
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(err) => {
+                // Out of descriptors: those that are in use will come back.
+                tracing::warn!("a connection could not be accepted: {err}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!("{MOST_CONNECTIONS} connections are open; one more is turned away");
+            continue;
+        };
+        let router = router.clone();
+        let mut stop = stop.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            let router = match auth::peer::of(&stream) {
+                Ok(peer) => router.layer(axum::Extension(peer)),
+                Err(err) => {
+                    tracing::warn!("the kernel does not say who connected: {err}");
+                    return;
+                }
+            };
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MOST_HEADER_BYTES).half_close(true);
+            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopped(&mut stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(err) = ended {
+                tracing::debug!("a connection ended early: {err}");
+            }
+        });
+    }
+    // Streams end by themselves now; what does not within a moment goes with the process.
+    let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(Duration::from_secs(2), places.acquire_many(all)).await;
+}
