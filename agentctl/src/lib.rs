@@ -1,1 +1,86 @@
-//! x
+//! The command line of the release agent: it turns arguments into requests, and answers and events into sentences. It decides nothing; what may be
+//! done and what came of it is the agent's to say.
+//!
+//! In reading order, each module using only those above it:
+//!
+//! 1. [`fault`]: what keeps a verb from its end, and the exit code of each;
+//! 2. [`render`]: every sentence and table the user sees, as pure functions;
+//! 3. [`out`]: the only place that writes to a terminal or a pipe;
+//! 4. [`client`]: HTTP over the agent's socket;
+//! 5. [`session`]: what all verbs share: the client, the output, the app;
+//! 6. [`follow`]: tells a run as it goes;
+//! 7. [`act`]: sends a request and follows what comes of it;
+//! 8. a file a verb;
+//! 9. [`arguments`]: the verbs as the command line has them.
+
+mod fault;
+mod render;
+
+mod out;
+
+mod client;
+
+mod session;
+
+mod follow;
+
+mod act;
+
+mod activate;
+mod cancel;
+mod check;
+mod doctor;
+mod init;
+mod list;
+mod lock;
+mod logs;
+mod pin;
+mod plan;
+mod prune;
+mod release;
+mod runs;
+mod shell;
+mod show;
+mod status;
+
+mod arguments;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+pub use arguments::command;
+
+use arguments::Cli;
+use fault::{Exit, Fault};
+use out::Out;
+
+/// Runs the program with the arguments and streams of this process.
+pub fn run() -> ExitCode {
+    ExitCode::from(run_with(std::env::args_os(), Out::of_process()))
+}
+
+/// Runs the program, prints why it could not be done, and picks the exit code. Nothing else does either.
+fn run_with(arguments: impl IntoIterator<Item = OsString>, mut out: Out) -> u8 {
+    let ended = Cli::read(arguments).and_then(|cli| cli.run(&mut out));
+    match ended {
+        Ok(Exit(code)) => code,
+        Err(Fault::Usage(err)) => {
+            let text = err.render().ansi().to_string();
+            if err.use_stderr() {
+                out.words(&text);
+            } else if let Err(fault) = out.data(&text) {
+                return fault.exit_code();
+            }
+            u8::try_from(err.exit_code()).unwrap_or(2)
+        }
+        Err(fault) => {
+            if let Some(text) = render::fault(&fault) {
+                out.words(&text);
+            }
+            fault.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! `agentctl`: the command line of the release agent.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agentctl::run()
+}

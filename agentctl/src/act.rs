@@ -1,0 +1,74 @@
+//! Sends a request and follows what comes of it: the way of all verbs that act.
+
+use agent_model::names::{AppName, ReleaseName};
+use agent_model::request::Right;
+use agent_wire::form::Form;
+use clap::Args;
+
+use crate::fault::{Exit, Fault};
+use crate::follow;
+use crate::render;
+use crate::session::{Manner, Session};
+
+/// What the verbs that take their turn have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Following {
+    /// Print the run's number and do not wait for its end
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+}
+
+/// A condition that a caller can set.
+#[derive(Debug, Args)]
+pub(crate) struct Expecting {
+    /// Refuse unless this release, named in full, is the live one when the request is taken
+    #[arg(long, value_name = "RELEASE")]
+    pub(crate) expect_live: Option<ReleaseName>,
+}
+
+impl Expecting {
+    /// The condition, as the form has it.
+    pub(crate) fn prev(&self) -> Option<String> {
+        self.expect_live.as_ref().map(ToString::to_string)
+    }
+}
+
+/// A form for an app, with a nonce of its own.
+pub(crate) fn form(app: &AppName, right: Right) -> Result<Form, Fault> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|err| Fault::Host { act: "draw a random number", source: err.into() })?;
+    let nonce = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Form::new(app.as_str(), right, nonce))
+}
+
+/// Asks for what takes its turn, and follows it or not.
+pub(crate) async fn take_turn(session: &mut Session<'_>, form: &Form, following: &Following) -> Result<Exit, Fault> {
+    let taken = ask(session, form).await?;
+    if following.no_follow {
+        let number = match session.manner {
+            Manner::Json => taken.raw,
+            Manner::Words(_) | Manner::Quiet => taken.view.run.to_string(),
+        };
+        session.out.data(&number)?;
+        if matches!(session.manner, Manner::Words(_)) {
+            session.out.words(&render::goes_on(taken.view.run));
+        }
+        return Ok(Exit::GOOD);
+    }
+    if matches!(session.manner, Manner::Words(_)) {
+        session.out.words(&render::taken(taken.view.run, form));
+    }
+    follow::mine(session, taken.view.run).await
+}
+
+/// Asks for what is done on the spot.
+pub(crate) async fn at_once(session: &mut Session<'_>, form: &Form) -> Result<Exit, Fault> {
+    let taken = ask(session, form).await?;
+    follow::mine(session, taken.view.run).await
+}
+
+async fn ask(session: &mut Session<'_>, form: &Form) -> Result<crate::client::Answer<agent_wire::view::Taken>, Fault> {
+    let Session { client, out, .. } = session;
+    let comeback = client.patience.comeback;
+    client.ask(form, || out.words(&render::asking_again(comeback))).await
+}

@@ -1,0 +1,209 @@
+//! The verbs as the command line has them, and what each is told to the user in a sentence. What a verb takes stands in the verb's own file.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use agent_model::names::AppName;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::fault::{Exit, Fault};
+use crate::out::Out;
+use crate::render::run::Detail;
+use crate::session::{Manner, Session};
+use crate::{activate, cancel, check, doctor, init, list, lock, logs, pin, plan, prune, release, runs, shell, show, status};
+
+/// The command line as a value: completions and manual pages are made from it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  the release is live, or what was asked is done
+  1  it failed; the former release is live and was never left
+  2  the arguments make no sense
+  3  rolled back: the new release was live for a moment and was taken back
+  4  refused: right, lock, busy, stale
+  5  the agent is out of reach
+  6  stuck: a person must look
+  7  cancelled or superseded
+  130  Ctrl-C: detached from the run, which goes on
+
+Data goes to stdout, words to stderr. NO_COLOR is respected.";
+
+/// Releases Django apps, and whatever else is configured, through the release agent of this host.
+#[derive(Debug, Parser)]
+#[command(name = "agentctl", version, after_help = EXIT_CODES, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb understands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
+struct Common {
+    /// The app; may be left out when there is only one
+    #[arg(short, long, global = true, env = "AGENTCTL_APP", hide_env_values = true)]
+    app: Option<AppName>,
+    /// The agent's socket, when it is not the usual one
+    #[arg(long, global = true, env = "AGENTCTL_SOCKET", hide_env_values = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print data: what a reading verb read, or a run's events, one a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print only the last line, and only when it went wrong
+    #[arg(short, long, global = true, conflicts_with_all = ["verbose", "json"])]
+    quiet: bool,
+    /// Print all output of all steps
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Agent(AgentVerb),
+    /// Write a commented configuration file for a new app
+    #[command(after_help = "\
+Examples:
+  agentctl init shop --repository git@github.com:acme/shop.git
+  agentctl init --repository https://github.com/acme/shop.git --dir ./config")]
+    Init(init::Init),
+    /// Print a script that completes the arguments of agentctl in a shell
+    #[command(after_help = "Example:\n  agentctl completions bash > /etc/bash_completion.d/agentctl")]
+    Completions(shell::Completions),
+    /// Print the manual page, or write all of them to a directory
+    Man(shell::Man),
+}
+
+/// The verbs that the agent is asked for.
+#[derive(Debug, Subcommand)]
+enum AgentVerb {
+    /// Make a release of a branch, tag or commit, and make it live
+    #[command(
+        visible_alias = "deploy",
+        after_help = "\
+Examples:
+  agentctl release main
+  agentctl release v1.4.2 --dry-run
+  agentctl --app shop release 1a2b3c4d --rebuild
+  agentctl release main --no-follow        # prints the number of the run
+
+Ctrl-C cancels nothing; agentctl logs -f follows again."
+    )]
+    Release(release::Release),
+    /// List the releases, newest first, with the live one marked
+    #[command(after_help = "\
+Examples:
+  agentctl list
+  agentctl list --json | jq -r '.releases[] | select(.pinned) | .name'")]
+    List,
+    /// Make a release that exists live again
+    #[command(after_help = "\
+Examples:
+  agentctl activate previous
+  agentctl activate 1a2b3c4d
+  agentctl activate 2026-11-20-22-45-23-1a2b3c4d5e6f")]
+    Activate(activate::Activate),
+    /// Make the release live again that was live before, the same as `activate previous`
+    Rollback(activate::Rollback),
+    /// Show how every app stands: live release, run, queue, lock, last outcome, disk
+    Status,
+    /// Show one release with its manifest; the live one when none is named
+    Show(show::Show),
+    /// List the runs, newest first; those of all apps when none is named
+    Runs(runs::Runs),
+    /// Print a run's events again, with all output, or as they come
+    #[command(after_help = "\
+Examples:
+  agentctl logs            # the newest run
+  agentctl logs 12
+  agentctl logs -f 12      # and go on until it ends; exits as release would have
+  agentctl logs 12 --json | jq -r 'select(.what == \"output\") | .line'")]
+    Logs(logs::Logs),
+    /// Show what `release` would do, and change nothing
+    #[command(after_help = "Example:\n  agentctl plan main")]
+    Plan(plan::Plan),
+    /// Stop a run and take back what it did; refused once the release was switched
+    Cancel(cancel::Cancel),
+    /// Let no release and no activate happen until `unlock`
+    #[command(after_help = "Example:\n  agentctl lock -m \"black friday: ask anna\"")]
+    Lock(lock::Lock),
+    /// End the lock
+    Unlock,
+    /// Keep a release for ever
+    Pin(pin::Pin),
+    /// Let a release be pruned again when it is old
+    Unpin(pin::Pin),
+    /// Remove the releases that are too old to be kept, now
+    Prune(prune::Prune),
+    /// Run the health checks of the live release now
+    Check(check::Check),
+    /// Look the set-up over; each finding comes with its cure
+    #[command(after_help = "Exits 1 when a release would fail.")]
+    Doctor,
+}
+
+impl Cli {
+    /// Understands the arguments.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Fault> {
+        Self::try_parse_from(arguments).map_err(Fault::Usage)
+    }
+
+    /// Does what they ask for.
+    pub(crate) fn run(self, out: &mut Out) -> Result<Exit, Fault> {
+        let Self { common, verb } = self;
+        match verb {
+            Verb::Init(init) => init.run(out),
+            Verb::Completions(completions) => completions.run(out, command()),
+            Verb::Man(man) => man.run(out, command()),
+            Verb::Agent(verb) => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(|err| Fault::Host { act: "wait for an answer", source: err.into() })?;
+                let manner = common.manner();
+                let mut session = Session::new(out, common.socket, common.app, manner);
+                runtime.block_on(verb.run(&mut session))
+            }
+        }
+    }
+}
+
+impl Common {
+    fn manner(&self) -> Manner {
+        match (self.json, self.quiet, self.verbose) {
+            (true, _, _) => Manner::Json,
+            (_, true, _) => Manner::Quiet,
+            (_, _, true) => Manner::Words(Detail::Full),
+            _ => Manner::Words(Detail::Usual),
+        }
+    }
+}
+
+impl AgentVerb {
+    async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
+        match self {
+            Self::Release(release) => release.run(session).await,
+            Self::List => list::run(session).await,
+            Self::Activate(activate) => activate.run(session).await,
+            Self::Rollback(rollback) => rollback.run(session).await,
+            Self::Status => status::run(session).await,
+            Self::Show(show) => show.run(session).await,
+            Self::Runs(runs) => runs.run(session).await,
+            Self::Logs(logs) => logs.run(session).await,
+            Self::Plan(plan) => plan.run(session).await,
+            Self::Cancel(cancel) => cancel.run(session).await,
+            Self::Lock(lock) => lock.run(session).await,
+            Self::Unlock => lock::unlock(session).await,
+            Self::Pin(pin) => pin.pin(session).await,
+            Self::Unpin(pin) => pin.unpin(session).await,
+            Self::Prune(prune) => prune.run(session).await,
+            Self::Check(check) => check.run(session).await,
+            Self::Doctor => doctor::run(session).await,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `init`: writes a commented file for a new app. It speaks to no agent; a running one takes the file up by itself.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use agent_model::names::AppName;
+use clap::Args;
+
+use crate::fault::{Exit, Fault};
+use crate::out::Out;
+use crate::render;
+
+/// The file for an app named `shop`; its name and repository are put in.
+const TEMPLATE: &str = include_str!("app.toml");
+
+/// What `init` takes.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The app's name; made from the repository's when it is left out
+    name: Option<AppName>,
+    /// Where the project is cloned from
+    #[arg(long, value_name = "URL")]
+    repository: String,
+    /// The configuration directory [default: /etc/release-agent for root, else release-agent in $XDG_CONFIG_HOME or ~/.config]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl Init {
+    /// Writes the file.
+    pub(crate) fn run(self, out: &mut Out) -> Result<Exit, Fault> {
+        if self.repository.is_empty() || self.repository.chars().any(char::is_control) {
+            return Err(Fault::Init { what: format!("the repository {:?}", self.repository), rule: "must be a URL on one line" });
+        }
+        let name = match self.name {
+            Some(name) => name,
+            None => name_of(&self.repository)?,
+        };
+        let dir = match self.dir {
+            Some(dir) => dir,
+            None => usual_dir(nix::unistd::geteuid().is_root(), |name| std::env::var(name).ok())?,
+        };
+        let apps = dir.join("apps");
+        let path = apps.join(format!("{name}.toml"));
+        fs::create_dir_all(&apps).map_err(|source| Fault::Disk { act: "make", path: apps.clone(), source })?;
+        write_new(&path, &filled(&name, &self.repository))?;
+        out.words(&render::written(&path, name.as_str()));
+        Ok(Exit::GOOD)
+    }
+}
+
+/// The template for an app.
+fn filled(name: &AppName, repository: &str) -> String {
+    let repository = format!("repository = \"{}\"", repository.replace('\\', "\\\\").replace('"', "\\\""));
+    let lines =
+        TEMPLATE.lines().map(|line| if line.starts_with("repository") { repository.clone() } else { line.replace("shop", name.as_str()) });
+    lines.fold(String::with_capacity(TEMPLATE.len()), |text, line| text + &line + "\n")
+}
+
+/// The app's name that a repository suggests: the last part of its path, without `.git`.
+fn name_of(repository: &str) -> Result<AppName, Fault> {
+    let last = repository.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+    let name = last.strip_suffix(".git").unwrap_or(last).to_ascii_lowercase().replace(['_', '.'], "-");
+    name.parse().map_err(|_| Fault::Init {
+        what: format!("the repository {repository:?}"),
+        rule: "suggests no name for the app: give one, as in agentctl init shop --repository URL",
+    })
+}
+
+/// Where configuration is when nobody says.
+fn usual_dir(root: bool, env: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Fault> {
+    if root {
+        return Ok("/etc/release-agent".into());
+    }
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
+    base.map(|base| base.join("release-agent")).ok_or(Fault::Init {
+        what: "the configuration directory".into(),
+        rule: "is unknown, for neither XDG_CONFIG_HOME nor HOME is set: name one with --dir",
+    })
+}
+
+/// Writes a file that is not there yet, all of it or nothing: whoever watches the directory never sees half of it.
+fn write_new(path: &Path, text: &str) -> Result<(), Fault> {
+    let half = path.with_extension("toml.new");
+    let disk = |act, path: &Path, source| Fault::Disk { act, path: path.to_owned(), source };
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&half)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .map_err(|source| disk("write", &half, source));
+    // A link, unlike a rename, never replaces what is there.
+    let linked = written.and_then(|()| {
+        fs::hard_link(&half, path).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => Fault::Exists(path.to_owned()),
+            _ => disk("write", path, source),
+        })
+    });
+    // It may not be there at all, and nobody reads it.
+    let _ = fs::remove_file(&half);
+    linked
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+//! `pin` and `unpin`: which releases are kept for ever.
+
+use agent_model::names::ReleaseSelector;
+use agent_model::request::Right;
+use clap::Args;
+
+use crate::act;
+use crate::fault::{Exit, Fault};
+use crate::session::Session;
+
+/// What `pin` and `unpin` take.
+#[derive(Debug, Args)]
+pub(crate) struct Pin {
+    /// A release's name, the beginning of its name or of its commit, or `previous`
+    release: ReleaseSelector,
+}
+
+impl Pin {
+    /// Asks for the release to be kept.
+    pub(crate) async fn pin(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
+        self.ask(session, Right::Pin).await
+    }
+
+    /// Asks for it to be let go.
+    pub(crate) async fn unpin(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
+        self.ask(session, Right::Unpin).await
+    }
+
+    async fn ask(self, session: &mut Session<'_>, right: Right) -> Result<Exit, Fault> {
+        let mut form = act::form(&session.app().await?, right)?;
+        form.release = Some(self.release.to_string());
+        act::at_once(session, &form).await
+    }
+}

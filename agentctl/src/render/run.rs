@@ -1,0 +1,251 @@
+//! A run, told event by event: every event gives the lines that stay, and leaves behind what goes on now.
+
+use agent_wire::event::{Event, OutcomeWord, PlannedStep, Stream, What};
+use chrono::{DateTime, Utc};
+
+use super::ending::{self, Cause, Known};
+use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, took};
+
+/// How wide the names of steps are.
+const NAME: usize = 14;
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Steps, and the end of the output of those that fail.
+    Usual,
+    /// All output too.
+    Full,
+}
+
+/// Whether the user knows what the run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// They have just asked for it.
+    Told,
+    /// It is to be told.
+    ToTell,
+}
+
+/// What an event gives to be shown.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Lines that stay.
+    pub(crate) lines: Vec<String>,
+    /// The last words, when the run is over.
+    pub(crate) ending: Option<(OutcomeWord, Vec<String>)>,
+}
+
+/// What goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Now {
+    step: String,
+    backward: bool,
+    /// Since when.
+    pub(crate) since: DateTime<Utc>,
+    /// The last line that a tool said.
+    pub(crate) line: Option<String>,
+    /// How much is done, of how much.
+    pub(crate) progress: Option<(u64, u64)>,
+}
+
+impl Now {
+    fn of(event: &Event, step: &str, backward: bool) -> Self {
+        Self { step: clean_line(step), backward, since: event.at, line: None, progress: None }
+    }
+
+    /// Its name.
+    pub(crate) fn title(&self) -> String {
+        if self.backward { format!("↩ {}", self.step) } else { self.step.clone() }
+    }
+}
+
+/// What has been told of a run, and what is needed to tell the rest.
+#[derive(Debug)]
+pub(crate) struct Story {
+    detail: Detail,
+    opening: Opening,
+    known: Known,
+    plan: Vec<PlannedStep>,
+    /// So many lines of the plan have been told.
+    told: usize,
+    now: Option<Now>,
+}
+
+impl Story {
+    /// The story of a run, before its first event.
+    pub(crate) fn new(run: u64, detail: Detail, opening: Opening) -> Self {
+        Self { detail, opening, known: Known { run, ..Known::default() }, plan: Vec::new(), told: 0, now: None }
+    }
+
+    /// What goes on now.
+    pub(crate) fn now(&self) -> Option<&Now> {
+        self.now.as_ref()
+    }
+
+    /// Takes an event in, and says what it gives to be shown.
+    pub(crate) fn tell(&mut self, event: &Event) -> Told {
+        let mut told = Told::default();
+        self.lines(event, &mut told.lines);
+        if let What::Ended { outcome, live, ms } = &event.what {
+            let mut sentence = ending::sentence(&self.known, *outcome, live.as_deref(), *ms);
+            // Who reads the output already need not be told how to read it.
+            if self.opening == Opening::ToTell && *outcome != OutcomeWord::Stuck {
+                sentence.truncate(1);
+            }
+            told.ending = Some((*outcome, sentence));
+        }
+        told
+    }
+
+    fn lines(&mut self, event: &Event, lines: &mut Vec<String>) {
+        match &event.what {
+            What::Accepted { app, action: word, of, caller } => {
+                if self.opening == Opening::ToTell {
+                    let what = action(word, of.as_deref(), Some(app));
+                    let since = event.at.format("%Y-%m-%d %H:%M:%S UTC");
+                    lines.push(painted(BOLD, format!("run {}: {what}, for {}, {since}", event.run, clean_line(caller))));
+                }
+                self.known.app = Some(app.clone());
+                self.known.action = word.clone();
+                self.known.of = of.clone();
+            }
+            What::Waits { behind } => lines.push(format!("· waits behind run {behind}")),
+            What::Planned { steps, .. } => {
+                self.plan = steps.clone();
+                self.told = 0;
+            }
+            What::Resolved { commit, reference, release, subject } => {
+                let subject = subject.as_deref().map(|subject| format!(" {}", clean_line(subject))).unwrap_or_default();
+                let reference = reference.as_deref().map(|name| format!(", reached by {}", clean_line(name))).unwrap_or_default();
+                lines.push(format!("· commit {}{subject}{}", painted(BOLD, short(commit)), painted(DIM, reference)));
+                lines.push(format!("· release {}", painted(BOLD, clean_line(release))));
+                self.known.release = Some(release.clone());
+            }
+            What::StepStarted { step } => {
+                self.skips_before(Some(step), lines);
+                self.now = Some(Now::of(event, step, false));
+            }
+            What::Output { step, stream, line } => self.output(step, *stream, line, lines),
+            What::Note { step, text } => lines.push(painted(DIM, format!("· {} {}", padded(step), indented(text, NAME + 3)))),
+            What::Warning { step, text } => {
+                self.known.warnings += 1;
+                let step = step.as_deref().map(|step| format!("{}: ", clean_line(step))).unwrap_or_default();
+                lines.push(painted(WARN, format!("! {step}{}", indented(text, 2))));
+            }
+            What::Progress { step, done, total } => {
+                if let Some(now) = self.now.as_mut().filter(|now| now.step == *step) {
+                    now.progress = Some((*done, *total));
+                }
+            }
+            What::Exposed { .. } => {
+                if self.detail == Detail::Full {
+                    lines.push(painted(DIM, "· from here on visitors may meet the new release"));
+                }
+            }
+            What::StepDone { step, ms, nothing } => {
+                self.now = None;
+                lines.push(match nothing {
+                    Some(reason) => skipped(step, reason),
+                    None => format!("{} {} {:>7}", painted(GOOD, "✓"), padded(step), took(*ms)),
+                });
+            }
+            What::StepFailed { step, ms, reason, hint, tail } => self.step_failed(step, *ms, reason, hint.as_deref(), tail, lines),
+            What::UndoStarted { step } => self.now = Some(Now::of(event, step, true)),
+            What::Undone { step, ms } => {
+                self.now = None;
+                lines.push(format!("{} {} taken back ({})", painted(WARN, "↩"), padded(step), took(*ms)));
+            }
+            What::UndoFailed { step, reason } => {
+                self.now = None;
+                let reason = indented(reason, NAME + 3);
+                lines.push(format!("{} {} could not be taken back: {reason}", painted(BAD, "✗"), padded(step)));
+            }
+            What::Stands { text, restore } => {
+                lines.push(painted(WARN, format!("! stands: {}", indented(text, 2))));
+                if let Some(restore) = restore {
+                    lines.push(format!("  restore with: {}", clean_line(restore)));
+                }
+            }
+            What::CancelAsked { caller } => {
+                lines.push(painted(WARN, format!("! {} asks for it to be stopped and taken back", clean_line(caller))))
+            }
+            What::Stopped => {
+                let step = self.now.take().map(|now| now.step);
+                lines.push(painted(WARN, "! the agent stopped in the middle of this run, and has started again"));
+                self.known.cause.get_or_insert(Cause::Stopped(step));
+            }
+            What::Ended { outcome, .. } => {
+                self.now = None;
+                if matches!(outcome, OutcomeWord::Live | OutcomeWord::Done) {
+                    self.skips_before(None, lines);
+                }
+            }
+            What::Unknown => {
+                if self.detail == Detail::Full {
+                    lines.push(painted(DIM, "· (something that only a newer agentctl can tell)"));
+                }
+            }
+        }
+    }
+
+    fn output(&mut self, step: &str, stream: Stream, line: &str, lines: &mut Vec<String>) {
+        let line = clean_line(line);
+        if self.detail == Detail::Full {
+            let bar = match stream {
+                Stream::Stdout => "│",
+                Stream::Stderr => "┆",
+            };
+            lines.push(format!("  {} {line}", painted(DIM, bar)));
+        }
+        if let Some(now) = self.now.as_mut().filter(|now| now.step == step && !line.trim().is_empty()) {
+            now.line = Some(line);
+        }
+    }
+
+    fn step_failed(&mut self, step: &str, ms: u64, reason: &str, hint: Option<&str>, tail: &[String], lines: &mut Vec<String>) {
+        self.now = None;
+        let only_warns = self.plan.iter().any(|planned| planned.step == step && planned.warn);
+        let reason = indented(reason, NAME + 12);
+        let (glyph, after) = if only_warns {
+            self.known.warnings += 1;
+            (painted(WARN, "!"), " (the run goes on without it)")
+        } else {
+            self.known.cause.get_or_insert_with(|| Cause::Step(step.to_owned()));
+            (painted(BAD, "✗"), "")
+        };
+        lines.push(format!("{glyph} {} {:>7}  {reason}{after}", padded(step), took(ms)));
+        // With all output shown, its end has been shown.
+        if self.detail == Detail::Usual {
+            lines.extend(tail.iter().map(|line| format!("  {} {}", painted(DIM, "│"), clean_line(line))));
+        }
+        if let Some(hint) = hint {
+            lines.push(format!("  {} {}", painted(BOLD, "hint:"), indented(hint, 2)));
+        }
+    }
+
+    /// Tells the steps that are skipped before one begins, or all that are left.
+    fn skips_before(&mut self, step: Option<&str>, lines: &mut Vec<String>) {
+        let end = match step {
+            Some(step) => match self.plan.iter().skip(self.told).position(|planned| planned.step == step) {
+                Some(offset) => self.told + offset,
+                None => return,
+            },
+            None => self.plan.len(),
+        };
+        for planned in &self.plan[self.told..end] {
+            if let Some(reason) = &planned.skipped {
+                lines.push(skipped(&planned.step, reason));
+            }
+        }
+        self.told = end;
+    }
+}
+
+fn padded(step: &str) -> String {
+    format!("{:NAME$}", clean_line(step))
+}
+
+fn skipped(step: &str, reason: &str) -> String {
+    painted(DIM, format!("– {} skipped: {}", padded(step), indented(reason, NAME + 3)))
+}

@@ -1,0 +1,139 @@
+//! Times, sizes, colours, and text from elsewhere made harmless.
+
+use std::fmt::Display;
+
+use agent_wire::event::OutcomeWord;
+use anstyle::{AnsiColor, Style};
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// What went well.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+/// What went wrong.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// What should be looked at.
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default();
+/// What stands out.
+pub(crate) const BOLD: Style = Style::new().bold();
+/// What stands back.
+pub(crate) const DIM: Style = Style::new().dimmed();
+
+/// The text in a style.
+pub(crate) fn painted(style: Style, text: impl Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// The style that an outcome is told in.
+pub(crate) fn style_of(outcome: OutcomeWord) -> Style {
+    match outcome {
+        OutcomeWord::Live | OutcomeWord::Done => GOOD,
+        OutcomeWord::Failed | OutcomeWord::RolledBack | OutcomeWord::Stuck => BAD,
+        OutcomeWord::Cancelled | OutcomeWord::Superseded => WARN,
+    }
+}
+
+/// The outcome's word as people write it.
+pub(crate) fn outcome(outcome: OutcomeWord) -> &'static str {
+    match outcome {
+        OutcomeWord::RolledBack => "rolled back",
+        other => other.word(),
+    }
+}
+
+/// Text that somebody else wrote, without what would move the cursor, change colours or turn the direction of writing: a commit's subject or a
+/// tool's output can bring all of it. Line breaks stay.
+pub(crate) fn clean(text: &str) -> String {
+    let plain = anstream::adapter::strip_str(text).to_string();
+    let mut cleaned = String::with_capacity(plain.len());
+    for letter in plain.chars() {
+        match letter {
+            '\n' => cleaned.push('\n'),
+            '\t' => cleaned.push_str("    "),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            letter if letter.is_control() => {}
+            letter => cleaned.push(letter),
+        }
+    }
+    cleaned
+}
+
+/// The same on one line.
+pub(crate) fn clean_line(text: &str) -> String {
+    clean(text).replace('\n', " ")
+}
+
+/// How long something took.
+pub(crate) fn took(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..60 => format!("{}.{} s", seconds, ms % 1000 / 100),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// How long ago something was.
+pub(crate) fn ago(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let passed = now - then;
+    let minutes = passed.num_minutes();
+    if passed < TimeDelta::seconds(10) {
+        "just now".into()
+    } else if minutes < 1 {
+        format!("{} s ago", passed.num_seconds())
+    } else if minutes < 60 {
+        format!("{minutes} min ago")
+    } else if minutes < 48 * 60 {
+        format!("{} h ago", minutes / 60)
+    } else if passed.num_days() < 60 {
+        format!("{} days ago", passed.num_days())
+    } else {
+        then.format("%Y-%m-%d").to_string()
+    }
+}
+
+/// A size, in the units of disks.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = bytes / 100;
+    let mut unit = 0;
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        tenths /= 1000;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// So many of a thing.
+pub(crate) fn count(number: usize, one: &str, several: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {several}") }
+}
+
+/// Things one after the other.
+pub(crate) fn listed(things: &[impl AsRef<str>]) -> String {
+    things.iter().map(|thing| clean_line(thing.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
+/// The first twelve digits of a commit, as release names have them.
+pub(crate) fn short(commit: &str) -> String {
+    clean_line(commit).chars().take(12).collect()
+}
+
+/// What a run is for: `release main of shop`.
+pub(crate) fn action(action: &str, of: Option<&str>, app: Option<&str>) -> String {
+    let mut text = clean_line(action);
+    if let Some(of) = of.filter(|of| !of.is_empty()) {
+        text = format!("{text} {}", clean_line(of));
+    }
+    match app {
+        Some(app) if text.contains(' ') => format!("{text} of {}", clean_line(app)),
+        Some(app) => format!("{text} {}", clean_line(app)),
+        None => text,
+    }
+}
+
+/// Text behind a first line, every further line indented.
+pub(crate) fn indented(text: &str, by: usize) -> String {
+    clean(text).trim_end().replace('\n', &format!("\n{:by$}", ""))
+}

@@ -1,0 +1,96 @@
+//! What all verbs share: the way to the agent, the output, and which app is meant.
+
+use std::path::PathBuf;
+
+use agent_model::names::AppName;
+use agent_wire::place;
+use agent_wire::view::{Apps, Run};
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+
+use crate::client::{Answer, Client, Effort, Patience, encoded};
+use crate::fault::{Exit, Fault};
+use crate::out::Out;
+use crate::render::run::Detail;
+
+/// How a verb tells what it has to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// In words and tables.
+    Words(Detail),
+    /// Only what went wrong.
+    Quiet,
+    /// As data.
+    Json,
+}
+
+/// One use of the program.
+pub(crate) struct Session<'a> {
+    /// The way to the agent.
+    pub(crate) client: Client,
+    /// The output.
+    pub(crate) out: &'a mut Out,
+    /// How to tell.
+    pub(crate) manner: Manner,
+    /// The app, where one was named.
+    pub(crate) app: Option<AppName>,
+    /// What the clock said at the beginning.
+    pub(crate) now: DateTime<Utc>,
+}
+
+impl<'a> Session<'a> {
+    /// A use of the program that speaks to an agent.
+    pub(crate) fn new(out: &'a mut Out, socket: Option<PathBuf>, app: Option<AppName>, manner: Manner) -> Self {
+        let client = Client::new(socket.unwrap_or_else(usual_socket), Patience::default());
+        Self { client, out, manner, app, now: Utc::now() }
+    }
+
+    /// The app that is meant: the one that was named, else the only one that there is.
+    pub(crate) async fn app(&self) -> Result<AppName, Fault> {
+        if let Some(app) = &self.app {
+            return Ok(app.clone());
+        }
+        let apps: Apps = self.client.read("/v1/apps", Effort::Little).await?.view;
+        match apps.apps.as_slice() {
+            [] => Err(Fault::NoApp),
+            [app] => Ok(app.name.parse()?),
+            _ => Err(Fault::ManyApps(apps.apps.into_iter().map(|app| app.name).collect())),
+        }
+    }
+
+    /// A run, looked up by its number.
+    pub(crate) async fn run(&self, run: u64) -> Result<Run, Fault> {
+        Ok(self.client.read(&format!("/v1/runs/{run}"), Effort::Little).await?.view)
+    }
+
+    /// The beginning of all paths about an app.
+    pub(crate) fn path(app: &AppName) -> String {
+        format!("/v1/apps/{}", encoded(app.as_str()))
+    }
+
+    /// Reads a view and shows it: as it came with `--json`, else as `words` has it.
+    pub(crate) async fn show<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        effort: Effort,
+        words: impl FnOnce(&T, &Self) -> String,
+    ) -> Result<Exit, Fault> {
+        let answer = self.client.read(path, effort).await?;
+        let text = self.told(&answer, words);
+        self.out.data(&text)?;
+        Ok(Exit::GOOD)
+    }
+
+    /// What is shown of an answer.
+    pub(crate) fn told<T>(&self, answer: &Answer<T>, words: impl FnOnce(&T, &Self) -> String) -> String {
+        match self.manner {
+            Manner::Json => answer.raw.clone(),
+            Manner::Words(_) | Manner::Quiet => words(&answer.view, self),
+        }
+    }
+}
+
+/// Where the agent is when nobody says: the user's own, if there is one, else the system's.
+fn usual_socket() -> PathBuf {
+    place::user_socket(|name| std::env::var(name).ok()).filter(|path| path.exists()).unwrap_or_else(|| place::SYSTEM_SOCKET.into())
+}

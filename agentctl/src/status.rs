@@ -1,0 +1,36 @@
+//! `status`: how the apps stand.
+
+use agent_wire::view::Apps;
+use serde_json::Value;
+
+use crate::client::{Answer, Effort};
+use crate::fault::{Exit, Fault};
+use crate::render;
+use crate::session::Session;
+
+/// Shows all apps, or the one that was named. The shape of the data is the same either way.
+pub(crate) async fn run(session: &mut Session<'_>) -> Result<Exit, Fault> {
+    let mut answer = session.client.read::<Apps>("/v1/apps", Effort::Little).await?;
+    if let Some(app) = &session.app {
+        if !answer.view.apps.iter().any(|known| known.name == app.as_str()) {
+            // The agent knows better than we why there is none.
+            session.client.read::<Value>(&Session::path(app), Effort::Little).await?;
+        }
+        narrow(&mut answer, app.as_str());
+    }
+    let text = session.told(&answer, |apps, session| render::status(apps, session.now));
+    session.out.data(&text)?;
+    Ok(Exit::GOOD)
+}
+
+/// Leaves only one app, in what was understood and in what came.
+fn narrow(answer: &mut Answer<Apps>, app: &str) {
+    answer.view.apps.retain(|known| known.name == app);
+    // It was understood already, so it is JSON.
+    if let Ok(mut raw) = serde_json::from_str::<Value>(&answer.raw) {
+        if let Some(apps) = raw.get_mut("apps").and_then(Value::as_array_mut) {
+            apps.retain(|known| known.get("name").and_then(Value::as_str) == Some(app));
+        }
+        answer.raw = raw.to_string();
+    }
+}
