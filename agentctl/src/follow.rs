@@ -27,61 +27,65 @@ pub(crate) enum Reach {
     SoFar,
 }
 
-/// Follows a run that this program started; the outcome gives the exit code.
-pub(crate) async fn mine(session: &mut Session<'_>, run: u64) -> Result<Exit, Fault> {
-    follow(session, run, Opening::Told, Stream::Words, Reach::End).await
-}
-
-/// Tells a run that the user asked to read; followed to its end, the outcome gives the exit code.
-pub(crate) async fn read(session: &mut Session<'_>, run: u64, reach: Reach) -> Result<Exit, Fault> {
-    follow(session, run, Opening::ToTell, Stream::Data, reach).await
-}
-
-async fn follow(session: &mut Session<'_>, run: u64, opening: Opening, stream: Stream, reach: Reach) -> Result<Exit, Fault> {
-    let Session { client, out, manner, .. } = session;
-    tokio::select! {
-        biased;
-        told = tell(client, out, *manner, run, opening, stream, reach) => told,
-        Ok(()) = tokio::signal::ctrl_c() => Err(Fault::Detached { run }),
-    }
-}
-
-async fn tell(
-    client: &Client,
-    out: &mut Out,
-    manner: Manner,
+/// What is to be told.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
     run: u64,
     opening: Opening,
     stream: Stream,
     reach: Reach,
-) -> Result<Exit, Fault> {
-    let detail = match (manner, stream) {
+}
+
+/// Follows a run that this program started; the outcome gives the exit code.
+pub(crate) async fn mine(session: &mut Session<'_>, run: u64) -> Result<Exit, Fault> {
+    follow(session, Wish { run, opening: Opening::Told, stream: Stream::Words, reach: Reach::End }).await
+}
+
+/// Tells a run that the user asked to read; followed to its end, the outcome gives the exit code.
+pub(crate) async fn read(session: &mut Session<'_>, run: u64, reach: Reach) -> Result<Exit, Fault> {
+    follow(session, Wish { run, opening: Opening::ToTell, stream: Stream::Data, reach }).await
+}
+
+async fn follow(session: &mut Session<'_>, wish: Wish) -> Result<Exit, Fault> {
+    let Session { client, out, manner, .. } = session;
+    tokio::select! {
+        biased;
+        told = tell(client, out, *manner, wish) => told,
+        Ok(()) = tokio::signal::ctrl_c() => Err(Fault::Detached { run: wish.run }),
+    }
+}
+
+async fn tell(client: &Client, out: &mut Out, manner: Manner, wish: Wish) -> Result<Exit, Fault> {
+    let detail = match (manner, wish.stream) {
         // Who reads a run again wants to read all of it.
         (_, Stream::Data) => Detail::Full,
         (Manner::Words(detail), Stream::Words) => detail,
         (Manner::Quiet | Manner::Json, Stream::Words) => Detail::Usual,
     };
-    let mut story = Story::new(run, detail, opening);
-    let mut board = Board::new(out, if manner == Manner::Json { Stream::Data } else { stream });
-    let mut follower = Follower::new(client, run);
+    let mut story = Story::new(wish.run, detail, wish.opening);
+    let mut board = Board::new(out, if manner == Manner::Json { Stream::Data } else { wish.stream });
+    let mut follower = Follower::new(client, wish.run);
+    let mut begun = false;
     loop {
-        let next = match reach {
-            Reach::End => follower.next().await,
-            Reach::SoFar => match timeout(QUIET, follower.next()).await {
+        let next = match wish.reach {
+            Reach::SoFar if begun => match timeout(QUIET, follower.next()).await {
                 Ok(next) => next,
                 Err(_) => return Ok(Exit::GOOD),
             },
+            // Every run has a first event, however long it takes to come.
+            Reach::SoFar | Reach::End => follower.next().await,
         };
         match next? {
             None => return Ok(Exit::GOOD),
             Some(Met::Loss) => board.aside(&render::lost(client.patience.comeback)),
             Some(Met::Event { raw, event }) => {
+                begun = true;
                 let told = story.tell(&event);
                 match manner {
                     Manner::Json => board.lines(&[raw])?,
                     Manner::Words(_) => {
-                        board.lines(&told.lines)?;
                         board.moves(story.now(), Utc::now());
+                        board.lines(&told.lines)?;
                     }
                     Manner::Quiet => {}
                 }
@@ -93,7 +97,7 @@ async fn tell(
                         Manner::Quiet if code == 0 => {}
                         Manner::Quiet | Manner::Words(_) => board.lines(&sentence)?,
                     }
-                    return Ok(Exit(if reach == Reach::End { code } else { 0 }));
+                    return Ok(Exit(if wish.reach == Reach::End { code } else { 0 }));
                 }
             }
         }

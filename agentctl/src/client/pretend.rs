@@ -14,6 +14,8 @@ pub(crate) enum Say {
     Json(u16, String),
     /// Events, and then their end.
     Events(Vec<String>),
+    /// Events, and more may come until the client leaves.
+    Hold(Vec<String>),
     /// Events, and half a line, and then the connection breaks.
     BreakAfter(Vec<String>),
     /// Nothing at all.
@@ -40,9 +42,15 @@ impl Pretend {
         self.dir.path().join("control.sock")
     }
 
-    /// The requests that it was asked: the line and the body. Waits until every answer was fetched.
+    /// The requests that it was asked: the line and the body. An answer that nobody fetched stands there as an empty request.
     pub(crate) fn asked(mut self) -> Vec<String> {
-        self.thread.take().unwrap().join().unwrap()
+        let thread = self.thread.take().unwrap();
+        while !thread.is_finished() {
+            // Whoever waits for a request is given none.
+            drop(UnixStream::connect(self.socket()));
+            std::thread::yield_now();
+        }
+        thread.join().unwrap()
     }
 }
 
@@ -77,6 +85,11 @@ fn write(mut stream: UnixStream, say: &Say) -> std::io::Result<()> {
             head(&mut stream)?;
             events.iter().try_for_each(|event| chunk(&mut stream, &format!("{event}\n")))?;
             stream.write_all(b"0\r\n\r\n")
+        }
+        Say::Hold(events) => {
+            head(&mut stream)?;
+            events.iter().try_for_each(|event| chunk(&mut stream, &format!("{event}\n")))?;
+            stream.read_to_end(&mut Vec::new()).map(drop)
         }
         Say::BreakAfter(events) => {
             head(&mut stream)?;

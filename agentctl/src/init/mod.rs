@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use agent_model::names::AppName;
 use clap::Args;
+use nix::unistd::{Uid, geteuid};
 
 use crate::fault::{Exit, Fault};
 use crate::out::Out;
@@ -39,7 +40,7 @@ impl Init {
         };
         let dir = match self.dir {
             Some(dir) => dir,
-            None => usual_dir(nix::unistd::geteuid().is_root(), |name| std::env::var(name).ok())?,
+            None => usual_dir(geteuid(), |name| std::env::var(name).ok())?,
         };
         let apps = dir.join("apps");
         let path = apps.join(format!("{name}.toml"));
@@ -69,8 +70,8 @@ fn name_of(repository: &str) -> Result<AppName, Fault> {
 }
 
 /// Where configuration is when nobody says.
-fn usual_dir(root: bool, env: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Fault> {
-    if root {
+fn usual_dir(user: Uid, env: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Fault> {
+    if user.is_root() {
         return Ok("/etc/release-agent".into());
     }
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());

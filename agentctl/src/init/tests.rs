@@ -50,9 +50,9 @@ fn a_repository_suggests_the_apps_name() {
 #[test]
 fn the_directory_is_the_systems_for_root_and_the_users_else() {
     let with = |pairs: &'static [(&str, &str)]| {
-        usual_dir(false, |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())).ok()
+        usual_dir(Uid::from_raw(1000), |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())).ok()
     };
-    assert_eq!(usual_dir(true, |_| None).unwrap(), PathBuf::from("/etc/release-agent"));
+    assert_eq!(usual_dir(Uid::from_raw(0), |_| None).unwrap(), PathBuf::from("/etc/release-agent"));
     assert_eq!(with(&[("XDG_CONFIG_HOME", "/c"), ("HOME", "/h")]), Some("/c/release-agent".into()));
     assert_eq!(with(&[("XDG_CONFIG_HOME", "c"), ("HOME", "/h")]), Some("/h/.config/release-agent".into()));
     assert_eq!(with(&[]), None);

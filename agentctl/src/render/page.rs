@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::table;
 use super::words::{
-    BAD, BOLD, DIM, GOOD, WARN, action, ago, bytes, clean_line, count, indented, listed, outcome, painted, short, style_of, took,
+    BAD, BOLD, DIM, GOOD, WARN, action, ago, bytes, clean_line, count, indented, listed, outcome, painted, short, short_ref, style_of, took,
 };
 
 /// How the apps stand.
@@ -32,20 +32,20 @@ fn status_of(app: &App, now: DateTime<Utc>) -> String {
         None => format!("{}  {}", painted(BOLD, clean_line(&app.name)), painted(DIM, "no release is live")),
     });
     if let Some(live) = &app.live {
-        let made = live.made.map(|made| format!("made {}", ago(made, now)));
-        let by = live.caller.as_deref().map(|caller| format!("for {}", clean_line(caller)));
-        let of = live.reference.as_deref().map(|name| format!("of {}", table::short_ref(name)));
-        page.row("live", [made, of, by].into_iter().flatten().collect::<Vec<_>>().join(" "));
+        let made = live.made.map(|made| ago(made, now));
+        let by = live.caller.as_deref().map(|caller| format!("by {}", clean_line(caller)));
+        let of = live.reference.as_deref().map(|name| format!("of {}", short_ref(name)));
+        page.row("made", [made, of, by].into_iter().flatten().collect::<Vec<_>>().join(", "));
     }
     if let Some(stuck) = app.stuck {
         page.row("stuck", painted(BAD, format!("run {stuck} needs a person to look: agentctl logs {stuck}")));
     }
     if let Some(lock) = &app.lock {
-        page.row("locked", painted(WARN, format!("for {}, {}: {}", clean_line(&lock.who), ago(lock.since, now), clean_line(&lock.why))));
+        page.row("locked", painted(WARN, format!("by {}, {}: {}", clean_line(&lock.who), ago(lock.since, now), clean_line(&lock.why))));
     }
     if let Some(run) = &app.running {
         let step = run.step.as_deref().map(|step| format!(", at {}", clean_line(step))).unwrap_or_default();
-        page.row("running", format!("{}{step}, since {}", run_line(run), ago(run.accepted, now).trim_end_matches(" ago")));
+        page.row("running", format!("{}{step}, taken {}", run_line(run), ago(run.accepted, now)));
     }
     for run in &app.waiting {
         page.row("waiting", run_line(run));
@@ -66,7 +66,7 @@ fn status_of(app: &App, now: DateTime<Utc>) -> String {
 }
 
 fn run_line(run: &Run) -> String {
-    format!("run {}: {} for {}", run.run, action(&run.action, run.of.as_deref(), None), clean_line(&run.caller))
+    format!("run {}: {} by {}", run.run, action(&run.action, run.of.as_deref(), None), clean_line(&run.caller))
 }
 
 /// One release.
@@ -78,7 +78,7 @@ pub(crate) fn release(detail: &ReleaseDetail, now: DateTime<Utc>) -> String {
     state.extend(release.pinned.then(|| "pinned".to_owned()));
     page.row("state", state.join(", "));
     page.row("commit", clean_line(&release.commit));
-    page.maybe("ref", release.reference.as_deref().map(table::short_ref));
+    page.maybe("ref", release.reference.as_deref().map(short_ref));
     page.maybe("who", release.caller.as_deref().map(clean_line));
     page.maybe("run", release.run.map(|run| run.to_string()));
     page.maybe("made", release.made.map(|made| format!("{} ({})", made.format("%Y-%m-%d %H:%M:%S UTC"), ago(made, now))));
@@ -106,7 +106,7 @@ fn serde_word(value: &impl serde::Serialize) -> String {
 
 /// What a release would do.
 pub(crate) fn plan(plan: &Plan, app: &str) -> String {
-    let reference = plan.reference.as_deref().map(|name| format!(" ({})", table::short_ref(name))).unwrap_or_default();
+    let reference = plan.reference.as_deref().map(|name| format!(" ({})", short_ref(name))).unwrap_or_default();
     let mut blocks = vec![painted(BOLD, format!("{app}: a release of {}{reference}", short(&plan.commit)))];
 
     let commits = plan.commits.iter().map(commit_line);

@@ -4,7 +4,7 @@ use agent_wire::event::{Event, OutcomeWord, PlannedStep, Stream, What};
 use chrono::{DateTime, Utc};
 
 use super::ending::{self, Cause, Known};
-use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, took};
+use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, short_ref, took};
 
 /// How wide the names of steps are.
 const NAME: usize = 14;
@@ -40,7 +40,7 @@ pub(crate) struct Told {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Now {
     step: String,
-    backward: bool,
+    direction: Direction,
     /// Since when.
     pub(crate) since: DateTime<Utc>,
     /// The last line that a tool said.
@@ -49,14 +49,23 @@ pub(crate) struct Now {
     pub(crate) progress: Option<(u64, u64)>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
 impl Now {
-    fn of(event: &Event, step: &str, backward: bool) -> Self {
-        Self { step: clean_line(step), backward, since: event.at, line: None, progress: None }
+    fn of(event: &Event, step: &str, direction: Direction) -> Self {
+        Self { step: clean_line(step), direction, since: event.at, line: None, progress: None }
     }
 
     /// Its name.
     pub(crate) fn title(&self) -> String {
-        if self.backward { format!("↩ {}", self.step) } else { self.step.clone() }
+        match self.direction {
+            Direction::Forward => self.step.clone(),
+            Direction::Backward => format!("↩ {}", self.step),
+        }
     }
 }
 
@@ -104,7 +113,7 @@ impl Story {
                 if self.opening == Opening::ToTell {
                     let what = action(word, of.as_deref(), Some(app));
                     let since = event.at.format("%Y-%m-%d %H:%M:%S UTC");
-                    lines.push(painted(BOLD, format!("run {}: {what}, for {}, {since}", event.run, clean_line(caller))));
+                    lines.push(painted(BOLD, format!("run {}: {what}, by {}, {since}", event.run, clean_line(caller))));
                 }
                 self.known.app = Some(app.clone());
                 self.known.action = word.clone();
@@ -117,14 +126,14 @@ impl Story {
             }
             What::Resolved { commit, reference, release, subject } => {
                 let subject = subject.as_deref().map(|subject| format!(" {}", clean_line(subject))).unwrap_or_default();
-                let reference = reference.as_deref().map(|name| format!(", reached by {}", clean_line(name))).unwrap_or_default();
+                let reference = reference.as_deref().map(|name| format!(", reached by {}", short_ref(name))).unwrap_or_default();
                 lines.push(format!("· commit {}{subject}{}", painted(BOLD, short(commit)), painted(DIM, reference)));
                 lines.push(format!("· release {}", painted(BOLD, clean_line(release))));
                 self.known.release = Some(release.clone());
             }
             What::StepStarted { step } => {
                 self.skips_before(Some(step), lines);
-                self.now = Some(Now::of(event, step, false));
+                self.now = Some(Now::of(event, step, Direction::Forward));
             }
             What::Output { step, stream, line } => self.output(step, *stream, line, lines),
             What::Note { step, text } => lines.push(painted(DIM, format!("· {} {}", padded(step), indented(text, NAME + 3)))),
@@ -150,8 +159,20 @@ impl Story {
                     None => format!("{} {} {:>7}", painted(GOOD, "✓"), padded(step), took(*ms)),
                 });
             }
-            What::StepFailed { step, ms, reason, hint, tail } => self.step_failed(step, *ms, reason, hint.as_deref(), tail, lines),
-            What::UndoStarted { step } => self.now = Some(Now::of(event, step, true)),
+            What::StepFailed { step, ms, reason, hint, tail } => {
+                self.now = None;
+                let reason = indented(reason, NAME + 12);
+                let (glyph, after) = self.failure_of(step);
+                lines.push(format!("{glyph} {} {:>7}  {reason}{after}", padded(step), took(*ms)));
+                // With all output shown, its end has been shown.
+                if self.detail == Detail::Usual {
+                    lines.extend(tail.iter().map(|line| format!("  {} {}", painted(DIM, "│"), clean_line(line))));
+                }
+                if let Some(hint) = hint {
+                    lines.push(format!("  {} {}", painted(BOLD, "hint:"), indented(hint, 2)));
+                }
+            }
+            What::UndoStarted { step } => self.now = Some(Now::of(event, step, Direction::Backward)),
             What::Undone { step, ms } => {
                 self.now = None;
                 lines.push(format!("{} {} taken back ({})", painted(WARN, "↩"), padded(step), took(*ms)));
@@ -203,24 +224,14 @@ impl Story {
         }
     }
 
-    fn step_failed(&mut self, step: &str, ms: u64, reason: &str, hint: Option<&str>, tail: &[String], lines: &mut Vec<String>) {
-        self.now = None;
-        let only_warns = self.plan.iter().any(|planned| planned.step == step && planned.warn);
-        let reason = indented(reason, NAME + 12);
-        let (glyph, after) = if only_warns {
+    /// Takes in that a step failed: how it is marked, and what its failure means.
+    fn failure_of(&mut self, step: &str) -> (String, &'static str) {
+        if self.plan.iter().any(|planned| planned.step == step && planned.warn) {
             self.known.warnings += 1;
             (painted(WARN, "!"), " (the run goes on without it)")
         } else {
             self.known.cause.get_or_insert_with(|| Cause::Step(step.to_owned()));
             (painted(BAD, "✗"), "")
-        };
-        lines.push(format!("{glyph} {} {:>7}  {reason}{after}", padded(step), took(ms)));
-        // With all output shown, its end has been shown.
-        if self.detail == Detail::Usual {
-            lines.extend(tail.iter().map(|line| format!("  {} {}", painted(DIM, "│"), clean_line(line))));
-        }
-        if let Some(hint) = hint {
-            lines.push(format!("  {} {}", painted(BOLD, "hint:"), indented(hint, 2)));
         }
     }
 

@@ -4,7 +4,7 @@ use agent_wire::view::{Release, ReleaseState, Releases, Run, RunState, Runs};
 use chrono::{DateTime, Utc};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 
-use super::words::{ago, clean_line, outcome, short, took};
+use super::words::{ago, clean_line, outcome, short, short_ref, took};
 
 /// The releases of an app, the live one marked.
 pub(crate) fn releases(releases: &Releases, now: DateTime<Utc>, width: Option<u16>) -> String {
@@ -92,18 +92,10 @@ fn at(run: &Run) -> String {
     run.step.as_deref().map(|step| format!(" at {}", clean_line(step))).unwrap_or_default()
 }
 
-/// A ref as people call it.
-pub(super) fn short_ref(name: &str) -> String {
-    let name = clean_line(name);
-    match name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")) {
-        Some(short) => short.to_owned(),
-        None => name,
-    }
-}
-
 fn table<const N: usize>(header: [&str; N], rows: Vec<Vec<Cell>>, width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).force_no_tty().enforce_styling();
+    table.style_text_only();
     table.set_header(header.map(|title| Cell::new(title).add_attribute(Attribute::Dim)));
     table.add_rows(rows);
     if let Some(width) = width {

@@ -1,1 +1,630 @@
+use agent_model::request::Right;
+use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
+use agent_wire::problem::Problem;
+use agent_wire::view::{
+    App, Apps, Commit, Doctor, Finding, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use insta::assert_snapshot;
 
+use super::run::{Detail, Opening, Story};
+use super::*;
+
+const OLD: &str = "2026-11-20-20-00-00-0a1b2c3d4e5f";
+const NEW: &str = "2026-11-20-22-45-23-1a2b3c4d5e6f";
+
+fn now() -> DateTime<Utc> {
+    "2026-11-20T23:00:00Z".parse().unwrap()
+}
+
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+/// Everything that is shown of a run with these events.
+fn told_with(detail: Detail, opening: Opening, whats: Vec<What>) -> String {
+    let mut story = Story::new(12, detail, opening);
+    let mut lines = Vec::new();
+    for (n, what) in (1..).zip(whats) {
+        let told = story.tell(&Event { run: 12, n, at: now(), what });
+        lines.extend(told.lines);
+        lines.extend(told.ending.into_iter().flat_map(|(_, sentence)| sentence));
+    }
+    plain(&lines.join("\n"))
+}
+
+fn told(whats: Vec<What>) -> String {
+    told_with(Detail::Usual, Opening::Told, whats)
+}
+
+fn accepted(action: &str, of: Option<&str>) -> What {
+    What::Accepted { app: "shop".into(), action: action.into(), of: of.map(Into::into), caller: "unix:anna".into() }
+}
+
+fn planned() -> What {
+    let step =
+        |step: &str, warn, skipped: Option<&str>| PlannedStep { step: step.into(), undo: true, warn, skipped: skipped.map(Into::into) };
+    What::Planned {
+        aim: AimWord::Serve,
+        steps: vec![
+            step("fetch", false, None),
+            step("link-shared", false, Some("nothing is shared")),
+            step("migrate", false, None),
+            step("switch", false, None),
+            step("prune", true, Some("nothing is too old")),
+        ],
+        live: Some(OLD.into()),
+    }
+}
+
+fn resolved() -> What {
+    What::Resolved {
+        commit: "1a2b3c4d5e6f7a8b9c0d1a2b3c4d5e6f7a8b9c0d".into(),
+        reference: Some("refs/heads/main".into()),
+        release: NEW.into(),
+        subject: Some("Fix the cart".into()),
+    }
+}
+
+fn started(step: &str) -> What {
+    What::StepStarted { step: step.into() }
+}
+
+fn done(step: &str, ms: u64) -> What {
+    What::StepDone { step: step.into(), ms, nothing: None }
+}
+
+fn output(step: &str, line: &str) -> What {
+    What::Output { step: step.into(), stream: Stream::Stdout, line: line.into() }
+}
+
+fn failed(step: &str) -> What {
+    What::StepFailed {
+        step: step.into(),
+        ms: 2100,
+        reason: "manage.py migrate: exit status 1".into(),
+        hint: Some("the column must have a default".into()),
+        tail: vec!["Applying shop.0042_total...".into(), "IntegrityError: NOT NULL".into()],
+    }
+}
+
+fn ended(outcome: OutcomeWord, live: Option<&str>) -> What {
+    What::Ended { outcome, live: live.map(Into::into), ms: 8400 }
+}
+
+#[test]
+fn a_release_that_goes_live() {
+    let whats = vec![
+        accepted("release", Some("main")),
+        What::Waits { behind: 11 },
+        planned(),
+        started("fetch"),
+        output("fetch", "remote: Counting objects"),
+        resolved(),
+        done("fetch", 320),
+        started("migrate"),
+        What::Note { step: "migrate".into(), text: "two migrations\nto apply".into() },
+        What::Warning { step: Some("migrate".into()), text: "it took a lock".into() },
+        done("migrate", 61_000),
+        started("switch"),
+        What::Exposed { step: "switch".into() },
+        done("switch", 1200),
+        What::Unknown,
+        ended(OutcomeWord::Live, Some(NEW)),
+    ];
+    assert_snapshot!(told(whats.clone()), @r"
+    · waits behind run 11
+    · commit 1a2b3c4d5e6f Fix the cart, reached by main
+    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
+    ✓ fetch            0.3 s
+    – link-shared    skipped: nothing is shared
+    · migrate        two migrations
+                     to apply
+    ! migrate: it took a lock
+    ✓ migrate        1 min 01 s
+    ✓ switch           1.2 s
+    – prune          skipped: nothing is too old
+    shop: 2026-11-20-22-45-23-1a2b3c4d5e6f is live, with 1 warning (run 12, 8.4 s)
+    ");
+    assert_snapshot!(told_with(Detail::Full, Opening::ToTell, whats), @r"
+    run 12: release main of shop, by unix:anna, 2026-11-20 23:00:00 UTC
+    · waits behind run 11
+      │ remote: Counting objects
+    · commit 1a2b3c4d5e6f Fix the cart, reached by main
+    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
+    ✓ fetch            0.3 s
+    – link-shared    skipped: nothing is shared
+    · migrate        two migrations
+                     to apply
+    ! migrate: it took a lock
+    ✓ migrate        1 min 01 s
+    · from here on visitors may meet the new release
+    ✓ switch           1.2 s
+    · (something that only a newer agentctl can tell)
+    – prune          skipped: nothing is too old
+    shop: 2026-11-20-22-45-23-1a2b3c4d5e6f is live, with 1 warning (run 12, 8.4 s)
+    ");
+}
+
+#[test]
+fn a_release_that_fails_before_the_switch() {
+    let whats = |live| {
+        vec![
+            accepted("release", Some("main")),
+            planned(),
+            resolved(),
+            started("fetch"),
+            done("fetch", 320),
+            started("migrate"),
+            failed("migrate"),
+            What::UndoStarted { step: "fetch".into() },
+            What::Undone { step: "fetch".into(), ms: 20 },
+            What::Stands { text: "shop.0041 is applied".into(), restore: Some("pg_restore -d shop /var/shop/backups/x.dump".into()) },
+            ended(OutcomeWord::Failed, live),
+        ]
+    };
+    assert_snapshot!(told(whats(Some(OLD))), @r"
+    · commit 1a2b3c4d5e6f Fix the cart, reached by main
+    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
+    ✓ fetch            0.3 s
+    – link-shared    skipped: nothing is shared
+    ✗ migrate          2.1 s  manage.py migrate: exit status 1
+      │ Applying shop.0042_total...
+      │ IntegrityError: NOT NULL
+      hint: the column must have a default
+    ↩ fetch          taken back (0.0 s)
+    ! stands: shop.0041 is applied
+      restore with: pg_restore -d shop /var/shop/backups/x.dump
+    shop: failed at migrate: the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
+    next: agentctl logs 12 shows all output
+    ");
+    let without = told(whats(None));
+    assert_snapshot!(without.lines().rev().nth(1).unwrap(), @"shop: failed at migrate: no release is live (run 12, 8.4 s)");
+    // What was shown as it came is not shown again.
+    assert!(!told_with(Detail::Full, Opening::Told, whats(None)).contains("IntegrityError"));
+}
+
+#[test]
+fn a_release_that_is_taken_back() {
+    let whats = |outcome, live| {
+        vec![
+            accepted("release", Some("main")),
+            planned(),
+            resolved(),
+            started("switch"),
+            What::Exposed { step: "switch".into() },
+            What::StepFailed { step: "switch".into(), ms: 30_000, reason: "old workers answer".into(), hint: None, tail: vec![] },
+            What::UndoStarted { step: "switch".into() },
+            match outcome {
+                OutcomeWord::Stuck => What::UndoFailed { step: "switch".into(), reason: "the unit\ndoes not start".into() },
+                _ => What::Undone { step: "switch".into(), ms: 400 },
+            },
+            ended(outcome, live),
+        ]
+    };
+    assert_snapshot!(told(whats(OutcomeWord::RolledBack, Some(OLD))), @r"
+    · commit 1a2b3c4d5e6f Fix the cart, reached by main
+    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
+    – link-shared    skipped: nothing is shared
+    ✗ switch          30.0 s  old workers answer
+    ↩ switch         taken back (0.4 s)
+    shop: rolled back at switch: 2026-11-20-22-45-23-1a2b3c4d5e6f was live for a moment; 2026-11-20-20-00-00-0a1b2c3d4e5f serves again (run 12, 8.4 s)
+    next: agentctl logs 12 shows all output
+    ");
+    assert_snapshot!(told(whats(OutcomeWord::RolledBack, None)).lines().rev().nth(1).unwrap(), @"shop: rolled back at switch: 2026-11-20-22-45-23-1a2b3c4d5e6f was live for a moment; no release is live now (run 12, 8.4 s)");
+    assert_snapshot!(told(whats(OutcomeWord::Stuck, Some(NEW))), @r"
+    · commit 1a2b3c4d5e6f Fix the cart, reached by main
+    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
+    – link-shared    skipped: nothing is shared
+    ✗ switch          30.0 s  old workers answer
+    ✗ switch         could not be taken back: the unit
+                     does not start
+    shop: stuck at switch: a person must look: agentctl doctor, agentctl logs 12; the link names 2026-11-20-22-45-23-1a2b3c4d5e6f (run 12, 8.4 s)
+    next: when it is understood: agentctl activate RELEASE
+    ");
+}
+
+#[test]
+fn a_run_that_is_stopped_from_outside() {
+    let cancelled = vec![
+        accepted("release", Some("main")),
+        planned(),
+        started("fetch"),
+        What::CancelAsked { caller: "unix:bert".into() },
+        What::Undone { step: "fetch".into(), ms: 10 },
+        ended(OutcomeWord::Cancelled, Some(OLD)),
+    ];
+    assert_snapshot!(told(cancelled), @r"
+    ! unix:bert asks for it to be stopped and taken back
+    ↩ fetch          taken back (0.0 s)
+    shop: cancelled and taken back; 2026-11-20-20-00-00-0a1b2c3d4e5f still serves (run 12, 8.4 s)
+    ");
+    let superseded = vec![accepted("release", Some("main")), ended(OutcomeWord::Superseded, Some(OLD))];
+    assert_snapshot!(told(superseded), @"shop: superseded: a newer request took its place, and nothing was done (run 12, 8.4 s)");
+    let stopped =
+        vec![accepted("release", Some("main")), planned(), started("migrate"), What::Stopped, ended(OutcomeWord::Failed, Some(OLD))];
+    assert_snapshot!(told(stopped), @r"
+    – link-shared    skipped: nothing is shared
+    ! the agent stopped in the middle of this run, and has started again
+    shop: failed, for the agent stopped during migrate: the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
+    next: agentctl logs 12 shows all output
+    ");
+}
+
+#[test]
+fn what_only_warns_does_not_fail_a_run() {
+    let prune = PlannedStep { step: "prune".into(), undo: false, warn: true, skipped: None };
+    let whats = vec![
+        accepted("release", Some("main")),
+        What::Planned { aim: AimWord::Serve, steps: vec![prune], live: None },
+        started("prune"),
+        What::StepFailed { step: "prune".into(), ms: 5, reason: "permission denied".into(), hint: None, tail: vec![] },
+        ended(OutcomeWord::Live, Some(NEW)),
+    ];
+    assert_snapshot!(told(whats), @r"
+    ! prune            0.0 s  permission denied (the run goes on without it)
+    shop: 2026-11-20-22-45-23-1a2b3c4d5e6f is live, with 1 warning (run 12, 8.4 s)
+    ");
+}
+
+#[test]
+fn acts_that_tend_end_in_their_own_words() {
+    let mut lines = Vec::new();
+    for (action, of) in [
+        ("check", None),
+        ("prune", None),
+        ("lock", Some("black friday")),
+        ("unlock", None),
+        ("pin", Some(NEW)),
+        ("unpin", Some(NEW)),
+        ("cancel", Some("11")),
+    ] {
+        for outcome in [OutcomeWord::Done, OutcomeWord::Failed] {
+            lines.push(told(vec![accepted(action, of), ended(outcome, Some(OLD))]));
+        }
+    }
+    assert_snapshot!(lines.join("\n"), @r"
+    shop: 2026-11-20-20-00-00-0a1b2c3d4e5f passed every check (run 12, 8.4 s)
+    shop: the check failed: 2026-11-20-20-00-00-0a1b2c3d4e5f is live, and did not pass (run 12, 8.4 s)
+    shop: old releases are pruned (run 12, 8.4 s)
+    shop: prune failed (run 12, 8.4 s)
+    shop: locked: no release or activate until it is unlocked (run 12, 8.4 s)
+    shop: lock failed (run 12, 8.4 s)
+    shop: unlocked (run 12, 8.4 s)
+    shop: unlock failed (run 12, 8.4 s)
+    shop: 2026-11-20-22-45-23-1a2b3c4d5e6f is kept for ever (run 12, 8.4 s)
+    shop: pin failed (run 12, 8.4 s)
+    shop: 2026-11-20-22-45-23-1a2b3c4d5e6f may be pruned again when it is old (run 12, 8.4 s)
+    shop: unpin failed (run 12, 8.4 s)
+    shop: run 11 is asked to stop, and is taken back (run 12, 8.4 s)
+    next: agentctl logs -f 11 shows how it ends
+    shop: cancel failed (run 12, 8.4 s)
+    ");
+    let nothing = What::StepDone { step: "prune".into(), ms: 3, nothing: Some("all are young".into()) };
+    assert_snapshot!(told(vec![accepted("prune", None), started("prune"), nothing, ended(OutcomeWord::Done, None)]), @r"
+    – prune          skipped: all are young
+    shop: old releases are pruned (run 12, 8.4 s)
+    ");
+}
+
+#[test]
+fn the_line_that_moves_knows_the_last_output_and_the_progress() {
+    let mut story = Story::new(12, Detail::Usual, Opening::Told);
+    let mut tell = |what| {
+        story.tell(&Event { run: 12, n: 1, at: now(), what });
+        story.now().cloned()
+    };
+    assert_eq!(tell(accepted("release", None)), None);
+    let began = tell(started("environment")).unwrap();
+    assert_eq!((began.title().as_str(), began.since), ("environment", now()));
+    assert_eq!(tell(output("environment", "\x1b[31mCollecting\x1b[0m django\r")).unwrap().line.as_deref(), Some("Collecting django"));
+    assert_eq!(tell(output("environment", "  ")).unwrap().line.as_deref(), Some("Collecting django"));
+    assert_eq!(tell(What::Progress { step: "environment".into(), done: 3, total: 9 }).unwrap().progress, Some((3, 9)));
+    assert_eq!(tell(done("environment", 5)), None);
+    assert_eq!(tell(What::UndoStarted { step: "environment".into() }).unwrap().title(), "↩ environment");
+    assert_eq!(tell(ended(OutcomeWord::Failed, None)), None);
+}
+
+#[test]
+fn what_others_wrote_moves_no_cursor_and_turns_no_line() {
+    let text = words::clean("a\x1b[2Jb\x07\x1b]0;title\x07c\u{202e}d\te\r\nf");
+    assert_eq!(text, "abcd    e\nf");
+    let line = told(vec![What::Warning { step: None, text: "x\x1b[1A\x1b[2Ky".into() }]);
+    assert_eq!(line, "! xy");
+}
+
+#[test]
+fn times_and_sizes_are_short() {
+    for (ms, text) in
+        [(0, "0.0 s"), (340, "0.3 s"), (59_999, "59.9 s"), (60_000, "1 min 00 s"), (225_000, "3 min 45 s"), (3_720_000, "1 h 02 min")]
+    {
+        assert_eq!(words::took(ms), text);
+    }
+    for (seconds, text) in [
+        (-5, "just now"),
+        (9, "just now"),
+        (12, "12 s ago"),
+        (61, "1 min ago"),
+        (3 * 3600, "3 h ago"),
+        (3 * 86_400, "3 days ago"),
+        (90 * 86_400, "2026-08-22"),
+    ] {
+        assert_eq!(words::ago(now() - TimeDelta::seconds(seconds), now()), text);
+    }
+    for (bytes, text) in
+        [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (26_400_000, "26.4 MB"), (40_000_000_000, "40.0 GB"), (u64::MAX, "18446.7 PB")]
+    {
+        assert_eq!(words::bytes(bytes), text);
+    }
+}
+
+fn release(name: &str, state: ReleaseState) -> Release {
+    Release {
+        name: name.into(),
+        commit: format!("{}aaaaaaaaaaaaaaaaaaaaaaaaaaaa", &name[20..]),
+        reference: Some("refs/heads/main".into()),
+        state,
+        previous: state == ReleaseState::Good,
+        pinned: state == ReleaseState::Good,
+        caller: Some("unix:anna".into()),
+        run: Some(12),
+        made: Some(now() - TimeDelta::hours(3)),
+        ms: Some(8400),
+    }
+}
+
+fn run(number: u64, state: RunState, outcome: Option<OutcomeWord>) -> Run {
+    Run {
+        run: number,
+        app: "shop".into(),
+        action: "release".into(),
+        of: Some("main".into()),
+        caller: "unix:anna".into(),
+        state,
+        outcome,
+        release: outcome.map(|_| NEW.into()),
+        step: Some("migrate".into()),
+        accepted: now() - TimeDelta::minutes(4),
+        ended: outcome.map(|_| now() - TimeDelta::minutes(3)),
+        ms: outcome.map(|_| 8400),
+    }
+}
+
+#[test]
+fn releases_stand_in_columns() {
+    let bare = Release {
+        reference: None,
+        caller: None,
+        made: None,
+        ms: None,
+        ..release("2026-11-19-10-00-00-ffffffffffff", ReleaseState::Incomplete)
+    };
+    let list = Releases { releases: vec![release(NEW, ReleaseState::Live), release(OLD, ReleaseState::Good), bare] };
+    assert_snapshot!(plain(&releases(&list, now(), None)), @r"
+       release                           commit        ref   state                   who        when     took
+    *  2026-11-20-22-45-23-1a2b3c4d5e6f  1a2b3c4d5e6f  main  live                    unix:anna  3 h ago  8.4 s
+       2026-11-20-20-00-00-0a1b2c3d4e5f  0a1b2c3d4e5f  main  good, previous, pinned  unix:anna  3 h ago  8.4 s
+       2026-11-19-10-00-00-ffffffffffff  ffffffffffff        incomplete
+    ");
+    // A narrow terminal breaks no release's name.
+    assert!(plain(&releases(&list, now(), Some(60))).contains(NEW));
+    assert!(releases(&list, now(), None).contains("\x1b["));
+    assert_snapshot!(releases(&Releases { releases: vec![] }, now(), None), @"no release yet; the first one is made with: agentctl release REF");
+    assert_snapshot!(plain(&prunable(&Releases { releases: vec![release(OLD, ReleaseState::Sealed)] }, now(), None)), @r"
+       release                           commit        ref   state   who        when     took
+       2026-11-20-20-00-00-0a1b2c3d4e5f  0a1b2c3d4e5f  main  sealed  unix:anna  3 h ago  8.4 s
+
+    prune would remove 1 release
+    ");
+    assert_snapshot!(prunable(&Releases { releases: vec![] }, now(), None), @"prune would remove nothing");
+}
+
+#[test]
+fn runs_stand_in_columns() {
+    let list = Runs {
+        runs: vec![
+            run(14, RunState::Waiting, None),
+            run(13, RunState::Running, None),
+            run(12, RunState::Ended, Some(OutcomeWord::Failed)),
+            run(11, RunState::Ended, Some(OutcomeWord::Live)),
+            run(10, RunState::Ended, Some(OutcomeWord::Superseded)),
+        ],
+    };
+    assert_snapshot!(plain(&runs(&list, now(), None)), @r"
+    run  app   what          who        outcome             release                           when       took
+    14   shop  release main  unix:anna  waiting                                               4 min ago
+    13   shop  release main  unix:anna  running at migrate                                    4 min ago
+    12   shop  release main  unix:anna  failed at migrate   2026-11-20-22-45-23-1a2b3c4d5e6f  4 min ago  8.4 s
+    11   shop  release main  unix:anna  live                2026-11-20-22-45-23-1a2b3c4d5e6f  4 min ago  8.4 s
+    10   shop  release main  unix:anna  superseded          2026-11-20-22-45-23-1a2b3c4d5e6f  4 min ago  8.4 s
+    ");
+    assert_snapshot!(runs(&Runs { runs: vec![] }, now(), None), @"no run yet; the first one begins with: agentctl release REF");
+}
+
+#[test]
+fn status_tells_what_matters_first() {
+    let shop = App {
+        name: "shop".into(),
+        root: "/var/shop".into(),
+        live: Some(release(NEW, ReleaseState::Live)),
+        running: Some(run(13, RunState::Running, None)),
+        waiting: vec![run(14, RunState::Waiting, None)],
+        lock: Some(Lock { who: "unix:bert".into(), why: "black friday".into(), since: now() - TimeDelta::hours(2) }),
+        stuck: Some(9),
+        last: Some(run(12, RunState::Ended, Some(OutcomeWord::RolledBack))),
+        disk_free: 12_300_000_000,
+        disk_total: 40_000_000_000,
+    };
+    let blog = App { name: "blog".into(), live: None, running: None, waiting: vec![], lock: None, stuck: None, last: None, ..shop.clone() };
+    let apps =
+        Apps { agent: "0.1.0".into(), draining: true, apps: vec![shop, blog], complaints: vec!["apps/blog.toml:3: unknown key".into()] };
+    assert_snapshot!(plain(&status(&apps, now())), @r"
+    ! the agent is about to stop, and takes no request
+
+    ! the configuration on disk is not in force; the last good one is:
+      apps/blog.toml:3: unknown key
+
+    shop  2026-11-20-22-45-23-1a2b3c4d5e6f is live
+      made         3 h ago, of main, by unix:anna
+      stuck        run 9 needs a person to look: agentctl logs 9
+      locked       by unix:bert, 2 h ago: black friday
+      running      run 13: release main by unix:anna, at migrate, taken 4 min ago
+      waiting      run 14: release main by unix:anna
+      last         run 12: release main by unix:anna: rolled back at migrate, 3 min ago
+      disk         12.3 GB free of 40.0 GB
+
+    blog  no release is live
+      disk         12.3 GB free of 40.0 GB
+    ");
+    let none = Apps { agent: "0.1.0".into(), draining: false, apps: vec![], complaints: vec![] };
+    assert_snapshot!(status(&none, now()), @"no app is configured; write the first one with: agentctl init NAME --repository URL");
+}
+
+#[test]
+fn a_release_is_shown_with_its_manifest() {
+    let detail = ReleaseDetail {
+        release: release(NEW, ReleaseState::Live),
+        path: "/var/shop/releases/x".into(),
+        manifest: serde_json::json!({"v": 1}),
+        migrations: vec!["shop.0041".into(), "shop.0042".into()],
+        backup: Some("/var/shop/backups/x.dump".into()),
+        environment: None,
+    };
+    assert_snapshot!(plain(&super::release(&detail, now())), @r#"
+    2026-11-20-22-45-23-1a2b3c4d5e6f
+      state        live
+      commit       1a2b3c4d5e6faaaaaaaaaaaaaaaaaaaaaaaaaaaa
+      ref          main
+      who          unix:anna
+      run          12
+      made         2026-11-20 20:00:00 UTC (3 h ago)
+      took         8.4 s
+      path         /var/shop/releases/x
+      backup       /var/shop/backups/x.dump
+      migrations   shop.0041
+                   shop.0042
+      manifest     {
+                     "v": 1
+                   }
+    "#);
+}
+
+#[test]
+fn a_plan_is_readable() {
+    let commit = |commit: &str, subject: &str| Commit { commit: commit.repeat(10), author: "Anna".into(), subject: subject.into() };
+    let mut draft = Plan {
+        commit: "1a2b3c4d5e6f7a8b9c0d1a2b3c4d5e6f7a8b9c0d".into(),
+        reference: Some("refs/heads/main".into()),
+        live: Some("0a1b2c3d4e5f7a8b9c0d1a2b3c4d5e6f7a8b9c0d".into()),
+        commits: vec![commit("1a2b", "Fix the cart"), commit("2b3c", "Try to")],
+        ahead: 5,
+        requirements: vec!["requirements/production.txt".into()],
+        migrations: vec![],
+        steps: vec![
+            PlannedStep { step: "fetch".into(), undo: false, warn: false, skipped: None },
+            PlannedStep { step: "backup".into(), undo: false, warn: false, skipped: Some("no migration to apply".into()) },
+        ],
+        bytes: 26_400_000,
+        disk_free: 12_300_000_000,
+        warnings: vec!["locked by unix:bert: black friday".into()],
+    };
+    assert_snapshot!(plain(&plan(&draft, "shop")), @r"
+    shop: a release of 1a2b3c4d5e6f (main)
+    5 commits since the live one, 0a1b2c3d4e5f:
+      1a2b1a2b1a2b Fix the cart (Anna)
+      2b3c2b3c2b3c Try to (Anna)
+      … and 3 more
+    requirements changed:
+      requirements/production.txt
+    migrations: unchanged
+    steps:
+      · fetch
+      – backup         skipped: no migration to apply
+    disk: the tree takes 26.4 MB, 12.3 GB are free
+    ! locked by unix:bert: black friday
+    nothing has been changed
+    ");
+    let second = |plan_: &Plan| plain(&plan(plan_, "shop")).lines().nth(1).unwrap().to_owned();
+    draft.ahead = -2;
+    draft.commits.clear();
+    assert_snapshot!(second(&draft), @"! the live release, 0a1b2c3d4e5f, is 2 commits ahead: this would go back");
+    draft.ahead = 0;
+    assert_snapshot!(second(&draft), @"the live release is of the same commit, 0a1b2c3d4e5f");
+    draft.live = None;
+    assert_snapshot!(second(&draft), @"no release is live to compare with");
+}
+
+#[test]
+fn the_doctor_tells_the_worst_first() {
+    let finding = |level, text: &str, cure: Option<&str>| Finding {
+        app: Some("shop".into()),
+        what: "git".into(),
+        level,
+        text: text.into(),
+        cure: cure.map(Into::into),
+    };
+    let findings = vec![
+        finding(Level::Good, "the repository answers", None),
+        finding(Level::Error, "the key is not accepted", Some("add it\nto the project")),
+        Finding { app: None, ..finding(Level::Warning, "the clock is 3 s off", Some("run a time service")) },
+    ];
+    assert_snapshot!(plain(&doctor(&Doctor { findings })), @r"
+    ✗ shop git: the key is not accepted
+      cure: add it
+            to the project
+    ! git: the clock is 3 s off
+      cure: run a time service
+    ✓ shop git: the repository answers
+    1 error, 1 warning
+    ");
+    assert_snapshot!(plain(&doctor(&Doctor { findings: vec![finding(Level::Good, "fine", None)] })), @r"
+    ✓ shop git: fine
+    all is as it should be
+    ");
+}
+
+#[test]
+fn faults_name_the_thing_and_the_cure() {
+    let told = |fault_: Fault| plain(&fault(&fault_).unwrap());
+    let denied = || Fault::OutOfReach { socket: "/run/x.sock".into(), source: io::ErrorKind::PermissionDenied.into() };
+    assert_snapshot!(told(denied()), @r"
+    error: the agent is out of reach at /run/x.sock: permission denied
+    hint: only the socket's owner and group may use it: ls -l /run/x.sock names the group; join it with usermod -aG GROUP USER, and log in again
+    ");
+    let lost = Fault::Lost {
+        run: 12,
+        source: Box::new(Fault::OutOfReach { socket: "/run/x.sock".into(), source: io::ErrorKind::NotFound.into() }),
+    };
+    assert_snapshot!(told(lost), @r"
+    error: the connection to the agent was lost and did not come back; run 12 may have gone on: the agent is out of reach at /run/x.sock: entity not found
+    hint: follow it again with: agentctl logs -f 12; no agent has made this socket: systemctl status release-agent tells whether it runs (start it with systemctl start release-agent); --socket or AGENTCTL_SOCKET names another
+    ");
+    let problem =
+        |status| Problem { status, code: "locked".into(), detail: "shop is locked\x1b[2J".into(), hint: Some("agentctl unlock".into()) };
+    assert_snapshot!(told(Fault::Refused(problem(423))), @r"
+    refused: shop is locked
+    hint: agentctl unlock
+    ");
+    assert_snapshot!(told(Fault::Refused(problem(404))), @r"
+    error: shop is locked
+    hint: agentctl unlock
+    ");
+    assert_snapshot!(told(Fault::ManyApps(vec!["blog".into(), "shop".into()])), @r"
+    error: there are several apps, and --app names none of them
+    hint: say which with --app or AGENTCTL_APP: blog, shop
+    ");
+    assert_snapshot!(told(Fault::NoApp), @r"
+    error: no app is configured
+    hint: write the first one with: agentctl init NAME --repository URL
+    ");
+    assert_snapshot!(told(Fault::Detached { run: 12 }), @"run 12 goes on; follow it with: agentctl logs -f 12");
+    assert_eq!(fault(&Fault::ReaderGone), None);
+}
+
+#[test]
+fn the_first_line_says_what_was_asked() {
+    let mut form = Form::new("shop", Right::Release, "0123456789abcdef".into());
+    form.revision = Some("main".into());
+    assert_eq!(plain(&taken(12, &form)), "run 12: release main of shop");
+    assert_eq!(plain(&taken(13, &Form::new("shop", Right::Prune, "0123456789abcdef".into()))), "run 13: prune shop");
+}

@@ -120,6 +120,15 @@ pub(crate) fn short(commit: &str) -> String {
     clean_line(commit).chars().take(12).collect()
 }
 
+/// A ref as people call it.
+pub(crate) fn short_ref(name: &str) -> String {
+    let name = clean_line(name);
+    match name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")) {
+        Some(short) => short.to_owned(),
+        None => name,
+    }
+}
+
 /// What a run is for: `release main of shop`.
 pub(crate) fn action(action: &str, of: Option<&str>, app: Option<&str>) -> String {
     let mut text = clean_line(action);
