@@ -6,6 +6,9 @@ mod origin;
 mod programs;
 mod serving;
 
+#[cfg(test)]
+pub(super) use programs::STEPS;
+
 use std::path::{Path, PathBuf};
 
 use agent_model::names::AppName;

@@ -199,7 +199,7 @@ fn number_and_unit(text: &str) -> Option<(u64, &str, &str)> {
 fn spell(time: Duration) -> String {
     let millis = time.as_millis();
     for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-        if millis >= length && millis % length == 0 {
+        if millis >= length && millis.is_multiple_of(length) {
             return format!("{}{unit}", millis / length);
         }
     }

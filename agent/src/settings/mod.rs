@@ -8,6 +8,8 @@ pub(crate) mod files;
 mod kinds;
 mod reader;
 pub(crate) mod secrets;
+#[cfg(test)]
+mod tests;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;

@@ -75,6 +75,7 @@ fn place(text: &str, at: usize) -> (usize, usize) {
 
 /// What was asked for and what was found, by section; `words` are those of the enumerations, by key.
 #[derive(Debug, Default)]
+#[cfg_attr(not(test), allow(dead_code, reason = "the test that the examples are complete is who reads all of it"))]
 pub(super) struct Known {
     pub keys: BTreeMap<String, BTreeSet<&'static str>>,
     pub words: BTreeMap<String, BTreeSet<&'static str>>,
@@ -322,11 +323,6 @@ impl<'a> Value<'a> {
     /// The value as TOML has it.
     pub(super) fn item(&self) -> &'a DeValue<'a> {
         self.item.get_ref()
-    }
-
-    /// The last part of the key.
-    pub(super) fn name(&self) -> &str {
-        self.key.rsplit('.').next().unwrap_or(&self.key)
     }
 
     /// Notes what is wrong; always nothing.

@@ -236,5 +236,29 @@ fn concerns(paths: &[PathBuf], config_dir: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[path = "watch_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    /// Otherwise each reading would be the reason for the next.
+    #[test]
+    fn reading_is_no_change() {
+        use notify::event::{CreateKind, MetadataKind, ModifyKind};
+        for (kind, expected) in [
+            (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Read)), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Write)), true),
+            (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), true),
+            (EventKind::Create(CreateKind::File), true),
+            (EventKind::Any, true),
+        ] {
+            assert_eq!(is_change(&kind), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_happens_beside_the_directory_is_passed_over() {
+        let concerned = |path: &str| concerns(&[PathBuf::from(path)], Path::new("/etc/release-agent"));
+        assert!(concerned("/etc/release-agent") && concerned("/etc/release-agent/apps/shop.toml") && concerned("/etc"));
+        assert!(!concerned("/etc/passwd") && !concerned("/etc/release-agent.old"));
+    }
+}

@@ -98,7 +98,7 @@ pub(super) fn env(top: &Section<'_>) -> Vec<(String, String)> {
 }
 
 /// The steps of a release, in their order.
-pub(super) const STEPS: [&str; 11] =
+pub(in crate::settings) const STEPS: [&str; 11] =
     ["fetch", "checkout", "link-shared", "environment", "check", "collectstatic", "seal", "backup", "migrate", "switch", "prune"];
 
 /// What other tools call the steps.
