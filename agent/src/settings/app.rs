@@ -37,7 +37,8 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let restart = serving::restart(name, top);
     let checks = checks::read(top);
     let workers = serving::workers(top);
-    let hooks = programs::hooks(top);
+    let shared = shared(top);
+    let hooks = programs::hooks(top, django.as_ref(), &shared);
     Some(App {
         name: name.clone(),
         refs: refs.unwrap_or_else(|| defaults::REFS.parse().into_iter().collect()),
@@ -55,7 +56,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         django,
         env,
         secrets: top.table("secrets").and_then(|secrets| secrets.get("files", list(absolute))).unwrap_or_default(),
-        shared: shared(top),
+        shared,
         backup,
         checks,
         workers,

@@ -9,6 +9,7 @@ use crate::settings::kinds::{
 };
 use crate::settings::reader::{Section, shown};
 use crate::settings::{Hook, When, defaults};
+use crate::site::Shared;
 use crate::tools::{manage, python};
 
 pub(super) fn python(top: &Section<'_>) -> Option<python::Settings> {
@@ -151,14 +152,40 @@ pub(super) fn timeouts(top: &Section<'_>) -> BTreeMap<String, Duration> {
     read.unwrap_or_default()
 }
 
-pub(super) fn hooks(top: &Section<'_>) -> Vec<Hook> {
-    top.tables("hook").iter().filter_map(hook).collect()
+pub(super) fn hooks(top: &Section<'_>, django: Option<&manage::Settings>, shared: &Shared) -> Vec<Hook> {
+    top.tables("hook").iter().filter_map(|section| hook(section, |step| why_never(step, top, django, shared))).collect()
 }
 
-fn hook(section: &Section<'_>) -> Option<Hook> {
+/// Why a step has no part in any release of the app, where that is so: a hook of it would wait for ever, and nobody would know.
+fn why_never(step: &str, top: &Section<'_>, django: Option<&manage::Settings>, shared: &Shared) -> Option<&'static str> {
+    let off = |on: fn(&manage::Settings) -> bool| match django {
+        None if top.has("django") => None,
+        None => Some("there is no [django]"),
+        Some(django) if !on(django) => Some("it is turned off in [django]"),
+        Some(_) => None,
+    };
+    match step {
+        "environment" if !top.has("python") => Some("there is no [python]"),
+        "link-shared" if shared.dirs.is_empty() && shared.files.is_empty() => Some("nothing is shared"),
+        "check" => off(|django| django.check),
+        "collectstatic" => off(|django| django.collectstatic),
+        "migrate" => off(|django| django.migrate),
+        "backup" if !top.has("backup") => Some("there is no [backup]"),
+        "backup" => off(|django| django.migrate),
+        _ => None,
+    }
+}
+
+fn hook(section: &Section<'_>, why_never: impl Fn(&str) -> Option<&'static str>) -> Option<Hook> {
     let step = |key| {
         section.get(key, |value| match parse_step(value.item().as_str().unwrap_or_default()) {
-            Ok(step) => Some(step.to_owned()),
+            Ok(step) => match why_never(step) {
+                Some(why) => {
+                    let hint = "name a step that is always there, such as checkout, seal or switch".to_owned();
+                    value.complain(format!("the step {step} has no part in this app's releases: {why}"), Some(hint))
+                }
+                None => Some(step.to_owned()),
+            },
             Err((says, hint)) => value.complain(says, hint),
         })
     };

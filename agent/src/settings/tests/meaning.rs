@@ -61,7 +61,7 @@ fn times_and_sizes() {
 
 #[test]
 fn install_is_another_word_for_the_step_that_makes_the_environment() {
-    let app = shop_with("[timeouts]\ninstall = \"1m\"\n[[hook]]\nafter = \"install\"\nrun = [\"true\"]");
+    let app = shop_with("[python]\n[timeouts]\ninstall = \"1m\"\n[[hook]]\nafter = \"install\"\nrun = [\"true\"]");
     assert_eq!(app.timeout_of("environment"), Duration::from_secs(60));
     assert_eq!((app.hooks[0].when, app.hooks[0].step.as_str()), (When::After, "environment"));
 }
