@@ -1,1 +1,20 @@
-//! x
+//! The release agent from outside: a real daemon and a real ctl, real repositories, real servers, in a root of their own.
+//!
+//! A test makes a [`Bench`], gives it repositories and app files, starts the agent and asks it through the ctl, as a person would. Whatever a bench
+//! starts ends with it; when a test fails, the bench shows what the agent and the ctl said. A tool that is to misbehave is a pretend program, put
+//! first in the agent's `PATH`.
+
+mod bench;
+mod demo;
+mod http;
+mod processes;
+mod repo;
+mod sound;
+mod wait;
+
+pub use bench::{Bench, Done, project};
+pub use demo::{SITE_SOCKET, demo_settings};
+pub use http::{Answer, Place, get, request};
+pub use processes::{Process, processes_about};
+pub use repo::Repo;
+pub use wait::{free_port, wait_for, wait_until};
