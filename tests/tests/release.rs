@@ -87,7 +87,7 @@ fn the_demo_goes_live_changes_refuses_to_break_and_goes_back() {
     assert!(words(&bench.events(run_number(&bench)), "exposed").is_empty(), "no visitor may ever have met it");
     bench.assert_sound();
 
-    let list = bench.ctl(["--json", "list"]).expect(0).json();
+    let list = bench.ctl(["list", "--json"]).expect(0).json();
     let releases = list["releases"].as_array().unwrap();
     let names: Vec<_> = releases.iter().map(|release| release["name"].as_str().unwrap()).collect();
     assert_eq!(names, [second.as_str(), first.as_str()], "newest first, and nothing of what failed");
@@ -260,7 +260,7 @@ fn a_commit_that_no_allowed_ref_reaches_is_not_released() {
 #[test]
 fn before_the_first_release_there_is_nothing_to_list_and_nothing_to_go_back_to() {
     let (bench, _) = plain("an empty app");
-    assert_eq!(bench.ctl(["--json", "list"]).expect(0).json()["releases"].as_array().map(Vec::len), Some(0));
+    assert_eq!(bench.ctl(["list", "--json"]).expect(0).json()["releases"].as_array().map(Vec::len), Some(0));
     let refused = bench.ctl(["rollback"]);
     assert_ne!(refused.code, 0);
     assert!(!refused.stderr.is_empty());
