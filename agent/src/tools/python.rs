@@ -1,13 +1,23 @@
 //! Virtual environments: what a release asks for ([`wanted`]), the key that tells whether an environment for it exists already
 //! ([`Wanted::key`]), and its building and proof ([`Wanted::build`]).
 //!
-//! Nothing here prints what a requirement file says, except the names of packages and of index hosts: a file may be a link to something else.
+//! What a requirement file says is never printed, except the names of packages and of index hosts: a file may turn out to be something else.
+
+mod build;
+mod error;
+mod host;
+mod key;
+mod project;
+mod requirements;
 
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
-
-use super::{ProgramError, Watch};
+use super::Watch;
+pub(crate) use error::PythonError;
+use host::{Host, Interpreter, Tool};
+use key::Key;
+use project::Way;
+use requirements::{Reading, Tree};
 
 /// `[python]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +48,13 @@ pub(crate) enum Installer {
 /// What a release wants for its environment, found before anything is built.
 #[derive(Debug)]
 pub(crate) struct Wanted {
+    host: Host,
+    interpreter: Interpreter,
+    tool: Tool,
+    way: Way,
+    reading: Reading,
+    packages: Vec<String>,
     key: String,
-    told: String,
-    notes: Vec<String>,
 }
 
 /// An environment that was built and looked at.
@@ -52,38 +66,6 @@ pub(crate) struct Built {
     pub warnings: Vec<String>,
 }
 
-/// Why an environment cannot be had.
-#[derive(Debug, Error)]
-pub(crate) enum PythonError {
-    /// A program ended badly.
-    #[error("{act}")]
-    Program {
-        /// What was done.
-        act: String,
-        /// What to do about it.
-        hint: Option<String>,
-        /// How it ended.
-        #[source]
-        source: ProgramError,
-    },
-}
-
-impl PythonError {
-    /// What to do about it, where that is known.
-    pub(crate) fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Program { hint, .. } => hint.as_deref(),
-        }
-    }
-
-    /// The last lines of the program that failed.
-    pub(crate) fn tail(&self) -> &[String] {
-        match self {
-            Self::Program { source, .. } => source.tail(),
-        }
-    }
-}
-
 impl Wanted {
     /// 32 hexadecimal digits over everything that decides what the environment will hold.
     pub(crate) fn key(&self) -> &str {
@@ -92,12 +74,17 @@ impl Wanted {
 
     /// What is used, for people: `uv 0.13.8, CPython 3.11.2, requirements.txt (15 lines)`.
     pub(crate) fn told(&self) -> String {
-        self.told.clone()
+        let mut parts = vec![self.tool.to_string(), self.interpreter.to_string()];
+        parts.extend(self.way.told(&self.reading));
+        if !self.packages.is_empty() && !matches!(self.way, Way::Commands(_)) {
+            parts.push(format!("beside them {}", self.packages.join(" ")));
+        }
+        parts.join(", ")
     }
 
     /// What people should know: an index of the project's own, files that were passed over.
     pub(crate) fn notes(&self) -> &[String] {
-        &self.notes
+        &self.reading.notes
     }
 
     /// Builds it at its final path, for an environment cannot be moved, and verifies it. What is there after a failure is the caller's to remove.
@@ -105,8 +92,7 @@ impl Wanted {
     /// # Errors
     /// [`PythonError`] when a program fails, or what it left is not what was asked for.
     pub(crate) fn build(&self, venv: &Path, release: &Path, watch: &Watch<'_>, note: &dyn Fn(&str)) -> Result<Built, PythonError> {
-        let _ = (venv, release, watch, note);
-        Ok(Built { packages: 0, warnings: Vec::new() })
+        build::Build { wanted: self, venv, release, watch, note }.run()
     }
 }
 
@@ -115,6 +101,41 @@ impl Wanted {
 /// # Errors
 /// [`PythonError`] when the interpreter or the installer is missing, or the release asks for something that is refused.
 pub(crate) fn wanted(settings: &Settings, release: &Path, watch: &Watch<'_>) -> Result<Wanted, PythonError> {
-    let _ = (settings, release, watch);
-    Ok(Wanted { key: String::new(), told: String::new(), notes: Vec::new() })
+    wanted_on(Host::here(), settings, release, watch)
 }
+
+fn wanted_on(host: Host, settings: &Settings, release: &Path, watch: &Watch<'_>) -> Result<Wanted, PythonError> {
+    let tree = Tree::of(release)?;
+    let mut reading = Reading::default();
+    let way = project::find(settings, &tree, &mut reading)?;
+    let interpreter = host.interpreter(&settings.interpreter, watch)?;
+    let tool = host.tool(settings.installer, &way, &interpreter, watch)?;
+    let poetry = match way {
+        Way::PoetryLock { .. } => Some(host.poetry(watch)?),
+        _ => None,
+    };
+
+    let mut key = Key::default();
+    key.add("interpreter", interpreter.identity());
+    key.add("tool", tool.to_string());
+    key.add("poetry", poetry.unwrap_or_default());
+    way.add_to(&mut key);
+    for package in &settings.packages {
+        key.add("package", package);
+    }
+    for (file, bytes) in &reading.files {
+        key.add("file", file.as_os_str().as_encoded_bytes());
+        key.add("bytes", bytes);
+    }
+    host.add_indexes_to(&mut key, &tool, &way, &tree)?;
+    if reading.tied {
+        key.add("release", tree.root().as_os_str().as_encoded_bytes());
+    }
+    let packages = settings.packages.clone();
+    Ok(Wanted { host, interpreter, tool, way, reading, packages, key: key.finish() })
+}
+
+#[cfg(test)]
+pub(crate) mod bench;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,410 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::bench::{PYTHON, heard, uv, watched, write};
+use super::*;
+
+fn host() -> Host {
+    let path = std::env::join_paths([uv(), "/usr/bin".into(), "/bin".into()]).unwrap();
+    Host { path, ..Host::here() }
+}
+
+fn host_without_uv() -> Host {
+    Host { path: "/usr/bin:/bin".into(), ..Host::here() }
+}
+
+fn settings() -> Settings {
+    Settings { interpreter: PYTHON.into(), installer: Installer::Auto, requirements: Vec::new(), packages: Vec::new(), install: Vec::new() }
+}
+
+fn release(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    files.iter().for_each(|(file, text)| write(dir.path(), file, text));
+    dir
+}
+
+fn want(host: Host, settings: &Settings, release: &TempDir) -> Result<Wanted, PythonError> {
+    watched(|watch| wanted_on(host, settings, release.path(), watch))
+}
+
+fn build(wanted: &Wanted, release: &TempDir) -> (Result<Built, PythonError>, tempfile::TempDir) {
+    let place = tempfile::tempdir().unwrap();
+    let built = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), watch, &|_| {}));
+    (built, place)
+}
+
+fn refusal(files: &[(&str, &str)], settings: &Settings) -> PythonError {
+    want(host(), settings, &release(files)).unwrap_err()
+}
+
+#[test]
+fn a_key_changes_with_each_ingredient_and_only_then() {
+    let files = [
+        ("requirements.txt", "-r more.txt\n-c pins.txt\nsix\n"),
+        ("more.txt", "attrs\n"),
+        ("pins.txt", "six==1.16.0\n"),
+        ("views.py", "1"),
+    ];
+    let key_of = |host: Host, settings: Settings, change: Option<(&str, &str)>| {
+        let release = release(&files);
+        change.into_iter().for_each(|(file, text)| write(release.path(), file, text));
+        want(host, &settings, &release).unwrap().key().to_owned()
+    };
+    let with = |name: &str, value: &str| {
+        let mut host = host();
+        host.variables.push((name.into(), value.into()));
+        host
+    };
+    let usual = key_of(host(), settings(), None);
+    assert_eq!(usual.len(), 32);
+    for same in [
+        key_of(host(), settings(), None),
+        key_of(host(), settings(), Some(("views.py", "2"))),
+        key_of(host(), settings(), Some(("uv.toml.bak", "2"))),
+        key_of(host(), settings(), Some(("pyproject.toml", "[tool.black]\nline-length = 100\n"))),
+        key_of(with("UV_HTTP_TIMEOUT", "7"), settings(), None),
+        key_of(with("PIP_INDEX_URL", "https://elsewhere.test/simple"), settings(), None),
+        key_of(host(), Settings { interpreter: "/usr/bin/python3.11".into(), ..settings() }, None),
+    ] {
+        assert_eq!(same, usual);
+    }
+    let others = [
+        usual,
+        key_of(host(), settings(), Some(("requirements.txt", "-r more.txt\n-c pins.txt\nsix \n"))),
+        key_of(host(), settings(), Some(("more.txt", "attrs>1\n"))),
+        key_of(host(), settings(), Some(("pins.txt", "six==1.17.0\n"))),
+        key_of(host(), settings(), Some(("pyproject.toml", "[tool.uv]\nconstraint-dependencies = [\"six<2\"]\n"))),
+        key_of(host(), settings(), Some(("uv.toml", "no-index = true\n"))),
+        key_of(host(), Settings { packages: vec!["gunicorn".into()], ..settings() }, None),
+        key_of(host(), Settings { installer: Installer::Pip, ..settings() }, None),
+        key_of(host(), Settings { requirements: vec!["more.txt".into()], ..settings() }, None),
+        key_of(with("UV_INDEX_URL", "https://elsewhere.test/simple"), settings(), None),
+        key_of(with("PIP_INDEX_URL", "https://elsewhere.test/simple"), Settings { installer: Installer::Pip, ..settings() }, None),
+        key_of(host(), Settings { install: vec![vec!["true".into()]], ..settings() }, None),
+    ];
+    assert_eq!(others.iter().collect::<BTreeSet<_>>().len(), others.len(), "{others:#?}");
+
+    let secret = key_of(with("UV_INDEX_URL", "https://u:one@elsewhere.test/simple"), settings(), None);
+    assert_eq!(
+        secret,
+        key_of(with("UV_INDEX_URL", "https://u:two@elsewhere.test/simple"), settings(), None),
+        "a new password serves the same"
+    );
+}
+
+#[test]
+fn another_interpreter_is_another_key() {
+    let tools = tempfile::tempdir().unwrap();
+    let key_of = |name: &str, value: &str| {
+        let mut probe = serde_json::json!({"real": "/opt/python", "version": "3.12.1", "implementation": "CPython", "abi": "cpython-312",
+            "platform": "linux-x86_64", "libc": ["glibc", "2.36"], "pip": "24.0"});
+        probe[name] = value.into();
+        write(tools.path(), "python", format!("#!/bin/sh\necho '{probe}'\n"));
+        succeed(std::process::Command::new("chmod").arg("+x").arg(tools.path().join("python")));
+        let settings = Settings { interpreter: tools.path().join("python").display().to_string(), ..settings() };
+        want(host(), &settings, &release(&[("requirements.txt", "six\n")])).unwrap().key().to_owned()
+    };
+    let keys = [
+        key_of("pip", "24.0"),
+        key_of("real", "/usr/local/bin/python3.12"),
+        key_of("version", "3.12.2"),
+        key_of("implementation", "PyPy"),
+        key_of("abi", "cpython-312d"),
+        key_of("platform", "linux-aarch64"),
+    ];
+    assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
+    assert_eq!(key_of("pip", "25.0"), keys[0], "uv does not use the interpreter's pip");
+}
+
+#[test]
+fn it_is_told_what_is_used() {
+    let release = release(&[
+        ("requirements.txt", "# all\n-r requirements/base.txt\nsix\n"),
+        ("requirements/base.txt", "-c pins.txt\nattrs\nidna\n"),
+        ("requirements/pins.txt", "idna<4\n"),
+    ]);
+    let wanted = want(host(), &Settings { packages: vec!["gunicorn".into()], ..settings() }, &release).unwrap();
+    let told = wanted.told();
+    assert!(
+        told.starts_with("uv 0.") && told.contains(", CPython 3.") && told.ends_with("requirements.txt (3 lines), beside them gunicorn"),
+        "{told}"
+    );
+    assert_eq!(wanted.notes(), ["requirements.txt is used; passed over: requirements/base.txt"]);
+}
+
+#[test]
+fn what_leaves_the_release_is_refused_unread() {
+    let secret = "root:x:0:0";
+    let shown = |err: PythonError| {
+        let shown = format!("{err} {:?} {err:?}", err.hint());
+        assert!(!shown.contains(secret) && shown.contains("leads out of the release"), "{shown}");
+        shown
+    };
+    shown(refusal(&[("requirements.txt", "-r ../../../../../../etc/passwd\n")], &settings()));
+    shown(refusal(&[("requirements.txt", "six\n--requirement=/etc/passwd\n")], &settings()));
+    shown(refusal(&[("requirements.txt", "-c/etc/passwd\n")], &settings()));
+    shown(refusal(&[], &Settings { requirements: vec!["/etc/passwd".into()], ..settings() }));
+    for name in ["requirements.txt", "uv.lock", "Pipfile.lock", "pyproject.toml", "requirements/prod.txt"] {
+        let release = release(&[("requirements/x", "")]);
+        symlink("/etc/passwd", release.path().join(name)).unwrap();
+        shown(want(host(), &settings(), &release).unwrap_err());
+    }
+    let release = release(&[]);
+    symlink("/etc", release.path().join("requirements")).unwrap();
+    shown(want(host(), &Settings { requirements: vec!["requirements/passwd".into()], ..settings() }, &release).unwrap_err());
+}
+
+#[test]
+fn links_within_the_release_are_followed() {
+    let release = release(&[("deploy/all.txt", "six\n")]);
+    symlink("deploy/all.txt", release.path().join("requirements.txt")).unwrap();
+    assert_eq!(want(host(), &settings(), &release).unwrap().reading.asked.len(), 1);
+}
+
+#[test]
+fn refusals_name_the_file_and_the_line() {
+    let err = refusal(&[("requirements.txt", "six\n-r https://u:p@h.test/more.txt\n")], &settings());
+    assert!(err.to_string().starts_with("requirements.txt, line 2, includes a URL"), "{err}");
+    let err = refusal(&[("requirements.txt", "-r a.txt\n"), ("a.txt", "-r requirements.txt\n")], &settings());
+    assert_eq!(err.to_string(), "requirements.txt includes itself");
+    let err = refusal(&[("requirements.txt", "-r a.txt\n")], &settings());
+    assert_eq!(err.to_string(), "a.txt, which line 1 of requirements.txt includes, is not in the release");
+    let err = refusal(&[("README", "")], &settings());
+    assert!(err.to_string().contains("looked for uv.lock, poetry.lock, Pipfile.lock, requirements.txt, "), "{err}");
+    let err = refusal(&[("pyproject.toml", "[project]\nname = 'x'\ndynamic = ['dependencies']\n")], &settings());
+    assert!(err.to_string().contains("dynamic"), "{err}");
+    let err = refusal(&[("pyproject.toml", "[project]\nname = 'x'\ndependencies = ['-r /etc/passwd']\n")], &settings());
+    assert!(err.to_string().contains("no requirement"), "{err}");
+    let err =
+        refusal(&[("uv.lock", ""), ("pyproject.toml", "[project]\nname='x'\n")], &Settings { installer: Installer::Pip, ..settings() });
+    assert!(err.to_string().contains("only be installed by uv"), "{err}");
+    let err = refusal(&[("Pipfile.lock", "{")], &settings());
+    assert!(err.to_string().starts_with("Pipfile.lock cannot be understood: "), "{err}");
+}
+
+#[test]
+fn a_missing_program_is_told_with_its_cure() {
+    let uv_project = [("uv.lock", "version = 1\n"), ("pyproject.toml", "[project]\nname='x'\n")];
+    let err = want(host_without_uv(), &settings(), &release(&uv_project)).unwrap_err();
+    assert!(err.to_string().starts_with("uv.lock needs uv") && err.hint().unwrap().contains("pipx install uv"), "{err}");
+    let poetry_project = [("poetry.lock", ""), ("pyproject.toml", "[tool.poetry]\n")];
+    let err = want(host_without_uv(), &settings(), &release(&poetry_project)).unwrap_err();
+    assert!(err.to_string().starts_with("poetry.lock needs poetry") && err.hint().unwrap().contains("poetry export"), "{err}");
+    let err = want(host_without_uv(), &Settings { installer: Installer::Uv, ..settings() }, &release(&[("requirements.txt", "six")]))
+        .unwrap_err();
+    assert!(err.to_string().contains("needs uv"), "{err}");
+    let err =
+        want(host(), &Settings { interpreter: "python3.2".into(), ..settings() }, &release(&[("requirements.txt", "six")])).unwrap_err();
+    assert!(err.to_string().contains("/usr/bin/python3"), "{err}");
+}
+
+#[test]
+fn pip_builds_and_is_not_misled_by_the_project() {
+    // Modules at the root of a project must not be taken for those of the standard library.
+    let release = release(&[
+        ("requirements.txt", "six==1.16.0\npywin32; sys_platform == 'win32'\n"),
+        ("typing.py", "raise SystemExit(3)"),
+        ("pip.py", "raise SystemExit(4)"),
+    ]);
+    let wanted = want(host_without_uv(), &settings(), &release).unwrap();
+    assert!(wanted.told().starts_with("pip "), "{}", wanted.told());
+    let (built, place) = build(&wanted, &release);
+    assert_eq!(built.unwrap(), Built { packages: 1, warnings: Vec::new() });
+    let again = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), watch, &|_| {}));
+    assert!(matches!(again, Err(PythonError::AlreadyThere(_))));
+}
+
+#[test]
+fn uv_builds_and_shares_no_file_with_its_cache() {
+    use std::os::unix::fs::MetadataExt;
+    let release = release(&[("requirements.txt", "six==1.16.0\n")]);
+    let wanted = want(host(), &Settings { packages: vec!["idna".into()], ..settings() }, &release).unwrap();
+    let (built, place) = build(&wanted, &release);
+    assert_eq!(built.unwrap().packages, 2);
+    let site = fs::read_dir(place.path().join("venv/lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
+    assert_eq!(fs::metadata(site.join("six.py")).unwrap().nlink(), 1);
+    assert!(site.join("__pycache__").is_dir(), "bytecode is compiled");
+}
+
+#[test]
+fn markers_that_leave_out_everything_are_an_error() {
+    let release = release(&[("requirements.txt", "six; sys_platform == 'win32'\nattrs; python_version < '3'\n")]);
+    for host in [host(), host_without_uv()] {
+        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+        assert!(matches!(built, Err(PythonError::NothingInstalled { asked: 2 })), "{built:?}");
+    }
+}
+
+#[test]
+fn a_package_that_is_not_there_is_named_with_its_line() {
+    let release = release(&[("requirements.txt", "-r more.txt\n"), ("more.txt", "six\n\nsix-nine-of-nothing==1.0\n")]);
+    for host in [host(), host_without_uv()] {
+        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+        let err = built.unwrap_err();
+        let hint = err.hint().unwrap_or_default();
+        assert!(hint.contains("six-nine-of-nothing, which more.txt, line 3 asks for"), "{err} {hint} {:?}", err.tail());
+    }
+}
+
+#[test]
+fn an_index_of_the_project_is_noted_and_one_out_of_reach_is_told() {
+    let release = release(&[("requirements.txt", "--index-url http://user:secret@127.0.0.1:9/token/simple\nsix\n")]);
+    let mut host = host_without_uv();
+    host.variables.retain(|(name, _)| name != "PIP_FIND_LINKS");
+    let wanted = want(host, &settings(), &release).unwrap();
+    assert_eq!(wanted.notes(), ["requirements.txt, line 1, names an index of its own: http://127.0.0.1:9"]);
+    let place = tempfile::tempdir().unwrap();
+    let (built, lines) = heard(|watch| wanted.build(&place.path().join("venv"), release.path(), watch, &|_| {}));
+    let err = built.unwrap_err();
+    assert!(err.hint().unwrap().contains("out of reach"), "{:?} {:?}", err.hint(), err.tail());
+    assert!(!format!("{err:?} {lines:?}").contains("secret"), "{err:?} {lines:?}");
+}
+
+#[test]
+fn code_of_packages_sees_no_variable_of_the_project() {
+    let setup =
+        "import os, setuptools\nopen('seen', 'w').write('\\n'.join(sorted(os.environ)))\nsetuptools.setup(name='shop', py_modules=[])\n";
+    let release = release(&[("requirements.txt", "./shop\n"), ("shop/setup.py", setup)]);
+    let wanted = want(host(), &settings(), &release).unwrap();
+    assert!(wanted.notes()[0].contains("for this release alone"));
+    let (built, _) = build(&wanted, &release);
+    built.unwrap();
+    let seen = fs::read_to_string(release.path().join("shop/seen")).unwrap();
+    let allowed = |name: &str| {
+        let own = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "RELEASE_RUN_ID", "VIRTUAL_ENV", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"];
+        own.contains(&name)
+            || name.starts_with("PIP_")
+            || name.starts_with("UV")
+            || name.starts_with("PYTHON")
+            || name.to_lowercase().ends_with("_proxy")
+            || name == "LC_CTYPE"
+            || name == "SETUPTOOLS_ENABLE_FEATURES"
+    };
+    let strangers: Vec<&str> = seen.lines().filter(|name| !allowed(name)).collect();
+    assert!(strangers.is_empty(), "{strangers:?}");
+}
+
+#[test]
+fn an_environment_with_paths_belongs_to_its_release() {
+    let files = [("requirements.txt", "-e ./shop\n"), ("shop/setup.py", "import setuptools\nsetuptools.setup(name='shop')\n")];
+    let (one, two) = (release(&files), release(&files));
+    assert_ne!(want(host(), &settings(), &one).unwrap().key(), want(host(), &settings(), &two).unwrap().key());
+}
+
+const SIX_HASH: &str = "sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254";
+
+#[test]
+fn a_pipfile_lock_needs_no_pipenv() {
+    let lock = format!(
+        r#"{{"_meta": {{"sources": [{{"name": "pypi", "url": "https://elsewhere.test/simple", "verify_ssl": true}}]}},
+            "default": {{"six": {{"version": "==1.16.0", "hashes": ["{SIX_HASH}"], "index": "pypi", "markers": "python_version >= '2.7'"}},
+                         "pywin32": {{"version": "==306", "hashes": ["sha256:00"], "markers": "sys_platform == 'win32'"}},
+                         "shop": {{"path": "./shop", "editable": true}}}},
+            "develop": {{"never-asked-for": {{"version": "==0"}}}}}}"#
+    );
+    let release =
+        release(&[("Pipfile.lock", &lock), ("shop/setup.py", "import setuptools\nsetuptools.setup(name='shop', py_modules=[])\n")]);
+    let wanted = want(host(), &Settings { packages: vec!["idna".into()], ..settings() }, &release).unwrap();
+    let Way::Requirements { made, .. } = &wanted.way else { panic!("{:?}", wanted.way) };
+    assert_eq!(made[0].lines[1], format!("six==1.16.0 ; python_version >= '2.7' --hash={SIX_HASH}"));
+    assert!(made[1].lines[0].starts_with("-e /"));
+    let (built, _) = build(&wanted, &release);
+    assert_eq!(built.unwrap().packages, 3);
+
+    let wrong = release_with_hash(&"0".repeat(64));
+    let (built, _) = build(&want(host_without_uv(), &settings(), &wrong).unwrap(), &wrong);
+    assert!(built.unwrap_err().hint().unwrap().contains("not what the hashes name"));
+}
+
+fn release_with_hash(hash: &str) -> TempDir {
+    release(&[("Pipfile.lock", &format!(r#"{{"default": {{"six": {{"version": "==1.16.0", "hashes": ["sha256:{hash}"]}}}}}}"#))])
+}
+
+#[test]
+fn packages_are_installed_beside_hashed_requirements() {
+    let release = release(&[("requirements.txt", &format!("six==1.16.0 --hash={SIX_HASH}\n"))]);
+    for host in [host(), host_without_uv()] {
+        let wanted = want(host, &Settings { packages: vec!["idna".into(), "six".into()], ..settings() }, &release).unwrap();
+        let (built, _) = build(&wanted, &release);
+        assert_eq!(built.unwrap().packages, 2);
+    }
+}
+
+#[test]
+fn a_pyproject_gives_its_dependencies_and_is_not_installed() {
+    let project = "[build-system]\nrequires = ['no-such-backend']\n[project]\nname = 'shop'\ndependencies = ['six==1.16.0']\n";
+    let release = release(&[("pyproject.toml", project)]);
+    let wanted = want(host(), &settings(), &release).unwrap();
+    assert!(wanted.told().ends_with("pyproject.toml (1 line)"), "{}", wanted.told());
+    let (built, _) = build(&wanted, &release);
+    assert_eq!(built.unwrap().packages, 1);
+}
+
+#[test]
+fn a_uv_lock_is_synced() {
+    let release = release(&[(
+        "pyproject.toml",
+        "[project]\nname = 'shop'\nversion = '1'\nrequires-python = '>=3.8'\ndependencies = ['six==1.16.0']\n[dependency-groups]\ndev = ['attrs']\n",
+    )]);
+    let locked = std::process::Command::new(uv().join("uv")).args(["lock", "-q"]).current_dir(release.path()).status().unwrap();
+    assert!(locked.success());
+    let wanted = want(host(), &Settings { packages: vec!["idna".into()], ..settings() }, &release).unwrap();
+    assert!(wanted.told().contains("uv.lock (2 packages)") && wanted.notes().is_empty(), "{} {:?}", wanted.told(), wanted.notes());
+    let (built, _) = build(&wanted, &release);
+    assert_eq!(built.unwrap(), Built { packages: 2, warnings: Vec::new() });
+    assert!(!release.path().join(".venv").exists());
+}
+
+#[test]
+fn poetry_is_called_with_the_environment_active() {
+    let release = release(&[
+        ("poetry.lock", "[[package]]\nname = 'six'\nversion = '1.16.0'\ngroups = ['main']\n"),
+        ("pyproject.toml", "[tool.poetry]\n"),
+    ]);
+    let tools = tempfile::tempdir().unwrap();
+    let script = "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'Poetry (version 2.1.0)'; exit; fi\necho \"$@\"\necho \"$VIRTUAL_ENV\"\nuv pip install -q six\n";
+    write(tools.path(), "poetry", script);
+    succeed(std::process::Command::new("chmod").arg("+x").arg(tools.path().join("poetry")));
+    let mut host = host();
+    host.path = std::env::join_paths([tools.path().to_owned(), uv(), "/usr/bin".into(), "/bin".into()]).unwrap();
+    let wanted = want(host, &settings(), &release).unwrap();
+    let venv = tools.path().join("venv");
+    let (built, lines) = heard(|watch| wanted.build(&venv, release.path(), watch, &|_| {}));
+    assert_eq!(built.unwrap().packages, 1);
+    assert!(lines.contains(&"install --no-root --only main --no-interaction --no-ansi".to_owned()), "{lines:?}");
+    assert!(lines.contains(&venv.display().to_string()), "{lines:?}");
+}
+
+fn succeed(command: &mut std::process::Command) {
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn commands_of_the_operator_run_inside_the_environment() {
+    let release = release(&[("requirements.txt", "six==1.16.0\n")]);
+    let install = vec![
+        vec!["pip".into(), "install".into(), "-r".into(), "requirements.txt".into()],
+        vec!["sh".into(), "-c".into(), "echo \"in $VIRTUAL_ENV\"".into()],
+    ];
+    let wanted = want(host(), &Settings { install, ..settings() }, &release).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let venv = place.path().join("venv");
+    let (built, lines) = heard(|watch| wanted.build(&venv, release.path(), watch, &|_| {}));
+    assert_eq!(built.unwrap().packages, 1);
+    assert!(lines.contains(&format!("in {}", venv.display())), "{lines:?}");
+}
+
+#[test]
+fn what_does_not_fit_together_is_a_warning() {
+    let lock = r#"{"default": {"requests": {"version": "==2.31.0"}}}"#;
+    let release = release(&[("Pipfile.lock", lock)]);
+    for host in [host(), host_without_uv()] {
+        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+        let warnings = built.unwrap().warnings;
+        assert!(warnings.iter().any(|line| line.contains("certifi")), "{warnings:?}");
+        assert!(warnings.iter().all(|line| line.contains("requests")), "{warnings:?}");
+    }
+}
