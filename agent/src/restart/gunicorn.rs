@@ -1,7 +1,19 @@
 //! A signal to gunicorn's master.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::master::Master;
+use super::proof::go_on;
+use super::{RestartError, Scene, Serving, systemd};
+use crate::tools::Process;
+
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the workers of a new master must be the same ones before the old master is told to go.
+const SAME: Duration = Duration::from_secs(2);
 
 /// `[restart] strategy = "gunicorn"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,3 +36,175 @@ pub(crate) enum How {
     /// USR2: a new master beside the old one; the old one gets TERM once the new one serves.
     Usr2,
 }
+
+fn read(pid_file: &Path) -> Option<Process> {
+    let pid = fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
+    Some(Process::of(pid)).filter(Process::is_alive)
+}
+
+impl Settings {
+    /// The master that the pid file names.
+    pub(super) fn master(&self) -> Option<Master> {
+        read(&self.pid_file).map(Master::of)
+    }
+
+    /// The pid file of a master that USR2 started.
+    fn second(&self) -> PathBuf {
+        let mut path = self.pid_file.clone().into_os_string();
+        path.push(".2");
+        path.into()
+    }
+
+    fn nobody(&self) -> RestartError {
+        RestartError::SetUp {
+            what: format!("the pid file {} names no process that runs", self.pid_file.display()),
+            cure: "start gunicorn with --pid set to that path, or name the unit that starts it as unit under [restart]".to_owned(),
+        }
+    }
+
+    pub(super) fn prepare(&self, scene: &Scene<'_>) -> Result<Option<Master>, RestartError> {
+        if self.how == How::Usr2 && read(&self.second()).is_some() {
+            return Err(RestartError::SetUp {
+                what: format!("a second master runs already, by {}", self.second().display()),
+                cure: "an earlier USR2 was not finished: end one of the two masters".to_owned(),
+            });
+        }
+        match (self.master(), &self.unit) {
+            (Some(master), _) if may_signal(&master.process) => Ok(Some(master)),
+            (Some(master), _) => Err(RestartError::SetUp {
+                what: format!("the agent's user may not signal gunicorn's master (process {})", master.process.pid()),
+                cure: "the agent and gunicorn must run as the same user".to_owned(),
+            }),
+            (None, Some(unit)) => {
+                systemd::examine(scene, std::iter::once(unit.as_str()))?;
+                (scene.warn)(&format!("gunicorn is not running; {unit} will be started"));
+                Ok(None)
+            }
+            (None, None) => Err(self.nobody()),
+        }
+    }
+
+    /// Signals, and waits until every worker is new.
+    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
+        let Some(before) = self.master() else { return self.start(scene, new).map(Some) };
+        match self.how {
+            How::Hup => {
+                (scene.note)(&format!("sent HUP to gunicorn's master (process {})", before.process.pid()));
+                before.process.signal(Signal::SIGHUP);
+                before.await_new(scene, new, self.timeout)?;
+                let workers = before.process.children();
+                Ok(Some(before.with_workers(workers)))
+            }
+            How::Usr2 => self.second_master(scene, new, &before).map(Some),
+        }
+    }
+
+    fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Master, RestartError> {
+        let Some(unit) = &self.unit else { return Err(self.nobody()) };
+        systemd::start(scene, unit, self.timeout)?;
+        let end = Instant::now() + self.timeout;
+        let master = loop {
+            match self.master() {
+                Some(master) => break master,
+                None if Instant::now() > end => return Err(self.nobody()),
+                None => go_on(scene, "waiting for gunicorn")?,
+            }
+            scene.watch.pause(LOOK);
+        };
+        let fresh = master.with_workers(Vec::new());
+        fresh.await_new(scene, new, self.timeout)?;
+        Ok(fresh)
+    }
+
+    /// Starts a new master beside the old one. While it does not serve, the old one is left alone.
+    fn second_master(&self, scene: &Scene<'_>, new: Serving<'_>, old: &Master) -> Result<Master, RestartError> {
+        let second = self.second();
+        old.process.signal(Signal::SIGUSR2);
+        (scene.note)(&format!("sent USR2 to gunicorn's master (process {})", old.process.pid()));
+        let end = Instant::now() + self.timeout;
+        let in_time = |what: &str| {
+            go_on(scene, "waiting for gunicorn's new master")?;
+            if Instant::now() < end {
+                return Ok(());
+            }
+            Err(old.error(format!("gunicorn's new master {what} within {} s; the old one still serves", self.timeout.as_secs()), None))
+        };
+        let gone = || {
+            old.error(
+                "gunicorn's new master ended; the old one still serves".to_owned(),
+                Some("its log has the traceback; started as python -m gunicorn, it cannot start a second master at all"),
+            )
+        };
+        let fresh = loop {
+            let child = old.process.children().into_iter().find(|child| !old.workers.contains(child));
+            match read(&second) {
+                Some(process) => break process,
+                None if child.is_none() && Instant::now() + self.timeout > end + Duration::from_secs(5) => return Err(gone()),
+                None => in_time("did not come up")?,
+            }
+            scene.watch.pause(LOOK);
+        };
+        let mut same: (Vec<Process>, Instant) = (Vec::new(), Instant::now());
+        while same.0.is_empty() || same.1.elapsed() < SAME {
+            if !fresh.is_alive() {
+                return Err(gone());
+            }
+            let now = fresh.children();
+            if now != same.0 {
+                same = (now, Instant::now());
+            }
+            in_time("had no lasting workers")?;
+            scene.watch.pause(LOOK);
+        }
+        let fresh = Master::of(fresh);
+        if let Err(error) = fresh.check(new) {
+            fresh.process.signal(Signal::SIGTERM);
+            return Err(error);
+        }
+        (scene.note)(&format!("gunicorn's new master (process {}) has its workers; the old one finishes", fresh.process.pid()));
+        old.process.signal(Signal::SIGTERM);
+        while old.process.is_alive() {
+            in_time("serves, but the old one did not go")?;
+            scene.watch.pause(LOOK);
+        }
+        Ok(fresh)
+    }
+
+    /// A second master that a failure left is ended while the first one is still there; otherwise gunicorn is brought to the former release.
+    pub(super) fn back(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<Option<Master>, RestartError> {
+        let (first, second) = (self.master(), read(&self.second()));
+        match (first, second) {
+            (Some(first), Some(second)) if first.process != second => {
+                (scene.note)(&format!("ending gunicorn's second master (process {})", second.pid()));
+                second.signal(Signal::SIGTERM);
+                let end = Instant::now() + self.timeout;
+                while second.is_alive() && Instant::now() < end {
+                    go_on(scene, "waiting for gunicorn's second master to end")?;
+                    scene.watch.pause(LOOK);
+                }
+                second.signal(Signal::SIGKILL);
+                let first = Master::of(first.process);
+                // The first one never left the former release, unless it was its workers that were replaced.
+                if first.check(former).is_ok() { Ok(Some(first)) } else { self.act(scene, former) }
+            }
+            (None, Some(second)) => {
+                // The old one is gone, and the second one moves its pid file to the first one's name within a second or so.
+                let end = Instant::now() + Duration::from_secs(10);
+                while self.master().is_none() && second.is_alive() && Instant::now() < end {
+                    go_on(scene, "waiting for gunicorn's new master to take over")?;
+                    scene.watch.pause(LOOK);
+                }
+                self.act(scene, former)
+            }
+            _ => self.act(scene, former),
+        }
+    }
+}
+
+fn may_signal(process: &Process) -> bool {
+    let pid = i32::try_from(process.pid()).map(nix::unistd::Pid::from_raw);
+    pid.is_ok_and(|pid| nix::sys::signal::kill(pid, None).is_ok())
+}
+
+#[cfg(test)]
+mod tests;

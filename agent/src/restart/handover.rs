@@ -1,7 +1,33 @@
-//! One instance a release.
+//! One instance a release. The new one is started on a socket of its own and asked there, before any visitor can meet it; then the name that the
+//! visitors' proxy connects to is replaced, and the former one is left to finish.
+//!
+//! ```text
+//!             start, ask            rename                 drained, told to stop
+//! (nothing) ───────────▶ asked ───────────▶ named ─ ─ ─ ─▶ former ───────────▶ (nothing)
+//!                          │ does not answer  ▲               │
+//!                          ▼                  └───────────────┘ rename back: warm
+//!                      (nothing)
+//! ```
 
-use std::path::PathBuf;
-use std::time::Duration;
+mod instance;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use agent_model::names::ReleaseName;
+
+use super::proof::{Asking, go_on};
+use super::{How, Proof, RestartError, Revived, Scene, Serving};
+use crate::tools::http::{self, MOST_SOCKET_PATH};
+use instance::{Instance, Instances};
+
+/// How long a connection that was made in the last moment may take to be seen.
+const AFTER_RENAME: Duration = Duration::from_millis(200);
 
 /// `[restart] strategy = "handover"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,4 +60,318 @@ pub(crate) enum KeepWarm {
     No,
     /// It is kept until the next switch.
     Former,
+}
+
+impl Settings {
+    /// The socket that the instance of a release binds.
+    fn socket_of(&self, release: &ReleaseName) -> PathBuf {
+        let mut socket = self.socket.clone().into_os_string();
+        socket.push(format!(".{release}"));
+        socket.into()
+    }
+
+    /// What the name points to, as a path; nothing when there is no such link.
+    fn named(&self) -> Option<PathBuf> {
+        let target = fs::read_link(&self.socket).ok()?;
+        Some(self.socket.parent().map_or_else(|| target.clone(), |dir| dir.join(&target)))
+    }
+
+    fn names(&self, release: &ReleaseName) -> bool {
+        self.named().is_some_and(|socket| socket == self.socket_of(release))
+    }
+
+    /// Points the name to the instance of a release; whoever connects at this moment reaches the one or the other.
+    fn name(&self, release: &ReleaseName) -> Result<(), RestartError> {
+        let error = |source| RestartError::File { act: "point the socket's name", path: self.socket.clone(), source };
+        let socket = self.socket_of(release);
+        let target = socket.file_name().ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
+        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let temporary = self.socket.with_file_name(format!(".{}.next-{}-{nanos}", file_name(&self.socket), std::process::id()));
+        symlink(target, &temporary).map_err(error)?;
+        fs::rename(&temporary, &self.socket).inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(error)
+    }
+
+    pub(super) fn unname(&self) -> Result<(), RestartError> {
+        match fs::remove_file(&self.socket) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(RestartError::File { act: "remove the socket's name", path: self.socket.clone(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What stands in the way of the name or of an instance's socket.
+    pub(super) fn obstacle(&self) -> Option<RestartError> {
+        let set_up = |what: String, cure: String| Some(RestartError::SetUp { what, cure });
+        // A dot and the 32 characters of a release's name.
+        let length = self.socket.as_os_str().len() + 33;
+        if length > MOST_SOCKET_PATH {
+            let what = format!("the sockets of instances would have paths of {length} bytes, and Linux allows {MOST_SOCKET_PATH}");
+            return set_up(what, format!("shorten socket under [restart] by {} bytes", length - MOST_SOCKET_PATH));
+        }
+        let directory = self.socket.parent().unwrap_or(Path::new("/"));
+        if !directory.is_dir() {
+            let what = format!("the directory {} of the socket does not exist", directory.display());
+            return set_up(what, "let tmpfiles.d or RuntimeDirectory= create it, writable for the agent's user".to_owned());
+        }
+        if nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK).is_err() {
+            let what = format!("the agent's user may not write into the directory {} of the socket", directory.display());
+            return set_up(what, "give the agent's user write permission on it".to_owned());
+        }
+        let meta = fs::symlink_metadata(&self.socket).ok()?;
+        if meta.file_type().is_symlink() {
+            return None;
+        }
+        let socket = self.socket.display();
+        let (what, cure) = if meta.file_type().is_socket() && http::listens(&self.socket) {
+            let what = format!("a server listens at {socket} itself, where a link to the instance of a release should be");
+            let cure = format!(
+                "let that server bind another name and let nginx connect there, or stop it and remove {socket}; the first handover then makes the link"
+            );
+            (what, cure)
+        } else {
+            (format!("{socket} is in the way: it is no link, and nobody listens there"), format!("remove {socket}"))
+        };
+        set_up(what, cure)
+    }
+
+    /// Links that a dead agent left between making and renaming them.
+    fn sweep(&self) {
+        let prefix = format!(".{}.next-", file_name(&self.socket));
+        let entries = self.socket.parent().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            // One that stays does no harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
+    /// Starts the new instance, unless it runs already, and asks it.
+    pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
+        if let Some(obstacle) = self.obstacle() {
+            return Err(obstacle);
+        }
+        self.sweep();
+        let instances = Instances::open(self, scene)?;
+        instances.check_starter(new)?;
+        match self.bring_up(&instances, new) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // What serves visitors is left alone, even when it does not answer as it should.
+                if !self.names(new.name)
+                    && let Err(also) = instances.stop(new.name, Duration::ZERO)
+                {
+                    (scene.warn)(&format!("the instance of {} could not be stopped: {also}", new.name));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn bring_up(&self, instances: &Instances<'_>, new: Serving<'_>) -> Result<Instance, RestartError> {
+        let scene = instances.scene;
+        if let Some(instance) = instances.find(new.name)? {
+            (scene.note)(&format!("the instance of {} runs already", new.name));
+            if http::listens(&self.socket_of(new.name)) {
+                match self.ask_itself(instances, &instance, new, Duration::ZERO) {
+                    Ok(_) => return Ok(instance),
+                    Err(error) if self.names(new.name) => return Err(error),
+                    Err(error) => (scene.warn)(&format!("the running instance of {} is started anew: {error}", new.name)),
+                }
+            }
+            if self.names(new.name) {
+                (scene.warn)(&format!("the instance of {} does not accept connections; it is started anew", new.name));
+            }
+            instances.stop(new.name, Duration::ZERO)?;
+        }
+        let begun = Instant::now();
+        let instance = instances.start(new)?;
+        self.await_listener(instances, &instance, new)?;
+        (scene.note)(&format!("the instance of {} accepts connections after {:.1} s", new.name, begun.elapsed().as_secs_f64()));
+        let stable_for = scene.checks.iter().map(|check| check.stable_for).max().unwrap_or(Duration::from_secs(1));
+        let proof = self.ask_itself(instances, &instance, new, stable_for)?;
+        proof.notes.iter().for_each(|note| (scene.note)(note));
+        Ok(instance)
+    }
+
+    fn await_listener(&self, instances: &Instances<'_>, instance: &Instance, new: Serving<'_>) -> Result<(), RestartError> {
+        let socket = self.socket_of(new.name);
+        let end = Instant::now() + self.start_timeout;
+        loop {
+            instances.alive(instance, new.name)?;
+            if http::listens(&socket) {
+                return Ok(());
+            }
+            go_on(instances.scene, "starting the new instance")?;
+            if Instant::now() > end {
+                return Err(RestartError::Process {
+                    what: format!(
+                        "the instance of {} did not accept connections at {} within {} s",
+                        new.name,
+                        socket.display(),
+                        self.start_timeout.as_secs()
+                    ),
+                    cure: Some("it must bind the socket that it is given as {socket} and RELEASE_SOCKET (%i in a template unit); raise start_timeout if it needs longer".to_owned()),
+                    tail: instances.tail(instance, new.name),
+                });
+            }
+            instances.scene.watch.pause(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks an instance over its own socket. A warm one is asked without the time for which the checks must go on passing.
+    fn ask_itself(
+        &self,
+        instances: &Instances<'_>,
+        instance: &Instance,
+        new: Serving<'_>,
+        stable_for: Duration,
+    ) -> Result<Proof, RestartError> {
+        let unstable: Vec<_>;
+        let scene = instances.scene;
+        let scene = if stable_for.is_zero() {
+            let mut checks = scene.checks.to_vec();
+            checks.iter_mut().for_each(|check| check.stable_for = Duration::ZERO);
+            unstable = checks;
+            &Scene { checks: &unstable, ..*scene }
+        } else {
+            scene
+        };
+        let mut proof = Asking {
+            scene,
+            serving: new,
+            socket: Some(&self.socket_of(new.name)),
+            alive: &|| instances.alive(instance, new.name),
+            tail: &|| instances.tail(instance, new.name),
+            workers: instances.workers(instance),
+            watch_for: stable_for,
+        }
+        .prove()?;
+        // They are about the checks as they are set, and come with the proof through the public address.
+        proof.warnings.clear();
+        Ok(proof)
+    }
+
+    /// Points the name to the new instance.
+    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
+        self.name(new.name)?;
+        (scene.note)(&format!("{} now leads to the instance of {}", self.socket.display(), new.name));
+        Ok(())
+    }
+
+    /// The name leads to the instance, the instance is alive, and the public address answers as the checks say.
+    pub(super) fn ask(&self, others: Asking<'_>, how: How) -> Result<Proof, RestartError> {
+        let (scene, serving) = (others.scene, others.serving);
+        let instances = Instances::open(self, scene)?;
+        let Some(instance) = instances.find(serving.name)? else {
+            return Err(RestartError::Process {
+                what: format!("there is no instance of {}", serving.name),
+                cure: Some("activate the release again: that starts one".to_owned()),
+                tail: instances.last_log(serving.name),
+            });
+        };
+        let alive = || {
+            self.check_name(serving)?;
+            instances.alive(&instance, serving.name)?;
+            (others.alive)()
+        };
+        let tail = || instances.tail(&instance, serving.name);
+        how.ask(&Asking { alive: &alive, tail: &tail, workers: instances.workers(&instance), ..others })
+    }
+
+    fn check_name(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+        if self.names(serving.name) {
+            return Ok(());
+        }
+        let target = self.named().map_or_else(|| "nothing".to_owned(), |target| target.display().to_string());
+        Err(RestartError::Process {
+            what: format!("{} leads to {target}, not to the instance of {}", self.socket.display(), serving.name),
+            cure: Some("somebody else changed the link; activate the release again".to_owned()),
+            tail: Vec::new(),
+        })
+    }
+
+    /// Stops what is no longer asked.
+    pub(super) fn settle(&self, scene: &Scene<'_>, new: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
+        if former.is_some_and(|former| former.name == new.name) {
+            return Ok(());
+        }
+        let instances = Instances::open(self, scene)?;
+        scene.watch.pause(AFTER_RENAME);
+        let kept =
+            |name: &ReleaseName| name == new.name || self.keep_warm == KeepWarm::Former && former.is_some_and(|former| former.name == name);
+        let mut failure = None;
+        for release in instances.running()?.iter().filter(|name| !kept(name)) {
+            // The first failure is told; the others are tried all the same.
+            match instances.stop(release, self.drain) {
+                Ok(()) => (scene.note)(&format!("the instance of {release} has finished and stopped")),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        instances.sweep_logs(new);
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Points the name to the former instance, which is started if it is gone.
+    pub(super) fn stand(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<Stood, RestartError> {
+        let instances = Instances::open(self, scene)?;
+        if instances.find(former.name)?.is_some() && http::listens(&self.socket_of(former.name)) {
+            self.name(former.name)?;
+        } else if instances.knows(former.name) || self.named().is_some() {
+            (scene.note)(&format!("the instance of {} is gone; it is started again", former.name));
+            self.bring_up(&instances, former)?;
+            self.name(former.name)?;
+        } else {
+            // The strategy is new, and what serves is not the agent's: the name was never there, so nothing was taken from the former release.
+            (scene.note)(&format!("{} was never served by handover; nothing had been changed", former.name));
+            return Ok(Stood::NeverOurs);
+        }
+        Ok(Stood::Ours)
+    }
+
+    /// Stops the instance of a release that failed; it may have met visitors, who are answered. Failing is only a warning.
+    pub(super) fn end(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>) {
+        if former.is_some_and(|former| former.name == failed.name) {
+            return;
+        }
+        if self.names(failed.name) {
+            // There was no way back. What answers somehow is better than nothing.
+            (scene.warn)(&format!("the instance of {} is left running: visitors have no other", failed.name));
+            return;
+        }
+        scene.watch.pause(AFTER_RENAME);
+        let stopped = Instances::open(self, scene).and_then(|instances| instances.stop(failed.name, self.drain));
+        if let Err(error) = stopped {
+            (scene.warn)(&format!("the instance of {} could not be stopped: {error}", failed.name));
+        }
+    }
+
+    /// Starts the live release's instance where it is gone, as after a boot.
+    pub(super) fn revive(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Revived, RestartError> {
+        let instances = Instances::open(self, scene)?;
+        let running = instances.find(live.name)?.is_some() && http::listens(&self.socket_of(live.name));
+        if running && self.names(live.name) || !running && !instances.knows(live.name) {
+            return Ok(Revived::NotNeeded);
+        }
+        if let Some(obstacle) = self.obstacle() {
+            return Err(obstacle);
+        }
+        if !running {
+            self.bring_up(&instances, live)?;
+        }
+        self.name(live.name)?;
+        Ok(Revived::Started)
+    }
+}
+
+/// What [`Settings::stand`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stood {
+    /// The name leads to the release's instance.
+    Ours,
+    /// The release is served by something else than an instance.
+    NeverOurs,
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

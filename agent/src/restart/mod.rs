@@ -4,23 +4,33 @@
 //! `prove` looks at the processes that serve; `settle` lets the former release go; `back` returns to the former release from whatever state a
 //! failure or a crash left, and proves that it serves.
 
+mod bus;
 pub(crate) mod command;
 mod error;
 pub(crate) mod gunicorn;
 pub(crate) mod handover;
+mod master;
+mod proof;
 pub(crate) mod systemd;
+mod traps;
 pub(crate) mod uwsgi_fifo;
 
 use std::path::Path;
+use std::time::Duration;
 
 use agent_model::names::{AppName, CommitId, ReleaseName};
 
 use agent_wire::view::Finding;
 
-use crate::tools::Watch;
 use crate::tools::http::Check;
+use crate::tools::{Program, Watch};
 
+use bus::Unit;
 pub(crate) use error::RestartError;
+use handover::Stood;
+use master::Master;
+use proof::Asking;
+use systemd::Watched;
 
 /// How an app is restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,9 +82,16 @@ pub(crate) struct Scene<'a> {
     pub warn: &'a dyn Fn(&str),
 }
 
-/// What [`Restart::prepare`] found and did, for the acts after it.
+/// What [`Restart::prepare`] found and [`Restart::act`] did, for the proof.
 #[derive(Debug, Default)]
-pub(crate) struct Prepared {}
+pub(crate) struct Prepared {
+    /// The master as it serves the new release.
+    master: Option<Master>,
+    /// The units of the strategy, as they were when their jobs were done.
+    units: Vec<Unit>,
+    /// The units of the workers, likewise.
+    workers: Vec<Unit>,
+}
 
 /// What was seen of a release that serves.
 #[derive(Debug, Default)]
@@ -85,72 +102,6 @@ pub(crate) struct Proof {
     pub warnings: Vec<String>,
 }
 
-impl Restart {
-    /// What can be done while nobody can notice: handover starts the new instance and asks it every check over its own socket, the others note
-    /// the processes that serve now. When it fails it leaves nothing behind, and [`Restart::back`] has nothing to do.
-    ///
-    /// # Errors
-    /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
-    pub(crate) fn prepare(&self, _scene: &Scene<'_>, _new: Serving<'_>) -> Result<Prepared, RestartError> {
-        Ok(Prepared::default())
-    }
-
-    /// Right after the link was swapped to the new release: handover renames the socket's name, the others reload or restart, and wait until that
-    /// is complete; then the workers.
-    ///
-    /// # Errors
-    /// [`RestartError`] when the processes of the new release do not come up.
-    pub(crate) fn act(&self, _scene: &Scene<'_>, _new: Serving<'_>, _prepared: &mut Prepared) -> Result<(), RestartError> {
-        Ok(())
-    }
-
-    /// The proof that the new release serves, all of it and only it, and goes on serving.
-    ///
-    /// # Errors
-    /// [`RestartError`] with what was seen instead.
-    pub(crate) fn prove(&self, _scene: &Scene<'_>, _new: Serving<'_>, _prepared: &Prepared) -> Result<Proof, RestartError> {
-        Ok(Proof::default())
-    }
-
-    /// Lets the former instance finish and stop, or keeps it warm, and stops the ones before it.
-    ///
-    /// # Errors
-    /// [`RestartError`] when one could not be stopped; the new release serves all the same.
-    pub(crate) fn settle(&self, _scene: &Scene<'_>, _new: Serving<'_>, _former: Option<Serving<'_>>) -> Result<(), RestartError> {
-        Ok(())
-    }
-
-    /// Back to `former`, whatever state a failure or a crash left; the link names it already, or is gone when there is none. May be repeated.
-    ///
-    /// # Errors
-    /// [`RestartError`] when the former release was not seen to serve.
-    pub(crate) fn back(&self, _scene: &Scene<'_>, _failed: Serving<'_>, _former: Option<Serving<'_>>) -> Result<(), RestartError> {
-        Ok(())
-    }
-
-    /// Whether the live release serves, asked once.
-    ///
-    /// # Errors
-    /// [`RestartError`] with the first thing that is not as it should be; the others are in its tail.
-    pub(crate) fn look(&self, _scene: &Scene<'_>, _live: Serving<'_>) -> Result<Proof, RestartError> {
-        Ok(Proof::default())
-    }
-
-    /// Makes the live release serve where nothing does, as after a boot. Only handover has something to do: an instance that the agent starts
-    /// itself is started by nobody else. Tells whether it did anything.
-    ///
-    /// # Errors
-    /// [`RestartError`] when the instance does not come up.
-    pub(crate) fn revive(&self, _scene: &Scene<'_>, _live: Serving<'_>) -> Result<Revived, RestartError> {
-        Ok(Revived::NotNeeded)
-    }
-
-    /// What is wrong with the set-up, or will be one day: for `doctor`. The app's name is left for the caller to fill in.
-    pub(crate) fn traps(&self, _link: &Path, _workers: &[systemd::Worker]) -> Vec<Finding> {
-        Vec::new()
-    }
-}
-
 /// What [`Restart::revive`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Revived {
@@ -159,3 +110,221 @@ pub(crate) enum Revived {
     /// An instance was started, and serves.
     Started,
 }
+
+impl Restart {
+    /// What can be done while nobody can notice: handover starts the new instance and asks it every check over its own socket, the others make
+    /// sure that what they will speak to is there. When it fails it leaves nothing behind, and [`Restart::back`] has nothing to do.
+    ///
+    /// # Errors
+    /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
+    pub(crate) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Prepared, RestartError> {
+        systemd::examine(scene, scene.workers.iter().map(|worker| worker.unit.as_str()))?;
+        for finding in self.traps(scene.link, &[]) {
+            let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
+            (scene.warn)(&format!("{}{cure}", finding.text));
+        }
+        let mut prepared = Prepared::default();
+        match self {
+            Self::None => {}
+            Self::Handover(settings) => settings.prepare(scene, new)?,
+            Self::UwsgiFifo(settings) => prepared.master = settings.prepare(scene, new)?,
+            Self::Systemd(settings) => systemd::examine(scene, settings.units.iter().map(String::as_str))?,
+            Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
+            Self::Command(settings) => settings.prepare()?,
+        }
+        Ok(prepared)
+    }
+
+    /// Right after the link was swapped to the new release: handover renames the socket's name, the others reload or restart, and wait until that
+    /// is complete; then the workers.
+    ///
+    /// # Errors
+    /// [`RestartError`] when the processes of the new release do not come up.
+    pub(crate) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        match self {
+            Self::None => {}
+            Self::Handover(settings) => settings.act(scene, new)?,
+            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, new)?,
+            Self::Systemd(settings) => prepared.units = settings.act(scene, new)?,
+            Self::Gunicorn(settings) => prepared.master = settings.act(scene, new)?,
+            Self::Command(settings) => settings.act(scene, new)?,
+        }
+        prepared.workers = systemd::restart_workers(scene, new)?;
+        Ok(())
+    }
+
+    /// The proof that the new release serves, all of it and only it, and goes on serving.
+    ///
+    /// # Errors
+    /// [`RestartError`] with what was seen instead.
+    pub(crate) fn prove(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &Prepared) -> Result<Proof, RestartError> {
+        self.ask(scene, new, prepared, How::Lastingly)
+    }
+
+    /// Lets the former instance finish and stop, or keeps it warm, and stops the ones before it.
+    ///
+    /// # Errors
+    /// [`RestartError`] when one could not be stopped; the new release serves all the same.
+    pub(crate) fn settle(&self, scene: &Scene<'_>, new: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
+        match self {
+            Self::Handover(settings) => settings.settle(scene, new, former),
+            _ => Ok(()),
+        }
+    }
+
+    /// Back to `former`, whatever state a failure or a crash left; the link names it already, or is gone when there is none. May be repeated.
+    ///
+    /// # Errors
+    /// [`RestartError`] when the former release was not seen to serve.
+    pub(crate) fn back(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
+        if let Self::Handover(settings) = self {
+            let returned = match former {
+                None => settings.unname(),
+                Some(former) => settings.stand(scene, former).and_then(|stood| self.prove_again(scene, former, stood)),
+            };
+            settings.end(scene, failed, former);
+            return returned;
+        }
+        let Some(former) = former else {
+            if *self != Self::None {
+                (scene.warn)("there is no former release to go back to: what serves is left as it is");
+            }
+            return Ok(());
+        };
+        let mut prepared = Prepared::default();
+        match self {
+            Self::None | Self::Handover(_) => {}
+            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, former)?,
+            Self::Systemd(settings) => prepared.units = settings.act(scene, former)?,
+            Self::Gunicorn(settings) => prepared.master = settings.back(scene, former)?,
+            Self::Command(settings) => settings.act(scene, former)?,
+        }
+        prepared.workers = systemd::restart_workers(scene, former)?;
+        self.prove(scene, former, &prepared).map(|_| ())
+    }
+
+    fn prove_again(&self, scene: &Scene<'_>, former: Serving<'_>, stood: Stood) -> Result<(), RestartError> {
+        let prepared = Prepared { workers: systemd::restart_workers(scene, former)?, ..Prepared::default() };
+        match stood {
+            Stood::Ours => self.prove(scene, former, &prepared),
+            // The public address still tells whether whatever served before serves on.
+            Stood::NeverOurs => Self::None.prove(scene, former, &prepared),
+        }
+        .map(|_| ())
+    }
+
+    /// Whether the live release serves, each check asked once.
+    ///
+    /// # Errors
+    /// [`RestartError`] with the first thing that is not as it should be; the others are in its tail.
+    pub(crate) fn look(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Proof, RestartError> {
+        self.ask(scene, live, &Prepared::default(), How::Once)
+    }
+
+    /// Makes the live release serve where nothing does, as after a boot. Only handover has something to do: an instance that the agent starts
+    /// itself is started by nobody else. Tells whether it did anything.
+    ///
+    /// # Errors
+    /// [`RestartError`] when the instance does not come up.
+    pub(crate) fn revive(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Revived, RestartError> {
+        match self {
+            Self::Handover(settings) => settings.revive(scene, live),
+            _ => Ok(Revived::NotNeeded),
+        }
+    }
+
+    /// What is wrong with the set-up, or will be one day: for `doctor`. The app's name is left for the caller to fill in.
+    pub(crate) fn traps(&self, link: &Path, workers: &[systemd::Worker]) -> Vec<Finding> {
+        traps::find(self, link, workers)
+    }
+
+    fn ask(&self, scene: &Scene<'_>, serving: Serving<'_>, prepared: &Prepared, how: How) -> Result<Proof, RestartError> {
+        let workers = Watched::new(scene, scene.workers.iter().map(|worker| worker.unit.as_str()), &prepared.workers)?;
+        let workers_for = scene.workers.iter().map(|worker| worker.watch_for).max().unwrap_or_default();
+        let workers_alive = || workers.check(serving);
+        let mut asking = Asking {
+            scene,
+            serving,
+            socket: None,
+            alive: &workers_alive,
+            tail: &Vec::new,
+            // Nobody knows how many there are; as many as most have.
+            workers: 4,
+            watch_for: workers_for,
+        };
+        match self {
+            Self::None | Self::Command(_) => how.ask(&asking),
+            Self::Handover(settings) => settings.ask(asking, how),
+            Self::Systemd(settings) => {
+                let units = Watched::new(scene, settings.units.iter().map(String::as_str), &prepared.units)?;
+                let alive = || units.check(serving).and_then(|()| workers.check(serving));
+                let tail = || units.tail();
+                asking = Asking { alive: &alive, tail: &tail, workers: units.workers(), ..asking };
+                asking.watch_for = workers_for.max(settings.watch_for);
+                how.ask(&asking)
+            }
+            Self::UwsgiFifo(_) | Self::Gunicorn(_) => {
+                let found = || match self {
+                    Self::UwsgiFifo(settings) => settings.master(),
+                    Self::Gunicorn(settings) => settings.master(),
+                    _ => None,
+                };
+                let Some(master) = prepared.master.clone().or_else(found) else { return how.ask(&asking) };
+                let alive = || master.check(serving).and_then(|()| workers.check(serving));
+                let tail = || master.tail();
+                asking = Asking { alive: &alive, tail: &tail, workers: master.process.children().len().max(1), ..asking };
+                asking.watch_for = workers_for.max(MASTER_FOR);
+                how.ask(&asking)
+            }
+        }
+    }
+}
+
+/// How long a master is watched, whatever the checks say.
+const MASTER_FOR: Duration = Duration::from_secs(1);
+
+/// How much is asked.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// Until it passes, and then for as long as it must go on passing.
+    Lastingly,
+    /// Once.
+    Once,
+}
+
+impl How {
+    fn ask(self, asking: &Asking<'_>) -> Result<Proof, RestartError> {
+        match self {
+            Self::Lastingly => asking.prove(),
+            Self::Once => asking.look(),
+        }
+    }
+}
+
+impl Serving<'_> {
+    /// The environment of this release's programs: that of the scene, whose variables may be about another release on the way back.
+    fn env(&self, scene: &[(String, String)]) -> Vec<(String, String)> {
+        let own = [
+            ("RELEASE_NAME", self.name.to_string()),
+            ("RELEASE_COMMIT", self.commit.to_string()),
+            ("RELEASE_DIR", self.dir.to_string_lossy().into_owned()),
+            ("REVISION", self.commit.to_string()),
+        ];
+        let others = scene.iter().filter(|(name, _)| own.iter().all(|(own, _)| own != name)).cloned();
+        others.chain(own.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))).collect()
+    }
+
+    /// A program of this release: one that is named by a relative path is the release's own.
+    fn program(&self, argv: &[String], scene: &[(String, String)]) -> Program {
+        let mut argv = argv.to_vec();
+        if let Some(program) = argv.first_mut()
+            && program.contains('/')
+        {
+            *program = self.dir.join(&*program).to_string_lossy().into_owned();
+        }
+        Program::from_argv(&argv).dir(self.dir).envs(self.env(scene))
+    }
+}
+
+#[cfg(test)]
+mod tests;

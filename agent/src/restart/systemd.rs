@@ -1,6 +1,16 @@
-//! Units of systemd, spoken to through D-Bus.
+//! Units of systemd, spoken to through D-Bus. The exit status of a job says little: a unit counts as up when it stays up.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::bus::{Act, Bus, Unit};
+use super::proof::{elsewhere, go_on};
+use super::{RestartError, Scene, Serving};
+use crate::tools::Process;
+
+/// How often a unit is looked at while it is watched.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// `[restart] strategy = "systemd"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,4 +43,167 @@ pub(crate) struct Worker {
     pub watch_for: Duration,
     /// How long its job may take: a worker finishes its tasks first.
     pub timeout: Duration,
+}
+
+/// Finds out whether the units can be used at all.
+pub(super) fn examine<'u>(scene: &Scene<'_>, units: impl Iterator<Item = &'u str>) -> Result<(), RestartError> {
+    let units: Vec<&str> = units.collect();
+    if units.is_empty() {
+        return Ok(());
+    }
+    let bus = Bus::open(scene.watch)?;
+    for name in units {
+        let unit = bus.usable(name)?;
+        if unit.needs_daemon_reload {
+            (scene.warn)(&format!("{name} was changed on disk, and systemd has not read it again: systemctl daemon-reload"));
+        }
+    }
+    Ok(())
+}
+
+/// One unit to be brought to the new release.
+struct Job<'a> {
+    act: Act,
+    unit: &'a str,
+    timeout: Duration,
+}
+
+impl Settings {
+    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec<Unit>, RestartError> {
+        let act = match self.how {
+            How::ReloadOrRestart => Act::ReloadOrRestart,
+            How::Restart => Act::Restart,
+        };
+        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act, unit, timeout: self.timeout }).collect();
+        perform(scene, new, &jobs)
+    }
+}
+
+/// Restarts the workers, in order.
+pub(super) fn restart_workers(scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec<Unit>, RestartError> {
+    let jobs: Vec<_> = scene.workers.iter().map(|worker| Job { act: Act::Restart, unit: &worker.unit, timeout: worker.timeout }).collect();
+    perform(scene, new, &jobs)
+}
+
+/// Starts a unit that should be there, and waits for it.
+pub(super) fn start(scene: &Scene<'_>, unit: &str, timeout: Duration) -> Result<(), RestartError> {
+    (scene.note)(&format!("starting {unit}"));
+    Bus::open(scene.watch)?.job(Act::Start, unit, timeout)
+}
+
+fn perform(scene: &Scene<'_>, new: Serving<'_>, jobs: &[Job<'_>]) -> Result<Vec<Unit>, RestartError> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let bus = Bus::open(scene.watch)?;
+    let mut units = Vec::new();
+    for job in jobs {
+        let before = bus.usable(job.unit)?;
+        let begun = Instant::now();
+        bus.job(job.act, job.unit, job.timeout)?;
+        let after = await_active(&bus, scene, new, job)?;
+        let did = if after.invocation == before.invocation && before.active_state == "active" { "reloaded" } else { "started anew" };
+        (scene.note)(&format!("{} was {did} in {:.1} s", job.unit, begun.elapsed().as_secs_f64()));
+        if job.act == Act::Restart && did == "reloaded" {
+            return Err(bus.failed(job.unit, "was to be restarted, and has still the invocation of before".to_owned()));
+        }
+        units.push(after);
+    }
+    Ok(units)
+}
+
+/// Active, and no worker process in the directory of another release.
+fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_>) -> Result<Unit, RestartError> {
+    let end = Instant::now() + job.timeout;
+    loop {
+        let unit = bus.unit(job.unit)?;
+        let stray = elsewhere(&unit.workers(), new);
+        let active = unit.active_state == "active";
+        if active && stray.is_none() {
+            return Ok(unit);
+        }
+        if matches!(unit.active_state.as_str(), "failed" | "inactive" | "deactivating") || unit.sub_state == "auto-restart" {
+            return Err(bus.failed(job.unit, "did not stay active".to_owned()));
+        }
+        if Instant::now() > end {
+            return Err(match stray {
+                Some((process, cwd)) if active => in_another_release(bus, job.unit, process, &cwd),
+                _ => bus.failed(job.unit, format!("was not active within {} s", job.timeout.as_secs())),
+            });
+        }
+        go_on(scene, "waiting for a unit")?;
+        scene.watch.pause(LOOK);
+    }
+}
+
+fn in_another_release(bus: &Bus<'_>, unit: &str, process: Process, cwd: &Path) -> RestartError {
+    RestartError::Unit {
+        unit: unit.to_owned(),
+        what: format!("has a worker in another release: process {} works in {}", process.pid(), cwd.display()),
+        cure: Some(
+            "the server keeps the directory that it was started in: let it change into the link app by its own option (chdir), or restart the unit \
+             instead of reloading it"
+                .to_owned(),
+        ),
+        tail: bus.journal(unit),
+    }
+}
+
+/// Units that must stay as they are: active, the same main process, never restarted in between.
+pub(super) struct Watched<'a> {
+    bus: Option<Bus<'a>>,
+    units: Vec<Unit>,
+    looked: Cell<Option<Instant>>,
+}
+
+impl<'a> Watched<'a> {
+    /// As they were after the act, or, where nobody knows, as they are now.
+    pub(super) fn new<'u>(scene: &Scene<'a>, names: impl Iterator<Item = &'u str>, known: &[Unit]) -> Result<Self, RestartError> {
+        let names: Vec<&str> = names.collect();
+        let bus = if names.is_empty() { None } else { Some(Bus::open(scene.watch)?) };
+        let mut units = Vec::new();
+        if let Some(bus) = &bus {
+            for name in names {
+                let known = known.iter().find(|unit| unit.name == name).cloned();
+                units.push(known.map_or_else(|| bus.unit(name), Ok)?);
+            }
+        }
+        Ok(Self { bus, units, looked: Cell::new(None) })
+    }
+
+    /// Fails when one of them did not stay as it was, or has a worker in another release. Systemd is asked now and then, however often this is.
+    pub(super) fn check(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        if self.looked.get().is_some_and(|looked| looked.elapsed() < LOOK) {
+            return Ok(());
+        }
+        for before in &self.units {
+            let now = bus.unit(&before.name)?;
+            let what = if !matches!(now.active_state.as_str(), "active" | "reloading") || now.sub_state == "auto-restart" {
+                "did not stay active"
+            } else if now.restarts > before.restarts {
+                "flaps: systemd had to start it again"
+            } else if now.main_pid != before.main_pid || now.invocation != before.invocation {
+                "was restarted in between"
+            } else if let Some((process, cwd)) = elsewhere(&now.workers(), serving) {
+                return Err(in_another_release(bus, &before.name, process, &cwd));
+            } else {
+                continue;
+            };
+            return Err(bus.failed(&before.name, what.to_owned()));
+        }
+        self.looked.set(Some(Instant::now()));
+        Ok(())
+    }
+
+    /// The last lines of the first of them.
+    pub(super) fn tail(&self) -> Vec<String> {
+        let first = self.bus.as_ref().zip(self.units.first());
+        first.map(|(bus, unit)| bus.journal(&unit.name)).unwrap_or_default()
+    }
+
+    /// How many processes do the work of the first of them.
+    pub(super) fn workers(&self) -> usize {
+        self.units.first().map_or(1, |unit| unit.workers().len().max(1))
+    }
 }

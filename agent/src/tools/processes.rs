@@ -61,6 +61,29 @@ impl Process {
         fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
     }
 
+    /// What it was started as; empty when that cannot be read.
+    pub(crate) fn argv(&self) -> Vec<String> {
+        let cmdline = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&cmdline);
+        text.split('\0').map(str::to_owned).filter(|arg| !arg.is_empty()).collect()
+    }
+
+    /// The file that one of its descriptors is open to.
+    pub(crate) fn descriptor(&self, number: u32) -> Option<PathBuf> {
+        fs::read_link(format!("/proc/{}/fd/{number}", self.pid)).ok()
+    }
+
+    /// Whether one of its descriptors is open to what the kernel calls `name`: a path, or `socket:[inode]`.
+    fn has_open(&self, name: &Path) -> bool {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
+        descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target == name)
+    }
+
+    /// The process that started it, or that took it over.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        stat(self.pid).filter(|stat| stat.parent > 0).map(|stat| Self::of(stat.parent))
+    }
+
     /// Its children.
     pub(crate) fn children(&self) -> Vec<Self> {
         every().filter(|(_, stat)| stat.parent == self.pid).map(|(process, _)| process).collect()
@@ -107,6 +130,69 @@ pub(crate) fn marked(marker: &str) -> Vec<Process> {
         environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     };
     every().map(|(process, _)| process).filter(carries).collect()
+}
+
+/// The processes whose environment has a variable with this very value. A program may have overwritten what the kernel shows of its environment.
+pub(crate) fn with_variable(name: &str, value: &str) -> Vec<Process> {
+    let wanted = format!("{name}={value}");
+    let carries = |process: &Process| {
+        let environ = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+    };
+    every().map(|(process, _)| process).filter(carries).collect()
+}
+
+/// The processes, other than this one, that have a file open: by the path that the kernel calls it, links resolved, or by `socket:[inode]`.
+pub(crate) fn holding(name: &Path) -> Vec<Process> {
+    let own = std::process::id();
+    every().map(|(process, _)| process).filter(|process| process.pid != own && process.has_open(name)).collect()
+}
+
+/// Among `processes`, those whose parent is not among them: the masters of the others.
+pub(crate) fn topmost(processes: &[Process]) -> Vec<Process> {
+    let among = |pid: u32| processes.iter().any(|process| process.pid == pid);
+    processes.iter().copied().filter(|process| stat(process.pid).is_some_and(|stat| !among(stat.parent))).collect()
+}
+
+/// A Unix socket in the eyes of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SocketState {
+    /// The inode of the socket that listens.
+    pub listener: u64,
+    /// The connections to it, those included that nobody has accepted yet.
+    pub connections: usize,
+}
+
+/// What `/proc/net/unix` says of the socket that is bound to `path`; nothing when nobody listens there, or in another network namespace.
+pub(crate) fn unix_socket(path: &Path) -> Option<SocketState> {
+    /// `__SO_ACCEPTCON` of the kernel's `net.h`.
+    const LISTENS: u32 = 0x0001_0000;
+    let text = fs::read(Path::new("/proc/net/unix")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut listener = None;
+    let mut connections = 0;
+    for line in text.lines().skip(1) {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(flags), Some(_type), Some(_state), Some(inode)) = (fields.nth(3), fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let Some(at) = line.find('/') else { continue };
+        if Path::new(&line[at..]) != path {
+            continue;
+        }
+        if u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & LISTENS != 0) {
+            listener = inode.parse().ok();
+        } else {
+            connections += 1;
+        }
+    }
+    listener.map(|listener| SocketState { listener, connections })
+}
+
+/// What tells this boot of the kernel from every other.
+pub(crate) fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// The processes that run from within `dir`: by their working directory, their program, or a file that they have mapped.

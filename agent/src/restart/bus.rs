@@ -1,0 +1,314 @@
+//! systemd through D-Bus. The engine's threads are blocking ones: what waits for the bus runs in a runtime of its own here.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use zbus::{DynamicType, OwnedObjectPath, OwnedVariant};
+
+use super::RestartError;
+use crate::tools::{Process, Program, Watch};
+
+/// How long a question may take that starts nothing.
+const ANSWER: Duration = Duration::from_secs(25);
+
+const SERVICE: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// A connection to systemd, for the length of one act.
+pub(super) struct Bus<'a> {
+    // Dropped before the runtime that it runs in.
+    connection: zbus::Connection,
+    runtime: Runtime,
+    watch: &'a Watch<'a>,
+}
+
+/// What is done to a unit: a method of `org.freedesktop.systemd1.Manager`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Act {
+    Start,
+    Stop,
+    Restart,
+    ReloadOrRestart,
+}
+
+impl Act {
+    fn method(self) -> &'static str {
+        match self {
+            Self::Start => "StartUnit",
+            Self::Stop => "StopUnit",
+            Self::Restart => "RestartUnit",
+            Self::ReloadOrRestart => "ReloadOrRestartUnit",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::ReloadOrRestart => "reload",
+        }
+    }
+}
+
+/// A unit as systemd sees it: org.freedesktop.systemd1(5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unit {
+    pub name: String,
+    pub load_state: String,
+    pub active_state: String,
+    pub sub_state: String,
+    pub result: String,
+    pub status_text: String,
+    pub kind: String,
+    pub main_pid: u32,
+    pub restarts: u32,
+    pub exit_status: i32,
+    pub kill_signal: i32,
+    pub invocation: Vec<u8>,
+    pub working_directory: String,
+    pub fragment: String,
+    pub needs_daemon_reload: bool,
+    pub can_reload: bool,
+    pub exec_start: Vec<Vec<String>>,
+    pub exec_reload: Vec<Vec<String>>,
+    pub exec_stop: Vec<Vec<String>>,
+}
+
+/// Properties as `GetAll` gives them.
+struct Properties(HashMap<String, OwnedVariant>);
+
+impl Properties {
+    fn take<T: TryFrom<OwnedVariant> + Default>(&mut self, name: &str) -> T {
+        self.0.remove(name).and_then(|value| T::try_from(value).ok()).unwrap_or_default()
+    }
+
+    /// The argument vectors of `ExecStart` and the like: `a(sasbttttuii)`.
+    fn commands(&mut self, name: &str) -> Vec<Vec<String>> {
+        type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+        let value = self.0.remove(name);
+        let commands = value.and_then(|value| Vec::<Command>::try_from(value).ok()).unwrap_or_default();
+        commands.into_iter().map(|command| command.1).collect()
+    }
+}
+
+impl<'a> Bus<'a> {
+    /// Connects; the address is systemd's own, or that of `DBUS_SYSTEM_BUS_ADDRESS`.
+    pub(super) fn open(watch: &'a Watch<'a>) -> Result<Self, RestartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| RestartError::File {
+            act: "start a runtime for",
+            path: "D-Bus".into(),
+            source,
+        })?;
+        let connection = bounded(&runtime, watch, ANSWER, "reach systemd", zbus::Connection::system())?;
+        let bus = Self { runtime, connection, watch };
+        bus.call::<()>("hear of jobs", "Subscribe", &()).map(|()| bus)
+    }
+
+    fn wait<T>(&self, act: &str, limit: Duration, future: impl Future<Output = zbus::Result<T>>) -> Result<T, RestartError> {
+        bounded(&self.runtime, self.watch, limit, act, future)
+    }
+
+    fn call<T: serde::de::DeserializeOwned + zbus::Type>(
+        &self,
+        act: &str,
+        method: &str,
+        body: &(impl serde::Serialize + DynamicType),
+    ) -> Result<T, RestartError> {
+        self.wait(act, ANSWER, async {
+            let reply = self.connection.call_method(Some(SERVICE), "/org/freedesktop/systemd1", Some(MANAGER), method, body).await?;
+            reply.body().deserialize::<T>()
+        })
+    }
+
+    fn properties(&self, act: &str, path: &OwnedObjectPath, interface: &str) -> Result<Properties, RestartError> {
+        let properties = self.wait(act, ANSWER, async {
+            let interfaces = Some("org.freedesktop.DBus.Properties");
+            let reply = self.connection.call_method(Some(SERVICE), path, interfaces, "GetAll", &(interface)).await?;
+            reply.body().deserialize::<HashMap<String, OwnedVariant>>()
+        })?;
+        Ok(Properties(properties))
+    }
+
+    /// A unit, loaded if it was not.
+    pub(super) fn unit(&self, name: &str) -> Result<Unit, RestartError> {
+        let act = format!("look at {name}");
+        let path: OwnedObjectPath = self.call(&act, "LoadUnit", &(name))?;
+        let mut unit = self.properties(&act, &path, "org.freedesktop.systemd1.Unit")?;
+        // Other kinds of units, such as targets and sockets, have no such interface.
+        let service = if name.ends_with(".service") { Some("org.freedesktop.systemd1.Service") } else { None };
+        let mut service = match service {
+            Some(interface) => self.properties(&act, &path, interface)?,
+            None => Properties(HashMap::new()),
+        };
+        Ok(Unit {
+            name: name.to_owned(),
+            load_state: unit.take("LoadState"),
+            active_state: unit.take("ActiveState"),
+            sub_state: unit.take("SubState"),
+            invocation: unit.take("InvocationID"),
+            fragment: unit.take("FragmentPath"),
+            needs_daemon_reload: unit.take("NeedDaemonReload"),
+            can_reload: unit.take("CanReload"),
+            result: service.take("Result"),
+            status_text: service.take("StatusText"),
+            kind: service.take("Type"),
+            main_pid: service.take("MainPID"),
+            restarts: service.take("NRestarts"),
+            exit_status: service.take("ExecMainStatus"),
+            kill_signal: service.take("KillSignal"),
+            working_directory: service.take("WorkingDirectory"),
+            exec_start: service.commands("ExecStart"),
+            exec_reload: service.commands("ExecReload"),
+            exec_stop: service.commands("ExecStop"),
+        })
+    }
+
+    /// A unit that can be started: it is there, it is not masked, and its file can be read.
+    pub(super) fn usable(&self, name: &str) -> Result<Unit, RestartError> {
+        let unit = self.unit(name)?;
+        let (what, cure) = match unit.load_state.as_str() {
+            "loaded" => return Ok(unit),
+            "not-found" => ("does not exist", "install the unit, then systemctl daemon-reload; or correct its name in the app's file"),
+            "masked" => ("is masked", "systemctl unmask it"),
+            _ => ("has a unit file that systemd cannot read", "systemd-analyze verify says what is wrong with it"),
+        };
+        Err(RestartError::Unit { unit: name.to_owned(), what: what.to_owned(), cure: Some(cure.to_owned()), tail: Vec::new() })
+    }
+
+    /// Does something to a unit and waits for the end of the job.
+    pub(super) fn job(&self, act: Act, name: &str, timeout: Duration) -> Result<(), RestartError> {
+        if matches!(act, Act::Start | Act::Restart | Act::ReloadOrRestart) && self.unit(name)?.active_state == "failed" {
+            // A unit that failed too often is not started otherwise. Whoever may not do this may still start it.
+            let _ = self.call::<()>("reset", "ResetFailedUnit", &(name));
+        }
+        let doing = format!("{} {name}", act.word());
+        let limit = timeout.min(self.watch.left());
+        let result = self.wait(&doing, limit, async {
+            let rule = zbus::MatchRule::builder()
+                .msg_type(zbus::message::Type::Signal)
+                .sender(SERVICE)
+                .interface(MANAGER)
+                .member("JobRemoved")
+                .build()?;
+            let queue = NonZeroUsize::new(4096);
+            let mut signals = zbus::MessageStream::for_match_rule(rule, &self.connection, queue).await?;
+            let path = "/org/freedesktop/systemd1";
+            let reply = self.connection.call_method(Some(SERVICE), path, Some(MANAGER), act.method(), &(name, "replace")).await?;
+            let job: OwnedObjectPath = reply.body().deserialize()?;
+            while let Some(signal) = next(&mut signals).await {
+                let body = signal?.body();
+                let (_, removed, _, result): (u32, OwnedObjectPath, String, String) = body.deserialize()?;
+                if removed == job {
+                    return Ok(result);
+                }
+            }
+            Err(zbus::Error::InvalidReply)
+        });
+        let result = match result {
+            Err(RestartError::TimedOut(_)) if !self.watch.left().is_zero() => {
+                return Err(self.failed(name, format!("took more than {} s to {}", timeout.as_secs(), act.word())));
+            }
+            result => result?,
+        };
+        match result.as_str() {
+            "done" => Ok(()),
+            "dependency" => Err(self.failed(name, format!("did not {}: a unit that it depends on failed", act.word()))),
+            "timeout" => Err(self.failed(name, format!("did not {} within its own timeout", act.word()))),
+            "canceled" => Err(self.failed(name, format!("did not {}: somebody cancelled the job", act.word()))),
+            other => Err(self.failed(name, format!("did not {} ({other})", act.word()))),
+        }
+    }
+
+    /// A failure of a unit, with all that systemd knows of it.
+    pub(super) fn failed(&self, name: &str, mut what: String) -> RestartError {
+        if let Ok(unit) = self.unit(name) {
+            what.push_str(&format!("; it is {} ({})", unit.active_state, unit.sub_state));
+            if !matches!(unit.result.as_str(), "" | "success") {
+                what.push_str(&format!(", result {}", unit.result));
+            }
+            if unit.exit_status != 0 {
+                what.push_str(&format!(", exit status {}", unit.exit_status));
+            }
+            if !unit.status_text.is_empty() {
+                what.push_str(&format!(", and says {:?}", unit.status_text));
+            }
+        }
+        let cure = Some(format!("journalctl -u {name} has the whole story"));
+        RestartError::Unit { unit: name.to_owned(), what, cure, tail: self.journal(name) }
+    }
+
+    /// The last lines that a unit wrote, where the agent may read them.
+    pub(super) fn journal(&self, name: &str) -> Vec<String> {
+        let nothing = |_, _: &str| {};
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let watch = Watch { marker: self.watch.marker, deadline, cancel: self.watch.cancel, lines: &nothing };
+        let read = Program::new("journalctl").args(["-u", name, "-n", "20", "--no-pager", "-q", "-o", "cat"]).quiet().capture(&watch);
+        read.map(|read| read.text().lines().map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// The units that are there in a state other than inactive, by a pattern such as `shop@*.service`.
+    pub(super) fn running(&self, pattern: &str) -> Result<Vec<String>, RestartError> {
+        type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+        let states = ["active", "activating", "reloading", "deactivating", "failed"];
+        let act = format!("list {pattern}");
+        let units: Vec<Listed> = self.call(&act, "ListUnitsByPatterns", &(&states[..], &[pattern][..]))?;
+        Ok(units.into_iter().map(|unit| unit.0).collect())
+    }
+}
+
+impl Unit {
+    /// The main process and all that came from it; the leaves are the workers.
+    pub(super) fn processes(&self) -> Vec<Process> {
+        if self.main_pid == 0 {
+            return Vec::new();
+        }
+        let mut found = vec![Process::of(self.main_pid)];
+        let mut at = 0;
+        while at < found.len() {
+            found.extend(found[at].children());
+            at += 1;
+        }
+        found
+    }
+
+    /// The processes that do the work: the children of the main process, or itself when there are none.
+    pub(super) fn workers(&self) -> Vec<Process> {
+        let mut processes = self.processes();
+        if processes.len() > 1 {
+            processes.remove(0);
+        }
+        processes
+    }
+}
+
+async fn next(signals: &mut zbus::MessageStream) -> Option<zbus::Result<zbus::Message>> {
+    use futures_core::Stream;
+    let mut signals = std::pin::Pin::new(signals);
+    std::future::poll_fn(move |context| signals.as_mut().poll_next(context)).await
+}
+
+/// Runs a future to its end, but not beyond the limit, the watch's deadline, or a cancel.
+fn bounded<T>(
+    runtime: &Runtime,
+    watch: &Watch<'_>,
+    limit: Duration,
+    act: &str,
+    future: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, RestartError> {
+    runtime.block_on(async {
+        let cancelled = async {
+            while !watch.cancel.asked() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            result = future => result.map_err(|source| RestartError::Bus { act: act.to_owned(), source: Box::new(source) }),
+            () = tokio::time::sleep(limit.min(watch.left())) => Err(RestartError::TimedOut(format!("trying to {act}"))),
+            () = cancelled => Err(RestartError::Cancelled(format!("the attempt to {act}"))),
+        }
+    })
+}

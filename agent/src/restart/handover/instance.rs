@@ -1,0 +1,387 @@
+//! The instances of an app: found again whoever died, started, and stopped so that no request is lost.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use agent_model::names::ReleaseName;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::{Settings, Starter};
+use crate::restart::bus::{Act, Bus};
+use crate::restart::proof::last_lines;
+use crate::restart::{RestartError, Scene, Serving};
+use crate::tools::http;
+use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
+
+/// Tells an instance where to listen, and the agent which processes belong to it.
+const SOCKET: &str = "RELEASE_SOCKET";
+/// How long a process may take to go once it was told to.
+const GOING: Duration = Duration::from_secs(10);
+
+/// What is remembered of an instance: written before it is started, and completed when its process is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    release: String,
+    socket: PathBuf,
+    /// The boot that it belongs to: process numbers and times begin anew with the next.
+    boot: String,
+    process: Option<(u32, u64)>,
+}
+
+/// A running instance.
+pub(super) enum Instance {
+    /// Started by the agent: its master, or masters where something went wrong.
+    Processes { masters: Vec<Process>, ended: Option<Receiver<ExitStatus>>, log_from: u64 },
+    /// Started by systemd; with how often it had been restarted when it was looked at first.
+    Unit { unit: String, restarts: u32 },
+}
+
+/// All instances of an app.
+pub(super) struct Instances<'a> {
+    pub(super) scene: &'a Scene<'a>,
+    settings: &'a Settings,
+    bus: Option<Bus<'a>>,
+}
+
+impl<'a> Instances<'a> {
+    pub(super) fn open(settings: &'a Settings, scene: &'a Scene<'a>) -> Result<Self, RestartError> {
+        let bus = match settings.starter {
+            Starter::Unit(_) => Some(Bus::open(scene.watch)?),
+            Starter::Command(_) => None,
+        };
+        Ok(Self { scene, settings, bus })
+    }
+
+    fn unit(&self, release: &str) -> Option<(&Bus<'a>, String)> {
+        let Starter::Unit(template) = &self.settings.starter else { return None };
+        // A release's name has nothing that systemd would escape but hyphens, which %i leaves as they are.
+        self.bus.as_ref().map(|bus| (bus, template.replacen("@.", &format!("@{release}."), 1)))
+    }
+
+    /// Whether the starter can start anything at all.
+    pub(super) fn check_starter(&self, new: Serving<'_>) -> Result<(), RestartError> {
+        match &self.settings.starter {
+            Starter::Unit(template) if !template.contains("@.") => Err(RestartError::SetUp {
+                what: format!("{template} is no template unit"),
+                cure: format!("name a template, such as {}@.service", self.scene.app),
+            }),
+            Starter::Unit(_) => match self.unit(new.name.as_str()) {
+                Some((bus, unit)) => bus.usable(&unit).map(|_| ()),
+                None => Ok(()),
+            },
+            Starter::Command(argv) if argv.is_empty() => Err(RestartError::SetUp {
+                what: "the command that starts an instance is empty".to_owned(),
+                cure: "set it under [restart]".to_owned(),
+            }),
+            Starter::Command(_) => Ok(()),
+        }
+    }
+
+    fn record_path(&self, release: &str) -> PathBuf {
+        self.scene.instances.join(format!("{release}.json"))
+    }
+
+    fn log_path(&self, release: &str) -> PathBuf {
+        self.scene.instances.join(format!("{release}.log"))
+    }
+
+    fn record(&self, release: &str) -> Option<Record> {
+        serde_json::from_slice(&fs::read(self.record_path(release)).ok()?).ok()
+    }
+
+    /// Whether an instance of this release was ever started and not stopped again, be it before the last boot.
+    pub(super) fn knows(&self, release: &ReleaseName) -> bool {
+        self.record_path(release.as_str()).exists()
+    }
+
+    fn write_record(&self, record: &Record) -> Result<(), RestartError> {
+        let path = self.record_path(&record.release);
+        let temporary = path.with_extension("json.next");
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(self.scene.instances)?.sync_all()
+        };
+        write().map_err(|source| RestartError::File { act: "write down the instance in", path: path.clone(), source })
+    }
+
+    /// The instance of a release, if it runs.
+    pub(super) fn find(&self, release: &ReleaseName) -> Result<Option<Instance>, RestartError> {
+        if let Some((bus, unit)) = self.unit(release.as_str()) {
+            let state = bus.unit(&unit)?;
+            let running = matches!(state.active_state.as_str(), "active" | "activating" | "reloading");
+            return Ok(running.then_some(Instance::Unit { unit, restarts: state.restarts }));
+        }
+        let masters = self.masters(release.as_str());
+        Ok((!masters.is_empty()).then_some(Instance::Processes { masters, ended: None, log_from: 0 }))
+    }
+
+    /// By the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and by who listens.
+    fn masters(&self, release: &str) -> Vec<Process> {
+        let recorded = self.record(release).filter(|record| record.boot == boot()).and_then(|record| record.process);
+        if let Some(process) = recorded.map(|(pid, started)| Process::recorded(pid, started)).filter(Process::is_alive) {
+            return vec![process];
+        }
+        let socket = self.socket_of(release);
+        let mut processes = with_variable(SOCKET, &socket.to_string_lossy());
+        if let Some(state) = unix_socket(&socket) {
+            processes.extend(holding(Path::new(&format!("socket:[{}]", state.listener))));
+        }
+        processes.sort_by_key(Process::pid);
+        processes.dedup();
+        topmost(&processes)
+    }
+
+    fn socket_of(&self, release: &str) -> PathBuf {
+        let mut socket = self.settings.socket.clone().into_os_string();
+        socket.push(format!(".{release}"));
+        socket.into()
+    }
+
+    /// Starts the instance of a release; it need not be ready.
+    pub(super) fn start(&self, serving: Serving<'_>) -> Result<Instance, RestartError> {
+        let release = serving.name.as_str();
+        let socket = self.socket_of(release);
+        if socket.exists() && !http::listens(&socket) {
+            fs::remove_file(&socket).map_err(|source| RestartError::File {
+                act: "remove the socket that a dead instance left,",
+                path: socket.clone(),
+                source,
+            })?;
+        }
+        let mut record = Record { release: release.to_owned(), socket: socket.clone(), boot: boot(), process: None };
+        self.write_record(&record)?;
+        if let Some((bus, unit)) = self.unit(release) {
+            bus.job(Act::Start, &unit, self.settings.start_timeout)?;
+            return Ok(Instance::Unit { unit, restarts: 0 });
+        }
+        let argv: &[String] = match &self.settings.starter {
+            Starter::Command(argv) => argv,
+            Starter::Unit(_) => &[],
+        };
+        let (log, log_from) = self.open_log(release)?;
+        let act = || format!("cannot start the instance of {release}");
+        let mut child = command(argv, serving, &socket, self.scene.env)
+            .start_server(log)
+            .map_err(|source| RestartError::Program { act: act(), source })?;
+        let master = Process::of(child.id());
+        let (sender, ended) = channel();
+        // It outlives this run; whoever is told of its end may be gone by then.
+        std::thread::spawn(move || {
+            if let Ok(status) = child.wait() {
+                let _ = sender.send(status);
+            }
+        });
+        record.process = master.started().map(|started| (master.pid(), started));
+        self.write_record(&record)?;
+        Ok(Instance::Processes { masters: vec![master], ended: Some(ended), log_from })
+    }
+
+    fn open_log(&self, release: &str) -> Result<(File, u64), RestartError> {
+        let path = self.log_path(release);
+        let open = || -> io::Result<(File, u64)> {
+            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        };
+        open().map_err(|source| RestartError::File { act: "open the instance's log", path: path.clone(), source })
+    }
+
+    /// Fails when the instance is gone.
+    pub(super) fn alive(&self, instance: &Instance, release: &ReleaseName) -> Result<(), RestartError> {
+        match instance {
+            Instance::Processes { masters, .. } if masters.iter().any(Process::is_alive) => Ok(()),
+            Instance::Processes { ended, .. } => {
+                // The thread that waits for it may need a moment.
+                let status = ended.as_ref().and_then(|ended| ended.recv_timeout(Duration::from_millis(100)).ok());
+                let how = status.map_or_else(String::new, |status| format!(", with {status}"));
+                Err(RestartError::Process {
+                    what: format!("the instance of {release} ended{how}"),
+                    cure: Some(format!("what it said last stands below; all of it in {}", self.log_path(release.as_str()).display())),
+                    tail: self.tail(instance, release),
+                })
+            }
+            Instance::Unit { unit, restarts } => {
+                let Some(bus) = &self.bus else { return Ok(()) };
+                let state = bus.unit(unit)?;
+                if matches!(state.active_state.as_str(), "active" | "reloading" | "activating") && state.restarts == *restarts {
+                    return Ok(());
+                }
+                let what = if state.restarts > *restarts { "was restarted by systemd: its process ended" } else { "does not stay active" };
+                Err(bus.failed(unit, what.to_owned()))
+            }
+        }
+    }
+
+    /// How many processes answer.
+    pub(super) fn workers(&self, instance: &Instance) -> usize {
+        let count = match instance {
+            Instance::Processes { masters, .. } => masters.iter().map(|master| master.children().len()).sum(),
+            Instance::Unit { unit, .. } => {
+                let unit = self.bus.as_ref().and_then(|bus| bus.unit(unit).ok());
+                unit.map_or(1, |unit| unit.workers().len())
+            }
+        };
+        count.max(1)
+    }
+
+    /// The last lines that it said since it was started.
+    pub(super) fn tail(&self, instance: &Instance, release: &ReleaseName) -> Vec<String> {
+        match instance {
+            Instance::Processes { log_from, .. } => last_lines(&self.log_path(release.as_str()), *log_from),
+            Instance::Unit { unit, .. } => self.bus.as_ref().map(|bus| bus.journal(unit)).unwrap_or_default(),
+        }
+    }
+
+    /// The last lines of an instance that is gone.
+    pub(super) fn last_log(&self, release: &ReleaseName) -> Vec<String> {
+        match self.unit(release.as_str()) {
+            Some((bus, unit)) => bus.journal(&unit),
+            None => last_lines(&self.log_path(release.as_str()), 0),
+        }
+    }
+
+    /// The releases that have an instance, or of which something was left.
+    pub(super) fn running(&self) -> Result<Vec<ReleaseName>, RestartError> {
+        let mut names: Vec<ReleaseName> = fs::read_dir(self.scene.instances)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok())
+            .collect();
+        if let (Some(bus), Starter::Unit(template)) = (&self.bus, &self.settings.starter) {
+            let (before, after) = template.split_once("@.").unwrap_or((template, "service"));
+            for unit in bus.running(&format!("{before}@*.{after}"))? {
+                let instance = unit.strip_prefix(&format!("{before}@")).and_then(|rest| rest.strip_suffix(&format!(".{after}")));
+                // An instance that is named by something other than a release is somebody else's.
+                names.extend(instance.and_then(|instance| instance.parse::<ReleaseName>().ok()));
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Lets an instance finish what it was asked, for `drain` at the longest, and stops it. One that is gone is forgotten.
+    pub(super) fn stop(&self, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
+        let socket = self.socket_of(release.as_str());
+        match self.find(release)? {
+            None => {}
+            Some(Instance::Unit { unit, .. }) => {
+                self.drain(release, &socket, drain);
+                if let Some(bus) = &self.bus {
+                    bus.job(Act::Stop, &unit, drain + Duration::from_secs(95))?;
+                }
+            }
+            Some(Instance::Processes { masters, .. }) => {
+                self.drain(release, &socket, drain);
+                masters.iter().for_each(|master| self.end(release, master, drain));
+                if let Some(master) = masters.iter().find(|master| master.is_alive()) {
+                    return Err(RestartError::Process {
+                        what: format!("the instance of {release} (process {}) could not be ended", master.pid()),
+                        cure: Some("it may belong to another user than the agent's".to_owned()),
+                        tail: Vec::new(),
+                    });
+                }
+            }
+        }
+        if socket.exists() && !http::listens(&socket) {
+            // A socket that stays is removed before the next instance binds it.
+            let _ = fs::remove_file(&socket);
+        }
+        match fs::remove_file(self.record_path(release.as_str())) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(RestartError::File { act: "forget the instance in", path: self.record_path(release.as_str()), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until nobody is connected to the socket, accepted or not. Nobody new comes: the name leads elsewhere.
+    fn drain(&self, release: &ReleaseName, socket: &Path, drain: Duration) {
+        if drain.is_zero() {
+            return;
+        }
+        let end = Instant::now() + drain.min(self.scene.watch.left());
+        let mut quiet = 0;
+        loop {
+            let Some(state) = unix_socket(socket) else {
+                if http::listens(socket) {
+                    // It listens in another network namespace, where its connections cannot be counted.
+                    std::thread::sleep(drain.min(Duration::from_secs(2)));
+                }
+                return;
+            };
+            quiet = if state.connections == 0 { quiet + 1 } else { 0 };
+            if quiet == 3 {
+                return;
+            }
+            if Instant::now() > end {
+                (self.scene.warn)(&format!(
+                    "{} connections to the instance of {release} were still open after {} s, and it is stopped all the same: requests that take \
+                     longer than drain, or connections that the proxy keeps open",
+                    state.connections,
+                    drain.as_secs()
+                ));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// TERM; QUIT where that made it load the app anew (uWSGI without die-on-term); KILL for the group at the end.
+    fn end(&self, release: &ReleaseName, master: &Process, drain: Duration) {
+        let before = master.children();
+        let end = Instant::now() + drain.max(GOING);
+        master.signal(Signal::SIGTERM);
+        let mut quit = false;
+        while master.is_alive() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = master.children();
+            let anew = !before.is_empty() && !now.is_empty() && now.iter().all(|child| !before.contains(child));
+            if anew && !quit && master.is_alive() {
+                (self.scene.warn)(&format!(
+                    "the instance of {release} took SIGTERM for a reload; it was sent SIGQUIT. Give uWSGI the option die-on-term"
+                ));
+                master.signal(Signal::SIGQUIT);
+                quit = true;
+            }
+        }
+        if master.is_alive() {
+            (self.scene.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
+        }
+        master.end_group(Duration::ZERO);
+        let end = Instant::now() + Duration::from_secs(2);
+        while master.is_alive() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Removes the logs of releases that are no longer on disk.
+    pub(super) fn sweep_logs(&self, live: Serving<'_>) {
+        let Some(releases) = live.dir.parent() else { return };
+        for entry in fs::read_dir(self.scene.instances).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_str().and_then(|name| name.strip_suffix(".log")?.parse::<ReleaseName>().ok());
+            if name.is_some_and(|name| !releases.join(name.as_str()).exists()) {
+                // A log that stays is only a file.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// The program of an instance, with what it must know of itself.
+fn command(argv: &[String], serving: Serving<'_>, socket: &Path, env: &[(String, String)]) -> Program {
+    let (socket, dir) = (socket.to_string_lossy(), serving.dir.to_string_lossy());
+    let filled = |arg: &String| arg.replace("{socket}", &socket).replace("{release}", serving.name.as_str()).replace("{dir}", &dir);
+    let argv: Vec<String> = argv.iter().map(filled).collect();
+    serving.program(&argv, env).env(SOCKET, &*socket)
+}

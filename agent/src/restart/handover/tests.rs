@@ -1,0 +1,268 @@
+use std::os::unix::net::UnixListener;
+
+use super::*;
+use crate::restart::Restart;
+use crate::restart::tests::{A, APP, B, C, Release, Stage, Visitors, all_answered, visit};
+use crate::tools::http::Target;
+
+const UWSGI: [&str; 10] = [
+    "/usr/bin/uwsgi",
+    "--plugin",
+    "python3",
+    "--master",
+    "--need-app",
+    "--processes=2",
+    "--listen=100",
+    "--wsgi-file=app.py",
+    "--http-socket={socket}",
+    "--die-on-term",
+];
+
+struct Play {
+    stage: Stage,
+    settings: Settings,
+}
+
+impl Play {
+    fn new(argv: &[&str]) -> Self {
+        let mut stage = Stage::new();
+        fs::create_dir(stage.path("run")).unwrap();
+        let socket = stage.path("run/web.sock");
+        stage.checks = vec![stage.check(Target::Unix(socket.clone()))];
+        let settings = Settings {
+            socket,
+            starter: Starter::Command(argv.iter().map(|arg| (*arg).to_owned()).collect()),
+            start_timeout: Duration::from_secs(15),
+            drain: Duration::from_secs(5),
+            keep_warm: KeepWarm::No,
+        };
+        Self { stage, settings }
+    }
+
+    fn restart(&self) -> Restart {
+        Restart::Handover(self.settings.clone())
+    }
+
+    fn switch(&self, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
+        self.stage.switch(&self.restart(), new, former)
+    }
+
+    fn masters(&self, release: &Release) -> Vec<crate::tools::Process> {
+        self.stage.with_scene(|scene| {
+            let instances = Instances::open(&self.settings, scene).unwrap();
+            match instances.find(&release.name).unwrap() {
+                Some(Instance::Processes { masters, .. }) => masters,
+                _ => Vec::new(),
+            }
+        })
+    }
+}
+
+impl Drop for Play {
+    fn drop(&mut self) {
+        self.stage.with_scene(|scene| {
+            let instances = Instances::open(&self.settings, scene).unwrap();
+            for release in instances.running().unwrap() {
+                instances.stop(&release, Duration::ZERO).unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn no_visitor_notices_a_handover_and_the_former_instance_goes() {
+    let play = Play::new(&UWSGI);
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
+    let proof = play.switch(&a, None).unwrap();
+    assert!(proof.notes[0].contains(&format!("answered with 200 from {A}")), "{proof:?}");
+    assert!(proof.warnings.is_empty(), "{proof:?}");
+    let visitors = Visitors::come(&play.settings.socket);
+    play.switch(&b, Some(&a)).unwrap();
+    let (seen, silence) = visitors.go();
+    all_answered(&seen);
+    assert!(seen.contains(&Ok(A.to_owned())) && seen.contains(&Ok(B.to_owned())));
+    eprintln!("{} visits, longest silence {silence:?}; {:#?}", seen.len(), play.stage.said.borrow());
+    assert!(play.masters(&a).is_empty() && play.masters(&b).len() == 1);
+    assert!(!play.settings.socket_of(&a.name).exists() && play.stage.warnings().is_empty(), "{:?}", play.stage.warnings());
+    let link = fs::read_link(&play.settings.socket).unwrap();
+    assert_eq!(link, PathBuf::from(format!("web.sock.{B}")), "the link is relative");
+}
+
+#[test]
+fn a_release_that_cannot_be_imported_meets_no_visitor_and_leaves_its_traceback() {
+    let play = Play::new(&UWSGI);
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, "import nothing_of_that_name\n"));
+    play.switch(&a, None).unwrap();
+    let visitors = Visitors::come(&play.settings.socket);
+    let error = play.switch(&b, Some(&a)).unwrap_err();
+    let (seen, _) = visitors.go();
+    all_answered(&seen);
+    assert!(error.to_string().starts_with(&format!("the instance of {B} ended, with exit status: 22")), "{error}");
+    assert!(error.tail().iter().any(|line| line.contains("No module named 'nothing_of_that_name'")), "{:?}", error.tail());
+    assert!(error.hint().is_some() && play.masters(&b).is_empty() && !play.settings.socket_of(&b.name).exists());
+}
+
+#[test]
+fn a_release_that_dies_or_fails_after_its_first_answers_meets_no_visitor() {
+    let mut play = Play::new(&UWSGI);
+    play.stage.checks[0].stable_for = Duration::from_secs(2);
+    let a = play.stage.release(A, APP);
+    play.switch(&a, None).unwrap();
+    // The master loads the app, then forks: the child that is left behind here ends it.
+    let kills = "\nif os.fork() == 0:\n    time.sleep(1)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";
+    let dies = play.stage.release(B, &format!("{APP}{kills}"));
+    let too_old = "
+BORN = time.time()
+answer = application
+def application(environ, start_response):
+    assert time.time() < BORN + 1.2, 'too old'
+    return answer(environ, start_response)
+";
+    let fails = play.stage.release(C, &format!("{APP}{too_old}"));
+    let visitors = Visitors::come(&play.settings.socket);
+    let died = play.switch(&dies, Some(&a)).unwrap_err();
+    let failed = play.switch(&fails, Some(&a)).unwrap_err();
+    let (seen, _) = visitors.go();
+    all_answered(&seen);
+    assert!(died.to_string().contains("ended, with signal: 9"), "{died}");
+    assert!(failed.to_string().contains("no longer after"), "{failed}");
+    assert!(failed.tail().iter().any(|line| line.contains("too old")), "{:?}", failed.tail());
+    assert!(seen.iter().all(|seen| *seen == Ok(A.to_owned())));
+}
+
+#[test]
+fn a_warm_instance_is_back_at_once_and_older_ones_go() {
+    let mut play = Play::new(&UWSGI);
+    play.settings.keep_warm = KeepWarm::Former;
+    let (a, b, c) = (play.stage.release(A, APP), play.stage.release(B, APP), play.stage.release(C, APP));
+    play.switch(&a, None).unwrap();
+    play.switch(&b, Some(&a)).unwrap();
+    assert_eq!((play.masters(&a).len(), play.masters(&b).len()), (1, 1));
+    let visitors = Visitors::come(&play.settings.socket);
+    let begun = Instant::now();
+    play.stage.with_scene(|scene| {
+        let Restart::Handover(settings) = play.restart() else { panic!() };
+        assert_eq!(settings.stand(scene, a.serving()).unwrap(), Stood::Ours);
+    });
+    let stood = begun.elapsed();
+    assert_eq!(visit(&play.settings.socket, "/").unwrap(), A);
+    eprintln!("stood after {stood:?}, answered after {:?}", begun.elapsed());
+    let begun = Instant::now();
+    play.stage.with_scene(|scene| play.restart().prepare(scene, b.serving()).map(drop)).unwrap();
+    eprintln!("a warm instance is prepared in {:?}", begun.elapsed());
+    play.switch(&b, Some(&a)).unwrap();
+    play.switch(&c, Some(&b)).unwrap();
+    all_answered(&visitors.go().0);
+    assert_eq!((play.masters(&a).len(), play.masters(&b).len(), play.masters(&c).len()), (0, 1, 1));
+}
+
+#[test]
+fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
+    let play = Play::new(&UWSGI);
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
+    play.switch(&a, None).unwrap();
+    // The agent died right after the rename, and before it had written down which process it had started.
+    play.stage.with_scene(|scene| {
+        let mut prepared = play.restart().prepare(scene, b.serving()).unwrap();
+        play.restart().act(scene, b.serving(), &mut prepared).unwrap();
+    });
+    let record = play.stage.path("instances").join(format!("{B}.json"));
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace(&text[text.find("\"process\"").unwrap()..], "\"process\":null}")).unwrap();
+    assert_eq!(play.masters(&b).len(), 1, "it is found by its environment");
+    let visitors = Visitors::come(&play.settings.socket);
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    let (seen, _) = visitors.go();
+    all_answered(&seen);
+    assert_eq!(seen.last(), Some(&Ok(A.to_owned())));
+    assert!(play.masters(&b).is_empty() && !record.exists());
+    // After a reboot nothing runs, and the records are of another boot.
+    play.stage.with_scene(|scene| Instances::open(&play.settings, scene).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
+    let record = play.stage.path("instances").join(format!("{A}.json"));
+    fs::write(&record, format!(r#"{{"release":"{A}","socket":"x","boot":"another","process":[1,1]}}"#)).unwrap();
+    fs::remove_file(&play.settings.socket).unwrap();
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    assert_eq!(visit(&play.settings.socket, "/").unwrap(), A);
+}
+
+#[test]
+fn a_live_instance_that_is_gone_is_revived() {
+    let play = Play::new(&UWSGI);
+    let a = play.stage.release(A, APP);
+    let revive = || play.stage.with_scene(|scene| play.restart().revive(scene, a.serving())).unwrap();
+    assert_eq!(revive(), Revived::NotNeeded, "it was never started");
+    play.switch(&a, None).unwrap();
+    assert_eq!(revive(), Revived::NotNeeded);
+    let master = play.masters(&a)[0];
+    master.end_group(Duration::ZERO);
+    while master.is_alive() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let gone = play.stage.with_scene(|scene| play.restart().look(scene, a.serving())).unwrap_err();
+    assert!(gone.to_string().contains("there is no instance"), "{gone}");
+    assert_eq!(revive(), Revived::Started);
+    let proof = play.stage.with_scene(|scene| play.restart().look(scene, a.serving())).unwrap();
+    assert_eq!(proof.notes.len(), 1, "{proof:?}");
+}
+
+#[test]
+fn without_a_former_release_nothing_is_left() {
+    let play = Play::new(&UWSGI);
+    let a = play.stage.release(A, APP);
+    play.switch(&a, None).unwrap();
+    play.stage.back(&play.restart(), &a, None).unwrap();
+    assert!(play.masters(&a).is_empty());
+    assert_eq!(fs::read_dir(play.stage.path("run")).unwrap().count(), 0);
+}
+
+#[test]
+fn uwsgis_own_protocol_is_found_out() {
+    let mut argv = UWSGI;
+    argv[8] = "--socket={socket}";
+    let play = Play::new(&argv);
+    let a = play.stage.release(A, APP);
+    let proof = play.switch(&a, None).unwrap();
+    assert!(proof.notes[0].contains(&format!("200 from {A}")), "{proof:?}");
+}
+
+#[test]
+fn an_instance_that_takes_term_for_a_reload_goes_all_the_same() {
+    let play = Play::new(&UWSGI[..9]);
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
+    play.switch(&a, None).unwrap();
+    let visitors = Visitors::come(&play.settings.socket);
+    play.switch(&b, Some(&a)).unwrap();
+    all_answered(&visitors.go().0);
+    assert!(play.stage.warnings().iter().any(|warning| warning.contains("die-on-term")), "{:?}", play.stage.warnings());
+    assert!(play.masters(&a).is_empty());
+}
+
+#[test]
+fn what_stands_in_the_way_is_said_before_anything_is_started() {
+    let mut play = Play::new(&["./start"]);
+    let a = play.stage.release(A, APP);
+    let prepare = |play: &Play| play.stage.with_scene(|scene| play.restart().prepare(scene, a.serving()).map(drop)).unwrap_err();
+    let missing = prepare(&play);
+    assert!(std::error::Error::source(&missing).unwrap().to_string().contains("is not installed"), "{missing:?}");
+    let listener = UnixListener::bind(&play.settings.socket).unwrap();
+    assert!(prepare(&play).to_string().contains("a server listens at"));
+    drop(listener);
+    assert!(prepare(&play).to_string().contains("is in the way"));
+    let socket = std::mem::replace(&mut play.settings.socket, play.stage.path(&format!("run/{}", "x".repeat(70))));
+    assert!(prepare(&play).to_string().contains("Linux allows 107"));
+    play.settings.socket = play.stage.path("nowhere/web.sock");
+    assert!(prepare(&play).to_string().contains("does not exist"));
+    play.settings.socket = socket;
+}
+
+#[test]
+fn an_instance_that_binds_nothing_is_given_up_in_time() {
+    let mut play = Play::new(&["/bin/sh", "-c", "echo I bind nothing; exec sleep 300"]);
+    play.settings.start_timeout = Duration::from_millis(300);
+    let a = play.stage.release(A, APP);
+    let error = play.switch(&a, None).unwrap_err();
+    assert!(error.to_string().contains("did not accept connections"), "{error}");
+    assert_eq!(error.tail(), ["I bind nothing"]);
+    assert!(play.masters(&a).is_empty());
+}

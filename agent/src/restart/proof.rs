@@ -1,0 +1,246 @@
+//! The checks as proof: asked until they pass, then asked on and on for as long as they must go on passing.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Proof, RestartError, Scene, Serving};
+use crate::tools::Process;
+use crate::tools::http::{Answer, Check, CheckError, Expected, Target, Wrong};
+
+/// The most rounds of questions, however many workers there are.
+const MOST_ROUNDS: usize = 128;
+
+/// Whom to ask, and who must be alive meanwhile.
+pub(super) struct Asking<'a> {
+    pub scene: &'a Scene<'a>,
+    pub serving: Serving<'a>,
+    /// The instance's own socket, where not the public address is asked.
+    pub socket: Option<&'a Path>,
+    /// Fails when what should serve is gone.
+    pub alive: &'a dyn Fn() -> Result<(), RestartError>,
+    /// The last lines of what should serve.
+    pub tail: &'a dyn Fn() -> Vec<String>,
+    /// How many workers answer.
+    pub workers: usize,
+    /// How long it must be alive, even where no check says so.
+    pub watch_for: Duration,
+}
+
+impl Asking<'_> {
+    /// The whole proof: every check passes in its time, and then goes on passing, on at least twice as many new connections as there are workers.
+    pub(super) fn prove(&self) -> Result<Proof, RestartError> {
+        let mut proof = Proof::default();
+        let questions = self.questions();
+        let answers = self.until_passed(&questions)?;
+        let (rounds, time) = self.while_stable(&questions)?;
+        for (question, answer) in questions.iter().zip(answers) {
+            let from = answer.release.map_or_else(String::new, |release| format!(" from {release}"));
+            let shown = question.check.shown();
+            proof.notes.push(format!(
+                "{shown} was answered with {}{from} after {} ms, and {rounds} times more on new connections within {:.1} s",
+                answer.status,
+                answer.took.as_millis(),
+                time.as_secs_f64()
+            ));
+        }
+        if questions.is_empty() {
+            proof.warnings.push(
+                "no [[check]] is set: it was only seen that processes are there, and not that the new release answers visitors".to_owned(),
+            );
+        } else if questions.iter().all(|question| question.check.release_header.is_none()) {
+            proof
+                .warnings
+                .push("no [[check]] has a release_header: an answer with the right status may still come from another release".to_owned());
+        }
+        Ok(proof)
+    }
+
+    /// Each check once, none tried again.
+    pub(super) fn look(&self) -> Result<Proof, RestartError> {
+        let mut proof = Proof::default();
+        let mut failed = Vec::new();
+        for question in self.questions() {
+            match self.ask(&question) {
+                Ok(answer) => {
+                    let from = answer.release.map_or_else(String::new, |release| format!(" from {release}"));
+                    let (shown, status, took) = (question.check.shown(), answer.status, answer.took.as_millis());
+                    proof.notes.push(format!("{shown} was answered with {status}{from} after {took} ms"));
+                }
+                Err(error) => failed.push(error),
+            }
+        }
+        (self.alive)()?;
+        if failed.is_empty() {
+            if proof.notes.is_empty() {
+                proof.warnings.push("no [[check]] is set: nothing was asked".to_owned());
+            }
+            return Ok(proof);
+        }
+        let first = failed.remove(0);
+        let mut tail: Vec<String> = failed.iter().map(ToString::to_string).collect();
+        tail.append(&mut proof.notes);
+        Err(RestartError::Check { when: format!("{} does not pass its checks", self.serving.name), source: Box::new(first), tail })
+    }
+
+    fn questions(&self) -> Vec<Question> {
+        let to = |check: &Check| self.socket.map_or_else(|| check.clone(), |socket| check.at(Target::Unix(socket.to_owned())));
+        self.scene.checks.iter().map(|check| Question { check: to(check), speaks: Cell::new(Speaks::Unknown) }).collect()
+    }
+
+    fn until_passed(&self, questions: &[Question]) -> Result<Vec<Answer>, RestartError> {
+        let begun = Instant::now();
+        let mut answers = Vec::new();
+        for question in questions {
+            let mut patience = Duration::from_millis(20);
+            let answer = loop {
+                (self.alive)()?;
+                let error = match self.ask(question) {
+                    Ok(answer) => break answer,
+                    Err(error) => error,
+                };
+                // What killed it says more than the question that it left unanswered.
+                (self.alive)()?;
+                self.go_on("waiting for the checks to pass")?;
+                if begun.elapsed() >= question.check.within || matches!(error.wrong, Wrong::Unaskable(_)) {
+                    let seconds = question.check.within.as_secs_f64();
+                    let when = format!("{} did not pass its check within {seconds:.0} s", self.serving.name);
+                    return Err(RestartError::Check { when, source: Box::new(error), tail: (self.tail)() });
+                }
+                self.scene.watch.pause(patience);
+                patience = (patience * 2).min(Duration::from_millis(250));
+            };
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    fn while_stable(&self, questions: &[Question]) -> Result<(usize, Duration), RestartError> {
+        let stable_for = questions.iter().map(|question| question.check.stable_for).max().unwrap_or_default().max(self.watch_for);
+        let least = if questions.is_empty() { 0 } else { (2 * self.workers).clamp(2, MOST_ROUNDS) };
+        let step = u32::try_from(least).ok().and_then(|least| stable_for.checked_div(least)).unwrap_or(stable_for);
+        let step = step.clamp(Duration::from_millis(10), Duration::from_millis(100));
+        let begun = Instant::now();
+        let mut rounds = 0;
+        while begun.elapsed() < stable_for || rounds < least {
+            (self.alive)()?;
+            for question in questions {
+                if let Err(error) = self.ask(question) {
+                    (self.alive)()?;
+                    self.go_on("watching whether the checks go on passing")?;
+                    let after = begun.elapsed().as_secs_f64();
+                    let when = format!("{} passed its checks, but no longer after {after:.1} s", self.serving.name);
+                    return Err(RestartError::Check { when, source: Box::new(error), tail: (self.tail)() });
+                }
+            }
+            rounds += 1;
+            self.scene.watch.pause(step);
+            self.go_on("watching whether the release goes on serving")?;
+        }
+        (self.alive)()?;
+        Ok((rounds, begun.elapsed()))
+    }
+
+    fn go_on(&self, during: &str) -> Result<(), RestartError> {
+        go_on(self.scene, during)
+    }
+
+    fn ask(&self, question: &Question) -> Result<Answer, CheckError> {
+        let expected = Expected { name: self.serving.name, commit: self.serving.commit };
+        question.ask(expected, self.scene)
+    }
+}
+
+/// Whether there is time and reason to go on.
+pub(super) fn go_on(scene: &Scene<'_>, during: &str) -> Result<(), RestartError> {
+    if scene.watch.cancel.asked() {
+        Err(RestartError::Cancelled(during.to_owned()))
+    } else if scene.watch.left().is_zero() {
+        Err(RestartError::TimedOut(during.to_owned()))
+    } else {
+        Ok(())
+    }
+}
+
+/// What a Unix socket speaks shows when it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Unknown,
+    Http,
+    Uwsgi,
+}
+
+struct Question {
+    check: Check,
+    speaks: Cell<Speaks>,
+}
+
+impl Question {
+    fn ask(&self, expected: Expected<'_>, scene: &Scene<'_>) -> Result<Answer, CheckError> {
+        let Target::Unix(socket) = &self.check.target else { return self.check.ask(Some(expected), scene.watch) };
+        let over_uwsgi = || self.check.at(Target::Uwsgi(socket.clone())).ask(Some(expected), scene.watch);
+        if self.speaks.get() == Speaks::Uwsgi {
+            return over_uwsgi();
+        }
+        let answer = self.check.ask(Some(expected), scene.watch);
+        if self.speaks.get() == Speaks::Http {
+            return answer;
+        }
+        // uWSGI's `socket`, for nginx's uwsgi_pass, takes HTTP for a block that is too long, and hangs up or waits for more.
+        match answer {
+            Err(error) if matches!(error.wrong, Wrong::CutOff | Wrong::NotHttp(_) | Wrong::TimedOut(_)) => {
+                let other = over_uwsgi();
+                if other.as_ref().is_ok_and(|_| true) || other.as_ref().is_err_and(|other| was_answered(&other.wrong)) {
+                    self.speaks.set(Speaks::Uwsgi);
+                    other
+                } else {
+                    Err(error)
+                }
+            }
+            answer => {
+                if answer.as_ref().is_ok_and(|_| true) || answer.as_ref().is_err_and(|error| was_answered(&error.wrong)) {
+                    self.speaks.set(Speaks::Http);
+                }
+                answer
+            }
+        }
+    }
+}
+
+fn was_answered(wrong: &Wrong) -> bool {
+    matches!(wrong, Wrong::Status { .. } | Wrong::Lacks { .. } | Wrong::Header { .. } | Wrong::Release { .. } | Wrong::Nameless { .. })
+}
+
+/// The first process that works in the directory of a release which is not the one that should serve. Where processes have another working
+/// directory altogether, it says nothing.
+pub(super) fn elsewhere(processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+    let releases = serving.dir.parent()?;
+    let wrong = |process: &Process| process.cwd().filter(|cwd| cwd.starts_with(releases) && !cwd.starts_with(serving.dir));
+    processes.iter().find_map(|process| wrong(process).map(|cwd| (*process, cwd)))
+}
+
+/// The last lines of a file, from `offset` on.
+pub(super) fn last_lines(path: &Path, offset: u64) -> Vec<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    const MOST_BYTES: u64 = 32 * 1024;
+    const MOST_LINES: usize = 20;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(offset.min(length).max(length.saturating_sub(MOST_BYTES))))?;
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    // A log that cannot be read leaves the error without its last lines, and no worse.
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let clean = |line: &str| line.chars().filter(|c| *c == '\t' || !c.is_control()).take(1000).collect::<String>();
+    let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(MOST_LINES)..].to_vec()
+}
+
+/// Where a process writes what goes wrong, when that is a file.
+pub(super) fn log_of(process: &Process) -> Option<PathBuf> {
+    process.descriptor(2).filter(|path| path.is_absolute() && path.is_file())
+}
