@@ -2,14 +2,14 @@
 //!
 //! The modules are in the order of floors: each uses only those above it.
 
-mod door;
-mod engine;
-mod report;
+mod site;
+mod tools;
 mod restart;
 mod settings;
-mod site;
 mod steps;
-mod tools;
+mod engine;
+mod report;
+mod door;
 
 mod daemon;
 
