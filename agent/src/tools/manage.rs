@@ -1,13 +1,23 @@
-//! Django's manage.py.
+//! Django's manage.py, and what a project says of itself.
+//!
+//! Commands run as `<python> <manage.py> …` in the directory of manage.py, so that it need not be executable, and may have the line ends of
+//! another system.
 
+mod error;
+mod inspect;
+mod migrate;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thiserror::Error;
+use agent_wire::event::Stream;
+use serde::Deserialize;
 
-use super::{ProgramError, Watch};
+use super::{Program, ProgramError, Watch};
+pub(crate) use error::ManageError;
 
 /// `[django]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +84,7 @@ pub(crate) struct Inspection {
 }
 
 /// How a database and the code stand to each other.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Schema {
     /// Migrations to apply, in their order: `app.name`.
     pub pending: Vec<String>,
@@ -84,7 +94,7 @@ pub(crate) struct Schema {
     pub ahead: Vec<String>,
     /// Other applied migrations that this code does not know: left by squashing, by a removed app, by another branch.
     pub strangers: Vec<String>,
-    /// The version of the server or library: `150006` for PostgreSQL 15.6, `34001` for SQLite 3.40.1.
+    /// The version of the server or library: `150006` for PostgreSQL 15.6, `34001` for SQLite 3.40.1, 0 where it is of no interest.
     pub server_version: u64,
 }
 
@@ -125,34 +135,15 @@ pub(crate) struct Migrated {
     pub warnings: Vec<String>,
 }
 
-/// Why a Django project did not do what it should.
-#[derive(Debug, Error)]
-pub(crate) enum ManageError {
-    /// A program ended badly.
-    #[error("manage.py {verb} failed")]
-    Command {
-        /// What was asked of manage.py.
-        verb: String,
-        /// What to do about it.
-        hint: Option<String>,
-        /// How it ended.
-        #[source]
-        source: ProgramError,
-    },
-}
+/// How many lines of a command are searched for what went wrong.
+const REMEMBERED_LINES: usize = 2000;
 
-impl ManageError {
-    /// What to do about it, where that is known.
-    pub(crate) fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Command { hint, .. } => hint.as_deref(),
-        }
-    }
-
-    /// The last lines of the program that failed.
-    pub(crate) fn tail(&self) -> &[String] {
-        match self {
-            Self::Command { source, .. } => source.tail(),
+impl Inspection {
+    /// Whether what collectstatic writes would lie in the release, and only there, links resolved.
+    pub(crate) fn collects_within(&self, release: &Path) -> bool {
+        match (&self.static_root, release.canonicalize()) {
+            (Some(root), Ok(release)) => root.starts_with(&release) && *root != release,
+            _ => false,
         }
     }
 }
@@ -163,8 +154,7 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when it finds an error, or cannot run.
     pub(crate) fn check(&self, watch: &Watch<'_>) -> Result<(), ManageError> {
-        let _ = watch;
-        Ok(())
+        self.command("check", &["--deploy", "--fail-level", "ERROR"], watch)
     }
 
     /// Whether models have changed without a migration: a sentence to warn with.
@@ -172,8 +162,20 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when it was cancelled or took too long; that it cannot tell is a warning too.
     pub(crate) fn unmade_migrations(&self, watch: &Watch<'_>) -> Result<Option<String>, ManageError> {
-        let _ = watch;
-        Ok(None)
+        let program = self.manage("makemigrations")?.args(["--check", "--dry-run", "--noinput"]);
+        match heard(&program, watch) {
+            (Ok(()), _) => Ok(None),
+            (Err(ProgramError::Failed { tail, .. }), lines) => {
+                let apps: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("Migrations for '")?.split('\'').next()).collect();
+                let last = tail.last().map(String::as_str).unwrap_or_default();
+                Ok(Some(if apps.is_empty() {
+                    format!("makemigrations --check could not tell whether the models have migrations: {last}")
+                } else {
+                    format!("models of {} have changed without a migration (makemigrations)", apps.join(", "))
+                }))
+            }
+            (Err(source), lines) => Err(ManageError::command("makemigrations", source, &lines)),
+        }
     }
 
     /// `manage.py collectstatic --noinput`.
@@ -181,34 +183,71 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when it fails.
     pub(crate) fn collectstatic(&self, watch: &Watch<'_>) -> Result<(), ManageError> {
-        let _ = watch;
-        Ok(())
+        self.command("collectstatic", &["--noinput"], watch)
     }
 
-    /// `manage.py migrate --noinput`, which does not wait long for locks of PostgreSQL, and is tried again when it did.
-    ///
-    /// # Errors
-    /// [`ManageError`] when it fails.
-    pub(crate) fn migrate(&self, watch: &Watch<'_>, inspection: &Inspection) -> Result<Migrated, ManageError> {
-        let _ = (watch, inspection);
-        Ok(Migrated::default())
+    fn command(&self, verb: &str, args: &[&str], watch: &Watch<'_>) -> Result<(), ManageError> {
+        let (result, lines) = heard(&self.manage(verb)?.args(args), watch);
+        result.map_err(|source| ManageError::command(verb, source, &lines))
     }
 
-    /// What the project says of itself; changes nothing.
-    ///
-    /// # Errors
-    /// [`ManageError`] when the settings cannot be loaded.
-    pub(crate) fn inspect(&self, watch: &Watch<'_>) -> Result<Inspection, ManageError> {
-        let _ = watch;
-        Err(ManageError::Command { verb: "inspect".into(), hint: None, source: ProgramError::Missing("python".into()) })
+    /// A command of manage.py.
+    fn manage(&self, verb: &str) -> Result<Program, ManageError> {
+        let program = self.interpreter()?.arg(self.manage_path()).arg(verb);
+        Ok(match &self.settings.settings {
+            // Some manage.py set the variable themselves, whatever it is already.
+            Some(settings) => program.arg(format!("--settings={settings}")),
+            None => program,
+        })
     }
 
-    /// Imports the WSGI application and the URLs, as a server would; tells what people should know.
-    ///
-    /// # Errors
-    /// [`ManageError`] when they cannot be imported.
-    pub(crate) fn load(&self, watch: &Watch<'_>) -> Result<Vec<String>, ManageError> {
-        let _ = watch;
-        Ok(Vec::new())
+    fn manage_path(&self) -> PathBuf {
+        self.release.join(&self.settings.manage)
+    }
+
+    /// The interpreter of the environment, which is active for what it runs, in the directory of manage.py.
+    fn interpreter(&self) -> Result<Program, ManageError> {
+        let manage = self.manage_path();
+        if !manage.is_file() {
+            return Err(ManageError::NotThere(self.settings.manage.clone()));
+        }
+        let mut program = Program::new(self.python)
+            .dir(manage.parent().unwrap_or(self.release))
+            .env("PYTHONUNBUFFERED", "1")
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(bin) = self.python.parent() {
+            let set = self.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
+            let path = set.or_else(|| std::env::var_os("PATH")).unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+            // Only a colon in the path of the environment keeps them from being joined; then the interpreter is still named by its path.
+            if let Ok(path) = std::env::join_paths(std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path))) {
+                program = program.env("PATH", path);
+            }
+            program = program.env("VIRTUAL_ENV", bin.parent().unwrap_or(bin));
+        }
+        if let Some(settings) = &self.settings.settings {
+            program = program.env("DJANGO_SETTINGS_MODULE", settings);
+        }
+        Ok(match self.tree {
+            Tree::Open => program,
+            Tree::Sealed => program.env("PYTHONDONTWRITEBYTECODE", "1"),
+        })
     }
 }
+
+/// Runs a program; its last lines are given back beside being passed on.
+fn heard(program: &Program, watch: &Watch<'_>) -> (Result<(), ProgramError>, Vec<String>) {
+    let heard = RefCell::new(std::collections::VecDeque::new());
+    let lines = |stream: Stream, line: &str| {
+        (watch.lines)(stream, line);
+        let mut heard = heard.borrow_mut();
+        if heard.len() == REMEMBERED_LINES {
+            heard.pop_front();
+        }
+        heard.push_back(line.to_owned());
+    };
+    let result = program.run(&Watch { lines: &lines, ..*watch });
+    (result, heard.into_inner().into())
+}
+
+#[cfg(test)]
+mod tests;

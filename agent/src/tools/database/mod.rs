@@ -1,5 +1,11 @@
 //! Database backups: a file for each kind.
 
+mod postgres;
+mod sqlite;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -19,10 +25,28 @@ pub(crate) struct Settings {
 /// The kinds of database that can be dumped and verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `pg_dump -Fc`, verified by `pg_restore -l`.
+    /// `pg_dump -Fc`, verified by `pg_restore`, which reads all of it.
     Postgres,
     /// The online backup of SQLite, verified by `integrity_check`.
     Sqlite,
+}
+
+impl Kind {
+    /// As it is set.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
+    /// As Django calls it.
+    fn vendor(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Sqlite => "sqlite",
+        }
+    }
 }
 
 /// A dump that was verified and is durable.
@@ -39,8 +63,35 @@ pub(crate) struct Dump {
 /// Why there is no dump.
 #[derive(Debug, Error)]
 pub(crate) enum DatabaseError {
-    /// A program ended badly.
-    #[error("{act}")]
+    /// The backup is of another kind than the database.
+    #[error("[backup] database is \"{kind}\", but the database \"{alias}\" of the settings is {vendor}")]
+    OtherKind {
+        /// What is set.
+        kind: &'static str,
+        /// Which database.
+        alias: String,
+        /// What it is.
+        vendor: String,
+    },
+    /// The database lives in no file.
+    #[error("the database \"{0}\" is kept in memory; there is nothing to back up")]
+    InMemory(String),
+    /// There is a dump of that name.
+    #[error("{} is there already; a dump is never overwritten", .0.display())]
+    AlreadyThere(PathBuf),
+    /// A file cannot be written or read.
+    #[error("cannot {act} {}", path.display())]
+    File {
+        /// What was to be done.
+        act: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A program failed.
+    #[error("{act} failed")]
     Program {
         /// What was done.
         act: String,
@@ -50,6 +101,26 @@ pub(crate) enum DatabaseError {
         #[source]
         source: ProgramError,
     },
+    /// SQLite failed.
+    #[error("cannot {act} {}", path.display())]
+    Sqlite {
+        /// What was to be done.
+        act: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// What was written is no good.
+    #[error("the dump does not verify: {0}")]
+    Unsound(String),
+    /// The run was cancelled.
+    #[error("the backup was ended: the run is cancelled")]
+    Cancelled,
+    /// The step took too long.
+    #[error("the backup was ended at its timeout")]
+    TimedOut,
 }
 
 impl DatabaseError {
@@ -57,6 +128,13 @@ impl DatabaseError {
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
             Self::Program { hint, .. } => hint.as_deref(),
+            Self::OtherKind { .. } => {
+                Some("set [backup] database to the kind that it is, or [django] database to another alias; or leave [backup] out")
+            }
+            Self::InMemory(_) => Some("leave [backup] out"),
+            Self::Unsound(_) => Some("is there room on the disk? `agentctl prune` removes old releases"),
+            Self::TimedOut => Some("allow it more time: [timeouts] backup"),
+            Self::AlreadyThere(_) | Self::File { .. } | Self::Sqlite { .. } | Self::Cancelled => None,
         }
     }
 
@@ -64,6 +142,7 @@ impl DatabaseError {
     pub(crate) fn tail(&self) -> &[String] {
         match self {
             Self::Program { source, .. } => source.tail(),
+            _ => &[],
         }
     }
 }
@@ -73,6 +152,73 @@ impl DatabaseError {
 /// # Errors
 /// [`DatabaseError`] when the dump cannot be made or does not verify; then no file is left.
 pub(crate) fn backup(kind: Kind, database: &Database, to: &Path, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
-    let _ = (kind, database, watch);
-    Ok(Dump { path: to.to_owned(), bytes: 0, restore: String::new() })
+    if database.vendor != kind.vendor() {
+        let (alias, vendor) = (database.alias.clone(), database.vendor.clone());
+        return Err(DatabaseError::OtherKind { kind: kind.name(), alias, vendor });
+    }
+    if to.symlink_metadata().is_ok() {
+        return Err(DatabaseError::AlreadyThere(to.to_owned()));
+    }
+    let part = Part::create(to)?;
+    let restore = match kind {
+        Kind::Postgres => postgres::dump(database, &part.path, to, watch)?,
+        Kind::Sqlite => sqlite::dump(database, &part.path, to, watch)?,
+    };
+    let bytes = part.publish(to)?;
+    Ok(Dump { path: to.to_owned(), bytes, restore })
 }
+
+/// A dump that is being written; removed again unless it is published.
+struct Part {
+    path: PathBuf,
+}
+
+impl Part {
+    fn create(to: &Path) -> Result<Self, DatabaseError> {
+        let mut name = to.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let path = to.with_file_name(name);
+        let file = |act, source| DatabaseError::File { act, path: path.clone(), source };
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(file("remove", err)),
+        }
+        // Private from its first byte on.
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(|err| file("create", err))?;
+        Ok(Self { path })
+    }
+
+    /// Makes it durable under its name; gives its size.
+    fn publish(self, to: &Path) -> Result<u64, DatabaseError> {
+        let file = |act, path: &Path| {
+            let path = path.to_owned();
+            move |source| DatabaseError::File { act, path, source }
+        };
+        let open = File::open(&self.path).map_err(file("open", &self.path))?;
+        open.sync_all().map_err(file("make durable", &self.path))?;
+        let bytes = open.metadata().map_err(file("look at", &self.path))?.len();
+        fs::rename(&self.path, to).map_err(file("rename", &self.path))?;
+        let dir = to.parent().unwrap_or(Path::new("/"));
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(file("make durable", dir))?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // After the rename it is gone; when it cannot be removed, the next backup of this name tries again and says so.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+pub(crate) mod bench;
+#[cfg(test)]
+mod tests;

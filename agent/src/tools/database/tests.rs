@@ -1,0 +1,173 @@
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::super::Cancel;
+use super::super::python::bench::watched;
+use super::bench::{PASSWORD, Server};
+use super::*;
+
+fn sqlite_database(path: &Path) -> Database {
+    let name = path.display().to_string();
+    let empty = String::new;
+    Database {
+        alias: "default".into(),
+        vendor: "sqlite".into(),
+        name,
+        host: empty(),
+        port: empty(),
+        user: empty(),
+        password: empty(),
+        options: Default::default(),
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_dump_of_postgres_is_verified_and_private_and_can_be_restored() {
+    let server = Server::start();
+    let backups = tempfile::tempdir().unwrap();
+    let to = backups.path().join("empty.dump");
+    watched(|watch| backup(Kind::Postgres, &server.database(), &to, watch)).unwrap();
+
+    server.sql(
+        "CREATE TABLE stock (id int primary key, name text); INSERT INTO stock SELECT n, md5(n::text) FROM generate_series(1, 50000) n",
+    );
+    let to = backups.path().join("it's.dump");
+    let dump = watched(|watch| backup(Kind::Postgres, &server.database(), &to, watch)).unwrap();
+    assert_eq!(names(backups.path()), ["empty.dump", "it's.dump"]);
+    let metadata = fs::metadata(&to).unwrap();
+    assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, dump.bytes));
+    assert!(!dump.restore.contains("pass"), "{}", dump.restore);
+    assert!(matches!(watched(|watch| backup(Kind::Postgres, &server.database(), &to, watch)), Err(DatabaseError::AlreadyThere(_))));
+
+    server.sql("DELETE FROM stock; ALTER TABLE stock ADD COLUMN price int");
+    let restored = Command::new("sh").args(["-c", &dump.restore]).env("PGPASSWORD", PASSWORD).status().unwrap();
+    assert!(restored.success(), "{}", dump.restore);
+    assert_eq!(server.sql("SELECT count(*), max(name) IS NOT NULL FROM stock"), "50000|t");
+
+    // What is cut short must not pass, although the list of its contents is whole.
+    let whole = fs::read(&to).unwrap();
+    for length in [whole.len() / 2, whole.len() - 40, 300, 0] {
+        let cut = backups.path().join("cut");
+        fs::write(&cut, &whole[..length]).unwrap();
+        assert!(watched(|watch| postgres::verify(&cut, watch)).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn a_dump_that_fails_leaves_nothing_and_says_why() {
+    let server = Server::start();
+    let backups = tempfile::tempdir().unwrap();
+    let to = backups.path().join("a.dump");
+    let wrong = Database { password: "wrong".into(), ..server.database() };
+    let err = watched(|watch| backup(Kind::Postgres, &wrong, &to, watch)).unwrap_err();
+    assert!(err.hint().unwrap().contains("password") && !err.tail().is_empty(), "{err:?}");
+    let gone = Database { host: "/no/such".into(), ..server.database() };
+    let err = watched(|watch| backup(Kind::Postgres, &gone, &to, watch)).unwrap_err();
+    assert!(err.hint().unwrap().contains("does not answer"), "{err:?}");
+    assert!(names(backups.path()).is_empty());
+    assert!(!format!("{:?}", server.database()).contains("pass"));
+}
+
+#[test]
+fn kinds_that_disagree_are_told() {
+    let err = watched(|watch| backup(Kind::Postgres, &sqlite_database(Path::new("/x")), Path::new("/x.dump"), watch)).unwrap_err();
+    assert_eq!(err.to_string(), r#"[backup] database is "postgres", but the database "default" of the settings is sqlite"#);
+    let mysql = Database { vendor: "mysql".into(), ..sqlite_database(Path::new("shop")) };
+    assert!(matches!(watched(|watch| backup(Kind::Sqlite, &mysql, Path::new("/x.dump"), watch)), Err(DatabaseError::OtherKind { .. })));
+}
+
+/// Backs up while a writer commits without pause; the copy must be one state, and not a mixture.
+fn backup_under_writes(journal: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("db ü?.sqlite3");
+    let connection = Connection::open(&live).unwrap();
+    connection.busy_timeout(Duration::from_secs(10)).unwrap();
+    connection
+        .execute_batch(&format!(
+            "PRAGMA journal_mode={journal}; PRAGMA synchronous=OFF; CREATE TABLE a (n int, pad text); CREATE TABLE b (n int, pad text)"
+        ))
+        .unwrap();
+    connection.execute_batch("BEGIN; WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n < 30000) INSERT INTO a SELECT n, hex(randomblob(200)) FROM c; INSERT INTO b SELECT * FROM a; COMMIT").unwrap();
+    let done = AtomicBool::new(false);
+    let to = dir.path().join("backups/copy.sqlite3");
+    fs::create_dir(to.parent().unwrap()).unwrap();
+    let dump = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let connection = Connection::open(&live).unwrap();
+            connection.busy_timeout(Duration::from_secs(10)).unwrap();
+            while !done.load(Ordering::Acquire) {
+                connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO a VALUES (0, 'x'); INSERT INTO b VALUES (0, 'x'); COMMIT").unwrap();
+                // Without a gap nobody else ever gets a lock.
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        let dump = watched(|watch| backup(Kind::Sqlite, &sqlite_database(&live), &to, watch));
+        done.store(true, Ordering::Release);
+        dump.unwrap()
+    });
+    assert_eq!(names(to.parent().unwrap()), ["copy.sqlite3"]);
+    assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(dump.restore.starts_with("sqlite3 '") && dump.bytes > 10_000_000);
+    let copy = Connection::open(&to).unwrap();
+    let counts: (i64, i64) =
+        copy.query_row("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert!(counts.0 == counts.1 && counts.0 >= 30_000, "{counts:?}");
+}
+
+#[test]
+fn sqlite_is_copied_while_others_write_with_a_log() {
+    backup_under_writes("wal");
+}
+
+#[test]
+fn sqlite_is_copied_while_others_write_without_a_log() {
+    backup_under_writes("delete");
+}
+
+#[test]
+fn a_damaged_copy_of_sqlite_is_refused_and_a_missing_one_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("db");
+    Connection::open(&live).unwrap().execute_batch("CREATE TABLE a (n int, pad text); CREATE INDEX i ON a (pad); WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n < 5000) INSERT INTO a SELECT n, hex(randomblob(50)) FROM c").unwrap();
+    let mut bytes = fs::read(&live).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 4096].fill(7);
+    fs::write(&live, bytes).unwrap();
+    let to = dir.path().join("copy");
+    assert!(matches!(watched(|watch| backup(Kind::Sqlite, &sqlite_database(&live), &to, watch)), Err(DatabaseError::Unsound(_))));
+    let missing = watched(|watch| backup(Kind::Sqlite, &sqlite_database(Path::new("/no/such/db")), &to, watch)).unwrap_err();
+    assert_eq!(missing.to_string(), "cannot open /no/such/db");
+    assert_eq!(names(dir.path()), ["db"]);
+}
+
+#[test]
+fn a_backup_ends_when_it_is_cancelled_or_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("db");
+    Connection::open(&live).unwrap().execute_batch("CREATE TABLE a (n int)").unwrap();
+    let lines = |_, _: &str| {};
+    let cancel = Cancel::default();
+    let late = Watch { marker: "t:late", deadline: Instant::now(), cancel: &cancel, lines: &lines };
+    assert!(matches!(backup(Kind::Sqlite, &sqlite_database(&live), &dir.path().join("copy"), &late), Err(DatabaseError::TimedOut)));
+    cancel.ask();
+    let watch = Watch { deadline: Instant::now() + Duration::from_secs(60), ..late };
+    assert!(matches!(backup(Kind::Sqlite, &sqlite_database(&live), &dir.path().join("copy"), &watch), Err(DatabaseError::Cancelled)));
+    assert_eq!(names(dir.path()), ["db"]);
+}
+
+#[test]
+fn words_are_quoted_for_the_shell() {
+    assert_eq!(quoted("/var/x-1.dump"), "/var/x-1.dump");
+    assert_eq!(quoted("it's"), r"'it'\''s'");
+    assert_eq!(quoted(""), "''");
+}
