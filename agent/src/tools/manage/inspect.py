@@ -16,8 +16,12 @@ mode, manage, wanted_settings, alias = sys.argv[1:5]
 
 
 def answer(value):
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            # The project replaced or closed it.
+            pass
     data = (json.dumps(value) + "\n").encode()
     while data:
         data = data[os.write(answer_to, data):]
@@ -28,7 +32,7 @@ def answer(value):
 def fail(stage, err):
     lines = traceback.format_exception(type(err), err, err.__traceback__)
     text = "".join(lines)
-    sys.stderr.write(text)
+    os.write(2, text.encode(errors="replace"))
     answer({
         "failed": {
             "stage": stage,
@@ -161,7 +165,7 @@ def inspect(settings):
         try:
             told = schema(connections[alias])
         except Exception as err:
-            traceback.print_exc()
+            os.write(2, traceback.format_exc().encode(errors="replace"))
             told = {"failed": "%s: %s" % (type(err).__name__, " ".join(str(err).split()))}
     static_root = settings_text(settings, "STATIC_ROOT")
     answer({

@@ -1,1 +1,414 @@
+use std::fs;
+use std::time::Instant;
 
+use tempfile::TempDir;
+
+use super::super::Cancel;
+use super::super::database::bench::{PASSWORD, Server};
+use super::super::python::bench::{environment, heard as heard_lines, watched, write};
+use super::*;
+
+/// The oldest and the newest Django that the interpreter runs.
+fn djangos() -> [PathBuf; 2] {
+    [old(), new()]
+}
+
+fn old() -> PathBuf {
+    environment("django-4.2", &["django==4.2.*", "psycopg[binary]"])
+}
+
+fn new() -> PathBuf {
+    environment("django-5.2", &["django==5.2.*", "psycopg[binary]"])
+}
+
+const MANAGE: &str = "#!/usr/bin/env python3\nimport os\nimport sys\n\n\ndef main():\n    os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\n    from django.core.management import execute_from_command_line\n    execute_from_command_line(sys.argv)\n\n\nif __name__ == '__main__':\n    main()\n";
+
+const SETTINGS: &str = "
+import os
+from pathlib import Path
+BASE_DIR = Path(__file__).resolve().parent.parent
+SECRET_KEY = os.environ.get('SECRET_KEY', 'x' * 30 + 'abcdefghijklmnopqrstuvwxyz0123456789')
+DEBUG = False
+ALLOWED_HOSTS = ['*']
+ROOT_URLCONF = 'shop.urls'
+WSGI_APPLICATION = 'shop.wsgi.application'
+INSTALLED_APPS = ['django.contrib.staticfiles', 'stock']
+STATIC_URL = '/static/'
+STATIC_ROOT = BASE_DIR / 'static'
+DEFAULT_AUTO_FIELD = 'django.db.models.BigAutoField'
+if os.environ.get('DB_HOST'):
+    DATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql', 'NAME': 'shop', 'USER': 'shop', 'PASSWORD': os.environ['DB_PASSWORD'],
+                             'HOST': os.environ['DB_HOST'], 'OPTIONS': {'sslmode': 'prefer'}}}
+else:
+    DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': os.environ.get('DB', BASE_DIR / 'db.sqlite3')}}
+";
+
+const WSGI: &str = "import os\nfrom django.core.wsgi import get_wsgi_application\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\napplication = get_wsgi_application()\n";
+
+const FIRST: &str = "from django.db import migrations, models\nclass Migration(migrations.Migration):\n    initial = True\n    dependencies = []\n    operations = [migrations.CreateModel('Item', [('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')), ('name', models.CharField(max_length=9))])]\n";
+
+const SECOND: &str = "from django.db import migrations, models\nclass Migration(migrations.Migration):\n    dependencies = [('stock', '0001_initial')]\n    operations = [migrations.AddField('Item', 'price', models.IntegerField(null=True)), migrations.RunPython(lambda apps, editor: None)]\n";
+
+const MODELS: &str = "from django.db import models\nclass Item(models.Model):\n    name = models.CharField(max_length=9)\n    price = models.IntegerField(null=True)\n";
+
+struct Project {
+    dir: TempDir,
+    settings: Settings,
+    env: Vec<(String, String)>,
+    tree: Tree,
+}
+
+impl Project {
+    fn new() -> Self {
+        let project = Self { dir: tempfile::tempdir().unwrap(), settings: settings(), env: Vec::new(), tree: Tree::Open };
+        project.write_into("");
+        project
+    }
+
+    fn write_into(&self, sub: &str) {
+        let files = [
+            ("manage.py", MANAGE),
+            ("shop/__init__.py", ""),
+            ("shop/settings.py", SETTINGS),
+            ("shop/urls.py", "urlpatterns = []\n"),
+            ("shop/wsgi.py", WSGI),
+            ("stock/__init__.py", ""),
+            ("stock/models.py", MODELS),
+            ("stock/static/stock/a.css", "a {}\n"),
+            ("stock/migrations/__init__.py", ""),
+            ("stock/migrations/0001_initial.py", FIRST),
+            ("stock/migrations/0002_price.py", SECOND),
+        ];
+        files.iter().for_each(|(file, text)| write(self.dir.path(), &format!("{sub}{file}"), text));
+    }
+
+    fn file(&self, file: &str, text: &str) -> &Self {
+        write(self.dir.path(), file, text);
+        self
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.env.push((name.into(), value.into()));
+    }
+
+    fn django<'a>(&'a self, python: &'a Path) -> Django<'a> {
+        Django { settings: &self.settings, release: self.dir.path(), python, env: &self.env, tree: self.tree }
+    }
+
+    fn inspect(&self, python: &Path) -> Result<Inspection, ManageError> {
+        watched(|watch| self.django(python).inspect(watch))
+    }
+
+    fn schema(&self) -> Schema {
+        self.inspect(&new()).unwrap().schema.unwrap()
+    }
+
+    fn migrate(&self) -> Result<Migrated, ManageError> {
+        let inspection = self.inspect(&new()).unwrap();
+        watched(|watch| self.django(&new()).migrate(watch, &inspection))
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        manage: "manage.py".into(),
+        settings: None,
+        check: true,
+        collectstatic: true,
+        migrate: true,
+        database: "default".into(),
+        lock_timeout: Duration::from_millis(300),
+    }
+}
+
+#[test]
+fn a_project_says_what_it_is() {
+    let project = Project::new();
+    for python in djangos() {
+        let inspection = project.inspect(&python).unwrap();
+        assert!(inspection.version.starts_with("4.2.") || inspection.version.starts_with("5.2."));
+        assert_eq!(inspection.settings_module, "shop.settings");
+        assert_eq!(inspection.static_root.as_deref(), Some(project.dir.path().canonicalize().unwrap().join("static").as_path()));
+        assert!(inspection.staticfiles && inspection.collects_within(project.dir.path()));
+        assert_eq!(inspection.wsgi_application.as_deref(), Some("shop.wsgi.application"));
+        let database = &inspection.databases["default"];
+        assert_eq!((database.vendor.as_str(), Path::new(&database.name)), ("sqlite", project.dir.path().join("db.sqlite3").as_path()));
+        let schema = inspection.schema.unwrap();
+        assert_eq!(schema.pending, ["stock.0001_initial", "stock.0002_price"]);
+        assert_eq!(schema.irreversible, ["stock.0002_price"]);
+        assert!(!project.dir.path().join("db.sqlite3").exists(), "asking changes nothing");
+    }
+}
+
+#[test]
+fn what_a_project_prints_and_starts_disturbs_nothing() {
+    let project = Project::new();
+    let noise = "import sys, threading, time, os\nprint('{\"version\": \"0\"}')\nsys.stdout.flush()\nos.system('echo from a child')\nthreading.Thread(target=time.sleep, args=(300,)).start()\n";
+    project.file("shop/settings.py", &format!("{noise}{SETTINGS}\nprint('no newline', end='')\nsys.stdout = sys.stderr = None\n"));
+    let begun = Instant::now();
+    let (inspection, lines) = heard_lines(|watch| project.django(&new()).inspect(watch));
+    assert!(inspection.unwrap().version.starts_with("5.2."));
+    assert!(lines.contains(&"from a child".to_owned()), "{lines:?}");
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn manage_py_may_be_odd() {
+    let mut project = Project::new();
+    project.file("manage.py", &MANAGE.replace('\n', "\r\n"));
+    assert_eq!(project.inspect(&new()).unwrap().settings_module, "shop.settings");
+    watched(|watch| project.django(&new()).check(watch)).unwrap();
+
+    project.write_into("backend/");
+    project.settings.manage = "backend/manage.py".into();
+    let inspection = project.inspect(&old()).unwrap();
+    assert!(inspection.static_root.unwrap().ends_with("backend/static"));
+    watched(|watch| project.django(&new()).collectstatic(watch)).unwrap();
+    assert!(project.dir.path().join("backend/static/stock/a.css").exists());
+
+    project.settings.manage = "manage.py".into();
+    project.file(
+        "manage.py",
+        "import sys\nfrom django.core.management import execute_from_command_line\nexecute_from_command_line(sys.argv)\n",
+    );
+    let err = project.inspect(&new()).unwrap_err();
+    assert!(matches!(err, ManageError::NoSettings) && err.hint().unwrap().contains("[django] settings"), "{err:?}");
+    project.settings.settings = Some("shop.settings".into());
+    assert_eq!(project.inspect(&new()).unwrap().settings_module, "shop.settings");
+
+    // One that insists on other settings is overruled, for all commands alike.
+    project.file(
+        "manage.py",
+        &MANAGE.replace(".setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')", "['DJANGO_SETTINGS_MODULE'] = 'no.such'"),
+    );
+    assert_eq!(project.inspect(&new()).unwrap().settings_module, "shop.settings");
+    watched(|watch| project.django(&new()).check(watch)).unwrap();
+
+    project.settings.manage = "no/manage.py".into();
+    assert_eq!(project.inspect(&new()).unwrap_err().to_string(), "no/manage.py is not in the release");
+}
+
+#[test]
+fn settings_that_fail_are_told_with_their_trace() {
+    let fail = |settings: &str| {
+        let project = Project::new();
+        project.file("shop/settings.py", settings);
+        project.inspect(&new()).unwrap_err()
+    };
+    let err = fail("import os\nSECRET = os.environ['SHOP_SECRET']\n");
+    assert_eq!(err.to_string(), "loading the settings failed: KeyError: 'SHOP_SECRET'");
+    assert!(err.hint().unwrap().contains("the variable SHOP_SECRET"), "{err:?}");
+    assert!(err.tail().iter().any(|line| line.contains("settings.py\", line 2")), "{:?}", err.tail());
+    let err = fail("import celery.schedules\n");
+    assert!(err.hint().unwrap().starts_with("celery is neither"), "{err:?}");
+    let err = fail("raise SystemExit('no')\n");
+    assert_eq!(err.to_string(), "loading the settings failed: SystemExit: no");
+    let err = fail("import os\nos._exit(0)\n");
+    assert!(matches!(err, ManageError::NoAnswer { source: None }), "{err:?}");
+    let err = fail("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n");
+    assert!(matches!(err, ManageError::NoAnswer { source: Some(_) }), "{err:?}");
+    let err = fail("def broken(:\n");
+    assert!(err.to_string().contains("SyntaxError"), "{err}");
+}
+
+#[test]
+fn a_missing_django_is_told() {
+    let bare = environment("bare", &["six"]);
+    let project = Project::new();
+    let err = project.inspect(&bare).unwrap_err();
+    assert!(err.hint().unwrap().starts_with("Django is not in the environment"), "{err:?}");
+    let err = watched(|watch| project.django(&bare).check(watch)).unwrap_err();
+    assert!(err.hint().unwrap().starts_with("Django is not in the environment"), "{err:?}");
+}
+
+#[test]
+fn a_check_that_finds_an_error_fails_and_a_warning_does_not() {
+    let project = Project::new();
+    for python in djangos() {
+        watched(|watch| project.django(&python).check(watch)).unwrap();
+    }
+    project.file("shop/settings.py", &format!("{SETTINGS}\nSTATICFILES_DIRS = [STATIC_ROOT]\n"));
+    let err = watched(|watch| project.django(&new()).check(watch)).unwrap_err();
+    assert!(err.tail().iter().any(|line| line.contains("staticfiles.E002")), "{:?}", err.tail());
+}
+
+#[test]
+fn models_without_migrations_are_a_warning() {
+    let project = Project::new();
+    for python in djangos() {
+        assert_eq!(watched(|watch| project.django(&python).unmade_migrations(watch)).unwrap(), None);
+    }
+    project.file("stock/models.py", &format!("{MODELS}    colour = models.CharField(max_length=3)\n"));
+    for python in djangos() {
+        let warning = watched(|watch| project.django(&python).unmade_migrations(watch)).unwrap().unwrap();
+        assert!(warning.contains("models of stock") || warning.contains("could not tell"), "{warning}");
+    }
+    project.file("stock/models.py", &format!("{MODELS}    colour = models.CharField(max_length=3, default='red')\n"));
+    let warning = watched(|watch| project.django(&new()).unmade_migrations(watch)).unwrap().unwrap();
+    assert_eq!(warning, "models of stock have changed without a migration (makemigrations)");
+    assert!(!project.dir.path().join("stock/migrations/0003_item_colour.py").exists());
+}
+
+#[test]
+fn static_files_that_would_land_elsewhere_are_seen() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let project = Project::new();
+    std::os::unix::fs::symlink(elsewhere.path(), project.dir.path().join("static")).unwrap();
+    assert!(!project.inspect(&new()).unwrap().collects_within(project.dir.path()));
+}
+
+#[test]
+fn bytecode_is_written_before_the_seal_and_not_after() {
+    let mut project = Project::new();
+    let cache = project.dir.path().join("shop/__pycache__");
+    project.tree = Tree::Sealed;
+    watched(|watch| project.django(&new()).check(watch)).unwrap();
+    assert!(!cache.exists());
+    project.tree = Tree::Open;
+    watched(|watch| project.django(&new()).check(watch)).unwrap();
+    assert!(cache.exists());
+}
+
+#[test]
+fn what_a_server_imports_is_imported() {
+    let project = Project::new();
+    let load = |python: &Path| watched(|watch| project.django(python).load(watch));
+    for python in djangos() {
+        assert!(load(&python).unwrap().is_empty());
+    }
+    project.file("shop/wsgi.py", &WSGI.replace("shop.settings", "shop.settings.development"));
+    let warnings = load(&new()).unwrap();
+    assert!(warnings[0].starts_with("shop.wsgi names the settings shop.settings.development, and not shop.settings"), "{warnings:?}");
+    project.file("shop/wsgi.py", "import newrelic.agent\n");
+    let err = load(&new()).unwrap_err();
+    assert!(
+        err.to_string().starts_with("importing WSGI_APPLICATION failed: ImportError")
+            || err.hint().is_some_and(|hint| hint.contains("newrelic")),
+        "{err}"
+    );
+    project.file("shop/wsgi.py", WSGI);
+    project.file("shop/urls.py", "from stock import views\nurlpatterns = []\n");
+    let err = load(&new()).unwrap_err();
+    assert_eq!(
+        err.to_string(),
+        "importing the URLs of ROOT_URLCONF failed: ImportError: cannot import name 'views' from 'stock' (".to_owned()
+            + &project.dir.path().join("stock/__init__.py").display().to_string()
+            + ")"
+    );
+}
+
+#[test]
+fn a_schema_that_is_ahead_is_seen() {
+    let mut project = Project::new();
+    let data = tempfile::tempdir().unwrap();
+    project.set("DB", &data.path().join("db.sqlite3").display().to_string());
+    assert_eq!(project.migrate().unwrap(), Migrated { attempts: 1, warnings: Vec::new() });
+    assert!(project.schema().pending.is_empty() && project.schema().ahead.is_empty());
+    fs::remove_file(project.dir.path().join("stock/migrations/0002_price.py")).unwrap();
+    let schema = project.schema();
+    assert_eq!((schema.ahead.as_slice(), schema.pending.len()), (["stock.0002_price".to_owned()].as_slice(), 0));
+    // What stands in the table from before a squash is no sign of newer code.
+    project.file("stock/migrations/0003_more.py", &SECOND.replace("'price'", "'more'"));
+    project.migrate().unwrap();
+    assert_eq!((project.schema().ahead.len(), project.schema().strangers), (0, vec!["stock.0002_price".to_owned()]));
+    project.file("stock/migrations/0003_other.py", SECOND);
+    let told = project.inspect(&new()).unwrap().schema.unwrap_err();
+    assert!(told.contains("0003_more") && told.contains("0003_other"), "{told}");
+}
+
+#[test]
+fn a_database_that_is_out_of_reach_does_not_hide_the_rest() {
+    let mut project = Project::new();
+    project.set("DB_HOST", "/no/such/directory");
+    project.set("DB_PASSWORD", PASSWORD);
+    let inspection = project.inspect(&new()).unwrap();
+    assert!(inspection.schema.as_ref().unwrap_err().starts_with("OperationalError: "), "{:?}", inspection.schema);
+    assert_eq!(inspection.databases["default"].password, PASSWORD);
+    assert!(!format!("{inspection:?}").contains("pass'word"));
+    project.settings.database = "replica".into();
+    assert!(project.inspect(&new()).unwrap().schema.unwrap_err().contains("no database 'replica' in DATABASES; there is default"));
+}
+
+#[test]
+fn a_migration_does_not_wait_long_for_a_lock_and_is_tried_again() {
+    let server = Server::start();
+    let mut project = Project::new();
+    project.set("DB_HOST", &server.socket().display().to_string());
+    project.set("DB_PASSWORD", PASSWORD);
+    project.set("PGOPTIONS", "-c work_mem=8MB");
+    project.set("RELEASE_NAME", "2026-11-20-22-45-23-1a2b3c4d5e6f");
+    let second = project.dir.path().join("stock/migrations/0002_price.py");
+    fs::remove_file(&second).unwrap();
+    project.migrate().unwrap();
+    fs::write(&second, SECOND.replace("lambda apps, editor: None", "seen").replace("class Migration", SEEN)).unwrap();
+
+    let inspection = project.inspect(&new()).unwrap();
+    let schema = inspection.schema.clone().unwrap();
+    assert_eq!((schema.pending.as_slice(), schema.server_version / 10_000 >= 13), (["stock.0002_price".to_owned()].as_slice(), true));
+    assert_eq!(inspection.databases["default"].options["sslmode"], "prefer");
+
+    // Held for good: it gives up after three tries, and says what to look at.
+    let holder = server.hold("LOCK TABLE stock_item IN ACCESS SHARE MODE");
+    let begun = Instant::now();
+    let (migrated, lines) = heard_lines(|watch| project.django(&new()).migrate(watch, &inspection));
+    let err = migrated.unwrap_err();
+    assert!(err.hint().unwrap().contains("pg_stat_activity"), "{err:?}");
+    assert_eq!(lines.iter().filter(|line| line.contains("trying again in")).count(), 2);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+
+    // Held for a while: a later try passes.
+    let waiting = std::cell::RefCell::new(Some(holder));
+    let cancel = Cancel::default();
+    let lines = |_: Stream, line: &str| {
+        if line.contains("trying again in") {
+            waiting.borrow_mut().take();
+        }
+    };
+    let watch = Watch { marker: "t:lock", deadline: Instant::now() + Duration::from_secs(120), cancel: &cancel, lines: &lines };
+    let migrated = project.django(&new()).migrate(&watch, &inspection).unwrap();
+    assert_eq!(migrated, Migrated { attempts: 2, warnings: Vec::new() });
+    assert_eq!(server.sql("SELECT * FROM seen"), "300ms|8MB|1s|release-agent migrate 2026-11-20-22-45-23-1a2b3c4d5e6f");
+    assert!(project.schema().pending.is_empty());
+}
+
+/// A migration that writes down what PostgreSQL was told.
+const SEEN: &str = "def seen(apps, editor):\n    names = ['lock_timeout', 'work_mem', 'client_connection_check_interval', 'application_name']\n    editor.execute('CREATE TABLE seen AS SELECT ' + ', '.join(\"current_setting('%s') AS %s\" % (name, name) for name in names))\n\n\nclass Migration";
+
+#[test]
+fn a_migration_that_is_cancelled_leaves_no_backend_behind() {
+    let server = Server::start();
+    let mut project = Project::new();
+    project.settings.lock_timeout = Duration::from_secs(600);
+    project.set("DB_HOST", &server.socket().display().to_string());
+    project.set("DB_PASSWORD", PASSWORD);
+    let second = project.dir.path().join("stock/migrations/0002_price.py");
+    fs::remove_file(&second).unwrap();
+    project.migrate().unwrap();
+    fs::write(&second, SECOND).unwrap();
+    let inspection = project.inspect(&new()).unwrap();
+    let _holder = server.hold("LOCK TABLE stock_item IN ACCESS SHARE MODE");
+    let server = &server;
+    let waiting = move || {
+        server.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'release-agent migrate' AND wait_event_type = 'Lock'")
+    };
+    let cancel = Cancel::default();
+    std::thread::scope(|scope| {
+        let asking = cancel.clone();
+        let watcher = scope.spawn(move || {
+            while waiting() == "0" {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            asking.ask();
+        });
+        let lines = |_: Stream, _: &str| {};
+        let watch = Watch { marker: "t:cancel", deadline: Instant::now() + Duration::from_secs(120), cancel: &cancel, lines: &lines };
+        let err = project.django(&new()).migrate(&watch, &inspection).unwrap_err();
+        assert!(matches!(err, ManageError::Command { source: ProgramError::Cancelled(_), .. }), "{err:?}");
+        watcher.join().unwrap();
+    });
+    let end = Instant::now() + Duration::from_secs(30);
+    while waiting() != "0" {
+        assert!(Instant::now() < end, "the server still waits for the lock on behalf of a client that is gone");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
