@@ -76,7 +76,7 @@ def settings_text(settings, name):
 
 
 LIBPQ = [
-    "service", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "options", "target_session_attrs",
+    "service", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "options", "target_session_attrs",
     "channel_binding", "gssencmode", "krbsrvname", "connect_timeout", "hostaddr",
 ]
 

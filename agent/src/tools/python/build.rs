@@ -111,7 +111,8 @@ impl Build<'_> {
         if self.wanted.packages.is_empty() {
             return Ok(());
         }
-        let there: Vec<String> = self.packages()?.into_values().map(|package| format!("{}=={}", package.name, package.version)).collect();
+        let there = self.packages()?.into_values().filter(|package| !package.version.is_empty());
+        let there: Vec<String> = there.map(|package| format!("{}=={}", package.name, package.version)).collect();
         let list = self.write("installed.txt", &there)?;
         let args = ["-c".into(), list.into_os_string()].into_iter().chain(self.as_args(&self.wanted.packages));
         self.install(args, "the packages that are set")
@@ -285,6 +286,10 @@ struct Installed {
 impl Installed {
     fn at(info: PathBuf) -> Option<Self> {
         let file_name = info.file_name()?.to_str()?;
+        // What older pips leave of an editable package; its version stands elsewhere.
+        if let Some(name) = file_name.strip_suffix(".egg-link") {
+            return Some(Self { name: name.to_owned(), version: String::new(), info });
+        }
         let stem = file_name.strip_suffix(".dist-info").or_else(|| file_name.strip_suffix(".egg-info"))?;
         let mut parts = stem.split('-');
         let (name, version) = (parts.next()?.to_owned(), parts.next()?.to_owned());

@@ -290,8 +290,9 @@ impl Host {
                 add_config(key, &file);
             }
             // uv reads these from where it runs, whatever it installs.
+            let dir = if let Way::UvLock { dir } = way { dir.as_path() } else { Path::new("") };
             for name in ["uv.toml", "pyproject.toml"] {
-                if let Some(settings) = tree.read_if_there(Path::new(name))?.and_then(|bytes| uv_settings(name, bytes)) {
+                if let Some(settings) = tree.read_if_there(&dir.join(name))?.and_then(|bytes| uv_settings(name, bytes)) {
                     key.add(name, settings);
                 }
             }

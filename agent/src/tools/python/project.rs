@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::key::Key;
-use super::requirements::{Asked, Reading, Tree, index_of, package_of};
+use super::requirements::{Asked, LINE_ENDS, Reading, Tree, index_of, package_of};
 use super::{PythonError, Settings};
 
 /// What is looked for, first one first, when nothing is set.
@@ -117,7 +117,7 @@ impl Way {
 /// Finds the way, reading what belongs to it.
 pub(super) fn find(settings: &Settings, tree: &Tree, reading: &mut Reading) -> Result<Way, PythonError> {
     if !settings.install.is_empty() {
-        return commands(settings, tree, reading);
+        return Ok(commands(settings, reading));
     }
     if !settings.requirements.is_empty() {
         return named(&settings.requirements, tree, reading);
@@ -148,24 +148,11 @@ fn has_project(tree: &Tree) -> Result<bool, PythonError> {
     Ok(pyproject(file, &bytes)?.project.is_some())
 }
 
-fn commands(settings: &Settings, tree: &Tree, reading: &mut Reading) -> Result<Way, PythonError> {
-    for file in settings.requirements.iter().map(PathBuf::as_path).chain(LOOKED_FOR.iter().map(Path::new)) {
-        if !tree.has(file) {
-            continue;
-        }
-        if file.extension().is_some_and(|extension| extension == "txt") {
-            reading.requirements(tree, file)?;
-        } else {
-            let bytes = tree.read(file, "the commands may read")?;
-            reading.keep(file, bytes);
-        }
-    }
-    // What the commands install is theirs to know; and they may read any file of the release.
-    reading.asked.clear();
-    reading.notes.clear();
+/// What the commands read and install is theirs to know: any file of the release, so that no other release can use what they made.
+fn commands(settings: &Settings, reading: &mut Reading) -> Way {
     reading.tied = true;
     reading.notes.push("[python] install may read any file of the release: the environment is built for this release alone".into());
-    Ok(Way::Commands(settings.install.clone()))
+    Way::Commands(settings.install.clone())
 }
 
 fn named(files: &[PathBuf], tree: &Tree, reading: &mut Reading) -> Result<Way, PythonError> {
@@ -327,7 +314,7 @@ fn pyproject_lines(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Ma
 
 /// A line that is put into a requirement file must be a requirement, and not an option or more than one line.
 fn checked_line(file: &Path, line: &str) -> Result<(), PythonError> {
-    if line.trim_start().starts_with('-') || line.contains(['\n', '\r']) {
+    if line.trim_start().starts_with('-') || line.contains(LINE_ENDS) {
         return Err(malformed(file, "a dependency in it is no requirement"));
     }
     Ok(())
@@ -380,11 +367,11 @@ fn pipfile_lock(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Vec<M
     let (mut hashed, mut bare) = (indexes.clone(), indexes.clone());
     for (name, package) in &lock.default {
         let line = pipfile_line(tree, name, package);
-        // Editables are the only options among these lines, and are written by us.
-        if !package.editable {
-            checked_line(file, &line)?;
-        } else if line.contains(['\n', '\r']) {
-            return Err(malformed(file, "a dependency in it is no requirement"));
+        match &package.path {
+            // The only lines that are options, and written here.
+            Some(path) if path.contains(char::is_whitespace) => return Err(malformed(file, "a path in it holds white space")),
+            Some(_) if package.editable => {}
+            _ => checked_line(file, &line)?,
         }
         if package.path.is_some() {
             reading.tie(&file.display().to_string(), None);

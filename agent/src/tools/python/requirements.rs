@@ -139,7 +139,11 @@ impl Reading {
             return Err(PythonError::Refused { file: shown(&file), line: None, why: "includes itself".into() });
         }
         let bytes = tree.read(&file, by)?;
-        let text = decode(&bytes);
+        let text = decode(&bytes).ok_or_else(|| PythonError::Refused {
+            file: shown(&file),
+            line: None,
+            why: "declares an encoding in which it cannot be read here; write it in UTF-8".into(),
+        })?;
         self.keep(&file, bytes);
         above.push(file.clone());
         for (number, line) in logical_lines(&text) {
@@ -159,7 +163,7 @@ impl Reading {
         above: &mut Vec<PathBuf>,
     ) -> Result<(), PythonError> {
         let refused = |why: &str| PythonError::Refused { file: shown(file), line: Some(number), why: why.to_owned() };
-        if line.contains("--hash") {
+        if line.contains("--hash") || line.contains("--require-hashes") {
             self.hashed = true;
         }
         if !line.starts_with('-') {
@@ -242,25 +246,37 @@ fn tidy(path: &Path) -> PathBuf {
     tidy
 }
 
-/// The text of a requirement file, which may begin with a byte order mark: PowerShell writes UTF-16.
-fn decode(bytes: &[u8]) -> String {
+/// The text of a requirement file. It may begin with a byte order mark, for PowerShell writes UTF-16. None when an installer could read it in an
+/// encoding that is not understood here, and would find other lines in it.
+fn decode(bytes: &[u8]) -> Option<String> {
     let wide = |bytes: &[u8], of: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| of([pair[0], pair[1]])).collect();
         String::from_utf16_lossy(&units)
     };
-    match bytes {
+    let text = match bytes {
         [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
         [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest).into_owned(),
         _ => String::from_utf8_lossy(bytes).into_owned(),
-    }
+    };
+    // pip obeys PEP 263 in the first two lines.
+    let declared = text.split('\n').take(2).filter(|line| line.starts_with('#')).find_map(|line| {
+        let rest = line.split_once("coding")?.1.strip_prefix([':', '='])?.trim_start();
+        Some(rest.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c))).next()?.to_ascii_lowercase().replace('_', "-"))
+    });
+    let is_like_ours =
+        |name: &str| ["utf-8", "utf8", "ascii", "us-ascii", "latin-1", "latin1", "iso-8859-1", "iso-8859-15", "cp1252"].contains(&name);
+    (!text.contains('\0') && declared.is_none_or(|name| is_like_ours(&name))).then_some(text)
 }
+
+/// What ends a line for pip, which reads with `str.splitlines()` of Python.
+pub(super) const LINE_ENDS: &[char] = &['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
 
 /// Lines with their continuations, without comments; each with the number of its first line.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
     let mut open: Option<(usize, String)> = None;
-    for (index, line) in text.lines().enumerate() {
+    for (index, line) in text.replace("\r\n", "\n").split(LINE_ENDS).enumerate() {
         let (number, mut whole) = open.take().unwrap_or((index + 1, String::new()));
         // A comment ends a continuation (pip, req_file.py).
         let is_comment = line.trim_start().starts_with('#');
@@ -294,10 +310,10 @@ fn options_of(line: &str) -> Vec<(String, String)> {
     let mut options = Vec::new();
     while let Some(word) = words.next() {
         if let Some((option, value)) = word.split_once('=').filter(|(option, _)| option.starts_with("--")) {
-            options.push((option.to_owned(), value.to_owned()));
+            options.push((whole(option), value.to_owned()));
         } else if word.starts_with("--") {
             let value = words.next_if(|next| !next.starts_with('-')).unwrap_or_default();
-            options.push((word, value));
+            options.push((whole(&word), value));
         } else if word.len() > 1 && word.starts_with('-') && word.is_char_boundary(2) {
             let (option, value) = word.split_at(2);
             let value = if value.is_empty() { words.next().unwrap_or_default() } else { value.trim_start_matches('=').to_owned() };
@@ -305,6 +321,14 @@ fn options_of(line: &str) -> Vec<(String, String)> {
         }
     }
     options
+}
+
+/// A long option as it is meant: pip takes every beginning of one that is unambiguous.
+fn whole(option: &str) -> String {
+    const LONG: &[&str] =
+        &["--requirement", "--constraint", "--editable", "--index-url", "--extra-index-url", "--find-links", "--trusted-host"];
+    let whole = LONG.iter().find(|long| option.len() > 3 && long.starts_with(option));
+    whole.map_or(option, |long| long).to_owned()
 }
 
 /// The words of a line, as a shell would split them.
@@ -320,7 +344,14 @@ fn words_of(line: &str) -> Vec<String> {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
-            (None | Some('"'), '\\') => word.get_or_insert_default().extend(chars.next()),
+            (None, '\\') => word.get_or_insert_default().extend(chars.next()),
+            (Some('"'), '\\') => {
+                let word = word.get_or_insert_default();
+                match chars.next() {
+                    Some(next @ ('"' | '\\')) => word.push(next),
+                    next => word.extend(std::iter::once('\\').chain(next)),
+                }
+            }
             (None, c) if c.is_whitespace() => words.extend(word.take()),
             (_, c) => word.get_or_insert_default().push(c),
         }
@@ -392,6 +423,7 @@ mod tests {
             "# first\nDjango==4.2 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11  # why\n\nurl @ https://x.test/a#egg=b\nattrs # c\n";
         let lines = logical_lines(text);
         let hashes = "Django==4.2     --hash=sha256:00     --hash=sha256:11".to_owned();
+        assert_eq!(logical_lines("six\u{c}-r a\r\nb"), [(1, "six".to_owned()), (2, "-r a".to_owned()), (3, "b".to_owned())]);
         assert_eq!(lines, [(2, hashes), (6, "url @ https://x.test/a#egg=b".to_owned()), (7, "attrs".to_owned())]);
     }
 
@@ -401,6 +433,9 @@ mod tests {
         let is = |option: &str, value: &str| (option.to_owned(), value.to_owned());
         assert_eq!(found("-r a.txt"), [is("-r", "a.txt")]);
         assert_eq!(found("-ra.txt"), [is("-r", "a.txt")]);
+        assert_eq!(found("--requirem a.txt"), [is("--requirement", "a.txt")]);
+        assert_eq!(found("--require-hashes"), [is("--require-hashes", "")]);
+        assert_eq!(found(r#"-r "a\b\"c""#), [is("-r", r#"a\b"c"#)]);
         assert_eq!(found("--requirement=a.txt"), [is("--requirement", "a.txt")]);
         assert_eq!(found("--requirement 'a b.txt'"), [is("--requirement", "a b.txt")]);
         assert_eq!(
@@ -430,8 +465,11 @@ mod tests {
 
     #[test]
     fn wide_text_is_read() {
-        assert_eq!(decode(b"\xff\xfes\0i\0x\0\n\0"), "six\n");
-        assert_eq!(decode(b"\xef\xbb\xbfsix"), "six");
+        assert_eq!(decode(b"\xff\xfes\0i\0x\0\n\0").unwrap(), "six\n");
+        assert_eq!(decode(b"\xef\xbb\xbfsix").unwrap(), "six");
+        assert_eq!(decode(b"# -*- coding: utf-8 -*-\nsix").unwrap(), "# -*- coding: utf-8 -*-\nsix");
+        assert_eq!(decode(b"#coding=utf-7\n+AC0-r /etc/passwd"), None);
+        assert_eq!(decode(b"\xff\xfe\0\0s\0\0\0"), None, "UTF-32");
     }
 
     #[test]

@@ -146,6 +146,7 @@ fn what_leaves_the_release_is_refused_unread() {
     shown(refusal(&[("requirements.txt", "-r ../../../../../../etc/passwd\n")], &settings()));
     shown(refusal(&[("requirements.txt", "six\n--requirement=/etc/passwd\n")], &settings()));
     shown(refusal(&[("requirements.txt", "-c/etc/passwd\n")], &settings()));
+    shown(refusal(&[("requirements.txt", "six\u{c}--requirem /etc/passwd\n")], &settings()));
     shown(refusal(&[], &Settings { requirements: vec!["/etc/passwd".into()], ..settings() }));
     for name in ["requirements.txt", "uv.lock", "Pipfile.lock", "pyproject.toml", "requirements/prod.txt"] {
         let release = release(&[("requirements/x", "")]);
@@ -285,6 +286,18 @@ fn code_of_packages_sees_no_variable_of_the_project() {
     };
     let strangers: Vec<&str> = seen.lines().filter(|name| !allowed(name)).collect();
     assert!(strangers.is_empty(), "{strangers:?}");
+}
+
+#[test]
+fn an_editable_package_counts_however_it_is_installed() {
+    let release = release(&[
+        ("requirements.txt", "-e ./shop\n"),
+        ("shop/setup.py", "import setuptools\nsetuptools.setup(name='shop', py_modules=[])\n"),
+    ]);
+    for host in [host(), host_without_uv()] {
+        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+        assert_eq!(built.unwrap().packages, 1);
+    }
 }
 
 #[test]
