@@ -193,12 +193,12 @@ impl Django<'_> {
 
     /// A command of manage.py.
     fn manage(&self, verb: &str) -> Result<Program, ManageError> {
-        let program = self.interpreter()?.arg(self.manage_path()).arg(verb);
-        Ok(match &self.settings.settings {
-            // Some manage.py set the variable themselves, whatever it is already.
-            Some(settings) => program.arg(format!("--settings={settings}")),
-            None => program,
-        })
+        Ok(self.interpreter()?.arg(self.manage_path()).arg(verb).args(self.settings_argument()))
+    }
+
+    /// The settings module as an argument: some manage.py set the variable themselves, whatever it is already.
+    fn settings_argument(&self) -> Option<String> {
+        self.settings.settings.as_ref().map(|settings| format!("--settings={settings}"))
     }
 
     fn manage_path(&self) -> PathBuf {

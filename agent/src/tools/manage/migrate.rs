@@ -7,6 +7,8 @@ use agent_wire::event::Stream;
 use super::super::{Program, ProgramError, Watch};
 use super::{Django, Inspection, ManageError, Migrated, heard};
 
+const LIMITED: &str = include_str!("limited.py");
+
 /// How often a migration is tried that did not get its locks.
 const MOST_ATTEMPTS: u32 = 3;
 /// How long is waited before it is tried again; longer each time.
@@ -20,7 +22,8 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when it fails.
     pub(crate) fn migrate(&self, watch: &Watch<'_>, inspection: &Inspection) -> Result<Migrated, ManageError> {
-        let program = self.manage("migrate")?.arg("--noinput").arg(format!("--database={}", self.settings.database));
+        let arguments = ["--noinput".to_owned(), format!("--database={}", self.settings.database)];
+        let program = self.manage("migrate")?.args(&arguments);
         let database = inspection.databases.get(&self.settings.database);
         if database.is_none_or(|database| database.vendor != "postgresql") {
             let (result, lines) = heard(&program, watch);
@@ -29,13 +32,16 @@ impl Django<'_> {
                 .map_err(|source| ManageError::command("migrate", source, &lines));
         }
         let mut warnings = Vec::new();
-        if database.is_some_and(|database| database.options.contains_key("options")) {
-            warnings.push(
-                "the database's OPTIONS set \"options\", which go before PGOPTIONS: migrations wait for locks as long as those let them"
-                    .to_owned(),
-            );
-        }
-        let mut limited = Some(self.with_limits(&program, inspection));
+        // What the settings give the driver as "options" replaces PGOPTIONS, so it must be put there.
+        let mut limited = Some(match database.is_some_and(|database| database.options.contains_key("options")) {
+            false => self.named(program.clone()).env("PGOPTIONS", self.limits(inspection, self.set("PGOPTIONS"))),
+            true => {
+                let verb = ["migrate".to_owned()].into_iter().chain(arguments).chain(self.settings_argument());
+                let program =
+                    self.interpreter()?.args(["-c", LIMITED]).arg(self.manage_path()).arg(self.limits(inspection, None)).args(verb);
+                self.named(program)
+            }
+        });
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -48,7 +54,7 @@ impl Django<'_> {
             let tell = |line: &str| (watch.lines)(Stream::Stderr, line);
             if limited.is_some() && said("unsupported startup parameter") {
                 // A connection pooler answered; nothing has happened yet.
-                let warning = "the connection pooler refuses PGOPTIONS: migrations wait for locks as long as the server lets them";
+                let warning = "the connection pooler refuses options: migrations wait for locks as long as the server lets them";
                 tell(warning);
                 warnings.push(warning.to_owned());
                 limited = None;
@@ -68,18 +74,26 @@ impl Django<'_> {
         }
     }
 
-    /// With what PostgreSQL is to be told when connections are made.
-    fn with_limits(&self, program: &Program, inspection: &Inspection) -> Program {
-        let set = |wanted: &str| self.env.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-        let mut options = set("PGOPTIONS").map(|options| format!("{options} ")).unwrap_or_default();
-        options.push_str(&format!("-c lock_timeout={}", self.settings.lock_timeout.as_millis()));
+    fn set(&self, wanted: &str) -> Option<&str> {
+        self.env.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+
+    /// What PostgreSQL is to be told when connections are made, behind what it is told already.
+    fn limits(&self, inspection: &Inspection, former: Option<&str>) -> String {
+        let mut options: Vec<String> = former.map(str::to_owned).into_iter().collect();
+        options.push(format!("-c lock_timeout={}", self.settings.lock_timeout.as_millis()));
         if inspection.schema.as_ref().is_ok_and(|schema| schema.server_version >= NOTICES_CLIENTS) {
-            options.push_str(" -c client_connection_check_interval=1000");
+            options.push("-c client_connection_check_interval=1000".to_owned());
         }
-        let name = set("PGAPPNAME").map(str::to_owned).unwrap_or_else(|| {
-            let release = set("RELEASE_NAME").map(|name| format!(" {name}")).unwrap_or_default();
+        options.join(" ")
+    }
+
+    /// With a name by which its connections are found in `pg_stat_activity`.
+    fn named(&self, program: Program) -> Program {
+        let name = self.set("PGAPPNAME").map(str::to_owned).unwrap_or_else(|| {
+            let release = self.set("RELEASE_NAME").map(|name| format!(" {name}")).unwrap_or_default();
             format!("release-agent migrate{release}")
         });
-        program.clone().env("PGOPTIONS", options).env("PGAPPNAME", name)
+        program.env("PGAPPNAME", name)
     }
 }

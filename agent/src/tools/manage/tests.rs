@@ -39,6 +39,8 @@ DEFAULT_AUTO_FIELD = 'django.db.models.BigAutoField'
 if os.environ.get('DB_HOST'):
     DATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql', 'NAME': 'shop', 'USER': 'shop', 'PASSWORD': os.environ['DB_PASSWORD'],
                              'HOST': os.environ['DB_HOST'], 'OPTIONS': {'sslmode': 'prefer'}}}
+    if os.environ.get('DB_OPTIONS'):
+        DATABASES['default']['OPTIONS']['options'] = os.environ['DB_OPTIONS']
 else:
     DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': os.environ.get('DB', BASE_DIR / 'db.sqlite3')}}
 ";
@@ -369,6 +371,24 @@ fn a_migration_does_not_wait_long_for_a_lock_and_is_tried_again() {
     assert_eq!(migrated, Migrated { attempts: 2, warnings: Vec::new() });
     assert_eq!(server.sql("SELECT * FROM seen"), "300ms|8MB|1s|release-agent migrate 2026-11-20-22-45-23-1a2b3c4d5e6f");
     assert!(project.schema().pending.is_empty());
+}
+
+#[test]
+fn options_of_the_settings_do_not_lift_the_limit() {
+    let server = Server::start();
+    let mut project = Project::new();
+    project.set("DB_HOST", &server.socket().display().to_string());
+    project.set("DB_PASSWORD", PASSWORD);
+    project.set("DB_OPTIONS", "-c work_mem=9MB");
+    project.settings.settings = Some("shop.settings".into());
+    project.file("stock/migrations/0002_price.py", &SECOND.replace("lambda apps, editor: None", "seen").replace("class Migration", SEEN));
+    for python in djangos() {
+        let inspection = project.inspect(&python).unwrap();
+        let migrated = watched(|watch| project.django(&python).migrate(watch, &inspection)).unwrap();
+        assert_eq!(migrated, Migrated { attempts: 1, warnings: Vec::new() });
+        assert_eq!(server.sql("SELECT * FROM seen"), "300ms|9MB|1s|release-agent migrate");
+        server.sql("DROP TABLE seen, stock_item, django_migrations");
+    }
 }
 
 /// A migration that writes down what PostgreSQL was told.
