@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod http;
+mod postgres;
 mod processes;
 mod repo;
 mod sound;
@@ -15,6 +16,7 @@ mod wait;
 pub use bench::{Bench, Done, project};
 pub use demo::{SITE_SOCKET, demo_settings};
 pub use http::{Answer, Place, get, request};
+pub use postgres::{Holder, PASSWORD, Postgres};
 pub use processes::{Process, processes_about};
 pub use repo::Repo;
 pub use wait::{free_port, wait_for, wait_until};

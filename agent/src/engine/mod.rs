@@ -96,7 +96,6 @@ pub(crate) struct AppEngine {
     current: Mutex<Option<(RunId, Cancel)>>,
     poke: Mutex<Option<Sender<()>>>,
     draining: AtomicBool,
-    fetching: Mutex<()>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -356,7 +355,6 @@ impl Engines {
             current: Mutex::default(),
             poke: Mutex::new(Some(poke)),
             draining: AtomicBool::new(false),
-            fetching: Mutex::default(),
         });
         let worker = Worker { engine: engine.clone(), lock, pokes };
         // Before anybody can ask for anything new.

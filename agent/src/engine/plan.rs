@@ -8,7 +8,7 @@ use agent_wire::event::{PlannedStep, Stream};
 use agent_wire::view;
 
 use super::worker::draw;
-use super::{AppEngine, NotTaken, locked};
+use super::{AppEngine, NotTaken};
 use crate::steps::chain;
 use crate::tools::git::{Allowed, Budget, Git};
 use crate::tools::{Cancel, Watch};
@@ -22,9 +22,8 @@ const REQUIREMENTS: [&str; 6] = ["uv.lock", "poetry.lock", "Pipfile.lock", "pypr
 impl AppEngine {
     /// What a release of `revision` would do.
     pub(crate) fn plan(&self, authorised: &Authorised, revision: &Revision) -> Result<view::Plan, NotTaken> {
-        // Two gits must not write into one cache; a run that fetches meanwhile is told by git itself.
-        let _one_at_a_time = locked(&self.fetching);
         let app = self.settings();
+        let _cache = self.site.hold_cache()?;
         let cache = self.site.cache();
         let git = Git::new(&app.git, &cache);
         let cancel = Cancel::default();

@@ -167,7 +167,7 @@ impl Worker {
             Replayed { run: Run::new(plan.aim, natures), steps: plan.steps().map(|card| card.step).collect(), former: live, target: None }
         };
         let refs = due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect::<Vec<RefPattern>>());
-        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.as_ref().map(Clone::clone).unwrap_or_default()).collect();
+        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.clone().unwrap_or_default()).collect();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
         let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &telling, &cancel, &marker, &env);

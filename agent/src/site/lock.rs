@@ -16,6 +16,12 @@ pub(crate) struct SiteLock {
     _file: Flock<File>,
 }
 
+/// The proof that nobody else fetches into the git cache.
+#[derive(Debug)]
+pub(crate) struct CacheLock {
+    _file: Flock<File>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Kept {
     who: String,
@@ -46,6 +52,14 @@ impl Site {
                 Err(SiteError::Held { root: self.root().to_owned(), holder })
             }
         }
+    }
+
+    /// Waits for the git cache, and holds it: two gits must not fetch into it at once.
+    pub(crate) fn hold_cache(&self) -> Result<CacheLock, SiteError> {
+        let path = self.root().join(".agent/cache");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).telling("open", &path)?;
+        let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).telling("lock", &path)?;
+        Ok(CacheLock { _file: held })
     }
 
     fn lock_file(&self) -> PathBuf {

@@ -126,11 +126,6 @@ impl SiteError {
             _ => None,
         }
     }
-
-    /// Whether the disk, or a quota on it, is full.
-    pub(crate) fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-    }
 }
 
 /// Adds what was tried, and on what, to an I/O error.

@@ -39,7 +39,7 @@ impl Step for Checkout {
         let revision = dir.join("REVISION");
         remove_tree(&revision)?;
         fs::write(&revision, format!("{}\n", target.commit)).map_err(|source| failure_at("write", &revision, &source))?;
-        cx.note(format!("{} files, {}", tree.files(), bytes(tree.bytes())));
+        cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
         Ok(Did::It)
     }
 
@@ -112,6 +112,11 @@ fn prunable(site: &Site, keep: usize) -> String {
         bytes(old),
         bytes(all)
     )
+}
+
+/// A number of things for people.
+pub(super) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
 /// A number of bytes for people.

@@ -28,11 +28,11 @@ impl Step for CollectStatic {
         if !inspection.staticfiles {
             return Ok(Did::Nothing("django.contrib.staticfiles is not installed".to_owned()));
         }
+        let within_release = inspection.collects_within(&cx.dir()?);
         let Some(place) = inspection.static_root else {
             return Ok(Did::Nothing("STATIC_ROOT is not set".to_owned()));
         };
-        let (dir, shared) = (cx.dir()?, cx.site.root().join("shared"));
-        if !place.starts_with(&dir) && !place.starts_with(&shared) {
+        if !within_release && !place.starts_with(cx.site.root().join("shared")) {
             let reason =
                 format!("STATIC_ROOT is {}, outside the release: the live release would lose its files to this one", place.display());
             let hint =

@@ -3,6 +3,7 @@
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
+use super::checkout::counted;
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
 use crate::settings::App;
 use crate::site::Site;
@@ -56,7 +57,7 @@ impl Step for Environment {
         }
         cx.site.seal_environment(&key, &wanted.told())?;
         cx.site.link_environment(&release, &key)?;
-        cx.note(format!("{} packages", built.packages));
+        cx.note(counted(built.packages as u64, "package"));
         Ok(Did::It)
     }
 }

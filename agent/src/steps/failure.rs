@@ -92,6 +92,6 @@ impl From<DatabaseError> for Failure {
 
 impl From<RestartError> for Failure {
     fn from(err: RestartError) -> Self {
-        Self::of(&err, err.hint().map(Into::into), err.tail())
+        Self::of(&err, err.hint(), err.tail())
     }
 }

@@ -4,6 +4,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
+use super::checkout::counted;
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
 use crate::settings::App;
 use crate::tools::git::Fetched;
@@ -25,13 +26,14 @@ impl Step for Fetch {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let Act::Release { revision, .. } = cx.act else { return Ok(Did::Nothing("nothing is to be fetched".to_owned())) };
+        let _cache = cx.site.hold_cache()?;
         let known = cx.git(|git, watch| git.has(revision, cx.allowed(), watch));
         let did = if known {
             Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned())
         } else {
             match cx.git(|git, watch| git.fetch(&cx.app.refs, watch))? {
                 Fetched::Nothing => cx.note("the cache was up to date"),
-                Fetched::Refs(count) => cx.note(format!("{count} ref(s) brought up to date")),
+                Fetched::Refs(count) => cx.note(format!("{} brought up to date", counted(count as u64, "ref"))),
             }
             Did::It
         };
@@ -53,6 +55,6 @@ fn warn_of_going_back(cx: &Cx<'_>, target: &Target) {
     let Ok((_, ahead, behind)) = cx.git(|git, watch| git.between(&live, &target.commit, watch)) else { return };
     if behind > 0 {
         let how = if ahead == 0 { "is older than" } else { "does not descend from" };
-        cx.warn(format!("the commit {how} the live one: {behind} commit(s) of the live release are not in it"));
+        cx.warn(format!("the commit {how} the live one: {} of the live release not in it", counted(behind, "commit")));
     }
 }

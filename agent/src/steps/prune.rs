@@ -5,6 +5,7 @@ use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
+use super::checkout::counted;
 use super::{Cx, Did, Failure, ONLY_WARNS, Step};
 use crate::settings::App;
 use crate::site::{Site, SiteError};
@@ -36,7 +37,7 @@ impl Step for Prune {
         }
         let environments = remove_unused_environments(cx.site)?;
         if environments > 0 {
-            cx.note(format!("removed {environments} environment(s) that no release uses"));
+            cx.note(format!("removed {} that no release uses", counted(environments, "environment")));
         }
         let mut backups = 0;
         if let Some(backup) = &cx.app.backup {
@@ -46,7 +47,7 @@ impl Step for Prune {
             }
         }
         if backups > 0 {
-            cx.note(format!("removed {backups} backup(s)"));
+            cx.note(format!("removed {}", counted(backups, "backup")));
         }
         if old.is_empty() && environments == 0 && backups == 0 {
             return Ok(Did::Nothing("nothing is old enough".to_owned()));
@@ -76,7 +77,7 @@ pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>) -> Res
     Ok(unused.into_iter().filter(|release| using(&site.release_dir(release)).is_empty()).collect())
 }
 
-fn remove_unused_environments(site: &Site) -> Result<usize, SiteError> {
+fn remove_unused_environments(site: &Site) -> Result<u64, SiteError> {
     let used: Vec<String> = site.survey()?.iter().filter_map(|found| site.environment_of(&found.name)).collect();
     let mut removed = 0;
     for key in site.environments()? {

@@ -5,7 +5,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
-use super::checkout::bytes;
+use super::checkout::{bytes, counted};
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
 use crate::settings::App;
 use crate::site::Sealing;
@@ -38,7 +38,7 @@ impl Step for Seal {
             now: Utc::now(),
             read_only: cx.app.read_only,
         })?;
-        cx.note(format!("{} files, {}", manifest.files, bytes(manifest.bytes)));
+        cx.note(format!("{}, {}", counted(manifest.files, "file"), bytes(manifest.bytes)));
         Ok(Did::It)
     }
 }

@@ -118,7 +118,7 @@ fn every() -> impl Iterator<Item = (Process, Stat)> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
         let stat = stat(pid)?;
-        (!matches!(stat.state, 'Z' | 'X')).then(|| (Process { pid, started: Some(stat.started) }, stat))
+        (!matches!(stat.state, 'Z' | 'X')).then_some((Process { pid, started: Some(stat.started) }, stat))
     })
 }
 

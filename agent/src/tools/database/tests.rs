@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::super::Cancel;
 use super::super::python::bench::watched;
-use super::bench::{PASSWORD, Server};
+use super::bench::{PASSWORD, Server, database};
 use super::*;
 
 fn sqlite_database(path: &Path) -> Database {
@@ -36,18 +36,18 @@ fn a_dump_of_postgres_is_verified_and_private_and_can_be_restored() {
     let server = Server::start();
     let backups = tempfile::tempdir().unwrap();
     let to = backups.path().join("empty.dump");
-    watched(|watch| backup(Kind::Postgres, &server.database(), &to, watch)).unwrap();
+    watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)).unwrap();
 
     server.sql(
         "CREATE TABLE stock (id int primary key, name text); INSERT INTO stock SELECT n, md5(n::text) FROM generate_series(1, 50000) n",
     );
     let to = backups.path().join("it's.dump");
-    let dump = watched(|watch| backup(Kind::Postgres, &server.database(), &to, watch)).unwrap();
+    let dump = watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)).unwrap();
     assert_eq!(names(backups.path()), ["empty.dump", "it's.dump"]);
     let metadata = fs::metadata(&to).unwrap();
     assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, dump.bytes));
     assert!(!dump.restore.contains("pass"), "{}", dump.restore);
-    assert!(matches!(watched(|watch| backup(Kind::Postgres, &server.database(), &to, watch)), Err(DatabaseError::AlreadyThere(_))));
+    assert!(matches!(watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)), Err(DatabaseError::AlreadyThere(_))));
 
     server.sql("DELETE FROM stock; ALTER TABLE stock ADD COLUMN price int");
     let restored = Command::new("sh").args(["-c", &dump.restore]).env("PGPASSWORD", PASSWORD).status().unwrap();
@@ -68,14 +68,14 @@ fn a_dump_that_fails_leaves_nothing_and_says_why() {
     let server = Server::start();
     let backups = tempfile::tempdir().unwrap();
     let to = backups.path().join("a.dump");
-    let wrong = Database { password: "wrong".into(), ..server.database() };
+    let wrong = Database { password: "wrong".into(), ..database(&server) };
     let err = watched(|watch| backup(Kind::Postgres, &wrong, &to, watch)).unwrap_err();
     assert!(err.hint().unwrap().contains("password") && !err.tail().is_empty(), "{err:?}");
-    let gone = Database { host: "/no/such".into(), ..server.database() };
+    let gone = Database { host: "/no/such".into(), ..database(&server) };
     let err = watched(|watch| backup(Kind::Postgres, &gone, &to, watch)).unwrap_err();
     assert!(err.hint().unwrap().contains("does not answer"), "{err:?}");
     assert!(names(backups.path()).is_empty());
-    assert!(!format!("{:?}", server.database()).contains("pass"));
+    assert!(!format!("{:?}", database(&server)).contains("pass"));
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! Releases that migrate a real PostgreSQL: what is dumped, what waits, what stands, and how it is restored.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
+use std::fs;
+use std::process::Command;
+
+use agent_tests::{Bench, PASSWORD, Postgres, Repo, demo_settings};
+use serde_json::Value;
+
+/// The demo on PostgreSQL, with its password in a file of secrets.
+fn demo_on(server: &Postgres, name: &str) -> (Bench, Repo) {
+    let bench = Bench::new(name);
+    let repo = bench.demo_repo(2);
+    let settings = fs::read_to_string(repo.path().join("noticeboard/settings.py")).unwrap();
+    let database = "\nDATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql', 'NAME': 'shop', 'USER': 'shop', \
+                    'HOST': os.environ['DATABASE_HOST'], 'PASSWORD': os.environ['DATABASE_PASSWORD']}}\n";
+    repo.write("noticeboard/settings.py", settings + database);
+    repo.commit("Keep notices in PostgreSQL");
+    // As people write it into such a file: quoted, for it holds a quote itself.
+    let secrets = bench.write("config/demo.env", format!("DATABASE_PASSWORD=\"{PASSWORD}\"\n"));
+    Command::new("chmod").arg("600").arg(&secrets).status().unwrap();
+    let app = demo_settings(&bench, &repo)
+        .replace("status = 200", "status = 200\nstable = \"300ms\"")
+        .replace("database = \"sqlite\"", "database = \"postgres\"")
+        .replace("[\"pyuwsgi", "[\"psycopg[binary]==3.2.*\", \"pyuwsgi")
+        .replace("[django]\n", "[django]\nlock_timeout = \"1s\"\n")
+        .replace("[env]\n", &format!("[secrets]\nfiles = [{secrets:?}]\n\n[env]\nDATABASE_HOST = {:?}\n", server.socket()));
+    bench.app("demo", &app).start();
+    (bench, repo)
+}
+
+fn migration(repo: &Repo, name: &str, after: &str, operations: &str) {
+    let text = format!(
+        "from django.db import migrations, models\n\nclass Migration(migrations.Migration):\n    dependencies = [('board', '{after}')]\n    operations = [{operations}]\n"
+    );
+    repo.write(&format!("board/migrations/{name}.py"), text);
+    repo.commit(name);
+}
+
+fn told(bench: &Bench, what: &str) -> Vec<Value> {
+    let events = bench.events(bench.last_run()["run"].as_u64().unwrap());
+    events.into_iter().filter(|event| event["what"] == what).collect()
+}
+
+#[test]
+fn a_migration_is_preceded_by_a_dump_waits_no_longer_than_it_may_and_what_stands_can_be_restored() {
+    let server = Postgres::start();
+    let (bench, repo) = demo_on(&server, "on PostgreSQL");
+    bench.ctl(["release", "main"]).expect(0);
+    let (live, first) = (bench.live("demo").unwrap(), repo.head());
+    server.sql("INSERT INTO board_notice (text, name, posted, colour) VALUES ('kept', 'anna', now(), 'pink')");
+
+    // Somebody holds the table for the first try; the second one, or the third, gets it. Readers are never kept waiting longer than the limit.
+    migration(&repo, "0003_more", "0002_notice_colour", "migrations.RunSQL('ALTER TABLE board_notice ADD COLUMN more text', 'SELECT 1')");
+    let holder = server.hold("LOCK TABLE board_notice IN ACCESS SHARE MODE");
+    let run = bench.ctl(["release", "--no-follow", "main"]).expect(0).stdout.trim().to_owned();
+    agent_tests::wait_until("the migration has met the lock", std::time::Duration::from_secs(60), || {
+        let events = bench.events(run.parse().unwrap());
+        events.iter().any(|event| event["step"] == "migrate" && event.to_string().contains("lock timeout"))
+    });
+    drop(holder);
+    bench.ctl(["logs", "-f", &run]).expect(0);
+    assert_eq!(
+        server.sql("SELECT count(*) FROM information_schema.columns WHERE table_name = 'board_notice' AND column_name = 'more'"),
+        "1"
+    );
+    let second = repo.head();
+    assert_eq!(bench.page("/healthz").header("X-Release"), Some(second.as_str()));
+
+    // The first of two migrations stands when the second fails; the dump from before both is named, and the command beside it works as it is.
+    migration(&repo, "0004_good", "0003_more", "migrations.RunSQL('CREATE TABLE good (x int)', 'DROP TABLE good')");
+    migration(&repo, "0005_bad", "0004_good", "migrations.RunSQL('SELECT no_such_function()', 'SELECT 1')");
+    let done = bench.ctl(["release", "main"]).expect(1);
+    assert!(done.stderr.contains("no_such_function"), "the tool's last lines are shown:\n{}", done.stderr);
+    let stands = told(&bench, "stands");
+    assert!(stands[0]["text"].as_str().unwrap().contains("board.0004_good"), "{stands:?}");
+    assert!(!stands[0]["text"].as_str().unwrap().contains("0005_bad"), "{stands:?}");
+    assert_eq!(bench.page("/healthz").header("X-Release"), Some(second.as_str()));
+    assert_ne!(bench.live("demo").unwrap(), live);
+    let restore = stands[0]["restore"].as_str().unwrap();
+    assert!(!restore.contains(PASSWORD), "{restore}");
+    let restored = Command::new("/bin/sh").args(["-c", restore]).env("PGPASSWORD", PASSWORD).output().unwrap();
+    assert!(restored.status.success(), "{restore}\n{}", String::from_utf8_lossy(&restored.stderr));
+    assert_eq!(server.sql("SELECT count(*) FROM information_schema.tables WHERE table_name = 'good'"), "0", "{restore}");
+    assert_eq!(server.sql("SELECT text FROM board_notice"), "kept");
+    bench.assert_sound();
+
+    // The password stands nowhere: not in the journal, not in the agent's log, not in any event.
+    let mut looked = 0;
+    for entry in fs::read_dir(bench.path("state")).unwrap().flatten() {
+        let bytes = fs::read(entry.path()).unwrap();
+        assert!(!bytes.windows(PASSWORD.len()).any(|window| window == PASSWORD.as_bytes()), "{:?} holds the password", entry.path());
+        looked += 1;
+    }
+    assert!(looked >= 2 && !bench.log().contains(PASSWORD));
+    let _ = first;
+}
+
+#[test]
+fn a_database_that_is_out_of_reach_fails_the_release_before_anything_is_switched() {
+    let server = Postgres::start();
+    let (bench, repo) = demo_on(&server, "database gone");
+    bench.ctl(["release", "main"]).expect(0);
+    let live = bench.live("demo").unwrap();
+    drop(server);
+    repo.write("README", "again").commit("again");
+    let done = bench.ctl(["release", "main"]).expect(1);
+    assert!(done.stderr.contains("✗ backup") || done.stderr.contains("✗ check"), "{}", done.stderr);
+    assert!(done.stderr.contains("hint:"), "what to do is said:\n{}", done.stderr);
+    assert_eq!(bench.live("demo").unwrap(), live);
+    bench.assert_sound();
+}
