@@ -184,6 +184,7 @@ async fn answer(
     say(&[NotifyState::Ready, NotifyState::Status(&format!("{} app(s); nothing is under way", in_force.apps.len()))]);
     tracing::info!(socket = %path.display(), apps = in_force.apps.len(), "ready");
     let mut bell = engines.journal().bell();
+    let mut complaints = settings.follow_complaints();
     let ended = loop {
         tokio::select! {
             _ = term.recv() => break Ok(()),
@@ -204,7 +205,8 @@ async fn answer(
                     tracing::info!(apps = new.apps.len(), "the configuration was taken up");
                 }).await;
             },
-            rung = bell.changed() => if rung.is_ok() { tell_status(&engines).await },
+            rung = bell.changed() => if rung.is_ok() { tell_status(&engines, &settings).await },
+            changed = complaints.changed() => if changed.is_ok() { tell_status(&engines, &settings).await },
             failure = failures.recv() => if let Some(err) = failure { break Err(Ended::Journal(err)) },
             () = watchdog() => say(&[NotifyState::Watchdog]),
         }
@@ -237,7 +239,7 @@ async fn watchdog() {
 }
 
 /// One line for `systemctl status`.
-async fn tell_status(engines: &Arc<Engines>) {
+async fn tell_status(engines: &Arc<Engines>, settings: &InForce) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
@@ -251,7 +253,12 @@ async fn tell_status(engines: &Arc<Engines>) {
         under_way.collect::<Vec<_>>().join("; ")
     });
     let told = told.await.unwrap_or_default();
-    say(&[NotifyState::Status(if told.is_empty() { "nothing is under way" } else { &told })]);
+    let told = if told.is_empty() { "nothing is under way" } else { &told };
+    let complaints = match settings.complaints().len() {
+        0 => String::new(),
+        count => format!("; {count} complaint(s) about the configuration on disk, which is not taken up"),
+    };
+    say(&[NotifyState::Status(&format!("{told}{complaints}"))]);
 }
 
 fn say(states: &[NotifyState<'_>]) {

@@ -1,4 +1,5 @@
 //! A PostgreSQL server for tests: its own cluster in a temporary directory, on a Unix socket there, ended when it is dropped.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -70,7 +70,6 @@ pub(super) struct Unit {
     pub kill_signal: i32,
     pub invocation: Vec<u8>,
     pub working_directory: String,
-    pub fragment: String,
     pub needs_daemon_reload: bool,
     pub can_reload: bool,
     pub exec_start: Vec<Vec<String>>,
@@ -124,46 +123,36 @@ impl<'a> Bus<'a> {
         })
     }
 
-    fn properties(&self, act: &str, path: &OwnedObjectPath, interface: &str) -> Result<Properties, RestartError> {
-        let properties = self.wait(act, ANSWER, async {
-            let interfaces = Some("org.freedesktop.DBus.Properties");
-            let reply = self.connection.call_method(Some(SERVICE), path, interfaces, "GetAll", &(interface)).await?;
-            reply.body().deserialize::<HashMap<String, OwnedVariant>>()
-        })?;
-        Ok(Properties(properties))
-    }
-
-    /// A unit, loaded if it was not.
+    /// A unit, loaded if it was not; all that is read of it is of one moment.
     pub(super) fn unit(&self, name: &str) -> Result<Unit, RestartError> {
         let act = format!("look at {name}");
         let path: OwnedObjectPath = self.call(&act, "LoadUnit", &(name))?;
-        let mut unit = self.properties(&act, &path, "org.freedesktop.systemd1.Unit")?;
-        // Other kinds of units, such as targets and sockets, have no such interface.
-        let service = if name.ends_with(".service") { Some("org.freedesktop.systemd1.Service") } else { None };
-        let mut service = match service {
-            Some(interface) => self.properties(&act, &path, interface)?,
-            None => Properties(HashMap::new()),
-        };
+        let properties = self.wait(&act, ANSWER, async {
+            let properties = Some("org.freedesktop.DBus.Properties");
+            // The empty name stands for every interface that the object has.
+            let reply = self.connection.call_method(Some(SERVICE), &path, properties, "GetAll", &("")).await?;
+            reply.body().deserialize::<HashMap<String, OwnedVariant>>()
+        })?;
+        let mut unit = Properties(properties);
         Ok(Unit {
             name: name.to_owned(),
             load_state: unit.take("LoadState"),
             active_state: unit.take("ActiveState"),
             sub_state: unit.take("SubState"),
             invocation: unit.take("InvocationID"),
-            fragment: unit.take("FragmentPath"),
             needs_daemon_reload: unit.take("NeedDaemonReload"),
             can_reload: unit.take("CanReload"),
-            result: service.take("Result"),
-            status_text: service.take("StatusText"),
-            kind: service.take("Type"),
-            main_pid: service.take("MainPID"),
-            restarts: service.take("NRestarts"),
-            exit_status: service.take("ExecMainStatus"),
-            kill_signal: service.take("KillSignal"),
-            working_directory: service.take("WorkingDirectory"),
-            exec_start: service.commands("ExecStart"),
-            exec_reload: service.commands("ExecReload"),
-            exec_stop: service.commands("ExecStop"),
+            result: unit.take("Result"),
+            status_text: unit.take("StatusText"),
+            kind: unit.take("Type"),
+            main_pid: unit.take("MainPID"),
+            restarts: unit.take("NRestarts"),
+            exit_status: unit.take("ExecMainStatus"),
+            kill_signal: unit.take("KillSignal"),
+            working_directory: unit.take("WorkingDirectory"),
+            exec_start: unit.commands("ExecStart"),
+            exec_reload: unit.commands("ExecReload"),
+            exec_stop: unit.commands("ExecStop"),
         })
     }
 
@@ -182,8 +171,7 @@ impl<'a> Bus<'a> {
     /// Does something to a unit and waits for the end of the job.
     pub(super) fn job(&self, act: Act, name: &str, timeout: Duration) -> Result<(), RestartError> {
         if matches!(act, Act::Start | Act::Restart | Act::ReloadOrRestart) && self.unit(name)?.active_state == "failed" {
-            // A unit that failed too often is not started otherwise. Whoever may not do this may still start it.
-            let _ = self.call::<()>("reset", "ResetFailedUnit", &(name));
+            self.forget_failure(name);
         }
         let doing = format!("{} {name}", act.word());
         let limit = timeout.min(self.watch.left());
@@ -223,10 +211,18 @@ impl<'a> Bus<'a> {
         }
     }
 
+    /// A unit that failed too often is not started otherwise. Whoever may not do this may still start it.
+    pub(super) fn forget_failure(&self, name: &str) {
+        let _ = self.call::<()>("reset", "ResetFailedUnit", &(name));
+    }
+
     /// A failure of a unit, with all that systemd knows of it.
     pub(super) fn failed(&self, name: &str, mut what: String) -> RestartError {
         if let Ok(unit) = self.unit(name) {
-            what.push_str(&format!("; it is {} ({})", unit.active_state, unit.sub_state));
+            what.push_str(&format!("; it is now {} ({})", unit.active_state, unit.sub_state));
+            if unit.restarts > 0 {
+                what.push_str(&format!(", restarted {} times", unit.restarts));
+            }
             if !matches!(unit.result.as_str(), "" | "success") {
                 what.push_str(&format!(", result {}", unit.result));
             }
@@ -250,10 +246,10 @@ impl<'a> Bus<'a> {
         read.map(|read| read.text().lines().map(str::to_owned).collect()).unwrap_or_default()
     }
 
-    /// The units that are there in a state other than inactive, by a pattern such as `shop@*.service`.
+    /// The units that are there and neither inactive nor failed, by a pattern such as `shop@*.service`.
     pub(super) fn running(&self, pattern: &str) -> Result<Vec<String>, RestartError> {
         type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
-        let states = ["active", "activating", "reloading", "deactivating", "failed"];
+        let states = ["active", "activating", "reloading", "deactivating"];
         let act = format!("list {pattern}");
         let units: Vec<Listed> = self.call(&act, "ListUnitsByPatterns", &(&states[..], &[pattern][..]))?;
         Ok(units.into_iter().map(|unit| unit.0).collect())

@@ -85,8 +85,8 @@ pub(crate) enum RestartError {
     /// Somebody cancelled.
     #[error("{0} was cancelled")]
     Cancelled(String),
-    /// The step's time is over.
-    #[error("the step's time was over while {0}")]
+    /// The time for it is over.
+    #[error("the time was over while {0}")]
     TimedOut(String),
 }
 

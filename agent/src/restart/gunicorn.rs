@@ -170,34 +170,32 @@ impl Settings {
         Ok(fresh)
     }
 
-    /// A second master that a failure left is ended while the first one is still there; otherwise gunicorn is brought to the former release.
-    pub(super) fn back(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<Option<Master>, RestartError> {
-        let (first, second) = (self.master(), read(&self.second()));
-        match (first, second) {
+    /// On the way back: ends a second master that a failure left, and tells whether the first one serves the former release as if nothing had been.
+    pub(super) fn stands(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<bool, RestartError> {
+        if self.how != How::Usr2 {
+            return Ok(false);
+        }
+        let end = Instant::now() + self.timeout;
+        match (self.master(), read(&self.second())) {
             (Some(first), Some(second)) if first.process != second => {
                 (scene.note)(&format!("ending gunicorn's second master (process {})", second.pid()));
                 second.signal(Signal::SIGTERM);
-                let end = Instant::now() + self.timeout;
                 while second.is_alive() && Instant::now() < end {
                     go_on(scene, "waiting for gunicorn's second master to end")?;
                     scene.watch.pause(LOOK);
                 }
                 second.signal(Signal::SIGKILL);
-                let first = Master::of(first.process);
-                // The first one never left the former release, unless it was its workers that were replaced.
-                if first.check(former).is_ok() { Ok(Some(first)) } else { self.act(scene, former) }
             }
             (None, Some(second)) => {
                 // The old one is gone, and the second one moves its pid file to the first one's name within a second or so.
-                let end = Instant::now() + Duration::from_secs(10);
                 while self.master().is_none() && second.is_alive() && Instant::now() < end {
                     go_on(scene, "waiting for gunicorn's new master to take over")?;
                     scene.watch.pause(LOOK);
                 }
-                self.act(scene, former)
             }
-            _ => self.act(scene, former),
+            _ => {}
         }
+        Ok(self.master().is_some_and(|first| first.is_in(former)))
     }
 }
 
@@ -207,4 +205,4 @@ fn may_signal(process: &Process) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -54,6 +54,12 @@ impl Master {
         Err(self.error(what, Some("its log has the traceback; handover would have noticed before any visitor")))
     }
 
+    /// Whether every worker works in the directory of this release.
+    pub(super) fn is_in(&self, serving: Serving<'_>) -> bool {
+        let workers = self.process.children();
+        !workers.is_empty() && workers.iter().all(|worker| worker.cwd().is_some_and(|cwd| cwd.starts_with(serving.dir)))
+    }
+
     /// Waits until every worker is another process than before, and none is in another release.
     pub(super) fn await_new(&self, scene: &Scene<'_>, serving: Serving<'_>, timeout: Duration) -> Result<(), RestartError> {
         self.await_workers(scene, serving, timeout, || self.process.children())

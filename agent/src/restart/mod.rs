@@ -119,7 +119,7 @@ impl Restart {
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
     pub(crate) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Prepared, RestartError> {
         systemd::examine(scene, scene.workers.iter().map(|worker| worker.unit.as_str()))?;
-        for finding in self.traps(scene.link, &[]) {
+        for finding in traps::of_server(self, scene.link) {
             let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
             (scene.warn)(&format!("{}{cure}", finding.text));
         }
@@ -141,16 +141,33 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the processes of the new release do not come up.
     pub(crate) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
-        match self {
-            Self::None => {}
-            Self::Handover(settings) => settings.act(scene, new)?,
-            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, new)?,
-            Self::Systemd(settings) => prepared.units = settings.act(scene, new)?,
-            Self::Gunicorn(settings) => prepared.master = settings.act(scene, new)?,
-            Self::Command(settings) => settings.act(scene, new)?,
+        if let Self::Handover(settings) = self {
+            settings.act(scene, new)?;
         }
-        prepared.workers = systemd::restart_workers(scene, new)?;
+        self.bring(scene, new, prepared)
+    }
+
+    /// Reloads or restarts what serves in place, then the workers.
+    fn bring(&self, scene: &Scene<'_>, release: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        let explained = |error| systemd::with_journal(scene, self.unit(), error);
+        match self {
+            Self::None | Self::Handover(_) => {}
+            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
+            Self::Systemd(settings) => prepared.units = settings.act(scene, release)?,
+            Self::Gunicorn(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
+            Self::Command(settings) => settings.act(scene, release)?,
+        }
+        prepared.workers = systemd::restart_workers(scene, release)?;
         Ok(())
+    }
+
+    /// The unit that a server belongs to which is not spoken to through systemd.
+    fn unit(&self) -> Option<&str> {
+        match self {
+            Self::UwsgiFifo(settings) => settings.unit.as_deref(),
+            Self::Gunicorn(settings) => settings.unit.as_deref(),
+            Self::None | Self::Handover(_) | Self::Systemd(_) | Self::Command(_) => None,
+        }
     }
 
     /// The proof that the new release serves, all of it and only it, and goes on serving.
@@ -158,7 +175,7 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] with what was seen instead.
     pub(crate) fn prove(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &Prepared) -> Result<Proof, RestartError> {
-        self.ask(scene, new, prepared, How::Lastingly)
+        self.ask(scene, new, prepared, How::Lastingly).map_err(|error| systemd::with_journal(scene, self.unit(), error))
     }
 
     /// Lets the former instance finish and stop, or keeps it warm, and stops the ones before it.
@@ -193,13 +210,12 @@ impl Restart {
         };
         let mut prepared = Prepared::default();
         match self {
-            Self::None | Self::Handover(_) => {}
-            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, former)?,
-            Self::Systemd(settings) => prepared.units = settings.act(scene, former)?,
-            Self::Gunicorn(settings) => prepared.master = settings.back(scene, former)?,
-            Self::Command(settings) => settings.act(scene, former)?,
+            // A second master may be there, and the first one never left the former release.
+            Self::Gunicorn(settings) if settings.stands(scene, former)? => {
+                prepared.workers = systemd::restart_workers(scene, former)?;
+            }
+            _ => self.bring(scene, former, &mut prepared)?,
         }
-        prepared.workers = systemd::restart_workers(scene, former)?;
         self.prove(scene, former, &prepared).map(|_| ())
     }
 

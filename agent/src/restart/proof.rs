@@ -223,7 +223,8 @@ pub(super) fn elsewhere(processes: &[Process], serving: Serving<'_>) -> Option<(
 pub(super) fn last_lines(path: &Path, offset: u64) -> Vec<String> {
     use std::io::{Read, Seek, SeekFrom};
     const MOST_BYTES: u64 = 32 * 1024;
-    const MOST_LINES: usize = 20;
+    // Python tells the cause first and then everybody who passed it on; gunicorn does so three times.
+    const MOST_LINES: usize = 80;
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
         let length = file.metadata()?.len();

@@ -91,6 +91,21 @@ pub(super) fn start(scene: &Scene<'_>, unit: &str, timeout: Duration) -> Result<
     Bus::open(scene.watch)?.job(Act::Start, unit, timeout)
 }
 
+/// An error about a process, with the last lines of the unit that it belongs to, where it has none of its own.
+pub(super) fn with_journal(scene: &Scene<'_>, unit: Option<&str>, error: RestartError) -> RestartError {
+    match (error, unit) {
+        (RestartError::Process { what, cure, tail }, Some(unit)) if tail.is_empty() => {
+            let tail = Bus::open(scene.watch).map(|bus| bus.journal(unit)).unwrap_or_default();
+            RestartError::Process { what, cure, tail }
+        }
+        (RestartError::Check { when, source, tail }, Some(unit)) if tail.is_empty() => {
+            let tail = Bus::open(scene.watch).map(|bus| bus.journal(unit)).unwrap_or_default();
+            RestartError::Check { when, source, tail }
+        }
+        (error, _) => error,
+    }
+}
+
 fn perform(scene: &Scene<'_>, new: Serving<'_>, jobs: &[Job<'_>]) -> Result<Vec<Unit>, RestartError> {
     if jobs.is_empty() {
         return Ok(Vec::new());
@@ -207,3 +222,6 @@ impl<'a> Watched<'a> {
         self.units.first().map_or(1, |unit| unit.workers().len().max(1))
     }
 }
+
+#[cfg(test)]
+mod tests;

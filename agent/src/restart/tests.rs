@@ -38,6 +38,7 @@ pub(super) struct Stage {
     app: AppName,
     cancel: Cancel,
     pub checks: Vec<Check>,
+    pub workers: Vec<systemd::Worker>,
     pub said: RefCell<Vec<String>>,
 }
 
@@ -58,7 +59,14 @@ impl Stage {
         let root = tempfile::Builder::new().prefix("ra").tempdir_in("/tmp").unwrap();
         fs::create_dir(root.path().join("releases")).unwrap();
         fs::create_dir(root.path().join("instances")).unwrap();
-        Self { root, app: "shop".parse().unwrap(), cancel: Cancel::default(), checks: Vec::new(), said: RefCell::default() }
+        Self {
+            root,
+            app: "shop".parse().unwrap(),
+            cancel: Cancel::default(),
+            checks: Vec::new(),
+            workers: Vec::new(),
+            said: RefCell::default(),
+        }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -109,7 +117,7 @@ impl Stage {
             instances: &instances,
             env: &env,
             checks: &self.checks,
-            workers: &[],
+            workers: &self.workers,
             watch: &watch,
             note: &|text| self.said.borrow_mut().push(format!("note: {text}")),
             warn: &|text| self.said.borrow_mut().push(format!("warning: {text}")),
@@ -174,7 +182,9 @@ impl Visitors {
                 while !over.load(Ordering::Relaxed) {
                     let result = visit(&socket, if number == 0 { "/slow" } else { "/" });
                     let mut silence = silence.lock().unwrap();
-                    silence.1 = silence.1.max(silence.0.elapsed());
+                    if !over.load(Ordering::Relaxed) {
+                        silence.1 = silence.1.max(silence.0.elapsed());
+                    }
                     silence.0 = Instant::now();
                     drop(silence);
                     seen.lock().unwrap().push(result);

@@ -1,13 +1,226 @@
-//! Set-ups that were measured to do something else than they seem to, with the cure of each.
+//! Set-ups that were measured to do something else than they seem to, with the cure of each. What is read here is only looked at: the command lines of
+//! processes that run, the units, the options in ini files.
 
-use std::path::Path;
+mod gunicorn;
+#[cfg(test)]
+mod tests;
+mod uwsgi;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use agent_wire::view::{Finding, Level};
 
-use super::{Restart, systemd};
+use super::bus::{Bus, Unit};
+use super::handover::Starter;
+use super::{Restart, RestartError, gunicorn as by_signal, systemd, uwsgi_fifo};
+use crate::tools::{Cancel, Process, Watch};
 
-/// What is wrong with the set-up of a strategy.
-pub(super) fn find(_restart: &Restart, _link: &Path, _workers: &[systemd::Worker]) -> Vec<Finding> {
-    let _ = Level::Good;
-    Vec::new()
+/// How an app is brought to load a release, as far as the traps differ by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A process of its own for each release.
+    Anew,
+    /// The process stops and another starts.
+    Restart,
+    /// The master executes itself again: uWSGI's `r` and `R`, HUP.
+    Reload,
+    /// uWSGI's master forks again: `c` and `w`.
+    Fork,
+    /// gunicorn's USR2.
+    Second,
+}
+
+/// A server as it runs, or as its unit would start it.
+#[derive(Debug, Clone, Default)]
+struct Server {
+    argv: Vec<String>,
+    /// The directory in which it was started.
+    dir: Option<PathBuf>,
+    unit: Option<Unit>,
+}
+
+impl Server {
+    fn of(process: &Process, unit: Option<Unit>) -> Self {
+        Self { argv: process.argv(), dir: process.cwd(), unit }
+    }
+
+    fn of_unit(unit: Unit) -> Self {
+        let dir = (!unit.working_directory.is_empty()).then(|| PathBuf::from(unit.working_directory.trim_start_matches(['!', '-'])));
+        Self { argv: unit.exec_start.first().cloned().unwrap_or_default(), dir, unit: Some(unit) }
+    }
+
+    /// Whether it is this program, by itself or as a script: `uwsgi`, `uwsgi-core`, `pyuwsgi`.
+    fn runs(&self, name: &str) -> bool {
+        let fits = |file: &str| {
+            file.trim_start_matches("py").strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
+        };
+        self.argv.iter().take(3).any(|arg| Path::new(arg).file_name().is_some_and(|file| fits(&file.to_string_lossy())))
+    }
+}
+
+/// All that `doctor` should know: what stands in the way, and the traps.
+pub(super) fn find(restart: &Restart, link: &Path, workers: &[systemd::Worker]) -> Vec<Finding> {
+    let mut findings = quickly(|watch| obstacles(restart, workers, watch));
+    findings.extend(of_server(restart, link));
+    if findings.is_empty() {
+        findings.push(finding(Level::Good, "what restarts the app is there, and none of the known traps is in its set-up", None));
+    }
+    findings.sort_by_key(|finding| finding.level);
+    findings
+}
+
+/// The traps in how the server is set up: what every release warns of.
+pub(super) fn of_server(restart: &Restart, link: &Path) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for (server, way) in quickly(|watch| servers(restart, watch)) {
+        let found = if server.runs("uwsgi") {
+            uwsgi::judge(&server, way, link)
+        } else if server.runs("gunicorn") {
+            gunicorn::judge(&server, way, link)
+        } else {
+            Vec::new()
+        };
+        for finding in found {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    findings
+}
+
+/// Looks at things that answer at once or not at all.
+fn quickly<T>(look: impl FnOnce(&Watch<'_>) -> T) -> T {
+    let cancel = Cancel::default();
+    look(&Watch { marker: "", deadline: Instant::now() + Duration::from_secs(5), cancel: &cancel, lines: &|_, _| {} })
+}
+
+fn finding(level: Level, text: impl Into<String>, cure: Option<&str>) -> Finding {
+    Finding { app: None, what: "restart".to_owned(), level, text: text.into(), cure: cure.map(str::to_owned) }
+}
+
+fn of_error(error: &RestartError) -> Finding {
+    let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+    Finding { cure: error.hint(), ..finding(Level::Error, format!("{error}{source}"), None) }
+}
+
+/// A unit as the instance of no release, to look at a template.
+fn sample(template: &str) -> String {
+    template.replacen("@.", "@2000-01-01-00-00-00-000000000000.", 1)
+}
+
+fn units_of(restart: &Restart) -> Vec<String> {
+    match restart {
+        Restart::Handover(settings) => match &settings.starter {
+            Starter::Unit(template) => vec![sample(template)],
+            Starter::Command(_) => Vec::new(),
+        },
+        Restart::Systemd(settings) => settings.units.clone(),
+        Restart::UwsgiFifo(settings) => settings.unit.iter().cloned().collect(),
+        Restart::Gunicorn(settings) => settings.unit.iter().cloned().collect(),
+        Restart::None | Restart::Command(_) => Vec::new(),
+    }
+}
+
+fn obstacles(restart: &Restart, workers: &[systemd::Worker], watch: &Watch<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let units: Vec<String> = units_of(restart).into_iter().chain(workers.iter().map(|worker| worker.unit.clone())).collect();
+    if !units.is_empty() {
+        match Bus::open(watch) {
+            Err(error) => findings.push(of_error(&error)),
+            Ok(bus) => {
+                for unit in units {
+                    match bus.usable(&unit) {
+                        Err(error) => findings.push(of_error(&error)),
+                        Ok(unit) if unit.needs_daemon_reload => {
+                            let text = format!("{} was changed on disk, and systemd has not read it again", unit.name);
+                            findings.push(finding(Level::Warning, text, Some("systemctl daemon-reload")));
+                        }
+                        Ok(_) => {}
+                    }
+                }
+            }
+        }
+    }
+    let absent = |started_by: &Option<String>, text: String, cure: &str| match started_by {
+        Some(unit) => finding(Level::Warning, format!("{text}; a release would start {unit}"), None),
+        None => finding(Level::Error, text, Some(cure)),
+    };
+    match restart {
+        Restart::Handover(settings) => {
+            findings.extend(settings.obstacle().as_ref().map(of_error));
+            if let Starter::Command(argv) = &settings.starter
+                && let Some(program) = argv.first()
+                && program.starts_with('/')
+                && !Path::new(program).exists()
+            {
+                findings.push(finding(
+                    Level::Error,
+                    format!("{program}, which starts an instance, is not there"),
+                    Some("install it, or correct its path"),
+                ));
+            }
+        }
+        Restart::UwsgiFifo(settings) if settings.master().is_none() => {
+            let text = format!("nobody reads the FIFO {}", settings.fifo.display());
+            findings.push(absent(&settings.unit, text, "start uWSGI with master-fifo set to that path, or name its unit under [restart]"));
+        }
+        Restart::Gunicorn(settings) if settings.master().is_none() => {
+            let text = format!("the pid file {} names no process that runs", settings.pid_file.display());
+            findings.push(absent(&settings.unit, text, "start gunicorn with --pid set to that path, or name its unit under [restart]"));
+        }
+        _ => {}
+    }
+    findings
+}
+
+fn servers(restart: &Restart, watch: &Watch<'_>) -> Vec<(Server, Way)> {
+    let bus = if units_of(restart).is_empty() { None } else { Bus::open(watch).ok() };
+    let unit = |name: &str| bus.as_ref().and_then(|bus| bus.unit(name).ok()).filter(|unit| unit.load_state == "loaded");
+    let running = |process: Option<Process>, name: Option<&String>| {
+        let unit = name.and_then(|name| unit(name));
+        match (process.map(|process| Server::of(&process, unit.clone())), unit) {
+            // gunicorn writes a title over its command line where setproctitle is installed.
+            (Some(server), _) if !server.argv.first().is_some_and(|title| title.starts_with("gunicorn: ")) => Some(server),
+            (_, unit) => unit.map(Server::of_unit),
+        }
+    };
+    let one = |server: Option<Server>, way: Way| server.map(|server| (server, way)).into_iter().collect();
+    match restart {
+        Restart::None | Restart::Command(_) => Vec::new(),
+        Restart::Handover(settings) => match &settings.starter {
+            Starter::Unit(template) => one(unit(&sample(template)).map(Server::of_unit), Way::Anew),
+            Starter::Command(argv) => one(Some(Server { argv: argv.clone(), ..Server::default() }), Way::Anew),
+        },
+        Restart::Systemd(settings) => {
+            let units = settings.units.iter().filter_map(|name| unit(name));
+            units.map(|unit| (way_of(&unit, settings.how), Server::of_unit(unit))).map(|(way, server)| (server, way)).collect()
+        }
+        Restart::UwsgiFifo(settings) => {
+            let way = match settings.how {
+                uwsgi_fifo::How::Graceful | uwsgi_fifo::How::Brutal => Way::Reload,
+                uwsgi_fifo::How::Chain | uwsgi_fifo::How::Workers => Way::Fork,
+                uwsgi_fifo::How::Quit => Way::Restart,
+            };
+            one(running(settings.master().map(|master| master.process), settings.unit.as_ref()), way)
+        }
+        Restart::Gunicorn(settings) => {
+            let way = match settings.how {
+                by_signal::How::Hup => Way::Reload,
+                by_signal::How::Usr2 => Way::Second,
+            };
+            one(running(settings.master().map(|master| master.process), settings.unit.as_ref()), way)
+        }
+    }
+}
+
+fn way_of(unit: &Unit, how: systemd::How) -> Way {
+    if how == systemd::How::Restart || !unit.can_reload {
+        return Way::Restart;
+    }
+    let reload = unit.exec_reload.iter().flatten().cloned().collect::<Vec<_>>().join(" ");
+    let forks =
+        ["echo c", "echo w", "echo -n c", "echo -n w", "printf c", "printf w", "printf %s c"].iter().any(|words| reload.contains(words));
+    if forks { Way::Fork } else { Way::Reload }
 }

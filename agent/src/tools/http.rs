@@ -79,25 +79,20 @@ pub(crate) struct Answer {
     pub release: Option<String>,
 }
 
-/// Why a text is not the address of a check.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+/// Why a text is not the address of a check. It never repeats the text, which may hold a password where none belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum BadUrl {
     /// TLS.
     #[error(
-        "a check asks the server itself and not over TLS: use http:// to its own address, with headers = {{ X-Forwarded-Proto = \"https\" }}"
+        "asks over TLS, and a check asks the server itself: write http:// and its own address, with headers = {{ X-Forwarded-Proto = \"https\" }}"
     )]
     Https,
     /// Another scheme, or none.
-    #[error("{0:?} must begin with http://, unix:/ or uwsgi:/")]
-    Scheme(String),
-    /// A part of it.
-    #[error("{url:?} {rule}")]
-    Part {
-        /// The whole.
-        url: String,
-        /// What is wrong with it, readable after the text.
-        rule: &'static str,
-    },
+    #[error("must begin with http://, unix:/ or uwsgi:/")]
+    Scheme,
+    /// Something else, readable after the text.
+    #[error("{0}")]
+    Part(&'static str),
 }
 
 impl Target {
@@ -107,32 +102,31 @@ impl Target {
     /// # Errors
     /// [`BadUrl`] when it is none of these.
     pub(crate) fn parse(url: &str) -> Result<(Self, String), BadUrl> {
-        let bad = |rule| BadUrl::Part { url: url.to_owned(), rule };
         if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(bad("has white space or a control character in it"));
+            return Err(BadUrl::Part("has white space or a control character in it"));
         }
         if url.contains('#') {
-            return Err(bad("has a fragment (#), which no server is ever told"));
+            return Err(BadUrl::Part("has a fragment (#), which no server is ever told"));
         }
         if !url.is_ascii() {
-            return Err(bad("has a character that is not ASCII: write it percent-encoded"));
+            return Err(BadUrl::Part("has a character that is not ASCII: write it percent-encoded"));
         }
         if let Some(rest) = url.strip_prefix("unix:").or_else(|| url.strip_prefix("http://unix:")) {
-            return parse_socket(rest).map(|(socket, path)| (Self::Unix(socket), path)).map_err(bad);
+            return parse_socket(rest).map(|(socket, path)| (Self::Unix(socket), path)).map_err(BadUrl::Part);
         }
         if let Some(rest) = url.strip_prefix("uwsgi:") {
-            return parse_socket(rest).map(|(socket, path)| (Self::Uwsgi(socket), path)).map_err(bad);
+            return parse_socket(rest).map(|(socket, path)| (Self::Uwsgi(socket), path)).map_err(BadUrl::Part);
         }
         if url.starts_with("https://") {
             return Err(BadUrl::Https);
         }
-        let Some(rest) = url.strip_prefix("http://") else { return Err(BadUrl::Scheme(url.to_owned())) };
+        let Some(rest) = url.strip_prefix("http://") else { return Err(BadUrl::Scheme) };
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
         if authority.contains('@') {
-            return Err(bad("has a user in it: put an Authorization header into headers instead"));
+            return Err(BadUrl::Part("has a user in it: put an Authorization header into headers instead"));
         }
-        let (host, port) = parse_authority(authority).map_err(bad)?;
+        let (host, port) = parse_authority(authority).map_err(BadUrl::Part)?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         Ok((Self::Tcp(host, port), path))
     }

@@ -25,7 +25,7 @@ use agent_wire::event::Stream;
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
-pub(crate) use processes::{Process, SocketState, boot, holding, marked, topmost, unix_socket, using, with_variable};
+pub(crate) use processes::{Process, boot, holding, marked, topmost, unix_socket, using, with_variable};
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";

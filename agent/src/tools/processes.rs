@@ -79,11 +79,6 @@ impl Process {
         descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target == name)
     }
 
-    /// The process that started it, or that took it over.
-    pub(crate) fn parent(&self) -> Option<Self> {
-        stat(self.pid).filter(|stat| stat.parent > 0).map(|stat| Self::of(stat.parent))
-    }
-
     /// Its children.
     pub(crate) fn children(&self) -> Vec<Self> {
         every().filter(|(_, stat)| stat.parent == self.pid).map(|(process, _)| process).collect()

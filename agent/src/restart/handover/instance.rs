@@ -274,7 +274,11 @@ impl<'a> Instances<'a> {
     pub(super) fn stop(&self, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
         let socket = self.socket_of(release.as_str());
         match self.find(release)? {
-            None => {}
+            None => {
+                if let Some((bus, unit)) = self.unit(release.as_str()) {
+                    bus.forget_failure(&unit);
+                }
+            }
             Some(Instance::Unit { unit, .. }) => {
                 self.drain(release, &socket, drain);
                 if let Some(bus) = &self.bus {

@@ -1,5 +1,7 @@
 use std::os::unix::net::UnixListener;
 
+use nix::sys::signal::Signal;
+
 use super::*;
 use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, C, Release, Stage, Visitors, all_answered, visit};
@@ -12,7 +14,7 @@ const UWSGI: [&str; 10] = [
     "--master",
     "--need-app",
     "--processes=2",
-    "--listen=100",
+    "--listen=1024",
     "--wsgi-file=app.py",
     "--http-socket={socket}",
     "--die-on-term",
@@ -265,4 +267,61 @@ fn an_instance_that_binds_nothing_is_given_up_in_time() {
     assert!(error.to_string().contains("did not accept connections"), "{error}");
     assert_eq!(error.tail(), ["I bind nothing"]);
     assert!(play.masters(&a).is_empty());
+}
+
+/// nginx in front of the name, as on a host; its own socket is the public address.
+struct Nginx(std::process::Child);
+
+impl Nginx {
+    fn before(play: &mut Play) -> (Self, PathBuf) {
+        let public = play.stage.path("public.sock");
+        let (dir, name) = (play.stage.path(""), play.settings.socket.display().to_string());
+        let (log, pid) = (dir.join("nginx.log"), dir.join("nginx.pid"));
+        let text = format!(
+            "error_log {log}; pid {pid}; daemon off; worker_processes 2; events {{ worker_connections 1024; }} user root;
+             http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
+             scgi_temp_path {dir}/s; server {{ listen unix:{public}; location / {{ proxy_pass http://unix:{name}; }} }} }}",
+            log = log.display(),
+            pid = pid.display(),
+            dir = dir.display(),
+            public = public.display(),
+        );
+        let conf = dir.join("nginx.conf");
+        fs::write(&conf, text).unwrap();
+        let child = std::process::Command::new("nginx").arg("-c").arg(&conf).arg("-e").arg(&log).spawn().unwrap();
+        while !http::listens(&public) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        play.stage.checks = vec![play.stage.check(Target::Unix(public.clone()))];
+        (Self(child), public)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        crate::tools::Process::of(self.0.id()).signal(Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn behind_nginx_no_visitor_notices_either() {
+    let gunicorn = crate::restart::gunicorn::tests::gunicorn().join("bin/gunicorn").to_string_lossy().into_owned();
+    let gunicorn =
+        [&gunicorn, "--workers=2", "--preload", "--backlog=1024", "--no-control-socket", "--bind=unix:{socket}", "app:application"];
+    for argv in [&UWSGI[..], &gunicorn[..]] {
+        let mut play = Play::new(argv);
+        let (_nginx, public) = Nginx::before(&mut play);
+        let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
+        play.switch(&a, None).unwrap();
+        let visitors = Visitors::come(&public);
+        for _ in 0..2 {
+            play.switch(&b, Some(&a)).unwrap();
+            play.switch(&a, Some(&b)).unwrap();
+        }
+        let (seen, silence) = visitors.go();
+        eprintln!("{}: {} visits in four handovers, longest silence {silence:?}", argv[0], seen.len());
+        all_answered(&seen);
+        assert!(play.stage.warnings().is_empty(), "{:?}", play.stage.warnings());
+    }
 }

@@ -31,7 +31,7 @@ impl Play {
         let log = fs::File::create(stage.path("log")).unwrap();
         let link = stage.path("app");
         let mut child = Program::new("/usr/bin/uwsgi")
-            .args(["--plugin", "python3", "--master", "--processes=2", "--listen=100", "--die-on-term", "--py-call-osafterfork"])
+            .args(["--plugin", "python3", "--master", "--processes=2", "--listen=1024", "--die-on-term", "--py-call-osafterfork"])
             .arg(format!("--http-socket={}", socket.display()))
             .arg(format!("--master-fifo={}", settings.fifo.display()))
             .arg(format!("--stats={}", stage.path("stats").display()))
