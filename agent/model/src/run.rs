@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!            Started            Done
-//!  Waiting ----------> Running ------> Done ----------.
+//!  Waiting ----------> Running ------> Done ----------.          (Idle: done, with nothing to take back)
 //!                         | Failed                     | (the run goes backward)
 //!                         | Stopped                    | UndoStarted
 //!                         v                            v             Undone
@@ -33,6 +33,8 @@ pub enum Mark {
     Exposed(usize),
     /// Step `i` is complete.
     Done(usize),
+    /// Step `i` found out that there was nothing to do, and left nothing that could be taken back.
+    Idle(usize),
     /// Step `i` failed.
     Failed(usize),
     /// The taking-back of step `i` is about to begin.
@@ -89,6 +91,7 @@ enum Place {
     Waiting,
     Running,
     Done,
+    Idle,
     Broken,
     Undoing,
     Undone,
@@ -155,11 +158,11 @@ impl Run {
                 }
                 self.exposed = true;
             }
-            Mark::Done(i) => {
+            Mark::Done(i) | Mark::Idle(i) => {
                 if place_of(self, i)? != Place::Running {
                     return Err(impossible);
                 }
-                self.places[i] = Place::Done;
+                self.places[i] = if mark == Mark::Done(i) { Place::Done } else { Place::Idle };
             }
             Mark::Failed(i) => {
                 if place_of(self, i)? != Place::Running {
@@ -248,7 +251,10 @@ impl Run {
     }
 
     fn all_that_matters_is_done(&self) -> bool {
-        self.natures.iter().zip(&self.places).all(|(nature, place)| nature.on_failure == OnFailure::Warn || *place == Place::Done)
+        self.natures
+            .iter()
+            .zip(&self.places)
+            .all(|(nature, place)| nature.on_failure == OnFailure::Warn || matches!(place, Place::Done | Place::Idle))
     }
 }
 

@@ -82,7 +82,8 @@ fn mark_of(what: &What, steps: &[&'static str]) -> Option<Mark> {
     Some(match what {
         What::StepStarted { step } => Mark::Started(place(step)?),
         What::Exposed { step } => Mark::Exposed(place(step)?),
-        What::StepDone { step, .. } => Mark::Done(place(step)?),
+        What::StepDone { step, nothing: None, .. } => Mark::Done(place(step)?),
+        What::StepDone { step, nothing: Some(_), .. } => Mark::Idle(place(step)?),
         What::StepFailed { step, .. } => Mark::Failed(place(step)?),
         What::UndoStarted { step } => Mark::UndoStarted(place(step)?),
         What::Undone { step, .. } => Mark::Undone(place(step)?),

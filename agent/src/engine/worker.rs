@@ -1,6 +1,7 @@
 //! The loop: one thread an app asks the model what next, writes the answer down, does it, and writes how it went. Forward, backward and after a
 //! crash it is this loop.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use super::telling::Telling;
 use super::{AppEngine, previous};
 use crate::settings::{App, When, read_secrets};
 use crate::site::SiteLock;
-use crate::steps::{Cx, Did, Failure, PIPELINE, Target, Teller, chain, named};
+use crate::steps::{Cx, Did, Failure, PIPELINE, Steadiness, Target, Teller, chain, named};
 use crate::tools::{Cancel, end_marked};
 
 /// What the worker of an app owns: the proof that the root is ours, and the word that there is something to do.
@@ -117,6 +118,8 @@ impl Worker {
             begun: now,
             step: "",
             deadline: now,
+            exposed: false,
+            steadiness: Cell::new(Steadiness::Unseen),
             inspection: None,
             dump: None,
         }
@@ -284,8 +287,9 @@ fn drive(
                             Did::It => None,
                             Did::Nothing(why) => Some(why),
                         };
+                        let mark = if nothing.is_some() { Mark::Idle(i) } else { Mark::Done(i) };
                         telling.mark(What::StepDone { step: step.to_owned(), ms: ms(since), nothing })?;
-                        note_mark(run, Mark::Done(i));
+                        note_mark(run, mark);
                     }
                     Err(Failure { reason, hint, tail }) => {
                         if cx.cancel.asked() && !run.is_exposed() {
@@ -303,7 +307,7 @@ fn drive(
                 let since = Instant::now();
                 // What takes back is not itself cancelled.
                 let calm = Cancel::default();
-                let mut back = Cx { cancel: &calm, ..take(cx) };
+                let mut back = Cx { cancel: &calm, exposed: run.is_exposed(), ..take(cx) };
                 back.at(step);
                 let undone = named(step).map_or(Ok(()), |known| known.undo(&mut back));
                 let Cx { inspection, .. } = back;
@@ -337,6 +341,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         former: cx.former.clone(),
         before_former: cx.before_former.clone(),
         target: cx.target.clone(),
+        steadiness: Cell::new(Steadiness::Unseen),
         inspection: cx.inspection.take(),
         dump: cx.dump.clone(),
         ..*cx

@@ -1,5 +1,6 @@
 //! What a step is given: the app, its root, what the run has found out so far, and a way to be heard.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,10 @@ pub(crate) struct Cx<'a> {
     pub step: &'static str,
     /// When the step must have ended.
     pub deadline: Instant,
+    /// Whether visitors may have met what the run did.
+    pub exposed: bool,
+    /// How long checks must go on passing.
+    pub steadiness: Cell<Steadiness>,
     /// What Django said of the release.
     pub inspection: Option<Inspection>,
     /// The dump that was taken.
@@ -175,6 +180,10 @@ impl Cx<'_> {
     pub(crate) fn scene<T>(&self, act: impl FnOnce(&Scene<'_>) -> T) -> T {
         let env = self.release_env();
         let (link, instances) = (self.site.link(), self.site.instances());
+        let mut checks = self.app.checks.clone();
+        if self.steadiness.get() == Steadiness::Seen {
+            checks.iter_mut().for_each(|check| check.stable_for = check.stable_for.min(SEEN_FOR));
+        }
         let note = |text: &str| self.note(text);
         let warn = |text: &str| self.warn(text);
         self.watched(|watch| {
@@ -183,7 +192,7 @@ impl Cx<'_> {
                 link: &link,
                 instances: &instances,
                 env: &env,
-                checks: &self.app.checks,
+                checks: &checks,
                 workers: &self.app.workers,
                 watch,
                 note: &note,
@@ -229,6 +238,18 @@ impl Cx<'_> {
     pub(crate) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
+}
+
+/// How long checks go on passing for a release that was watched before.
+const SEEN_FOR: Duration = Duration::from_millis(300);
+
+/// How long checks must go on passing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Steadiness {
+    /// As long as they are set to: nobody has seen this release serve.
+    Unseen,
+    /// For a moment: it was watched for the whole time before, in this run or in the one that made it live.
+    Seen,
 }
 
 /// Whether an answer that was given before will do.

@@ -21,7 +21,7 @@ use agent_model::request::Act;
 use crate::settings::App;
 
 pub(crate) use check::is_migration;
-pub(crate) use cx::{Cx, Target, Teller};
+pub(crate) use cx::{Cx, Steadiness, Target, Teller};
 pub(crate) use failure::{Failure, chain};
 
 /// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.

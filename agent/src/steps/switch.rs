@@ -5,7 +5,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
-use super::{Cx, Did, Failure, Step, TAKEN_BACK};
+use super::{Cx, Did, Failure, Steadiness, Step, TAKEN_BACK};
 use crate::restart::{Proof, Restart};
 use crate::settings::App;
 use crate::site::{Migrated, Served};
@@ -32,11 +32,18 @@ impl Step for Switch {
         cx.site.manifest(&release)?;
         warn_of_newer_migrations(cx, &release)?;
         load_before_what_cannot_hand_over(cx)?;
+        if cx.site.fact::<Served>(&release)?.is_some() {
+            cx.steadiness.set(Steadiness::Seen);
+        }
         cx.serving(&release, |new| {
             let mut prepared = cx.scene(|scene| cx.app.restart.prepare(scene, new))?;
             cx.teller.expose(self.name())?;
             cx.site.swap(&release, cx.lock)?;
             cx.scene(|scene| cx.app.restart.act(scene, new, &mut prepared))?;
+            if matches!(cx.app.restart, Restart::Handover(_)) {
+                // The instance was watched for the whole time before anybody could meet it.
+                cx.steadiness.set(Steadiness::Seen);
+            }
             let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
             tell(cx, &proof);
             if cx.site.fact::<Served>(&release)?.is_none() {
@@ -61,9 +68,12 @@ impl Step for Switch {
                 None => cx.site.unlink(cx.lock)?,
             }
         }
-        if !cx.site.release_dir(release).is_dir() {
+        // In place nothing was touched before the swap; an instance of handover's may run.
+        let untouched = !cx.exposed && !matches!(cx.app.restart, Restart::Handover(_));
+        if untouched || !cx.site.release_dir(release).is_dir() {
             return Ok(());
         }
+        cx.steadiness.set(Steadiness::Seen);
         cx.serving(release, |failed| match &cx.former {
             Some(former) => cx.serving(former, |former| Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, Some(former)))?)),
             None => Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, None))?),

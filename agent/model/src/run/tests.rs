@@ -19,6 +19,8 @@ struct Trouble {
     fails: Option<usize>,
     /// This step exposes the run (if it gets so far).
     exposes: Option<usize>,
+    /// This step finds out that there is nothing to do.
+    idle: Option<usize>,
     /// The taking-back of this step fails.
     undo_fails: Option<usize>,
     /// The agent dies at this point: after the mark, before its effect (even) or after its effect (odd).
@@ -108,11 +110,15 @@ fn live_once(
                     marks.push(Mark::Exposed(i));
                     world.visitors_met = true;
                 }
-                world.effects[i] = true;
+                world.effects[i] = trouble.idle != Some(i);
                 if dies(point) {
                     return None;
                 }
-                let end = if trouble.fails == Some(i) { Mark::Failed(i) } else { Mark::Done(i) };
+                let end = match (trouble.fails == Some(i), trouble.idle == Some(i)) {
+                    (true, _) => Mark::Failed(i),
+                    (false, true) => Mark::Idle(i),
+                    (false, false) => Mark::Done(i),
+                };
                 write(run, marks, end);
             }
             Next::Undo(i) => {
@@ -149,7 +155,7 @@ fn check(natures: &[Nature], trouble: Trouble, history: &History) {
     let mut run = replay(Aim::Serve, natures, &history.marks);
     assert!(run.record(Mark::Stopped).is_err(), "an ended run takes no more marks: {told}");
 
-    let done = |i: usize| history.marks.contains(&Mark::Done(i));
+    let done = |i: usize| history.marks.contains(&Mark::Done(i)) || history.marks.contains(&Mark::Idle(i));
     let matters = |i: usize| natures[i].on_failure == OnFailure::Unwind;
     match history.outcome {
         Outcome::Live => {
@@ -200,10 +206,12 @@ fn every_history_of_every_short_plan_ends_in_agreement_with_the_world() {
     let mut histories = 0_u64;
     every_plan(|natures| {
         let steps = natures.len();
+        // A step either exposes the run or has nothing to do; one such step a history.
+        let quirks = nothing_or(0..steps).map(|exposes| (exposes, None)).chain((0..steps).map(|idle| (None, Some(idle))));
         for fails in nothing_or(0..steps) {
-            for exposes in nothing_or(0..steps) {
+            for (exposes, idle) in quirks.clone() {
                 for undo_fails in nothing_or(0..steps) {
-                    let calm = Trouble { fails, exposes, undo_fails, ..Trouble::default() };
+                    let calm = Trouble { fails, exposes, idle, undo_fails, ..Trouble::default() };
                     let points = play(natures, calm).points;
                     // Each crash point alone, each cancel point alone, and each pair of the two; the later of two crashes is met on the way back.
                     for dies_at in nothing_or(0..points + 2) {
