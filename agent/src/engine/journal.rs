@@ -210,12 +210,8 @@ impl Journal {
         admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
     ) -> Result<Taken, JournalError> {
         self.write(|tx| {
-            let before: Option<(u64, String)> = tx
-                .prepare_cached("SELECT run, form FROM run WHERE nonce = ?")?
-                .query_row([asked.nonce], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            if let Some((run, form)) = before {
-                return Ok(if form == asked.form { Taken::Before(RunId(run)) } else { Taken::NonceReused });
+            if let Some(before) = before(tx, asked.nonce, asked.form)? {
+                return Ok(before);
             }
             let standing = standing(tx, asked.app)?;
             let ahead = standing.waiting.last().map(|(run, _)| *run).or(standing.running);
@@ -256,6 +252,11 @@ impl Journal {
             }
             Ok(Taken::New(run))
         })
+    }
+
+    /// What became of a nonce: nothing yet, or the same request's run, or another's.
+    pub(crate) fn asked_before(&self, nonce: &str, form: &str) -> Result<Option<Taken>, JournalError> {
+        Ok(before(&locked(&self.reader), nonce, form)?)
     }
 
     /// Appends marks; they are on disk when this returns.
@@ -405,6 +406,12 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
 
 fn moment(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or_default()
+}
+
+fn before(connection: &Connection, nonce: &str, form: &str) -> Result<Option<Taken>, rusqlite::Error> {
+    let mut query = connection.prepare_cached("SELECT run, form FROM run WHERE nonce = ?")?;
+    let found: Option<(u64, String)> = query.query_row([nonce], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    Ok(found.map(|(run, taken)| if taken == form { Taken::Before(RunId(run)) } else { Taken::NonceReused }))
 }
 
 fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalError> {

@@ -144,7 +144,14 @@ impl AppEngine {
 
     /// Takes a request: from here on it has a number, and will end.
     pub(crate) fn take(&self, authorised: &Authorised, request: &Request, form: &Form, text: &str) -> Result<Accepted, NotTaken> {
-        self.refuse_what_cannot_be_meant(&request.act)?;
+        if let Err(refused) = self.refuse_what_cannot_be_meant(&request.act) {
+            // What was taken once keeps its answer, though it could not be asked anew: the run to cancel is over, the release to activate is pruned.
+            return match self.journal.asked_before(&form.nonce, text)? {
+                Some(Taken::Before(run)) => Ok(Accepted::Before(run)),
+                Some(Taken::NonceReused) => Err(NotTaken::NonceReused),
+                _ => Err(refused),
+            };
+        }
         let of = form
             .revision
             .clone()
