@@ -57,3 +57,28 @@ fn the_same_bytes_again_are_the_same_run_even_when_they_could_not_be_asked_anew(
     let other = ask(&bench, "pin", "pin-the-first-one", &json!({ "release": "previous" }));
     assert_eq!((other.status, parsed(&other)["code"].as_str().unwrap()), (409, "nonce_reused"));
 }
+
+#[test]
+fn whoever_has_read_to_the_end_is_told_so_and_not_kept_waiting() {
+    let (bench, _) = plain("read to the end");
+    let run = ask_and_follow(&bench, "release", "release-number-one", &json!({ "ref": "main" }));
+    let events = bench.events(run);
+    let last = events.len();
+    let follow = |after: usize, headers: &[(&str, &str)]| {
+        request(&bench.control(), "GET", &format!("/v1/runs/{run}/events?after={after}"), headers, "").unwrap()
+    };
+
+    let rest = follow(last - 2, &[]);
+    assert_eq!((rest.status, rest.header("content-type")), (200, Some("application/x-ndjson")));
+    assert_eq!(rest.body.lines().count(), 2);
+    let sse = follow(0, &[("Accept", "text/event-stream"), ("Last-Event-ID", &(last - 1).to_string())]);
+    assert_eq!((sse.status, sse.header("content-type")), (200, Some("text/event-stream")));
+    let line = sse.body.strip_prefix(&format!("id: {last}\ndata: ")).expect("the header goes before the query").trim_end();
+    assert_eq!(serde_json::from_str::<Value>(line).unwrap(), events[last - 1]);
+
+    for (after, headers) in [(last, vec![]), (last + 1000, vec![]), (0, vec![("Accept", "text/event-stream"), ("Last-Event-ID", "100000")])]
+    {
+        let nothing = follow(after, &headers);
+        assert_eq!((nothing.status, nothing.body.as_str()), (204, ""), "{headers:?}");
+    }
+}

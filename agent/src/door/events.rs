@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::stopped;
-use crate::engine::journal::Journal;
+use crate::engine::journal::{Journal, JournalError};
 use crate::steps::chain;
 
 /// How many events are read at a time.
@@ -47,9 +47,13 @@ async fn feed(
     loop {
         bell.mark_unchanged();
         let reading = journal.clone();
-        let page = tokio::task::spawn_blocking(move || reading.events(run, after, PAGE)).await;
-        let events = match page {
-            Ok(Ok(events)) => events,
+        // Whether it is over is asked first: then what is read afterwards is all that there will ever be.
+        let page = tokio::task::spawn_blocking(move || {
+            let over = reading.run(run)?.is_none_or(|run| run.ended.is_some());
+            Ok::<_, JournalError>((over, reading.events(run, after, PAGE)?))
+        });
+        let (over, events) = match page.await {
+            Ok(Ok(page)) => page,
             Ok(Err(err)) => return tracing::error!(run = run.0, "events cannot be read: {}", chain(&err)),
             Err(err) => return tracing::error!(run = run.0, "events cannot be read: {err}"),
         };
@@ -61,6 +65,9 @@ async fn feed(
                 return;
             }
             continue;
+        }
+        if over {
+            return;
         }
         let comment = match shape {
             Shape::Lines => None,

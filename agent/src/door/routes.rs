@@ -247,7 +247,17 @@ async fn run_events(
         (events::Shape::Lines, EVENTS_TYPE)
     };
     let asking = shared.clone();
-    let (run, _) = blocking(move || readable(&asking, &caller, &run)).await?;
+    let (run, nothing_more) = blocking(move || {
+        let (run, known) = readable(&asking, &caller, &run)?;
+        let journal = asking.house.engines.journal();
+        let nothing_more = known.ended.is_some() && journal.events(run, after, 1).map_err(NotTaken::from)?.is_empty();
+        Ok((run, nothing_more))
+    })
+    .await?;
+    if nothing_more {
+        // To an EventSource, which comes back after every end, this says not to (WHATWG HTML, "Server-sent events").
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let body = events::body(shared.house.engines.journal().clone(), run, after, shape, shared.stop.clone());
     Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body).into_response())
 }
