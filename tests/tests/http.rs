@@ -82,3 +82,27 @@ fn whoever_has_read_to_the_end_is_told_so_and_not_kept_waiting() {
         assert_eq!((nothing.status, nothing.body.as_str()), (204, ""), "{headers:?}");
     }
 }
+
+/// Asked through a program that runs as another user, where the tests may do that.
+#[test]
+fn whoever_may_read_no_app_learns_of_none() {
+    let (bench, _) = plain("no grant");
+    assert!(bench.ask("/metrics").body.contains("release_agent_running{app=\"site\"} 0"), "its own user sees all");
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not root: nobody else can be asked for");
+        return;
+    }
+    bench.stop();
+    bench.agent_settings("socket_group = \"nogroup\"\n").start();
+    fs::set_permissions(bench.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let as_a_stranger = |path: &str| {
+        let mut command = bench.command("setpriv");
+        command.args(["--reuid=daemon", "--regid=nogroup", "--clear-groups", "curl", "--silent", "--unix-socket"]);
+        command.arg(bench.path("run/control.sock")).arg(format!("http://localhost{path}"));
+        bench.begin(command).finish(std::time::Duration::from_secs(60)).expect(0)
+    };
+    assert!(!as_a_stranger("/metrics").stdout.contains("site"));
+    assert_eq!(as_a_stranger("/v1/apps").json()["apps"], json!([]));
+    assert_eq!(as_a_stranger("/v1/apps/site").json()["code"], "not_allowed");
+    assert_eq!(as_a_stranger("/v1/apps/other").json()["code"], "not_allowed", "the same as of one that is there");
+}

@@ -1,5 +1,7 @@
 //! The addresses, and what each is answered. [`table`] is the list that the OpenAPI document is held against.
 
+use std::sync::Arc;
+
 use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
 use agent_model::request::{Authorised, Caller, Request, Right, authorise};
 use agent_wire::form::Form;
@@ -68,7 +70,7 @@ async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + 
 
 impl Shared {
     /// The engine of an app, for a caller who has a right to it. Whoever has none learns nothing of which apps there are.
-    fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(std::sync::Arc<AppEngine>, Authorised), Refused> {
+    fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
         let name: AppName = app.parse()?;
         let authorised = authorise(caller.clone(), right, &name, &self.house.settings.settings().agent.grants)?;
         let engine = self.house.engines.get(&name).ok_or(NotTaken::NoApp(name))?;
@@ -77,6 +79,11 @@ impl Shared {
 
     fn may_read(&self, caller: &Caller, app: &str) -> bool {
         self.enter(caller, app, Right::Read).is_ok()
+    }
+
+    /// The engines of the apps that the caller may read.
+    fn readable(&self, caller: &Caller) -> Vec<Arc<AppEngine>> {
+        self.house.engines.all().into_iter().filter(|engine| self.may_read(caller, engine.name().as_str())).collect()
     }
 }
 
@@ -107,8 +114,7 @@ async fn take(
 
 async fn apps(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Json<view::Apps>, Refused> {
     blocking(move || {
-        let engines = shared.house.engines.all().into_iter().filter(|engine| shared.may_read(&caller, engine.name().as_str()));
-        let apps = engines.map(|engine| engine.status()).collect::<Result<_, _>>()?;
+        let apps = shared.readable(&caller).into_iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
         let complaints = shared.house.settings.complaints().iter().map(ToString::to_string).collect();
         Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.house.engines.draining(), apps, complaints }))
     })
@@ -274,7 +280,7 @@ async fn doctor(
 ) -> Result<Json<view::Doctor>, Refused> {
     let engines = match &query.app {
         Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
-        None => shared.house.engines.all().into_iter().filter(|engine| shared.may_read(&caller, engine.name().as_str())).collect(),
+        None => shared.readable(&caller),
     };
     blocking(move || {
         let mut findings: Vec<view::Finding> = shared
@@ -297,9 +303,9 @@ async fn doctor(
     .await
 }
 
-async fn metrics_text(State(shared): State<Shared>) -> Result<Response, Refused> {
+async fn metrics_text(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Response, Refused> {
     blocking(move || {
-        let text = metrics::text(&shared.house.engines)?;
+        let text = metrics::text(&shared.readable(&caller))?;
         Ok(([(header::CONTENT_TYPE, metrics::TYPE)], text).into_response())
     })
     .await

@@ -1,5 +1,6 @@
 //! Metrics for Prometheus, in OpenMetrics text: read from the journal and the roots when they are asked for, and never read back.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::engine::{Engines, NotTaken};
+use crate::engine::{AppEngine, NotTaken};
 
 /// The media type (OpenMetrics 1.0).
 pub(crate) const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,8 +33,8 @@ struct OfLive {
     commit: String,
 }
 
-/// The text.
-pub(crate) fn text(engines: &Engines) -> Result<String, NotTaken> {
+/// The text about these apps.
+pub(crate) fn text(engines: &[Arc<AppEngine>]) -> Result<String, NotTaken> {
     let mut registry = Registry::with_prefix("release_agent");
     let runs: Family<OfOutcome, Counter> = Family::default();
     let running: Family<OfApp, Gauge> = Family::default();
@@ -49,7 +50,7 @@ pub(crate) fn text(engines: &Engines) -> Result<String, NotTaken> {
     registry.register("stuck", "Whether a run ended stuck and nobody has gone on from there", stuck.clone());
     registry.register("disk_free_bytes", "Bytes free on the file system of the root", disk_free.clone());
     registry.register("live_info", "The live release", live.clone());
-    for engine in engines.all() {
+    for engine in engines {
         let status = engine.status()?;
         let of_app = OfApp { app: status.name.clone() };
         for (outcome, count) in engine.outcomes()? {
