@@ -106,3 +106,31 @@ fn whoever_may_read_no_app_learns_of_none() {
     assert_eq!(as_a_stranger("/v1/apps/site").json()["code"], "not_allowed");
     assert_eq!(as_a_stranger("/v1/apps/other").json()["code"], "not_allowed", "the same as of one that is there");
 }
+
+#[test]
+fn whatever_cannot_be_understood_is_answered_with_a_problem() {
+    let (bench, _) = plain("not understood");
+    let long = format!(r#"{{"v":1,"why":"{}"}}"#, "x".repeat(20_000));
+    for (method, path, body, status, code, says) in [
+        ("GET", "/v1/apps/%ff", "", 400, "malformed", "the address cannot be understood: Invalid UTF-8 in `app`"),
+        ("GET", "/v1/apps/Site", "", 400, "malformed", "Site"),
+        ("GET", "/v1/apps/site/plan", "", 400, "malformed", "the query cannot be understood: missing field `ref`"),
+        ("GET", "/v1/runs?app=site&ap=site", "", 400, "malformed", "unknown field `ap`, expected one of `app`, `after`, `limit`"),
+        ("GET", "/v1/doctor?app=a&app=b", "", 400, "malformed", "duplicate field `app`"),
+        ("GET", "/v1/runs/none", "", 400, "malformed", "none"),
+        ("GET", "/v1/runs/1", "", 404, "no_run", "1"),
+        ("GET", "/v1/apps/site/releases/live", "", 404, "no_release", "live"),
+        ("GET", "/v2", "", 404, "not_found", "nothing at this address"),
+        ("DELETE", "/v1/apps", "", 405, "wrong_method", "not asked in this way"),
+        ("POST", "/v1/requests", "{}", 400, "malformed", "missing field `v`"),
+        ("POST", "/v1/requests", &long, 413, "too_large", "16384 bytes"),
+    ] {
+        let answer = request(&bench.control(), method, path, &[("Content-Type", "Application/JSON; charset=utf-8")], body).unwrap();
+        assert_eq!((answer.status, answer.header("content-type")), (status, Some("application/problem+json")), "{path}: {}", answer.body);
+        let problem = parsed(&answer);
+        assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{path}");
+        assert!(problem["detail"].as_str().unwrap().contains(says), "{path}: {}", answer.body);
+    }
+    let text = request(&bench.control(), "POST", "/v1/requests", &[("Content-Type", "text/plain")], "{}").unwrap();
+    assert_eq!((text.status, &parsed(&text)["code"]), (415, &json!("wrong_type")));
+}

@@ -1,5 +1,7 @@
 //! The only place that turns errors into HTTP. What is internal goes to the log, not to the client.
 
+use std::time::Duration;
+
 use agent_model::names::{BadName, ReleaseName};
 use agent_model::request::Refusal;
 use agent_wire::form::BadForm;
@@ -22,6 +24,18 @@ impl Refused {
     /// The request cannot be understood.
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", detail, None)
+    }
+
+    /// A part of the request is not what it should be. The framework puts words of its own before a colon.
+    pub(super) fn misread(part: &str, why: &str) -> Self {
+        let why = why.split_once(": ").map_or(why, |(_, why)| why);
+        Self::malformed(format!("the {part} cannot be understood: {why}"))
+    }
+
+    /// The live release is asked for, and there is none.
+    pub(super) fn nothing_live() -> Self {
+        let hint = "agentctl release makes one".to_owned();
+        Self::new(StatusCode::NOT_FOUND, "no_release", "no release is live", Some(hint))
     }
 
     /// There is nothing at this address.
@@ -53,6 +67,12 @@ impl Refused {
             format!("a request has at most {} bytes", agent_wire::MOST_REQUEST_BYTES),
             None,
         )
+    }
+
+    /// The body does not come.
+    pub(super) fn too_slow(limit: Duration) -> Self {
+        let detail = format!("the body of the request did not come within {} s", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail, None)
     }
 
     /// Something of the agent's own failed.

@@ -1,6 +1,7 @@
 //! The addresses, and what each is answered. [`table`] is the list that the OpenAPI document is held against.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
 use agent_model::request::{Authorised, Caller, Request, Right, authorise};
@@ -8,12 +9,15 @@ use agent_wire::form::Form;
 use agent_wire::view;
 use agent_wire::{EVENTS_TYPE, MOST_REQUEST_BYTES, REQUEST_TYPE};
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::answer::Refused;
@@ -23,6 +27,9 @@ use crate::report::metrics;
 
 /// The contract, as `GET /openapi.json` gives it.
 const OPENAPI: &str = include_str!("openapi.json");
+
+/// How long a client may take to send the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 struct Shared {
@@ -63,6 +70,28 @@ pub(super) fn router(house: House, stop: watch::Receiver<bool>) -> Router {
         .with_state(Shared { house, stop })
 }
 
+/// What the address names. A part that is no text is answered like everything else that cannot be understood.
+struct Named<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = Refused;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let Path(named) = Path::from_request_parts(parts, state).await.map_err(|err| Refused::misread("address", &err.body_text()))?;
+        Ok(Self(named))
+    }
+}
+
+/// What the query asks for; a word that is not known is refused, as it is everywhere.
+struct Asked<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Refused;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let Query(asked) = Query::from_request_parts(parts, state).await.map_err(|err| Refused::misread("query", &err.body_text()))?;
+        Ok(Self(asked))
+    }
+}
+
 /// Does what may wait for the disk, a program or a lock, away from the threads that serve.
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
     tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
@@ -95,10 +124,10 @@ async fn take(
 ) -> Result<Response, Refused> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    if kind != REQUEST_TYPE && kind != "application/json" {
+    if ![REQUEST_TYPE, "application/json"].iter().any(|known| known.eq_ignore_ascii_case(kind)) {
         return Err(Refused::wrong_type());
     }
-    let body: Bytes = axum::body::to_bytes(body, MOST_REQUEST_BYTES).await.map_err(|_| Refused::too_large())?;
+    let body = whole(body).await?;
     let text = std::str::from_utf8(&body).map_err(|_| Refused::malformed("the request is not UTF-8"))?.to_owned();
     let form: Form = serde_json::from_str(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
     let request = Request::try_from(&form)?;
@@ -110,6 +139,17 @@ async fn take(
     };
     let events = format!("/v1/runs/{run}/events");
     Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events })).into_response())
+}
+
+/// The whole body, which must be small and come in time.
+async fn whole(body: Body) -> Result<Bytes, Refused> {
+    let read = Limited::new(body, MOST_REQUEST_BYTES).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(err)) if err.is::<LengthLimitError>() => Err(Refused::too_large()),
+        Ok(Err(err)) => Err(Refused::malformed(format!("the body cannot be read: {err}"))),
+        Err(_) => Err(Refused::too_slow(BODY_TIMEOUT)),
+    }
 }
 
 async fn apps(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Json<view::Apps>, Refused> {
@@ -124,7 +164,7 @@ async fn apps(State(shared): State<Shared>, Extension(caller): Extension<Caller>
 async fn app(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(app): Path<String>,
+    Named(app): Named<String>,
 ) -> Result<Json<view::App>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.status()?))).await
@@ -133,7 +173,7 @@ async fn app(
 async fn releases(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(app): Path<String>,
+    Named(app): Named<String>,
 ) -> Result<Json<view::Releases>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.releases()?))).await
@@ -142,12 +182,12 @@ async fn releases(
 async fn release(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((app, selector)): Path<(String, String)>,
+    Named((app, selector)): Named<(String, String)>,
 ) -> Result<Json<view::ReleaseDetail>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || {
         let release = if selector == "live" {
-            let live = engine.status()?.live.ok_or_else(|| Refused::not_found("no release is live"))?;
+            let live = engine.status()?.live.ok_or_else(|| Refused::nothing_live())?;
             live.name.parse()?
         } else {
             engine.find(&selector.parse::<ReleaseSelector>()?)?
@@ -158,6 +198,7 @@ async fn release(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PlanQuery {
     #[serde(rename = "ref")]
     revision: String,
@@ -166,11 +207,10 @@ struct PlanQuery {
 async fn plan(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(app): Path<String>,
-    query: Result<Query<PlanQuery>, axum::extract::rejection::QueryRejection>,
+    Named(app): Named<String>,
+    Asked(query): Asked<PlanQuery>,
 ) -> Result<Json<view::Plan>, Refused> {
     let (engine, authorised) = shared.enter(&caller, &app, Right::Plan)?;
-    let Query(query) = query.map_err(|_| Refused::malformed("say which commit: ?ref=REF"))?;
     let revision: Revision = query.revision.parse()?;
     blocking(move || Ok(Json(engine.plan(&authorised, &revision)?))).await
 }
@@ -178,13 +218,14 @@ async fn plan(
 async fn prunable(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(app): Path<String>,
+    Named(app): Named<String>,
 ) -> Result<Json<view::Releases>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.prunable()?))).await
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RunsQuery {
     app: Option<String>,
     #[serde(default)]
@@ -200,9 +241,8 @@ fn fifty() -> u32 {
 async fn runs(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    query: Result<Query<RunsQuery>, axum::extract::rejection::QueryRejection>,
+    Asked(query): Asked<RunsQuery>,
 ) -> Result<Json<view::Runs>, Refused> {
-    let Query(query) = query.map_err(|_| Refused::malformed("the query is app=APP, after=NUMBER, limit=NUMBER; all may be left out"))?;
     let app = match &query.app {
         Some(app) => Some(shared.enter(&caller, app, Right::Read)?.0.name().clone()),
         None => None,
@@ -226,12 +266,13 @@ fn readable(shared: &Shared, caller: &Caller, run: &str) -> Result<(RunId, view:
 async fn run(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(run): Path<String>,
+    Named(run): Named<String>,
 ) -> Result<Json<view::Run>, Refused> {
     blocking(move || readable(&shared, &caller, &run).map(|(_, run)| Json(run))).await
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EventsQuery {
     after: Option<u64>,
 }
@@ -239,11 +280,10 @@ struct EventsQuery {
 async fn run_events(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(run): Path<String>,
-    query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
+    Named(run): Named<String>,
+    Asked(query): Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let Query(query) = query.map_err(|_| Refused::malformed("the query is after=NUMBER"))?;
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     // The standard's own cursor goes first: a browser that reconnects repeats the address as it was.
     let after = text("last-event-id").and_then(|id| id.parse().ok()).or(query.after).unwrap_or(0);
@@ -269,6 +309,7 @@ async fn run_events(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct DoctorQuery {
     app: Option<String>,
 }
@@ -276,7 +317,7 @@ struct DoctorQuery {
 async fn doctor(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Query(query): Query<DoctorQuery>,
+    Asked(query): Asked<DoctorQuery>,
 ) -> Result<Json<view::Doctor>, Refused> {
     let engines = match &query.app {
         Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
