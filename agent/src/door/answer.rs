@@ -12,18 +12,120 @@ use axum::response::{IntoResponse, Response};
 use crate::engine::NotTaken;
 use crate::steps::chain;
 
+/// The stable words of problems, each with the status that goes with it. The OpenAPI document names every one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    /// The request cannot be understood.
+    Malformed,
+    /// No grant allows it.
+    NotAllowed,
+    /// There is nothing at this address.
+    NotFound,
+    /// There is no such app.
+    NoApp,
+    /// There is no such run, or the caller may not read its app.
+    NoRun,
+    /// There is no such release.
+    NoRelease,
+    /// The address is asked in another way.
+    WrongMethod,
+    /// The body did not come in time.
+    TooSlow,
+    /// A run is under way, and the app's setting is not to wait.
+    Busy,
+    /// A run ended stuck; only an activate is taken.
+    Stuck,
+    /// The run is over.
+    Over,
+    /// The run has switched, and can no longer be cancelled.
+    TooLate,
+    /// Several releases fit.
+    Ambiguous,
+    /// The nonce was used for another request.
+    NonceReused,
+    /// Another release is live than the caller believed.
+    Stale,
+    /// The body is too large.
+    TooLarge,
+    /// The body is of another type than a request.
+    WrongType,
+    /// git cannot say what was asked.
+    Repository,
+    /// The app is locked.
+    Locked,
+    /// Too many runs wait.
+    QueueFull,
+    /// Something of the agent's own failed.
+    Internal,
+    /// The app's root cannot be used; the hint says why.
+    Root,
+    /// The agent is about to stop.
+    Draining,
+}
+
+impl Code {
+    /// The word.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NotAllowed => "not_allowed",
+            Self::NotFound => "not_found",
+            Self::NoApp => "no_app",
+            Self::NoRun => "no_run",
+            Self::NoRelease => "no_release",
+            Self::WrongMethod => "wrong_method",
+            Self::TooSlow => "too_slow",
+            Self::Busy => "busy",
+            Self::Stuck => "stuck",
+            Self::Over => "over",
+            Self::TooLate => "too_late",
+            Self::Ambiguous => "ambiguous",
+            Self::NonceReused => "nonce_reused",
+            Self::Stale => "stale",
+            Self::TooLarge => "too_large",
+            Self::WrongType => "wrong_type",
+            Self::Repository => "repository",
+            Self::Locked => "locked",
+            Self::QueueFull => "queue_full",
+            Self::Internal => "internal",
+            Self::Root => "root",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// The status.
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::NotAllowed => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::NoApp | Self::NoRun | Self::NoRelease => StatusCode::NOT_FOUND,
+            Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy | Self::Stuck | Self::Over | Self::TooLate | Self::Ambiguous | Self::NonceReused => StatusCode::CONFLICT,
+            Self::Stale => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Repository => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Locked => StatusCode::LOCKED,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
 /// An answer that is not a success.
 #[derive(Debug)]
 pub(super) struct Refused(pub Problem);
 
 impl Refused {
-    fn new(status: StatusCode, code: &str, detail: impl Into<String>, hint: Option<String>) -> Self {
-        Self(Problem { status: status.as_u16(), code: code.to_owned(), detail: detail.into(), hint })
+    fn new(code: Code, detail: impl Into<String>, hint: Option<String>) -> Self {
+        Self(Problem { status: code.status().as_u16(), code: code.word().to_owned(), detail: detail.into(), hint })
     }
 
     /// The request cannot be understood.
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", detail, None)
+        Self::new(Code::Malformed, detail, None)
     }
 
     /// A part of the request is not what it should be. The framework puts words of its own before a colon.
@@ -35,51 +137,41 @@ impl Refused {
     /// The live release is asked for, and there is none.
     pub(super) fn nothing_live() -> Self {
         let hint = "agentctl release makes one".to_owned();
-        Self::new(StatusCode::NOT_FOUND, "no_release", "no release is live", Some(hint))
+        Self::new(Code::NoRelease, "no release is live", Some(hint))
     }
 
     /// There is nothing at this address.
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", detail, None)
+        Self::new(Code::NotFound, detail, None)
     }
 
     /// The address is right, and the method is not.
     pub(super) fn wrong_method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "wrong_method",
-            "this address is not asked in this way",
-            Some("GET /openapi.json tells how".to_owned()),
-        )
+        Self::new(Code::WrongMethod, "this address is not asked in this way", Some("GET /openapi.json tells how".to_owned()))
     }
 
     /// The body has another type than a request.
     pub(super) fn wrong_type() -> Self {
         let hint = format!("send Content-Type: {} or application/json", agent_wire::REQUEST_TYPE);
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_type", "the body is not of the type of a request", Some(hint))
+        Self::new(Code::WrongType, "the body is not of the type of a request", Some(hint))
     }
 
     /// The body is too large.
     pub(super) fn too_large() -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            format!("a request has at most {} bytes", agent_wire::MOST_REQUEST_BYTES),
-            None,
-        )
+        Self::new(Code::TooLarge, format!("a request has at most {} bytes", agent_wire::MOST_REQUEST_BYTES), None)
     }
 
     /// The body does not come.
     pub(super) fn too_slow(limit: Duration) -> Self {
         let detail = format!("the body of the request did not come within {} s", limit.as_secs());
-        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail, None)
+        Self::new(Code::TooSlow, detail, None)
     }
 
     /// Something of the agent's own failed.
     pub(super) fn internal(err: &dyn std::error::Error) -> Self {
         tracing::error!("a request failed: {}", chain(err));
         let hint = "the agent's own log says more: journalctl -u release-agent".to_owned();
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the agent could not do this", Some(hint))
+        Self::new(Code::Internal, "the agent could not do this", Some(hint))
     }
 }
 
@@ -106,25 +198,23 @@ impl From<BadName> for Refused {
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
-        let (status, code, hint) = match refusal {
+        let (code, hint) = match refusal {
             Refusal::NotAllowed { right, app, .. } => {
                 let hint = format!(
                     "an operator can add it to agent.toml: [[grant]] to = \"unix-user:NAME\", apps = [\"{app}\"], actions = [\"{right}\"]"
                 );
-                (StatusCode::FORBIDDEN, "not_allowed", Some(hint))
+                (Code::NotAllowed, Some(hint))
             }
-            Refusal::Locked(_) => (StatusCode::LOCKED, "locked", Some("agentctl unlock ends it, for those who may".to_owned())),
-            Refusal::Busy(run) => (StatusCode::CONFLICT, "busy", Some(format!("follow it: agentctl logs -f {run}"))),
-            Refusal::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue_full", Some("agentctl status shows what waits".to_owned())),
-            Refusal::Stuck(run) => (
-                StatusCode::CONFLICT,
-                "stuck",
-                Some(format!("read what happened (agentctl logs {run}), then agentctl activate a release that works")),
-            ),
-            Refusal::Stale { .. } => (StatusCode::PRECONDITION_FAILED, "stale", Some("look again: agentctl list".to_owned())),
-            Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", Some("ask again in a moment".to_owned())),
+            Refusal::Locked(_) => (Code::Locked, Some("agentctl unlock ends it, for those who may".to_owned())),
+            Refusal::Busy(run) => (Code::Busy, Some(format!("follow it: agentctl logs -f {run}"))),
+            Refusal::QueueFull => (Code::QueueFull, Some("agentctl status shows what waits".to_owned())),
+            Refusal::Stuck(run) => {
+                (Code::Stuck, Some(format!("read what happened (agentctl logs {run}), then agentctl activate a release that works")))
+            }
+            Refusal::Stale { .. } => (Code::Stale, Some("look again: agentctl list".to_owned())),
+            Refusal::Draining => (Code::Draining, Some("ask again in a moment".to_owned())),
         };
-        Self::new(status, code, detail, hint)
+        Self::new(code, detail, hint)
     }
 }
 
@@ -133,26 +223,24 @@ impl From<NotTaken> for Refused {
         let detail = chain(&err);
         match err {
             NotTaken::Refused(refusal) => refusal.into(),
-            NotTaken::NoApp(_) => Self::new(StatusCode::NOT_FOUND, "no_app", detail, Some("agentctl status shows the apps".to_owned())),
-            NotTaken::NoRun(_) => Self::new(StatusCode::NOT_FOUND, "no_run", detail, Some("agentctl runs shows them".to_owned())),
-            NotTaken::Over(_) => Self::new(StatusCode::CONFLICT, "over", detail, None),
-            NotTaken::TooLate(_) => {
-                Self::new(StatusCode::CONFLICT, "too_late", detail, Some("agentctl rollback goes back when it has ended".to_owned()))
-            }
+            NotTaken::NoApp(_) => Self::new(Code::NoApp, detail, Some("agentctl status shows the apps".to_owned())),
+            NotTaken::NoRun(_) => Self::new(Code::NoRun, detail, Some("agentctl runs shows them".to_owned())),
+            NotTaken::Over(_) => Self::new(Code::Over, detail, None),
+            NotTaken::TooLate(_) => Self::new(Code::TooLate, detail, Some("agentctl rollback goes back when it has ended".to_owned())),
             NotTaken::NoRelease { there, .. } => {
                 let names: Vec<&str> = there.iter().take(5).map(ReleaseName::as_str).collect();
                 let hint = if names.is_empty() { "there are none yet".to_owned() } else { format!("the newest are {}", names.join(", ")) };
-                Self::new(StatusCode::NOT_FOUND, "no_release", detail, Some(hint))
+                Self::new(Code::NoRelease, detail, Some(hint))
             }
-            NotTaken::Ambiguous { .. } => Self::new(StatusCode::CONFLICT, "ambiguous", detail, Some("give more of the name".to_owned())),
-            NotTaken::NonceReused => Self::new(StatusCode::CONFLICT, "nonce_reused", detail, Some("make a new nonce".to_owned())),
+            NotTaken::Ambiguous { .. } => Self::new(Code::Ambiguous, detail, Some("give more of the name".to_owned())),
+            NotTaken::NonceReused => Self::new(Code::NonceReused, detail, Some("make a new nonce".to_owned())),
             NotTaken::Git(err) => {
                 let hint = err.hint();
                 let said = if err.tail().is_empty() { detail } else { format!("{detail}: {}", err.tail().join(" / ")) };
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "repository", said, hint)
+                Self::new(Code::Repository, said, hint)
             }
             NotTaken::Site(err) => match err.hint() {
-                Some(hint) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "root", detail, Some(hint)),
+                Some(hint) => Self::new(Code::Root, detail, Some(hint)),
                 None => Self::internal(&err),
             },
             NotTaken::Journal(err) => Self::internal(&err),
