@@ -266,6 +266,14 @@ impl Bench {
         wait_for("the agent is gone", MOST_AGENT, || self.reap()).code().unwrap_or(-1)
     }
 
+    /// Runs the agent's program to its end, with these arguments and none of the bench's.
+    #[track_caller]
+    pub fn agent<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        let mut command = self.command(binaries().join("release-agent"));
+        command.args(args);
+        self.begin(command).finish(MOST_AGENT)
+    }
+
     /// Runs the ctl to its end.
     #[track_caller]
     pub fn ctl<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
