@@ -35,7 +35,7 @@ strategy = "handover"
 socket = {socket:?}
 command = [
     "venv/bin/pyuwsgi", "--http-socket", "{{socket}}", "--module", "noticeboard.wsgi", "--need-app", "--master", "--die-on-term",
-    "--processes", "2", "--listen", "128",
+    "--processes", "2", "--listen", "1024",
 ]
 
 [[check]]

@@ -77,7 +77,18 @@ fn uwsgi_by_its_fifo_follows_the_link_and_is_taken_back_when_it_does_not_serve()
 
     let mut uwsgi = bench.command("uwsgi");
     with_app_env(&bench, &mut uwsgi);
-    uwsgi.args(["--plugin", "python3", "--master", "--die-on-term", "--processes", "2", "--listen", "128", "--module", "noticeboard.wsgi"]);
+    uwsgi.args([
+        "--plugin",
+        "python3",
+        "--master",
+        "--die-on-term",
+        "--processes",
+        "2",
+        "--listen",
+        "1024",
+        "--module",
+        "noticeboard.wsgi",
+    ]);
     uwsgi.arg("--http-socket").arg(bench.path(SITE_SOCKET)).arg("--master-fifo").arg(&fifo);
     uwsgi.arg("--chdir").arg(&link).arg("--virtualenv").arg(link.join("venv"));
     let server = bench.begin(uwsgi);

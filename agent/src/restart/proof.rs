@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent_model::names::CommitId;
+
 use super::{Proof, RestartError, Scene, Serving};
 use crate::tools::Process;
 use crate::tools::http::{Answer, Check, CheckError, Expected, Target, Wrong};
@@ -35,14 +37,8 @@ impl Asking<'_> {
         let answers = self.until_passed(&questions)?;
         let (rounds, time) = self.while_stable(&questions)?;
         for (question, answer) in questions.iter().zip(answers) {
-            let from = answer.release.map_or_else(String::new, |release| format!(" from {release}"));
-            let shown = question.check.shown();
-            proof.notes.push(format!(
-                "{shown} was answered with {}{from} after {} ms, and {rounds} times more on new connections within {:.1} s",
-                answer.status,
-                answer.took.as_millis(),
-                time.as_secs_f64()
-            ));
+            let told = told(question, &answer);
+            proof.notes.push(format!("{told}, then {rounds} times more in {:.1} s, each on a new connection", time.as_secs_f64()));
         }
         if questions.is_empty() {
             proof.warnings.push(
@@ -63,9 +59,7 @@ impl Asking<'_> {
         for question in self.questions() {
             match self.ask(&question) {
                 Ok(answer) => {
-                    let from = answer.release.map_or_else(String::new, |release| format!(" from {release}"));
-                    let (shown, status, took) = (question.check.shown(), answer.status, answer.took.as_millis());
-                    proof.notes.push(format!("{shown} was answered with {status}{from} after {took} ms"));
+                    proof.notes.push(told(&question, &answer));
                 }
                 Err(error) => failed.push(error),
             }
@@ -149,6 +143,15 @@ impl Asking<'_> {
         let expected = Expected { name: self.serving.name, commit: self.serving.commit };
         question.ask(expected, self.scene)
     }
+}
+
+/// An answer, for people: a release is named by as many digits of its commit as its name has.
+fn told(question: &Question, answer: &Answer) -> String {
+    let from = answer.release.as_deref().map_or_else(String::new, |release| match release.parse::<CommitId>() {
+        Ok(commit) => format!(" from {}", commit.short()),
+        Err(_) => format!(" from {release}"),
+    });
+    format!("{} answered {}{from} after {} ms", question.check.shown(), answer.status, answer.took.as_millis())
 }
 
 /// Whether there is time and reason to go on.
