@@ -146,3 +146,36 @@ fn shells_take_the_completions() {
         }
     }
 }
+
+/// What stands in a guide between ```` ```sh ```` and its end.
+fn scripts(guide: &str) -> String {
+    guide.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn the_guide_to_the_api_does_what_it_says() {
+    let bench = Bench::new("guide");
+    let repo = bench.repo("shop");
+    repo.write("public/index.html", "one").commit("The first page");
+    bench.app("shop", &format!("repository = {:?}\n", repo.path())).start();
+    let guide = fs::read_to_string(project("packaging/docs/http-api.md")).unwrap();
+
+    let socket = bench.path("run/control.sock");
+    let script = scripts(&guide).replace("/run/release-agent/control.sock", socket.to_str().unwrap());
+    assert!(script.contains(socket.to_str().unwrap()));
+    let mut bash = bench.command("bash");
+    bash.args(["-euo", "pipefail"]).arg(bench.write("guide.sh", script));
+    let done = bench.begin(bash).finish(std::time::Duration::from_secs(300)).expect(0);
+    let lines: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(lines[..2], ["ok", "shop: nothing is live"]);
+    let stands = |line: &str| assert!(lines.contains(&line), "{line:?} is missing:\n{}\n{}", done.stdout, done.stderr);
+    [r#"{"run":1,"events":"/v1/runs/1/events"}"#, "live", "id: 3", "202", "200", r#"  "code": "no_release","#].into_iter().for_each(stands);
+    assert_eq!(lines[lines.len() - 3..], ["ended with 0", "ended with 1", "ended with 2"], "{}", done.stderr);
+    let runs: Vec<_> = bench.runs().iter().map(|run| run["action"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(runs, ["release", "release", "check", "release"], "what was sent again started nothing");
+
+    let contract = bench.ask_json("/openapi.json");
+    for code in contract["components"]["schemas"]["ProblemCode"]["enum"].as_array().unwrap() {
+        assert!(guide.contains(&format!("`{}`", code.as_str().unwrap())), "the guide does not name {code}");
+    }
+}
