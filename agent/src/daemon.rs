@@ -1,6 +1,7 @@
 //! From the command line to READY, and from SIGTERM to the end.
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -122,7 +123,11 @@ fn start_log() {
     let to_journald = std::env::var_os("JOURNAL_STREAM").is_some();
     match tracing_journald::layer() {
         Ok(layer) if to_journald => registry.with(layer).init(),
-        _ => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false)).init(),
+        _ => {
+            // Colours are for a terminal; in a file they are noise.
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)).init();
+        }
     }
 }
 
