@@ -122,6 +122,25 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// When what is written must be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    /// When the writing returns.
+    Now,
+    /// With the next thing that must be there when its writing returns.
+    Soon,
+}
+
+impl Lasting {
+    /// The word of `PRAGMA synchronous`.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Now => "full",
+            Self::Soon => "normal",
+        }
+    }
+}
+
 /// Bytes that are given back when the disk is full, so that this can still be written down.
 const RESERVE: usize = 1024 * 1024;
 
@@ -142,7 +161,6 @@ impl Journal {
         fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;
         let mut writer = Connection::open(&path)?;
         writer.pragma_update(None, "journal_mode", "wal")?;
-        writer.pragma_update(None, "synchronous", "full")?;
         writer.pragma_update(None, "foreign_keys", "on")?;
         let id = schema::bring_up(&mut writer, &path)?;
         let reader = Connection::open(&path)?;
@@ -178,9 +196,15 @@ impl Journal {
         }
     }
 
-    /// Writes, and once more with the reserve given back when the disk is full.
+    /// Writes so that it is on disk when this returns, and once more with the reserve given back when the disk is full.
     fn write<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        self.write_to_last(Lasting::Now, act)
+    }
+
+    fn write_to_last<T>(&self, lasting: Lasting, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut writer = locked(&self.writer);
+        // Said by each writer while it holds the connection: a mark of one thread is never written with what another wished for its output.
+        writer.pragma_update(None, "synchronous", lasting.word())?;
         let mut once = || -> Result<T, JournalError> {
             let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = act(&transaction)?;
@@ -266,13 +290,7 @@ impl Journal {
 
     /// Appends what may be lost when the power fails before the next mark.
     pub(crate) fn append_soon(&self, run: RunId, what: &What) -> Result<(), JournalError> {
-        {
-            let writer = locked(&self.writer);
-            writer.pragma_update(None, "synchronous", "normal")?;
-        }
-        let done = self.append(run, std::slice::from_ref(what));
-        locked(&self.writer).pragma_update(None, "synchronous", "full")?;
-        done
+        self.write_to_last(Lasting::Soon, |tx| insert(tx, run, Utc::now(), what))
     }
 
     /// Appends a mark unless another one stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
