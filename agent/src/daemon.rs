@@ -20,7 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::door::{self, BindError, ControlSocket, House};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted};
-use crate::settings::files::{Whose, directory};
+use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::steps::chain;
 
@@ -33,13 +33,13 @@ use crate::steps::chain;
     after_help = "The configuration is described in agent.toml(5) and app.toml(5); agentctl(1) talks to the daemon."
 )]
 struct Arguments {
-    /// The configuration directory [default: /etc/release-agent as root, else ~/.config/release-agent]
+    /// The configuration directory [default: /etc/release-agent as root or as a service, else ~/.config/release-agent]
     #[arg(long, value_name = "DIR", env = "RELEASE_AGENT_CONFIG")]
     config: Option<PathBuf>,
-    /// The state directory, with the journal [default: /var/lib/release-agent as root, else ~/.local/state/release-agent]
+    /// The state directory, with the journal [default: /var/lib/release-agent as root or as a service, else ~/.local/state/release-agent]
     #[arg(long, value_name = "DIR", env = "RELEASE_AGENT_STATE")]
     state: Option<PathBuf>,
-    /// The control socket [default: /run/release-agent/control.sock as root, else in XDG_RUNTIME_DIR]
+    /// The control socket [default: /run/release-agent/control.sock as root or as a service, else in XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH", env = "RELEASE_AGENT_SOCKET")]
     socket: Option<PathBuf>,
     /// Only read the configuration, and say what is wrong with it
@@ -160,6 +160,9 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
 }
 
 fn default_state(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    if let Some(state) = directory_of_service("STATE", &env) {
+        return Some(state);
+    }
     if whose == Whose::System {
         return Some("/var/lib/release-agent".into());
     }
@@ -169,6 +172,9 @@ fn default_state(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<P
 }
 
 fn default_socket(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    if let Some(runtime) = directory_of_service("RUNTIME", &env) {
+        return Some(runtime.join("control.sock"));
+    }
     if whose == Whose::System { Some(agent_wire::place::SYSTEM_SOCKET.into()) } else { agent_wire::place::user_socket(env) }
 }
 

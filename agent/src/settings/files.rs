@@ -23,12 +23,20 @@ pub(crate) enum Whose {
     User,
 }
 
-/// The configuration directory: what is `given`, else `/etc/release-agent`, else `release-agent` in `XDG_CONFIG_HOME` or `~/.config` (XDG Base
+/// A directory that the service manager made for a service (systemd.exec(5): `CONFIGURATION_DIRECTORY`, `STATE_DIRECTORY`, `RUNTIME_DIRECTORY`; of
+/// several, the first). A system service that has a user of its own is found so where one of root's would be.
+pub(crate) fn directory_of_service(kind: &str, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let listed = env(&format!("{kind}_DIRECTORY"))?;
+    listed.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// The configuration directory: what is `given`, else what the service manager says, else `/etc/release-agent`, else `release-agent` in `XDG_CONFIG_HOME` or `~/.config` (XDG Base
 /// Directory Specification 0.8). The environment comes in as a function. Nothing when a person's agent has no home.
 pub(crate) fn directory(given: Option<&Path>, whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    match (given, whose) {
-        (Some(given), _) => Some(given.to_owned()),
+    let of_service = directory_of_service("CONFIGURATION", &env);
+    match (given.map(Path::to_owned).or(of_service), whose) {
+        (Some(given), _) => Some(given),
         (None, Whose::System) => Some(PathBuf::from("/etc/release-agent")),
         (None, Whose::User) => {
             let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")))?;

@@ -117,4 +117,10 @@ fn where_the_directory_is() {
     assert_eq!(found(None, Whose::User, &env).as_deref(), Some("/home/anna/.config/release-agent"));
     assert_eq!(found(None, Whose::User, &xdg).as_deref(), Some("/cfg/release-agent"));
     assert_eq!(found(None, Whose::User, &|_| None), None);
+    let service = |name: &str| match name {
+        "CONFIGURATION_DIRECTORY" => Some("/etc/release-agent:/etc/more".to_owned()),
+        _ => xdg(name),
+    };
+    assert_eq!(found(None, Whose::User, &service).as_deref(), Some("/etc/release-agent"));
+    assert_eq!(found(Some("conf"), Whose::User, &service).as_deref(), Some("conf"));
 }
