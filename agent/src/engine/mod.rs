@@ -224,14 +224,24 @@ impl AppEngine {
 
     /// Does what takes no turn, and ends its run.
     fn on_the_spot(&self, run: RunId, act: &Act, caller: &str) -> Result<(), NotTaken> {
+        let meant = self.meant(act);
         let done = self.do_now(act, caller);
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         let end = |outcome| What::Ended { outcome, live, ms: 0 };
         let told = match done {
-            Ok(()) => vec![end(OutcomeWord::Done)],
+            Ok(()) => meant.into_iter().chain([end(OutcomeWord::Done)]).collect(),
             Err(err) => vec![What::Warning { step: None, text: chain(&err) }, end(OutcomeWord::Failed)],
         };
         Ok(self.journal.append(run, &told)?)
+    }
+
+    /// Which release is meant by `previous` or by the beginning of a name, for whoever reads of it later.
+    fn meant(&self, act: &Act) -> Option<What> {
+        let (Act::Pin { release } | Act::Unpin { release }) = act else { return None };
+        let release = self.find(release).ok()?;
+        let manifest = self.site.manifest(&release).ok()?;
+        let (commit, reference, subject) = (manifest.commit, manifest.reference, manifest.subject);
+        Some(What::Resolved { commit, reference, release: release.to_string(), subject })
     }
 
     fn do_now(&self, act: &Act, caller: &str) -> Result<(), NotTaken> {
