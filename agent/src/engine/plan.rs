@@ -61,7 +61,8 @@ impl AppEngine {
             let (between, new, gone) = git.between(live, &resolved.commit, &watch)?;
             commits = between;
             ahead = if new == 0 && gone > 0 { -i64::try_from(gone).unwrap_or(i64::MAX) } else { i64::try_from(new).unwrap_or(i64::MAX) };
-            if gone > 0 {
+            // Where it only goes back, `ahead` says so.
+            if gone > 0 && new > 0 {
                 warnings.push(format!("{gone} commit(s) of the live release are not in it"));
             }
             changed = git.changed(live, &resolved.commit, &watch)?;
