@@ -219,7 +219,8 @@ impl Cx<'_> {
         for Hook { run, timeout, .. } in self.app.hooks.iter().filter(|hook| hook.when == when && hook.step == self.step) {
             let dir = self.dir().ok().filter(|dir| dir.is_dir()).unwrap_or_else(|| self.site.root().to_owned());
             self.note(format!("hook: {}", run.join(" ")));
-            let deadline = (Instant::now() + *timeout).min(self.deadline.max(Instant::now() + *timeout));
+            // Its own time, and not what the step has left: a hook has a timeout that says so.
+            let deadline = Instant::now() + *timeout;
             let lines = |stream: Stream, line: &str| self.teller.output(self.step, stream, line);
             let watch = Watch { marker: self.marker, deadline, cancel: self.cancel, lines: &lines };
             let program = Program::from_argv(run).dir(dir).envs(self.release_env());
