@@ -14,7 +14,7 @@ use crate::settings::{App, Hook, When};
 use crate::site::{Site, SiteLock};
 use crate::tools::git::{Allowed, Git};
 use crate::tools::manage::{Django, Inspection, Tree};
-use crate::tools::{Cancel, Program, Watch, database};
+use crate::tools::{Cancel, Program, ProgramError, Watch, database};
 
 /// Who hears a step: the run's journal, with secrets masked.
 pub(crate) trait Teller {
@@ -225,9 +225,16 @@ impl Cx<'_> {
             let watch = Watch { marker: self.marker, deadline, cancel: self.cancel, lines: &lines };
             let program = Program::from_argv(run).dir(dir).envs(self.release_env());
             program.run(&watch).map_err(|err| {
+                let timed_out = matches!(err, ProgramError::TimedOut { .. });
                 let failure = Failure::from(err);
                 Failure {
-                    reason: format!("the hook {} {}", if when == When::Before { "before" } else { "after" }, failure.reason),
+                    reason: format!(
+                        "the hook {} {} failed: {}",
+                        if when == When::Before { "before" } else { "after" },
+                        self.step,
+                        failure.reason
+                    ),
+                    hint: if timed_out { Some("raise `timeout` of the hook, if it needs longer".to_owned()) } else { failure.hint },
                     ..failure
                 }
             })?;

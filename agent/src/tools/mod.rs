@@ -101,6 +101,9 @@ pub(crate) enum ProgramError {
     /// It is not there.
     #[error("the program {0} is not installed, or not in the agent's PATH")]
     Missing(String),
+    /// It was named by its path, and is not there.
+    #[error("there is no program {}", .0.display())]
+    NotThere(PathBuf),
     /// It could not be started.
     #[error("cannot start {program}")]
     Start {
@@ -121,7 +124,7 @@ pub(crate) enum ProgramError {
         tail: Vec<String>,
     },
     /// It took too long.
-    #[error("{program} was ended at its timeout, after {} s", .after.as_secs())]
+    #[error("{program} was ended at its timeout, after {} s", .after.as_secs_f32().round())]
     TimedOut {
         /// Its name and first arguments.
         program: String,
@@ -168,6 +171,8 @@ pub(crate) struct Program {
     input: Vec<u8>,
     leftovers: Leftovers,
     quiet: bool,
+    /// So many arguments are the same every time, and tell people nothing.
+    unshown: usize,
 }
 
 /// What a program left.
@@ -201,7 +206,15 @@ impl Program {
         }
         env.entry("PATH".into()).or_insert_with(|| "/usr/local/bin:/usr/bin:/bin".into());
         env.insert("LANG".into(), "C.UTF-8".into());
-        Self { argv: vec![program.as_ref().into()], dir: "/".into(), env, input: Vec::new(), leftovers: Leftovers::End, quiet: false }
+        Self {
+            argv: vec![program.as_ref().into()],
+            dir: "/".into(),
+            env,
+            input: Vec::new(),
+            leftovers: Leftovers::End,
+            quiet: false,
+            unshown: 0,
+        }
     }
 
     /// A program from an argument vector of a configuration file.
@@ -270,11 +283,19 @@ impl Program {
         self
     }
 
+    /// The arguments that it has so far are not shown to people.
+    pub(crate) fn unshown(mut self) -> Self {
+        self.unshown = self.argv.len() - 1;
+        self
+    }
+
     /// What people are shown of it: the program's own name and up to four arguments that are short enough.
     fn shown(&self) -> String {
         let name = Path::new(&self.argv[0]).file_name().unwrap_or(&self.argv[0]).to_string_lossy().into_owned();
-        let args = self.argv.iter().skip(1).map(|arg| arg.to_string_lossy());
-        let args = args.filter(|arg| arg.len() <= 60 && !arg.starts_with('-') && !arg.contains('\n') && !arg.contains("://")).take(3);
+        let args = self.argv.iter().skip(1 + self.unshown).map(|arg| arg.to_string_lossy());
+        let args = args
+            .filter(|arg| arg.len() <= 60 && !arg.starts_with('-') && !arg.contains(char::is_whitespace) && !arg.contains("://"))
+            .take(3);
         std::iter::once(name).chain(args.map(std::borrow::Cow::into_owned)).collect::<Vec<_>>().join(" ")
     }
 
@@ -318,10 +339,15 @@ impl Program {
     fn cannot_start(&self, source: io::Error) -> ProgramError {
         let program = self.argv[0].to_string_lossy().into_owned();
         // A missing directory gives the same errno as a missing program.
-        if source.kind() == io::ErrorKind::NotFound && self.dir.is_dir() {
-            ProgramError::Missing(program)
-        } else {
-            ProgramError::Start { program, source }
+        if source.kind() != io::ErrorKind::NotFound || !self.dir.is_dir() {
+            return ProgramError::Start { program, source };
+        }
+        let path = self.dir.join(&program);
+        match (program.contains('/'), path.exists()) {
+            (false, _) => ProgramError::Missing(program),
+            (true, false) => ProgramError::NotThere(path),
+            // What a script's first line names is looked for too, and the errno is the same.
+            (true, true) => ProgramError::Start { program, source: io::Error::other("what its first line (#!) names is not there") },
         }
     }
 
@@ -329,7 +355,6 @@ impl Program {
         if watch.cancel.asked() {
             return Err(ProgramError::Cancelled(self.shown()));
         }
-        let begun = Instant::now();
         let mut child = self
             .command(watch.marker)
             .stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() })
@@ -372,7 +397,7 @@ impl Program {
             Ok(status) if status.success() => Ok(Finished { stdout: captured }),
             Ok(status) => Err(ProgramError::Failed { program: self.shown(), status, tail }),
             Err(Cut::Cancelled) => Err(ProgramError::Cancelled(self.shown())),
-            Err(Cut::TimedOut) => Err(ProgramError::TimedOut { program: self.shown(), after: begun.elapsed(), tail }),
+            Err(Cut::TimedOut(after)) => Err(ProgramError::TimedOut { program: self.shown(), after, tail }),
             Err(Cut::Lost(source)) => Err(ProgramError::Start { program: self.shown(), source }),
         }
     }
@@ -407,7 +432,7 @@ enum Pipes {
 
 enum Cut {
     Cancelled,
-    TimedOut,
+    TimedOut(Duration),
     Lost(io::Error),
 }
 
@@ -449,6 +474,7 @@ impl Heard<'_> {
 }
 
 fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<Said>, heard: &mut Heard<'_>) -> Result<ExitStatus, Cut> {
+    let begun = Instant::now();
     let mut cut = None;
     let mut patience = Duration::from_millis(1);
     loop {
@@ -465,7 +491,7 @@ fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<S
         if cut.is_none() {
             cut = match (watch.cancel.asked(), watch.left().is_zero()) {
                 (true, _) => Some(Cut::Cancelled),
-                (false, true) => Some(Cut::TimedOut),
+                (false, true) => Some(Cut::TimedOut(begun.elapsed())),
                 (false, false) => None,
             };
             if cut.is_some() {

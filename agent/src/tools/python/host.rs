@@ -188,7 +188,9 @@ impl Host {
         let odd = |source| PythonError::OddInterpreter { interpreter: wanted.to_owned(), source };
         let probe = match self.program(wanted).args(["-I", "-c", PROBE]).quiet().capture(watch) {
             Ok(finished) => serde_json::from_slice::<Probe>(&finished.stdout).map_err(|_| odd(None))?,
-            Err(ProgramError::Missing(_)) => return Err(PythonError::NoInterpreter { wanted: wanted.to_owned(), there: self.pythons() }),
+            Err(ProgramError::Missing(_) | ProgramError::NotThere(_)) => {
+                return Err(PythonError::NoInterpreter { wanted: wanted.to_owned(), there: self.pythons() });
+            }
             // A version manager's shim is there for versions that are not.
             Err(ProgramError::Failed { status, .. }) if status.code() == Some(127) => {
                 return Err(PythonError::NoInterpreter { wanted: wanted.to_owned(), there: self.pythons() });
@@ -239,7 +241,7 @@ impl Host {
     fn uv(&self, watch: &Watch<'_>) -> Result<Option<Tool>, PythonError> {
         match self.program("uv").arg("--version").quiet().capture(watch) {
             Ok(finished) => Ok(Some(Tool::Uv(finished.text().split_whitespace().nth(1).unwrap_or("?").to_owned()))),
-            Err(ProgramError::Missing(_)) => Ok(None),
+            Err(ProgramError::Missing(_) | ProgramError::NotThere(_)) => Ok(None),
             Err(source) => Err(PythonError::Program { act: "asking uv for its version".into(), hint: None, source }),
         }
     }
@@ -248,7 +250,7 @@ impl Host {
     pub(super) fn poetry(&self, watch: &Watch<'_>) -> Result<String, PythonError> {
         match self.program("poetry").args(["--version", "--no-ansi"]).quiet().capture(watch) {
             Ok(finished) => Ok(finished.text()),
-            Err(ProgramError::Missing(_)) => Err(PythonError::NoTool {
+            Err(ProgramError::Missing(_) | ProgramError::NotThere(_)) => Err(PythonError::NoTool {
                 needed_by: "poetry.lock".into(),
                 program: "poetry",
                 hint: "install poetry (pipx install poetry), or commit what `poetry export -o requirements.txt` writes and name it in [python] requirements"
