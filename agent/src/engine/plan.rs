@@ -34,7 +34,7 @@ impl AppEngine {
         if !git.has(revision, allowed, &watch) {
             git.fetch(&app.refs, &watch)?;
         }
-        let resolved = git.resolve(revision, allowed, &watch)?;
+        let resolved = git.find(revision, allowed, &watch)?;
         let tree = git.tree(&resolved.commit, &watch)?;
         let standing = self.standing(self.journal.standing(&self.name)?)?;
         let disk = self.site.disk()?;

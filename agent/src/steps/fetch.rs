@@ -37,7 +37,7 @@ impl Step for Fetch {
             }
             Did::It
         };
-        let resolved = cx.git(|git, watch| git.resolve(revision, cx.allowed(), watch))?;
+        let resolved = cx.git(|git, watch| git.find(revision, cx.allowed(), watch))?;
         let subject = cx.git(|git, watch| git.subject(&resolved.commit, watch))?;
         let release = cx.site.new_name(&resolved.commit, Utc::now());
         let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };

@@ -6,6 +6,7 @@
 mod tree;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use agent_model::names::{CommitId, RefName, Revision};
@@ -74,11 +75,23 @@ pub(crate) enum GitError {
         /// The names that are nearest to it.
         nearest: Vec<String>,
     },
-    /// It exists, but the settings do not allow it.
-    #[error("{what} is reached by no ref that the app allows ({})", allowed.join(", "))]
+    /// It exists, but is not allowed.
+    #[error("{what} is reached by no ref that {whose} allows ({})", allowed.join(", "))]
     NotAllowed {
-        /// The commit or ref.
+        /// The commit.
         what: String,
+        /// Who does not allow it.
+        whose: Whose,
+        /// The patterns.
+        allowed: Vec<String>,
+    },
+    /// The ref exists, but is not allowed, and so was never fetched.
+    #[error("the repository has {reference}, but {whose} allows only {}", allowed.join(", "))]
+    RefNotAllowed {
+        /// The ref.
+        reference: RefName,
+        /// Who does not allow it.
+        whose: Whose,
         /// The patterns.
         allowed: Vec<String>,
     },
@@ -102,16 +115,20 @@ impl GitError {
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown { nearest, .. } if nearest.is_empty() => Some("push it first, or look at the app's `repository`".to_owned()),
+            Self::Unknown { nearest, .. } if nearest.is_empty() => Some(
+                "push it first, or look at `repository` and `refs` in the app's file: only what those refs reach is fetched".to_owned(),
+            ),
             Self::Unknown { nearest, .. } => Some(format!("did you mean {}?", nearest.join(", "))),
-            Self::NotAllowed { .. } => {
-                Some("release a commit that one of them reaches, or add its branch to `refs` in the app's file".to_owned())
-            }
+            Self::NotAllowed { whose, .. } | Self::RefNotAllowed { whose, .. } => Some(match whose {
+                Whose::App => "release a commit that one of them reaches, or add its branch to `refs` in the app's file".to_owned(),
+                Whose::Grant => "release a commit that one of them reaches, or have `refs` of the grant in agent.toml widened".to_owned(),
+            }),
             Self::Ambiguous { .. } => Some("give more digits, or the full name: refs/heads/… or refs/tags/…".to_owned()),
             Self::Empty(_) => Some("push a branch to it first".to_owned()),
             Self::Program { source, .. } => program_hint(source),
             Self::Tree(err) => err.hint(),
-            Self::Answer(_) | Self::NotACommit(_) => None,
+            Self::NotACommit(_) => Some("name a branch, a commit, or a tag of a commit".to_owned()),
+            Self::Answer(_) => None,
         }
     }
 
@@ -133,6 +150,7 @@ fn program_hint(source: &ProgramError) -> Option<String> {
         ("Could not resolve host", "the name does not resolve: look at the host's DNS"),
         ("dubious ownership", "the repository belongs to another user than the agent: change its owner"),
         ("does not appear to be a git repository", "look at the app's `repository`: there is no repository at that place"),
+        ("invalid gitfile format", "look at the app's `repository`: there is a file at that place, and no repository"),
         ("No space left on device", "the disk is full: `agentctl prune` removes old releases"),
         ("fsckObjects", "the repository holds a malformed object; git fsck in a clone names it"),
     ];
@@ -160,10 +178,32 @@ pub(crate) struct Allowed<'a> {
     pub grant: Option<&'a [RefPattern]>,
 }
 
+/// Who allows refs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The app, for everybody.
+    App,
+    /// The grant of whoever asks.
+    Grant,
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::App => "the app",
+            Self::Grant => "the grant",
+        })
+    }
+}
+
 impl Allowed<'_> {
     fn allows(&self, reference: &RefName) -> bool {
         let fits = |patterns: &[RefPattern]| patterns.iter().any(|pattern| pattern.fits(reference.short()));
         fits(self.app) && self.grant.is_none_or(fits)
+    }
+
+    fn whose(&self) -> Whose {
+        if self.grant.is_some() { Whose::Grant } else { Whose::App }
     }
 
     fn words(&self) -> Vec<String> {
@@ -240,6 +280,7 @@ impl<'a> Git<'a> {
             .args(config.iter().flat_map(|setting| ["-c", setting]))
             .arg("--git-dir")
             .arg(self.cache)
+            .unshown()
     }
 
     fn ask(&self, act: &'static str, watch: &Watch<'_>, program: Program) -> Result<Vec<u8>, GitError> {
@@ -331,6 +372,23 @@ impl<'a> Git<'a> {
         whole.is_ok() && self.cache.join("HEAD").exists() && self.resolve(revision, allowed, watch).is_ok()
     }
 
+    /// Finds the commit that a revision names, in a cache that was just fetched into. A ref that is not allowed was not fetched: whoever names one is
+    /// told so, and not that there is none.
+    pub(crate) fn find(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
+        self.resolve(revision, allowed, watch).map_err(|err| {
+            if !matches!(err, GitError::Unknown { .. }) {
+                return err;
+            }
+            // When the remote cannot be asked again, the first answer stands.
+            let remote = self.remote_refs(watch).unwrap_or_default();
+            let named = |prefix: &str| format!("{prefix}{revision}").parse::<RefName>().ok().filter(|name| remote.contains_key(name));
+            match ["", "refs/heads/", "refs/tags/"].into_iter().find_map(named) {
+                Some(reference) => GitError::RefNotAllowed { reference, whose: allowed.whose(), allowed: allowed.words() },
+                None => err,
+            }
+        })
+    }
+
     /// Finds the commit that a revision names, among what the allowed refs reach.
     pub(crate) fn resolve(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
         let refs = self.cached_refs(watch)?;
@@ -400,9 +458,11 @@ impl<'a> Git<'a> {
         let program = self.git().args(["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"]);
         let text = self.ask_text("ask which refs reach the commit", watch, program)?;
         let mut reaching = text.lines().filter_map(|line| line.parse().ok());
-        reaching
-            .find(|reference| allowed.allows(reference))
-            .ok_or_else(|| GitError::NotAllowed { what: format!("the commit {}", commit.short()), allowed: allowed.words() })
+        reaching.find(|reference| allowed.allows(reference)).ok_or_else(|| GitError::NotAllowed {
+            what: format!("the commit {}", commit.short()),
+            whose: allowed.whose(),
+            allowed: allowed.words(),
+        })
     }
 
     /// The first line of a commit's message.
