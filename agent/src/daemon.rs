@@ -50,7 +50,7 @@ struct Arguments {
 /// Why the daemon ended, with the exit code of sysexits.h(3head) that says it.
 #[derive(Debug, Error)]
 enum Ended {
-    #[error("the configuration cannot be used:\n{0}")]
+    #[error("the configuration cannot be used:{0}")]
     Config(String),
     #[error("nobody says where {0} is, and there is no HOME; give --{0}")]
     NoHome(&'static str),
@@ -81,8 +81,21 @@ impl Ended {
             Self::Journal(JournalError::Newer { .. }) => {
                 Some("install the newer agent again, or give another --state; releases and their manifests are not touched".to_owned())
             }
+            Self::Journal(JournalError::Full(_)) => {
+                Some("make room on that disk, and start the agent again: it ends what was under way".to_owned())
+            }
+            Self::Journal(JournalError::Unopened { path, .. }) => Some(format!(
+                "if it is damaged, move {} away: a new one is begun, and the releases on disk, which tell of themselves, stay as they are",
+                path.display()
+            )),
             Self::Journal(JournalError::Held(_)) => Some("stop it first, or give another --state".to_owned()),
+            Self::Journal(JournalError::Place { .. }) => {
+                Some("the state directory must be one that the agent's user may write in: --state names another".to_owned())
+            }
             Self::Bind(BindError::Taken(_)) => Some("stop it first, or give another --socket".to_owned()),
+            Self::Bind(BindError::TooLong { .. }) => Some("give a shorter --socket".to_owned()),
+            Self::Bind(BindError::NotASocket(_)) => Some("move it away, or give another --socket".to_owned()),
+            Self::Bind(BindError::NoGroup(_)) => Some("make it (groupadd), or name another in agent.toml".to_owned()),
             Self::App(err) => match &err.source {
                 crate::engine::NotTaken::Site(err) => err.hint(),
                 _ => None,
@@ -136,7 +149,10 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let env = |name: &str| std::env::var(name).ok();
     let config = directory(arguments.config.as_deref(), whose, env).ok_or(Ended::NoHome("config"))?;
     let loaded = InForce::load(&config);
-    let settings = loaded.map_err(|complaints| Ended::Config(complaints.iter().map(|complaint| format!("  {complaint}\n")).collect()))?;
+    let settings = loaded.map_err(|complaints| Ended::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect()))?;
+    if !config.exists() {
+        tracing::warn!("there is no configuration at {}, and so there is no app: agentctl init writes the first one", config.display());
+    }
     if arguments.check_config {
         let apps = settings.settings().apps.len();
         tracing::info!("{} and {apps} app(s): nothing is wrong", config.display());

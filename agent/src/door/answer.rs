@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::engine::NotTaken;
+use crate::engine::journal::JournalError;
 use crate::steps::chain;
 
 /// The stable words of problems, each with the status that goes with it. The OpenAPI document names every one.
@@ -243,6 +244,10 @@ impl From<NotTaken> for Refused {
                 Some(hint) => Self::new(Code::Root, detail, Some(hint)),
                 None => Self::internal(&err),
             },
+            NotTaken::Journal(JournalError::Full(_)) => {
+                let hint = "make room on that disk; what is under way goes on, and nothing is lost".to_owned();
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail, Some(hint))
+            }
             NotTaken::Journal(err) => Self::internal(&err),
         }
     }

@@ -7,6 +7,7 @@ mod schema;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agent_model::names::{AppName, ReleaseName, RunId};
@@ -43,6 +44,18 @@ pub(crate) enum JournalError {
         #[source]
         source: std::io::Error,
     },
+    /// It cannot even be opened.
+    #[error("the journal {} cannot be opened", path.display())]
+    Unopened {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// There is no room for it.
+    #[error("there is no room for the journal: the disk of {} is full", .0.display())]
+    Full(PathBuf),
     /// SQLite says no.
     #[error("the journal cannot be read or written")]
     Sqlite(#[from] rusqlite::Error),
@@ -114,6 +127,8 @@ pub(crate) struct Journal {
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
     bell: watch::Sender<u64>,
+    /// Whether the reserve was given back.
+    spent: AtomicBool,
     _held: Flock<fs::File>,
 }
 
@@ -122,21 +137,21 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// When what is written must be on disk.
+/// How much hangs on a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lasting {
-    /// When the writing returns.
-    Now,
-    /// With the next thing that must be there when its writing returns.
-    Soon,
+enum Weight {
+    /// A mark: on disk when the writing returns, and worth the reserve on a full disk.
+    Mark,
+    /// A line of output: on disk with the next mark.
+    Line,
 }
 
-impl Lasting {
+impl Weight {
     /// The word of `PRAGMA synchronous`.
-    fn word(self) -> &'static str {
+    fn synchronous(self) -> &'static str {
         match self {
-            Self::Now => "full",
-            Self::Soon => "normal",
+            Self::Mark => "full",
+            Self::Line => "normal",
         }
     }
 }
@@ -159,14 +174,19 @@ impl Journal {
         let path = state.join("journal.db");
         // SQLite makes its other files with the mode of this one.
         fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;
-        let mut writer = Connection::open(&path)?;
-        writer.pragma_update(None, "journal_mode", "wal")?;
-        writer.pragma_update(None, "foreign_keys", "on")?;
-        let id = schema::bring_up(&mut writer, &path)?;
-        let reader = Connection::open(&path)?;
-        reader.pragma_update(None, "query_only", "on")?;
-        reader.busy_timeout(std::time::Duration::from_secs(5))?;
-        let journal = Self { path, id, writer: Mutex::new(writer), reader: Mutex::new(reader), bell: watch::Sender::new(0), _held: held };
+        let (writer, reader, id) = connect(&path).map_err(|err| match err {
+            JournalError::Sqlite(source) => JournalError::Unopened { path: path.clone(), source },
+            err => err,
+        })?;
+        let journal = Self {
+            path,
+            id,
+            writer: Mutex::new(writer),
+            reader: Mutex::new(reader),
+            bell: watch::Sender::new(0),
+            spent: AtomicBool::new(false),
+            _held: held,
+        };
         journal.keep_reserve();
         Ok(journal)
     }
@@ -191,35 +211,39 @@ impl Journal {
     }
 
     fn keep_reserve(&self) {
-        if !self.reserve().exists() && fs::write(self.reserve(), vec![0; RESERVE]).is_err() {
-            tracing::warn!("no room for the reserve of the journal");
+        if self.reserve().exists() {
+            return;
+        }
+        let kept = fs::write(self.reserve(), vec![0; RESERVE]).is_ok();
+        self.spent.store(!kept, Ordering::Release);
+        if !kept {
+            tracing::warn!("no room for the reserve of the journal {}", self.path.display());
+            // Half a reserve would be taken for a whole one.
+            let _ = fs::remove_file(self.reserve());
         }
     }
 
-    /// Writes so that it is on disk when this returns, and once more with the reserve given back when the disk is full.
-    fn write<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
-        self.write_to_last(Lasting::Now, act)
-    }
-
-    fn write_to_last<T>(&self, lasting: Lasting, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+    /// Writes. A mark is on disk when this returns, and is written once more with the reserve given back when the disk is full.
+    fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut writer = locked(&self.writer);
         // Said by each writer while it holds the connection: a mark of one thread is never written with what another wished for its output.
-        writer.pragma_update(None, "synchronous", lasting.word())?;
+        writer.pragma_update(None, "synchronous", weight.synchronous())?;
         let mut once = || -> Result<T, JournalError> {
             let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = act(&transaction)?;
             transaction.commit()?;
             Ok(done)
         };
+        let is_full = |err: &JournalError| matches!(err, JournalError::Sqlite(rusqlite::Error::SqliteFailure(code, _)) if code.code == ErrorCode::DiskFull);
         let done = match once() {
-            Err(JournalError::Sqlite(rusqlite::Error::SqliteFailure(code, _))) if code.code == ErrorCode::DiskFull => {
-                tracing::error!("the disk is full: the reserve of the journal is given back");
-                // When even this fails, the second try tells.
-                let _ = fs::remove_file(self.reserve());
-                once()?
+            Err(err) if is_full(&err) && weight == Weight::Mark && fs::remove_file(self.reserve()).is_ok() => {
+                tracing::error!("the disk of {} is full: the reserve of the journal is given back", self.path.display());
+                self.spent.store(true, Ordering::Release);
+                once()
             }
-            done => done?,
+            done => done,
         };
+        let done = done.map_err(|err| if is_full(&err) { JournalError::Full(self.path.clone()) } else { err })?;
         drop(writer);
         self.bell.send_modify(|rings| *rings += 1);
         Ok(done)
@@ -233,7 +257,9 @@ impl Journal {
         asked: &Asked<'_>,
         admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
     ) -> Result<Taken, JournalError> {
-        self.write(|tx| {
+        // There may be room again since it was given back.
+        self.keep_reserve();
+        self.write(Weight::Mark, |tx| {
             if let Some(before) = before(tx, asked.nonce, asked.form)? {
                 return Ok(before);
             }
@@ -285,17 +311,22 @@ impl Journal {
 
     /// Appends marks; they are on disk when this returns.
     pub(crate) fn append(&self, run: RunId, whats: &[What]) -> Result<(), JournalError> {
-        self.write(|tx| whats.iter().try_for_each(|what| insert(tx, run, Utc::now(), what)))
+        self.write(Weight::Mark, |tx| whats.iter().try_for_each(|what| insert(tx, run, Utc::now(), what)))
     }
 
-    /// Appends what may be lost when the power fails before the next mark.
+    /// Appends what may be lost when the power fails before the next mark. On a full disk it is not worth the reserve, which is for marks:
+    /// [`JournalError::Full`].
     pub(crate) fn append_soon(&self, run: RunId, what: &What) -> Result<(), JournalError> {
-        self.write_to_last(Lasting::Soon, |tx| insert(tx, run, Utc::now(), what))
+        // What was given back is for marks alone.
+        if self.spent.load(Ordering::Acquire) {
+            return Err(JournalError::Full(self.path.clone()));
+        }
+        self.write(Weight::Line, |tx| insert(tx, run, Utc::now(), what))
     }
 
     /// Appends a mark unless another one stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
     pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: &str) -> Result<bool, JournalError> {
-        self.write(|tx| {
+        self.write(Weight::Mark, |tx| {
             let there: bool = tx
                 .prepare_cached("SELECT EXISTS (SELECT 1 FROM event WHERE run = ? AND what ->> 'what' IN (?, 'ended'))")?
                 .query_row(params![run.0, stands], |row| row.get(0))?;
@@ -395,6 +426,18 @@ impl Journal {
         let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
         Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
     }
+}
+
+/// The two connections to the file, and what the journal is called.
+fn connect(path: &Path) -> Result<(Connection, Connection, String), JournalError> {
+    let mut writer = Connection::open(path)?;
+    writer.pragma_update(None, "journal_mode", "wal")?;
+    writer.pragma_update(None, "foreign_keys", "on")?;
+    let id = schema::bring_up(&mut writer, path)?;
+    let reader = Connection::open(path)?;
+    reader.pragma_update(None, "query_only", "on")?;
+    reader.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok((writer, reader, id))
 }
 
 const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step FROM run";

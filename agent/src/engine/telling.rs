@@ -18,12 +18,14 @@ pub(super) struct Telling<'a> {
     run: RunId,
     mask: Mask,
     lines: Cell<u64>,
+    /// So many sentences of the step at hand found no room.
+    lost: Cell<u64>,
     broken: RefCell<Option<JournalError>>,
 }
 
 impl<'a> Telling<'a> {
     pub(super) fn new(journal: &'a Journal, run: RunId, mask: Mask) -> Self {
-        Self { journal, run, mask, lines: Cell::new(0), broken: RefCell::new(None) }
+        Self { journal, run, mask, lines: Cell::new(0), lost: Cell::new(0), broken: RefCell::new(None) }
     }
 
     /// Appends marks.
@@ -37,6 +39,13 @@ impl<'a> Telling<'a> {
         if left_out > 0 {
             self.note(step, &format!("{left_out} more lines of output are not kept"));
         }
+        let lost = self.lost.replace(0);
+        if lost > 0 {
+            let text = format!("{lost} lines of output and remarks are lost: the disk of the agent's state directory is full");
+            if let Err(err) = self.mark(What::Warning { step: Some(step.to_owned()), text }) {
+                self.broken.borrow_mut().get_or_insert(err);
+            }
+        }
     }
 
     /// What went wrong with the journal while a step spoke.
@@ -45,8 +54,14 @@ impl<'a> Telling<'a> {
     }
 
     fn say(&self, what: What) {
-        if let Err(err) = self.journal.append_soon(self.run, &self.covered(what)) {
-            self.broken.borrow_mut().get_or_insert(err);
+        if self.broken.borrow().is_some() {
+            return;
+        }
+        match self.journal.append_soon(self.run, &self.covered(what)) {
+            Ok(()) => {}
+            // What a tool says is not worth the run.
+            Err(JournalError::Full(_)) => self.lost.set(self.lost.get() + 1),
+            Err(err) => *self.broken.borrow_mut() = Some(err),
         }
     }
 

@@ -44,8 +44,9 @@ pub(crate) fn chain(err: &dyn Error) -> String {
     let mut cause = err.source();
     while let Some(err) = cause {
         let next = err.to_string();
-        // A transparent error says what its cause says.
-        if !text.ends_with(&next) {
+        // A transparent error says what its cause says, and some causes say it again with a number.
+        let last = text.rsplit(": ").next().unwrap_or_default();
+        if !text.ends_with(&next) && !next.ends_with(last) {
             text.push_str(": ");
             text.push_str(&next);
         }
