@@ -60,6 +60,8 @@ pub(super) enum Code {
     Internal,
     /// The app's root cannot be used; the hint says why.
     Root,
+    /// The disk of the journal is full.
+    DiskFull,
     /// The agent is about to stop.
     Draining,
 }
@@ -90,6 +92,7 @@ impl Code {
             Self::QueueFull => "queue_full",
             Self::Internal => "internal",
             Self::Root => "root",
+            Self::DiskFull => "disk_full",
             Self::Draining => "draining",
         }
     }
@@ -110,6 +113,7 @@ impl Code {
             Self::Locked => StatusCode::LOCKED,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -246,7 +250,7 @@ impl From<NotTaken> for Refused {
             },
             NotTaken::Journal(JournalError::Full(_)) => {
                 let hint = "make room on that disk; what is under way goes on, and nothing is lost".to_owned();
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail, Some(hint))
+                Self::new(Code::DiskFull, detail, Some(hint))
             }
             NotTaken::Journal(err) => Self::internal(&err),
         }

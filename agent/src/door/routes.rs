@@ -323,6 +323,7 @@ async fn doctor(
         Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
         None => shared.readable(&caller),
     };
+    let reader = caller.to_string();
     blocking(move || {
         let mut findings: Vec<view::Finding> = shared
             .house
@@ -337,6 +338,15 @@ async fn doctor(
                 cure: Some("mend the file; the last good configuration stays in force until then".to_owned()),
             })
             .collect();
+        if engines.is_empty() {
+            findings.push(view::Finding {
+                app: None,
+                what: "configuration".to_owned(),
+                level: view::Level::Warning,
+                text: format!("there is no app that {reader} may read"),
+                cure: Some("agentctl init writes the file of a first app; a [[grant]] in agent.toml lets others read".to_owned()),
+            });
+        }
         findings.extend(engines.iter().flat_map(|engine| engine.examine()));
         findings.sort_by_key(|finding| finding.level);
         Ok(Json(view::Doctor { findings }))

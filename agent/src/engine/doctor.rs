@@ -88,7 +88,8 @@ impl AppEngine {
         }
         if let Err(complaints) = read_secrets(&app.secrets) {
             for complaint in complaints {
-                chart.add("secrets", Level::Error, complaint.to_string(), None);
+                let cure = "put the file right, or change [secrets] files in the app's file".to_owned();
+                chart.add("secrets", Level::Error, complaint.to_string(), Some(cure));
             }
         }
         // Thirty years ahead or behind is a clock that was never set: names of releases and windows of requests go by it.

@@ -181,6 +181,7 @@ impl Worker {
         let mut obstacle = secrets.err().map(|complaints| {
             let told: Vec<String> = complaints.iter().map(ToString::to_string).collect();
             Failure::new(format!("the secrets cannot be read: {}", told.join("; ")))
+                .with_hint("put the file right, or change [secrets] files in the app's file")
         });
         if let Act::Activate { release } = &act
             && cx.target.is_none()

@@ -41,9 +41,7 @@ impl Asking<'_> {
             proof.notes.push(format!("{told}, then {rounds} times more in {:.1} s, each on a new connection", time.as_secs_f64()));
         }
         if questions.is_empty() {
-            proof.warnings.push(
-                "no [[check]] is set: it was only seen that processes are there, and not that the new release answers visitors".to_owned(),
-            );
+            proof.warnings.push("no [[check]] is set: nobody asked whether the new release answers visitors".to_owned());
         } else if questions.iter().all(|question| question.check.release_header.is_none()) {
             proof
                 .warnings

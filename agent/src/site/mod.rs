@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use agent_model::names::{CommitId, ReleaseName};
 use chrono::{DateTime, Duration, Utc};
+use nix::unistd::{User, geteuid};
 use thiserror::Error;
 
 pub(crate) use lock::SiteLock;
@@ -111,7 +112,9 @@ impl SiteError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Io { source, path, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some(format!("give the agent's user the right to write there: chown -R release-agent {}", path.display()))
+                let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+                let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
+                Some(format!("give the agent's user the right to write there: chown -R {user} {}", there.display()))
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("the disk is full: `agentctl prune` removes old releases, and `keep_releases` says how many stay".to_owned())

@@ -105,13 +105,19 @@ fn room_for(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
 
 fn prunable(site: &Site, keep: usize) -> String {
     let releases = site.survey().unwrap_or_default();
-    let old: u64 = releases.iter().skip(keep).filter_map(|found| found.manifest.as_ref()).map(|manifest| manifest.bytes).sum();
+    let old: u64 = releases.iter().skip(keep.max(2)).filter_map(|found| found.manifest.as_ref()).map(|manifest| manifest.bytes).sum();
     let all: u64 = releases.iter().skip(2).filter_map(|found| found.manifest.as_ref()).map(|manifest| manifest.bytes).sum();
-    format!(
-        "`agentctl prune` would free {} now; with keep_releases = 2 it would free {}, and the environments that only those releases use",
-        bytes(old),
-        bytes(all)
-    )
+    match (old, all) {
+        (0, 0) => format!("there is nothing that `agentctl prune` could remove: make room on the file system of {}", site.root().display()),
+        (old, all) if old >= all => {
+            format!("`agentctl prune` would free {}, and the environments that only those releases use", bytes(old))
+        }
+        (old, all) => format!(
+            "`agentctl prune` would free {} now; with keep_releases = 2 it would free {}, and the environments that only those releases use",
+            bytes(old),
+            bytes(all)
+        ),
+    }
 }
 
 /// A number of things for people.
