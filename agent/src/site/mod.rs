@@ -21,7 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agent_model::names::{CommitId, ReleaseName};
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Duration, NaiveDateTime, Utc};
 use nix::unistd::{User, geteuid};
 use thiserror::Error;
 
@@ -257,8 +257,14 @@ impl Site {
         Ok(found)
     }
 
-    /// A name for a new release of `commit`: the time now, moved on while the name is taken.
+    /// A name for a new release of `commit`: the time now, moved on until it is later than that of every release there is. Two releases of one
+    /// second would sort by their commits otherwise, and what is newest decides what is pruned.
     pub(crate) fn new_name(&self, commit: &CommitId, now: DateTime<Utc>) -> ReleaseName {
+        let names = fs::read_dir(self.root.join("releases")).into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().to_str()?.parse::<ReleaseName>().ok());
+        let clock = |name: &ReleaseName| NaiveDateTime::parse_from_str(name.as_str().get(..19)?, "%Y-%m-%d-%H-%M-%S").ok();
+        let newest = names.filter_map(|name| clock(&name)).max().map(|newest| newest.and_utc() + Duration::seconds(1));
+        let now = newest.map_or(now, |newest| newest.max(now));
         (0..)
             .filter_map(|second| {
                 format!("{}-{}", (now + Duration::seconds(second)).format("%Y-%m-%d-%H-%M-%S"), commit.short()).parse().ok()

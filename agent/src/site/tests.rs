@@ -104,6 +104,10 @@ fn a_name_is_never_used_twice() {
     assert_eq!(site.new_name(&commit, now).as_str(), OLD);
     fs::create_dir(site.release_dir(&OLD.parse().unwrap())).unwrap();
     assert_eq!(site.new_name(&commit, now).as_str(), "2026-11-20-22-45-24-1a2b3c4d5e6f");
+    // Another commit of the same second is later too, whatever its digits; and so is one after the clock went back.
+    let other: CommitId = "0000000000000000000000000000000000000000".parse().unwrap();
+    assert_eq!(site.new_name(&other, now).as_str(), "2026-11-20-22-45-24-000000000000");
+    assert_eq!(site.new_name(&other, now - chrono::Duration::hours(1)).as_str(), "2026-11-20-22-45-24-000000000000");
 }
 
 #[test]
