@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_model::names::{BadName, ReleaseName};
-use agent_model::request::Refusal;
+use agent_model::request::{Caller, Refusal, Right};
 use agent_wire::form::BadForm;
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use axum::http::{StatusCode, header};
@@ -62,6 +62,10 @@ pub(super) enum Code {
     Root,
     /// The disk of the journal is full.
     DiskFull,
+    /// Nobody knows who asks.
+    UnknownCaller,
+    /// Too many are connected.
+    Crowded,
     /// The agent is about to stop.
     Draining,
 }
@@ -93,6 +97,8 @@ impl Code {
             Self::Internal => "internal",
             Self::Root => "root",
             Self::DiskFull => "disk_full",
+            Self::UnknownCaller => "unknown_caller",
+            Self::Crowded => "crowded",
             Self::Draining => "draining",
         }
     }
@@ -114,6 +120,8 @@ impl Code {
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            Self::UnknownCaller => StatusCode::FORBIDDEN,
+            Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -172,12 +180,37 @@ impl Refused {
         Self::new(Code::TooSlow, detail, None)
     }
 
+    /// Nobody knows who asks.
+    pub(super) fn nobody(why: impl Into<String>) -> Self {
+        let hint = "ask as a user that this host knows: 65534 stands for all those that have no number here".to_owned();
+        Self::new(Code::UnknownCaller, why, Some(hint))
+    }
+
+    /// The caller may read nothing at all.
+    pub(super) fn nothing_to_read(caller: &Caller) -> Self {
+        let caller = caller.to_string();
+        let hint = missing_grant(&caller, "*", Right::Read);
+        Self::new(Code::NotAllowed, format!("{caller} may read no app: no grant says so"), Some(hint))
+    }
+
+    /// Too many are connected.
+    pub(super) fn crowded(whose: &str) -> Self {
+        let detail = format!("{whose} connections open, and the agent takes no more");
+        let hint = "close some, such as agentctl logs -f, or ask again in a moment".to_owned();
+        Self::new(Code::Crowded, detail, Some(hint))
+    }
+
     /// Something of the agent's own failed.
     pub(super) fn internal(err: &dyn std::error::Error) -> Self {
         tracing::error!("a request failed: {}", chain(err));
         let hint = "the agent's own log says more: journalctl -u release-agent".to_owned();
         Self::new(Code::Internal, "the agent could not do this", Some(hint))
     }
+}
+
+fn missing_grant(caller: &str, app: &str, right: Right) -> String {
+    let user = caller.strip_prefix("unix:").unwrap_or("NAME");
+    format!("an operator can add it to agent.toml: [[grant]] to = \"unix-user:{user}\", apps = [\"{app}\"], actions = [\"{right}\"]")
 }
 
 impl IntoResponse for Refused {
@@ -204,12 +237,7 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
         let (code, hint) = match refusal {
-            Refusal::NotAllowed { right, app, .. } => {
-                let hint = format!(
-                    "an operator can add it to agent.toml: [[grant]] to = \"unix-user:NAME\", apps = [\"{app}\"], actions = [\"{right}\"]"
-                );
-                (Code::NotAllowed, Some(hint))
-            }
+            Refusal::NotAllowed { caller, right, app } => (Code::NotAllowed, Some(missing_grant(&caller, app.as_str(), right))),
             Refusal::Locked(_) => (Code::Locked, Some("agentctl unlock ends it, for those who may".to_owned())),
             Refusal::Busy(run) => (Code::Busy, Some(format!("follow it: agentctl logs -f {run}"))),
             Refusal::QueueFull => (Code::QueueFull, Some("agentctl status shows what waits".to_owned())),

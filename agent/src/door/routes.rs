@@ -92,6 +92,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     }
 }
 
+/// Answers everybody the same: that nobody knows who asks.
+pub(super) fn nobody(why: &str) -> Router {
+    let why = why.to_owned();
+    Router::new().fallback(move || std::future::ready(Refused::nobody(why.clone())))
+}
+
 /// Does what may wait for the disk, a program or a lock, away from the threads that serve.
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
     tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
@@ -106,13 +112,16 @@ impl Shared {
         Ok((engine, authorised))
     }
 
-    fn may_read(&self, caller: &Caller, app: &str) -> bool {
-        self.enter(caller, app, Right::Read).is_ok()
+    /// The engines of all apps that the caller may read. Whoever may read none is told so, and not that there is none.
+    fn readable_engines(&self, caller: &Caller) -> Result<Vec<Arc<AppEngine>>, Refused> {
+        let all = self.house.engines.all();
+        let there = !all.is_empty();
+        let readable: Vec<_> = all.into_iter().filter(|engine| self.may_read(caller, engine.name().as_str())).collect();
+        if there && readable.is_empty() { Err(Refused::nothing_to_read(caller)) } else { Ok(readable) }
     }
 
-    /// The engines of the apps that the caller may read.
-    fn readable(&self, caller: &Caller) -> Vec<Arc<AppEngine>> {
-        self.house.engines.all().into_iter().filter(|engine| self.may_read(caller, engine.name().as_str())).collect()
+    fn may_read(&self, caller: &Caller, app: &str) -> bool {
+        self.enter(caller, app, Right::Read).is_ok()
     }
 }
 
@@ -154,7 +163,7 @@ async fn whole(body: Body) -> Result<Bytes, Refused> {
 
 async fn apps(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Json<view::Apps>, Refused> {
     blocking(move || {
-        let apps = shared.readable(&caller).into_iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
+        let apps = shared.readable_engines(&caller)?.into_iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
         let complaints = shared.house.settings.complaints().iter().map(ToString::to_string).collect();
         Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.house.engines.draining(), apps, complaints }))
     })
@@ -245,7 +254,10 @@ async fn runs(
 ) -> Result<Json<view::Runs>, Refused> {
     let app = match &query.app {
         Some(app) => Some(shared.enter(&caller, app, Right::Read)?.0.name().clone()),
-        None => None,
+        None => {
+            shared.readable_engines(&caller)?;
+            None
+        }
     };
     blocking(move || {
         let runs = shared.house.engines.journal().runs(app.as_ref(), query.after, query.limit.clamp(1, 1000)).map_err(NotTaken::from)?;
@@ -321,7 +333,7 @@ async fn doctor(
 ) -> Result<Json<view::Doctor>, Refused> {
     let engines = match &query.app {
         Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
-        None => shared.readable(&caller),
+        None => shared.readable_engines(&caller)?,
     };
     let reader = caller.to_string();
     blocking(move || {
@@ -356,7 +368,7 @@ async fn doctor(
 
 async fn metrics_text(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Response, Refused> {
     blocking(move || {
-        let text = metrics::text(&shared.readable(&caller))?;
+        let text = metrics::text(&shared.readable_engines(&caller)?)?;
         Ok(([(header::CONTENT_TYPE, metrics::TYPE)], text).into_response())
     })
     .await

@@ -1,24 +1,32 @@
 //! The control socket: bound with its mode set before anybody can connect, served by an accept loop of our own with caps on connections, headers
 //! and slow clients.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use agent_wire::problem::PROBLEM_TYPE;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use nix::unistd::{Gid, Group, chown};
+use nix::unistd::{Gid, Group, chown, geteuid};
 use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::answer::Refused;
 use super::{House, auth, routes, stopped};
 
 /// The most connections at a time.
 const MOST_CONNECTIONS: usize = 256;
+/// The most of them that one user may have, so that no user shuts the others out. The agent's own user and root may have all.
+const MOST_OF_ONE: usize = 64;
+/// The most that are told why they are turned away, at a time; the others are only turned away.
+const MOST_ON_THE_WAY_OUT: usize = 32;
 /// How long a client may take to send its headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most bytes that are read ahead of a client: headers must fit (hyper counts them in its read buffer).
@@ -110,6 +118,16 @@ impl ControlSocket {
 /// Serves until `stop` says so; then open streams are ended, and answers under way are finished.
 pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let seats = Seats::default();
+    let on_the_way_out = Arc::new(Semaphore::new(MOST_ON_THE_WAY_OUT));
+    let away = |stream, whose| {
+        if let Ok(place) = on_the_way_out.clone().try_acquire_owned() {
+            tokio::spawn(async move {
+                turn_away(stream, whose).await;
+                drop(place);
+            });
+        }
+    };
     let router = routes::router(house, stop.clone());
     loop {
         let accepted = tokio::select! {
@@ -127,17 +145,23 @@ pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             tracing::warn!("{MOST_CONNECTIONS} connections are open; one more is turned away");
+            away(stream, format!("there are {MOST_CONNECTIONS}"));
+            continue;
+        };
+        let Some(seat) = seats.take(&stream) else {
+            tracing::warn!("one user has {MOST_OF_ONE} connections open; one more is turned away");
+            away(stream, format!("you have {MOST_OF_ONE}"));
             continue;
         };
         let router = router.clone();
         let mut stop = stop.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let (_place, _seat) = (place, seat);
             let router = match auth::peer::of(&stream) {
                 Ok(peer) => router.layer(axum::Extension(peer)),
                 Err(err) => {
-                    tracing::warn!("the kernel does not say who connected: {err}");
-                    return;
+                    tracing::warn!("nobody knows who connected: {err}");
+                    routes::nobody(&format!("nobody knows who asks: {err}"))
                 }
             };
             let mut builder = hyper::server::conn::http1::Builder::new();
@@ -159,4 +183,60 @@ pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::
     // Streams end by themselves now; what does not within a moment goes with the process.
     let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(Duration::from_secs(2), places.acquire_many(all)).await;
+}
+
+/// Hears what is asked and says why there is no answer: a client that is told before it has asked takes it for nonsense.
+async fn turn_away(mut stream: UnixStream, whose: String) {
+    let Refused(problem) = Refused::crowded(&whose);
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let head = format!("HTTP/1.1 503 Service Unavailable\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {}\r\n", body.len());
+    let answer = format!("{head}Connection: close\r\n\r\n{body}");
+    let told = async {
+        let mut asked = [0; 4096];
+        stream.read(&mut asked).await?;
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What comes late would break the connection before the answer is read.
+        tokio::io::copy(&mut (&mut stream).take(MOST_HEADER_BYTES as u64), &mut tokio::io::sink()).await
+    };
+    // A client that is not there to hear it misses nothing.
+    let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+}
+
+/// How many connections each user has.
+#[derive(Debug, Clone, Default)]
+struct Seats(Arc<Mutex<BTreeMap<u32, usize>>>);
+
+/// One of them; it is free again when this is dropped.
+#[derive(Debug)]
+struct Seat {
+    seats: Seats,
+    uid: u32,
+}
+
+impl Seats {
+    fn take(&self, stream: &UnixStream) -> Option<Seat> {
+        // Whom the kernel does not name shares the seats of nobody.
+        let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+        let mut seats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = seats.entry(uid).or_default();
+        if *taken >= MOST_OF_ONE && uid != 0 && uid != geteuid().as_raw() {
+            return None;
+        }
+        *taken += 1;
+        drop(seats);
+        Some(Seat { seats: self.clone(), uid })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = seats.get(&self.uid).map_or(0, |taken| taken.saturating_sub(1));
+        if left == 0 {
+            seats.remove(&self.uid);
+        } else {
+            seats.insert(self.uid, left);
+        }
+    }
 }

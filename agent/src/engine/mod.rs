@@ -40,7 +40,7 @@ pub(crate) enum NotTaken {
     #[error("there is no app {0}")]
     NoApp(AppName),
     /// There is no such run, or not of this app.
-    #[error("the app has no run {0}")]
+    #[error("there is no run {0}")]
     NoRun(RunId),
     /// The run is over.
     #[error("run {0} is over")]
