@@ -377,8 +377,11 @@ impl Program {
             });
         }
         if let Some(pipe) = child.stderr.take() {
+            let sender = sender.clone();
             std::thread::spawn(move || read_lines(pipe, Stream::Stderr, &sender));
         }
+        let pid = child.id();
+        std::thread::spawn(move || await_end(pid, &sender));
         let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new() };
         let ended = wait(&mut child, &group, watch, &said, &mut heard);
         let spare_leftovers = self.leftovers == Leftovers::Leave && matches!(&ended, Ok(status) if status.success());
@@ -422,6 +425,8 @@ pub(crate) fn end_marked(marker: &str) {
 enum Said {
     Line(Stream, String),
     Bytes(Vec<u8>),
+    /// It has ended, and waits to be reaped.
+    Ended,
 }
 
 #[derive(PartialEq, Eq)]
@@ -456,7 +461,7 @@ impl Heard<'_> {
                 self.tail.push_back(line);
             }
             Said::Bytes(bytes) if self.captured.len() <= MOST_CAPTURED => self.captured.extend(bytes),
-            Said::Bytes(_) => {}
+            Said::Bytes(_) | Said::Ended => {}
         }
     }
 
@@ -473,20 +478,21 @@ impl Heard<'_> {
     }
 }
 
+/// How long a cancel or the deadline may go unnoticed.
+const LOOK: Duration = Duration::from_millis(20);
+
 fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<Said>, heard: &mut Heard<'_>) -> Result<ExitStatus, Cut> {
     let begun = Instant::now();
     let mut cut = None;
-    let mut patience = Duration::from_millis(1);
     loop {
-        match said.recv_timeout(patience) {
+        match said.recv_timeout(LOOK) {
+            // Whoever says that it ended holds the channel until then.
+            Ok(Said::Ended) | Err(RecvTimeoutError::Disconnected) => {
+                let status = child.wait().map_err(Cut::Lost)?;
+                return cut.map_or(Ok(status), Err);
+            }
             Ok(next) => heard.take(next),
-            Err(RecvTimeoutError::Timeout) => patience = (patience * 2).min(Duration::from_millis(20)),
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(patience),
-        }
-        match child.try_wait() {
-            Ok(None) => {}
-            Ok(Some(status)) => return cut.map_or(Ok(status), Err),
-            Err(source) => return Err(Cut::Lost(source)),
+            Err(RecvTimeoutError::Timeout) => {}
         }
         if cut.is_none() {
             cut = match (watch.cancel.asked(), watch.left().is_zero()) {
@@ -499,6 +505,15 @@ fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<S
             }
         }
     }
+}
+
+/// Says when a child has ended, and leaves it to be reaped by its owner: until then its number is nobody else's.
+fn await_end(pid: u32, sender: &SyncSender<Said>) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {}
+    // Nobody hears it when the owner has given up.
+    let _ = sender.send(Said::Ended);
 }
 
 fn read_all(mut pipe: impl Read, sender: &SyncSender<Said>) {
