@@ -205,7 +205,7 @@ impl<'a> Instances<'a> {
                 let how = status.map_or_else(String::new, |status| format!(", with {status}"));
                 Err(RestartError::Process {
                     what: format!("the instance of {release} ended{how}"),
-                    cure: Some(format!("what it said last stands below; all of it in {}", self.log_path(release.as_str()).display())),
+                    cure: Some(format!("all that it said is in {}", self.log_path(release.as_str()).display())),
                     tail: self.tail(instance, release),
                 })
             }
