@@ -209,12 +209,18 @@ impl Bench {
         Done { code: status.code().unwrap_or(-1), stdout: String::new(), stderr: self.log()[before..].to_owned() }
     }
 
-    #[track_caller]
-    fn spawn(&self) {
-        assert!(!self.is_running(), "the agent runs already");
+    /// The agent with the bench's directories, to be given more arguments or started.
+    pub fn agent_command(&self) -> Command {
         let mut command = self.command(binaries().join("release-agent"));
         command.args(["--config".as_ref(), self.path("config").as_os_str()]).args(["--state".as_ref(), self.path("state").as_os_str()]);
         command.args(["--socket".as_ref(), self.path("run/control.sock").as_os_str()]);
+        command
+    }
+
+    #[track_caller]
+    fn spawn(&self) {
+        assert!(!self.is_running(), "the agent runs already");
+        let mut command = self.agent_command();
         let log = OpenOptions::new().create(true).append(true).open(self.path("log/agent.log")).expect("the bench is ours");
         command.stdout(log.try_clone().expect("a file can be opened twice")).stderr(log).process_group(0);
         *self.agent.borrow_mut() = Some(command.spawn().expect("the agent was built"));
