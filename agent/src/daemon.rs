@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use nix::sys::stat::{Mode, umask};
@@ -209,6 +210,7 @@ async fn answer(
     let mut changes = settings.follow();
     let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     say(&[NotifyState::Ready, NotifyState::Status(&format!("{} app(s); nothing is under way", in_force.apps.len()))]);
+    let watched = tokio::spawn(answer_watchdog());
     tracing::info!(socket = %path.display(), apps = in_force.apps.len(), "ready");
     let mut bell = engines.journal().bell();
     let mut complaints = settings.follow_complaints();
@@ -235,7 +237,6 @@ async fn answer(
             rung = bell.changed() => if rung.is_ok() { tell_status(&engines, &settings).await },
             changed = complaints.changed() => if changed.is_ok() { tell_status(&engines, &settings).await },
             failure = failures.recv() => if let Some(err) = failure { break Err(Ended::Journal(err)) },
-            () = watchdog() => say(&[NotifyState::Watchdog]),
         }
     };
     say(&[NotifyState::Stopping, NotifyState::Status("finishing the runs under way")]);
@@ -243,6 +244,7 @@ async fn answer(
     if ended.is_ok() {
         tracing::info!("stopping: the runs under way are finished first");
         let patience = settings.settings().agent.drain_timeout;
+        ask_for_time(patience);
         // The socket answers until the last run has ended, so that those who follow it see how.
         engines.refuse_new();
         let draining = engines.clone();
@@ -250,6 +252,7 @@ async fn answer(
     }
     let _ = stop.send(true);
     let _ = serving.await;
+    watched.abort();
     ended
 }
 
@@ -257,12 +260,24 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Ended> {
     signal(kind).map_err(Ended::Runtime)
 }
 
-/// Half of what the service manager waits for (sd_watchdog_enabled(3)); for ever when it does not watch.
-async fn watchdog() {
-    match sd_notify::watchdog_enabled() {
-        Some(interval) => tokio::time::sleep(interval / 2).await,
-        None => std::future::pending().await,
+/// Tells the service manager that the agent is alive, twice as often as it wants to hear it (sd_watchdog_enabled(3)). A task of its own: what the
+/// agent does at the moment, a configuration taken up or a run that is waited for, may last longer.
+async fn answer_watchdog() {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let mut pulse = tokio::time::interval(interval / 2);
+    loop {
+        pulse.tick().await;
+        say(&[NotifyState::Watchdog]);
     }
+}
+
+/// Taking back what has not ended by then takes time, too.
+const TAKING_BACK: Duration = Duration::from_secs(5 * 60);
+
+/// The service manager would kill what has not stopped in its own time: TimeoutStopSec, or this, whichever is longer.
+fn ask_for_time(patience: Duration) {
+    let most = u32::try_from((patience + TAKING_BACK).as_micros()).unwrap_or(u32::MAX);
+    say(&[NotifyState::ExtendTimeoutUsec(most)]);
 }
 
 /// One line for `systemctl status`.
