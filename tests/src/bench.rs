@@ -452,15 +452,20 @@ impl Begun {
     }
 }
 
-/// The environment that a bench begins with. The home directory is one for all tests, so that the installers find what they fetched before.
-fn variables(home: &Path) -> BTreeMap<String, String> {
+/// What the installers need to know of this machine's network and indexes.
+pub(crate) fn inherited() -> BTreeMap<String, String> {
     let passed = |name: &str| {
         let prefixes = ["PIP_", "UV_", "SSL_"];
-        let names =
-            ["USER", "LOGNAME", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"];
+        let names = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"];
         prefixes.iter().any(|prefix| name.starts_with(prefix)) || names.contains(&name)
     };
-    let mut variables: BTreeMap<_, _> = std::env::vars().filter(|(name, _)| passed(name)).collect();
+    std::env::vars().filter(|(name, _)| passed(name)).collect()
+}
+
+/// The environment that a bench begins with. The home directory is one for all tests, so that the installers find what they fetched before.
+fn variables(home: &Path) -> BTreeMap<String, String> {
+    let mut variables = inherited();
+    variables.extend(["USER", "LOGNAME"].into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))));
     let tools = project("target/test-tools/bin");
     // The system's own programs: what a shell of the person who runs the tests would find first is not what an agent finds.
     variables.insert("PATH".into(), format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", tools.display()));
@@ -471,7 +476,7 @@ fn variables(home: &Path) -> BTreeMap<String, String> {
 }
 
 /// The directory of the agent and the ctl, which are built if they are not what the sources say.
-fn binaries() -> &'static Path {
+pub(crate) fn binaries() -> &'static Path {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {
         // target/<profile>/deps/<test>

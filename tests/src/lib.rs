@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod http;
+mod nspawn;
 mod postgres;
 mod processes;
 mod repo;
@@ -16,6 +17,7 @@ mod wait;
 pub use bench::{Bench, Done, project};
 pub use demo::{SITE_SOCKET, demo_settings};
 pub use http::{Answer, Place, get, request};
+pub use nspawn::{Booted, Inside};
 pub use postgres::{Holder, PASSWORD, Postgres};
 pub use processes::{Process, processes_about};
 pub use repo::Repo;
