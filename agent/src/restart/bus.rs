@@ -237,12 +237,12 @@ impl<'a> Bus<'a> {
         RestartError::Unit { unit: name.to_owned(), what, cure, tail: self.journal(name) }
     }
 
-    /// The last lines that a unit wrote, where the agent may read them.
+    /// The last lines that a unit wrote, where the agent may read them. A server that starts says two dozen lines before its traceback.
     pub(super) fn journal(&self, name: &str) -> Vec<String> {
         let nothing = |_, _: &str| {};
         let deadline = Instant::now() + Duration::from_secs(5);
         let watch = Watch { marker: self.watch.marker, deadline, cancel: self.watch.cancel, lines: &nothing };
-        let read = Program::new("journalctl").args(["-u", name, "-n", "20", "--no-pager", "-q", "-o", "cat"]).quiet().capture(&watch);
+        let read = Program::new("journalctl").args(["-u", name, "-n", "80", "--no-pager", "-q", "-o", "cat"]).quiet().capture(&watch);
         read.map(|read| read.text().lines().map(str::to_owned).collect()).unwrap_or_default()
     }
 
