@@ -103,10 +103,13 @@ fn serving(machine: &Booted) -> String {
     answer.header("x-release").unwrap().to_owned()
 }
 
+/// What a visitor met: how often each release answered, and what else there was.
+type Seen = (BTreeMap<String, u32>, Vec<String>);
+
 /// Visitors who ask without pause.
 struct Visitors {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<(BTreeMap<String, u32>, Vec<String>)>>,
+    threads: Vec<JoinHandle<Seen>>,
 }
 
 impl Visitors {
