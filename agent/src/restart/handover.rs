@@ -91,7 +91,15 @@ impl Settings {
         fs::rename(&temporary, &self.socket).inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(error)
     }
 
+    /// Takes the name away, where it is one that this agent gave: a link to the socket of an instance. What else stands there is somebody else's.
     pub(super) fn unname(&self) -> Result<(), RestartError> {
+        let instance_of = |target: &Path| {
+            let (target, socket) = (target.file_name()?.to_str()?, self.socket.file_name()?.to_str()?);
+            target.strip_prefix(socket)?.strip_prefix('.')?.parse::<ReleaseName>().ok()
+        };
+        if !fs::read_link(&self.socket).is_ok_and(|target| instance_of(&target).is_some()) {
+            return Ok(());
+        }
         match fs::remove_file(&self.socket) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(RestartError::File { act: "remove the socket's name", path: self.socket.clone(), source })
