@@ -154,7 +154,7 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when it finds an error, or cannot run.
     pub(crate) fn check(&self, watch: &Watch<'_>) -> Result<(), ManageError> {
-        self.command("check", &["--deploy", "--fail-level", "ERROR"], watch)
+        self.command("check", &["--deploy", "--fail-level=ERROR"], watch)
     }
 
     /// Whether models have changed without a migration: a sentence to warn with.

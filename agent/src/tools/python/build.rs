@@ -80,7 +80,7 @@ impl Build<'_> {
             Way::UvLock { dir } => {
                 let program = self
                     .inside("uv")
-                    .args(["sync", "--frozen", "--no-dev", "--no-install-project", "--link-mode", "copy", "--compile-bytecode"])
+                    .args(["sync", "--frozen", "--no-dev", "--no-install-project", "--link-mode=copy", "--compile-bytecode"])
                     .arg("--python")
                     .arg(self.python())
                     .dir(self.release.join(dir));
@@ -129,7 +129,7 @@ impl Build<'_> {
         let program = match &self.wanted.tool {
             Tool::Uv(_) => {
                 // Copies: an environment that shares files with uv's cache would change with it.
-                let program = self.wanted.host.program("uv").args(["pip", "install", "--link-mode", "copy", "--compile-bytecode"]);
+                let program = self.wanted.host.program("uv").args(["pip", "install", "--link-mode=copy", "--compile-bytecode"]);
                 program.arg("--python").arg(self.python())
             }
             // Isolated, or modules at the root of the project would be taken for those of the standard library.
@@ -397,6 +397,7 @@ fn hint(heard: &[String], asked_by: impl Fn(&str) -> Option<String>) -> Option<S
     if let Some(line) = find(&[
         "No matching distribution found for",
         "was not found in the package registry",
+        "was not found in the provided package locations",
         "there is no version of",
         "there are no versions of",
     ]) && let Some(name) = name_after(line, &missing)
