@@ -29,6 +29,16 @@ pub fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a directory of the project").join(path)
 }
 
+/// Whether the tests run as root. Where they do not, it says loudly which promise is not held.
+#[expect(clippy::print_stderr, reason = "a test that tests nothing must not look like one that does")]
+pub fn is_root(promise: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("\n*** NOT TESTED, for this needs root: {promise}\n");
+    }
+    root
+}
+
 /// What a program said when it had ended.
 #[derive(Debug, Clone)]
 pub struct Done {
@@ -45,6 +55,16 @@ impl Done {
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "the exit code is another\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails the test unless each of these stands in what it said, wherever.
+    #[track_caller]
+    pub fn says(self, parts: &[&str]) -> Self {
+        for part in parts {
+            let said = self.stdout.contains(part) || self.stderr.contains(part);
+            assert!(said, "this was not said: {part}\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        }
         self
     }
 
@@ -70,6 +90,7 @@ pub struct Bench {
     agent: RefCell<Option<Child>>,
     apps: RefCell<Vec<String>>,
     variables: RefCell<BTreeMap<String, String>>,
+    user: Cell<Option<u32>>,
     commands: Cell<u32>,
 }
 
@@ -91,6 +112,7 @@ impl Bench {
             agent: RefCell::new(None),
             apps: RefCell::new(Vec::new()),
             variables: RefCell::new(variables(&home)),
+            user: Cell::new(None),
             commands: Cell::new(0),
         }
     }
@@ -189,6 +211,53 @@ impl Bench {
         command
     }
 
+    /// The program of the agent, without any argument.
+    pub fn release_agent(&self) -> Command {
+        self.command(binaries().join("release-agent"))
+    }
+
+    /// The ctl, pointed at the bench's agent.
+    pub fn agentctl(&self) -> Command {
+        let mut command = self.command(binaries().join("agentctl"));
+        command.env("AGENTCTL_SOCKET", self.path("run/control.sock"));
+        command
+    }
+
+    /// Lets the other users of this machine reach what is in the bench.
+    pub fn let_others_in(&self) -> &Self {
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o755)).expect("the bench is ours");
+        self
+    }
+
+    /// Gives the bench to an ordinary user, who the agent runs as from the next start on. Only root can.
+    pub fn give_to(&self, uid: u32) -> &Self {
+        self.let_others_in();
+        let mut command = self.command("chown");
+        command.arg("-R").arg(format!("{uid}:{uid}")).arg(&self.root);
+        self.begin(command).finish(MOST_AGENT).expect(0);
+        self.user.set(Some(uid));
+        self
+    }
+
+    /// The ctl, as another user with exactly these supplementary groups. Only root can.
+    pub fn ctl_as<S: AsRef<OsStr>>(&self, uid: u32, groups: &[u32], args: impl IntoIterator<Item = S>) -> Done {
+        let mut command = self.as_user(uid, groups, binaries().join("agentctl"));
+        command.arg("--socket").arg(self.path("run/control.sock")).args(args);
+        self.begin(command).finish(MOST_CTL)
+    }
+
+    /// A program, as another user with exactly these supplementary groups. Only root can.
+    pub fn as_user(&self, uid: u32, groups: &[u32], program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command("setpriv");
+        command.arg(format!("--reuid={uid}")).arg(format!("--regid={uid}"));
+        match groups {
+            [] => command.arg("--clear-groups"),
+            groups => command.arg(format!("--groups={}", groups.iter().map(u32::to_string).collect::<Vec<_>>().join(","))),
+        };
+        command.arg("--").arg(program);
+        command
+    }
+
     /// Starts the agent, and waits until it answers.
     #[track_caller]
     pub fn start(&self) -> &Self {
@@ -211,7 +280,11 @@ impl Bench {
 
     /// The agent with the bench's directories, to be given more arguments or started.
     pub fn agent_command(&self) -> Command {
-        let mut command = self.command(binaries().join("release-agent"));
+        let mut command = self.release_agent();
+        if let Some(user) = self.user.get() {
+            // The standard library drops the supplementary groups too.
+            command.uid(user).gid(user);
+        }
         command.args(["--config".as_ref(), self.path("config").as_os_str()]).args(["--state".as_ref(), self.path("state").as_os_str()]);
         command.args(["--socket".as_ref(), self.path("run/control.sock").as_os_str()]);
         command
@@ -250,6 +323,16 @@ impl Bench {
         if let Some(pid) = self.agent_pid().and_then(|pid| i32::try_from(pid).ok()) {
             kill(Pid::from_raw(pid), signal).expect("it is our child, and not yet reaped");
         }
+    }
+
+    /// Has the agent read its configuration again, and waits until what it reads is in force, or complained of.
+    #[track_caller]
+    pub fn reload(&self) -> &Self {
+        let seen = self.log().len();
+        self.signal(Signal::SIGHUP);
+        let told = ["the configuration was taken up", "ERROR"];
+        wait_until("the agent has read its configuration", MOST_AGENT, || told.iter().any(|told| self.log()[seen..].contains(told)));
+        self
     }
 
     /// Kills the agent alone, as the kernel would when memory is short. What it started lives on.
@@ -380,7 +463,8 @@ impl Drop for Bench {
     #[expect(clippy::print_stderr, reason = "this is where a failed test says what the agent said")]
     fn drop(&mut self) {
         let failed = std::thread::panicking();
-        if failed {
+        // Who writes a test, or a sentence, wants to read what a person would have read.
+        if failed || std::env::var_os("TELL_BENCH").is_some() {
             eprintln!("{}", self.tell());
         }
         if let Some(mut agent) = self.agent.borrow_mut().take() {
@@ -420,6 +504,11 @@ impl Begun {
     /// What it printed so far.
     pub fn stdout(&self) -> String {
         fs::read_to_string(&self.stdout).unwrap_or_default()
+    }
+
+    /// What it printed to its standard error so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
     /// Sends it a signal.

@@ -14,7 +14,7 @@ mod repo;
 mod sound;
 mod wait;
 
-pub use bench::{Bench, Done, project};
+pub use bench::{Begun, Bench, Done, is_root, project};
 pub use demo::{SITE_SOCKET, demo_settings};
 pub use http::{Answer, Place, get, request};
 pub use nspawn::{Booted, Inside};
