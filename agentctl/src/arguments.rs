@@ -20,7 +20,7 @@ pub fn command() -> clap::Command {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  the release is live, or what was asked is done
-  1  it failed; the former release is live and was never left
+  1  it failed; visitors never met it, and a release that was live before was never left
   2  the arguments make no sense
   3  rolled back: the new release was live for a moment and was taken back
   4  refused: right, lock, busy, stale

@@ -10,7 +10,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use agent_tests::{Bench, Done, Place, Repo, demo_settings, free_port, get, is_root, processes_about, wait_until};
-use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -111,10 +111,15 @@ impl AppEngine {
             Ok(refs) => {
                 let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits(reference.short()))).count();
                 if allowed == 0 {
-                    let text = format!("the repository answers, but none of its {} refs is allowed", refs.len());
+                    let text = format!("the repository answers, but none of its {} branches and tags may be released", refs.len());
                     chart.add("git", Level::Error, text, Some("set `refs` to the branches and tags that may be released".to_owned()));
                 } else {
-                    chart.add("git", Level::Good, format!("the repository answers; {allowed} ref(s) may be released"), None);
+                    chart.add(
+                        "git",
+                        Level::Good,
+                        format!("the repository answers, and {allowed} of its {} branches and tags may be released", refs.len()),
+                        None,
+                    );
                 }
             }
             Err(err) => {

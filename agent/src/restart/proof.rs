@@ -239,7 +239,15 @@ pub(super) fn last_lines(path: &Path, offset: u64) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let clean = |line: &str| line.chars().filter(|c| *c == '\t' || !c.is_control()).take(1000).collect::<String>();
     let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(MOST_LINES)..].to_vec()
+    let first = lines.len().saturating_sub(MOST_LINES);
+    // What a server says of itself while it starts is no news, once Python says what is wrong.
+    let is_beginning = |line: &String| line.starts_with("Traceback (most recent call last)");
+    let tracebacks: Vec<usize> = lines.iter().enumerate().filter(|(_, line)| is_beginning(line)).map(|(at, _)| at).collect();
+    let first = match tracebacks.as_slice() {
+        [only] => first.max(*only),
+        _ => first,
+    };
+    lines[first..].to_vec()
 }
 
 /// Where a process writes what goes wrong, when that is a file.

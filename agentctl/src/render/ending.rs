@@ -111,7 +111,7 @@ fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
     let release = || known.release.as_deref().map(clean_line).or_else(|| of.map(str::to_owned)).unwrap_or_else(|| "the release".into());
     match known.action.as_str() {
         "check" => live.map_or_else(|| "every check passed".into(), |live| format!("{live} passed every check")),
-        "prune" => "old releases are pruned".into(),
+        "prune" => "what was too old is gone".into(),
         "lock" => "locked: no release or activate until it is unlocked".into(),
         "unlock" => "unlocked".into(),
         "pin" => format!("{} is kept for ever", release()),
