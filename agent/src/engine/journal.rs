@@ -264,12 +264,13 @@ impl Journal {
                 return Ok(before);
             }
             let standing = standing(tx, asked.app)?;
-            let ahead = standing.waiting.last().map(|(run, _)| *run).or(standing.running);
+            let (running, waiting): (_, Vec<RunId>) = (standing.running, standing.waiting.iter().map(|(run, _)| *run).collect());
             let admission = match admit(standing) {
                 Ok(admission) => admission,
                 Err(refusal) => return Ok(Taken::Refused(refusal)),
             };
             let now = Utc::now();
+            let ahead = waiting.iter().rfind(|run| !admission.supersedes.contains(run)).copied().or(running);
             for run in admission.supersedes {
                 let end = What::Ended { outcome: OutcomeWord::Superseded, live: None, ms: 0 };
                 insert(tx, run, now, &end)?;

@@ -49,7 +49,7 @@ pub(crate) enum NotTaken {
     #[error("run {0} has switched to the new release, and can no longer be cancelled")]
     TooLate(RunId),
     /// There is no such release.
-    #[error("there is no release {selector}")]
+    #[error("{}", no_release(selector))]
     NoRelease {
         /// How it was named.
         selector: ReleaseSelector,
@@ -76,6 +76,14 @@ pub(crate) enum NotTaken {
     /// git, for a plan.
     #[error(transparent)]
     Git(#[from] crate::tools::git::GitError),
+}
+
+/// That nothing fits a selector.
+fn no_release(selector: &ReleaseSelector) -> String {
+    match selector {
+        ReleaseSelector::Previous => "there is no release to go back to: no other that is still there was live before this one".to_owned(),
+        ReleaseSelector::Prefix(_) => format!("there is no release {selector}"),
+    }
 }
 
 /// The number of the run that a request has, and whether it is new.

@@ -17,7 +17,7 @@ use super::journal::{Due, Journal, JournalError, word_of};
 use super::mask::Mask;
 use super::replay::{Replayed, planned, replay};
 use super::telling::Telling;
-use super::{AppEngine, previous};
+use super::{AppEngine, no_release, previous};
 use crate::settings::{App, When, read_secrets};
 use crate::site::SiteLock;
 use crate::steps::{Cx, Did, Failure, PIPELINE, Steadiness, Target, Teller, chain, named};
@@ -211,7 +211,7 @@ impl Worker {
         let before = previous(&engine.journal, &engine.site, &engine.name, live);
         match selector.select(&names, before.as_ref()) {
             Selected::One(release) => Ok(release.clone()),
-            Selected::None => Err(Failure::new(format!("there is no release {selector}")).with_hint("agentctl list shows the releases")),
+            Selected::None => Err(Failure::new(no_release(selector)).with_hint("agentctl list shows the releases")),
             Selected::Several(several) => {
                 let names: Vec<&str> = several.iter().map(|name| name.as_str()).collect();
                 Err(Failure::new(format!("{selector} may be {}", names.join(" or "))).with_hint("give more of the name"))
