@@ -167,11 +167,19 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let (failed, failures) = mpsc::unbounded_channel();
     let engines = Arc::new(Engines::new(journal, failed));
     engines.recover_spot()?;
-    if let Some(trouble) = engines.apply(&settings.settings()).into_iter().next() {
-        return Err(trouble.into());
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
-    let ended = runtime.block_on(answer(&socket, settings, engines, failures));
+    // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.
+    let group = settings.settings().agent.socket_group.clone();
+    let listener = runtime.block_on(ControlSocket::bind(&socket, group.as_deref()))?;
+    let mut troubles = engines.apply(&settings.settings());
+    if engines.all().is_empty() && !troubles.is_empty() {
+        return Err(troubles.swap_remove(0).into());
+    }
+    for trouble in &troubles {
+        // One app that cannot be taken up is no reason to leave the others alone.
+        tracing::error!("{}", chain(trouble));
+    }
+    let ended = runtime.block_on(answer(&socket, listener, settings, engines, failures));
     runtime.shutdown_background();
     ended
 }
@@ -197,12 +205,12 @@ fn default_socket(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<
 
 async fn answer(
     path: &Path,
+    socket: ControlSocket,
     settings: InForce,
     engines: Arc<Engines>,
     mut failures: mpsc::UnboundedReceiver<JournalError>,
 ) -> Result<(), Ended> {
     let in_force = settings.settings();
-    let socket = ControlSocket::bind(path, in_force.agent.socket_group.as_deref()).await?;
     let (stop, stopping) = watch::channel(false);
     let house = House { engines: engines.clone(), settings: settings.clone() };
     let serving = tokio::spawn(door::serve(socket, house, stopping));

@@ -456,6 +456,29 @@ pub enum Refusal {
 }
 
 impl Standing {
+    /// Whether the act may begin now. Asked when a request is taken, and once more when its turn comes: what was so then may have changed.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that stands in its way.
+    pub fn may_begin(&self, request: &Request) -> Result<(), Refusal> {
+        let act = &request.act;
+        if let Some(expected) = &request.expect_live
+            && self.live.as_ref() != Some(expected)
+        {
+            return Err(Refusal::Stale { expected: expected.clone(), found: self.live.clone() });
+        }
+        let changes_what_is_live = matches!(act, Act::Release { .. } | Act::Activate { .. });
+        if let Some(lock) = &self.lock
+            && changes_what_is_live
+        {
+            return Err(Refusal::Locked(lock.clone()));
+        }
+        match self.stuck {
+            Some(run) if act.takes_turns() && !matches!(act, Act::Activate { .. } | Act::Check) => Err(Refusal::Stuck(run)),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the act may be taken now, and what it displaces.
     ///
     /// # Errors
@@ -465,24 +488,9 @@ impl Standing {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        if let Some(expected) = &request.expect_live
-            && self.live.as_ref() != Some(expected)
-        {
-            return Err(Refusal::Stale { expected: expected.clone(), found: self.live.clone() });
-        }
+        self.may_begin(request)?;
         if !act.takes_turns() {
             return Ok(Admission { supersedes: Vec::new() });
-        }
-        let changes_what_is_live = matches!(act, Act::Release { .. } | Act::Activate { .. });
-        if let Some(lock) = &self.lock
-            && changes_what_is_live
-        {
-            return Err(Refusal::Locked(lock.clone()));
-        }
-        if let Some(run) = self.stuck
-            && !matches!(act, Act::Activate { .. } | Act::Check)
-        {
-            return Err(Refusal::Stuck(run));
         }
         let ahead = self.running.or(self.waiting.first().map(|(run, _)| *run));
         match (self.when_busy, ahead) {
@@ -559,6 +567,15 @@ mod tests {
         assert_eq!(standing.admit(&asked), Err(Refusal::Stale { expected: other, found: Some(live.clone()) }));
         asked.expect_live = Some(live);
         assert!(standing.admit(&asked).is_ok());
+    }
+
+    #[test]
+    fn what_may_begin_is_asked_again_when_the_turn_comes_and_turns_do_not_count_then() {
+        let stuck = Standing { stuck: Some(RunId(7)), ..Standing::default() };
+        assert_eq!(stuck.may_begin(&request(release())), Err(Refusal::Stuck(RunId(7))));
+        assert!(stuck.may_begin(&request(activate())).is_ok() && stuck.may_begin(&request(Act::Unlock)).is_ok());
+        let busy = Standing { running: Some(RunId(1)), when_busy: WhenBusy::Refuse, ..Standing::default() };
+        assert!(busy.may_begin(&request(release())).is_ok(), "it is its own turn");
     }
 
     #[test]

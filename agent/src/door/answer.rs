@@ -266,6 +266,9 @@ impl From<NotTaken> for Refused {
                 Self::new(Code::NoRelease, detail, Some(hint))
             }
             NotTaken::Ambiguous { .. } => Self::new(Code::Ambiguous, detail, Some("give more of the name".to_owned())),
+            NotTaken::RootMoved { .. } => {
+                Self::new(Code::Root, detail, Some("restart the agent: it takes the new root up then".to_owned()))
+            }
             NotTaken::NonceReused => Self::new(Code::NonceReused, detail, Some("make a new nonce".to_owned())),
             NotTaken::Git(err) => {
                 let hint = err.hint();

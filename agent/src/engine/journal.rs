@@ -393,11 +393,11 @@ impl Journal {
         Ok(query.query_row([run.0], run_of).optional()?)
     }
 
-    /// Runs, newest first: of one app or of all, with numbers above `after`.
-    pub(crate) fn runs(&self, app: Option<&AppName>, after: u64, limit: u32) -> Result<Vec<view::Run>, JournalError> {
+    /// The runs of an app, newest first, with numbers above `after`.
+    pub(crate) fn runs(&self, app: &AppName, after: u64, limit: u32) -> Result<Vec<view::Run>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(&format!("{RUN} WHERE run > ?2 AND (?1 IS NULL OR app = ?1) ORDER BY run DESC LIMIT ?3"))?;
-        let rows = query.query_map(params![app.map(AppName::as_str), after, limit], run_of)?;
+        let mut query = reader.prepare_cached(&format!("{RUN} WHERE app = ? AND run > ? ORDER BY run DESC LIMIT ?"))?;
+        let rows = query.query_map(params![app.as_str(), after, limit], run_of)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

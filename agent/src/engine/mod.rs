@@ -10,6 +10,7 @@ mod views;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -64,6 +65,14 @@ pub(crate) enum NotTaken {
         /// Those that fit.
         fitting: Vec<ReleaseName>,
     },
+    /// Another root is set than the one that the agent holds.
+    #[error("root is now set to {}, and the agent holds {}", set.display(), held.display())]
+    RootMoved {
+        /// What is set.
+        set: PathBuf,
+        /// What is held.
+        held: PathBuf,
+    },
     /// The nonce was used for another request.
     #[error("the nonce was used before, for another request")]
     NonceReused,
@@ -103,7 +112,18 @@ pub(crate) struct AppEngine {
     app: Mutex<Arc<App>>,
     current: Mutex<Option<(RunId, Cancel)>>,
     poke: Mutex<Option<Sender<()>>>,
-    draining: AtomicBool,
+    phase: Mutex<Phase>,
+}
+
+/// Whether an app's thread takes up what is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It does.
+    Working,
+    /// It ends after the run at hand: the app was removed, or the agent stops.
+    Leaving,
+    /// It has ended, or is about to.
+    Gone,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,8 +137,57 @@ impl AppEngine {
         locked(&self.app).clone()
     }
 
+    /// Takes settings up. A root is held from the first run to the last: another one needs another start.
+    fn take_up(&self, app: &Arc<App>) -> Result<(), NotTaken> {
+        let held = self.settings().root.clone();
+        if app.root != held {
+            return Err(NotTaken::RootMoved { set: app.root.clone(), held });
+        }
+        *locked(&self.app) = app.clone();
+        Ok(())
+    }
+
     fn draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        *locked(&self.phase) != Phase::Working
+    }
+
+    /// Lets the thread end after the run at hand.
+    fn leave(&self) {
+        let mut phase = locked(&self.phase);
+        if *phase == Phase::Working {
+            *phase = Phase::Leaving;
+        }
+        drop(phase);
+        self.poke();
+    }
+
+    /// Ends the runs that wait: nobody will take them up, and a file that comes back one day must not bring them back.
+    fn drop_what_waits(&self) {
+        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        for due in self.journal.due(&self.name).unwrap_or_default().into_iter().filter(|due| !due.begun) {
+            let end = What::Ended { outcome: OutcomeWord::Cancelled, live: live.clone(), ms: 0 };
+            if let Err(err) = self.journal.append_unless(due.run, &end, "planned") {
+                tracing::error!(run = due.run.0, "cannot be ended: {}", chain(&err));
+            }
+        }
+    }
+
+    /// Lets a thread that was to end go on, if it has not ended yet.
+    fn stay(&self) -> bool {
+        let mut phase = locked(&self.phase);
+        if *phase == Phase::Leaving {
+            *phase = Phase::Working;
+        }
+        *phase == Phase::Working
+    }
+
+    /// Asked by the thread itself: whether it ends now.
+    fn ends(&self) -> bool {
+        let mut phase = locked(&self.phase);
+        if *phase == Phase::Leaving {
+            *phase = Phase::Gone;
+        }
+        *phase == Phase::Gone
     }
 
     fn begin(&self, run: RunId) -> Cancel {
@@ -302,6 +371,8 @@ fn previous(journal: &Journal, site: &Site, app: &AppName, live: Option<&Release
 pub(crate) struct Engines {
     journal: Arc<Journal>,
     apps: RwLock<BTreeMap<AppName, Running>>,
+    /// Engines of apps that were removed, until their last run has ended.
+    leaving: Mutex<Vec<Running>>,
     draining: AtomicBool,
     failed: tokio::sync::mpsc::UnboundedSender<JournalError>,
 }
@@ -325,7 +396,7 @@ pub(crate) struct NotStarted {
 impl Engines {
     /// No engine yet. A journal that fails in the middle of a run is told through `failed`: the agent must stop then, and start again.
     pub(crate) fn new(journal: Arc<Journal>, failed: tokio::sync::mpsc::UnboundedSender<JournalError>) -> Self {
-        Self { journal, apps: RwLock::default(), draining: AtomicBool::new(false), failed }
+        Self { journal, apps: RwLock::default(), leaving: Mutex::default(), draining: AtomicBool::new(false), failed }
     }
 
     /// The journal.
@@ -345,27 +416,38 @@ impl Engines {
     /// could not be taken up.
     pub(crate) fn apply(&self, settings: &Settings) -> Vec<NotStarted> {
         let mut troubles = Vec::new();
-        let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
-        apps.retain(|name, running| {
-            let stays = settings.apps.contains_key(name);
-            if !stays {
-                running.engine.draining.store(true, Ordering::Release);
-                running.engine.poke();
-            }
-            stays
-        });
-        for (name, app) in &settings.apps {
-            match apps.get(name) {
-                Some(running) => *locked(&running.engine.app) = app.clone(),
-                None => match self.start(name, app) {
-                    Ok(running) => {
-                        apps.insert(name.clone(), running);
-                    }
-                    Err(source) => troubles.push(NotStarted { app: name.clone(), source }),
-                },
+        let removed: Vec<AppName> =
+            self.all().iter().map(|engine| engine.name.clone()).filter(|name| !settings.apps.contains_key(name)).collect();
+        for name in removed {
+            if let Some(running) = self.apps.write().unwrap_or_else(PoisonError::into_inner).remove(&name) {
+                running.engine.leave();
+                running.engine.drop_what_waits();
+                locked(&self.leaving).push(running);
             }
         }
+        for (name, app) in &settings.apps {
+            let taken_up = match self.get(name) {
+                Some(engine) => engine.take_up(app),
+                // Outside the lock that requests need: recovering an app runs programs.
+                None => self.come_back(name, app).map_or_else(|| self.start(name, app), Ok).map(|running| {
+                    self.apps.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), running);
+                }),
+            };
+            troubles.extend(taken_up.err().map(|source| NotStarted { app: name.clone(), source }));
+        }
         troubles
+    }
+
+    /// The engine of an app that was removed a moment ago and is still in the middle of a run: it goes on with what is set now.
+    fn come_back(&self, name: &AppName, app: &Arc<App>) -> Option<Running> {
+        let mut leaving = locked(&self.leaving);
+        leaving.retain(|running| !running.thread.is_finished());
+        let at = leaving.iter().position(|running| running.engine.name == *name && running.engine.stay())?;
+        let running = leaving.swap_remove(at);
+        if let Err(err) = running.engine.take_up(app) {
+            tracing::error!(app = %name, "{}", chain(&err));
+        }
+        Some(running)
     }
 
     fn start(&self, name: &AppName, app: &Arc<App>) -> Result<Running, NotTaken> {
@@ -379,7 +461,7 @@ impl Engines {
             app: Mutex::new(app.clone()),
             current: Mutex::default(),
             poke: Mutex::new(Some(poke)),
-            draining: AtomicBool::new(false),
+            phase: Mutex::new(Phase::Working),
         });
         let worker = Worker { engine: engine.clone(), lock, pokes };
         // Before anybody can ask for anything new.
@@ -414,8 +496,7 @@ impl Engines {
     pub(crate) fn refuse_new(&self) {
         self.draining.store(true, Ordering::Release);
         for engine in self.all() {
-            engine.draining.store(true, Ordering::Release);
-            engine.poke();
+            engine.leave();
         }
     }
 
@@ -425,14 +506,15 @@ impl Engines {
         let end = Instant::now() + patience;
         let mut cancelled = false;
         loop {
-            let threads_run =
-                self.apps.read().unwrap_or_else(PoisonError::into_inner).values().any(|running| !running.thread.is_finished());
-            if !threads_run {
+            let runs = |running: &Running| !running.thread.is_finished();
+            let staying = self.apps.read().unwrap_or_else(PoisonError::into_inner).values().any(runs);
+            if !staying && !locked(&self.leaving).iter().any(runs) {
                 return;
             }
             if Instant::now() >= end && !cancelled {
                 cancelled = true;
-                for engine in self.all() {
+                let leaving: Vec<_> = locked(&self.leaving).iter().map(|running| running.engine.clone()).collect();
+                for engine in self.all().into_iter().chain(leaving) {
                     let current = locked(&engine.current).as_ref().map(|(run, _)| *run);
                     if let Some(run) = current
                         && let Err(err) = engine.cancel(run, "agent")

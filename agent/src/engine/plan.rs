@@ -10,7 +10,7 @@ use agent_wire::view;
 use super::worker::draw;
 use super::{AppEngine, NotTaken};
 use crate::steps::chain;
-use crate::tools::git::{Allowed, Budget, Git};
+use crate::tools::git::{Allowed, Budget, Git, TreeError};
 use crate::tools::{Cancel, Watch};
 
 /// How long a plan may take.
@@ -39,7 +39,15 @@ impl AppEngine {
         let standing = self.standing(self.journal.standing(&self.name)?)?;
         let disk = self.site.disk()?;
         let mut warnings = Vec::new();
-        if let Err(err) = tree.judge(Budget { files: app.limits.files, bytes: app.limits.bytes }, &[crate::site::FACTS]) {
+        let reserved: &[&str] = if app.python.is_some() { &[crate::site::FACTS, "venv"] } else { &[crate::site::FACTS] };
+        if let Err(err) = tree.judge(Budget { files: app.limits.files, bytes: app.limits.bytes }, reserved) {
+            warnings.push(format!("it would fail: {}", chain(&err)));
+        }
+        let submodules = tree.submodules();
+        if !submodules.is_empty() && app.submodules == crate::settings::Submodules::Refuse {
+            warnings.push(format!("it would fail: {}", TreeError::Submodules(submodules)));
+        }
+        if let Err(err) = self.site.live() {
             warnings.push(format!("it would fail: {}", chain(&err)));
         }
         if let Some(lock) = &standing.lock {

@@ -49,7 +49,7 @@ impl Worker {
     pub(super) fn work(&self) -> Result<(), JournalError> {
         self.revive();
         loop {
-            if self.engine.draining() {
+            if self.engine.ends() {
                 return Ok(());
             }
             match self.engine.journal.due(&self.engine.name)?.first() {
@@ -66,7 +66,10 @@ impl Worker {
         let (engine, app) = (&self.engine, self.engine.settings());
         let Ok(Some(live)) = engine.site.live() else { return };
         let silent = Silent;
-        let secrets = read_secrets(&app.secrets).unwrap_or_default();
+        let Ok(secrets) = read_secrets(&app.secrets) else {
+            // Started with other settings than its own, the app could serve something else altogether.
+            return tracing::error!(app = %engine.name, release = %live, "the secrets cannot be read: the live release is not started");
+        };
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
         let cancel = Cancel::default();
         let act = Act::Check;
@@ -139,12 +142,18 @@ impl Worker {
         let secrets = read_secrets(&app.secrets);
         let told = secrets.as_ref().map(|secrets| secrets.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>()).unwrap_or_default();
         let telling = Telling::new(journal, due.run, Mask::of(told.iter().map(String::as_str)));
-        let Some(act) = act_of(due) else {
+        let Some(request) = request_of(due) else {
             // It was understood when it was taken; only an older agent can meet a form that it does not know.
             telling.mark(What::Warning { step: None, text: "the stored request cannot be understood by this agent".to_owned() })?;
             return telling.mark(What::Ended { outcome: word_of(agent_model::run::Outcome::Failed), live: None, ms: 0 });
         };
-        let live = engine.site.live().unwrap_or_default();
+        let act = request.act.clone();
+        // What stands in the way before the first step fails the first step, in the same words and with the same end.
+        let mut obstacle = None;
+        let live = engine.site.live().unwrap_or_else(|err| {
+            obstacle = Some(Failure::from(err));
+            None
+        });
         let Replayed { mut run, steps, former, target } = if due.begun {
             let mut replayed = match replay(due.run, &self.all_events(due.run)?) {
                 Ok(replayed) => replayed,
@@ -166,6 +175,11 @@ impl Worker {
             if !journal.append_unless(due.run, &planned(&plan, live.as_ref()), "ended")? {
                 return Ok(());
             }
+            let standing = journal.standing(&engine.name)?;
+            let refused = engine.standing(standing).map_err(Failure::from).and_then(|standing| {
+                standing.may_begin(&request).map_err(|refusal| Failure::new(format!("while it waited for its turn: {refusal}")))
+            });
+            obstacle = obstacle.or(refused.err());
             let natures = plan.steps().map(|card| card.nature).collect();
             Replayed { run: Run::new(plan.aim, natures), steps: plan.steps().map(|card| card.step).collect(), former: live, target: None }
         };
@@ -177,12 +191,15 @@ impl Worker {
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
         cx.former = former;
         cx.target = target;
-        // What stands in the way before the first step fails the first step, in the same words and with the same end.
-        let mut obstacle = secrets.err().map(|complaints| {
+        if let Err(complaints) = secrets {
             let told: Vec<String> = complaints.iter().map(ToString::to_string).collect();
-            Failure::new(format!("the secrets cannot be read: {}", told.join("; ")))
-                .with_hint("put the file right, or change [secrets] files in the app's file")
-        });
+            let failure = Failure::new(format!("the secrets cannot be read: {}", told.join("; ")))
+                .with_hint("put the file right, or change [secrets] files in the app's file");
+            if due.begun {
+                telling.mark(What::Warning { step: None, text: failure.reason.clone() })?;
+            }
+            obstacle = obstacle.or(Some(failure));
+        }
         if let Act::Activate { release } = &act
             && cx.target.is_none()
             && obstacle.is_none()
@@ -238,9 +255,9 @@ pub(super) fn draw(act: &Act, app: &App) -> Plan {
     Plan::draw(aim, PIPELINE.iter().map(|step| (step.name(), step.nature(), step.choose(act, app))))
 }
 
-fn act_of(due: &Due) -> Option<Act> {
+fn request_of(due: &Due) -> Option<Request> {
     let form: Form = serde_json::from_str(&due.form).ok()?;
-    Request::try_from(&form).ok().map(|request| request.act)
+    Request::try_from(&form).ok()
 }
 
 /// Takes note of a mark that is on disk already. One that cannot follow would be a fault of this loop; the journal has it, and the next replay
@@ -351,7 +368,12 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
 
 fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
     let Some(known) = named(step) else { return Err(Failure::new(format!("this agent knows no step {step}"))) };
-    let done = cx.hooks(When::Before).and_then(|()| known.run(cx)).and_then(|did| cx.hooks(When::After).map(|()| did));
+    let done = cx.hooks(When::Before).and_then(|()| {
+        // A hook has a time of its own, and takes none of the step's.
+        cx.at(step);
+        known.run(cx)
+    });
+    let done = done.and_then(|did| cx.hooks(When::After).map(|()| did));
     // A step leaves no process behind, whatever session it moved to.
     end_marked(cx.marker);
     done

@@ -37,9 +37,12 @@ pub(crate) enum How {
     Usr2,
 }
 
+/// The process that a pid file names, if it is a gunicorn: a file that was left behind may name a stranger by now. gunicorn's own title, where it
+/// sets one, begins with its name too.
 fn read(pid_file: &Path) -> Option<Process> {
     let pid = fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
-    Some(Process::of(pid)).filter(Process::is_alive)
+    let is_gunicorn = |process: &Process| process.argv().iter().any(|word| word.contains("gunicorn"));
+    Some(Process::of(pid)).filter(|process| process.is_alive() && is_gunicorn(process))
 }
 
 impl Settings {

@@ -189,6 +189,15 @@ impl Restart {
         }
     }
 
+    /// Ends what was started for a release that no visitor ever met; the former one is not touched. Failing is only a warning.
+    pub(crate) fn forget(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<&ReleaseName>) {
+        if let Self::Handover(settings) = self
+            && former != Some(failed.name)
+        {
+            settings.end(scene, failed, None);
+        }
+    }
+
     /// Back to `former`, whatever state a failure or a crash left; the link names it already, or is gone when there is none. May be repeated.
     ///
     /// # Errors

@@ -88,7 +88,8 @@ pub(super) fn restart_workers(scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec
 /// Starts a unit that should be there, and waits for it.
 pub(super) fn start(scene: &Scene<'_>, unit: &str, timeout: Duration) -> Result<(), RestartError> {
     (scene.note)(&format!("starting {unit}"));
-    Bus::open(scene.watch)?.job(Act::Start, unit, timeout)
+    // A unit that is down is started by a restart too; one that is up, and answers nobody, only so.
+    Bus::open(scene.watch)?.job(Act::Restart, unit, timeout)
 }
 
 /// An error about a process, with the last lines of the unit that it belongs to, where it has none of its own.

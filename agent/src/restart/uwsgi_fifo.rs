@@ -178,7 +178,8 @@ impl Settings {
 
     /// Writes the byte and waits until every worker is new.
     pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
-        let before = self.await_master(scene, Duration::ZERO);
+        // The master makes its FIFO anew after each byte: one that cannot be found at once may be found in a moment.
+        let before = self.await_master(scene, AGAIN);
         if self.how == How::Quit {
             return self.quit_and_start(scene, new, before.as_ref());
         }

@@ -96,6 +96,14 @@ pub(crate) enum SiteError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The way to a shared path leads through a link.
+    #[error("{} cannot be shared: {} is a link in the release", path.display(), link.display())]
+    SharedThroughLink {
+        /// The path.
+        path: PathBuf,
+        /// The link.
+        link: PathBuf,
+    },
     /// A file that the agent keeps cannot be understood.
     #[error("{} cannot be understood", path.display())]
     Malformed {
@@ -125,6 +133,9 @@ impl SiteError {
             Self::SharedMissing { kind, path } => {
                 let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
                 Some(format!("{make} {}", path.display()))
+            }
+            Self::SharedThroughLink { .. } => {
+                Some("share the path that the link leads to, or have the commit ship a directory there".to_owned())
             }
             _ => None,
         }
@@ -307,7 +318,7 @@ impl Site {
     /// Keeps a release for ever.
     pub(crate) fn pin(&self, release: &ReleaseName) -> Result<(), SiteError> {
         let path = self.pin_of(release);
-        fs::write(&path, b"").telling("write", &path)
+        write_durably(&path, b"", 0o600)
     }
 
     /// Lets a release grow old again.
@@ -330,6 +341,11 @@ impl Site {
                 return Err(SiteError::SharedMissing { kind, path: target });
             }
             let place = dir.join(path);
+            // A link on the way there would lead the removal below out of the release, even into what is shared.
+            let is_link = |inner: &&Path| fs::symlink_metadata(dir.join(inner)).is_ok_and(|meta| meta.is_symlink());
+            if let Some(link) = path.ancestors().skip(1).filter(|inner| !inner.as_os_str().is_empty()).find(is_link) {
+                return Err(SiteError::SharedThroughLink { path: path.clone(), link: link.to_owned() });
+            }
             if let Some(parent) = place.parent() {
                 fs::create_dir_all(parent).telling("make", parent)?;
             }

@@ -149,6 +149,21 @@ fn what_is_shared_is_linked_and_must_exist() {
 }
 
 #[test]
+fn nothing_is_shared_through_a_link_of_the_tree() {
+    let (_dir, site, _lock) = site();
+    let name = sealed(&site, OLD);
+    fs::create_dir_all(site.root().join("shared/media/pics")).unwrap();
+    fs::write(site.root().join("shared/media/pics/precious"), "x").unwrap();
+    fs::create_dir_all(site.root().join("shared/uploads/pics")).unwrap();
+    // The commit ships a link that leads to what is shared once that is in place.
+    symlink("media", site.release_dir(&name).join("uploads")).unwrap();
+    let shared = Shared { dirs: vec!["media".into(), "uploads/pics".into()], files: vec![] };
+    let err = site.link_shared(&name, &shared).unwrap_err();
+    assert!(matches!(err, SiteError::SharedThroughLink { .. }) && err.hint().is_some(), "{err}");
+    assert!(site.root().join("shared/media/pics/precious").exists());
+}
+
+#[test]
 fn the_operators_lock_and_pins_are_kept_on_disk() {
     let (_dir, site, _lock) = site();
     let name = sealed(&site, OLD);

@@ -32,6 +32,10 @@ impl Step for Prune {
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
         let old = old(cx.site, cx.app, way_back.as_ref())?;
         for release in &old {
+            // Somebody may have pinned it while others were removed.
+            if cx.site.find(release)?.pinned {
+                continue;
+            }
             cx.site.remove_release(release)?;
             cx.note(format!("removed {release}"));
         }

@@ -30,6 +30,8 @@ impl Step for Switch {
         let release = cx.target()?.release.clone();
         // Nothing unsealed ever goes live, whoever asks.
         cx.site.manifest(&release)?;
+        // What stands where the link belongs must be ours to replace; said while nothing is exposed.
+        cx.site.live()?;
         warn_of_newer_migrations(cx, &release)?;
         load_before_what_cannot_hand_over(cx)?;
         if cx.site.fact::<Served>(&release)?.is_some() {
@@ -68,10 +70,15 @@ impl Step for Switch {
                 None => cx.site.unlink(cx.lock)?,
             }
         }
-        // In place nothing was touched before the swap; an instance of handover's may run.
-        let untouched = !cx.exposed && !matches!(cx.app.restart, Restart::Handover(_));
-        if untouched || !cx.site.release_dir(release).is_dir() {
+        if !cx.site.release_dir(release).is_dir() {
             return Ok(());
+        }
+        if !cx.exposed {
+            // The former release was never left; only what was started for the new one has to go.
+            return cx.serving(release, |failed| {
+                cx.scene(|scene| cx.app.restart.forget(scene, failed, cx.former.as_ref()));
+                Ok(())
+            });
         }
         cx.steadiness.set(Steadiness::Seen);
         cx.serving(release, |failed| match &cx.former {

@@ -7,6 +7,7 @@ mod tests;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -295,7 +296,13 @@ fn without_tags(html: &str) -> String {
     text + rest
 }
 
-/// Whether anybody listens at a Unix socket.
+/// Whether anybody listens at a Unix socket. It never waits: a queue that is full (EAGAIN, connect(2)) is somebody's who listens, and hangs.
 pub(crate) fn listens(socket: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(socket).is_ok()
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket as new_socket};
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let connected = new_socket(AddressFamily::Unix, SockType::Stream, flags, None).and_then(|stream| {
+        let address = UnixAddr::new(socket)?;
+        connect(stream.as_raw_fd(), &address)
+    });
+    matches!(connected, Ok(()) | Err(nix::Error::EAGAIN))
 }

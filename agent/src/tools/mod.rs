@@ -540,6 +540,8 @@ fn read_lines(mut pipe: impl Read, stream: Stream, sender: &SyncSender<Said>) {
             // A carriage return begins a line anew: tools draw their progress so.
             if matches!(byte, b'\n' | b'\r') {
                 if (*byte == b'\n' || !line.is_empty()) && !send(&mut line, &mut cut) {
+                    // Nobody hears it any more; whoever may stay must not die of a pipe that is closed.
+                    drop(io::copy(&mut pipe, &mut io::sink()));
                     return;
                 }
             } else if line.len() < MOST_LINE_BYTES {
