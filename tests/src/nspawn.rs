@@ -44,19 +44,19 @@ impl Booted {
                 "this test needs {program}: tests/run installs it"
             );
         }
-        // An overlay cannot have its upper directory on every kind of file system; /var/tmp is the least unusual place.
+        // What the machine writes is in memory: it is gone with its mount, while removing as many files one by one takes longer than some tests.
         let directory = tempfile::Builder::new().prefix("ra-machine-").tempdir_in("/var/tmp").expect("/var/tmp takes a new directory");
         let root = directory.path();
-        for part in ["root", "upper", "work", "srv"] {
+        for part in ["root", "disk", "install", "srv"] {
             fs::create_dir(root.join(part)).expect("the new directory is ours");
         }
-        install(&root.join("upper"));
+        install(&root.join("install"));
         let home = project("target/test-home");
         fs::create_dir_all(&home).expect("target is ours");
         let boot = root.join("boot.log");
         let log = File::create(&boot).expect("the new directory is ours");
         let mut command = Command::new("setpriv");
-        // Whatever becomes of the test, the machine does not outlive it (TERM makes nspawn halt it), and its mount is nobody else's. Two machines at once must not meet in a
+        // Whatever becomes of the test, the machine does not outlive it (TERM makes nspawn halt it), and its mounts are nobody else's. Two machines at once must not meet in a
         // control group.
         command.args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private", "sh", "-euc", BOOT, "sh"]).arg(root);
         command.arg(format!("--bind={}:{HOME}", home.display())).arg(format!("--bind={}:/srv", root.join("srv").display()));
@@ -196,7 +196,10 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const BOOT: &str = r#"
     machine=$1
     shift
-    mount -t overlay overlay -o "lowerdir=/,upperdir=$machine/upper,workdir=$machine/work" "$machine/root"
+    mount -t tmpfs -o mode=0755 tmpfs "$machine/disk"
+    mkdir "$machine/disk/work"
+    cp -a "$machine/install" "$machine/disk/upper"
+    mount -t overlay overlay -o "lowerdir=/,upperdir=$machine/disk/upper,workdir=$machine/disk/work" "$machine/root"
     # An agent of this machine is not the one that is tested.
     rm -rf "$machine/root/etc/release-agent" "$machine/root/var/lib/release-agent"
     for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
