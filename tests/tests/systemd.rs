@@ -478,6 +478,19 @@ fn an_agent_that_is_not_root_may_what_polkit_lets_it_and_no_more() {
     assert!(failed.stderr.contains("noticeboard.tracing"), "the unit's own words are told:\n{}", failed.stderr);
     assert_eq!(serving(&machine), repo.id("v2"));
 
+    stages.begin("people in the group of the socket, and others");
+    let people = "socket_group = \"deployers\"\n[[grant]]\nto = \"unix-group:deployers\"\napps = [\"*\"]\nactions = [\"*\"]\n";
+    machine.write("/etc/release-agent/agent.toml", people);
+    machine.systemctl(["restart", AGENT]);
+    machine.run(["useradd", "--groups", "deployers", "anna"]).expect(0);
+    let as_user = |user: &str, verb: &str| {
+        let user = [format!("--reuid={user}"), format!("--regid={user}"), "--init-groups".to_owned()];
+        let argv = ["setpriv".to_owned()].into_iter().chain(user);
+        machine.run(argv.chain(["agentctl".to_owned(), verb.to_owned()]))
+    };
+    as_user("anna", "check").expect(0);
+    as_user("shop", "check").expect(5);
+
     stages.begin("the units of others");
     let ask = |verb: &str, unit: &str| {
         let user = ["setpriv", "--reuid=release-agent", "--regid=release-agent", "--clear-groups"];
