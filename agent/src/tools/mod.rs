@@ -342,7 +342,7 @@ impl Program {
         if source.kind() != io::ErrorKind::NotFound || !self.dir.is_dir() {
             return ProgramError::Start { program, source };
         }
-        let path = self.dir.join(&program);
+        let path: PathBuf = self.dir.join(&program).components().collect();
         match (program.contains('/'), path.exists()) {
             (false, _) => ProgramError::Missing(program),
             (true, false) => ProgramError::NotThere(path),

@@ -286,7 +286,7 @@ fn acts_that_tend_end_in_their_own_words() {
     assert_snapshot!(lines.join("\n"), @r"
     shop: 2026-11-20-20-00-00-0a1b2c3d4e5f passed every check (run 12, 8.4 s)
     shop: the check failed: 2026-11-20-20-00-00-0a1b2c3d4e5f is live, and did not pass (run 12, 8.4 s)
-    shop: old releases are pruned (run 12, 8.4 s)
+    shop: what was too old is gone (run 12, 8.4 s)
     shop: prune failed (run 12, 8.4 s)
     shop: locked: no release or activate until it is unlocked (run 12, 8.4 s)
     shop: lock failed (run 12, 8.4 s)
@@ -303,7 +303,7 @@ fn acts_that_tend_end_in_their_own_words() {
     let nothing = What::StepDone { step: "prune".into(), ms: 3, nothing: Some("all are young".into()) };
     assert_snapshot!(told(vec![accepted("prune", None), started("prune"), nothing, ended(OutcomeWord::Done, None)]), @r"
     – prune          skipped: all are young
-    shop: old releases are pruned (run 12, 8.4 s)
+    shop: what was too old is gone (run 12, 8.4 s)
     ");
 }
 

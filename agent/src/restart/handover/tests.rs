@@ -76,7 +76,7 @@ fn no_visitor_notices_a_handover_and_the_former_instance_goes() {
     let play = Play::new(&UWSGI);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     let proof = play.switch(&a, None).unwrap();
-    assert!(proof.notes[0].contains(&format!("answered with 200 from {A}")), "{proof:?}");
+    assert!(proof.notes[0].contains(&format!("answered 200 from {A}")), "{proof:?}");
     assert!(proof.warnings.is_empty(), "{proof:?}");
     let visitors = Visitors::come(&play.settings.socket);
     play.switch(&b, Some(&a)).unwrap();
@@ -246,7 +246,7 @@ fn what_stands_in_the_way_is_said_before_anything_is_started() {
     let a = play.stage.release(A, APP);
     let prepare = |play: &Play| play.stage.with_scene(|scene| play.restart().prepare(scene, a.serving()).map(drop)).unwrap_err();
     let missing = prepare(&play);
-    assert!(std::error::Error::source(&missing).unwrap().to_string().contains("is not installed"), "{missing:?}");
+    assert!(std::error::Error::source(&missing).unwrap().to_string().contains("there is no program"), "{missing:?}");
     let listener = UnixListener::bind(&play.settings.socket).unwrap();
     assert!(prepare(&play).to_string().contains("a server listens at"));
     drop(listener);
