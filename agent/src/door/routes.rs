@@ -263,7 +263,7 @@ async fn runs(
         for engine in engines {
             runs.extend(shared.house.engines.journal().runs(engine.name(), query.after, limit).map_err(NotTaken::from)?);
         }
-        runs.sort_by(|a, b| b.run.cmp(&a.run));
+        runs.sort_by_key(|run| std::cmp::Reverse(run.run));
         runs.truncate(limit as usize);
         Ok(Json(view::Runs { runs }))
     })
