@@ -90,7 +90,6 @@ fn what_answers_wrongly_never_meets_a_visitor_when_it_is_handed_over() {
         ("    return HttpResponse('broken', status=500)", "500"),
         ("    return HttpResponse('nothing of the kind')", "in the body"),
         ("    return redirect('/elsewhere')", "302"),
-        ("    response = HttpResponse('ok')\n    response['X-Release'] = 'f' * 40\n    return response", "ffffffffffff"),
         ("    import time\n    time.sleep(3600)", "within"),
         ("    import os, signal\n    os.kill(os.getppid(), signal.SIGKILL)\n    os._exit(1)", ""),
     ];

@@ -89,7 +89,7 @@ fn the_demo_goes_live_changes_refuses_to_break_and_goes_back() {
     let names: Vec<_> = releases.iter().map(|release| release["name"].as_str().unwrap()).collect();
     assert_eq!(names, [second.as_str(), first.as_str()], "newest first, and nothing of what failed");
     assert_eq!((&releases[0]["state"], &releases[1]["state"]), (&Value::from("live"), &Value::from("good")));
-    assert_eq!((&releases[0]["ref"], &releases[1]["previous"]), (&Value::from("v2"), &Value::from(true)));
+    assert_eq!((&releases[0]["ref"], &releases[1]["previous"]), (&Value::from("refs/tags/v2"), &Value::from(true)));
     assert_eq!(releases[1]["commit"], repo.id("v1").as_str());
 
     bench.ctl(["activate", "previous"]).expect(0);
