@@ -1,6 +1,7 @@
 //! Processes by number, safe against numbers that are used again; and the search for processes by what /proc says of them.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,17 @@ struct Stat {
     started: u64,
 }
 
+/// A file of a process. Those of /proc have no length, and a read that goes by the length begins with 32 bytes and goes on in small steps: that is
+/// eight system calls for each file, of hundreds of processes.
+fn file_of(pid: u32, name: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    fs::File::open(format!("/proc/{pid}/{name}")).ok()?.take(u64::MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 fn stat(pid: u32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let bytes = file_of(pid, "stat")?;
+    let text = String::from_utf8_lossy(&bytes);
     // The name, field 2, stands in parentheses and may hold anything.
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
@@ -121,7 +131,7 @@ fn every() -> impl Iterator<Item = (Process, Stat)> {
 pub(crate) fn marked(marker: &str) -> Vec<Process> {
     let wanted = format!("{}={marker}", super::MARKER);
     let carries = |process: &Process| {
-        let environ = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        let environ = file_of(process.pid, "environ").unwrap_or_default();
         environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     };
     every().map(|(process, _)| process).filter(carries).collect()
@@ -131,7 +141,7 @@ pub(crate) fn marked(marker: &str) -> Vec<Process> {
 pub(crate) fn with_variable(name: &str, value: &str) -> Vec<Process> {
     let wanted = format!("{name}={value}");
     let carries = |process: &Process| {
-        let environ = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        let environ = file_of(process.pid, "environ").unwrap_or_default();
         environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     };
     every().map(|(process, _)| process).filter(carries).collect()
@@ -193,7 +203,8 @@ pub(crate) fn boot() -> String {
 /// The processes that run from within `dir`: by their working directory, their program, or a file that they have mapped.
 pub(crate) fn using(dir: &Path) -> Vec<Process> {
     let mapped = |process: &Process| {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap_or_default();
+        let maps = file_of(process.pid, "maps").unwrap_or_default();
+        let maps = String::from_utf8_lossy(&maps);
         maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).any(|path| Path::new(path).starts_with(dir))
     };
     let uses = |process: &Process| {
