@@ -3,6 +3,7 @@
 //! The modules are in the order of floors: each uses only those above it.
 
 mod site;
+mod trust;
 mod tools;
 mod restart;
 mod settings;

@@ -64,6 +64,29 @@ impl FromStr for AppName {
     }
 }
 
+/// What a host is called in the requests that are meant for it: the lower-case labels of a host name (RFC 1123, section 2.1), 253 characters in
+/// all. It is set by an operator, and never taken from what a client says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId(String);
+text_type!(HostId);
+
+impl FromStr for HostId {
+    type Err = BadName;
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if text.len() <= 253 && text.split('.').all(label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadName::new("host", text, "must be a host name in lower-case letters, digits, hyphens and dots, such as web1.example.org"))
+        }
+    }
+}
+
 fn is_lower_hex(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }

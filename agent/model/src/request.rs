@@ -1,11 +1,11 @@
-//! What is asked, by whom, and whether it may be taken now.
+//! What is asked, and whether it may be taken now.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::names::{AppName, BadName, ReleaseName, ReleaseSelector, Revision, RunId};
+use crate::names::{AppName, BadName, RefName, ReleaseName, ReleaseSelector, Revision, RunId};
 
 /// What somebody wants of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum Act {
     Release {
         /// Which commit.
         revision: Revision,
+        /// The branch or tag that must reach it, where the request names one beside the commit.
+        via: Option<RefName>,
         /// Whether the environment is built anew.
         rebuild: Rebuild,
     },
@@ -169,191 +171,6 @@ impl FromStr for Right {
             rule: "is none of release, activate, prune, check, lock, unlock, pin, unpin, cancel, plan, read",
         })
     }
-}
-
-/// Who asks, proven.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// A process on this host, by what the kernel says of its socket.
-    Unix {
-        /// The user's name, or the number where the host has no name for it.
-        user: String,
-        /// The names of the groups.
-        groups: Vec<String>,
-        /// Whether the caller could do all that the agent can without asking it.
-        power: Power,
-    },
-    /// The agent itself.
-    Agent,
-}
-
-/// Whether a local caller needs a grant at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Power {
-    /// The user that the agent runs as, or root: a refusal would only hide what they can do anyway.
-    Own,
-    /// Anybody else: only what a grant says.
-    Granted,
-}
-
-impl fmt::Display for Caller {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix { user, .. } => write!(formatter, "unix:{user}"),
-            Self::Agent => formatter.write_str("agent"),
-        }
-    }
-}
-
-/// Whom a grant is for. Every principal has a type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Principal {
-    /// `unix-user:anna`
-    UnixUser(String),
-    /// `unix-group:deployers`
-    UnixGroup(String),
-}
-
-impl Principal {
-    /// Whether the caller is meant.
-    pub fn means(&self, caller: &Caller) -> bool {
-        match (self, caller) {
-            (Self::UnixUser(name), Caller::Unix { user, .. }) => name == user,
-            (Self::UnixGroup(name), Caller::Unix { groups, .. }) => groups.contains(name),
-            (_, Caller::Agent) => false,
-        }
-    }
-}
-
-impl FromStr for Principal {
-    type Err = BadName;
-    fn from_str(text: &str) -> Result<Self, BadName> {
-        let named = |name: &str| !name.is_empty() && !name.contains(char::is_whitespace);
-        match text.split_once(':') {
-            Some(("unix-user", name)) if named(name) => Ok(Self::UnixUser(name.to_owned())),
-            Some(("unix-group", name)) if named(name) => Ok(Self::UnixGroup(name.to_owned())),
-            _ => {
-                Err(BadName { what: "principal", text: text.chars().take(80).collect(), rule: "must be unix-user:NAME or unix-group:NAME" })
-            }
-        }
-    }
-}
-
-/// What names a scope: everything, or a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope<T> {
-    /// `*`
-    All,
-    /// These.
-    Only(Vec<T>),
-}
-
-impl<T: PartialEq> Scope<T> {
-    /// Whether `item` is within.
-    pub fn holds(&self, item: &T) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(items) => items.contains(item),
-        }
-    }
-}
-
-/// A pattern for the short name of a branch or tag: `*` stands for any characters, slashes too; every other character for itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefPattern(String);
-
-impl RefPattern {
-    /// Whether the short name of a ref fits.
-    pub fn fits(&self, short: &str) -> bool {
-        let mut parts = self.0.split('*');
-        let first = parts.next().unwrap_or_default();
-        let Some(mut rest) = short.strip_prefix(first) else { return false };
-        let mut parts: Vec<&str> = parts.collect();
-        let Some(last) = parts.pop() else { return rest.is_empty() };
-        for part in parts {
-            match rest.find(part) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
-            }
-        }
-        rest.ends_with(last)
-    }
-
-    /// The pattern as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for RefPattern {
-    type Err = BadName;
-    fn from_str(text: &str) -> Result<Self, BadName> {
-        let fits = !text.is_empty()
-            && !text.starts_with('-')
-            && !text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || b"~^:?[\\".contains(&byte));
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            let rule = "must be the name of a branch or tag, where * stands for any characters";
-            Err(BadName { what: "ref pattern", text: text.chars().take(80).collect(), rule })
-        }
-    }
-}
-
-/// What an operator allows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// Whom.
-    pub to: Principal,
-    /// For which apps.
-    pub apps: Scope<AppName>,
-    /// To do what.
-    pub rights: Scope<Right>,
-    /// Releases of commits that one of these reaches; nothing means whatever the app allows.
-    pub refs: Option<Vec<RefPattern>>,
-}
-
-/// The proof that a caller may do a thing to an app. Only [`authorise`] makes it, and what acts asks for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authorised {
-    caller: Caller,
-    right: Right,
-    refs: Option<Vec<RefPattern>>,
-}
-
-impl Authorised {
-    /// Who asks.
-    pub fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// What was allowed.
-    pub fn right(&self) -> Right {
-        self.right
-    }
-
-    /// The refs that the grant is narrowed to, if it is.
-    pub fn refs(&self) -> Option<&[RefPattern]> {
-        self.refs.as_deref()
-    }
-}
-
-/// Whether `caller` may use `right` on `app`.
-///
-/// # Errors
-/// [`Refusal::NotAllowed`], with the grant that is missing.
-pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) -> Result<Authorised, Refusal> {
-    if matches!(caller, Caller::Agent | Caller::Unix { power: Power::Own, .. }) {
-        return Ok(Authorised { caller, right, refs: None });
-    }
-    let fitting: Vec<&Grant> =
-        grants.iter().filter(|grant| grant.to.means(&caller) && grant.apps.holds(app) && grant.rights.holds(&right)).collect();
-    if fitting.is_empty() {
-        return Err(Refusal::NotAllowed { caller: caller.to_string(), right, app: app.clone() });
-    }
-    // One grant without refs allows all refs; otherwise the patterns of every fitting grant count.
-    let refs = fitting.iter().map(|grant| grant.refs.clone()).collect::<Option<Vec<_>>>().map(|lists| lists.concat());
-    Ok(Authorised { caller, right, refs })
 }
 
 /// What an app does with a request that comes while a run is under way.
@@ -514,7 +331,7 @@ mod tests {
     }
 
     fn release() -> Act {
-        Act::Release { revision: "main".parse().unwrap(), rebuild: Rebuild::WhenNeeded }
+        Act::Release { revision: "main".parse().unwrap(), via: None, rebuild: Rebuild::WhenNeeded }
     }
 
     fn activate() -> Act {
@@ -576,44 +393,5 @@ mod tests {
         assert!(stuck.may_begin(&request(activate())).is_ok() && stuck.may_begin(&request(Act::Unlock)).is_ok());
         let busy = Standing { running: Some(RunId(1)), when_busy: WhenBusy::Refuse, ..Standing::default() };
         assert!(busy.may_begin(&request(release())).is_ok(), "it is its own turn");
-    }
-
-    #[test]
-    fn nobody_is_let_in_by_default_and_a_grant_gives_what_it_says() {
-        let app: AppName = "shop".parse().unwrap();
-        let anna = Caller::Unix { user: "anna".into(), groups: vec!["deployers".into()], power: Power::Granted };
-        assert!(matches!(authorise(anna.clone(), Right::Read, &app, &[]), Err(Refusal::NotAllowed { .. })));
-        let narrow = Grant {
-            to: "unix-group:deployers".parse().unwrap(),
-            apps: Scope::Only(vec![app.clone()]),
-            rights: Scope::Only(vec![Right::Release]),
-            refs: Some(vec!["v*".parse().unwrap()]),
-        };
-        let allowed = authorise(anna.clone(), Right::Release, &app, std::slice::from_ref(&narrow)).unwrap();
-        assert_eq!(allowed.refs().unwrap().len(), 1);
-        assert!(authorise(anna.clone(), Right::Activate, &app, std::slice::from_ref(&narrow)).is_err());
-        assert!(authorise(anna.clone(), Right::Release, &"other".parse().unwrap(), std::slice::from_ref(&narrow)).is_err());
-        let wide = Grant { refs: None, ..narrow.clone() };
-        assert!(authorise(anna, Right::Release, &app, &[narrow.clone(), wide]).unwrap().refs().is_none());
-        let ben = Caller::Unix { user: "ben".into(), groups: vec![], power: Power::Granted };
-        assert!(authorise(ben, Right::Release, &app, &[narrow]).is_err());
-    }
-
-    #[test]
-    fn patterns_of_refs() {
-        for (pattern, name, fits) in [
-            ("main", "main", true),
-            ("main", "main2", false),
-            ("v*", "v1.0", true),
-            ("v*", "main/v1", false),
-            ("release/*", "release/2026/11", true),
-            ("*", "anything/at/all", true),
-            ("v*-rc*", "v1-rc2", true),
-            ("v*-rc*", "v1", false),
-            ("a*a", "a", false),
-            ("a*b*a", "aba", true),
-        ] {
-            assert_eq!(pattern.parse::<RefPattern>().unwrap().fits(name), fits, "{pattern} {name}");
-        }
     }
 }

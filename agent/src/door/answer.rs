@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use agent_model::grant::Caller;
 use agent_model::names::{BadName, ReleaseName};
-use agent_model::request::{Caller, Refusal, Right};
+use agent_model::request::{Refusal, Right};
 use agent_wire::form::BadForm;
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use axum::http::{StatusCode, header};
@@ -44,6 +45,8 @@ pub(super) enum Code {
     Ambiguous,
     /// The nonce was used for another request.
     NonceReused,
+    /// The ID token has started a run before.
+    TokenReused,
     /// Another release is live than the caller believed.
     Stale,
     /// The body is too large.
@@ -88,6 +91,7 @@ impl Code {
             Self::TooLate => "too_late",
             Self::Ambiguous => "ambiguous",
             Self::NonceReused => "nonce_reused",
+            Self::TokenReused => "token_reused",
             Self::Stale => "stale",
             Self::TooLarge => "too_large",
             Self::WrongType => "wrong_type",
@@ -111,7 +115,9 @@ impl Code {
             Self::NotFound | Self::NoApp | Self::NoRun | Self::NoRelease => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Busy | Self::Stuck | Self::Over | Self::TooLate | Self::Ambiguous | Self::NonceReused => StatusCode::CONFLICT,
+            Self::Busy | Self::Stuck | Self::Over | Self::TooLate | Self::Ambiguous | Self::NonceReused | Self::TokenReused => {
+                StatusCode::CONFLICT
+            }
             Self::Stale => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -270,6 +276,16 @@ impl From<NotTaken> for Refused {
                 Self::new(Code::Root, detail, Some("restart the agent: it takes the new root up then".to_owned()))
             }
             NotTaken::NonceReused => Self::new(Code::NonceReused, detail, Some("make a new nonce".to_owned())),
+            NotTaken::TokenReused => {
+                Self::new(Code::TokenReused, detail, Some("have the issuer make a new one for each request".to_owned()))
+            }
+            NotTaken::RefNotGranted { reference, .. } => {
+                let hint = format!(
+                    "add a pattern that fits {:?} to `refs` of the grant in agent.toml, if it should be allowed",
+                    reference.short()
+                );
+                Self::new(Code::NotAllowed, detail, Some(hint))
+            }
             NotTaken::Git(err) => {
                 let hint = err.hint();
                 let said = if err.tail().is_empty() { detail } else { format!("{detail}: {}", err.tail().join(" / ")) };

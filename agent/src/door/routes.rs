@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_model::grant::{Authorised, Caller, authorise};
 use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
-use agent_model::request::{Authorised, Caller, Request, Right, authorise};
+use agent_model::request::{Request, Right};
 use agent_wire::form::Form;
 use agent_wire::view;
 use agent_wire::{EVENTS_TYPE, MOST_REQUEST_BYTES, REQUEST_TYPE};
@@ -147,7 +148,7 @@ async fn take(
         Accepted::Before(run) => (StatusCode::OK, run),
     };
     let events = format!("/v1/runs/{run}/events");
-    Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events })).into_response())
+    Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events, token: None })).into_response())
 }
 
 /// The whole body, which must be small and come in time.

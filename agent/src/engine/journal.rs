@@ -7,13 +7,15 @@ mod schema;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use agent_model::grant::{Back, RefPattern};
 use agent_model::names::{AppName, ReleaseName, RunId};
 use agent_model::request::{Refusal, Standing, Waiting};
 use agent_model::run::Outcome;
 use agent_wire::event::{Event, OutcomeWord, What};
+use agent_wire::form::CLOCK_SKEW;
 use agent_wire::view;
 use chrono::{DateTime, Utc};
 use nix::fcntl::{Flock, FlockArg};
@@ -86,8 +88,12 @@ pub(crate) struct Asked<'a> {
     pub form: &'a str,
     /// The patterns of refs that the caller's grant is narrowed to.
     pub refs: Option<&'a [String]>,
+    /// From where the caller may go back.
+    pub back: &'a Back,
     /// The nonce.
     pub nonce: &'a str,
+    /// The ID token that speaks for the caller: it starts one run at the most.
+    pub token: Option<&'a str>,
     /// Whether the run waits for its turn; else it ends where it is taken.
     pub takes_turns: bool,
 }
@@ -101,6 +107,8 @@ pub(crate) enum Taken {
     Before(RunId),
     /// The nonce was used for something else.
     NonceReused,
+    /// The ID token has started another run already.
+    TokenReused,
     /// It was refused.
     Refused(Refusal),
 }
@@ -116,6 +124,8 @@ pub(crate) struct Due {
     pub caller: String,
     /// The patterns of refs that the caller's grant is narrowed to.
     pub refs: Option<Vec<String>>,
+    /// From where the caller may go back.
+    pub back: Back,
     /// Whether it has begun.
     pub begun: bool,
 }
@@ -123,7 +133,11 @@ pub(crate) struct Due {
 /// The journal.
 pub(crate) struct Journal {
     path: PathBuf,
-    id: String,
+    about: schema::About,
+    /// Nothing that was issued before is taken, in seconds since 1970 UTC.
+    memory: AtomicU64,
+    /// The newest moment that this journal has seen, in milliseconds since 1970 UTC: no clock that is right shows less.
+    newest: AtomicI64,
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
     bell: watch::Sender<u64>,
@@ -169,18 +183,21 @@ impl Journal {
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(place(state))?;
         let holder = state.join("holder");
+        let was_used = holder.exists();
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&holder).map_err(place(&holder))?;
         let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| JournalError::Held(state.to_owned()))?;
         let path = state.join("journal.db");
         // SQLite makes its other files with the mode of this one.
         fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;
-        let (writer, reader, id) = connect(&path).map_err(|err| match err {
+        let (writer, reader, about) = connect(&path).map_err(|err| match err {
             JournalError::Sqlite(source) => JournalError::Unopened { path: path.clone(), source },
             err => err,
         })?;
         let journal = Self {
             path,
-            id,
+            memory: AtomicU64::new(about.memory),
+            newest: AtomicI64::new(about.newest),
+            about,
             writer: Mutex::new(writer),
             reader: Mutex::new(reader),
             bell: watch::Sender::new(0),
@@ -188,17 +205,55 @@ impl Journal {
             _held: held,
         };
         journal.keep_reserve();
+        if journal.about.is_new && was_used {
+            journal.forget_nothing()?;
+        }
         Ok(journal)
+    }
+
+    /// Whether the file was made by this start.
+    pub(crate) fn is_new(&self) -> bool {
+        self.about.is_new
+    }
+
+    /// Said of a new journal that is not the first one here: nobody knows any more which requests were carried out, so none that can have been
+    /// issued before now is taken, by whatever clock.
+    pub(crate) fn forget_nothing(&self) -> Result<(), JournalError> {
+        let memory = u64::try_from(Utc::now().timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
+        self.write(Weight::Mark, |tx| {
+            tx.execute("UPDATE about SET value = ? WHERE key = 'memory'", [memory.to_string()])?;
+            Ok(())
+        })?;
+        self.memory.store(memory, Ordering::Release);
+        tracing::warn!(
+            "the journal is new, and another one was here before: signed requests are taken when they were issued after {CLOCK_SKEW} s from now"
+        );
+        Ok(())
+    }
+
+    /// Nothing that was issued before is taken, in seconds since 1970 UTC.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Acquire)
+    }
+
+    /// The newest moment that the journal has seen: a clock that shows less was set back.
+    pub(crate) fn newest(&self) -> DateTime<Utc> {
+        moment(self.newest.load(Ordering::Acquire))
+    }
+
+    /// What the tokens that read one run's events are made with. It never leaves the agent.
+    pub(crate) fn events_key(&self) -> &str {
+        &self.about.events_key
     }
 
     /// What tells this journal from every other one.
     pub(crate) fn id(&self) -> &str {
-        &self.id
+        &self.about.id
     }
 
     /// The value of the marker of a run's processes.
     pub(crate) fn marker(&self, run: RunId) -> String {
-        format!("{}:{run}", self.id)
+        format!("{}:{run}", self.id())
     }
 
     /// Rings whenever something was appended.
@@ -245,6 +300,7 @@ impl Journal {
         };
         let done = done.map_err(|err| if is_full(&err) { JournalError::Full(self.path.clone()) } else { err })?;
         drop(writer);
+        self.newest.fetch_max(Utc::now().timestamp_millis(), Ordering::AcqRel);
         self.bell.send_modify(|rings| *rings += 1);
         Ok(done)
     }
@@ -260,8 +316,13 @@ impl Journal {
         // There may be room again since it was given back.
         self.keep_reserve();
         self.write(Weight::Mark, |tx| {
-            if let Some(before) = before(tx, asked.nonce, asked.form)? {
+            if let Some(before) = before(tx, asked.nonce, asked.form, asked.caller)? {
                 return Ok(before);
+            }
+            if let Some(token) = asked.token
+                && tx.prepare_cached("SELECT 1 FROM run WHERE token = ?")?.exists([token])?
+            {
+                return Ok(Taken::TokenReused);
             }
             let standing = standing(tx, asked.app)?;
             let (running, waiting): (_, Vec<RunId>) = (standing.running, standing.waiting.iter().map(|(run, _)| *run).collect());
@@ -277,7 +338,7 @@ impl Journal {
             }
             let refs = asked.refs.map(|refs| serde_json::json!(refs).to_string());
             tx.prepare_cached(
-                "INSERT INTO run (app, action, of, caller, form, refs, nonce, accepted, turns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run (app, action, of, caller, form, refs, back, nonce, token, accepted, turns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 asked.app.as_str(),
@@ -286,7 +347,9 @@ impl Journal {
                 asked.caller,
                 asked.form,
                 refs,
+                back_text(asked.back),
                 asked.nonce,
+                asked.token,
                 now.timestamp_millis(),
                 asked.takes_turns
             ])?;
@@ -306,8 +369,8 @@ impl Journal {
     }
 
     /// What became of a nonce: nothing yet, or the same request's run, or another's.
-    pub(crate) fn asked_before(&self, nonce: &str, form: &str) -> Result<Option<Taken>, JournalError> {
-        Ok(before(&locked(&self.reader), nonce, form)?)
+    pub(crate) fn asked_before(&self, nonce: &str, form: &str, caller: &str) -> Result<Option<Taken>, JournalError> {
+        Ok(before(&locked(&self.reader), nonce, form, caller)?)
     }
 
     /// Appends marks; they are on disk when this returns.
@@ -371,12 +434,13 @@ impl Journal {
     pub(crate) fn due(&self, app: &AppName) -> Result<Vec<Due>, JournalError> {
         let reader = locked(&self.reader);
         let mut query = reader.prepare_cached(
-            "SELECT run, form, caller, refs, begun IS NOT NULL FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
+            "SELECT run, form, caller, refs, begun IS NOT NULL, back FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
         )?;
         let rows = query.query_map([app.as_str()], |row| {
             let refs: Option<String> = row.get(3)?;
             let refs = refs.and_then(|refs| serde_json::from_str(&refs).ok());
-            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, begun: row.get(4)? })
+            let back = back_of(row.get(5)?);
+            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, back, begun: row.get(4)? })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -429,16 +493,16 @@ impl Journal {
     }
 }
 
-/// The two connections to the file, and what the journal is called.
-fn connect(path: &Path) -> Result<(Connection, Connection, String), JournalError> {
+/// The two connections to the file, and what the journal says of itself.
+fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), JournalError> {
     let mut writer = Connection::open(path)?;
     writer.pragma_update(None, "journal_mode", "wal")?;
     writer.pragma_update(None, "foreign_keys", "on")?;
-    let id = schema::bring_up(&mut writer, path)?;
+    let about = schema::bring_up(&mut writer, path)?;
     let reader = Connection::open(path)?;
     reader.pragma_update(None, "query_only", "on")?;
     reader.busy_timeout(std::time::Duration::from_secs(5))?;
-    Ok((writer, reader, id))
+    Ok((writer, reader, about))
 }
 
 const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step FROM run";
@@ -470,10 +534,29 @@ fn moment(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
 
-fn before(connection: &Connection, nonce: &str, form: &str) -> Result<Option<Taken>, rusqlite::Error> {
-    let mut query = connection.prepare_cached("SELECT run, form FROM run WHERE nonce = ?")?;
-    let found: Option<(u64, String)> = query.query_row([nonce], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    Ok(found.map(|(run, taken)| if taken == form { Taken::Before(RunId(run)) } else { Taken::NonceReused }))
+/// The same bytes are the same request only from the same caller: nobody is told of another's run for having seen what was sent.
+fn before(connection: &Connection, nonce: &str, form: &str, caller: &str) -> Result<Option<Taken>, rusqlite::Error> {
+    let mut query = connection.prepare_cached("SELECT run, form = ?2 AND caller = ?3 FROM run WHERE nonce = ?1")?;
+    let found: Option<(u64, bool)> = query.query_row([nonce, form, caller], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    Ok(found.map(|(run, same)| if same { Taken::Before(RunId(run)) } else { Taken::NonceReused }))
+}
+
+/// From where a caller may go back, as its column has it.
+fn back_text(back: &Back) -> Option<String> {
+    match back {
+        Back::Never => None,
+        Back::Always => Some("null".to_owned()),
+        Back::From(refs) => Some(serde_json::json!(refs.iter().map(RefPattern::as_str).collect::<Vec<_>>()).to_string()),
+    }
+}
+
+fn back_of(text: Option<String>) -> Back {
+    // What cannot be read allows nothing.
+    match text.as_deref().map(serde_json::from_str::<Option<Vec<String>>>) {
+        None | Some(Err(_)) => Back::Never,
+        Some(Ok(None)) => Back::Always,
+        Some(Ok(Some(refs))) => Back::From(refs.iter().filter_map(|pattern| pattern.parse().ok()).collect()),
+    }
 }
 
 fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalError> {

@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agent_model::names::{AppName, ReleaseName, ReleaseSelector, RunId, Selected};
-use agent_model::request::{Act, Authorised, Lock, RefPattern, Refusal, Request, Standing};
+use agent_model::grant::{Authorised, Caller, RefPattern};
+use agent_model::names::{AppName, RefName, ReleaseName, ReleaseSelector, RunId, Selected};
+use agent_model::request::{Act, Lock, Refusal, Request, Standing};
 use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::Form;
 use chrono::Utc;
@@ -76,6 +77,19 @@ pub(crate) enum NotTaken {
     /// The nonce was used for another request.
     #[error("the nonce was used before, for another request")]
     NonceReused,
+    /// The ID token has started a run before.
+    #[error("the ID token has started a run before, and serves once")]
+    TokenReused,
+    /// The grant allows releases, and not of this ref.
+    #[error("{caller} may not release {reference}: the grant allows {}", refs.join(", "))]
+    RefNotGranted {
+        /// Who asked.
+        caller: String,
+        /// The ref.
+        reference: RefName,
+        /// The patterns of the grant.
+        refs: Vec<String>,
+    },
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -221,21 +235,32 @@ impl AppEngine {
 
     /// Takes a request: from here on it has a number, and will end.
     pub(crate) fn take(&self, authorised: &Authorised, request: &Request, form: &Form, text: &str) -> Result<Accepted, NotTaken> {
+        let caller = authorised.caller().to_string();
         if let Err(refused) = self.refuse_what_cannot_be_meant(&request.act) {
             // What was taken once keeps its answer, though it could not be asked anew: the run to cancel is over, the release to activate is pruned.
-            return match self.journal.asked_before(&form.nonce, text)? {
+            return match self.journal.asked_before(&form.nonce, text, &caller)? {
                 Some(Taken::Before(run)) => Ok(Accepted::Before(run)),
                 Some(Taken::NonceReused) => Err(NotTaken::NonceReused),
                 _ => Err(refused),
             };
         }
+        if let Act::Release { via: Some(via), .. } = &request.act
+            && !authorised.allows_ref(via)
+        {
+            let refs = authorised.refs().unwrap_or_default().iter().map(|pattern| pattern.as_str().to_owned()).collect();
+            return Err(NotTaken::RefNotGranted { caller, reference: via.clone(), refs });
+        }
         let of = form
             .revision
             .clone()
+            .or_else(|| form.commit.clone())
             .or_else(|| form.release.clone())
             .or_else(|| form.run.map(|run| run.to_string()))
             .or_else(|| form.why.clone());
-        let caller = authorised.caller().to_string();
+        let token = match authorised.caller() {
+            Caller::Token { issuer, id, .. } => Some(format!("{issuer} {id}")),
+            _ => None,
+        };
         let refs: Option<Vec<String>> =
             authorised.refs().map(|refs| refs.iter().map(|pattern: &RefPattern| pattern.as_str().to_owned()).collect());
         let asked = Asked {
@@ -245,7 +270,9 @@ impl AppEngine {
             caller: &caller,
             form: text,
             refs: refs.as_deref(),
+            back: authorised.back(),
             nonce: &form.nonce,
+            token: token.as_deref(),
             takes_turns: request.act.takes_turns(),
         };
         // What admission needs of the root is read before the transaction, and nobody but this app's requests changes it.
@@ -266,6 +293,7 @@ impl AppEngine {
             }
             Taken::Before(run) => Ok(Accepted::Before(run)),
             Taken::NonceReused => Err(NotTaken::NonceReused),
+            Taken::TokenReused => Err(NotTaken::TokenReused),
             Taken::Refused(refusal) => Err(refusal.into()),
         }
     }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use agent_model::grant::Authorised;
 use agent_model::names::{CommitId, RefName, Revision};
-use agent_model::request::{Act, Authorised, Rebuild};
+use agent_model::request::{Act, Rebuild};
 use agent_wire::event::{PlannedStep, Stream};
 use agent_wire::view;
 
@@ -30,7 +31,7 @@ impl AppEngine {
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
         let marker = format!("{}:plan", self.journal.id());
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
-        let allowed = Allowed { app: &app.refs, grant: authorised.refs() };
+        let allowed = Allowed { app: &app.refs, grant: authorised.refs(), via: None };
         if !git.has(revision, allowed, &watch) {
             git.fetch(&app.refs, &watch)?;
         }
@@ -82,7 +83,7 @@ impl AppEngine {
         let paths = |fits: &dyn Fn(&str) -> bool| {
             changed.iter().filter(|(_, path)| fits(path)).map(|(how, path)| format!("{how} {path}")).collect()
         };
-        let act = Act::Release { revision: revision.clone(), rebuild: Rebuild::WhenNeeded };
+        let act = Act::Release { revision: revision.clone(), via: None, rebuild: Rebuild::WhenNeeded };
         let steps = draw(&act, &app).cards.into_iter().map(|card| PlannedStep {
             step: card.step.to_owned(),
             undo: card.nature.undo == agent_model::plan::Undo::TakeBack,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
+use agent_model::grant::{Back, RefPattern};
 use agent_model::names::{ReleaseName, ReleaseSelector, RunId, Selected};
 use agent_model::plan::{Aim, Plan};
-use agent_model::request::{Act, RefPattern, Request};
+use agent_model::request::{Act, Request};
 use agent_model::run::{Mark, Next, Run};
 use agent_wire::event::{Event, What};
 use agent_wire::form::Form;
@@ -73,7 +74,7 @@ impl Worker {
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
         let cancel = Cancel::default();
         let act = Act::Check;
-        let mut cx = self.cx(&app, RunId(0), &act, "agent", None, &silent, &cancel, "revive", &env);
+        let mut cx = self.cx(&app, RunId(0), &act, "agent", None, &Back::Always, &silent, &cancel, "revive", &env);
         cx.former = None;
         cx.target = self.target_of(&live).ok();
         cx.at("switch");
@@ -97,6 +98,7 @@ impl Worker {
         act: &'a Act,
         caller: &'a str,
         refs: Option<&'a [RefPattern]>,
+        back: &'a Back,
         teller: &'a dyn Teller,
         cancel: &'a Cancel,
         marker: &'a str,
@@ -111,6 +113,7 @@ impl Worker {
             act,
             caller,
             refs,
+            back,
             teller,
             cancel,
             marker,
@@ -187,7 +190,7 @@ impl Worker {
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.clone().unwrap_or_default()).collect();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
-        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &telling, &cancel, &marker, &env);
+        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &due.back, &telling, &cancel, &marker, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
         cx.former = former;
         cx.target = target;

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use agent_model::grant::{Downgrade, Grant, KeyKinds, Principal, RefPattern, Scope};
 use agent_model::names::AppName;
-use agent_model::request::{Grant, Principal, RefPattern, Right, Scope};
+use agent_model::request::Right;
+use agent_wire::sshsig::MOST_SIGNATURES;
 
-use super::kinds::{one_of, parsed, some_list, text, timeout};
+use super::kinds::{integer, one_of, parsed, some_list, switch, text, texts_by_name, timeout};
 use super::reader::{self, Section, Value, nearest, shown};
-use super::{Agent, Complaint, defaults};
+use super::{Agent, Complaint, defaults, https};
 
 /// Reads `text`, which stands in `file`. An empty text means the defaults: nobody is granted anything.
 pub(crate) fn parse(file: &Path, text: &str) -> Result<Agent, Vec<Complaint>> {
@@ -20,28 +22,68 @@ pub(super) fn read(top: &Section<'_>) -> Option<Agent> {
         grants: grants.iter().filter_map(grant).collect(),
         socket_group: top.get("socket_group", parsed(parse_group)),
         drain_timeout: top.get("drain_timeout", timeout).unwrap_or(defaults::DRAIN_TIMEOUT),
+        https: top.table("https").and_then(|section| https::read(&section)),
     })
 }
 
 fn grant(section: &Section<'_>) -> Option<Grant> {
-    let to = section.need("to", principal);
+    let to = section.need("to", principals);
     let apps = section.need("apps", scope("it would allow nothing", parsed(str::parse::<AppName>)));
     let rights = section.need("actions", scope("it would allow nothing", right));
     let refs = section.get("refs", some_list("leave it out to allow whatever the app allows", parsed(str::parse::<RefPattern>)));
-    Some(Grant { to: to?, apps: apps?, rights: rights?, refs })
+    let signatures = section.get("signatures", integer(1..=MOST_SIGNATURES as u64));
+    let key_kinds =
+        section.get("keys", one_of(&[("software", KeyKinds::Software), ("any", KeyKinds::Any), ("hardware", KeyKinds::Hardware)]));
+    let claims = section.get("claims", texts_by_name(check_claim));
+    let downgrade = section.get("downgrade", switch).unwrap_or(false);
+    let to = to?;
+    let names = |kind: fn(&Principal) -> bool| to.iter().filter(|to| kind(to)).count();
+    let (keys, tokens) = (names(|to| matches!(to, Principal::Key(_))), names(|to| matches!(to, Principal::Oidc(_))));
+    let (signatures, claims) = (usize::try_from(signatures.unwrap_or(1)).unwrap_or(1), claims.unwrap_or_default());
+    if signatures > 1 && keys < signatures {
+        let says = format!("asks for {signatures} signatures, and `to` names {keys} key(s): nobody could ever have them");
+        section.complain("signatures", says, "name every key that may be one of them: to = [\"key:anna\", \"key:ben\"]");
+    }
+    if tokens > 0 && claims.is_empty() {
+        let says = "is missing: every job of everybody at that issuer would be meant".to_owned();
+        section.complain("claims", says, "for GitHub at least { repository_id = \"…\" }, for GitLab { project_id = \"…\" }");
+    }
+    if tokens == 0 && !claims.is_empty() {
+        section.complain("claims", "are of ID tokens, and `to` names no issuer", "leave them out, or add an oidc:ISSUER to `to`");
+    }
+    Some(Grant {
+        to,
+        apps: apps?,
+        rights: rights?,
+        refs,
+        signatures,
+        key_kinds: key_kinds.unwrap_or_default(),
+        claims: claims.into_iter().collect(),
+        downgrade: if downgrade { Downgrade::Allowed } else { Downgrade::Refused },
+    })
+}
+
+/// Numbers tell projects apart, and names do not: a name that was given up can be taken by somebody else.
+fn check_claim(name: &str, value: &str) -> Result<(), String> {
+    let fits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    if !fits {
+        return Err(format!("{:?} is not the name of a claim", shown(name)));
+    }
+    if value.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+/// One principal, or a list of some.
+fn principals(value: &Value<'_>) -> Option<Vec<Principal>> {
+    if value.item().is_str() { principal(value).map(|one| vec![one]) } else { some_list("it would mean nobody", principal)(value) }
 }
 
 fn principal(value: &Value<'_>) -> Option<Principal> {
     let text = text(value)?;
-    let kinds = ["unix-user", "unix-group"];
+    let kinds = ["unix-user", "unix-group", "key", "oidc"];
     match text.split_once(':') {
-        Some((kind @ ("key" | "oidc"), _)) => value.complain(
-            format!("{kind}: names a caller on the network, and network callers are not supported by this version"),
-            Some("grant to unix-user:NAME or unix-group:NAME".to_owned()),
-        ),
         Some((kind, name)) if !kinds.contains(&kind) => {
             let near = nearest(kind, kinds).map(|near| format!("did you mean \"{near}:{}\"?", shown(name)));
-            value.complain(format!("{:?} is no kind of caller; those are {}", shown(kind), kinds.join(" and ")), near)
+            value.complain(format!("{:?} is no kind of caller; those are {}", shown(kind), kinds.join(", ")), near)
         }
         None => value.complain(
             format!("{:?} does not say what kind of caller it is", shown(&text)),

@@ -11,8 +11,9 @@ pub(super) use programs::STEPS;
 
 use std::path::{Path, PathBuf};
 
+use agent_model::grant::RefPattern;
 use agent_model::names::AppName;
-use agent_model::request::{RefPattern, WhenBusy};
+use agent_model::request::WhenBusy;
 
 use super::kinds::{absolute, integer, list, one_of, parsed, size, some_list, switch, within_release};
 use super::reader::{self, Section};

@@ -5,6 +5,7 @@ mod agent;
 mod app;
 mod defaults;
 pub(crate) mod files;
+pub(crate) mod https;
 mod kinds;
 mod reader;
 pub(crate) mod secrets;
@@ -17,8 +18,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_model::grant::{Grant, RefPattern};
 use agent_model::names::AppName;
-use agent_model::request::{Grant, RefPattern, WhenBusy};
+use agent_model::request::WhenBusy;
 
 use crate::restart::{Restart, systemd::Worker};
 use crate::site::{Limits, Shared};
@@ -46,6 +48,8 @@ pub(crate) struct Agent {
     pub socket_group: Option<String>,
     /// `drain_timeout`: how long a run may go on when the agent is told to stop.
     pub drain_timeout: Duration,
+    /// `[https]`: how it can be asked over the network; not at all without it.
+    pub https: Option<https::Https>,
 }
 
 /// `apps/<app>.toml`.

@@ -14,6 +14,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
+use super::https::{self, Material};
 use super::{Complaint, Settings, load};
 
 /// How long the directories must be quiet before the files are read: editors and package managers write in several strokes.
@@ -34,6 +35,7 @@ pub(crate) struct InForce {
 struct Inner {
     config_dir: PathBuf,
     settings: watch::Sender<Arc<Settings>>,
+    material: watch::Sender<Arc<Material>>,
     complaints: watch::Sender<Arc<Vec<Complaint>>>,
     /// Held while files are read, so that what was read later is never replaced by what was read earlier.
     reading: Mutex<()>,
@@ -45,9 +47,14 @@ impl InForce {
         // Events name absolute paths only when the watched path is one.
         let config_dir = std::path::absolute(config_dir).unwrap_or_else(|_| config_dir.to_owned());
         let settings = Arc::new(load(&config_dir)?);
+        let (material, complaints) = https::load(&settings, &config_dir, &Material::default());
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
         let inner = Inner {
             config_dir,
             settings: watch::Sender::new(settings),
+            material: watch::Sender::new(Arc::new(material)),
             complaints: watch::Sender::new(Arc::default()),
             reading: Mutex::new(()),
         };
@@ -57,6 +64,11 @@ impl InForce {
     /// The settings now. A run keeps what it began with.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.inner.settings.borrow().clone()
+    }
+
+    /// What the files beside the settings hold now.
+    pub(crate) fn material(&self) -> Arc<Material> {
+        self.inner.material.borrow().clone()
     }
 
     /// The settings now and each time that they change.
@@ -77,46 +89,52 @@ impl InForce {
     /// Reads all files again, and puts them in force when nothing is wrong with them. It reads files: not for a thread that must not wait.
     pub(crate) fn reload(&self) -> Result<Arc<Settings>, Arc<Vec<Complaint>>> {
         let _reading = self.inner.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        match load(&self.inner.config_dir) {
-            Ok(settings) => {
-                let settings = Arc::new(settings);
-                self.inner.complaints.send_if_modified(|complaints| {
-                    let had_any = !complaints.is_empty();
-                    *complaints = Arc::default();
-                    had_any
-                });
-                let taken_up = self.inner.settings.send_if_modified(|in_force| {
-                    let differ = **in_force != *settings;
-                    if differ {
-                        *in_force = settings.clone();
-                    }
-                    differ
-                });
-                if taken_up {
-                    tracing::info!(apps = settings.apps.len(), "the configuration has changed and is in force");
-                }
-                Ok(settings)
+        let (settings, mut complaints) = match load(&self.inner.config_dir) {
+            Ok(settings) => (Some(Arc::new(settings)), Vec::new()),
+            Err(complaints) => (None, complaints),
+        };
+        // The files beside the settings count whatever is wrong with the settings: what is revoked is revoked at once.
+        let governing = settings.clone().unwrap_or_else(|| self.settings());
+        let (material, more) = https::load(&governing, &self.inner.config_dir, &self.material());
+        complaints.extend(more);
+        let renewed = self.inner.material.send_if_modified(|in_force| {
+            let differ = **in_force != material;
+            if differ {
+                *in_force = Arc::new(material);
             }
-            Err(new) => {
-                let new = Arc::new(new);
-                self.inner.complaints.send_if_modified(|old| {
-                    for complaint in new.iter().filter(|complaint| !old.contains(complaint)) {
-                        tracing::error!("{complaint}");
-                    }
-                    let differ = **old != *new;
-                    *old = new.clone();
-                    differ
-                });
-                Err(new)
-            }
+            differ
+        });
+        if renewed {
+            tracing::info!("the keys or the certificate have changed and are in force");
         }
+        let complaints = Arc::new(complaints);
+        self.inner.complaints.send_if_modified(|old| {
+            for complaint in complaints.iter().filter(|complaint| !old.contains(complaint)) {
+                tracing::error!("{complaint}");
+            }
+            let differ = **old != *complaints;
+            *old = complaints.clone();
+            differ
+        });
+        let Some(settings) = settings else { return Err(complaints) };
+        let taken_up = self.inner.settings.send_if_modified(|in_force| {
+            let differ = **in_force != *settings;
+            if differ {
+                *in_force = settings.clone();
+            }
+            differ
+        });
+        if taken_up {
+            tracing::info!(apps = settings.apps.len(), "the configuration has changed and is in force");
+        }
+        if complaints.is_empty() { Ok(settings) } else { Err(complaints) }
     }
 
     /// Watches the files from now on, until the value is dropped. A host without a watch to spare is no reason to fail: the files are then read
     /// every few seconds.
     pub(crate) fn watch(&self) -> Watching {
         let (bell, rings) = channel();
-        let watched = WatchedDirectories::arm(&self.inner.config_dir, &bell);
+        let watched = self.arm(&bell);
         let in_force = self.clone();
         let own_bell = bell.clone();
         let spawned =
@@ -125,6 +143,10 @@ impl InForce {
             tracing::error!("the configuration is not watched, only SIGHUP reads it again: {err}");
         }
         Watching { bell }
+    }
+
+    fn arm(&self, bell: &Sender<Ring>) -> WatchedDirectories {
+        WatchedDirectories::arm(&self.inner.config_dir, &https::files(&self.settings(), &self.inner.config_dir), bell)
     }
 
     fn take_up_changes(&self, mut watched: WatchedDirectories, bell: &Sender<Ring>, rings: &Receiver<Ring>) {
@@ -143,7 +165,7 @@ impl InForce {
                 Ok(Ring::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
             // Armed before the files are read, so that what changes from here on rings again.
-            watched = WatchedDirectories::arm(&self.inner.config_dir, bell);
+            watched = self.arm(bell);
             failed = self.reload().is_err();
         }
     }
@@ -191,11 +213,13 @@ struct WatchedDirectories {
 }
 
 impl WatchedDirectories {
-    fn arm(config_dir: &Path, bell: &Sender<Ring>) -> Self {
+    fn arm(config_dir: &Path, files: &[PathBuf], bell: &Sender<Ring>) -> Self {
         let bell = bell.clone();
-        let of_interest = config_dir.to_owned();
+        let directories = directories_of(files);
+        let of_interest: Vec<PathBuf> = [config_dir.to_owned()].into_iter().chain(directories.iter().cloned()).collect();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let rings = event.map_or(true, |event| is_change(&event.kind) && concerns(&event.paths, &of_interest) || event.need_rescan());
+            let concerns = |paths: &[PathBuf]| of_interest.iter().any(|directory| concerns(paths, directory));
+            let rings = event.map_or(true, |event| is_change(&event.kind) && concerns(&event.paths) || event.need_rescan());
             if rings {
                 // Nobody hears it once the watch has ended.
                 let _ = bell.send(Ring::Changed);
@@ -211,7 +235,8 @@ impl WatchedDirectories {
         let apps = config_dir.join("apps");
         let above = config_dir.ancestors().skip(1).find(|above| above.is_dir());
         let mut blind = false;
-        for dir in above.into_iter().chain([config_dir, apps.as_path()].into_iter().filter(|dir| dir.is_dir())) {
+        let within = [config_dir, apps.as_path()].into_iter().chain(directories.iter().map(PathBuf::as_path)).filter(|dir| dir.is_dir());
+        for dir in above.into_iter().chain(within) {
             if let Err(err) = watcher.watch(dir, RecursiveMode::NonRecursive) {
                 tracing::warn!("{} cannot be watched, and is read every few seconds instead: {err}", dir.display());
                 blind = true;
@@ -219,6 +244,25 @@ impl WatchedDirectories {
         }
         Self { _watcher: Some(watcher), blind }
     }
+}
+
+/// The directories in which a change can mean another file: where each file's name is and, along its links, where it really lies. So a certificate
+/// that is renewed behind a link is noticed, as well as a link that is replaced.
+fn directories_of(files: &[PathBuf]) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    for file in files {
+        let mut file = file.clone();
+        // As many links as path_resolution(7) follows.
+        for _ in 0..40 {
+            let Some(parent) = file.parent().map(Path::to_owned) else { break };
+            directories.push(parent.clone());
+            let Ok(target) = std::fs::read_link(&file) else { break };
+            file = parent.join(target);
+        }
+    }
+    directories.sort();
+    directories.dedup();
+    directories
 }
 
 /// Reading is no change: otherwise our own reading would ring for ever.

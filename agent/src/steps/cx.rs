@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use agent_model::grant::{Back, RefPattern};
 use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
-use agent_model::request::{Act, RefPattern};
+use agent_model::request::Act;
 use agent_wire::event::Stream;
 
 use super::{Failure, chain};
@@ -61,6 +62,8 @@ pub(crate) struct Cx<'a> {
     pub caller: &'a str,
     /// The refs that the caller's grant is narrowed to.
     pub refs: Option<&'a [RefPattern]>,
+    /// From where the caller may go back behind the live release.
+    pub back: &'a Back,
     /// Who hears.
     pub teller: &'a dyn Teller,
     /// Ends what is under way.
@@ -132,7 +135,11 @@ impl Cx<'_> {
 
     /// The refs that may be released from.
     pub(crate) fn allowed(&self) -> Allowed<'_> {
-        Allowed { app: &self.app.refs, grant: self.refs }
+        let via = match self.act {
+            Act::Release { via, .. } => via.as_ref(),
+            _ => None,
+        };
+        Allowed { app: &self.app.refs, grant: self.refs, via }
     }
 
     /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.

@@ -1,5 +1,6 @@
 //! `fetch`: brings the allowed refs into the cache, finds the commit, and gives the release its name.
 
+use agent_model::names::CommitId;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
@@ -42,19 +43,40 @@ impl Step for Fetch {
         let release = cx.site.new_name(&resolved.commit, Utc::now());
         let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
         cx.teller.resolved(&target)?;
-        warn_of_going_back(cx, &target);
+        warn_of_going_back(cx, &target)?;
         cx.target = Some(target);
         Ok(did)
     }
 }
 
-fn warn_of_going_back(cx: &Cx<'_>, target: &Target) {
-    let Some(live) = cx.former.as_ref().and_then(|former| cx.site.manifest(former).ok()) else { return };
-    let Ok(live) = live.commit.parse() else { return };
-    // The live commit may be gone from the repository; then there is nothing to compare.
-    let Ok((_, ahead, behind)) = cx.git(|git, watch| git.between(&live, &target.commit, watch)) else { return };
-    if behind > 0 {
-        let how = if ahead == 0 { "is older than" } else { "does not descend from" };
-        cx.warn(format!("the commit {how} the live one: {} of the live release not in it", counted(behind, "commit")));
+/// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.
+fn warn_of_going_back(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
+    let Some(live) = cx.former.as_ref().and_then(|former| cx.site.manifest(former).ok()) else { return Ok(()) };
+    let Ok(live) = live.commit.parse::<CommitId>() else { return Ok(()) };
+    let may = target.reference.as_ref().is_some_and(|reference| cx.back.allows(reference));
+    if !cx.git(|git, watch| git.knows(&live, watch)) {
+        if may {
+            // There is nothing to compare.
+            return Ok(());
+        }
+        return Err(Failure::new(format!(
+            "the live commit {} is gone from the repository, so nothing can be said to descend from it",
+            live.short()
+        ))
+        .with_hint(MAY_GO_BACK));
     }
+    let (_, ahead, behind) = cx.git(|git, watch| git.between(&live, &target.commit, watch))?;
+    if behind == 0 {
+        return Ok(());
+    }
+    let how = if ahead == 0 { "is older than" } else { "does not descend from" };
+    let told = format!("the commit {how} the live one: {} of the live release not in it", counted(behind, "commit"));
+    if !may {
+        return Err(Failure::new(format!("{told}, and {} may not go back", cx.caller)).with_hint(MAY_GO_BACK));
+    }
+    cx.warn(told);
+    Ok(())
 }
+
+const MAY_GO_BACK: &str =
+    "agentctl rollback goes back to a release that is there; a grant with `downgrade = true` allows releases that go back";

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use agent_model::grant::RefPattern;
 use agent_model::names::{CommitId, RefName, Revision};
-use agent_model::request::RefPattern;
 use agent_wire::view::Commit;
 use thiserror::Error;
 
@@ -122,6 +122,7 @@ impl GitError {
             Self::NotAllowed { whose, .. } | Self::RefNotAllowed { whose, .. } => Some(match whose {
                 Whose::App => "release a commit that one of them reaches, or add its branch to `refs` in the app's file".to_owned(),
                 Whose::Grant => "release a commit that one of them reaches, or have `refs` of the grant in agent.toml widened".to_owned(),
+                Whose::Request => "push the commit to that ref, if the app and the grant allow it, or name another `ref`".to_owned(),
             }),
             Self::Ambiguous { .. } => Some("give more digits, or the full name: refs/heads/… or refs/tags/…".to_owned()),
             Self::Empty(_) => Some("push a branch to it first".to_owned()),
@@ -176,6 +177,8 @@ pub(crate) struct Allowed<'a> {
     pub app: &'a [RefPattern],
     /// Of the grant.
     pub grant: Option<&'a [RefPattern]>,
+    /// The one ref that must reach the commit, where the request names it beside the commit.
+    pub via: Option<&'a RefName>,
 }
 
 /// Who allows refs.
@@ -185,6 +188,8 @@ pub(crate) enum Whose {
     App,
     /// The grant of whoever asks.
     Grant,
+    /// The request itself.
+    Request,
 }
 
 impl fmt::Display for Whose {
@@ -192,6 +197,7 @@ impl fmt::Display for Whose {
         formatter.write_str(match self {
             Self::App => "the app",
             Self::Grant => "the grant",
+            Self::Request => "the request",
         })
     }
 }
@@ -199,14 +205,21 @@ impl fmt::Display for Whose {
 impl Allowed<'_> {
     fn allows(&self, reference: &RefName) -> bool {
         let fits = |patterns: &[RefPattern]| patterns.iter().any(|pattern| pattern.fits(reference.short()));
-        fits(self.app) && self.grant.is_none_or(fits)
+        fits(self.app) && self.grant.is_none_or(fits) && self.via.is_none_or(|via| via == reference)
     }
 
     fn whose(&self) -> Whose {
-        if self.grant.is_some() { Whose::Grant } else { Whose::App }
+        match (self.via, self.grant) {
+            (Some(_), _) => Whose::Request,
+            (None, Some(_)) => Whose::Grant,
+            (None, None) => Whose::App,
+        }
     }
 
     fn words(&self) -> Vec<String> {
+        if let Some(via) = self.via {
+            return vec![via.to_string()];
+        }
         self.grant.unwrap_or(self.app).iter().map(|pattern| pattern.as_str().to_owned()).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! What clients send: one JSON object for every act. An unknown key is refused, a name is parsed into the model's type, and the action decides
 //! which of the other members it needs.
 
-use agent_model::names::{BadName, RunId};
+use agent_model::names::{BadName, CommitId, HostId, RefName, RunId};
 use agent_model::request::{Act, Rebuild, Request, Right};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -12,13 +12,23 @@ use thiserror::Error;
 pub struct Form {
     /// The version of this form: 1.
     pub v: u32,
-    /// The app.
+    /// The hosts that it is meant for; needed over the network, where each host accepts only what names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aud: Option<Vec<String>>,
+    /// The app; every action needs it but `read`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub app: String,
     /// The action: the word of a right, such as `release`.
     pub action: String,
-    /// For `release`: branch, tag, full ref or commit.
+    /// For `release`: branch, tag, full ref or commit. Beside `commit`: the full ref that must reach it.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// For `release`: the whole commit id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// For `read`: the path and query that are read, such as `/v1/apps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// For `activate`, `pin` and `unpin`: which release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
@@ -31,6 +41,12 @@ pub struct Form {
     /// The release that the caller believes to be live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<String>,
+    /// When it was issued, in seconds since 1970 UTC; needed over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<u64>,
+    /// Until when it may be taken, in seconds since 1970 UTC; needed over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exp: Option<u64>,
     /// 128 random bits in hexadecimal or base64url: the same bytes sent again start nothing new.
     pub nonce: String,
     /// What else can be wished for.
@@ -77,7 +93,7 @@ pub enum BadForm {
         member: &'static str,
     },
     /// The action is one that only looks.
-    #[error("the action {0} asks for nothing to be done; read it with GET")]
+    #[error("the action {0} asks for nothing to be done: GET the address, or send the action read with `path`")]
     NotAnAct(String),
     /// A text is too long, too short or of the wrong characters.
     #[error("`{member}` {rule}")]
@@ -98,15 +114,61 @@ impl Form {
     pub fn new(app: impl Into<String>, action: Right, nonce: String) -> Self {
         Self {
             v: 1,
+            aud: None,
             app: app.into(),
             action: action.word().to_owned(),
             revision: None,
+            commit: None,
+            path: None,
             release: None,
             run: None,
             why: None,
             prev: None,
+            iat: None,
+            exp: None,
             nonce,
             options: Options::default(),
+        }
+    }
+
+    /// The path that a `read` asks for.
+    ///
+    /// # Errors
+    /// When it has none, or one that no reading address begins with.
+    pub fn reads(&self) -> Result<Option<&str>, BadForm> {
+        if self.action != Right::Read.word() {
+            return Ok(None);
+        }
+        self.check_version_and_nonce()?;
+        let path = self.path.as_deref().ok_or_else(|| BadForm::Missing { action: self.action.clone(), member: "path" })?;
+        let fits = path.starts_with("/v1/") && path.len() <= 1024 && path.bytes().all(|byte| (b'!'..=b'~').contains(&byte) && byte != b'#');
+        if !fits {
+            return Err(BadForm::Text { member: "path", rule: "must be a path below /v1/, percent-encoded, of at most 1,024 characters" });
+        }
+        Ok(Some(path))
+    }
+
+    fn check_version_and_nonce(&self) -> Result<(), BadForm> {
+        if self.v != 1 {
+            return Err(BadForm::Version(self.v));
+        }
+        let nonce_fits =
+            (16..=64).contains(&self.nonce.len()) && self.nonce.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if !nonce_fits {
+            return Err(BadForm::Text { member: "nonce", rule: "must be 16 to 64 letters, digits, hyphens or underscores" });
+        }
+        Ok(())
+    }
+
+    /// The commit that is asked for, and the ref that must reach it.
+    fn revision(&self) -> Result<(agent_model::names::Revision, Option<RefName>), BadForm> {
+        match &self.commit {
+            Some(commit) => {
+                named::<CommitId>("commit", commit)?;
+                let via = self.revision.as_deref().map(|via| named("ref", via)).transpose()?;
+                Ok((named("commit", commit)?, via))
+            }
+            None => Ok((named("ref", self.needs("ref", &self.revision)?)?, None)),
         }
     }
 
@@ -118,20 +180,13 @@ impl Form {
 impl TryFrom<&Form> for Request {
     type Error = BadForm;
     fn try_from(form: &Form) -> Result<Self, BadForm> {
-        if form.v != 1 {
-            return Err(BadForm::Version(form.v));
-        }
-        let nonce_fits =
-            (16..=64).contains(&form.nonce.len()) && form.nonce.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        if !nonce_fits {
-            return Err(BadForm::Text { member: "nonce", rule: "must be 16 to 64 letters, digits, hyphens or underscores" });
-        }
+        form.check_version_and_nonce()?;
         let release = || named("release", form.needs("release", &form.release)?);
         let act = match named::<Right>("action", &form.action)? {
-            Right::Release => Act::Release {
-                revision: named("ref", form.needs("ref", &form.revision)?)?,
-                rebuild: if form.options.rebuild { Rebuild::Always } else { Rebuild::WhenNeeded },
-            },
+            Right::Release => {
+                let (revision, via) = form.revision()?;
+                Act::Release { revision, via, rebuild: if form.options.rebuild { Rebuild::Always } else { Rebuild::WhenNeeded } }
+            }
             Right::Activate => Act::Activate { release: release()? },
             Right::Prune => Act::Prune,
             Right::Check => Act::Check,
@@ -156,6 +211,94 @@ impl TryFrom<&Form> for Request {
     }
 }
 
+/// The longest that a request may be valid, in seconds.
+pub const MOST_VALID: u64 = 900;
+/// How far two clocks may be apart, in seconds.
+pub const CLOCK_SKEW: u64 = 60;
+/// The most hosts that one request may be meant for.
+pub const MOST_HOSTS: usize = 64;
+/// The fewest characters of a nonce over the network: 128 bits in base64url.
+const FEWEST_NONCE: usize = 22;
+
+/// What a request says of itself besides what it asks: for whom it is, and when. Over the network every request must say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    hosts: Vec<HostId>,
+    issued: u64,
+    expires: u64,
+}
+
+/// Why a request is not one for this host, or not one for now. What is told is safe to tell: whoever signed it was known by then.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NotNow {
+    /// Another host is meant.
+    #[error("the request is for {}, and this host is {host}", meant.iter().map(HostId::as_str).collect::<Vec<_>>().join(", "))]
+    OtherHost {
+        /// This one.
+        host: HostId,
+        /// Those that are named.
+        meant: Vec<HostId>,
+    },
+    /// Its time is over.
+    #[error("the request expired {0} seconds ago")]
+    Expired(u64),
+    /// Its time has not come: one of the two clocks is wrong.
+    #[error("the request was issued {0} seconds in the future: compare the clocks")]
+    Early(u64),
+    /// It is older than all that this agent remembers.
+    #[error("the request was issued before this agent's journal began, so nobody can tell whether it was carried out already")]
+    BeforeMemory,
+}
+
+impl Envelope {
+    /// Reads it from a form.
+    ///
+    /// # Errors
+    /// When a member is missing or breaks its rule, or the request would be valid for longer than [`MOST_VALID`].
+    pub fn of(form: &Form) -> Result<Self, BadForm> {
+        let missing = |member| BadForm::Missing { action: form.action.clone(), member };
+        let text = |member, rule| BadForm::Text { member, rule };
+        form.check_version_and_nonce()?;
+        let hosts = form.aud.as_ref().ok_or_else(|| missing("aud"))?;
+        if !(1..=MOST_HOSTS).contains(&hosts.len()) {
+            return Err(text("aud", "must name 1 to 64 hosts"));
+        }
+        let hosts = hosts.iter().map(|host| named("aud", host)).collect::<Result<Vec<HostId>, _>>()?;
+        let issued = form.iat.ok_or_else(|| missing("iat"))?;
+        let expires = form.exp.ok_or_else(|| missing("exp"))?;
+        if expires <= issued || expires - issued > MOST_VALID {
+            return Err(text("exp", "must lie 1 to 900 seconds behind `iat`"));
+        }
+        if form.nonce.len() < FEWEST_NONCE {
+            return Err(text("nonce", "must hold 128 random bits: 22 characters of base64url, or 32 hexadecimal digits"));
+        }
+        if form.action == Right::Release.word()
+            && let Some(reference) = &form.revision
+        {
+            // Nothing that could mean something else tomorrow: neither `main` nor the first digits of a commit.
+            named::<RefName>("ref", reference)?;
+        }
+        Ok(Self { hosts, issued, expires })
+    }
+
+    /// Whether it is for this host, and for now. `now` and `memory` are seconds since 1970 UTC; nothing that was issued before `memory` is taken.
+    ///
+    /// # Errors
+    /// [`NotNow`], the first that applies.
+    pub fn judge(&self, host: &HostId, now: u64, memory: u64) -> Result<(), NotNow> {
+        if !self.hosts.contains(host) {
+            return Err(NotNow::OtherHost { host: host.clone(), meant: self.hosts.clone() });
+        }
+        if self.issued > now.saturating_add(CLOCK_SKEW) {
+            return Err(NotNow::Early(self.issued - now));
+        }
+        if self.expires.saturating_add(CLOCK_SKEW) <= now {
+            return Err(NotNow::Expired(now - self.expires));
+        }
+        if self.issued < memory { Err(NotNow::BeforeMemory) } else { Ok(()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +312,7 @@ mod tests {
     fn a_release_is_understood() {
         let request =
             form(r#"{"v":1,"app":"shop","action":"release","ref":"main","nonce":"0123456789abcdef","options":{"rebuild":true}}"#).unwrap();
-        assert_eq!(request.act, Act::Release { revision: "main".parse().unwrap(), rebuild: Rebuild::Always });
+        assert_eq!(request.act, Act::Release { revision: "main".parse().unwrap(), via: None, rebuild: Rebuild::Always });
     }
 
     #[test]
@@ -180,7 +323,7 @@ mod tests {
             (r#"{"v":1,"app":"shop","action":"explode","nonce":"0123456789abcdef"}"#, "is none of release"),
             (r#"{"v":1,"app":"shop","action":"release","nonce":"0123456789abcdef"}"#, "needs `ref`"),
             (r#"{"v":1,"app":"shop","action":"release","ref":"--upload-pack=x","nonce":"0123456789abcdef"}"#, "hyphen"),
-            (r#"{"v":1,"app":"shop","action":"read","nonce":"0123456789abcdef"}"#, "read it with GET"),
+            (r#"{"v":1,"app":"shop","action":"read","nonce":"0123456789abcdef"}"#, "GET the address"),
             (r#"{"v":1,"app":"shop","action":"prune","nonce":"short"}"#, "`nonce`"),
             (r#"{"v":1,"app":"shop","action":"lock","why":"a\nb","nonce":"0123456789abcdef"}"#, "`why`"),
             (r#"{"v":1,"app":"shop","action":"prune","nonce":"0123456789abcdef","force":true}"#, "unknown field `force`"),
@@ -188,6 +331,74 @@ mod tests {
         ] {
             let err = form(text).unwrap_err();
             assert!(err.contains(part), "{text}: {err}");
+        }
+    }
+
+    const NETWORK: &str = r#""aud":["web1.example.org","web2"],"iat":1000,"exp":1900,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#;
+
+    fn envelope(text: &str) -> Result<Envelope, String> {
+        let form: Form = serde_json::from_str(text).map_err(|err| err.to_string())?;
+        Envelope::of(&form).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn a_commit_and_the_ref_that_must_reach_it() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let request = form(&format!(r#"{{"v":1,"app":"shop","action":"release","ref":"refs/heads/main","commit":"{commit}",{NETWORK}}}"#));
+        let via = Some("refs/heads/main".parse().unwrap());
+        assert_eq!(request.unwrap().act, Act::Release { revision: commit.parse().unwrap(), via, rebuild: Rebuild::WhenNeeded });
+        let short = form(&format!(r#"{{"v":1,"app":"shop","action":"release","ref":"main","commit":"{commit}",{NETWORK}}}"#));
+        assert!(short.unwrap_err().contains("refs/heads/"));
+        let cut = form(&format!(r#"{{"v":1,"app":"shop","action":"release","commit":"0123456",{NETWORK}}}"#));
+        assert!(cut.unwrap_err().contains("40 or 64"));
+    }
+
+    #[test]
+    fn what_a_request_over_the_network_must_say() {
+        let text = |more: &str| format!(r#"{{"v":1,"app":"shop","action":"prune"{more}}}"#);
+        assert!(envelope(&text(&format!(",{NETWORK}"))).is_ok());
+        for (more, part) in [
+            (r#","iat":1,"exp":2,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "needs `aud`"),
+            (r#","aud":[],"iat":1,"exp":2,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "1 to 64 hosts"),
+            (r#","aud":["Web1"],"iat":1,"exp":2,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "`aud`"),
+            (r#","aud":["web1"],"exp":2,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "needs `iat`"),
+            (r#","aud":["web1"],"iat":1,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "needs `exp`"),
+            (r#","aud":["web1"],"iat":1,"exp":902,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "1 to 900 seconds"),
+            (r#","aud":["web1"],"iat":2,"exp":2,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "1 to 900 seconds"),
+            (r#","aud":["web1"],"iat":1,"exp":2,"nonce":"0123456789abcdef""#, "128 random bits"),
+            (r#","aud":["web1"],"iat":-1,"exp":2,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "integer `-1`"),
+            (r#","aud":["web1"],"iat":1.0,"exp":2,"nonce":"mJx3w2n9QhGv0e1o7uTq4A""#, "floating point"),
+        ] {
+            let err = envelope(&text(more)).unwrap_err();
+            assert!(err.contains(part), "{more}: {err}");
+        }
+        let short = envelope(&format!(r#"{{"v":1,"app":"shop","action":"release","ref":"main",{NETWORK}}}"#));
+        assert!(short.unwrap_err().contains("must begin with refs/heads/"));
+    }
+
+    #[test]
+    fn the_edges_of_the_window_are_where_they_are_said_to_be() {
+        let envelope = envelope(&format!(r#"{{"v":1,"app":"shop","action":"prune",{NETWORK}}}"#)).unwrap();
+        let host: HostId = "web1.example.org".parse().unwrap();
+        let judge = |now, memory| envelope.judge(&host, now, memory);
+        assert_eq!(judge(939, 0), Err(NotNow::Early(61)));
+        assert_eq!(judge(940, 0), Ok(()));
+        assert_eq!(judge(1959, 1000), Ok(()));
+        assert_eq!(judge(1960, 0), Err(NotNow::Expired(60)));
+        assert_eq!(judge(1500, 1001), Err(NotNow::BeforeMemory));
+        let other = envelope.judge(&"web3".parse().unwrap(), 1500, 0).unwrap_err().to_string();
+        assert_eq!(other, "the request is for web1.example.org, web2, and this host is web3");
+    }
+
+    #[test]
+    fn a_read_names_a_path_of_the_interface() {
+        let read = |path: &str| {
+            let form: Form = serde_json::from_str(&format!(r#"{{"v":1,"action":"read","path":{path:?},{NETWORK}}}"#)).unwrap();
+            form.reads().map(|path| path.map(str::to_owned)).map_err(|err| err.to_string())
+        };
+        assert_eq!(read("/v1/runs/7/events?after=3"), Ok(Some("/v1/runs/7/events?after=3".to_owned())));
+        for path in ["", "/", "/metrics", "http://x/v1/apps", "/v1/a b", "/v1/#x"] {
+            assert!(read(path).is_err(), "{path}");
         }
     }
 }

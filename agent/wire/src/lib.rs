@@ -4,12 +4,14 @@
 //! 2. [`event`]: what happens in a run: stored = streamed = rendered;
 //! 3. [`view`]: what the reading verbs answer;
 //! 4. [`problem`]: the body of every answer that is not a success;
-//! 5. [`place`]: where the two meet on a host.
+//! 5. [`sshsig`]: the signatures that requests carry over the network;
+//! 6. [`place`]: where the two meet on a host.
 
 pub mod event;
 pub mod form;
 pub mod place;
 pub mod problem;
+pub mod sshsig;
 pub mod view;
 
 /// The media type of a request.

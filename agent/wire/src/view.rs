@@ -12,6 +12,42 @@ pub struct Taken {
     pub run: u64,
     /// Where its events are read.
     pub events: String,
+    /// What reads this run's events, and nothing else, as `Authorization: Bearer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// `GET /v1/whoami`: who the agent takes the caller for, and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whoami {
+    /// Who: `unix:anna`, `key:ci-shop@acme`, `oidc:github:acme/shop`.
+    pub caller: String,
+    /// What a grant would have to name to mean this caller.
+    pub principals: Vec<String>,
+    /// Whether everything is allowed, because the caller could do it without the agent as well.
+    pub all: bool,
+    /// The grants that mean the caller.
+    pub grants: Vec<GrantView>,
+}
+
+/// A grant, as `agent.toml` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantView {
+    /// Whom.
+    pub to: Vec<String>,
+    /// The apps; nothing means all.
+    pub apps: Option<Vec<String>>,
+    /// The actions; nothing means all.
+    pub actions: Option<Vec<String>>,
+    /// The patterns of refs; nothing means whatever the app allows.
+    pub refs: Option<Vec<String>>,
+    /// How many principals must have signed.
+    pub signatures: usize,
+    /// The claims that a token must have.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub claims: std::collections::BTreeMap<String, String>,
+    /// Whether a release may go back.
+    pub downgrade: bool,
 }
 
 /// `GET /v1/apps`: every app and the agent itself.

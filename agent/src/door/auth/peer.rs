@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use agent_model::request::{Caller, Power};
+use agent_model::grant::{Caller, Power};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use tokio::net::UnixStream;
 

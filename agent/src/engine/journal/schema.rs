@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::JournalError;
 
 /// The version that this agent writes; `PRAGMA user_version` holds it.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -40,8 +40,35 @@ CREATE TABLE event (
 ) WITHOUT ROWID;
 ";
 
-/// Makes the tables, or finds them; tells what the journal is called.
-pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<String, JournalError> {
+/// What version 2 has beside that: requests that come over the network.
+const NETWORK: &str = "
+-- From where the caller may go back: NULL for never, else JSON: null for always, or a list of patterns of refs.
+ALTER TABLE run ADD COLUMN back TEXT;
+-- The issuer's name and the number of the ID token that started the run.
+ALTER TABLE run ADD COLUMN token TEXT;
+CREATE UNIQUE INDEX run_of_token ON run (token) WHERE token IS NOT NULL;
+-- Nothing that was issued before is taken: seconds since 1970 UTC.
+INSERT INTO about VALUES ('memory', CAST(strftime('%s', 'now') AS TEXT));
+-- What the tokens that read one run's events are made with.
+INSERT INTO about VALUES ('events_key', lower(hex(randomblob(32))));
+";
+
+/// What a journal says of itself.
+pub(super) struct About {
+    /// What tells it from every other one.
+    pub id: String,
+    /// Nothing that was issued before is taken, in seconds since 1970 UTC.
+    pub memory: u64,
+    /// What the tokens that read one run's events are made with.
+    pub events_key: String,
+    /// The moment of the newest event, in milliseconds since 1970 UTC; 0 when there is none.
+    pub newest: i64,
+    /// Whether it was made just now.
+    pub is_new: bool,
+}
+
+/// Makes the tables, or finds them.
+pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About, JournalError> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > VERSION {
         return Err(JournalError::Newer { path: path.to_owned(), found });
@@ -49,11 +76,26 @@ pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<Strin
     let transaction = connection.transaction()?;
     if found == 0 {
         transaction.execute_batch(TABLES)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
         // 128 random bits from SQLite's own generator, which the operating system seeds.
         transaction.execute("INSERT INTO about VALUES ('id', lower(hex(randomblob(16))))", [])?;
     }
-    let id = transaction.query_row("SELECT value FROM about WHERE key = 'id'", [], |row| row.get(0)).optional()?;
+    if found < 2 {
+        transaction.execute_batch(NETWORK)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    let about = |key: &str| -> rusqlite::Result<String> {
+        let found = transaction.query_row("SELECT value FROM about WHERE key = ?", [key], |row| row.get(0)).optional()?;
+        found.ok_or(rusqlite::Error::QueryReturnedNoRows)
+    };
+    let newest =
+        transaction.query_row("SELECT max(max(accepted), coalesce(max(ended), 0)) FROM run", [], |row| row.get::<_, Option<i64>>(0))?;
+    let about = About {
+        id: about("id")?,
+        memory: about("memory")?.parse().unwrap_or(u64::MAX),
+        events_key: about("events_key")?,
+        newest: newest.unwrap_or(0),
+        is_new: found == 0,
+    };
     transaction.commit()?;
-    id.ok_or_else(|| JournalError::Sqlite(rusqlite::Error::QueryReturnedNoRows))
+    Ok(about)
 }

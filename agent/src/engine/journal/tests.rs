@@ -13,7 +13,18 @@ fn shop() -> AppName {
 
 fn ask(journal: &Journal, nonce: &str, form: &str, supersedes: &[RunId]) -> Taken {
     let app = shop();
-    let asked = Asked { app: &app, action: "release", of: Some("main"), caller: "unix:anna", form, refs: None, nonce, takes_turns: true };
+    let asked = Asked {
+        app: &app,
+        action: "release",
+        of: Some("main"),
+        caller: "unix:anna",
+        form,
+        refs: None,
+        back: &Back::Never,
+        nonce,
+        token: None,
+        takes_turns: true,
+    };
     journal.take(&asked, |_| Ok(Admission { supersedes: supersedes.to_vec() })).unwrap()
 }
 

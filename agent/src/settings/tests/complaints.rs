@@ -248,8 +248,15 @@ fn all_complaints_come_at_once_and_in_the_order_of_the_lines() {
 fn grants() {
     for (text, place, piece) in [
         ("[[grants]]", "1:3", "did you mean grant?"),
-        ("[[grant]]\nto = \"key:ci\"\napps = [\"*\"]\nactions = [\"*\"]", "2:6", "network callers are not supported by this version"),
-        ("[[grant]]\nto = \"oidc:x\"\napps = [\"*\"]\nactions = [\"*\"]", "2:6", "network callers are not supported by this version"),
+        ("[[grant]]\nto = []\napps = [\"*\"]\nactions = [\"*\"]", "2:6", "would mean nobody"),
+        ("[[grant]]\nto = \"oidc:x\"\napps = [\"*\"]\nactions = [\"*\"]", "1:1", "every job of everybody"),
+        ("[[grant]]\nto = \"key:x\"\nsignatures = 2\napps = [\"*\"]\nactions = [\"*\"]", "3:1", "nobody could ever have them"),
+        ("[[grant]]\nto = \"key:x\"\nclaims = { a = \"b\" }\napps = [\"*\"]\nactions = [\"*\"]", "3:1", "names no issuer"),
+        ("[https]\nlisten = []", "1:2", "https.host: is missing"),
+        ("[https]\nhost = \"Web1\"", "2:8", "lower-case"),
+        ("[https]\nhost = \"web1\"\nlisten = [\"8443\"]", "3:11", "0.0.0.0:8443"),
+        ("[https]\nhost = \"web1\"\nurl = \"http://web1\"", "3:7", "begins with https://"),
+        ("[https]\nhost = \"web1\"\nkey = \"credential:\"", "3:7", "must name a credential"),
         ("[[grant]]\nto = \"anna\"\napps = [\"*\"]\nactions = [\"*\"]", "2:6", "write \"unix-user:anna\""),
         ("[[grant]]\nto = \"unix_user:anna\"\napps = [\"*\"]\nactions = [\"*\"]", "2:6", "did you mean \"unix-user:anna\"?"),
         ("[[grant]]\nto = \"unix-user:\"\napps = [\"*\"]\nactions = [\"*\"]", "2:6", "unix-user:NAME"),

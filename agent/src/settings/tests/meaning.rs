@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use agent_model::request::{Principal, Right, Scope, WhenBusy};
+use agent_model::grant::{Principal, Scope};
+use agent_model::request::{Right, WhenBusy};
 
 use super::{MINIMAL, shop, shop_with};
 use crate::restart::{Restart, handover, systemd, uwsgi_fifo};
@@ -172,7 +173,7 @@ fn the_agents_own_file() {
                 refs = [\"v*\"]\n[[grant]]\nto = \"unix-user:anna\"\napps = [\"shop\"]\nactions = [\"*\"]\n";
     let some = agent::parse(Path::new("agent.toml"), text).unwrap();
     assert_eq!((some.socket_group.as_deref(), some.drain_timeout), (Some("ops"), Duration::from_secs(60)));
-    assert_eq!(some.grants[0].to, Principal::UnixGroup("deployers".into()));
+    assert_eq!(some.grants[0].to, [Principal::UnixGroup("deployers".into())]);
     assert_eq!(some.grants[0].apps, Scope::All);
     assert_eq!(some.grants[0].rights, Scope::Only(vec![Right::Release, Right::Read]));
     assert_eq!(some.grants[0].refs.as_ref().unwrap()[0].as_str(), "v*");

@@ -75,7 +75,7 @@ fn fetched(repo: &Repo, cache: &Path, allowed: &[&str]) -> Result<Fetched, GitEr
 
 fn resolved(repo: &Repo, cache: &Path, revision: &str, allowed: &[&str]) -> Result<Resolved, GitError> {
     let app = patterns(allowed);
-    with_git(repo, cache, |git, watch| git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: None }, watch))
+    with_git(repo, cache, |git, watch| git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: None, via: None }, watch))
 }
 
 fn cache() -> (tempfile::TempDir, PathBuf) {
@@ -173,7 +173,9 @@ fn a_narrower_grant_narrows() {
     fetched(&repo, &cache, &["*"]).unwrap();
     let (app, grant) = (patterns(&["*"]), patterns(&["v*"]));
     let find = |revision: &str| {
-        with_git(&repo, &cache, |git, watch| git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: Some(&grant) }, watch))
+        with_git(&repo, &cache, |git, watch| {
+            git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: Some(&grant), via: None }, watch)
+        })
     };
     assert!(find("v1").is_ok());
     assert!(matches!(find("main"), Err(GitError::NotAllowed { .. })));

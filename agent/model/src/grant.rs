@@ -1,0 +1,507 @@
+//! Who asks, and what they may do. Every caller was proven before it became a value here, every principal has a type, and nobody is let in by
+//! default: what no grant allows is refused.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::names::{AppName, BadName, RefName};
+use crate::request::{Refusal, Right};
+
+/// Who asks, proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// A process on this host, by what the kernel says of its socket.
+    Unix {
+        /// The user's name, or the number where the host has no name for it.
+        user: String,
+        /// The names of the groups.
+        groups: Vec<String>,
+        /// Whether the caller could do all that the agent can without asking it.
+        power: Power,
+    },
+    /// Whoever holds the private keys that signed the request: one entry for each key, and no key twice.
+    Keys(Vec<Signer>),
+    /// A CI job, by the ID token that its issuer gave it.
+    Token {
+        /// What `agent.toml` calls the issuer.
+        issuer: String,
+        /// Whose job it is, for people: such as `acme/shop`.
+        subject: String,
+        /// The claims that a grant may ask for, each as a text.
+        claims: BTreeMap<String, String>,
+        /// The token's own number (RFC 7519, section 4.1.7): it starts one run at the most.
+        id: String,
+    },
+    /// A hint from outside said that a repository may have changed; the agent went and looked, because the app is set to follow this ref.
+    Hint {
+        /// Where the hint came from: such as `github`.
+        source: String,
+        /// The ref that the app follows.
+        follows: RefName,
+    },
+    /// The agent itself.
+    Agent,
+}
+
+/// A key that signed a request, by the name that `allowed_signers` gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signer {
+    /// The principal: such as `ci-shop@acme`.
+    pub principal: String,
+    /// Where the private key lives.
+    pub key: KeyKind,
+}
+
+/// Where a private key lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// In a file or an agent: it can be copied.
+    Software,
+    /// In a hardware authenticator that somebody touched for this signature.
+    Hardware,
+}
+
+/// Whether a local caller needs a grant at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// The user that the agent runs as, or root: a refusal would only hide what they can do anyway.
+    Own,
+    /// Anybody else: only what a grant says.
+    Granted,
+}
+
+impl Caller {
+    /// The principals that a grant would have to name, for a sentence that says which is missing.
+    pub fn principals(&self) -> Vec<String> {
+        match self {
+            Self::Unix { user, groups, .. } => {
+                let groups = groups.iter().map(|group| format!("unix-group:{group}"));
+                [format!("unix-user:{user}")].into_iter().chain(groups).collect()
+            }
+            Self::Keys(signers) => signers.iter().map(|signer| format!("key:{}", signer.principal)).collect(),
+            Self::Token { issuer, .. } => vec![format!("oidc:{issuer}")],
+            Self::Hint { .. } | Self::Agent => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { user, .. } => write!(formatter, "unix:{user}"),
+            Self::Keys(signers) => {
+                let mut names: Vec<&str> = signers.iter().map(|signer| signer.principal.as_str()).collect();
+                names.sort_unstable();
+                names.dedup();
+                write!(formatter, "key:{}", names.join("+"))
+            }
+            Self::Token { issuer, subject, .. } => write!(formatter, "oidc:{issuer}:{subject}"),
+            Self::Hint { source, .. } => write!(formatter, "hint:{source}"),
+            Self::Agent => formatter.write_str("agent"),
+        }
+    }
+}
+
+/// Whom a grant is for. Every principal has a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// `unix-user:anna`
+    UnixUser(String),
+    /// `unix-group:deployers`
+    UnixGroup(String),
+    /// `key:ci-shop@acme`: whoever signs with a key of this principal in `allowed_signers`.
+    Key(String),
+    /// `oidc:github`: a job with a token of this issuer that has the claims of the grant.
+    Oidc(String),
+}
+
+impl FromStr for Principal {
+    type Err = BadName;
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let named = |name: &str| !name.is_empty() && !name.contains(|char: char| char.is_whitespace() || char.is_control());
+        match text.split_once(':') {
+            Some(("unix-user", name)) if named(name) => Ok(Self::UnixUser(name.to_owned())),
+            Some(("unix-group", name)) if named(name) => Ok(Self::UnixGroup(name.to_owned())),
+            Some(("key", name)) if named(name) => Ok(Self::Key(name.to_owned())),
+            Some(("oidc", name)) if named(name) => Ok(Self::Oidc(name.to_owned())),
+            _ => Err(BadName {
+                what: "principal",
+                text: text.chars().take(80).collect(),
+                rule: "must be unix-user:NAME, unix-group:NAME, key:NAME or oidc:ISSUER",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnixUser(name) => write!(formatter, "unix-user:{name}"),
+            Self::UnixGroup(name) => write!(formatter, "unix-group:{name}"),
+            Self::Key(name) => write!(formatter, "key:{name}"),
+            Self::Oidc(name) => write!(formatter, "oidc:{name}"),
+        }
+    }
+}
+
+/// What names a scope: everything, or a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope<T> {
+    /// `*`
+    All,
+    /// These.
+    Only(Vec<T>),
+}
+
+impl<T: PartialEq> Scope<T> {
+    /// Whether `item` is within.
+    pub fn holds(&self, item: &T) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(items) => items.contains(item),
+        }
+    }
+}
+
+/// A pattern for the short name of a branch or tag: `*` stands for any characters, slashes too; every other character for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefPattern(String);
+
+impl RefPattern {
+    /// Whether the short name of a ref fits.
+    pub fn fits(&self, short: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = short.strip_prefix(first) else { return false };
+        let mut parts: Vec<&str> = parts.collect();
+        let Some(last) = parts.pop() else { return rest.is_empty() };
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+
+    /// The pattern that fits the short name of this ref alone: no ref has a `*` in its name.
+    pub fn exactly(reference: &RefName) -> Self {
+        Self(reference.short().to_owned())
+    }
+
+    /// The ref's short name, when the pattern fits only one.
+    pub fn only(&self) -> Option<&str> {
+        (!self.0.contains('*')).then_some(&self.0)
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RefPattern {
+    type Err = BadName;
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let fits = !text.is_empty()
+            && !text.starts_with('-')
+            && !text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || b"~^:?[\\".contains(&byte));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            let rule = "must be the name of a branch or tag, where * stands for any characters";
+            Err(BadName { what: "ref pattern", text: text.chars().take(80).collect(), rule })
+        }
+    }
+}
+
+/// Whether a release may go back behind the live one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Downgrade {
+    /// The commit must be the live one, or descend from it.
+    #[default]
+    Refused,
+    /// Any commit that an allowed ref reaches.
+    Allowed,
+}
+
+/// What an operator allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Whom: any of these.
+    pub to: Vec<Principal>,
+    /// For which apps.
+    pub apps: Scope<AppName>,
+    /// To do what.
+    pub rights: Scope<Right>,
+    /// Releases of commits that one of these reaches; nothing means whatever the app allows.
+    pub refs: Option<Vec<RefPattern>>,
+    /// For keys: how many different principals of `to` must have signed.
+    pub signatures: usize,
+    /// For keys: the kinds of key whose signatures count.
+    pub key_kinds: KeyKinds,
+    /// For tokens: what their claims must be.
+    pub claims: BTreeMap<String, String>,
+    /// For releases: whether they may go back.
+    pub downgrade: Downgrade,
+}
+
+/// The kinds of key whose signatures count for a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyKinds {
+    /// Keys in files and agents.
+    #[default]
+    Software,
+    /// These, and hardware authenticators too.
+    Any,
+    /// Hardware authenticators alone.
+    Hardware,
+}
+
+impl KeyKinds {
+    fn holds(self, kind: KeyKind) -> bool {
+        matches!((self, kind), (Self::Any, _) | (Self::Software, KeyKind::Software) | (Self::Hardware, KeyKind::Hardware))
+    }
+}
+
+impl Grant {
+    /// A grant of these rights, with nothing said about the rest.
+    pub fn new(to: Vec<Principal>, apps: Scope<AppName>, rights: Scope<Right>) -> Self {
+        Self {
+            to,
+            apps,
+            rights,
+            refs: None,
+            signatures: 1,
+            key_kinds: KeyKinds::default(),
+            claims: BTreeMap::new(),
+            downgrade: Downgrade::default(),
+        }
+    }
+
+    /// Whether the caller is meant.
+    pub fn means(&self, caller: &Caller) -> bool {
+        match caller {
+            Caller::Unix { user, groups, .. } => self.to.iter().any(|principal| match principal {
+                Principal::UnixUser(name) => name == user,
+                Principal::UnixGroup(name) => groups.contains(name),
+                Principal::Key(_) | Principal::Oidc(_) => false,
+            }),
+            Caller::Keys(signers) => {
+                let named = |signer: &Signer| self.to.iter().any(|to| matches!(to, Principal::Key(name) if *name == signer.principal));
+                let counting = signers.iter().filter(|signer| self.key_kinds.holds(signer.key) && named(signer));
+                let mut principals: Vec<&str> = counting.map(|signer| signer.principal.as_str()).collect();
+                principals.sort_unstable();
+                // Two keys of one principal are one vote.
+                principals.dedup();
+                principals.len() >= self.signatures.max(1)
+            }
+            Caller::Token { issuer, claims, .. } => {
+                let named = self.to.iter().any(|to| matches!(to, Principal::Oidc(name) if name == issuer));
+                // A grant without claims would be one to every job of everybody at that issuer.
+                named && !self.claims.is_empty() && self.claims.iter().all(|(claim, wanted)| claims.get(claim) == Some(wanted))
+            }
+            Caller::Hint { .. } | Caller::Agent => false,
+        }
+    }
+}
+
+/// The refs from which a caller may release a commit that does not descend from the live one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Back {
+    /// None.
+    #[default]
+    Never,
+    /// All that may be released from at all.
+    Always,
+    /// Those that one of these fits.
+    From(Vec<RefPattern>),
+}
+
+impl Back {
+    /// Whether a commit that this ref reaches may go back.
+    pub fn allows(&self, reference: &RefName) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::From(refs) => refs.iter().any(|pattern| pattern.fits(reference.short())),
+        }
+    }
+}
+
+/// The proof that a caller may do a thing to an app. Only [`authorise`] makes it, and what acts asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authorised {
+    caller: Caller,
+    right: Right,
+    refs: Option<Vec<RefPattern>>,
+    back: Back,
+}
+
+impl Authorised {
+    /// Who asks.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What was allowed.
+    pub fn right(&self) -> Right {
+        self.right
+    }
+
+    /// The refs that the grant is narrowed to, if it is.
+    pub fn refs(&self) -> Option<&[RefPattern]> {
+        self.refs.as_deref()
+    }
+
+    /// From where a release may go back.
+    pub fn back(&self) -> &Back {
+        &self.back
+    }
+
+    /// Whether the grant allows a release of this ref.
+    pub fn allows_ref(&self, reference: &RefName) -> bool {
+        self.refs.as_ref().is_none_or(|refs| refs.iter().any(|pattern| pattern.fits(reference.short())))
+    }
+}
+
+/// Whether `caller` may use `right` on `app`.
+///
+/// # Errors
+/// [`Refusal::NotAllowed`], with the grant that is missing.
+pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) -> Result<Authorised, Refusal> {
+    match &caller {
+        Caller::Agent | Caller::Unix { power: Power::Own, .. } => {
+            return Ok(Authorised { caller, right, refs: None, back: Back::Always });
+        }
+        // The app's own file is the grant: it says that the app follows this ref, and no hint says anything more.
+        Caller::Hint { follows, .. } if right == Right::Release => {
+            let refs = Some(vec![RefPattern::exactly(follows)]);
+            return Ok(Authorised { caller, right, refs, back: Back::Never });
+        }
+        _ => {}
+    }
+    let fitting: Vec<&Grant> =
+        grants.iter().filter(|grant| grant.means(&caller) && grant.apps.holds(app) && grant.rights.holds(&right)).collect();
+    if fitting.is_empty() {
+        return Err(Refusal::NotAllowed { caller: caller.to_string(), right, app: app.clone() });
+    }
+    // Grants add up. One without refs allows all refs; otherwise the patterns of every fitting grant count.
+    let together =
+        |grants: &[&Grant]| grants.iter().map(|grant| grant.refs.clone()).collect::<Option<Vec<_>>>().map(|lists| lists.concat());
+    let downward: Vec<&Grant> = fitting.iter().copied().filter(|grant| grant.downgrade == Downgrade::Allowed).collect();
+    let back = match together(&downward) {
+        Some(refs) if refs.is_empty() => Back::Never,
+        Some(refs) => Back::From(refs),
+        None => Back::Always,
+    };
+    Ok(Authorised { caller, right, refs: together(&fitting), back })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_let_in_by_default_and_a_grant_gives_what_it_says() {
+        let app: AppName = "shop".parse().unwrap();
+        let anna = Caller::Unix { user: "anna".into(), groups: vec!["deployers".into()], power: Power::Granted };
+        assert!(matches!(authorise(anna.clone(), Right::Read, &app, &[]), Err(Refusal::NotAllowed { .. })));
+        let to = vec!["unix-group:deployers".parse().unwrap()];
+        let narrow = Grant {
+            refs: Some(vec!["v*".parse().unwrap()]),
+            ..Grant::new(to, Scope::Only(vec![app.clone()]), Scope::Only(vec![Right::Release]))
+        };
+        let allowed = authorise(anna.clone(), Right::Release, &app, std::slice::from_ref(&narrow)).unwrap();
+        assert_eq!(allowed.refs().unwrap().len(), 1);
+        assert!(authorise(anna.clone(), Right::Activate, &app, std::slice::from_ref(&narrow)).is_err());
+        assert!(authorise(anna.clone(), Right::Release, &"other".parse().unwrap(), std::slice::from_ref(&narrow)).is_err());
+        let wide = Grant { refs: None, ..narrow.clone() };
+        assert!(authorise(anna, Right::Release, &app, &[narrow.clone(), wide]).unwrap().refs().is_none());
+        let ben = Caller::Unix { user: "ben".into(), groups: vec![], power: Power::Granted };
+        assert!(authorise(ben, Right::Release, &app, &[narrow]).is_err());
+    }
+
+    fn signer(principal: &str, key: KeyKind) -> Signer {
+        Signer { principal: principal.into(), key }
+    }
+
+    #[test]
+    fn each_principal_is_one_vote_and_only_keys_of_the_right_kind_have_one() {
+        let to = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<Principal>>();
+        let two = Grant { signatures: 2, ..Grant::new(to(&["key:anna", "key:ben"]), Scope::All, Scope::All) };
+        let software = |name| signer(name, KeyKind::Software);
+        assert!(two.means(&Caller::Keys(vec![software("anna"), software("ben")])));
+        assert!(!two.means(&Caller::Keys(vec![software("anna"), software("anna")])), "two keys of one principal");
+        assert!(!two.means(&Caller::Keys(vec![software("anna"), software("eve")])));
+        let one = Grant::new(to(&["key:anna"]), Scope::All, Scope::All);
+        let hardware = Caller::Keys(vec![signer("anna", KeyKind::Hardware)]);
+        assert!(!one.means(&hardware));
+        assert!(Grant { key_kinds: KeyKinds::Any, ..one.clone() }.means(&hardware));
+        let only_hardware = Grant { key_kinds: KeyKinds::Hardware, ..one.clone() };
+        assert!(only_hardware.means(&hardware) && !only_hardware.means(&Caller::Keys(vec![software("anna")])));
+        let anna = Caller::Unix { user: "anna".into(), groups: vec!["anna".into()], power: Power::Granted };
+        assert!(!one.means(&anna), "a user of the name of a key is no key");
+    }
+
+    #[test]
+    fn a_token_needs_every_claim_of_its_grant_and_a_grant_without_claims_lets_nobody_in() {
+        let claims = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let job = Caller::Token {
+            issuer: "github".into(),
+            subject: "acme/shop".into(),
+            claims: claims(&[("repository_id", "7"), ("environment", "production")]),
+            id: "a-job".into(),
+        };
+        let open = Grant::new(vec!["oidc:github".parse().unwrap()], Scope::All, Scope::All);
+        assert!(!open.means(&job));
+        assert!(Grant { claims: claims(&[("repository_id", "7")]), ..open.clone() }.means(&job));
+        assert!(!Grant { claims: claims(&[("repository_id", "8")]), ..open.clone() }.means(&job));
+        assert!(!Grant { claims: claims(&[("repository_id", "7"), ("sub", "x")]), ..open.clone() }.means(&job));
+        let other = Grant { to: vec!["oidc:gitlab".parse().unwrap()], claims: claims(&[("repository_id", "7")]), ..open };
+        assert!(!other.means(&job));
+    }
+
+    #[test]
+    fn who_may_go_back_may_do_so_from_the_refs_of_that_grant_alone() {
+        let app: AppName = "shop".parse().unwrap();
+        let anna = Caller::Keys(vec![signer("anna", KeyKind::Software)]);
+        let wide = Grant::new(vec!["key:anna".parse().unwrap()], Scope::All, Scope::Only(vec![Right::Release]));
+        let tags = Grant { refs: Some(vec!["v*".parse().unwrap()]), downgrade: Downgrade::Allowed, ..wide.clone() };
+        let back = |grants: &[Grant]| authorise(anna.clone(), Right::Release, &app, grants).unwrap().back().clone();
+        assert_eq!(back(std::slice::from_ref(&wide)), Back::Never);
+        assert_eq!(back(&[Grant { downgrade: Downgrade::Allowed, ..wide.clone() }]), Back::Always);
+        let both = back(&[wide, tags]);
+        assert!(both.allows(&"refs/tags/v1".parse().unwrap()) && !both.allows(&"refs/heads/main".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_hint_may_release_what_the_app_follows_and_nothing_else() {
+        let app: AppName = "shop".parse().unwrap();
+        let hint = Caller::Hint { source: "github".into(), follows: "refs/heads/main".parse().unwrap() };
+        let allowed = authorise(hint.clone(), Right::Release, &app, &[]).unwrap();
+        assert!(allowed.allows_ref(&"refs/heads/main".parse().unwrap()) && !allowed.allows_ref(&"refs/heads/other".parse().unwrap()));
+        for right in Right::ALL.into_iter().filter(|right| *right != Right::Release) {
+            assert!(authorise(hint.clone(), right, &app, &[]).is_err(), "{right}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_refs() {
+        for (pattern, name, fits) in [
+            ("main", "main", true),
+            ("main", "main2", false),
+            ("v*", "v1.0", true),
+            ("v*", "main/v1", false),
+            ("release/*", "release/2026/11", true),
+            ("*", "anything/at/all", true),
+            ("v*-rc*", "v1-rc2", true),
+            ("v*-rc*", "v1", false),
+            ("a*a", "a", false),
+            ("a*b*a", "aba", true),
+        ] {
+            assert_eq!(pattern.parse::<RefPattern>().unwrap().fits(name), fits, "{pattern} {name}");
+        }
+    }
+}
