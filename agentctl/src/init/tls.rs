@@ -104,6 +104,3 @@ fn give_to_agent(key: &Path) -> Result<Option<String>, Fault> {
     })?;
     Ok(Some(user.name))
 }
-
-#[cfg(test)]
-mod tests;

@@ -229,7 +229,10 @@ fn found(path: &Path) -> Result<Found, KeyError> {
         Err(source) => return Err(KeyError::Read { path: path.to_owned(), source }),
     };
     if text.contains("-----BEGIN OPENSSH PRIVATE KEY-----") {
-        let private = PrivateKey::from_openssh(&text).map_err(|_| KeyError::NoKey { path: path.to_owned() })?;
+        let private = PrivateKey::from_openssh(&text).map_err(|err| match err {
+            ssh_key::Error::AlgorithmUnknown | ssh_key::Error::AlgorithmUnsupported { .. } => KeyError::Kind { path: path.to_owned() },
+            _ => KeyError::NoKey { path: path.to_owned() },
+        })?;
         return Ok(Found::Private(Box::new(private)));
     }
     if text.contains("PRIVATE KEY-----") {
