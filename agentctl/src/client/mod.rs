@@ -9,6 +9,7 @@ mod network;
 #[cfg(test)]
 pub(crate) mod pretend;
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -217,7 +218,7 @@ impl Client {
 
     async fn send(&self, request: Request<Full<Bytes>>, limit: Duration) -> Result<Response<Incoming>, Fault> {
         let connect = self.patience.connect;
-        let stream = timeout(connect, self.connect()).await.unwrap_or_else(|_| Err(self.silent(connect)))?;
+        let stream = timeout(connect, self.connect()).await.unwrap_or_else(|_| Err(self.unconnected(connect)))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|err| self.broken(err))?;
         // It ends with the connection; what went wrong with it, the one who sends or reads is told as well.
         tokio::spawn(connection);
@@ -259,6 +260,14 @@ impl Client {
 
     fn silent(&self, after: Duration) -> Fault {
         Fault::Silent { address: self.address(), after }
+    }
+
+    /// That there was no connection in time: an agent that hangs, or packets that lead nowhere.
+    fn unconnected(&self, after: Duration) -> Fault {
+        match &self.way {
+            Way::Socket(_) => self.silent(after),
+            Way::Network(_) => Fault::OutOfReach { address: self.address(), source: io::ErrorKind::TimedOut.into() },
+        }
     }
 
     /// Where the agent is.

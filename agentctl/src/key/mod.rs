@@ -229,6 +229,8 @@ fn found(path: &Path) -> Result<Found, KeyError> {
         Err(source) => return Err(KeyError::Read { path: path.to_owned(), source }),
     };
     if text.contains("-----BEGIN OPENSSH PRIVATE KEY-----") {
+        // The secrets of a CI often come cut at the end, or with other line ends.
+        let text = format!("{}\n", text.trim().replace("\r\n", "\n"));
         let private = PrivateKey::from_openssh(&text).map_err(|err| match err {
             ssh_key::Error::AlgorithmUnknown | ssh_key::Error::AlgorithmUnsupported { .. } => KeyError::Kind { path: path.to_owned() },
             _ => KeyError::NoKey { path: path.to_owned() },

@@ -104,6 +104,18 @@ fn openssh_verifies_what_a_plain_key_signs() {
     assert_signs(dir.path(), &Key::load(&path, &Means::default(), never).unwrap(), &public(&path));
 }
 
+/// As the secrets of a CI often come: cut at the end, or with the line ends of another system.
+#[test]
+fn a_key_is_read_whatever_its_line_ends() {
+    let dir = dir();
+    let path = plain(dir.path(), "key");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for text in [text.trim_end().to_owned(), text.replace('\n', "\r\n"), format!("\n{text}\n")] {
+        std::fs::write(&path, text).unwrap();
+        assert_signs(dir.path(), &Key::load(&path, &Means::default(), never).unwrap(), &public(&path));
+    }
+}
+
 #[test]
 fn openssh_verifies_what_an_encrypted_key_signs() {
     let dir = dir();
