@@ -50,7 +50,7 @@ pub(crate) async fn take_turn(session: &mut Session<'_>, form: &Form, following:
         };
         session.out.data(&number)?;
         if matches!(session.manner, Manner::Words(_)) {
-            session.out.words(&render::goes_on(taken.view.run));
+            session.out.words(&render::goes_on(taken.view.run, &session.client.called));
         }
         return Ok(Exit::GOOD);
     }

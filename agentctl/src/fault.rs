@@ -122,6 +122,8 @@ pub(crate) enum Fault {
     Lost {
         /// The run.
         run: u64,
+        /// How this program is called to reach the same agent again.
+        called: String,
         /// Why the last attempt failed.
         source: Box<Fault>,
     },
@@ -130,6 +132,8 @@ pub(crate) enum Fault {
     Detached {
         /// The run.
         run: u64,
+        /// How this program is called to reach the same agent again.
+        called: String,
     },
     /// Whoever read standard output has gone.
     #[error("standard output is closed")]

@@ -56,7 +56,7 @@ async fn follow(session: &mut Session<'_>, wish: Wish) -> Result<Exit, Fault> {
     tokio::select! {
         biased;
         told = tell(client, out, *manner, wish) => told,
-        Ok(()) = tokio::signal::ctrl_c() => Err(Fault::Detached { run }),
+        Ok(()) = tokio::signal::ctrl_c() => Err(Fault::Detached { run, called: client.called.clone() }),
     }
 }
 
@@ -67,7 +67,7 @@ async fn tell(client: &Client, out: &mut Out, manner: Manner, wish: Wish) -> Res
         (Manner::Words(detail), Stream::Words) => detail,
         (Manner::Quiet | Manner::Json, Stream::Words) => Detail::Usual,
     };
-    let mut story = Story::new(wish.run, detail, wish.opening);
+    let mut story = Story::new(wish.run, detail, wish.opening, &client.called);
     let mut board = Board::new(out, if manner == Manner::Json { Stream::Data } else { wish.stream });
     let mut follower = Follower::new(client, wish.run, wish.token);
     let mut begun = false;

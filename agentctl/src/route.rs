@@ -14,6 +14,7 @@ use crate::address::Url;
 use crate::client::{Client, Network, Patience, Way};
 use crate::fault::Fault;
 use crate::key::{self, Key, Means};
+use crate::render::words::quoted;
 use crate::tls;
 
 /// The options.
@@ -35,13 +36,16 @@ pub(crate) struct Route {
     /// What the other host is called in requests (`host` in its agent.toml), when it is not the URL's host
     #[arg(long, global = true, env = "AGENTCTL_HOST", hide_env_values = true, value_name = "NAME")]
     pub(crate) host: Option<HostId>,
+    /// Those of them that were typed, as they would be typed again.
+    #[arg(skip)]
+    typed: Vec<String>,
 }
 
 impl Route {
     /// Settles which way is meant where both are given: what was typed counts more than the environment.
     pub(crate) fn settle<C: CommandFactory>(&mut self, matches: &ArgMatches) -> Result<(), Fault> {
+        let typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
         if self.socket.is_some() && self.url.is_some() {
-            let typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
             match (typed("socket"), typed("url")) {
                 (true, false) => self.url = None,
                 (false, true) => self.socket = None,
@@ -54,13 +58,28 @@ impl Route {
         if self.keys.len() > MOST_SIGNATURES {
             return Err(misused::<C>(ErrorKind::TooManyValues, "a request has four signatures at the most: give no more than four --key"));
         }
+        self.typed = ["socket", "url", "keys", "ca", "host"].into_iter().filter(|id| typed(id)).flat_map(|id| self.as_typed(id)).collect();
         Ok(())
+    }
+
+    fn as_typed(&self, id: &str) -> Vec<String> {
+        let path = |option, path: &PathBuf| format!("{option} {}", quoted(&path.display().to_string()));
+        match id {
+            "socket" => self.socket.iter().map(|socket| path("--socket", socket)).collect(),
+            "url" => self.url.iter().map(|url| format!("--url {}", quoted(&url.to_string()))).collect(),
+            "keys" => self.keys.iter().map(|key| path("--key", key)).collect(),
+            "ca" => self.ca.iter().map(|ca| path("--ca", ca)).collect(),
+            "host" => self.host.iter().map(|host| format!("--host {host}")).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// The way to the agent.
     pub(crate) fn client<C: CommandFactory>(self) -> Result<Client, Fault> {
+        let called = ["agentctl".to_owned()].into_iter().chain(self.typed).collect::<Vec<_>>().join(" ");
         let Some(url) = self.url else {
-            return Ok(Client::new(Way::Socket(self.socket.unwrap_or_else(usual_socket)), Patience::default()));
+            let way = Way::Socket(self.socket.unwrap_or_else(usual_socket));
+            return Ok(Client::new(way, Patience::default()).called(called));
         };
         if self.keys.is_empty() {
             let says = "--url needs a --key (or AGENTCTL_KEY): over the network every request is signed";
@@ -72,7 +91,8 @@ impl Route {
         };
         let tls = Arc::new(tls::config(self.ca.as_deref())?);
         let keys = Arc::new(load(&self.keys)?);
-        Ok(Client::new(Way::Network(Box::new(Network { url, host, keys, ca: self.ca, tls })), Patience::of_network()))
+        let way = Way::Network(Box::new(Network { url, host, keys, ca: self.ca, tls }));
+        Ok(Client::new(way, Patience::of_network()).called(called))
     }
 }
 

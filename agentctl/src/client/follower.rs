@@ -119,7 +119,9 @@ impl<'a> Follower<'a> {
                 sleep(self.client.patience.pause).await;
                 Ok(())
             }
-            Some(_) if fault.is_passing() => Err(Fault::Lost { run: self.run, source: Box::new(fault) }),
+            Some(_) if fault.is_passing() => {
+                Err(Fault::Lost { run: self.run, called: self.client.called.clone(), source: Box::new(fault) })
+            }
             None if fault.is_passing() && !matches!(fault, Fault::OutOfReach { .. }) => {
                 self.lost = Some(Instant::now());
                 Ok(())

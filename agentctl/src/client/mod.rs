@@ -94,6 +94,8 @@ pub(crate) struct Answer<T> {
 pub(crate) struct Client {
     way: Way,
     pub(crate) patience: Patience,
+    /// How this program is called to reach the same agent again.
+    pub(crate) called: String,
 }
 
 /// How it is reached.
@@ -113,7 +115,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 impl Client {
     /// The way to an agent.
     pub(crate) fn new(way: Way, patience: Patience) -> Self {
-        Self { way, patience }
+        Self { way, patience, called: "agentctl".into() }
+    }
+
+    /// The same way, with the words that lead there again.
+    pub(crate) fn called(self, called: String) -> Self {
+        Self { called, ..self }
     }
 
     /// The network's part in it, if it has one.

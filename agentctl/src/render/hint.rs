@@ -30,9 +30,9 @@ pub(super) fn hint(fault: &Fault) -> Option<String> {
             Some(_) => "agentctl --version and the agent's version should be the same; is something else listening there?".into(),
             None => "journalctl -u release-agent may tell why".into(),
         }),
-        Fault::Lost { run, source } => {
+        Fault::Lost { run, called, source } => {
             let cure = hint(source).map(|cure| format!("; {cure}")).unwrap_or_default();
-            Some(format!("follow it again with: agentctl logs -f {run}{cure}"))
+            Some(format!("follow it again with: {called} logs -f {run}{cure}"))
         }
         Fault::Untrusted { address, why, ca, .. } => not_believed(address, *why, ca.as_deref()),
         Fault::Refused { problem, again } => {

@@ -44,9 +44,9 @@ pub(crate) fn taken(run: u64, form: &Form) -> String {
     painted(BOLD, format!("run {run}: {}", words::action(&form.action, Some(of), Some(&form.app))))
 }
 
-/// Said about a run that is not followed.
-pub(crate) fn goes_on(run: u64) -> String {
-    format!("run {run} goes on; follow it with: agentctl logs -f {run}")
+/// Said about a run that is not followed; `called` is how this program is called to reach its agent again.
+pub(crate) fn goes_on(run: u64, called: &str) -> String {
+    format!("run {run} goes on; follow it with: {called} logs -f {run}")
 }
 
 /// Said once when the connection is lost in the middle of a run.
@@ -88,7 +88,7 @@ pub(crate) fn pages_written(dir: &Path) -> String {
 pub(crate) fn fault(fault: &Fault) -> Option<String> {
     match fault {
         Fault::ReaderGone => return None,
-        Fault::Detached { run } => return Some(goes_on(*run)),
+        Fault::Detached { run, called } => return Some(goes_on(*run, called)),
         _ => {}
     }
     let what = match fault.exit_code() {

@@ -6,7 +6,7 @@ use agent_wire::REQUEST_TYPE;
 use agent_wire::form::Form;
 use chrono::DateTime;
 
-use super::words::{action, clean_line, listed};
+use super::words::{action, clean_line, listed, quoted};
 
 /// The lines that must go with the bytes.
 pub(crate) fn headers(signatures: &[String]) -> String {
@@ -32,10 +32,4 @@ pub(crate) fn written(body: &Path, form: &Form) -> String {
     let until = until.map(|until| format!(", until {}", until.format("%H:%M:%S UTC"))).unwrap_or_default();
     let hosts = listed(form.aud.as_deref().unwrap_or_default());
     format!("wrote {}: {}, for {hosts}{until}", clean_line(&body.display().to_string()), action(&form.action, of, app))
-}
-
-/// A word as a shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@=+,".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

@@ -28,7 +28,7 @@ fn plain(text: &str) -> String {
 
 /// Everything that is shown of a run with these events.
 fn told_with(detail: Detail, opening: Opening, whats: Vec<What>) -> String {
-    let mut story = Story::new(12, detail, opening);
+    let mut story = Story::new(12, detail, opening, "agentctl");
     let mut lines = Vec::new();
     for (n, what) in (1..).zip(whats) {
         let told = story.tell(&Event { run: 12, n, at: now(), what });
@@ -314,7 +314,7 @@ fn acts_that_tend_end_in_their_own_words() {
 
 #[test]
 fn the_line_that_moves_knows_the_last_output_and_the_progress() {
-    let mut story = Story::new(12, Detail::Usual, Opening::Told);
+    let mut story = Story::new(12, Detail::Usual, Opening::Told, "agentctl");
     let mut tell = |what| {
         story.tell(&Event { run: 12, n: 1, at: now(), what });
         story.now().cloned()
@@ -598,6 +598,7 @@ fn faults_name_the_thing_and_the_cure() {
     ");
     let lost = Fault::Lost {
         run: 12,
+        called: "agentctl".into(),
         source: Box::new(Fault::OutOfReach { address: Address::Socket("/run/x.sock".into()), source: io::ErrorKind::NotFound.into() }),
     };
     assert_snapshot!(told(lost), @r"
@@ -622,7 +623,7 @@ fn faults_name_the_thing_and_the_cure() {
     error: no app is configured
     hint: write the first one with: agentctl init NAME --repository URL
     ");
-    assert_snapshot!(told(Fault::Detached { run: 12 }), @"run 12 goes on; follow it with: agentctl logs -f 12");
+    assert_snapshot!(told(Fault::Detached { run: 12, called: "agentctl".into() }), @"run 12 goes on; follow it with: agentctl logs -f 12");
     assert_eq!(fault(&Fault::ReaderGone), None);
 }
 
