@@ -36,7 +36,7 @@ pub(crate) struct Route {
     /// What the other host is called in requests (`host` in its agent.toml), when it is not the URL's host
     #[arg(long, global = true, env = "AGENTCTL_HOST", hide_env_values = true, value_name = "NAME")]
     pub(crate) host: Option<HostId>,
-    /// Those of them that were typed, as they would be typed again.
+    /// Those of them that lead elsewhere and were typed, as they would be typed again.
     #[arg(skip)]
     typed: Vec<String>,
 }
@@ -58,14 +58,13 @@ impl Route {
         if self.keys.len() > MOST_SIGNATURES {
             return Err(misused::<C>(ErrorKind::TooManyValues, "a request has four signatures at the most: give no more than four --key"));
         }
-        self.typed = ["socket", "url", "keys", "ca", "host"].into_iter().filter(|id| typed(id)).flat_map(|id| self.as_typed(id)).collect();
+        self.typed = ["url", "keys", "ca", "host"].into_iter().filter(|id| typed(id)).flat_map(|id| self.as_typed(id)).collect();
         Ok(())
     }
 
     fn as_typed(&self, id: &str) -> Vec<String> {
         let path = |option, path: &PathBuf| format!("{option} {}", quoted(&path.display().to_string()));
         match id {
-            "socket" => self.socket.iter().map(|socket| path("--socket", socket)).collect(),
             "url" => self.url.iter().map(|url| format!("--url {}", quoted(&url.to_string()))).collect(),
             "keys" => self.keys.iter().map(|key| path("--key", key)).collect(),
             "ca" => self.ca.iter().map(|ca| path("--ca", ca)).collect(),
@@ -76,10 +75,8 @@ impl Route {
 
     /// The way to the agent.
     pub(crate) fn client<C: CommandFactory>(self) -> Result<Client, Fault> {
-        let called = ["agentctl".to_owned()].into_iter().chain(self.typed).collect::<Vec<_>>().join(" ");
         let Some(url) = self.url else {
-            let way = Way::Socket(self.socket.unwrap_or_else(usual_socket));
-            return Ok(Client::new(way, Patience::default()).called(called));
+            return Ok(Client::new(Way::Socket(self.socket.unwrap_or_else(usual_socket)), Patience::default()));
         };
         if self.keys.is_empty() {
             let says = "--url needs a --key (or AGENTCTL_KEY): over the network every request is signed";
@@ -91,6 +88,7 @@ impl Route {
         };
         let tls = Arc::new(tls::config(self.ca.as_deref())?);
         let keys = Arc::new(load(&self.keys)?);
+        let called = ["agentctl".to_owned()].into_iter().chain(self.typed).collect::<Vec<_>>().join(" ");
         let way = Way::Network(Box::new(Network { url, host, keys, ca: self.ca, tls }));
         Ok(Client::new(way, Patience::of_network()).called(called))
     }

@@ -121,6 +121,14 @@ fn a_whole_commit_is_signed_as_it_is() {
 }
 
 #[test]
+fn what_is_to_be_typed_next_leads_to_the_same_agent() {
+    let told = told("--app shop check --no-follow", vec![Say::Json(202, TAKEN.into())]);
+    let said = told.stderr.strip_prefix("run 12 goes on; follow it with: ").unwrap();
+    let again = format!("agentctl --url {} --key ", told.url);
+    assert!(said.starts_with(&again) && said.contains("/key --ca /") && said.ends_with("/cert.pem logs -f 12\n"), "{said}");
+}
+
+#[test]
 fn whoever_may_not_look_a_name_up_is_told_how_to_do_without() {
     let denied = r#"{"status":403,"code":"not_allowed","detail":"no grant lets key:anna plan"}"#;
     let told = told("--app shop release v1", vec![Say::Json(403, denied.into())]);
