@@ -155,7 +155,10 @@ Examples:
 impl Cli {
     /// Understands the arguments.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Fault> {
-        let matches = Self::command().try_get_matches_from(arguments).map_err(Fault::Usage)?;
+        // An empty variable is one that somebody did not set.
+        let unset = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        let command = Self::command().mut_args(|arg| if unset(&arg) { arg.env(None) } else { arg });
+        let matches = command.try_get_matches_from(arguments).map_err(Fault::Usage)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(Fault::Usage)?;
         cli.common.route.settle::<Self>(&matches)?;
         Ok(cli)

@@ -37,6 +37,9 @@ pub(crate) enum Fault {
     /// An app must be named, and there are several.
     #[error("there are several apps, and --app names none of them")]
     ManyApps(Vec<String>),
+    /// An app must be named, and nobody may be asked which there are.
+    #[error("no app is named, and which there are cannot be asked")]
+    UnknownApps(#[source] Box<Fault>),
     /// There is no run to speak of yet.
     #[error("there is no run yet")]
     NoRun,
@@ -89,8 +92,8 @@ pub(crate) enum Fault {
         why: Distrust,
         /// The file with the certificates that would be believed, where one was given.
         ca: Option<PathBuf>,
-        /// What TLS said.
-        source: rustls::Error,
+        /// What TLS said, where it says more.
+        source: Option<rustls::Error>,
     },
     /// The agent would not, or could not.
     #[error("{}", problem.detail)]
@@ -181,7 +184,7 @@ impl Fault {
             Self::OutOfReach { .. } | Self::Broken { .. } | Self::Silent { .. } | Self::Strange { .. } | Self::Lost { .. } => 5,
             Self::Untrusted { .. } => 5,
             Self::Refused { problem, .. } => problem.exit_code(),
-            Self::Unresolved { source, .. } => source.exit_code(),
+            Self::UnknownApps(source) | Self::Unresolved { source, .. } => source.exit_code(),
             Self::Print(_) | Self::Disk { .. } | Self::Host { .. } => 1,
             // As a shell says it of a program that ended by SIGINT, or by SIGPIPE.
             Self::Detached { .. } => 130,

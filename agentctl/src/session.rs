@@ -51,7 +51,11 @@ impl<'a> Session<'a> {
         if let Some(app) = &self.app {
             return Ok(app.clone());
         }
-        let apps: Apps = self.client.read("/v1/apps", Effort::Little).await?.view;
+        let apps: Apps = match self.client.read("/v1/apps", Effort::Little).await {
+            Ok(apps) => apps.view,
+            Err(fault) if fault.is_want_of_right() => return Err(Fault::UnknownApps(Box::new(fault))),
+            Err(fault) => return Err(fault),
+        };
         match apps.apps.as_slice() {
             [] => Err(Fault::NoApp),
             [app] => Ok(app.name.parse()?),

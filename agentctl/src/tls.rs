@@ -59,7 +59,11 @@ impl Distrust {
     pub(crate) fn of(err: &Error) -> Self {
         match err {
             Error::InvalidCertificate(bad) => match bad {
-                CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::Issuer,
+                // An authority may have the name of the certificate's issuer, and another key.
+                CertificateError::UnknownIssuer
+                | CertificateError::BadSignature
+                | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::Issuer,
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::Name,
                 CertificateError::Expired
                 | CertificateError::ExpiredContext { .. }

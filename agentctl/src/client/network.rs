@@ -103,8 +103,10 @@ impl Network {
     /// What a handshake that failed says: that the other side is not believed, or that the connection broke.
     fn not_secure(&self, err: io::Error) -> Fault {
         match err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(source) => {
-                Fault::Untrusted { address: self.address(), why: Distrust::of(source), ca: self.ca.clone(), source: source.clone() }
+            Some(err) => {
+                let why = Distrust::of(err);
+                let source = (!matches!(why, Distrust::Issuer | Distrust::NoTls)).then(|| err.clone());
+                Fault::Untrusted { address: self.address(), why, ca: self.ca.clone(), source }
             }
             None => Fault::Broken { address: self.address(), source: err.into() },
         }

@@ -16,6 +16,7 @@ pub(super) fn hint(fault: &Fault) -> Option<String> {
     match fault {
         Fault::NoApp => Some("write the first one with: agentctl init NAME --repository URL".into()),
         Fault::ManyApps(names) => Some(format!("say which with --app or AGENTCTL_APP: {}", listed(names))),
+        Fault::UnknownApps(_) => Some("name it with --app or AGENTCTL_APP, which needs no right to read".into()),
         Fault::NoRun => Some("the first one begins with: agentctl release REF".into()),
         Fault::OutOfReach { address: Address::Socket(socket), source } => Some(no_socket(socket, source.kind())),
         Fault::OutOfReach { address: Address::Network(url), source } => Some(no_host(url, source)),
@@ -37,7 +38,11 @@ pub(super) fn hint(fault: &Fault) -> Option<String> {
         Fault::Untrusted { address, why, ca, .. } => not_believed(address, *why, ca.as_deref()),
         Fault::Refused { problem, again } => {
             let again = again.map(|again| format!("ask again in {} s", again.as_secs()));
-            let said = problem.hint.as_deref().map(clean).or_else(|| refused(problem).map(str::to_owned));
+            let said = match problem.status {
+                // The agent tells everybody the same; we know that it was signed.
+                401 => refused(problem).map(str::to_owned),
+                _ => problem.hint.as_deref().map(clean).or_else(|| refused(problem).map(str::to_owned)),
+            };
             let both: Vec<String> = said.into_iter().chain(again).collect();
             (!both.is_empty()).then(|| both.join("; "))
         }

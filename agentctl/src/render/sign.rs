@@ -15,7 +15,7 @@ pub(crate) fn headers(signatures: &[String]) -> String {
 
 /// The command that sends it all.
 pub(crate) fn curl(signatures: &[String], body: &Path, ca: Option<&Path>, url: &str) -> String {
-    let mut parts = vec!["curl --fail-with-body".to_owned()];
+    let mut parts = vec!["curl -sS --fail-with-body".to_owned()];
     parts.extend(ca.map(|ca| format!("--cacert {}", quoted(&ca.display().to_string()))));
     parts.push(format!("-H {}", quoted(&format!("Content-Type: {REQUEST_TYPE}"))));
     parts.extend(signatures.iter().map(|signature| format!("-H {}", quoted(&format!("Agent-Signature: {signature}")))));

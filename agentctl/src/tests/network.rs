@@ -141,6 +141,17 @@ fn whoever_may_not_look_a_name_up_is_told_how_to_do_without() {
 }
 
 #[test]
+fn whoever_may_not_ask_for_the_apps_is_told_to_name_one() {
+    let told = told("release refs/heads/main", vec![Say::Json(403, r#"{"status":403,"code":"x","detail":"no","hint":"grant"}"#.into())]);
+    assert_eq!(told.code, 4);
+    assert_eq!(
+        told.stderr,
+        "refused: no app is named, and which there are cannot be asked: no\n\
+         hint: name it with --app or AGENTCTL_APP, which needs no right to read\n"
+    );
+}
+
+#[test]
 fn a_lost_stream_is_taken_up_again_by_the_token_and_then_by_a_signature() {
     let told = told(
         "--app shop lock -m why",

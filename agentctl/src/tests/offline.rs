@@ -67,9 +67,10 @@ fn the_whole_curl_command_is_a_shells() {
     let words = std::process::Command::new("sh").arg("-c").arg(format!("curl() {{ printf '%s\\n' \"$@\"; }}\n{stdout}")).output().unwrap();
     let words = String::from_utf8(words.stdout).unwrap();
     let words: Vec<&str> = words.lines().collect();
-    assert_eq!(words[..5], ["--fail-with-body", "--cacert", "ca.pem", "-H", "Content-Type: application/vnd.release-agent.request.v1+json"]);
-    assert!(words[6].starts_with("Agent-Signature: U1NIU0lH"), "{}", words[6]);
-    assert_eq!(words[7..], ["--data-binary", &format!("@{}", out.display()), "https://web1:8443/v1/requests"]);
+    let kind = "Content-Type: application/vnd.release-agent.request.v1+json";
+    assert_eq!(words[..7], ["-sS", "--fail-with-body", "--cacert", "ca.pem", "-H", kind, "-H"]);
+    assert!(words[7].starts_with("Agent-Signature: U1NIU0lH"), "{}", words[7]);
+    assert_eq!(words[8..], ["--data-binary", &format!("@{}", out.display()), "https://web1:8443/v1/requests"]);
 }
 
 #[test]
