@@ -142,11 +142,14 @@ fn whoever_may_not_look_a_name_up_is_told_how_to_do_without() {
 
 #[test]
 fn whoever_may_not_ask_for_the_apps_is_told_to_name_one() {
-    let told = told("release refs/heads/main", vec![Say::Json(403, r#"{"status":403,"code":"x","detail":"no","hint":"grant"}"#.into())]);
+    let told = told(
+        "release refs/heads/main",
+        vec![Say::Json(403, r#"{"status":403,"code":"x","detail":"key:ci may read no app","hint":"grant"}"#.into())],
+    );
     assert_eq!(told.code, 4);
     assert_eq!(
         told.stderr,
-        "refused: no app is named, and which there are cannot be asked: no\n\
+        "refused: no app is named, and which there are cannot be asked: key:ci may read no app\n\
          hint: name it with --app or AGENTCTL_APP, which needs no right to read\n"
     );
 }
