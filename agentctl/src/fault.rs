@@ -194,14 +194,14 @@ impl Fault {
 
     /// Whether a grant is missing.
     pub(crate) fn is_want_of_right(&self) -> bool {
-        matches!(self, Self::Refused { problem, .. } if problem.status == 403)
+        matches!(self, Self::Refused { problem, .. } if problem.code == "not_allowed")
     }
 
-    /// Whether the same thing may succeed when it is tried again in a moment: the agent is being restarted, or about to be.
+    /// Whether the same thing may succeed when it is tried again in a moment: the agent is being restarted or about to be, or has its hands full.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::OutOfReach { .. } | Self::Broken { .. } | Self::Silent { .. } => true,
-            Self::Refused { problem, .. } => problem.code == "draining",
+            Self::Refused { problem, .. } => matches!(problem.code.as_str(), "draining" | "crowded"),
             _ => false,
         }
     }

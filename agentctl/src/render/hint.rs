@@ -35,12 +35,14 @@ pub(super) fn hint(fault: &Fault) -> Option<String> {
             let cure = hint(source).map(|cure| format!("; {cure}")).unwrap_or_default();
             Some(format!("follow it again with: {called} logs -f {run}{cure}"))
         }
-        Fault::Untrusted { address, why, ca, .. } => not_believed(address, *why, ca.as_deref()),
+        Fault::Untrusted { why, ca, .. } => not_believed(*why, ca.as_deref()),
         Fault::Refused { problem, again } => {
             let again = again.map(|again| format!("ask again in {} s", again.as_secs()));
-            let said = match problem.status {
+            let said = match (problem.status, problem.code.as_str()) {
                 // The agent tells everybody the same; we know that it was signed.
-                401 => refused(problem).map(str::to_owned),
+                (401, _) => refused(problem).map(str::to_owned),
+                // It cannot know that we guessed.
+                (_, "other_host") => Some("--host (or AGENTCTL_HOST) says what the host is called in its agent.toml".into()),
                 _ => problem.hint.as_deref().map(clean).or_else(|| refused(problem).map(str::to_owned)),
             };
             let both: Vec<String> = said.into_iter().chain(again).collect();
@@ -98,7 +100,7 @@ fn no_host(url: &Url, source: &io::Error) -> String {
     }
 }
 
-fn not_believed(address: &Address, why: Distrust, ca: Option<&Path>) -> Option<String> {
+fn not_believed(why: Distrust, ca: Option<&Path>) -> Option<String> {
     Some(match (why, ca) {
         (Distrust::Issuer, None) => {
             "--ca FILE (or AGENTCTL_CA) names a certificate to believe: a copy of tls/cert.pem from that host, or its authority's".into()
@@ -111,7 +113,7 @@ fn not_believed(address: &Address, why: Distrust, ca: Option<&Path>) -> Option<S
             "--url must name the host as the certificate does; --host says what its agent.toml calls it, where that is another name".into()
         }
         (Distrust::Time, _) => "is the clock right here (date -u)? else the certificate must be renewed on its host".into(),
-        (Distrust::NoTls, _) => format!("does the agent's [https] really listen at {address}, or something else?"),
+        (Distrust::NoTls, _) => "something else listens there: `listen` in [https] of agent.toml names the port of the agent".into(),
         (Distrust::Other, _) => return None,
     })
 }

@@ -687,7 +687,7 @@ fn what_a_handshake_says_is_told_with_its_cure() {
     ");
     assert_snapshot!(told(Distrust::NoTls, None), @r"
     error: https://web1.example.org:8443 is not believed to be the agent: what answers there speaks no TLS
-    hint: does the agent's [https] really listen at https://web1.example.org:8443, or something else?
+    hint: something else listens there: `listen` in [https] of agent.toml names the port of the agent
     ");
 }
 

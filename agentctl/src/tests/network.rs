@@ -144,7 +144,7 @@ fn whoever_may_not_look_a_name_up_is_told_how_to_do_without() {
 fn whoever_may_not_ask_for_the_apps_is_told_to_name_one() {
     let told = told(
         "release refs/heads/main",
-        vec![Say::Json(403, r#"{"status":403,"code":"x","detail":"key:ci may read no app","hint":"grant"}"#.into())],
+        vec![Say::Json(403, r#"{"status":403,"code":"not_allowed","detail":"key:ci may read no app","hint":"grant"}"#.into())],
     );
     assert_eq!(told.code, 4);
     assert_eq!(
@@ -212,6 +212,14 @@ fn a_refusal_says_what_to_do() {
         assert_eq!(told.code, 4, "{status}");
         assert!(told.stderr.starts_with("refused: no\nhint: ") && told.stderr.contains(part), "{}", told.stderr);
     }
+}
+
+#[test]
+fn a_host_that_is_called_something_else_is_told_with_the_option() {
+    let problem = r#"{"status":403,"code":"other_host","detail":"the request is for localhost, and this host is web1","hint":"x"}"#;
+    let told = told("status", vec![Say::Json(403, problem.into())]);
+    assert_eq!(told.code, 4);
+    assert!(told.stderr.ends_with("\nhint: --host (or AGENTCTL_HOST) says what the host is called in its agent.toml\n"), "{}", told.stderr);
 }
 
 #[test]
