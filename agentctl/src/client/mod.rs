@@ -6,6 +6,7 @@
 
 pub(crate) mod follower;
 mod network;
+mod patience;
 #[cfg(test)]
 pub(crate) mod pretend;
 
@@ -33,43 +34,10 @@ use crate::address::Address;
 use crate::fault::Fault;
 
 pub(crate) use network::{Network, Signed, nonce};
+pub(crate) use patience::Patience;
 
 /// The most that an answer may have; a list of ten thousand releases is a tenth of it.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
-
-/// How long to wait for what.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// For a connection.
-    pub(crate) connect: Duration,
-    /// For an answer that the agent has at hand.
-    pub(crate) answer: Duration,
-    /// For one that it must fetch or try first.
-    pub(crate) search: Duration,
-    /// For a lost agent to come back.
-    pub(crate) comeback: Duration,
-    /// Between two attempts.
-    pub(crate) pause: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            answer: Duration::from_secs(30),
-            search: Duration::from_secs(600),
-            comeback: Duration::from_secs(60),
-            pause: Duration::from_millis(250),
-        }
-    }
-}
-
-impl Patience {
-    /// Names are looked up there, and the handshake goes to and fro.
-    pub(crate) fn of_network() -> Self {
-        Self { connect: Duration::from_secs(15), ..Self::default() }
-    }
-}
 
 /// How much an answer asks of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
