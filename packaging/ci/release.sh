@@ -45,7 +45,8 @@ failures=0
 until grep -q '"what":"ended"' events; do
     before=$(wc -l <events)
     ask --no-buffer --fail --header @follow "$AGENT_URL/v1/runs/$run/events?after=$((before))" | while IFS= read -r line; do
-        printf '%s\n' "$line" | tee -a events
+        # An empty line only says that the agent is still there.
+        [ -z "$line" ] || printf '%s\n' "$line" | tee -a events
     done
     [ "$(wc -l <events)" -gt "$before" ] && failures=0 || failures=$((failures + 1))
     [ "$failures" -lt 60 ] || exit 5

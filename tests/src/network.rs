@@ -123,16 +123,17 @@ impl Bench {
     /// Writes `agent.toml` with a network door, and its certificate. `top` are the keys above all sections, `sections` what follows `[https]`.
     pub fn network(&self, top: &str, sections: &str, allowed_signers: &str) -> Network {
         let port = free_port();
-        let ca = self.certificate("config/tls", HOST);
+        let ca = self.certificate("config/tls", &[HOST, "localhost"]);
         self.write("config/allowed_signers", allowed_signers);
         self.agent_settings(&format!("{top}\n[https]\nhost = {HOST:?}\nlisten = [\"127.0.0.1:{port}\"]\n{sections}\n"));
         Network { port, ca }
     }
 
-    /// A self-signed certificate with its key, as `cert.pem` and `key.pem` of a directory of the bench; answers with the path of the certificate.
-    pub fn certificate(&self, directory: &str, host: &str) -> PathBuf {
+    /// A self-signed certificate for these hosts, with its key, as `cert.pem` and `key.pem` of a directory of the bench; answers with the path of the certificate.
+    pub fn certificate(&self, directory: &str, hosts: &[&str]) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
-        let made = rcgen::generate_simple_self_signed([host.to_owned()]).expect("the name is one");
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(hosts).expect("the names are names");
         // Each under another name first: the agent watches.
         let put = |name: &str, text: &str| {
             let new = self.write(format!("{directory}/.{name}.new"), text);
@@ -152,9 +153,9 @@ impl Network {
         Place::Tls { port: self.port, host: HOST.to_owned(), ca: self.ca.clone() }
     }
 
-    /// The address for the ctl; the name resolves nowhere, so the ctl is to be told `--host` beside it.
+    /// The address for other programs. It is by another name than the agent's, which resolves nowhere: they are to be told [`HOST`] beside it.
     pub fn url(&self) -> String {
-        format!("https://{HOST}:{}", self.port)
+        format!("https://localhost:{}", self.port)
     }
 
     /// A stream, to say what no client would say.

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_model::names::RunId;
 use agent_wire::event::{Event, What};
@@ -17,6 +18,9 @@ use crate::steps::chain;
 
 /// How many events are read at a time.
 const PAGE: u32 = 200;
+
+/// How long a stream is silent at the most.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,24 +73,17 @@ async fn feed(
         if over {
             return;
         }
-        let comment = match shape {
-            Shape::Lines => None,
-            Shape::ServerSent => Some(std::time::Duration::from_secs(15)),
+        let sign_of_life: &[u8] = match shape {
+            Shape::Lines => b"\n",
+            Shape::ServerSent => b": still here\n\n",
         };
         tokio::select! {
             rung = bell.changed() => if rung.is_err() { return },
             () = stopped(&mut stop) => return,
             () = sender.closed() => return,
-            // A comment now and then keeps proxies from taking the silence for an end.
-            () = pause(comment) => if sender.send(Ok(Bytes::from_static(b": still here\n\n"))).await.is_err() { return },
+            // An empty line or a comment now and then keeps proxies from taking the silence for an end.
+            () = tokio::time::sleep(SILENCE) => if sender.send(Ok(Bytes::from_static(sign_of_life))).await.is_err() { return },
         }
-    }
-}
-
-async fn pause(time: Option<std::time::Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
     }
 }
 

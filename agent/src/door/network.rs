@@ -106,6 +106,9 @@ pub(crate) async fn serve(bound: Bound, house: House, mut stop: watch::Receiver<
     let inherited: Vec<_> = bound.inherited.into_iter().map(begin).collect();
     let mut ours: BTreeMap<SocketAddr, JoinHandle<()>> =
         bound.ours.into_iter().map(|(address, listener)| (address, begin(listener))).collect();
+    for address in ours.keys() {
+        tracing::info!("listening on {address}");
+    }
     let mut changes = house.settings.follow();
     loop {
         let wanted = changes.borrow_and_update().agent.https.as_ref().map(|https| https.listen.clone()).unwrap_or_default();

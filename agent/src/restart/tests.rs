@@ -210,6 +210,14 @@ pub(super) fn all_answered(seen: &[Result<String, String>]) {
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), seen.len(), &failed[..failed.len().min(5)]);
 }
 
+/// The same, of a reload that uWSGI does by itself: a worker that is told to go in the very moment in which it has accepted a connection, and has read
+/// nothing of it yet, goes without an answer (seen once in some thousand visits, on a busy machine). A stop and a start lose a hundred.
+pub(super) fn nearly_all_answered(seen: &[Result<String, String>]) {
+    let failed: Vec<_> = seen.iter().filter_map(|seen| seen.as_ref().err()).collect();
+    let in_that_moment = failed.len() <= 1 && failed.iter().all(|err| err.contains("reset by peer"));
+    assert!(in_that_moment, "{} of {} failed: {:?}", failed.len(), seen.len(), &failed[..failed.len().min(5)]);
+}
+
 #[test]
 fn without_a_strategy_the_checks_alone_are_asked() {
     let stage = Stage::new();

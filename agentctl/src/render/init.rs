@@ -52,7 +52,7 @@ next:
     [[grant]]
     to = \"key:anna@example.org\"
     apps = [\"*\"]
-    actions = [\"*\"]
+    actions = [\"release\", \"activate\", \"plan\", \"read\"]
   give them a copy of cert.pem, and they ask from anywhere
     agentctl --url https://{host}:8443 --ca cert.pem --key ~/.ssh/id_ed25519 whoami"
     )
