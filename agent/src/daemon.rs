@@ -21,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::door::{self, BindError, ControlSocket, House};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted};
+use crate::report::reporter::Reporter;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::steps::chain;
@@ -214,6 +215,7 @@ async fn answer(
     let (stop, stopping) = watch::channel(false);
     let house = House { engines: engines.clone(), settings: settings.clone() };
     let serving = tokio::spawn(door::serve(socket, house, stopping));
+    let reporter = Reporter::start(engines.journal().clone(), settings.clone());
     let watching = settings.watch();
     let mut changes = settings.follow();
     let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
@@ -260,6 +262,10 @@ async fn answer(
     }
     let _ = stop.send(true);
     let _ = serving.await;
+    if let Some(reporter) = reporter {
+        // It says its last words within seconds.
+        let _ = tokio::task::spawn_blocking(move || reporter.stop()).await;
+    }
     watched.abort();
     ended
 }
