@@ -39,6 +39,7 @@ impl AppEngine {
         self.examine_git(&mut chart, &watch());
         self.examine_python(&mut chart, &watch());
         self.examine_serving(&mut chart);
+        self.examine_reports(&mut chart);
         chart.findings
     }
 
@@ -175,6 +176,45 @@ impl AppEngine {
         chart.findings.extend(traps.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
         if silent && app.restart != Restart::None {
             chart.add("restart", Level::Good, "no trap was found in the way the app is restarted", None);
+        }
+    }
+
+    fn examine_reports(&self, chart: &mut Chart) {
+        let app = self.settings();
+        let unheard = self.journal.unheard(&self.name).unwrap_or_default();
+        for report in &app.reports {
+            let shown = report.shown();
+            let unreadable = report.examine().err();
+            if let Some(complaint) = &unreadable {
+                let cure =
+                    format!("put the file right, or change {} in report[{}]; what waits is told then", report.secret_key(), report.place);
+                chart.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(cure));
+            }
+            let Some(unheard) = unheard.iter().find(|unheard| unheard.target == report.key()) else {
+                if unreadable.is_none() {
+                    chart.add("report", Level::Good, format!("{shown} is told how releases go, and nothing waits"), None);
+                }
+                continue;
+            };
+            let error = unheard.error.as_deref().unwrap_or("nobody knows why");
+            if unheard.waiting > 0 {
+                let text = format!("{shown}: {} report(s) wait; the last try failed: {error}", unheard.waiting);
+                chart.add(
+                    "report",
+                    Level::Warning,
+                    text,
+                    Some("they are tried again for a day, more and more seldom; a reachable target is told by itself".to_owned()),
+                );
+            }
+            if unheard.given_up > 0 {
+                let text = format!("{shown}: {} report(s) were given up, the last because {error}", unheard.given_up);
+                chart.add(
+                    "report",
+                    Level::Warning,
+                    text,
+                    Some("look at the token with its rights, and at `repository`; the next run is told again".to_owned()),
+                );
+            }
         }
     }
 }

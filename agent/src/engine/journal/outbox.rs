@@ -143,6 +143,11 @@ impl Kind {
     }
 }
 
+/// The first three conditions are those of the index: old runs cost nothing.
+const NEWS: &str = "SELECT run, app, told, release IS NOT NULL, ended IS NOT NULL FROM run
+ WHERE told < 2 AND turns AND action IN ('release', 'activate')
+   AND (ended IS NOT NULL OR (told = 0 AND release IS NOT NULL)) ORDER BY run LIMIT ?";
+
 const LETTER: &str = "SELECT letter, app, target, run, phase, what, made, due, tries FROM outbox";
 
 fn letter_of(row: &Row<'_>) -> rusqlite::Result<Letter> {
@@ -180,12 +185,7 @@ impl Outbox {
 
     /// Runs of which something is to be said, oldest first, at most so many.
     pub(crate) fn news(&self, most: u32) -> Result<Vec<News>, JournalError> {
-        // The first three conditions are those of the index: old runs cost nothing.
-        let mut query = self.reader.prepare_cached(
-            "SELECT run, app, told, release IS NOT NULL, ended IS NOT NULL FROM run
-             WHERE told < 2 AND turns AND action IN ('release', 'activate')
-               AND (ended IS NOT NULL OR (told = 0 AND release IS NOT NULL)) ORDER BY run LIMIT ?",
-        )?;
+        let mut query = self.reader.prepare_cached(NEWS)?;
         let rows = query.query_map([most], |row| {
             let (told, known, over): (u8, bool, bool) = (row.get(2)?, row.get(3)?, row.get(4)?);
             let started = (known && told == 0).then_some(Phase::Started);

@@ -6,9 +6,9 @@ use super::{sentences, shop};
 use crate::settings::agent;
 
 /// Lines put below `repository`, which is line 1; then the place, and pieces of the only complaint that there must be.
-type Case = (&'static str, &'static str, &'static [&'static str]);
+type Case<'a> = (&'a str, &'a str, &'a [&'a str]);
 
-fn check(cases: &[Case]) {
+fn check(cases: &[Case<'_>]) {
     for (lines, place, pieces) in cases {
         let text = format!("repository = \"git@host:acme/shop.git\"\n{lines}");
         let complaints = shop(&text).err().unwrap_or_else(|| panic!("taken:\n{lines}"));
@@ -272,8 +272,8 @@ fn reports() {
         (of("webhook", &format!("url = \"https://x\"\n{secret}\n{token}")), "6:1", &["does nothing in a report to webhook"]),
         (format!("{0}{0}", of("webhook", &format!("url = \"https://x\"\n{secret}\n"))), "6:1", &["the same as report[1]"]),
     ];
-    let texts: Vec<(&str, &str, &[&str])> = texts.iter().map(|(text, place, pieces)| (text.as_str(), *place, *pieces)).collect();
-    check(&texts);
+    let cases: Vec<Case<'_>> = texts.iter().map(|(text, place, pieces)| (text.as_str(), *place, *pieces)).collect();
+    check(&cases);
 }
 
 #[test]
