@@ -72,6 +72,11 @@ pub enum Power {
 }
 
 impl Caller {
+    /// Whether the caller could do all that the agent can without asking it, and so needs no grant.
+    pub fn needs_no_grant(&self) -> bool {
+        matches!(self, Self::Agent | Self::Unix { power: Power::Own, .. })
+    }
+
     /// The principals that a grant would have to name, for a sentence that says which is missing.
     pub fn principals(&self) -> Vec<String> {
         match self {
@@ -371,16 +376,15 @@ impl Authorised {
 /// # Errors
 /// [`Refusal::NotAllowed`], with the grant that is missing.
 pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) -> Result<Authorised, Refusal> {
-    match &caller {
-        Caller::Agent | Caller::Unix { power: Power::Own, .. } => {
-            return Ok(Authorised { caller, right, refs: None, back: Back::Always });
-        }
-        // The app's own file is the grant: it says that the app follows this ref, and no hint says anything more.
-        Caller::Hint { follows, .. } if right == Right::Release => {
-            let refs = Some(vec![RefPattern::exactly(follows)]);
-            return Ok(Authorised { caller, right, refs, back: Back::Never });
-        }
-        _ => {}
+    if caller.needs_no_grant() {
+        return Ok(Authorised { caller, right, refs: None, back: Back::Always });
+    }
+    // The app's own file is the grant: it says that the app follows this ref, and no hint says anything more.
+    if let Caller::Hint { follows, .. } = &caller
+        && right == Right::Release
+    {
+        let refs = Some(vec![RefPattern::exactly(follows)]);
+        return Ok(Authorised { caller, right, refs, back: Back::Never });
     }
     let fitting: Vec<&Grant> =
         grants.iter().filter(|grant| grant.means(&caller) && grant.apps.holds(app) && grant.rights.holds(&right)).collect();
