@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use agent_tests::{Bench, Done, Forge, Heard, Repo, free_port, wait_until};
+use agent_tests::{Bench, Done, Forge, Heard, Repo, wait_until};
 
 const MOST: Duration = Duration::from_secs(60);
 const TOKEN: &str = "github_pat_hunter2hunter2";
@@ -80,12 +80,7 @@ fn assert_discreet(bench: &Bench) {
 fn in_progress_comes_first_and_with_the_address_of_the_log() {
     let forge = Forge::start();
     let bench = Bench::new("in progress");
-    let made = rcgen::generate_simple_self_signed(vec!["web1.example.org".to_owned()]).unwrap();
-    bench.write("config/tls/cert.pem", made.cert.pem());
-    let key = bench.write("config/tls/key.pem", made.signing_key.serialize_pem());
-    fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
-    let listen = format!("listen = [\"127.0.0.1:{}\"]", free_port());
-    bench.agent_settings(&format!("[https]\nhost = \"web1.example.org\"\n{listen}\nurl = \"https://deploy.example.org\"\n"));
+    bench.network("", "url = \"https://deploy.example.org\"", "");
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
     bench.app("site", &format!("repository = {:?}\n{}", repo.path(), github(&bench, &forge, "environment = \"staging\""))).start();

@@ -9,7 +9,7 @@ use super::JournalError;
 /// The version that this agent writes; `PRAGMA user_version` holds it.
 pub(super) const VERSION: i64 = 2;
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 -- One row a run. From `begun` on the columns are what its events say, kept for lists and for admission.
 CREATE TABLE run (

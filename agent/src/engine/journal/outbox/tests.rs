@@ -158,3 +158,19 @@ fn ten_thousand_old_runs_are_passed_over_by_an_index() {
     let plan: String = outbox.reader.query_row(&format!("EXPLAIN QUERY PLAN {NEWS}"), [1], |row| row.get(3)).unwrap();
     assert!(plan.contains("run_untold"), "{plan}");
 }
+
+#[test]
+fn runs_that_ended_before_there_was_an_outbox_are_told_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join("journal.db")).unwrap();
+    old.execute_batch(crate::engine::journal::schema::TABLES).unwrap();
+    let run = "INSERT INTO run (app, action, caller, form, nonce, accepted, turns, ended, release) VALUES ('shop', 'release', 'x', '{}', ?, 1, 1, ?, 'r')";
+    old.execute(run, params!["n1", Some(2)]).unwrap();
+    old.execute(run, params!["n2", None::<i64>]).unwrap();
+    old.execute("INSERT INTO about VALUES ('id', '0a')", []).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    let (_journal, outbox) = open(dir.path());
+    let news = outbox.news(10).unwrap();
+    assert_eq!(news.iter().map(|news| news.run).collect::<Vec<_>>(), [2], "and what is under way is");
+}
