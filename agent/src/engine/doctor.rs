@@ -184,36 +184,29 @@ impl AppEngine {
         let unheard = self.journal.unheard(&self.name).unwrap_or_default();
         for report in &app.reports {
             let shown = report.shown();
-            let unreadable = report.examine().err();
-            if let Some(complaint) = &unreadable {
-                let cure =
-                    format!("put the file right, or change {} in report[{}]; what waits is told then", report.secret_key(), report.place);
+            if let Err(complaint) = report.examine() {
+                let cure = format!("put the file right, or change {} in report[{}]", report.secret_key(), report.place);
                 chart.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(cure));
             }
             let Some(unheard) = unheard.iter().find(|unheard| unheard.target == report.key()) else {
-                if unreadable.is_none() {
-                    chart.add("report", Level::Good, format!("{shown} is told how releases go, and nothing waits"), None);
-                }
+                chart.add("report", Level::Good, format!("for {shown} nothing waits to be told"), None);
                 continue;
             };
-            let error = unheard.error.as_deref().unwrap_or("nobody knows why");
-            if unheard.waiting > 0 {
-                let text = format!("{shown}: {} report(s) wait; the last try failed: {error}", unheard.waiting);
-                chart.add(
-                    "report",
-                    Level::Warning,
-                    text,
-                    Some("they are tried again for a day, more and more seldom; a reachable target is told by itself".to_owned()),
-                );
+            match &unheard.failed {
+                Some(failed) => {
+                    let text = format!("{shown}: {} report(s) wait; the last try failed: {failed}", unheard.waiting);
+                    let cure = "they are tried for a day, more and more seldom; see to it that the agent can reach it".to_owned();
+                    chart.add("report", Level::Warning, text, Some(cure));
+                }
+                None if unheard.waiting > 0 => {
+                    chart.add("report", Level::Good, format!("{shown}: {} report(s) are on their way", unheard.waiting), None);
+                }
+                None => {}
             }
-            if unheard.given_up > 0 {
-                let text = format!("{shown}: {} report(s) were given up, the last because {error}", unheard.given_up);
-                chart.add(
-                    "report",
-                    Level::Warning,
-                    text,
-                    Some("look at the token with its rights, and at `repository`; the next run is told again".to_owned()),
-                );
+            if let Some(refused) = &unheard.refused {
+                let text = format!("{shown}: {} report(s) were given up; the last one: {refused}", unheard.given_up);
+                let cure = "look at the token and its rights, and at repository and url; the next run is told again".to_owned();
+                chart.add("report", Level::Warning, text, Some(cure));
             }
         }
     }

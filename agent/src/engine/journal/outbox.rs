@@ -115,12 +115,14 @@ pub(crate) struct Subject {
 pub(crate) struct Unheard {
     /// What the settings call the target.
     pub target: String,
-    /// So many letters wait, and the first of them was tried in vain.
+    /// So many letters wait.
     pub waiting: u64,
+    /// What went wrong at the last try of one of them, where one was tried.
+    pub failed: Option<String>,
     /// So many were given up.
     pub given_up: u64,
-    /// What went wrong last.
-    pub error: Option<String>,
+    /// Why the last of those was.
+    pub refused: Option<String>,
 }
 
 impl Phase {
@@ -299,19 +301,24 @@ fn forget_deployment(tx: &rusqlite::Transaction<'_>, letter: &Letter) -> Result<
 }
 
 impl Journal {
-    /// What the targets of an app have not heard, though it was tried.
+    /// What the targets of an app have not heard; those that have heard everything are not there.
     pub(crate) fn unheard(&self, app: &AppName) -> Result<Vec<Unheard>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(
-            "SELECT target, sum(given_up IS NULL), sum(given_up IS NOT NULL),
-                    (SELECT error FROM outbox AS last WHERE last.app = outbox.app AND last.target = outbox.target AND error IS NOT NULL
-                     ORDER BY given_up IS NOT NULL, letter DESC LIMIT 1) AS said
-             FROM outbox WHERE app = ? GROUP BY target HAVING said IS NOT NULL ORDER BY target",
-        )?;
-        let rows = query.query_map([app.as_str()], |row| {
-            Ok(Unheard { target: row.get(0)?, waiting: row.get(1)?, given_up: row.get(2)?, error: row.get(3)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut query =
+            reader.prepare_cached("SELECT target, given_up IS NOT NULL, error FROM outbox WHERE app = ? ORDER BY target, letter")?;
+        let mut rows = query.query([app.as_str()])?;
+        let mut unheard: Vec<Unheard> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (target, is_given_up, error): (String, bool, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if unheard.last().is_none_or(|last| last.target != target) {
+                unheard.push(Unheard { target, waiting: 0, failed: None, given_up: 0, refused: None });
+            }
+            let Some(last) = unheard.last_mut() else { continue };
+            let (count, why) = if is_given_up { (&mut last.given_up, &mut last.refused) } else { (&mut last.waiting, &mut last.failed) };
+            *count += 1;
+            *why = error.or(why.take());
+        }
+        Ok(unheard)
     }
 }
 
