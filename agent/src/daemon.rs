@@ -313,8 +313,7 @@ async fn answer(
     let _ = serving.await;
     let _ = on_the_network.await;
     if let Some(reporter) = reporter {
-        // It says its last words within seconds.
-        let _ = tokio::task::spawn_blocking(move || reporter.stop()).await;
+        reporter.stop().await;
     }
     watched.abort();
     ended

@@ -63,11 +63,12 @@ impl Reporter {
         }
     }
 
-    /// Ends it, within a few seconds.
-    pub(crate) fn stop(self) {
+    /// Ends it, within a few seconds. One that hangs, in a file that cannot be read to its end, is not waited for.
+    pub(crate) async fn stop(self) {
         // One that has ended needs no word.
         let _ = self.stop.send(true);
-        if self.thread.join().is_err() {
+        let ended = tokio::task::spawn_blocking(move || self.thread.join().is_ok());
+        if !matches!(tokio::time::timeout(LAST_WORDS * 2, ended).await, Ok(Ok(true))) {
             tracing::error!("the reporter has failed; what it had to say is told after the next start");
         }
     }
