@@ -3,9 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
 /// A request that came.
@@ -56,6 +60,7 @@ struct Manner {
 struct Shared {
     manner: Mutex<Manner>,
     changed: Condvar,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Shared {
@@ -64,7 +69,7 @@ impl Shared {
     }
 }
 
-/// The forge, on a port of the loopback interface, without TLS.
+/// The forge, on a port of the loopback interface.
 pub struct Forge {
     port: u16,
     shared: Arc<Shared>,
@@ -72,11 +77,23 @@ pub struct Forge {
 }
 
 impl Forge {
-    /// Starts one that answers 201 to everything.
+    /// Starts one that answers 201 to everything, without TLS.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Starts one with the certificate of a [`crate::Bench::certificate`] for `localhost`.
+    pub fn start_tls(certificate: &Path) -> Self {
+        let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let key = PrivateKeyDer::from_pem_file(certificate.with_file_name("key.pem")).expect("it was made with its key");
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain.expect("it is one"), key);
+        Self::start_with(Some(Arc::new(config.expect("the key is that of the certificate"))))
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("the loopback interface has a free port");
         let port = listener.local_addr().expect("it is bound").port();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { tls, ..Shared::default() });
         shared.manner().otherwise = 201;
         let thread = Some(listen(listener, shared.clone()));
         Self { port, shared, thread }
@@ -84,7 +101,7 @@ impl Forge {
 
     /// Where it is.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        if self.shared.tls.is_some() { format!("https://localhost:{}", self.port) } else { format!("http://127.0.0.1:{}", self.port) }
     }
 
     /// Stops it: nobody listens on its port any more.
@@ -163,13 +180,17 @@ fn listen(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
             let shared = shared.clone();
             std::thread::spawn(move || {
                 // A caller that goes away in the middle has not said anything.
-                let _ = answer(stream, &shared);
+                let _ = match shared.tls.clone().map(ServerConnection::new) {
+                    Some(Ok(connection)) => answer(StreamOwned::new(connection, stream), &shared),
+                    Some(Err(_)) => Ok(()),
+                    None => answer(stream, &shared),
+                };
             });
         }
     })
 }
 
-fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+fn answer(stream: impl Read + Write, shared: &Shared) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -200,5 +221,7 @@ fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
     drop(manner);
     let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n", reply.len());
-    reader.into_inner().write_all(format!("{head}{reply}").as_bytes())
+    let mut stream = reader.into_inner();
+    stream.write_all(format!("{head}{reply}").as_bytes())?;
+    stream.flush()
 }

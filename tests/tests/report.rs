@@ -306,3 +306,19 @@ fn what_is_set_later_hears_of_later_runs_only() {
     let heard = taken(&forge, 4);
     assert!(heard[2..].iter().all(|heard| heard.says("description").starts_with(&former)), "{heard:?}");
 }
+
+#[test]
+fn a_forge_is_believed_by_the_certificates_that_are_set() {
+    let bench = Bench::new("certificate");
+    let certificate = bench.certificate("forge", "localhost");
+    let forge = Forge::start_tls(&certificate);
+    let repo = bench.repo("site");
+    repo.write("index.html", "one").commit("one");
+    let app = |ca: &str| format!("repository = {:?}\n{}", repo.path(), github(&bench, &forge, &format!("deployments = false\n{ca}")));
+    bench.app("site", &app("")).start();
+    bench.ctl(["release", "main"]).expect(0);
+    wait_until("doctor tells of it", MOST, || doctor(&bench).stdout.contains("no TLS connection can be made"));
+    assert!(forge.heard().is_empty(), "it heard the token");
+    bench.app("site", &app(&format!("ca = {certificate:?}"))).reload();
+    assert_eq!(states(&taken(&forge, 2)), ["pending", "success"]);
+}
