@@ -20,7 +20,7 @@ pub enum Caller {
         /// Whether the caller could do all that the agent can without asking it.
         power: Power,
     },
-    /// Whoever holds the private keys that signed the request: one entry for each key, and no key twice.
+    /// Whoever holds the private keys that signed the request: one entry for each signature. How many people that is, a grant counts.
     Keys(Vec<Signer>),
     /// A CI job, by the ID token that its issuer gave it.
     Token {
@@ -298,7 +298,7 @@ impl Grant {
                 let counting = signers.iter().filter(|signer| self.key_kinds.holds(signer.key) && named(signer));
                 let mut principals: Vec<&str> = counting.map(|signer| signer.principal.as_str()).collect();
                 principals.sort_unstable();
-                // Two keys of one principal are one vote.
+                // Two signatures of one principal are one vote, by one key or by two: a key belongs to one principal.
                 principals.dedup();
                 principals.len() >= self.signatures.max(1)
             }
