@@ -26,6 +26,7 @@ use crate::door::network::{self, Bound};
 use crate::door::{self, BindError, ControlSocket, House};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted};
+use crate::report::reporter::Reporter;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::steps::chain;
@@ -272,6 +273,7 @@ async fn answer(
     let house = House { engines: engines.clone(), settings: settings.clone() };
     let serving = tokio::spawn(door::serve(socket, house.clone(), stopping.clone()));
     let on_the_network = tokio::spawn(network::serve(bound, house, stopping));
+    let reporter = Reporter::start(engines.journal().clone(), settings.clone());
     let watching = settings.watch();
     let mut changes = settings.follow();
     say(&[NotifyState::Ready, NotifyState::Status(&format!("{} app(s); nothing is under way", in_force.apps.len()))]);
@@ -319,6 +321,9 @@ async fn answer(
     let _ = stop.send(true);
     let _ = serving.await;
     let _ = on_the_network.await;
+    if let Some(reporter) = reporter {
+        reporter.stop().await;
+    }
     watched.abort();
     ended
 }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod demo;
+mod forge;
 mod http;
 mod network;
 mod nspawn;
@@ -17,6 +18,7 @@ mod wait;
 
 pub use bench::{Begun, Bench, Done, is_root, project};
 pub use demo::{SITE_SOCKET, demo_settings};
+pub use forge::{Forge, Heard};
 pub use http::{Answer, Place, get, request};
 pub use network::{HOST, Network, SigningKey, form, nonce, now};
 pub use nspawn::{Booted, Inside};

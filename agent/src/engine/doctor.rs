@@ -39,6 +39,7 @@ impl AppEngine {
         self.examine_git(&mut chart, &watch());
         self.examine_python(&mut chart, &watch());
         self.examine_serving(&mut chart);
+        self.examine_reports(&mut chart);
         chart.findings
     }
 
@@ -175,6 +176,38 @@ impl AppEngine {
         chart.findings.extend(traps.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
         if silent && app.restart != Restart::None {
             chart.add("restart", Level::Good, "no trap was found in the way the app is restarted", None);
+        }
+    }
+
+    fn examine_reports(&self, chart: &mut Chart) {
+        let app = self.settings();
+        let unheard = self.journal.unheard(&self.name).unwrap_or_default();
+        for report in &app.reports {
+            let shown = report.shown();
+            if let Err(complaint) = report.examine() {
+                let cure = format!("put the file right, or change {} in report[{}]", report.secret_key(), report.place);
+                chart.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(cure));
+            }
+            let Some(unheard) = unheard.iter().find(|unheard| unheard.target == report.key()) else {
+                chart.add("report", Level::Good, format!("for {shown} nothing waits to be told"), None);
+                continue;
+            };
+            match &unheard.failed {
+                Some(failed) => {
+                    let text = format!("{shown}: {} report(s) wait; the last try failed: {failed}", unheard.waiting);
+                    let cure = "they are tried for a day, more and more seldom; see to it that the agent can reach it".to_owned();
+                    chart.add("report", Level::Warning, text, Some(cure));
+                }
+                None if unheard.waiting > 0 => {
+                    chart.add("report", Level::Good, format!("{shown}: {} report(s) are on their way", unheard.waiting), None);
+                }
+                None => {}
+            }
+            if let Some(refused) = &unheard.refused {
+                let text = format!("{shown}: {} report(s) were given up; the last one: {refused}", unheard.given_up);
+                let cure = "look at the token and its rights, and at repository and url; the next run is told again".to_owned();
+                chart.add("report", Level::Warning, text, Some(cure));
+            }
         }
     }
 }

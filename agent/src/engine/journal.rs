@@ -3,6 +3,7 @@
 //! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output may wait for the next mark
 //! ([`Journal::append_soon`]). Readers have a connection of their own, and wait on the bell.
 
+pub(crate) mod outbox;
 mod schema;
 
 use std::fs;
@@ -388,11 +389,15 @@ impl Journal {
     /// Appends what may be lost when the power fails before the next mark. On a full disk it is not worth the reserve, which is for marks:
     /// [`JournalError::Full`].
     pub(crate) fn append_soon(&self, run: RunId, what: &What) -> Result<(), JournalError> {
+        self.write_soon(|tx| insert(tx, run, Utc::now(), what))
+    }
+
+    fn write_soon<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         // What was given back is for marks alone.
         if self.spent.load(Ordering::Acquire) {
             return Err(JournalError::Full(self.path.clone()));
         }
-        self.write(Weight::Line, |tx| insert(tx, run, Utc::now(), what))
+        self.write(Weight::Line, act)
     }
 
     /// Appends a mark unless another one stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.

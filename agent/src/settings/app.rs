@@ -1,5 +1,5 @@
 //! `apps/<app>.toml`. Every key has a default but `repository`, and but what a section that somebody wrote cannot guess: the commands, the unit
-//! of a worker, the address of a check, the FIFO and the pid file of a restart, the kind of database of a backup.
+//! of a worker, the address of a check, the FIFO and the pid file of a restart, the kind of database of a backup, whom a report tells.
 
 mod checks;
 mod origin;
@@ -17,7 +17,7 @@ use agent_model::request::WhenBusy;
 
 use super::kinds::{absolute, integer, list, one_of, parsed, size, some_list, switch, within_release};
 use super::reader::{self, Section};
-use super::{App, Complaint, Submodules, defaults};
+use super::{App, Complaint, Submodules, defaults, report};
 use crate::site::{Limits, Shared};
 use crate::tools::database;
 
@@ -40,6 +40,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let workers = serving::workers(top);
     let shared = shared(top);
     let hooks = programs::hooks(top, django.as_ref(), &shared);
+    let reports = report::read(name, top);
     Some(App {
         name: name.clone(),
         refs: refs.unwrap_or_else(|| defaults::REFS.parse().into_iter().collect()),
@@ -62,6 +63,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         checks,
         workers,
         hooks,
+        reports,
         // Last, because a question mark ends the reading.
         root: root?,
         git: git?,

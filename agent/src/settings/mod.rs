@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod https;
 mod kinds;
 mod reader;
+pub(crate) mod report;
 pub(crate) mod secrets;
 #[cfg(test)]
 mod tests;
@@ -101,6 +102,8 @@ pub(crate) struct App {
     pub workers: Vec<Worker>,
     /// `[[hook]]`
     pub hooks: Vec<Hook>,
+    /// `[[report]]`
+    pub reports: Vec<report::Report>,
 }
 
 /// What becomes of submodules.

@@ -31,13 +31,19 @@ pub(crate) fn read_secrets(paths: &[PathBuf]) -> Result<Vec<(String, String)>, V
 }
 
 fn read_one(path: &Path) -> Result<Vec<(String, String)>, Vec<Complaint>> {
-    let text = read_text(path).map_err(|complaint| vec![*complaint])?;
+    let text = read_closed(path).map_err(|complaint| vec![*complaint])?;
+    parse(path, &text)
+}
+
+/// The text of a file that is closed to everybody but its owner and group.
+pub(super) fn read_closed(path: &Path) -> Result<String, Box<Complaint>> {
+    let text = read_text(path)?;
     let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
     if mode & 0o007 != 0 {
         let says = format!("can be opened by anybody on this host (mode {:04o}), and holds secrets", mode & 0o7777);
-        return Err(vec![Complaint::of_file(path, says).hint(format!("chmod o= {}", path.display()))]);
+        return Err(Box::new(Complaint::of_file(path, says).hint(format!("chmod o= {}", path.display()))));
     }
-    parse(path, &text)
+    Ok(text)
 }
 
 /// The text of a file, if it is a file, of a bearable size, and text.

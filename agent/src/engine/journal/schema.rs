@@ -9,7 +9,7 @@ use super::JournalError;
 /// The version that this agent writes; `PRAGMA user_version` holds it.
 pub(super) const VERSION: i64 = 2;
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 -- One row a run. From `begun` on the columns are what its events say, kept for lists and for admission.
 CREATE TABLE run (
@@ -53,6 +53,37 @@ INSERT INTO about VALUES ('memory', CAST(strftime('%s', 'now') AS TEXT));
 INSERT INTO about VALUES ('events_key', lower(hex(randomblob(32))));
 ";
 
+/// What version 2 has beside that: the outbox of reports.
+const REPORTS: &str = "
+-- What was made of a run in the outbox: 0 nothing yet, 1 that its commit is known, 2 that it is over. What ended before there was an outbox is told
+-- to nobody.
+ALTER TABLE run ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+UPDATE run SET told = 2 WHERE ended IS NOT NULL;
+CREATE INDEX run_untold ON run (run) WHERE told < 2 AND turns AND action IN ('release', 'activate');
+-- What is still to be said, in this order to each target of an app; and what was given up, until the same got through again.
+CREATE TABLE outbox (
+    letter   INTEGER PRIMARY KEY AUTOINCREMENT,
+    app      TEXT NOT NULL,
+    target   TEXT NOT NULL,
+    run      INTEGER NOT NULL REFERENCES run (run),
+    phase    TEXT NOT NULL,
+    what     TEXT NOT NULL,
+    made     INTEGER NOT NULL,
+    due      INTEGER NOT NULL,
+    tries    INTEGER NOT NULL DEFAULT 0,
+    error    TEXT,
+    given_up INTEGER
+);
+CREATE INDEX outbox_waiting ON outbox (app, target, letter) WHERE given_up IS NULL;
+-- What the target calls a run of ours.
+CREATE TABLE deployment (
+    run    INTEGER NOT NULL REFERENCES run (run),
+    target TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (run, target)
+) WITHOUT ROWID;
+";
+
 /// What a journal says of itself.
 pub(super) struct About {
     /// What tells it from every other one.
@@ -81,6 +112,7 @@ pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About
     }
     if found < 2 {
         transaction.execute_batch(NETWORK)?;
+        transaction.execute_batch(REPORTS)?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     let about = |key: &str| -> rusqlite::Result<String> {

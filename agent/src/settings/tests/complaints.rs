@@ -6,9 +6,9 @@ use super::{sentences, shop};
 use crate::settings::agent;
 
 /// Lines put below `repository`, which is line 1; then the place, and pieces of the only complaint that there must be.
-type Case = (&'static str, &'static str, &'static [&'static str]);
+type Case<'a> = (&'a str, &'a str, &'a [&'a str]);
 
-fn check(cases: &[Case]) {
+fn check(cases: &[Case<'_>]) {
     for (lines, place, pieces) in cases {
         let text = format!("repository = \"git@host:acme/shop.git\"\n{lines}");
         let complaints = shop(&text).err().unwrap_or_else(|| panic!("taken:\n{lines}"));
@@ -242,6 +242,38 @@ fn all_complaints_come_at_once_and_in_the_order_of_the_lines() {
     let complaints = shop(text).unwrap_err();
     let lines: Vec<usize> = complaints.iter().filter_map(|complaint| complaint.line).collect();
     assert_eq!(lines, [1, 1, 2, 3, 4, 5, 6, 8, 10, 11, 12, 13, 15, 16], "{}", sentences(&complaints));
+}
+
+#[test]
+fn reports() {
+    let token = "token_file = \"/t\"";
+    let secret = "secret_file = \"/s\"";
+    let of = |to: &str, more: &str| format!("[[report]]\nto = \"{to}\"\n{more}");
+    let texts: Vec<(String, &str, &[&str])> = vec![
+        ("[[report]]\nurl = \"https://x\"".to_owned(), "2:1", &["report[1].to: is missing"]),
+        (of("gihub", ""), "3:6", &["did you mean \"github\"?"]),
+        (of("github", token), "2:1", &["needs repository"]),
+        (of("github", "repository = \"acme/shop\""), "2:1", &["needs token_file"]),
+        (of("github", &format!("repository = \"shop\"\n{token}")), "4:14", &["must be owner/name"]),
+        (of("github", &format!("repository = \"acme/../x\"\n{token}")), "4:14", &["must be owner/name"]),
+        (of("github", &format!("repository = \"acme/..\"\n{token}")), "4:14", &["must be owner/name"]),
+        (of("github", &format!("repository = \"a/b?c\"\n{token}")), "4:14", &["must be owner/name"]),
+        (of("github", &format!("repository = \"a/b\"\n{token}\n{secret}")), "6:1", &["does nothing in a report to github"]),
+        (of("github", &format!("repository = \"a/b\"\n{token}\ndeployments = false\nenvironment = \"x\"")), "7:1", &["turned off"]),
+        (of("github", &format!("repository = \"a/b\"\n{token}\ncontext = \"\"")), "6:11", &["1 to 100 characters"]),
+        (of("gitlab", &format!("repository = \"shop\"\n{token}")), "4:14", &["number of the project"]),
+        (of("gitlab", &format!("repository = \"7\"\n{token}\nurl = \"https://x/api/v4\"")), "6:1", &["too much behind it"]),
+        (of("gitlab", &format!("repository = \"7\"\n{token}\nurl = \"http://x\"")), "6:7", &["must begin with https://"]),
+        (of("gitlab", &format!("repository = \"7\"\n{token}\nurl = \"https://u:hunter2@x\"")), "6:7", &["no user and no password"]),
+        (of("gitlab", "repository = \"7\"\ntoken_file = \"t\""), "5:14", &["absolute path"]),
+        (of("gitlab", &format!("repository = \"7\"\n{token}\nca = \"ca.pem\"")), "6:6", &["absolute path"]),
+        (of("webhook", secret), "2:1", &["needs url"]),
+        (of("webhook", "url = \"https://x\""), "2:1", &["needs secret_file"]),
+        (of("webhook", &format!("url = \"https://x\"\n{secret}\n{token}")), "6:1", &["does nothing in a report to webhook"]),
+        (format!("{0}{0}", of("webhook", &format!("url = \"https://x\"\n{secret}\n"))), "6:1", &["the same as report[1]"]),
+    ];
+    let cases: Vec<Case<'_>> = texts.iter().map(|(text, place, pieces)| (text.as_str(), *place, *pieces)).collect();
+    check(&cases);
 }
 
 #[test]

@@ -1,0 +1,266 @@
+//! Tells forges and receivers how releases go: a thread of its own behind the engine, which reads what the journal says, keeps what is to be said in
+//! the outbox, and sends it.
+//!
+//! Each target has its own row, and hears one thing after the other: a letter that fails is tried again before the next one is, so nothing overtakes.
+//! Targets do not wait for each other. What was sent when the agent died is sent again: at least once, never less.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::forge::{Prepared, Speaker, Told, kinds, prepare};
+use super::verdict::{TOO_OLD, Verdict, judge, next_try};
+use crate::engine::journal::outbox::{Letter, Outbox, Phase};
+use crate::engine::journal::{Journal, JournalError};
+use crate::settings::Settings;
+use crate::settings::report::Report;
+use crate::settings::watch::InForce;
+use crate::steps::chain;
+
+/// How long a ringing bell is let ring before the journal is looked at: a step may say a thousand lines a second.
+const BREATH: Duration = Duration::from_millis(50);
+/// How long the reporter rests when the journal cannot be read or written.
+const TROUBLE: Duration = Duration::from_secs(10);
+/// How long it waits without any reason to look.
+const LONG: Duration = Duration::from_secs(3600);
+/// How long it may go on when the agent stops: the end of the last run should be told before a host goes down. What is not told then is told later.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// So many runs are looked at in one go.
+const MOST_NEWS: u32 = 100;
+
+/// The thread.
+pub(crate) struct Reporter {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Reporter {
+    /// Starts it. Without it releases go on as ever, so nothing that is wrong here is an error of the agent.
+    pub(crate) fn start(journal: Arc<Journal>, settings: InForce) -> Option<Self> {
+        let (stop, stopping) = watch::channel(false);
+        let spawned = Outbox::open(journal).map_err(|err| chain(&err)).and_then(|outbox| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|err| err.to_string())?;
+            let work = Work { outbox, settings, calls: JoinSet::new(), busy: HashSet::new(), rests_until: None };
+            let body = move || {
+                runtime.block_on(work.go_on(stopping));
+                // A name that is still being looked up is not waited for.
+                runtime.shutdown_background();
+            };
+            std::thread::Builder::new().name("reporter".to_owned()).spawn(body).map_err(|err: io::Error| err.to_string())
+        });
+        match spawned {
+            Ok(thread) => Some(Self { stop, thread }),
+            Err(err) => {
+                tracing::error!("nobody is told how releases go: {err}");
+                None
+            }
+        }
+    }
+
+    /// Ends it, within a few seconds. One that hangs, in a file that cannot be read to its end, is not waited for.
+    pub(crate) async fn stop(self) {
+        // One that has ended needs no word.
+        let _ = self.stop.send(true);
+        let ended = tokio::task::spawn_blocking(move || self.thread.join().is_ok());
+        if !matches!(tokio::time::timeout(LAST_WORDS * 2, ended).await, Ok(Ok(true))) {
+            tracing::error!("the reporter has failed; what it had to say is told after the next start");
+        }
+    }
+}
+
+/// A row of letters: the app and the target.
+type Lane = (String, String);
+
+/// A letter that came back: what it was, whom it was for, and the verdict.
+struct Back {
+    letter: Letter,
+    shown: String,
+    verdict: Verdict,
+}
+
+struct Work {
+    outbox: Outbox,
+    settings: InForce,
+    calls: JoinSet<Back>,
+    busy: HashSet<Lane>,
+    rests_until: Option<Instant>,
+}
+
+impl Work {
+    async fn go_on(mut self, mut stopping: watch::Receiver<bool>) {
+        let mut bell = self.outbox.journal().bell();
+        let mut changes = self.settings.follow();
+        let mut end: Option<Instant> = None;
+        loop {
+            let mut pause = self.look();
+            if let Some(end) = end {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() || (self.busy.is_empty() && pause > left) {
+                    return;
+                }
+                pause = pause.min(left);
+            }
+            tokio::select! {
+                // The other end of each lives as long as this does, but for the last one.
+                _ = bell.changed() => tokio::time::sleep(BREATH).await,
+                _ = changes.changed() => {}
+                Some(back) = self.calls.join_next() => self.settle(back).await,
+                () = tokio::time::sleep(pause) => {}
+                _ = stopping.changed(), if end.is_none() => end = Some(Instant::now() + LAST_WORDS),
+            }
+        }
+    }
+
+    /// Notes what is new, sends what is due, and tells when there will be something to do without anybody saying so.
+    fn look(&mut self) -> Duration {
+        if let Some(until) = self.rests_until {
+            let left = until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                return left;
+            }
+            self.rests_until = None;
+        }
+        let settings = self.settings.settings();
+        self.note(&settings).and_then(|()| self.send(&settings)).unwrap_or_else(|err| self.rest(&err))
+    }
+
+    fn rest(&mut self, err: &JournalError) -> Duration {
+        tracing::warn!("reports wait: {}", chain(err));
+        self.rests_until = Some(Instant::now() + TROUBLE);
+        TROUBLE
+    }
+
+    fn note(&self, settings: &Settings) -> Result<(), JournalError> {
+        loop {
+            let news = self.outbox.news(MOST_NEWS)?;
+            for run in &news {
+                let app = settings.apps.iter().find(|(name, _)| name.as_str() == run.app).map(|(_, app)| app);
+                let reports = || app.iter().flat_map(|app| &app.reports);
+                let of = |phase: Phase| {
+                    reports().flat_map(move |report| kinds(report, phase).iter().map(move |kind| (report.key(), phase, *kind)))
+                };
+                let letters: Vec<_> = run.phases.iter().flat_map(|phase| of(*phase)).collect();
+                self.outbox.note(run, &letters)?;
+            }
+            if news.len() < MOST_NEWS as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    fn send(&mut self, settings: &Settings) -> Result<Duration, JournalError> {
+        let targets: BTreeMap<Lane, &Report> = settings
+            .apps
+            .values()
+            .flat_map(|app| app.reports.iter().map(|report| ((app.name.to_string(), report.key()), report)))
+            .collect();
+        let mut pause = LONG;
+        for letter in self.outbox.heads()? {
+            let lane = (letter.app.clone(), letter.target.clone());
+            if self.busy.contains(&lane) {
+                continue;
+            }
+            let now = Utc::now();
+            let wait = letter.due - now;
+            // A clock that was set back must not make a letter wait for longer than it may.
+            if wait > chrono::TimeDelta::zero() && wait <= TOO_OLD {
+                pause = pause.min(wait.to_std().unwrap_or_default());
+                continue;
+            }
+            match targets.get(&lane) {
+                Some(report) => self.send_one(settings, report, letter)?,
+                // The app's file may be back in a moment; what nobody asks for any more goes with the day.
+                None if now - letter.made < TOO_OLD => {}
+                None => {
+                    self.outbox.dropped(&letter)?;
+                    pause = Duration::ZERO;
+                }
+            }
+        }
+        Ok(pause)
+    }
+
+    fn send_one(&mut self, settings: &Settings, report: &Report, letter: Letter) -> Result<(), JournalError> {
+        // A run without a commit is none that a letter was written for; it is settled with those that have nothing to say.
+        let subject = self.outbox.subject(&letter)?;
+        let https = settings.agent.https.as_ref();
+        let address = https.map(|https| https.address());
+        let host = https.map_or_else(host_name, |https| https.host.to_string());
+        let journal = self.outbox.journal().clone();
+        let speaker = Speaker { host: &host, journal: journal.id(), address: address.as_deref(), now: Utc::now() };
+        let prepared = match &subject {
+            Some(subject) => prepare(report, &Told { letter: &letter, subject, speaker: &speaker }),
+            None => Ok(Prepared::Nothing),
+        };
+        let shown = report.shown();
+        let (call, hidden) = match prepared {
+            Ok(Prepared::Call(call, hidden)) => (call, hidden),
+            Ok(Prepared::Nothing) => {
+                // The next one is looked at when the bell rings for this.
+                return self.outbox.dropped(&letter);
+            }
+            Err(complaint) => return self.keep(&letter, &shown, Verdict::Later { says: complaint.to_string(), rest: Duration::ZERO }),
+        };
+        self.busy.insert((letter.app.clone(), letter.target.clone()));
+        self.calls.spawn(async move {
+            let verdict = match call.send().await {
+                Ok(reply) => judge(letter.kind, &reply, &hidden, Utc::now()),
+                Err(err) => Verdict::Later { says: chain(&err), rest: Duration::ZERO },
+            };
+            Back { letter, shown, verdict }
+        });
+        Ok(())
+    }
+
+    async fn settle(&mut self, back: Result<Back, tokio::task::JoinError>) {
+        let Ok(Back { letter, shown, verdict }) = back else {
+            // Which one it was nobody knows: all are sent again.
+            self.calls.shutdown().await;
+            self.busy.clear();
+            self.rests_until = Some(Instant::now() + TROUBLE);
+            return;
+        };
+        self.busy.remove(&(letter.app.clone(), letter.target.clone()));
+        if let Err(err) = self.keep(&letter, &shown, verdict) {
+            self.rest(&err);
+        }
+    }
+
+    /// Writes down what became of a letter.
+    fn keep(&self, letter: &Letter, shown: &str, verdict: Verdict) -> Result<(), JournalError> {
+        let (run, app) = (letter.run, letter.app.as_str());
+        match verdict {
+            Verdict::Delivered(number) => {
+                tracing::debug!(run, app, "{shown} was told");
+                self.outbox.delivered(letter, number)
+            }
+            Verdict::Later { says, rest } => match next_try(letter, rest, Utc::now()) {
+                Some(due) => {
+                    if letter.tries == 0 {
+                        tracing::warn!(run, app, "{shown} could not be told, and will be: {says}");
+                    }
+                    self.outbox.postponed(letter, due, &says)
+                }
+                None => {
+                    tracing::warn!(run, app, "{shown} could not be told for a day, and will not be: {says}");
+                    self.outbox.given_up(letter, &says)
+                }
+            },
+            Verdict::Never(says) => {
+                tracing::warn!(run, app, "{shown} was not told, and will not be: {says}");
+                self.outbox.given_up(letter, &says)
+            }
+        }
+    }
+}
+
+/// What this host calls itself.
+fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+}
