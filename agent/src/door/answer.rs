@@ -67,6 +67,10 @@ pub(super) enum Code {
     DiskFull,
     /// Nobody knows who asks.
     UnknownCaller,
+    /// Nothing proves that a hint comes from whom the operator knows.
+    UnprovenHint,
+    /// More hints come than anybody needs to send.
+    TooManyHints,
     /// Too many are connected.
     Crowded,
     /// The agent is about to stop.
@@ -102,6 +106,8 @@ impl Code {
             Self::Root => "root",
             Self::DiskFull => "disk_full",
             Self::UnknownCaller => "unknown_caller",
+            Self::UnprovenHint => "unproven_hint",
+            Self::TooManyHints => "too_many_hints",
             Self::Crowded => "crowded",
             Self::Draining => "draining",
         }
@@ -123,10 +129,11 @@ impl Code {
             Self::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Repository => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Locked => StatusCode::LOCKED,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::TooManyHints => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::UnknownCaller => StatusCode::FORBIDDEN,
+            Self::UnprovenHint => StatusCode::UNAUTHORIZED,
             Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -178,6 +185,24 @@ impl Refused {
     /// The body is too large.
     pub(super) fn too_large() -> Self {
         Self::new(Code::TooLarge, format!("a request has at most {} bytes", agent_wire::MOST_REQUEST_BYTES), None)
+    }
+
+    /// The body of a hint is too large.
+    pub(super) fn hint_too_large() -> Self {
+        let most = super::hints::MOST_HINT_BYTES;
+        Self::new(Code::TooLarge, format!("a hint has at most {most} bytes"), Some("send only pushes: no other event is needed".to_owned()))
+    }
+
+    /// A hint is not proven, for whatever reason: the log says a little more.
+    pub(super) fn unproven_hint() -> Self {
+        let hint = "compare the address, the secret and the clocks; the agent's own log may say more: journalctl -u release-agent".to_owned();
+        Self::new(Code::UnprovenHint, "nothing proves that this hint comes from where it says", Some(hint))
+    }
+
+    /// A hint came on top of many.
+    pub(super) fn too_many_hints() -> Self {
+        let hint = "nothing is lost: the agent looks all the same, at its own pace".to_owned();
+        Self::new(Code::TooManyHints, "more hints come than the agent needs", Some(hint))
     }
 
     /// The body does not come.

@@ -3,6 +3,7 @@
 mod answer;
 mod auth;
 mod events;
+mod hints;
 mod routes;
 mod socket;
 

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::answer::Refused;
-use super::{House, events};
+use super::{House, events, hints};
 use crate::engine::{Accepted, AppEngine, NotTaken};
 use crate::report::metrics;
 
@@ -30,11 +30,11 @@ use crate::report::metrics;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// How long a client may take to send the body of a request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
-struct Shared {
-    house: House,
+pub(super) struct Shared {
+    pub(super) house: House,
     stop: watch::Receiver<bool>,
 }
 
@@ -42,6 +42,8 @@ struct Shared {
 fn table() -> Vec<(&'static str, Method, MethodRouter<Shared>)> {
     vec![
         ("/v1/requests", Method::POST, post(take)),
+        ("/v1/hints/{app}/{source}", Method::POST, post(hints::signed)),
+        ("/v1/hints/{app}/docker-hub/{secret}", Method::POST, post(hints::addressed)),
         ("/v1/apps", Method::GET, get(apps)),
         ("/v1/apps/{app}", Method::GET, get(app)),
         ("/v1/apps/{app}/releases", Method::GET, get(releases)),
@@ -72,7 +74,7 @@ pub(super) fn router(house: House, stop: watch::Receiver<bool>) -> Router {
 }
 
 /// What the address names. A part that is no text is answered like everything else that cannot be understood.
-struct Named<T>(T);
+pub(super) struct Named<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
     type Rejection = Refused;
@@ -100,7 +102,7 @@ pub(super) fn nobody(why: &str) -> Router {
 }
 
 /// Does what may wait for the disk, a program or a lock, away from the threads that serve.
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
+pub(super) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
     tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
 }
 

@@ -7,7 +7,7 @@ use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::form::Options;
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
-    App, Apps, Commit, Doctor, Finding, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs, Taken,
+    App, Apps, Commit, Doctor, Finding, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs, Taken, WillLook,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -276,6 +276,7 @@ fn every_view_is_as_the_contract_says() {
         last: said.then(|| run(true)),
         disk_free: 1,
         disk_total: 2,
+        follows: said.then(|| "refs/heads/main".into()),
     };
     let apps = |apps| Apps { agent: "0.1.0".into(), draining: false, apps, complaints: vec!["shop.toml:3: no".into()] };
     let detail = |said: bool| ReleaseDetail {
@@ -323,6 +324,8 @@ fn every_view_is_as_the_contract_says() {
     contract.hold("Doctor", &Doctor { findings: vec![finding(true)] }, &Doctor { findings: vec![] });
     let taken = Taken { run: 7, events: "/v1/runs/7/events".into(), token: some("t0ken") };
     contract.hold("Taken", &taken, &Taken { token: None, ..taken.clone() });
+    let looks = WillLook { app: "shop".into(), follows: "refs/heads/main".into() };
+    contract.hold("WillLook", &looks, &looks);
 }
 
 #[test]
@@ -346,7 +349,8 @@ fn every_code_is_in_the_contract_with_its_status() {
     let problem = |code: &str, status: u16, hint| Problem { status, code: code.into(), detail: "no".into(), hint };
     contract.hold("Problem", &problem("busy", 409, some("wait")), &problem("busy", 409, None));
     let codes = all!(Code: Malformed, NotAllowed, NotFound, NoApp, NoRun, NoRelease, WrongMethod, TooSlow, Busy, Stuck, Over, TooLate, Ambiguous,
-        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, Internal, Root, DiskFull, UnknownCaller, Crowded, Draining);
+        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, Internal, Root, DiskFull, UnknownCaller, UnprovenHint, TooManyHints,
+        Crowded, Draining);
     let mut answered: BTreeSet<(u64, String)> = BTreeSet::new();
     for (name, answer) in contract.components["responses"].as_object().unwrap() {
         let content = answer["content"].as_object().unwrap();
