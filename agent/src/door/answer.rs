@@ -195,7 +195,8 @@ impl Refused {
 
     /// A hint is not proven, for whatever reason: the log says a little more.
     pub(super) fn unproven_hint() -> Self {
-        let hint = "compare the address, the secret and the clocks; the agent's own log may say more: journalctl -u release-agent".to_owned();
+        let hint =
+            "compare the address, the secret and the clocks; the agent's own log may say more: journalctl -u release-agent".to_owned();
         Self::new(Code::UnprovenHint, "nothing proves that this hint comes from where it says", Some(hint))
     }
 

@@ -72,7 +72,7 @@ async fn hear(
     let following = name.as_ref().ok().and_then(|name| settings.apps.get(name)).filter(|app| app.follows.is_some());
     let secrets = following.iter().flat_map(|app| &app.hints).filter(|hint| hint.from == source).map(|hint| &hint.secret);
     let listening = whole(body, claim.listen(secrets)).await?;
-    let Some(app) = following.filter(|_| listening.is_proven()) else { return Err(unproven()) };
+    let Some(app) = following.filter(|_| listening.proven()) else { return Err(unproven()) };
     let name = app.name.clone();
     let engine = shared.house.engines.get(&name).ok_or_else(|| NotTaken::NoApp(name.clone()))?;
     match blocking(move || Ok(engine.hear(source)?)).await? {
@@ -114,5 +114,9 @@ fn tell_of_unproven(app: Option<&AppName>, source: Option<Source>) {
     drop(told);
     let app = app.map_or("?", AppName::as_str);
     let source = source.map_or("?", Source::word);
-    tracing::warn!(app, source, "a hint was not proven: no such [[hint]], another secret, or another clock; more are told of after a while");
+    tracing::warn!(
+        app,
+        source,
+        "a hint was not proven: no such [[hint]], another secret, or another clock; more are told of after a while"
+    );
 }

@@ -148,6 +148,7 @@ impl AppEngine {
                     tracing::info!(%app, source = source_word, run = run.0, commit = commit.short(), "a hint was followed: a release was asked for");
                 }
                 Ok(Looked::TooEarly) => {
+                    tracing::debug!(%app, source = source_word, "a hint waits for the runs at hand");
                     let mut state = locked(&self.looker.state);
                     if !cancel.asked() {
                         state.wanted.get_or_insert(source);

@@ -51,8 +51,8 @@ pub(super) fn read_hints(files: &[HintFile]) -> Result<Vec<Hint>, Vec<Complaint>
     let mut complaints = Vec::new();
     let mut hints = Vec::new();
     for HintFile { from, secret_file } in files {
-        let secret = read_closed(secret_file)
-            .and_then(|text| from.secret(&text).map_err(|says| Box::new(Complaint::of_file(secret_file, says))));
+        let secret =
+            read_closed(secret_file).and_then(|text| from.secret(&text).map_err(|says| Box::new(Complaint::of_file(secret_file, says))));
         match secret {
             Ok(secret) => hints.push(Hint { from: *from, secret }),
             Err(complaint) => complaints.push(*complaint),

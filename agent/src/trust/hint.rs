@@ -134,7 +134,7 @@ impl Claim {
         match self.0 {
             Proof::Known(known) => {
                 let is_known = secrets.iter().filter(|secret| secret.is(&known)).count() > 0;
-                Listening { ears: Vec::new(), codes: Vec::new(), proven: is_known }
+                Listening { ears: Vec::new(), codes: Vec::new(), known: is_known }
             }
             Proof::Codes { before, codes } => {
                 let mut ears: Vec<Code> = secrets.iter().map(|secret| secret.code()).collect();
@@ -145,7 +145,7 @@ impl Claim {
                     codes
                 };
                 ears.iter_mut().for_each(|ear| ear.hear(&before));
-                Listening { ears, codes, proven: false }
+                Listening { ears, codes, known: false }
             }
         }
     }
@@ -159,7 +159,7 @@ pub(crate) struct Listening {
     /// One for each secret.
     ears: Vec<Code>,
     codes: Vec<[u8; CODE_BYTES]>,
-    proven: bool,
+    known: bool,
 }
 
 impl Listening {
@@ -169,10 +169,10 @@ impl Listening {
     }
 
     /// Whether the sender knows one of the secrets, now that the whole body was heard.
-    pub(crate) fn is_proven(self) -> bool {
+    pub(crate) fn proven(self) -> bool {
         let codes = self.codes;
         // All are asked, for the same reason.
-        self.ears.into_iter().filter_map(|ear| ear.is_one_of(&codes).then_some(())).count() > 0 || self.proven
+        self.ears.into_iter().filter_map(|ear| ear.fits_one_of(&codes).then_some(())).count() > 0 || self.known
     }
 }
 

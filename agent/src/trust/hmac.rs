@@ -56,7 +56,7 @@ impl Code {
     }
 
     /// Whether one of these is the code of the whole message.
-    pub(crate) fn is_one_of(self, codes: &[[u8; CODE_BYTES]]) -> bool {
+    pub(crate) fn fits_one_of(self, codes: &[[u8; CODE_BYTES]]) -> bool {
         let code = self.0.sign();
         // All are compared: which of them fits is nobody's business.
         codes.iter().filter(|other| verify_slices_are_equal(code.as_ref(), *other).is_ok()).count() > 0
@@ -70,7 +70,7 @@ mod tests {
     fn code(secret: &[u8], pieces: &[&[u8]], expected: [u8; CODE_BYTES]) -> bool {
         let mut code = Secret(secret.to_vec()).code();
         pieces.iter().for_each(|piece| code.hear(piece));
-        code.is_one_of(&[[0; CODE_BYTES], expected])
+        code.fits_one_of(&[[0; CODE_BYTES], expected])
     }
 
     fn bytes(hex: &str) -> [u8; CODE_BYTES] {

@@ -7,7 +7,8 @@ use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::form::Options;
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
-    App, Apps, Commit, Doctor, Finding, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs, Taken, WillLook,
+    App, Apps, Commit, Doctor, Finding, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs, Taken,
+    WillLook,
 };
 use serde::Serialize;
 use serde_json::{Value, json};

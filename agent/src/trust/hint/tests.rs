@@ -6,7 +6,7 @@ const NOW: u64 = 1_795_213_000;
 const BODY: &[u8] = br#"{"ref":"refs/heads/main"}"#;
 const TOKEN: &str = "a-token-of-some-length";
 
-/// A fault that a header or the body can have.
+/// Headers as they came, with their names in lower case.
 type Headers = Vec<(&'static str, String)>;
 
 fn taken(source: Source, secrets: &[Secret], headers: &Headers, in_address: Option<&str>, pieces: &[&[u8]]) -> bool {
@@ -18,7 +18,7 @@ fn taken(source: Source, secrets: &[Secret], headers: &Headers, in_address: Opti
     let Some(claim) = Claim::of(source, header, in_address, NOW) else { return false };
     let mut listening = claim.listen(secrets.iter());
     pieces.iter().for_each(|piece| listening.hear(piece));
-    listening.is_proven()
+    listening.proven()
 }
 
 /// The code that a sender makes, by another way than the one under test.
@@ -106,7 +106,9 @@ fn standard_webhooks_sign_id_time_and_body() {
         for (seconds, fits) in [(-300, true), (-301, false), (300, true), (301, false)] {
             assert_eq!(taken(&standard("msg_1", &NOW.saturating_add_signed(seconds).to_string(), BODY)), fits, "{seconds}");
         }
-        for timestamp in ["", "soon", &format!("+{NOW}"), &format!("0{NOW}"), &format!(" {NOW}"), &format!("{NOW}.0"), "99999999999999999999"] {
+        for timestamp in
+            ["", "soon", &format!("+{NOW}"), &format!("0{NOW}"), &format!(" {NOW}"), &format!("{NOW}.0"), "99999999999999999999"]
+        {
             assert!(!taken(&standard("msg_1", timestamp, BODY)), "{timestamp:?}");
         }
         assert!(!taken(&standard("msg.1", &now, BODY)), "a dot in the id");
