@@ -81,7 +81,7 @@ async fn hear(
             Ok((StatusCode::ACCEPTED, Json(looks)).into_response())
         }
         Heard::Enough(next) => {
-            let seconds = next.as_secs().max(1).to_string();
+            let seconds = (next.as_secs() + 1).to_string();
             Ok(([(header::RETRY_AFTER, seconds)], Refused::too_many_hints()).into_response())
         }
     }

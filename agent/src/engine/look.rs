@@ -115,12 +115,13 @@ impl Looker {
 impl AppEngine {
     /// Hears a hint that was proven.
     pub(crate) fn hear(self: &Arc<Self>, source: Source) -> Result<Heard, NotTaken> {
-        if self.draining() {
-            return Err(Refusal::Draining.into());
-        }
         let app = self.settings();
         let follows = app.follows.clone().ok_or_else(|| NotTaken::NoApp(self.name.clone()))?;
         let mut state = locked(&self.looker.state);
+        // Asked while the state is held: whoever ends the looker has said so before, and needs the state for it.
+        if self.draining() {
+            return Err(Refusal::Draining.into());
+        }
         state.wanted = Some(source);
         state.heard = state.heard.saturating_add(1);
         if state.thread.as_ref().is_none_or(JoinHandle::is_finished) {

@@ -133,8 +133,8 @@ impl Claim {
         let secrets: Vec<&Secret> = secrets.collect();
         match self.0 {
             Proof::Known(known) => {
-                let is_known = secrets.iter().filter(|secret| secret.is(&known)).count() > 0;
-                Listening { ears: Vec::new(), codes: Vec::new(), known: is_known }
+                let known = secrets.iter().fold(false, |is_one, secret| is_one | secret.is(&known));
+                Listening { ears: Vec::new(), codes: Vec::new(), known }
             }
             Proof::Codes { before, codes } => {
                 let mut ears: Vec<Code> = secrets.iter().map(|secret| secret.code()).collect();
@@ -172,7 +172,7 @@ impl Listening {
     pub(crate) fn proven(self) -> bool {
         let codes = self.codes;
         // All are asked, for the same reason.
-        self.ears.into_iter().filter_map(|ear| ear.fits_one_of(&codes).then_some(())).count() > 0 || self.known
+        self.ears.into_iter().fold(self.known, |proven, ear| proven | ear.fits_one_of(&codes))
     }
 }
 
