@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod http;
+mod network;
 mod nspawn;
 mod postgres;
 mod processes;
@@ -17,6 +18,7 @@ mod wait;
 pub use bench::{Begun, Bench, Done, is_root, project};
 pub use demo::{SITE_SOCKET, demo_settings};
 pub use http::{Answer, Place, get, request};
+pub use network::{HOST, Network, SigningKey, form, nonce, now};
 pub use nspawn::{Booted, Inside};
 pub use postgres::{Holder, PASSWORD, Postgres};
 pub use processes::{Process, processes_about};

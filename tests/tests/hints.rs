@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use agent_tests::{Answer, Bench, Place, Repo, request, wait_until};
+use agent_tests::{Answer, Bench, Place, Repo, now, request, wait_until};
 use aws_lc_rs::hmac::{HMAC_SHA1_FOR_LEGACY_USE_ONLY, HMAC_SHA256, Key, sign};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -342,15 +342,14 @@ fn hk_09_empty_secret() {
     set("sixteen-bytes-xx");
     bench.start();
     // A file that was emptied later does not count: the last good secret does.
+    let seen = bench.log().len();
     secret_file(&bench, "github", "");
-    bench.reload();
-    assert!(bench.log().contains("github.hint: is empty"), "{}", bench.log());
+    wait_until("the agent complains", SOON, || bench.log()[seen..].contains("github.hint: is empty"));
     let sent = |secret: &str| post(&bench.control(), "/v1/hints/site/github", &[("X-Hub-Signature-256", &github(secret, PUSH))], PUSH);
     assert_unproven(&sent("another-secret-of-some-length"));
     assert_eq!(sent("sixteen-bytes-xx").status, 202);
     // A new one counts.
     secret_file(&bench, "github", "another-secret-of-some-length");
-    bench.reload();
     wait_until("the new secret counts", SOON, || sent("another-secret-of-some-length").status == 202);
     assert_unproven(&sent("sixteen-bytes-xx"));
     // As long as nothing is wrong, nobody reads the files again without a reason.
@@ -429,10 +428,6 @@ fn what_failed_is_not_tried_again_and_what_is_locked_is_left_alone() {
     bench.assert_sound();
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
 #[test]
 fn gitlab_and_what_keeps_to_standard_webhooks_is_heard() {
     let key = format!("whsec_{}", STANDARD.encode(KEY));
@@ -471,6 +466,37 @@ fn gitlab_and_what_keeps_to_standard_webhooks_is_heard() {
         callers.push(bench.last_run()["caller"].as_str().unwrap().to_owned());
     }
     assert_eq!(callers, ["hint:gitlab", "hint:generic", "hint:gitlab-token"]);
+}
+
+#[test]
+fn over_the_network_a_hint_needs_its_own_proof_and_no_other() {
+    let bench = Bench::new("over the network");
+    let repo = bench.repo("site");
+    repo.write("index.html", "one").commit("one");
+    let network = bench.network("", "", "");
+    let hints = hint(&bench, "github", SECRET) + &hint(&bench, "docker-hub", SECRET);
+    let settings = format!("repository = {:?}\nrefs = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{hints}", repo.path());
+    bench.app("site", &settings).variable("RELEASE_AGENT_LOG", "trace").start();
+    let place = network.place();
+    let hint = |signature: &str| post(&place, "/v1/hints/site/github", &[("X-Hub-Signature-256", signature)], PUSH);
+    let wrong = hint(&github("another-secret-of-some-length", PUSH));
+    assert_unproven(&wrong);
+    assert_eq!(post(&place, "/v1/hints/none/github", &[("X-Hub-Signature-256", &github(SECRET, PUSH))], PUSH).body, wrong.body);
+    assert_unproven(&post(&place, "/v1/hints/site/docker-hub/0123456789abcdef0123456789abcdee", &[], PUSH));
+    assert_eq!((looks(&bench), bench.runs().len()), (0, 0), "the agent looked");
+    assert_eq!(hint(&github(SECRET, PUSH)).status, 202);
+    after_a_look(&bench, 0);
+    assert_eq!(live_commit(&bench), Some(repo.head()));
+    repo.write("index.html", "two").commit("two");
+    assert_eq!(post(&place, &format!("/v1/hints/site/docker-hub/{SECRET}"), &[], PUSH).status, 202);
+    after_a_look(&bench, 1);
+    assert_eq!(live_commit(&bench), Some(repo.head()));
+    assert!(!bench.log().contains(SECRET), "the secret is in the log");
+    // What proves a hint proves nothing else.
+    let release = r#"{"v":1,"app":"site","action":"release","ref":"main","nonce":"0123456789abcdef0123456789abcdef"}"#;
+    let headers = [("Content-Type", "application/json"), ("X-Hub-Signature-256", &github(SECRET, release))];
+    assert_eq!(post(&place, "/v1/requests", &headers, release).status, 401);
+    assert_eq!(bench.runs().len(), 2);
 }
 
 #[test]

@@ -17,7 +17,8 @@ use chrono::Utc;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::answer::Refused;
-use super::routes::{BODY_TIMEOUT, Named, Shared, blocking};
+use super::routes::{Named, Shared, blocking};
+use super::take::BODY_TIMEOUT;
 use crate::engine::{Heard, NotTaken};
 use crate::trust::hint::{Claim, Listening, Source};
 
@@ -94,7 +95,7 @@ async fn whole(body: Body, mut listening: Listening) -> Result<Listening, Refuse
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) => frame.data_ref().into_iter().for_each(|piece| listening.hear(piece)),
-                Err(err) if err.is::<LengthLimitError>() => return Err(Refused::hint_too_large()),
+                Err(err) if err.is::<LengthLimitError>() => return Err(Refused::too_large(MOST_HINT_BYTES)),
                 Err(err) => return Err(Refused::malformed(format!("the body cannot be read: {err}"))),
             }
         }

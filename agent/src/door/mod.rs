@@ -1,11 +1,15 @@
-//! Where requests come in: HTTP on the control socket. Who asks is made sure of before anything is understood.
+//! Where requests come in: HTTP on the control socket, and over TLS on the network. Who asks is made sure of before anything is understood.
 
 mod answer;
 mod auth;
+mod connection;
 mod events;
 mod hints;
+pub(crate) mod network;
+mod rights;
 mod routes;
 mod socket;
+mod take;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 mod doctor;
 pub(crate) mod journal;
 mod look;
-mod mask;
+pub(crate) mod mask;
 mod plan;
 mod replay;
 mod telling;
@@ -317,6 +317,11 @@ impl AppEngine {
             }
             Act::Release { .. } | Act::Prune | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
         }
+    }
+
+    /// Whether anything was ever released here, as far as the root can tell.
+    pub(crate) fn has_released(&self) -> bool {
+        self.site.survey().is_ok_and(|found| !found.is_empty())
     }
 
     /// Looks a release up.
