@@ -34,7 +34,7 @@ impl Site {
         let lines: String = ["anna", "ci", "stranger"].iter().map(|who| line(&bench, who)).collect();
         let network = bench.network("", GRANTS, &lines);
         // The name that this host can look up.
-        bench.certificate("config/tls", "localhost");
+        bench.certificate("config/tls", &["localhost"]);
         bench.start();
         Self { bench, repo, network }
     }

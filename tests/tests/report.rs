@@ -310,7 +310,7 @@ fn what_is_set_later_hears_of_later_runs_only() {
 #[test]
 fn a_forge_is_believed_by_the_certificates_that_are_set() {
     let bench = Bench::new("certificate");
-    let certificate = bench.certificate("forge", "localhost");
+    let certificate = bench.certificate("forge", &["localhost"]);
     let forge = Forge::start_tls(&certificate);
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");

@@ -76,6 +76,10 @@ pub(super) enum Code {
     DiskFull,
     /// Nobody knows who asks.
     UnknownCaller,
+    /// Nothing proves that a hint comes from whom the operator knows.
+    UnprovenHint,
+    /// More hints come than anybody needs to send.
+    TooManyHints,
     /// Too many are connected.
     Crowded,
     /// The agent is about to stop.
@@ -115,6 +119,8 @@ impl Code {
             Self::Root => "root",
             Self::DiskFull => "disk_full",
             Self::UnknownCaller => "unknown_caller",
+            Self::UnprovenHint => "unproven_hint",
+            Self::TooManyHints => "too_many_hints",
             Self::Crowded => "crowded",
             Self::Draining => "draining",
         }
@@ -139,10 +145,11 @@ impl Code {
             Self::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Repository => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Locked => StatusCode::LOCKED,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::TooManyHints => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::UnknownCaller => StatusCode::FORBIDDEN,
+            Self::UnprovenHint => StatusCode::UNAUTHORIZED,
             Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -194,6 +201,19 @@ impl Refused {
     /// The body is too large.
     pub(super) fn too_large(most: usize) -> Self {
         Self::new(Code::TooLarge, format!("a request has at most {most} bytes"), None)
+    }
+
+    /// A hint is not proven, for whatever reason: the log says a little more.
+    pub(super) fn unproven_hint() -> Self {
+        let hint =
+            "compare the address, the secret and the clocks; the agent's own log may say more: journalctl -u release-agent".to_owned();
+        Self::new(Code::UnprovenHint, "nothing proves that this hint comes from where it says", Some(hint))
+    }
+
+    /// A hint came on top of many.
+    pub(super) fn too_many_hints() -> Self {
+        let hint = "nothing is lost: the agent looks all the same, at its own pace".to_owned();
+        Self::new(Code::TooManyHints, "more hints come than the agent needs", Some(hint))
     }
 
     /// The body does not come.

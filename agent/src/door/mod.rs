@@ -4,6 +4,7 @@ mod answer;
 mod auth;
 mod connection;
 mod events;
+mod hints;
 pub(crate) mod network;
 mod rights;
 mod routes;

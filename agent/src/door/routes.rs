@@ -1,4 +1,4 @@
-//! The addresses, and what each is answered. [`reading`] and [`acting`] are the lists that the OpenAPI document is held against.
+//! The addresses, and what each is answered. [`reading`], [`acting`] and [`hinting`] are the lists that the OpenAPI document is held against.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::answer::Refused;
 use super::auth::{self, Known, ticket};
 use super::take::{Acting, take};
-use super::{House, events, rights};
+use super::{House, events, hints, rights};
 use crate::engine::{AppEngine, NotTaken};
 use crate::report::metrics;
 
@@ -37,6 +37,11 @@ pub(super) struct Shared {
 /// Every address that acts.
 fn acting() -> Vec<(&'static str, MethodRouter<Acting>)> {
     vec![("/v1/requests", post(take))]
+}
+
+/// Every address for hints: they need no caller, and no request reads them.
+fn hinting() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![("/v1/hints/{app}/{source}", post(hints::signed)), ("/v1/hints/{app}/docker-hub/{secret}", post(hints::addressed))]
 }
 
 /// Every address that is read.
@@ -65,9 +70,11 @@ pub(super) fn router(house: House, stop: watch::Receiver<bool>) -> Router {
     let reading =
         reading().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(shared.clone());
     let read_by_request = with_fallbacks(reading.clone());
+    let hinting =
+        hinting().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(shared.clone());
     let state = Acting { shared, reading: read_by_request };
     let acting = acting().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(state);
-    with_fallbacks(reading.merge(acting))
+    with_fallbacks(reading.merge(hinting).merge(acting))
 }
 
 fn with_fallbacks(router: Router) -> Router {
@@ -78,7 +85,7 @@ fn with_fallbacks(router: Router) -> Router {
 }
 
 /// What the address names. A part that is no text is answered like everything else that cannot be understood.
-struct Named<T>(T);
+pub(super) struct Named<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
     type Rejection = Refused;

@@ -21,7 +21,7 @@ use crate::engine::Accepted;
 use crate::steps::chain;
 
 /// How long a client may take to send the body of a request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the handler of requests has: what all have, and the addresses that a signed request can read.
 #[derive(Clone)]

@@ -37,6 +37,7 @@ impl AppEngine {
         let watch = || Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
         self.examine_root(&mut chart);
         self.examine_git(&mut chart, &watch());
+        self.examine_hints(&mut chart);
         self.examine_python(&mut chart, &watch());
         self.examine_serving(&mut chart);
         self.examine_reports(&mut chart);
@@ -127,6 +128,19 @@ impl AppEngine {
                 let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
                 chart.add("git", Level::Error, format!("{}{said}", chain(&err)), err.hint());
             }
+        }
+    }
+
+    fn examine_hints(&self, chart: &mut Chart) {
+        let app = self.settings();
+        let Some(follows) = &app.follows else { return };
+        let mut sources: Vec<&str> = app.hints.iter().map(|hint| hint.from.word()).collect();
+        sources.dedup();
+        if sources.is_empty() {
+            let cure = "add a [[hint]], or take `auto` away".to_owned();
+            chart.add("hint", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(cure));
+        } else {
+            chart.add("hint", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);
         }
     }
 

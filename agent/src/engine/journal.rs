@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agent_model::grant::{Back, RefPattern};
-use agent_model::names::{AppName, ReleaseName, RunId};
+use agent_model::names::{AppName, CommitId, ReleaseName, RunId};
 use agent_model::request::{Refusal, Standing, Waiting};
 use agent_model::run::Outcome;
 use agent_wire::event::{Event, OutcomeWord, What};
@@ -483,6 +483,24 @@ impl Journal {
         let mut query =
             reader.prepare_cached(&format!("{RUN} WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1"))?;
         Ok(query.query_row([app.as_str()], run_of).optional()?)
+    }
+
+    /// Whether any run of an app was ever asked to release a commit, whatever became of it. A release's name ends with the first digits of its commit.
+    pub(crate) fn was_asked_for(&self, app: &AppName, commit: &CommitId) -> Result<bool, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action = 'release' AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
+        )?;
+        Ok(query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))?)
+    }
+
+    /// Whether a run of an app is to release what nobody knows the commit of yet.
+    pub(crate) fn has_unresolved(&self, app: &AppName) -> Result<bool, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM run WHERE app = ? AND action = 'release' AND ended IS NULL AND release IS NULL AND form ->> 'commit' IS NULL)",
+        )?;
+        Ok(query.query_row([app.as_str()], |row| row.get(0))?)
     }
 
     /// How many runs of an app ended in each way.

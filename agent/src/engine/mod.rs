@@ -2,6 +2,7 @@
 
 mod doctor;
 pub(crate) mod journal;
+mod look;
 pub(crate) mod mask;
 mod plan;
 mod replay;
@@ -30,7 +31,10 @@ use crate::site::{Site, SiteError};
 use crate::steps::chain;
 use crate::tools::Cancel;
 use journal::{Asked, Journal, JournalError, Taken};
+use look::Looker;
 use worker::Worker;
+
+pub(crate) use look::Heard;
 
 /// Why a request was not taken.
 #[derive(Debug, Error)]
@@ -127,6 +131,7 @@ pub(crate) struct AppEngine {
     current: Mutex<Option<(RunId, Cancel)>>,
     poke: Mutex<Option<Sender<()>>>,
     phase: Mutex<Phase>,
+    looker: Looker,
 }
 
 /// Whether an app's thread takes up what is due.
@@ -173,6 +178,7 @@ impl AppEngine {
         }
         drop(phase);
         self.poke();
+        self.looker.end();
     }
 
     /// Ends the runs that wait: nobody will take them up, and a file that comes back one day must not bring them back.
@@ -495,6 +501,7 @@ impl Engines {
             current: Mutex::default(),
             poke: Mutex::new(Some(poke)),
             phase: Mutex::new(Phase::Working),
+            looker: Looker::default(),
         });
         let worker = Worker { engine: engine.clone(), lock, pokes };
         // Before anybody can ask for anything new.
@@ -539,7 +546,7 @@ impl Engines {
         let end = Instant::now() + patience;
         let mut cancelled = false;
         loop {
-            let runs = |running: &Running| !running.thread.is_finished();
+            let runs = |running: &Running| !running.thread.is_finished() || running.engine.looker.is_at_work();
             let staying = self.apps.read().unwrap_or_else(PoisonError::into_inner).values().any(runs);
             if !staying && !locked(&self.leaving).iter().any(runs) {
                 return;

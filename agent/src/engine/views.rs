@@ -34,6 +34,7 @@ impl AppEngine {
             last: self.journal.last_ended(&self.name)?,
             disk_free: disk.free,
             disk_total: disk.total,
+            follows: self.settings().follows.as_ref().map(ToString::to_string),
         })
     }
 

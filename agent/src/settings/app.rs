@@ -1,6 +1,7 @@
 //! `apps/<app>.toml`. Every key has a default but `repository`, and but what a section that somebody wrote cannot guess: the commands, the unit
 //! of a worker, the address of a check, the FIFO and the pid file of a restart, the kind of database of a backup, whom a report tells.
 
+mod auto;
 mod checks;
 mod origin;
 mod programs;
@@ -31,6 +32,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let root = root(name, top);
     let git = origin::read(top);
     let refs = top.get("refs", some_list("nothing could be released", parsed(str::parse::<RefPattern>)));
+    let auto = auto::read(top, refs.as_deref());
     let python = programs::python(top);
     let env = programs::env(top);
     let django = programs::django(top, &env);
@@ -44,6 +46,10 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     Some(App {
         name: name.clone(),
         refs: refs.unwrap_or_else(|| defaults::REFS.parse().into_iter().collect()),
+        follows: auto.follows,
+        auto_pause: auto.pause,
+        hint_files: auto.hint_files,
+        hints: Vec::new(),
         submodules: top
             .get("submodules", one_of(&[("refuse", Submodules::Refuse), ("ignore", Submodules::Ignore)]))
             .unwrap_or(Submodules::Refuse),

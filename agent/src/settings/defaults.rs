@@ -5,6 +5,8 @@ use std::time::Duration;
 /// `refs`: any branch and any tag. What no branch or tag reaches (the commits of pull requests, say) is never released. A forge whose branches
 /// are open to more people than may release wants a narrower list.
 pub(super) const REFS: &str = "*";
+/// `auto_pause`
+pub(super) const AUTO_PAUSE: Duration = Duration::from_secs(10);
 /// `keep_releases`
 pub(super) const KEEP_RELEASES: usize = 20;
 /// `[limits] files`

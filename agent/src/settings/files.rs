@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use agent_model::names::AppName;
 
-use super::secrets::{read_secrets, read_text};
+use super::secrets::{read_hints, read_secrets, read_text};
 use super::{App, Complaint, Settings, agent, app, reader};
 use crate::restart::Restart;
 use crate::restart::handover::Starter;
@@ -66,6 +66,12 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
         }
     }
     complaints.extend(read.iter().flat_map(|one| read_secrets(&one.app.secrets).err().unwrap_or_default()));
+    for one in &mut read {
+        match read_hints(&one.app.hint_files) {
+            Ok(hints) => one.app.hints = hints,
+            Err(more) => complaints.extend(more),
+        }
+    }
     complaints.extend(read.iter().enumerate().flat_map(|(place, one)| one.quarrels_with(read.get(..place).unwrap_or_default())));
     match agent {
         Some(agent) if complaints.is_empty() => {

@@ -2,7 +2,6 @@
 //! was renewed, counts at once, whatever else may be wrong with a file of some app.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use agent_model::names::HostId;
 
 use super::kinds::{list, parsed, text};
 use super::reader::{Section, Value, shown};
-use super::secrets::read_text;
+use super::secrets::{read_closed, read_text};
 use super::{Complaint, Settings};
 use crate::trust::{BadLine, Certificate, CertificateError, Revoked, Signers};
 
@@ -168,13 +167,8 @@ fn read_certificate(https: &Https, config_dir: &Path) -> Result<Certificate, Box
     };
     let hint = "`agentctl init --tls` makes a certificate for a first try; `certificate` and `key` in [https] name another";
     let (chain_file, key_file) = (located(https.certificate.as_ref(), "cert.pem")?, located(https.key.as_ref(), "key.pem")?);
-    let read = |file: &Path| read_text(file).map_err(|complaint| Box::new(complaint.hint(hint)));
-    let (chain, key) = (read(&chain_file)?, read(&key_file)?);
-    let mode = std::fs::metadata(&key_file).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
-    if mode & 0o007 != 0 {
-        let says = format!("can be opened by anybody on this host (mode {:04o}), and is a private key", mode & 0o7777);
-        return Err(Box::new(Complaint::of_file(&key_file, says).hint(format!("chmod o= {}", key_file.display()))));
-    }
+    let hinted = |complaint: Box<Complaint>| if complaint.hint.is_some() { complaint } else { Box::new(complaint.hint(hint)) };
+    let (chain, key) = (read_text(&chain_file).map_err(hinted)?, read_closed(&key_file).map_err(hinted)?);
     Certificate::parse(chain.as_bytes(), key.as_bytes()).map_err(|err| {
         let file = match err {
             CertificateError::NoCertificate | CertificateError::Unreadable => &chain_file,

@@ -20,12 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::grant::{Grant, RefPattern};
-use agent_model::names::AppName;
+use agent_model::names::{AppName, RefName};
 use agent_model::request::WhenBusy;
 
 use crate::restart::{Restart, systemd::Worker};
 use crate::site::{Limits, Shared};
 use crate::tools::{database, git, http::Check, manage, python};
+use crate::trust::Secret;
+use crate::trust::hint::Source;
 
 pub(crate) use files::load;
 
@@ -70,6 +72,14 @@ pub(crate) struct App {
     pub git: git::Settings,
     /// `refs`
     pub refs: Vec<RefPattern>,
+    /// `auto`: the branch whose newest commit is released when a hint says that it may have moved.
+    pub follows: Option<RefName>,
+    /// `auto_pause`: the time from one look at that branch to the next.
+    pub auto_pause: Duration,
+    /// `[[hint]]`, as the file has them.
+    pub hint_files: Vec<HintFile>,
+    /// The same with their secrets, once those were read.
+    pub hints: Vec<Hint>,
     /// `submodules`
     pub submodules: Submodules,
     /// `keep_releases`
@@ -104,6 +114,24 @@ pub(crate) struct App {
     pub hooks: Vec<Hook>,
     /// `[[report]]`
     pub reports: Vec<report::Report>,
+}
+
+/// `[[hint]]`: who may say that the repository has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HintFile {
+    /// `from`
+    pub from: Source,
+    /// `secret_file`
+    pub secret_file: PathBuf,
+}
+
+/// `[[hint]]` with its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hint {
+    /// `from`
+    pub from: Source,
+    /// What stands in `secret_file`.
+    pub secret: Secret,
 }
 
 /// What becomes of submodules.

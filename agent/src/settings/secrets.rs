@@ -1,12 +1,12 @@
-//! Secrets files: `KEY=value`, one to a line, for owners' eyes only. No complaint repeats a value.
+//! Secrets files: `KEY=value`, one to a line, for owners' eyes only; and those of hints, which hold one secret each. No complaint repeats a value.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::Complaint;
 use super::kinds::variable_name;
+use super::{Complaint, Hint, HintFile};
 
 /// The most bytes of a file that is read for settings or secrets.
 const MOST_BYTES: u64 = 1 << 20;
@@ -35,7 +35,7 @@ fn read_one(path: &Path) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     parse(path, &text)
 }
 
-/// The text of a file that is closed to everybody but its owner and group.
+/// The text of a file that not everybody on this host can open.
 pub(super) fn read_closed(path: &Path) -> Result<String, Box<Complaint>> {
     let text = read_text(path)?;
     let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
@@ -44,6 +44,21 @@ pub(super) fn read_closed(path: &Path) -> Result<String, Box<Complaint>> {
         return Err(Box::new(Complaint::of_file(path, says).hint(format!("chmod o= {}", path.display()))));
     }
     Ok(text)
+}
+
+/// Reads the secrets of hints. Unlike those of releases they are needed at any moment, so they are part of the settings in force.
+pub(super) fn read_hints(files: &[HintFile]) -> Result<Vec<Hint>, Vec<Complaint>> {
+    let mut complaints = Vec::new();
+    let mut hints = Vec::new();
+    for HintFile { from, secret_file } in files {
+        let secret =
+            read_closed(secret_file).and_then(|text| from.secret(&text).map_err(|says| Box::new(Complaint::of_file(secret_file, says))));
+        match secret {
+            Ok(secret) => hints.push(Hint { from: *from, secret }),
+            Err(complaint) => complaints.push(*complaint),
+        }
+    }
+    if complaints.is_empty() { Ok(hints) } else { Err(complaints) }
 }
 
 /// The text of a file, if it is a file, of a bearable size, and text.

@@ -146,7 +146,10 @@ impl InForce {
     }
 
     fn arm(&self, bell: &Sender<Ring>) -> WatchedDirectories {
-        WatchedDirectories::arm(&self.inner.config_dir, &https::files(&self.settings(), &self.inner.config_dir), bell)
+        let settings = self.settings();
+        let mut files = https::files(&settings, &self.inner.config_dir);
+        files.extend(settings.apps.values().flat_map(|app| app.hint_files.iter().map(|hint| hint.secret_file.clone())));
+        WatchedDirectories::arm(&self.inner.config_dir, &files, bell)
     }
 
     fn take_up_changes(&self, mut watched: WatchedDirectories, bell: &Sender<Ring>, rings: &Receiver<Ring>) {

@@ -17,6 +17,15 @@ pub struct Taken {
     pub token: Option<String>,
 }
 
+/// The answer to a hint that was proven (202): that the agent will look, and not what it will find.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WillLook {
+    /// The app.
+    pub app: String,
+    /// The ref that it follows.
+    pub follows: String,
+}
+
 /// `GET /v1/whoami`: who the agent takes the caller for, and what they may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whoami {
@@ -86,6 +95,9 @@ pub struct App {
     pub disk_free: u64,
     /// Bytes in all on the root's file system.
     pub disk_total: u64,
+    /// The ref that it follows: hints have its newest commit released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<String>,
 }
 
 /// A lock.

@@ -459,6 +459,7 @@ fn status_tells_what_matters_first() {
         last: Some(run(12, RunState::Ended, Some(OutcomeWord::RolledBack))),
         disk_free: 12_300_000_000,
         disk_total: 40_000_000_000,
+        follows: None,
     };
     let blog = App { name: "blog".into(), live: None, running: None, waiting: vec![], lock: None, stuck: None, last: None, ..shop.clone() };
     let apps =

@@ -10,7 +10,7 @@ use agent_wire::form::{Form, Options};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
     App, Apps, Commit, Doctor, Finding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs,
-    Taken, Whoami,
+    Taken, Whoami, WillLook,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -42,6 +42,7 @@ fn the_contract_names_every_address_and_no_other() {
     let paths = |method: &str, paths: Vec<&str>| paths.into_iter().map(|path| (path.to_owned(), method.to_owned())).collect::<Vec<_>>();
     let mut served = paths("GET", reading().iter().map(|(path, _)| *path).collect());
     served.extend(paths("POST", acting().iter().map(|(path, _)| *path).collect()));
+    served.extend(paths("POST", hinting().iter().map(|(path, _)| *path).collect()));
     documented.sort();
     served.sort();
     assert_eq!(documented, served);
@@ -281,6 +282,7 @@ fn every_view_is_as_the_contract_says() {
         last: said.then(|| run(true)),
         disk_free: 1,
         disk_total: 2,
+        follows: said.then(|| "refs/heads/main".into()),
     };
     let apps = |apps| Apps { agent: "0.1.0".into(), draining: false, apps, complaints: vec!["shop.toml:3: no".into()] };
     let detail = |said: bool| ReleaseDetail {
@@ -341,6 +343,8 @@ fn every_view_is_as_the_contract_says() {
     contract.hold("Whoami", &who, &Whoami { grants: vec![], ..who.clone() });
     let taken = Taken { run: 7, events: "/v1/runs/7/events".into(), token: some("t0ken") };
     contract.hold("Taken", &taken, &Taken { token: None, ..taken.clone() });
+    let looks = WillLook { app: "shop".into(), follows: "refs/heads/main".into() };
+    contract.hold("WillLook", &looks, &looks);
 }
 
 #[test]
@@ -364,7 +368,7 @@ fn every_code_is_in_the_contract_with_its_status() {
     let problem = |code: &str, status: u16, hint| Problem { status, code: code.into(), detail: "no".into(), hint };
     contract.hold("Problem", &problem("busy", 409, some("wait")), &problem("busy", 409, None));
     let codes = all!(Code: Malformed, Unauthenticated, OtherHost, OutOfWindow, Clock, NotAllowed, NotFound, NoApp, NoRun, NoRelease, WrongMethod, TooSlow, Busy, Stuck, Over, TooLate, Ambiguous,
-        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, Internal, Root, DiskFull, UnknownCaller, Crowded, Draining);
+        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, Internal, Root, DiskFull, UnknownCaller, UnprovenHint, TooManyHints, Crowded, Draining);
     let mut answered: BTreeSet<(u64, String)> = BTreeSet::new();
     for (name, answer) in contract.components["responses"].as_object().unwrap() {
         let content = answer["content"].as_object().unwrap();

@@ -104,6 +104,31 @@ fn times_and_steps() {
 }
 
 #[test]
+fn following_a_branch() {
+    const HINT: &str = "[[hint]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"";
+    check(&[
+        (HINT, "2:1", &["hint[1]", "follows no branch", "auto = \"main\""]),
+        ("auto = true", "2:1", &["the first of `refs`", "auto = \"main\""]),
+        ("auto = true\nrefs = [\"v*\", \"main\"]", "2:1", &["not the whole name of a branch"]),
+        ("auto = true\nrefs = []", "3:8", &["nothing could be released"]),
+        ("auto = \"next\"\nrefs = [\"main\", \"v*\"]", "2:1", &["\"next\" fits none of `refs`"]),
+        ("auto = \"v*\"", "2:8", &["whole name of a branch"]),
+        ("auto = \"refs/tags/v1\"", "2:8", &["whole name of a branch"]),
+        ("auto = \"--exec=x\"", "2:8", &["whole name of a branch"]),
+        ("auto = \"\"", "2:8", &["must not be empty"]),
+        ("auto = 1", "2:8", &["true, false or the name of a branch"]),
+        ("auto_pause = \"500ms\"", "2:14", &["from 1s to 1h, and is 500ms"]),
+        ("auto_pause = 10", "2:14", &["\"10s\""]),
+        ("auto = \"main\"\n[hint]\nfrom = \"github\"", "3:2", &["write [[hint]]"]),
+        ("auto = \"main\"\n[[hint]]\nfrom = \"github\"", "3:1", &["hint[1].secret_file: is missing"]),
+        ("auto = \"main\"\n[[hint]]\nsecret_file = \"/etc/x\"", "3:1", &["hint[1].from: is missing"]),
+        ("auto = \"main\"\n[[hint]]\nfrom = \"gitlab_token\"\nsecret_file = \"/etc/x\"", "4:8", &["did you mean \"gitlab-token\"?"]),
+        ("auto = \"main\"\n[[hint]]\nfrom = \"github\"\nsecret_file = \"x\"", "5:15", &["absolute path"]),
+        ("auto = \"main\"\n[[hint]]\nfrom = \"github\"\nsecret = \"x\"\nsecret_file = \"/x\"", "5:1", &["did you mean secret_file?"]),
+    ]);
+}
+
+#[test]
 fn places() {
     check(&[
         ("root = \"var/shop\"", "2:8", &["absolute path"]),

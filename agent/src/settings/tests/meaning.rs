@@ -68,6 +68,27 @@ fn install_is_another_word_for_the_step_that_makes_the_environment() {
 }
 
 #[test]
+fn what_is_followed() {
+    let followed = |text: &str| shop_with(text).follows.map(|branch| branch.to_string());
+    for (text, expected) in [
+        ("", None),
+        ("auto = false\n[[hint]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"", None),
+        ("auto = true\nrefs = [\"main\", \"v*\"]", Some("refs/heads/main")),
+        ("auto = \"next\"", Some("refs/heads/next")),
+        ("auto = \"refs/heads/next\"", Some("refs/heads/next")),
+        ("auto = \"release/2026\"\nrefs = [\"v*\", \"release/*\"]", Some("refs/heads/release/2026")),
+    ] {
+        assert_eq!(followed(text).as_deref(), expected, "{text}");
+    }
+    let app = shop_with(
+        "auto = \"main\"\nauto_pause = \"1m\"\n[[hint]]\nfrom = \"docker-hub\"\nsecret_file = \"/a\"\n[[hint]]\nfrom = \"gitlab\"\nsecret_file = \"/b\"",
+    );
+    assert_eq!(app.auto_pause, Duration::from_secs(60));
+    let files: Vec<(&str, &Path)> = app.hint_files.iter().map(|hint| (hint.from.word(), hint.secret_file.as_path())).collect();
+    assert_eq!(files, [("docker-hub", Path::new("/a")), ("gitlab", Path::new("/b"))]);
+}
+
+#[test]
 fn strategies() {
     let restart = |text: &str| shop_with(&format!("[restart]\n{text}")).restart;
     let uwsgi = "strategy = \"uwsgi-fifo\"\nfifo = \"/run/f\"\nsignal = \"Q\"\nunit = \"u.service\"\nstats = \"/run/s\"";

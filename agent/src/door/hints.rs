@@ -1,0 +1,123 @@
+//! Hints from forges and registries: `POST /v1/hints/…`. They need no caller, for they ask for nothing: one that is proven has the agent look for
+//! itself. The body is heard for its signature and never kept, let alone understood.
+//!
+//! An app that is not there, a source that is not set, a wrong signature: the answer is one and the same, and so is the work.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agent_model::names::AppName;
+use agent_wire::view;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::answer::Refused;
+use super::routes::{Named, Shared, blocking};
+use super::take::BODY_TIMEOUT;
+use crate::engine::{Heard, NotTaken};
+use crate::trust::hint::{Claim, Listening, Source};
+
+/// The most bytes of a hint: as many as GitHub sends ("Webhook events and payloads": 25 MB). None of them is kept.
+pub(super) const MOST_HINT_BYTES: usize = 25 * 1024 * 1024;
+/// How often the log tells of hints that were not proven: whoever sends them decides how many there are.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// A hint with its proof in the headers.
+pub(super) async fn signed(
+    State(shared): State<Shared>,
+    Named((app, source)): Named<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    hear(shared, &app, Source::of(&source), &headers, None, body).await
+}
+
+/// A hint with its secret in the address, which is logged nowhere for that.
+pub(super) async fn addressed(
+    State(shared): State<Shared>,
+    Named((app, secret)): Named<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    hear(shared, &app, Some(Source::DockerHub), &headers, Some(&secret), body).await
+}
+
+async fn hear(
+    shared: Shared,
+    app: &str,
+    source: Option<Source>,
+    headers: &HeaderMap,
+    in_address: Option<&str>,
+    body: Body,
+) -> Result<Response, Refused> {
+    let name = app.parse::<AppName>();
+    let unproven = || {
+        tell_of_unproven(name.as_ref().ok(), source);
+        Refused::unproven_hint()
+    };
+    // A header that comes twice says two things, and so nothing.
+    let header = |name: &'static str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    let now = u64::try_from(Utc::now().timestamp()).unwrap_or_default();
+    let source = source.ok_or_else(unproven)?;
+    let claim = Claim::of(source, header, in_address, now).ok_or_else(unproven)?;
+    let settings = shared.house.settings.settings();
+    // An app that follows nothing hears nothing.
+    let following = name.as_ref().ok().and_then(|name| settings.apps.get(name)).filter(|app| app.follows.is_some());
+    let secrets = following.iter().flat_map(|app| &app.hints).filter(|hint| hint.from == source).map(|hint| &hint.secret);
+    let listening = whole(body, claim.listen(secrets)).await?;
+    let Some(app) = following.filter(|_| listening.proven()) else { return Err(unproven()) };
+    let name = app.name.clone();
+    let engine = shared.house.engines.get(&name).ok_or_else(|| NotTaken::NoApp(name.clone()))?;
+    match blocking(move || Ok(engine.hear(source)?)).await? {
+        Heard::WillLook(follows) => {
+            let looks = view::WillLook { app: name.to_string(), follows: follows.to_string() };
+            Ok((StatusCode::ACCEPTED, Json(looks)).into_response())
+        }
+        Heard::Enough(next) => {
+            let seconds = (next.as_secs() + 1).to_string();
+            Ok(([(header::RETRY_AFTER, seconds)], Refused::too_many_hints()).into_response())
+        }
+    }
+}
+
+/// Hears the whole body, which must not be too large and must come in time.
+async fn whole(body: Body, mut listening: Listening) -> Result<Listening, Refused> {
+    let mut body = Limited::new(body, MOST_HINT_BYTES);
+    let heard = async {
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => frame.data_ref().into_iter().for_each(|piece| listening.hear(piece)),
+                Err(err) if err.is::<LengthLimitError>() => return Err(Refused::too_large(MOST_HINT_BYTES)),
+                Err(err) => return Err(Refused::malformed(format!("the body cannot be read: {err}"))),
+            }
+        }
+        Ok(listening)
+    };
+    tokio::time::timeout(BODY_TIMEOUT, heard).await.unwrap_or_else(|_| Err(Refused::too_slow(BODY_TIMEOUT)))
+}
+
+/// Tells the log, for whoever wonders why a hint does nothing. What was sent is not told: it may be a secret with a slip in it.
+fn tell_of_unproven(app: Option<&AppName>, source: Option<Source>) {
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+        return;
+    }
+    *told = Some(Instant::now());
+    drop(told);
+    let app = app.map_or("?", AppName::as_str);
+    let source = source.map_or("?", Source::word);
+    tracing::warn!(
+        app,
+        source,
+        "a hint was not proven: no such [[hint]], another secret, or another clock; more are told of after a while"
+    );
+}

@@ -1,0 +1,95 @@
+//! `auto`, `auto_pause`, `[[hint]]`: the branch that an app follows, and who may say that it has moved.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_model::grant::RefPattern;
+use agent_model::names::RefName;
+use toml::de::DeValue;
+
+use crate::settings::kinds::{absolute, duration, one_of, some_text};
+use crate::settings::reader::{Section, Value, shown};
+use crate::settings::{HintFile, defaults};
+use crate::trust::hint::Source;
+
+/// What is set of it.
+pub(super) struct Auto {
+    pub follows: Option<RefName>,
+    pub pause: Duration,
+    pub hint_files: Vec<HintFile>,
+}
+
+/// A look takes a connection to the repository: no more than one each second, and what nobody waits for any more is none.
+const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+/// What `auto` can be.
+enum Word {
+    Off,
+    FirstOfRefs,
+    Branch(RefName),
+}
+
+/// Reads it; `refs` is what the app may be released from, where that is set and right.
+pub(super) fn read(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Auto {
+    let pause = top.get("auto_pause", duration(PAUSES)).unwrap_or(defaults::AUTO_PAUSE);
+    let follows = match top.get("auto", word) {
+        None | Some(Word::Off) => None,
+        Some(Word::FirstOfRefs) => first_of(top, refs),
+        Some(Word::Branch(branch)) => {
+            if refs.is_some_and(|refs| !refs.iter().any(|pattern| pattern.fits(branch.short()))) {
+                let says = format!("{:?} fits none of `refs`, so nothing of it could be released", shown(branch.short()));
+                top.complain("auto", says, "add the branch to `refs`, or name one that is there");
+            }
+            Some(branch)
+        }
+    };
+    let sections = top.tables("hint");
+    if let Some(first) = sections.first().filter(|_| !top.has("auto")) {
+        first.complain("", "says who may send hints, and the app follows no branch", "add auto = \"main\" at the top of the file");
+    }
+    let hint_files = sections.iter().filter_map(hint_file).collect();
+    Auto { follows, pause, hint_files }
+}
+
+fn word(value: &Value<'_>) -> Option<Word> {
+    match value.item() {
+        DeValue::Boolean(false) => Some(Word::Off),
+        DeValue::Boolean(true) => Some(Word::FirstOfRefs),
+        DeValue::String(_) => {
+            let text = some_text(value)?;
+            let branch = text.strip_prefix("refs/heads/").unwrap_or(&text);
+            match format!("refs/heads/{branch}").parse() {
+                Ok(branch) if !text.starts_with("refs/tags/") => Some(Word::Branch(branch)),
+                _ => value.complain(format!("{:?} must be the whole name of a branch", shown(&text)), None),
+            }
+        }
+        _ => value.mistaken("true, false or the name of a branch", None),
+    }
+}
+
+/// `auto = true`
+fn first_of(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Option<RefName> {
+    let first = refs.and_then(|refs| refs.first());
+    let branch = first.and_then(RefPattern::only).and_then(|name| format!("refs/heads/{name}").parse().ok());
+    // Whoever wrote `refs` wrongly is told so there.
+    if branch.is_none() && (first.is_some() || !top.has("refs")) {
+        let says = "follows the first of `refs`, and that is not the whole name of a branch";
+        top.complain("auto", says, "write auto = \"main\", or begin `refs` with the name of a branch");
+    }
+    branch
+}
+
+fn hint_file(section: &Section<'_>) -> Option<HintFile> {
+    let from = section.need(
+        "from",
+        one_of(&[
+            ("github", Source::Github),
+            ("gitlab", Source::Gitlab),
+            ("gitlab-token", Source::GitlabToken),
+            ("docker-hub", Source::DockerHub),
+            ("generic", Source::Generic),
+        ]),
+    );
+    let secret_file: Option<PathBuf> = section.need("secret_file", absolute);
+    Some(HintFile { from: from?, secret_file: secret_file? })
+}
