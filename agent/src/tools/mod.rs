@@ -6,6 +6,7 @@
 pub(crate) mod database;
 pub(crate) mod git;
 pub(crate) mod http;
+pub(crate) mod https;
 pub(crate) mod manage;
 mod processes;
 pub(crate) mod python;
