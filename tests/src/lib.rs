@@ -7,18 +7,22 @@
 mod bench;
 mod demo;
 mod http;
+mod issuer;
 mod nspawn;
 mod postgres;
 mod processes;
 mod repo;
 mod sound;
+mod tls;
 mod wait;
 
 pub use bench::{Begun, Bench, Done, is_root, project};
 pub use demo::{SITE_SOCKET, demo_settings};
 pub use http::{Answer, Place, get, request};
+pub use issuer::{Issuer, Replies};
 pub use nspawn::{Booted, Inside};
 pub use postgres::{Holder, PASSWORD, Postgres};
 pub use processes::{Process, processes_about};
 pub use repo::Repo;
+pub use tls::{Identity, tls_request};
 pub use wait::{free_port, wait_for, wait_until};

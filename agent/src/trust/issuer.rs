@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::job::{self, Job};
 use super::jwks::Keys;
-use super::jwt::{Algorithm, BadToken, Claims, Jwt, shown};
+use super::jwt::{Algorithm, BadToken, Claims, Jwt};
 
 /// How far two clocks may be apart, in seconds; as for signed requests.
 pub(crate) const CLOCK_SKEW: u64 = agent_wire::form::CLOCK_SKEW;
@@ -102,7 +102,7 @@ impl Issuer {
     pub(crate) fn judge(&self, token: Jwt<'_>, keys: &Keys, here: Here<'_>) -> Result<Job, BadToken> {
         let claims = token.verify(&self.algorithms, keys)?;
         if claims.text("iss")? != self.url {
-            return Err(BadToken::UnknownIssuer(shown(claims.text("iss")?)));
+            return Err(BadToken::unknown_issuer(claims.text("iss")?));
         }
         self.judge_audience(&claims, here)?;
         judge_time(&claims, here.now)?;

@@ -79,6 +79,13 @@ pub(crate) enum BadToken {
     },
 }
 
+impl BadToken {
+    /// The token says that it is of this issuer, which is not configured.
+    pub(crate) fn unknown_issuer(url: &str) -> Self {
+        Self::UnknownIssuer(shown(url))
+    }
+}
+
 /// A value of a claim, as far as anybody here wants to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Claim {

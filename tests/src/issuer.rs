@@ -1,0 +1,249 @@
+//! An issuer of ID tokens, as GitHub and GitLab run one: a server with a discovery document and a key set, and the private keys behind it. It can be
+//! told to answer badly, and it signs whatever it is told to.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+
+use crate::tls::Identity;
+
+/// How an address is answered: the status, headers, and the body.
+type Reply = (u16, Vec<(String, String)>, Vec<u8>);
+
+/// How the issuer answers when it is asked for its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replies {
+    /// With its keys.
+    Well,
+    /// With nothing.
+    Nothing,
+    /// With a key set that is empty.
+    NoKeys,
+    /// With a page for people.
+    Html,
+    /// With its keys, and 10 MiB of blanks before them.
+    Huge,
+    /// By leading to an address without TLS where the keys are.
+    RedirectToHttp,
+    /// With an error.
+    Status500,
+    /// From a discovery document that says it is another issuer's.
+    OtherDiscovery,
+    /// From a discovery document that says the keys are at another host.
+    KeysElsewhere,
+}
+
+/// The issuer. It serves until the test ends.
+pub struct Issuer {
+    name: String,
+    port: u16,
+    ca: PathBuf,
+    rsa: RsaKeyPair,
+    p256: EcdsaKeyPair,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    documents: BTreeMap<&'static str, Reply>,
+    asked: BTreeMap<String, usize>,
+}
+
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+const KEYS: &str = "/keys";
+
+fn base64url(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+impl Issuer {
+    /// Starts one; the certificate of its host is written below `directory`.
+    pub fn new(name: &str, directory: &Path) -> Self {
+        let identity = Identity::new(&["localhost", "127.0.0.1"]);
+        let ca = directory.join(format!("{name}-ca.pem"));
+        std::fs::write(&ca, &identity.certificate).expect("the directory is ours");
+        let state = Arc::new(Mutex::new(State::default()));
+        let port = serve(Some(identity.server()), state.clone());
+        let issuer = Self {
+            name: name.to_owned(),
+            port,
+            ca,
+            rsa: RsaKeyPair::generate(KeySize::Rsa2048).expect("a key can be made"),
+            p256: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key can be made"),
+            state,
+        };
+        issuer.reply(Replies::Well);
+        issuer
+    }
+
+    /// What its tokens say that they are of.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
+    /// The name of its RSA key. No other issuer has one of that name.
+    pub fn kid(&self) -> String {
+        format!("{}-rsa", self.name)
+    }
+
+    /// The name of its other key, one of P-256.
+    pub fn p256_kid(&self) -> String {
+        format!("{}-p256", self.name)
+    }
+
+    /// `[[issuer]]` for an agent; `more` are further lines.
+    pub fn settings(&self, kind: &str, more: &str) -> String {
+        let (name, url, ca) = (&self.name, self.url(), &self.ca);
+        format!("[[issuer]]\nname = {name:?}\nkind = {kind:?}\nurl = {url:?}\nca = {ca:?}\n{more}\n")
+    }
+
+    /// The public keys, as it publishes them.
+    pub fn jwks(&self) -> Value {
+        // RSAPublicKey of 2048 bits (RFC 8017, appendix A.1.1): its head, the modulus behind a zero, and the exponent 65537.
+        let der = self.rsa.public_key().as_ref();
+        let point = self.p256.public_key().as_ref();
+        json!({"keys": [
+            {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.kid(), "n": base64url(&der[9..265]), "e": base64url(&der[267..])},
+            {"kty": "EC", "use": "sig", "alg": "ES256", "kid": self.p256_kid(), "crv": "P-256",
+                "x": base64url(&point[1..33]), "y": base64url(&point[33..])},
+        ]})
+    }
+
+    /// How it answers from now on.
+    pub fn reply(&self, replies: Replies) {
+        let keys = self.jwks().to_string();
+        let json = |body: String| (200, vec![("Content-Type".to_owned(), "application/json".to_owned())], body.into_bytes());
+        let discovery =
+            |issuer: String, host: String| json(json!({"issuer": issuer, "jwks_uri": format!("https://{host}{KEYS}")}).to_string());
+        let own = format!("localhost:{}", self.port);
+        let mut documents = BTreeMap::from([(DISCOVERY, discovery(self.url(), own.clone())), (KEYS, json(keys.clone()))]);
+        match replies {
+            Replies::Well => {}
+            Replies::Nothing => drop(documents.insert(KEYS, json(String::new()))),
+            Replies::NoKeys => drop(documents.insert(KEYS, json(json!({"keys": []}).to_string()))),
+            Replies::Html => {
+                let page = (200, vec![("Content-Type".to_owned(), "text/html".to_owned())], b"<html>Welcome</html>".to_vec());
+                documents.insert(KEYS, page);
+            }
+            Replies::Huge => drop(documents.insert(KEYS, json(format!("{}{keys}", " ".repeat(10 << 20))))),
+            Replies::RedirectToHttp => {
+                let plain = Arc::new(Mutex::new(State::default()));
+                locked(&plain).documents.insert(KEYS, json(keys));
+                let location = format!("http://localhost:{}{KEYS}", serve(None, plain));
+                documents.insert(KEYS, (302, vec![("Location".to_owned(), location)], Vec::new()));
+            }
+            Replies::Status500 => drop(documents.insert(KEYS, (500, Vec::new(), keys.into_bytes()))),
+            Replies::OtherDiscovery => drop(documents.insert(DISCOVERY, discovery("https://localhost".to_owned(), own))),
+            Replies::KeysElsewhere => drop(documents.insert(DISCOVERY, discovery(self.url(), format!("127.0.0.1:{}", self.port)))),
+        }
+        locked(&self.state).documents = documents;
+    }
+
+    /// How often it was asked for its keys.
+    pub fn asked(&self) -> usize {
+        locked(&self.state).asked.get(KEYS).copied().unwrap_or_default()
+    }
+
+    /// A token, signed as its header says: RS256, ES256, HS256 with the public key as the secret, or not at all.
+    pub fn sign(&self, header: &Value, claims: &Value) -> String {
+        self.sign_text(&header.to_string(), &claims.to_string())
+    }
+
+    /// The same, of texts that need not be JSON.
+    pub fn sign_text(&self, header: &str, claims: &str) -> String {
+        let signed = format!("{}.{}", base64url(header), base64url(claims));
+        let random = SystemRandom::new();
+        let signature = if header.contains("\"none\"") {
+            Vec::new()
+        } else if header.contains("\"HS256\"") {
+            let secret = hmac::Key::new(hmac::HMAC_SHA256, self.rsa.public_key().as_ref());
+            hmac::sign(&secret, signed.as_bytes()).as_ref().to_vec()
+        } else if header.contains("\"ES256\"") {
+            self.p256.sign(&random, signed.as_bytes()).expect("it signs").as_ref().to_vec()
+        } else {
+            let mut signature = vec![0; self.rsa.public_modulus_len()];
+            self.rsa.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).expect("it signs");
+            signature
+        };
+        format!("{signed}.{}", base64url(signature))
+    }
+}
+
+/// Serves documents on a port of its own, which is the answer, with TLS or without.
+fn serve(tls: Option<Arc<ServerConfig>>, state: Arc<Mutex<State>>) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("the loopback interface has a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (tls, state) = (tls.clone(), state.clone());
+            std::thread::spawn(move || {
+                let limit = Some(Duration::from_secs(60));
+                // Who leaves early has what they wanted.
+                let _ = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
+                match tls.map(ServerConnection::new) {
+                    Some(Ok(connection)) => answer(StreamOwned::new(connection, stream), &state),
+                    Some(Err(_)) => {}
+                    None => answer(stream, &state),
+                }
+            });
+        }
+    });
+    port
+}
+
+fn answer(mut stream: impl Read + Write + Finish, state: &Mutex<State>) {
+    let mut heard = Vec::new();
+    while !heard.windows(4).any(|window| window == b"\r\n\r\n") {
+        let mut chunk = [0; 1024];
+        match stream.read(&mut chunk) {
+            Ok(count) if count > 0 => heard.extend_from_slice(&chunk[..count]),
+            _ => return,
+        }
+    }
+    let heard = String::from_utf8_lossy(&heard);
+    let path = heard.split(' ').nth(1).unwrap_or_default().to_owned();
+    let (status, headers, body) = {
+        let mut state = locked(state);
+        *state.asked.entry(path.clone()).or_default() += 1;
+        state.documents.get(path.as_str()).cloned().unwrap_or((404, Vec::new(), Vec::new()))
+    };
+    let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    // Who leaves early has what they wanted.
+    let _ = stream.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| stream.write_all(&body)).and_then(|()| stream.flush());
+    stream.finish();
+}
+
+/// How a connection is ended.
+trait Finish {
+    fn finish(&mut self);
+}
+
+impl Finish for TcpStream {
+    fn finish(&mut self) {}
+}
+
+impl Finish for StreamOwned<ServerConnection, TcpStream> {
+    fn finish(&mut self) {
+        self.conn.send_close_notify();
+        let _ = self.flush();
+    }
+}
