@@ -2,12 +2,16 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use sd_notify::NotifyState;
@@ -18,6 +22,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::door::network::{self, Bound};
 use crate::door::{self, BindError, ControlSocket, House};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted};
@@ -61,6 +66,8 @@ enum Ended {
     App(#[from] NotStarted),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("the sockets that the service manager hands over cannot be used")]
+    Inherited(#[source] std::io::Error),
     #[error("the runtime cannot be started")]
     Runtime(#[source] std::io::Error),
 }
@@ -69,7 +76,7 @@ impl Ended {
     fn code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NoHome(_) => 64,
-            Self::App(_) | Self::Bind(_) => 69,
+            Self::App(_) | Self::Bind(_) | Self::Inherited(_) => 69,
             Self::Runtime(_) => 71,
             Self::Journal(JournalError::Held(_)) => 69,
             Self::Journal(JournalError::Newer { .. }) => 65,
@@ -96,6 +103,9 @@ impl Ended {
             Self::Bind(BindError::Taken(_)) => Some("stop it first, or give another --socket".to_owned()),
             Self::Bind(BindError::TooLong { .. }) => Some("give a shorter --socket".to_owned()),
             Self::Bind(BindError::NotASocket(_)) => Some("move it away, or give another --socket".to_owned()),
+            Self::Bind(BindError::Network { .. }) => {
+                Some("`listen` in [https] of agent.toml must name free addresses of this host".to_owned())
+            }
             Self::Bind(BindError::NoGroup(_)) => Some("make it (groupadd), or name another in agent.toml".to_owned()),
             Self::App(err) => match &err.source {
                 crate::engine::NotTaken::Site(err) => err.hint(),
@@ -170,8 +180,19 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
     // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.
     let group = settings.settings().agent.socket_group.clone();
-    let listener = runtime.block_on(ControlSocket::bind(&socket, group.as_deref()))?;
+    let inherited = Inherited::take().map_err(Ended::Inherited)?;
+    let control = inherited.control;
+    let (listener, bound) = runtime.block_on(async {
+        let listener = match control {
+            Some(listener) => ControlSocket::inherited(listener).map_err(Ended::Inherited)?,
+            None => ControlSocket::bind(&socket, group.as_deref()).await?,
+        };
+        Ok::<_, Ended>((listener, Bound::bind(&settings, inherited.network)?))
+    })?;
     let mut troubles = engines.apply(&settings.settings());
+    if engines.journal().is_new() && engines.all().iter().any(|engine| engine.has_released()) {
+        engines.journal().forget_nothing()?;
+    }
     if engines.all().is_empty() && !troubles.is_empty() {
         return Err(troubles.swap_remove(0).into());
     }
@@ -179,9 +200,33 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
         // One app that cannot be taken up is no reason to leave the others alone.
         tracing::error!("{}", chain(trouble));
     }
-    let ended = runtime.block_on(answer(&socket, listener, settings, engines, failures));
+    let ended = runtime.block_on(answer(&socket, listener, bound, settings, engines, failures));
     runtime.shutdown_background();
     ended
+}
+
+/// Sockets that the service manager listens on already (sd_listen_fds(3)): a Unix socket is the control socket, the others are for the network.
+#[derive(Default)]
+struct Inherited {
+    control: Option<UnixListener>,
+    network: Vec<TcpListener>,
+}
+
+impl Inherited {
+    #[expect(unsafe_code, reason = "the service manager hands sockets over by their numbers, and there is no other way to own them")]
+    fn take() -> std::io::Result<Self> {
+        let mut inherited = Self::default();
+        for number in sd_notify::listen_fds()? {
+            // SAFETY: the variables name this process, so these numbers were opened for it; each is taken once, before anything else could.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            match getsockname::<SockaddrStorage>(descriptor.as_raw_fd())?.family() {
+                Some(AddressFamily::Unix) => inherited.control = Some(descriptor.into()),
+                Some(AddressFamily::Inet | AddressFamily::Inet6) => inherited.network.push(descriptor.into()),
+                other => return Err(std::io::Error::other(format!("{other:?} is no family of socket that is known here"))),
+            }
+        }
+        Ok(inherited)
+    }
 }
 
 fn default_state(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
@@ -206,17 +251,20 @@ fn default_socket(whose: Whose, env: impl Fn(&str) -> Option<String>) -> Option<
 async fn answer(
     path: &Path,
     socket: ControlSocket,
+    bound: Bound,
     settings: InForce,
     engines: Arc<Engines>,
     mut failures: mpsc::UnboundedReceiver<JournalError>,
 ) -> Result<(), Ended> {
     let in_force = settings.settings();
+    // Before anybody is answered: whoever was answered may take it that signals are heard.
+    let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     let (stop, stopping) = watch::channel(false);
-    let house = House { engines: engines.clone(), settings: settings.clone() };
-    let serving = tokio::spawn(door::serve(socket, house, stopping));
+    let house = House::new(engines.clone(), settings.clone());
+    let serving = tokio::spawn(door::serve(socket, house.clone(), stopping.clone()));
+    let on_the_network = tokio::spawn(network::serve(bound, house, stopping));
     let watching = settings.watch();
     let mut changes = settings.follow();
-    let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     say(&[NotifyState::Ready, NotifyState::Status(&format!("{} app(s); nothing is under way", in_force.apps.len()))]);
     let watched = tokio::spawn(answer_watchdog());
     tracing::info!(socket = %path.display(), apps = in_force.apps.len(), "ready");
@@ -230,6 +278,7 @@ async fn answer(
                 let settings = settings.clone();
                 // Complaints are logged by the reload itself.
                 let _ = tokio::task::spawn_blocking(move || settings.reload().is_ok()).await;
+                tracing::info!("told by SIGHUP: the files were read again");
             }
             changed = changes.changed() => if changed.is_ok() {
                 let new = changes.borrow_and_update().clone();
@@ -260,6 +309,7 @@ async fn answer(
     }
     let _ = stop.send(true);
     let _ = serving.await;
+    let _ = on_the_network.await;
     watched.abort();
     ended
 }

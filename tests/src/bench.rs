@@ -335,6 +335,15 @@ impl Bench {
         self
     }
 
+    /// Has the agent read its keys and its certificate again, and waits until it has.
+    #[track_caller]
+    pub fn reload_keys(&self) -> &Self {
+        let seen = self.log().len();
+        self.signal(Signal::SIGHUP);
+        wait_until("the agent has read its files", MOST_AGENT, || self.log()[seen..].contains("the files were read again"));
+        self
+    }
+
     /// Kills the agent alone, as the kernel would when memory is short. What it started lives on.
     #[track_caller]
     pub fn kill(&self) -> &Self {

@@ -13,6 +13,15 @@ pub enum Place {
     Port(u16),
     /// A Unix socket.
     Socket(PathBuf),
+    /// TLS on a port of the loopback interface.
+    Tls {
+        /// The port.
+        port: u16,
+        /// The name that the certificate must be for.
+        host: String,
+        /// The certificates that are trusted.
+        ca: PathBuf,
+    },
 }
 
 /// An answer.
@@ -54,16 +63,11 @@ pub fn request(place: &Place, method: &str, path: &str, headers: &[(&str, &str)]
             stream.set_write_timeout(Some(MOST))?;
             exchange(stream, method, path, headers, body)
         }
+        Place::Tls { port, host, ca } => exchange(crate::network::tls(*port, host, ca)?, method, path, headers, body),
     }
 }
 
-pub(crate) fn exchange(
-    mut stream: impl Read + Write,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> io::Result<Answer> {
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         head.push_str("Host: localhost\r\n");
@@ -76,7 +80,11 @@ pub(crate) fn exchange(
     }
     stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
+    // A peer that is done may close without the farewell of TLS; what it said is whole or not by its own length.
+    match stream.read_to_end(&mut bytes) {
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => {}
+        read => drop(read?),
+    }
     parse(&bytes)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no HTTP answer: {:?}", String::from_utf8_lossy(&bytes))))
 }

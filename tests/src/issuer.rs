@@ -14,10 +14,12 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::tls::Identity;
+use crate::bench::Bench;
 
 /// How an address is answered: the status, headers, and the body.
 type Reply = (u16, Vec<(String, String)>, Vec<u8>);
@@ -73,13 +75,11 @@ fn base64url(bytes: impl AsRef<[u8]>) -> String {
 }
 
 impl Issuer {
-    /// Starts one; the certificate of its host is written below `directory`.
-    pub fn new(name: &str, directory: &Path) -> Self {
-        let identity = Identity::new(&["localhost", "127.0.0.1"]);
-        let ca = directory.join(format!("{name}-ca.pem"));
-        std::fs::write(&ca, &identity.certificate).expect("the directory is ours");
+    /// Starts one; the certificate of its host is written into the bench.
+    pub fn new(name: &str, bench: &Bench) -> Self {
+        let ca = bench.certificate(&format!("issuers/{name}"), "localhost");
         let state = Arc::new(Mutex::new(State::default()));
-        let port = serve(Some(identity.server()), state.clone());
+        let port = serve(Some(server(&ca)), state.clone());
         let issuer = Self {
             name: name.to_owned(),
             port,
@@ -183,6 +183,16 @@ impl Issuer {
         };
         format!("{signed}.{}", base64url(signature))
     }
+}
+
+/// What a server needs to be whom its certificate names; its key lies beside it.
+fn server(certificate: &Path) -> Arc<ServerConfig> {
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).expect("the bench wrote it");
+    let key = PrivateKeyDer::from_pem_file(certificate.with_file_name("key.pem")).expect("the bench wrote it");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = builder.and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+    Arc::new(config.expect("the key is the certificate's"))
 }
 
 /// Serves documents on a port of its own, which is the answer, with TLS or without.

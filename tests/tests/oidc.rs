@@ -4,36 +4,21 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use agent_tests::{Answer, Bench, Identity, Issuer, Replies, Repo, free_port, tls_request, wait_until};
+use agent_tests::{Answer, Bench, HOST, Issuer, Network, Replies, Repo, form, nonce as fresh, now, request, wait_until};
 use serde_json::{Value, json};
 
-const HOST: &str = "web1.example.org";
 const MOST: Duration = Duration::from_secs(60);
 /// A grant to jobs of the canonical project.
 const GRANT: &str = "[[grant]]\nto = \"oidc:ci\"\napps = [\"site\"]\nactions = [\"release\", \"read\"]\n";
 const CLAIMS: &str = "claims = { repository_id = \"74\" }\n";
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// A number that nobody had before.
-fn fresh() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-    format!("{nanos:020}{:08}", COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
 /// An agent with an app that is nothing but a file, and an issuer whose jobs may release it.
 struct Scene {
     bench: Bench,
     issuer: Issuer,
-    host: Identity,
-    port: u16,
+    network: Network,
     commits: [String; 2],
 }
 
@@ -57,22 +42,19 @@ impl Scene {
         let second = repo.write("index.html", "two").commit("two");
         repo.git(["branch", "other"]);
         bench.app("site", &format!("repository = {:?}\nrefs = [\"main\", \"other\"]\n", repo.path()));
-        let issuer = Issuer::new("ci", &bench.path(""));
-        let host = Identity::new(&["localhost"]);
-        bench.write("config/tls/cert.pem", &host.certificate);
-        let key = bench.write("config/tls/key.pem", &host.key);
-        fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
-        let scene = Self { bench, issuer, host, port: free_port(), commits: [first, second] };
-        scene.set(&settings(&scene.issuer));
-        scene.bench.start();
-        scene
+        let issuer = Issuer::new("ci", &bench);
+        let network = bench.network("", &settings(&issuer), "");
+        bench.start();
+        Self { bench, issuer, network, commits: [first, second] }
     }
 
-    /// Writes `agent.toml`.
+    /// Puts other issuers and grants in force.
     fn set(&self, settings: &str) {
-        let https = format!("[https]\nhost = {HOST:?}\nlisten = [\"127.0.0.1:{}\"]\n", self.port);
-        let new = self.bench.write("config/agent.new", format!("{settings}{https}"));
-        fs::rename(new, self.bench.path("config/agent.toml")).unwrap();
+        let file = self.bench.path("config/agent.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let new = self.bench.write("agent.new", format!("{}{settings}", text.split("[[").next().unwrap()));
+        fs::rename(new, file).unwrap();
+        self.bench.reload_keys();
     }
 
     /// A request for a release that nothing is wrong with.
@@ -84,8 +66,7 @@ impl Scene {
                 "sub": "repo:acme/shop:ref:refs/heads/main", "sha": commit, "ref": "refs/heads/main", "ref_type": "branch",
                 "repository": "acme/shop", "repository_id": "74", "repository_owner": "acme", "repository_owner_id": "65",
                 "event_name": "push", "job_workflow_ref": "acme/shop/.github/workflows/release.yml@refs/heads/main"}),
-            body: json!({"v": 1, "aud": [HOST], "app": "site", "action": "release", "ref": "refs/heads/main", "commit": commit,
-                "iat": now, "exp": now + 300, "nonce": fresh()}),
+            body: form("release", json!({"app": "site", "ref": "refs/heads/main", "commit": commit})),
         }
     }
 
@@ -102,9 +83,7 @@ impl Scene {
     }
 
     fn send_with(&self, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut all = vec![("Content-Type", "application/vnd.release-agent.request.v1+json")];
-        all.extend(headers);
-        tls_request(self.port, &self.host, "POST", "/v1/requests", &all, body).unwrap()
+        self.network.send_with(body, headers)
     }
 
     #[track_caller]
@@ -225,7 +204,6 @@ fn oid_03_alg_not_in_the_issuers_list() {
     scene.refuses(es256);
     // The issuer has this key, and its signature is right: it is only not wanted.
     scene.set(&format!("{}{GRANT}{CLAIMS}", scene.issuer.settings("github", "algorithms = [\"RS256\", \"ES256\"]")));
-    scene.bench.reload();
     let mut wanted = scene.good();
     es256(&mut wanted);
     scene.taken(&wanted);
@@ -248,10 +226,9 @@ fn oid_04_unknown_kid() {
 #[test]
 fn oid_05_kid_of_another_issuer() {
     let scene = Scene::new("oid 05");
-    let other = Issuer::new("other", &scene.bench.path(""));
+    let other = Issuer::new("other", &scene.bench);
     let grant = "[[grant]]\nto = \"oidc:other\"\napps = [\"site\"]\nactions = [\"release\"]\nclaims = { repository_id = \"74\" }\n";
     scene.set(&format!("{}{}{GRANT}{CLAIMS}{grant}", scene.issuer.settings("github", ""), other.settings("github", "")));
-    scene.bench.reload();
     let mut its_own = scene.good();
     (its_own.header["kid"], its_own.claims["iss"]) = (other.kid().into(), other.url().into());
     assert_eq!(scene.send_token(&other.sign(&its_own.header, &its_own.claims), &its_own.body.to_string()).status, 202);
@@ -284,7 +261,7 @@ fn oid_08_embedded_jwk() {
     let scene = Scene::new("oid 08");
     let own = scene.issuer.jwks()["keys"][0].clone();
     scene.refuses(|asking| set(&mut asking.header, "jwk", own));
-    let stranger = Issuer::new("stranger", &scene.bench.path(""));
+    let stranger = Issuer::new("stranger", &scene.bench);
     let mut brought = scene.good();
     set(&mut brought.header, "jwk", stranger.jwks()["keys"][0].clone());
     scene.not_believed(&scene.send_token(&stranger.sign(&brought.header, &brought.claims), &brought.body.to_string()));
@@ -324,7 +301,6 @@ fn oid_12_aud_digest_of_another_body() {
     for bind in ["body", "host"] {
         if bind == "host" {
             scene.set(&settings(&scene.issuer, ""));
-            scene.bench.reload();
         }
         let mut bound = scene.good();
         let audience = bound_to(&bound.body.to_string());
@@ -359,10 +335,9 @@ fn oid_14_iss_trailing_slash() {
 #[test]
 fn oid_15_custom_issuer_claims_the_canonical_repository() {
     let scene = Scene::new("oid 15");
-    let custom = Issuer::new("custom", &scene.bench.path(""));
+    let custom = Issuer::new("custom", &scene.bench);
     let grant = "[[grant]]\nto = \"oidc:custom\"\napps = [\"other\"]\nactions = [\"release\"]\nclaims = { repository_id = \"74\" }\n";
     scene.set(&format!("{}{}{GRANT}{CLAIMS}{grant}", scene.issuer.settings("github", ""), custom.settings("github", "")));
-    scene.bench.reload();
     let mut asking = scene.good();
     scene.taken(&asking);
     (asking.header["kid"], asking.claims["iss"]) = (custom.kid().into(), custom.url().into());
@@ -398,7 +373,10 @@ fn oid_18_iat_in_the_future() {
 #[test]
 fn oid_19_exp_too_far() {
     let scene = Scene::new("oid 19");
-    scene.refuses(|asking| set(&mut asking.claims, "exp", asking.claims["iat"].as_u64().unwrap() + 3601));
+    scene.refuses(|asking| {
+        let issued = asking.claims["iat"].as_u64().unwrap();
+        set(&mut asking.claims, "exp", issued + 3601);
+    });
     scene.refuses(|asking| set(&mut asking.claims, "exp", u64::MAX));
 }
 
@@ -510,7 +488,6 @@ fn oid_28_workflow_of_another_repository() {
     // An operator who names it means it.
     let named = format!("claims = {{ repository_id = \"74\", job_workflow_ref = {foreign:?} }}\n");
     scene.set(&format!("{}{GRANT}{named}", scene.issuer.settings("github", "")));
-    scene.bench.reload();
     let mut called = scene.good();
     set(&mut called.claims, "job_workflow_ref", foreign);
     scene.taken(&called);
@@ -523,7 +500,9 @@ fn oid_29_17_kib_five_segments_two_headers() {
     let mut long = scene.good();
     set(&mut long.claims, "padding", "x".repeat(17 * 1024));
     let (token, body) = (scene.token(&long), long.body.to_string());
-    let answer = tls_request(scene.port, &scene.host, "POST", "/v1/requests", &[("Authorization", &format!("Bearer {token}"))], &body);
+    let bearer = format!("Bearer {token}");
+    let headers = [("Content-Type", "application/json"), ("Authorization", bearer.as_str())];
+    let answer = request(&scene.network.place(), "POST", "/v1/requests", &headers, &body);
     assert!(answer.is_err() || answer.is_ok_and(|answer| [401, 431].contains(&answer.status)));
     assert_eq!(scene.runs(), 0);
 
@@ -598,8 +577,11 @@ fn net_12_the_issuer_is_down_with_and_without_keys_that_are_kept() {
 #[test]
 fn many_jobs_at_once_make_one_asking() {
     let scene = Scene::new("single flight");
+    let network = &scene.network;
+    let all: Vec<(String, String)> = (0..8).map(|_| scene.good()).map(|good| (scene.token(&good), good.body.to_string())).collect();
     std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| scene.send(&scene.good()).status)).collect();
+        let send = |(token, body): (String, String)| network.send_with(&body, &[("Authorization", &format!("Bearer {token}"))]).status;
+        let asking: Vec<_> = all.into_iter().map(|one| scope.spawn(move || send(one))).collect();
         for answer in asking {
             assert_eq!(answer.join().unwrap(), 202);
         }
@@ -611,13 +593,11 @@ fn many_jobs_at_once_make_one_asking() {
 fn a_job_reads_what_its_grant_allows_without_a_commit_and_does_nothing_else() {
     let scene = Scene::new("reads");
     let mut asking = scene.good();
-    let now = now();
-    asking.body = json!({"v": 1, "aud": [HOST], "action": "read", "path": "/v1/apps/site", "iat": now, "exp": now + 300, "nonce": fresh()});
+    asking.body = form("read", json!({"app": null, "path": "/v1/apps/site"}));
     let answer = scene.send(&asking);
     assert_eq!(answer.status, 200, "{}", answer.body);
-    let mut cancel = scene.good();
-    cancel.body = json!({"v": 1, "aud": [HOST], "app": "site", "action": "prune", "iat": now, "exp": now + 300, "nonce": fresh()});
-    assert_eq!(scene.send(&cancel).status, 403);
+    asking.body = form("prune", json!({"app": "site"}));
+    assert_eq!(scene.send(&asking).status, 403);
 }
 
 #[test]

@@ -5,20 +5,32 @@ use std::time::Duration;
 use agent_model::grant::Caller;
 use agent_model::names::{BadName, ReleaseName};
 use agent_model::request::{Refusal, Right};
-use agent_wire::form::BadForm;
+use agent_wire::form::{BadForm, NotNow};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::auth::token::Unproven;
 use crate::engine::NotTaken;
 use crate::engine::journal::JournalError;
 use crate::steps::chain;
+use crate::trust::OtherWork;
 
 /// The stable words of problems, each with the status that goes with it. The OpenAPI document names every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     /// The request cannot be understood.
     Malformed,
+    /// Nobody proves whose request it is.
+    Unauthenticated,
+    /// It is meant for another host.
+    OtherHost,
+    /// Its time is over, or has not come.
+    OutOfWindow,
+    /// This host's clock cannot be right.
+    Clock,
+    /// The issuer of an ID token does not say its keys.
+    NoKeys,
     /// No grant allows it.
     NotAllowed,
     /// There is nothing at this address.
@@ -78,6 +90,11 @@ impl Code {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::Unauthenticated => "unauthenticated",
+            Self::OtherHost => "other_host",
+            Self::OutOfWindow => "out_of_window",
+            Self::Clock => "clock",
+            Self::NoKeys => "no_keys",
             Self::NotAllowed => "not_allowed",
             Self::NotFound => "not_found",
             Self::NoApp => "no_app",
@@ -111,7 +128,10 @@ impl Code {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
-            Self::NotAllowed => StatusCode::FORBIDDEN,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::NotAllowed | Self::OtherHost => StatusCode::FORBIDDEN,
+            Self::OutOfWindow => StatusCode::GONE,
+            Self::Clock | Self::NoKeys => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound | Self::NoApp | Self::NoRun | Self::NoRelease => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -176,8 +196,8 @@ impl Refused {
     }
 
     /// The body is too large.
-    pub(super) fn too_large() -> Self {
-        Self::new(Code::TooLarge, format!("a request has at most {} bytes", agent_wire::MOST_REQUEST_BYTES), None)
+    pub(super) fn too_large(most: usize) -> Self {
+        Self::new(Code::TooLarge, format!("a request has at most {most} bytes"), None)
     }
 
     /// The body does not come.
@@ -190,6 +210,46 @@ impl Refused {
     pub(super) fn nobody(why: impl Into<String>) -> Self {
         let hint = "ask as a user that this host knows: 65534 stands for all those that have no number here".to_owned();
         Self::new(Code::UnknownCaller, why, Some(hint))
+    }
+
+    /// Nothing proves whose request it is. One answer, whatever was wrong with the proof: who may know reads the log.
+    pub(super) fn unsigned() -> Self {
+        let hint = format!(
+            "sign it with a key of allowed_signers (agentctl --url … --key …), in the header {}; if it was signed, the agent's log says what is wrong",
+            agent_wire::sshsig::SIGNATURE_HEADER
+        );
+        Self::new(Code::Unauthenticated, "nothing here proves whose request this is", Some(hint))
+    }
+
+    /// The run's token is not there, or another's.
+    pub(super) fn no_ticket() -> Self {
+        let hint = "send the token that came with the run's number: Authorization: Bearer TOKEN".to_owned();
+        Self::new(Code::Unauthenticated, "the events of a run are read with its token, or by whoever may read its app", Some(hint))
+    }
+
+    /// A request is addressed, and this host has no name.
+    pub(super) fn no_host() -> Self {
+        let hint = "leave out aud, iat and exp, or set `host` in [https] of agent.toml".to_owned();
+        Self::new(Code::OtherHost, "the request is addressed to a host, and this one has no name to be addressed by", Some(hint))
+    }
+
+    /// The clock of this host was set back.
+    pub(super) fn clock(behind: i64) -> Self {
+        let detail = format!("the clock of this host is {behind} s behind what its journal has seen, so it cannot tell what has expired");
+        let hint = "set the clock right (timedatectl); on the host itself, requests over the socket are taken".to_owned();
+        Self::new(Code::Clock, detail, Some(hint))
+    }
+
+    /// The issuer of the request's ID token does not say its keys.
+    pub(super) fn no_keys(why: &Unproven) -> Self {
+        tracing::warn!("a request on the network cannot be judged: {}", chain(why));
+        let hint = "ask again in a moment; the agent's log says what is wrong with the issuer".to_owned();
+        Self::new(Code::NoKeys, "the issuer of the ID token does not say its keys at the moment", Some(hint))
+    }
+
+    /// The body is compressed.
+    pub(super) fn encoded() -> Self {
+        Self::new(Code::WrongType, "the body is encoded, and must come as it is", Some("leave out Content-Encoding".to_owned()))
     }
 
     /// The caller may read nothing at all.
@@ -215,15 +275,63 @@ impl Refused {
 }
 
 fn missing_grant(caller: &str, app: &str, right: Right) -> String {
-    let user = caller.strip_prefix("unix:").unwrap_or("NAME");
-    format!("an operator can add it to agent.toml: [[grant]] to = \"unix-user:{user}\", apps = [\"{app}\"], actions = [\"{right}\"]")
+    let more = if caller.starts_with("oidc:") {
+        ", claims = { … }; a job that is unusual needs the claim in which it is among them"
+    } else {
+        ""
+    };
+    let to = match caller.split_once(':') {
+        Some(("unix", user)) => format!("unix-user:{user}"),
+        Some(("oidc", job)) => format!("oidc:{}", job.split(':').next().unwrap_or(job)),
+        _ => caller.to_owned(),
+    };
+    format!("an operator can add it to agent.toml: [[grant]] to = \"{to}\", apps = [\"{app}\"], actions = [\"{right}\"]{more}")
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_string(&self.0).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, PROBLEM_TYPE)], body).into_response()
+        let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_TYPE)], body).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            for challenge in CHALLENGES {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+        }
+        if let Some(seconds) = retry_after(&self.0.code) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// How a request can prove whose it is (RFC 9110, section 11.6.1; RFC 6750, section 3).
+const CHALLENGES: [&str; 2] = ["Agent-Signature namespace=\"release-agent.v1\"", "Bearer realm=\"release-agent\""];
+
+/// After how many seconds it is worth asking again, where that alone may help (RFC 9110, section 10.2.3).
+fn retry_after(code: &str) -> Option<u32> {
+    [(Code::QueueFull, 30), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60), (Code::NoKeys, 10)]
+        .into_iter()
+        .find_map(|(known, seconds)| (known.word() == code).then_some(seconds))
+}
+
+impl From<NotNow> for Refused {
+    fn from(err: NotNow) -> Self {
+        let (code, hint) = match &err {
+            NotNow::OtherHost { .. } => (Code::OtherHost, "send it to the host that it names, or sign one for this host"),
+            NotNow::Expired(_) => (Code::OutOfWindow, "sign it anew, and compare the clocks"),
+            NotNow::Early(_) => (Code::OutOfWindow, "set the clock of whoever signs, or of this host"),
+            NotNow::BeforeMemory => (Code::OutOfWindow, "sign it anew; right after the journal was lost, wait a minute first"),
+        };
+        Self::new(code, err.to_string(), Some(hint.to_owned()))
+    }
+}
+
+impl From<OtherWork> for Refused {
+    fn from(err: OtherWork) -> Self {
+        let hint = "ask for the commit and the full ref that the job runs for, and have another job ask for another".to_owned();
+        Self::new(Code::NotAllowed, err.to_string(), Some(hint))
     }
 }
 

@@ -1,10 +1,14 @@
-//! Where requests come in: HTTP on the control socket. Who asks is made sure of before anything is understood.
+//! Where requests come in: HTTP on the control socket, and over TLS on the network. Who asks is made sure of before anything is understood.
 
 mod answer;
 mod auth;
+mod connection;
 mod events;
+pub(crate) mod network;
+mod rights;
 mod routes;
 mod socket;
+mod take;
 
 use std::sync::Arc;
 
@@ -22,6 +26,15 @@ pub(crate) struct House {
     pub engines: Arc<Engines>,
     /// The settings in force.
     pub settings: InForce,
+    /// The keys of issuers of ID tokens.
+    tokens: auth::token::Tokens,
+}
+
+impl House {
+    /// What the handlers of one agent share.
+    pub(crate) fn new(engines: Arc<Engines>, settings: InForce) -> Self {
+        Self { engines, settings, tokens: auth::token::Tokens::default() }
+    }
 }
 
 /// Waits until the agent stops.

@@ -1,74 +1,80 @@
-//! The addresses, and what each is answered. [`table`] is the list that the OpenAPI document is held against.
+//! The addresses, and what each is answered. [`reading`] and [`acting`] are the lists that the OpenAPI document is held against.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use agent_model::grant::{Authorised, Caller, authorise};
 use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
-use agent_model::request::{Request, Right};
-use agent_wire::form::Form;
-use agent_wire::view;
-use agent_wire::{EVENTS_TYPE, MOST_REQUEST_BYTES, REQUEST_TYPE};
-use axum::body::{Body, Bytes};
+use agent_model::request::Right;
+use agent_wire::{EVENTS_TYPE, view};
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Extension, Json, Router};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use axum::{Json, Router};
+use chrono::Utc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::answer::Refused;
-use super::{House, events};
-use crate::engine::{Accepted, AppEngine, NotTaken};
+use super::auth::{self, Known, ticket};
+use super::take::{Acting, take};
+use super::{House, events, rights};
+use crate::engine::{AppEngine, NotTaken};
 use crate::report::metrics;
 
 /// The contract, as `GET /openapi.json` gives it.
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// How long a client may take to send the body of a request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
+/// What all handlers have.
 #[derive(Clone)]
-struct Shared {
-    house: House,
+pub(super) struct Shared {
+    pub(super) house: House,
     stop: watch::Receiver<bool>,
 }
 
-/// Every address with its method.
-fn table() -> Vec<(&'static str, Method, MethodRouter<Shared>)> {
+/// Every address that acts.
+fn acting() -> Vec<(&'static str, MethodRouter<Acting>)> {
+    vec![("/v1/requests", post(take))]
+}
+
+/// Every address that is read.
+fn reading() -> Vec<(&'static str, MethodRouter<Shared>)> {
     vec![
-        ("/v1/requests", Method::POST, post(take)),
-        ("/v1/apps", Method::GET, get(apps)),
-        ("/v1/apps/{app}", Method::GET, get(app)),
-        ("/v1/apps/{app}/releases", Method::GET, get(releases)),
-        ("/v1/apps/{app}/releases/{release}", Method::GET, get(release)),
-        ("/v1/apps/{app}/plan", Method::GET, get(plan)),
-        ("/v1/apps/{app}/prune", Method::GET, get(prunable)),
-        ("/v1/runs", Method::GET, get(runs)),
-        ("/v1/runs/{run}", Method::GET, get(run)),
-        ("/v1/runs/{run}/events", Method::GET, get(run_events)),
-        ("/v1/doctor", Method::GET, get(doctor)),
-        ("/healthz", Method::GET, get(|| async { "ok\n" })),
-        ("/metrics", Method::GET, get(metrics_text)),
-        ("/openapi.json", Method::GET, get(|| async { ([(header::CONTENT_TYPE, "application/json")], OPENAPI) })),
+        ("/v1/apps", get(apps)),
+        ("/v1/apps/{app}", get(app)),
+        ("/v1/apps/{app}/releases", get(releases)),
+        ("/v1/apps/{app}/releases/{release}", get(release)),
+        ("/v1/apps/{app}/plan", get(plan)),
+        ("/v1/apps/{app}/prune", get(prunable)),
+        ("/v1/runs", get(runs)),
+        ("/v1/runs/{run}", get(run)),
+        ("/v1/runs/{run}/events", get(run_events)),
+        ("/v1/doctor", get(doctor)),
+        ("/v1/whoami", get(whoami)),
+        ("/healthz", get(|| async { "ok\n" })),
+        ("/metrics", get(metrics_text)),
+        ("/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], OPENAPI) })),
     ]
 }
 
 /// The router for one agent.
 pub(super) fn router(house: House, stop: watch::Receiver<bool>) -> Router {
-    let mut router = Router::new();
-    for (path, _, handler) in table() {
-        router = router.route(path, handler);
-    }
+    let shared = Shared { house, stop };
+    let reading =
+        reading().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(shared.clone());
+    let read_by_request = with_fallbacks(reading.clone());
+    let state = Acting { shared, reading: read_by_request };
+    let acting = acting().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(state);
+    with_fallbacks(reading.merge(acting))
+}
+
+fn with_fallbacks(router: Router) -> Router {
     router
         .fallback(|| async { Refused::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { Refused::wrong_method() })
         .layer(DefaultBodyLimit::disable())
-        .with_state(Shared { house, stop })
 }
 
 /// What the address names. A part that is no text is answered like everything else that cannot be understood.
@@ -100,13 +106,13 @@ pub(super) fn nobody(why: &str) -> Router {
 }
 
 /// Does what may wait for the disk, a program or a lock, away from the threads that serve.
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
+pub(super) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
     tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
 }
 
 impl Shared {
     /// The engine of an app, for a caller who has a right to it. Whoever has none learns nothing of which apps there are.
-    fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
+    pub(super) fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
         let name: AppName = app.parse()?;
         let authorised = authorise(caller.clone(), right, &name, &self.house.settings.settings().agent.grants)?;
         let engine = self.house.engines.get(&name).ok_or(NotTaken::NoApp(name))?;
@@ -126,43 +132,7 @@ impl Shared {
     }
 }
 
-async fn take(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refused> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if ![REQUEST_TYPE, "application/json"].iter().any(|known| known.eq_ignore_ascii_case(kind)) {
-        return Err(Refused::wrong_type());
-    }
-    let body = whole(body).await?;
-    let text = std::str::from_utf8(&body).map_err(|_| Refused::malformed("the request is not UTF-8"))?.to_owned();
-    let form: Form = serde_json::from_str(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
-    let request = Request::try_from(&form)?;
-    let (engine, authorised) = shared.enter(&caller, &form.app, request.act.right())?;
-    let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &text)?)).await?;
-    let (status, run) = match accepted {
-        Accepted::New(run) => (StatusCode::ACCEPTED, run),
-        Accepted::Before(run) => (StatusCode::OK, run),
-    };
-    let events = format!("/v1/runs/{run}/events");
-    Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events, token: None })).into_response())
-}
-
-/// The whole body, which must be small and come in time.
-async fn whole(body: Body) -> Result<Bytes, Refused> {
-    let read = Limited::new(body, MOST_REQUEST_BYTES).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(err)) if err.is::<LengthLimitError>() => Err(Refused::too_large()),
-        Ok(Err(err)) => Err(Refused::malformed(format!("the body cannot be read: {err}"))),
-        Err(_) => Err(Refused::too_slow(BODY_TIMEOUT)),
-    }
-}
-
-async fn apps(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Json<view::Apps>, Refused> {
+async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json<view::Apps>, Refused> {
     blocking(move || {
         let apps = shared.readable_engines(&caller)?.into_iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
         let complaints = shared.house.settings.complaints().iter().map(ToString::to_string).collect();
@@ -171,27 +141,19 @@ async fn apps(State(shared): State<Shared>, Extension(caller): Extension<Caller>
     .await
 }
 
-async fn app(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    Named(app): Named<String>,
-) -> Result<Json<view::App>, Refused> {
+async fn app(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::App>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.status()?))).await
 }
 
-async fn releases(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    Named(app): Named<String>,
-) -> Result<Json<view::Releases>, Refused> {
+async fn releases(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::Releases>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.releases()?))).await
 }
 
 async fn release(
     State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
+    Known(caller): Known,
     Named((app, selector)): Named<(String, String)>,
 ) -> Result<Json<view::ReleaseDetail>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
@@ -216,7 +178,7 @@ struct PlanQuery {
 
 async fn plan(
     State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
+    Known(caller): Known,
     Named(app): Named<String>,
     Asked(query): Asked<PlanQuery>,
 ) -> Result<Json<view::Plan>, Refused> {
@@ -225,11 +187,7 @@ async fn plan(
     blocking(move || Ok(Json(engine.plan(&authorised, &revision)?))).await
 }
 
-async fn prunable(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    Named(app): Named<String>,
-) -> Result<Json<view::Releases>, Refused> {
+async fn prunable(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::Releases>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.prunable()?))).await
 }
@@ -248,11 +206,7 @@ fn fifty() -> u32 {
     50
 }
 
-async fn runs(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    Asked(query): Asked<RunsQuery>,
-) -> Result<Json<view::Runs>, Refused> {
+async fn runs(State(shared): State<Shared>, Known(caller): Known, Asked(query): Asked<RunsQuery>) -> Result<Json<view::Runs>, Refused> {
     let engines = match &query.app {
         Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
         None => shared.readable_engines(&caller)?,
@@ -279,11 +233,28 @@ fn readable(shared: &Shared, caller: &Caller, run: &str) -> Result<(RunId, view:
     Ok((run, known))
 }
 
-async fn run(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    Named(run): Named<String>,
-) -> Result<Json<view::Run>, Refused> {
+/// A run whose token this is. To whoever has another one, it is as if nothing had been said.
+fn by_ticket(shared: &Shared, token: &str, run: &str) -> Result<(RunId, view::Run), Refused> {
+    let journal = shared.house.engines.journal();
+    let run: RunId = run.parse()?;
+    if !ticket::is_of(token, run, journal.events_key()) {
+        return Err(Refused::no_ticket());
+    }
+    let known = journal.run(run).map_err(NotTaken::from)?.ok_or(NotTaken::NoRun(run))?;
+    Ok((run, known))
+}
+
+/// Whoever follows a run, where the connection or a signature tells; else the run's token must.
+struct FollowedBy(Option<Caller>);
+
+impl<S: Send + Sync> FromRequestParts<S> for FollowedBy {
+    type Rejection = Refused;
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refused> {
+        Ok(Self(auth::known(parts)))
+    }
+}
+
+async fn run(State(shared): State<Shared>, Known(caller): Known, Named(run): Named<String>) -> Result<Json<view::Run>, Refused> {
     blocking(move || readable(&shared, &caller, &run).map(|(_, run)| Json(run))).await
 }
 
@@ -295,7 +266,7 @@ struct EventsQuery {
 
 async fn run_events(
     State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
+    FollowedBy(caller): FollowedBy,
     Named(run): Named<String>,
     Asked(query): Asked<EventsQuery>,
     headers: HeaderMap,
@@ -309,9 +280,14 @@ async fn run_events(
         (events::Shape::Lines, EVENTS_TYPE)
     };
     let asking = shared.clone();
+    let token = ticket::bearer(&headers).map(str::to_owned);
     let (run, nothing_more) = blocking(move || {
-        let (run, known) = readable(&asking, &caller, &run)?;
         let journal = asking.house.engines.journal();
+        let (run, known) = match (caller, token) {
+            (Some(caller), _) => readable(&asking, &caller, &run)?,
+            (None, Some(token)) => by_ticket(&asking, &token, &run)?,
+            (None, None) => return Err(Refused::no_ticket()),
+        };
         let nothing_more = known.ended.is_some() && journal.events(run, after, 1).map_err(NotTaken::from)?.is_empty();
         Ok((run, nothing_more))
     })
@@ -332,7 +308,7 @@ struct DoctorQuery {
 
 async fn doctor(
     State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
+    Known(caller): Known,
     Asked(query): Asked<DoctorQuery>,
 ) -> Result<Json<view::Doctor>, Refused> {
     let engines = match &query.app {
@@ -364,13 +340,22 @@ async fn doctor(
             });
         }
         findings.extend(engines.iter().flat_map(|engine| engine.examine()));
+        let settings = shared.house.settings.settings();
+        if query.app.is_none() && rights::may_see_all(&caller, &settings.agent.grants) {
+            let newest = shared.house.engines.journal().newest();
+            findings.extend(rights::findings(&settings, &shared.house.settings.material(), newest, Utc::now()));
+        }
         findings.sort_by_key(|finding| finding.level);
         Ok(Json(view::Doctor { findings }))
     })
     .await
 }
 
-async fn metrics_text(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Response, Refused> {
+async fn whoami(State(shared): State<Shared>, Known(caller): Known) -> Json<view::Whoami> {
+    Json(rights::whoami(&caller, &shared.house.settings.settings().agent.grants))
+}
+
+async fn metrics_text(State(shared): State<Shared>, Known(caller): Known) -> Result<Response, Refused> {
     blocking(move || {
         let text = metrics::text(&shared.readable_engines(&caller)?)?;
         Ok(([(header::CONTENT_TYPE, metrics::TYPE)], text).into_response())

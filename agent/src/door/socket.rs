@@ -1,17 +1,14 @@
 //! The control socket: bound with its mode set before anybody can connect, served by an accept loop of our own with caps on connections, headers
 //! and slow clients.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_wire::problem::PROBLEM_TYPE;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use nix::unistd::{Gid, Group, chown, geteuid};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::answer::Refused;
+use super::connection::{self, MOST_HEADER_BYTES, Seats};
 use super::{House, auth, routes, stopped};
 
 /// The most connections at a time.
@@ -27,10 +25,6 @@ const MOST_CONNECTIONS: usize = 256;
 const MOST_OF_ONE: usize = 64;
 /// The most that are told why they are turned away, at a time; the others are only turned away.
 const MOST_ON_THE_WAY_OUT: usize = 32;
-/// How long a client may take to send its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bytes that are read ahead of a client: headers must fit (hyper counts them in its read buffer).
-const MOST_HEADER_BYTES: usize = 16 * 1024;
 
 /// Why the socket could not be bound.
 #[derive(Debug, Error)]
@@ -46,6 +40,15 @@ pub(crate) enum BindError {
     TooLong {
         /// The path.
         path: PathBuf,
+    },
+    /// A network address.
+    #[error("cannot listen on {address}")]
+    Network {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// The group that may open it.
     #[error("the group {0}, which socket_group names, does not exist")]
@@ -63,21 +66,29 @@ pub(crate) enum BindError {
     },
 }
 
-/// The bound socket; its file goes with the value.
+/// The bound socket; its file goes with the value, unless the service manager holds it.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
+    path: Option<PathBuf>,
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // A file that stays is found stale, and replaced, at the next start.
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // A file that stays is found stale, and replaced, at the next start.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
 impl ControlSocket {
+    /// A socket that the service manager listens on already; its mode and its group are those of the socket unit.
+    pub(crate) fn inherited(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, path: None })
+    }
+
     /// Binds `path`. Members of `group` may connect, or only the agent's own user. A stale socket is replaced, a living one never.
     pub(crate) async fn bind(path: &Path, group: Option<&str>) -> Result<Self, BindError> {
         let told = |act: &'static str, path: &Path| {
@@ -111,7 +122,7 @@ impl ControlSocket {
         };
         fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).map_err(told("set the mode of", &temporary))?;
         fs::rename(&temporary, path).map_err(told("rename to", path))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: Some(path.to_owned()) })
     }
 }
 
@@ -148,36 +159,26 @@ pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::
             away(stream, format!("there are {MOST_CONNECTIONS}"));
             continue;
         };
-        let Some(seat) = seats.take(&stream) else {
+        // Whom the kernel does not name shares the seats of nobody.
+        let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+        let most = if uid == 0 || uid == geteuid().as_raw() { usize::MAX } else { MOST_OF_ONE };
+        let Some(seat) = seats.take(uid, most) else {
             tracing::warn!("one user has {MOST_OF_ONE} connections open; one more is turned away");
             away(stream, format!("you have {MOST_OF_ONE}"));
             continue;
         };
         let router = router.clone();
-        let mut stop = stop.clone();
+        let stop = stop.clone();
         tokio::spawn(async move {
             let (_place, _seat) = (place, seat);
             let router = match auth::peer::of(&stream) {
-                Ok(peer) => router.layer(axum::Extension(peer)),
+                Ok(caller) => router.layer(axum::Extension(auth::Peer::Local(caller))),
                 Err(err) => {
                     tracing::warn!("nobody knows who connected: {err}");
                     routes::nobody(&format!("nobody knows who asks: {err}"))
                 }
             };
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MOST_HEADER_BYTES).half_close(true);
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stopped(&mut stop) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(err) = ended {
-                tracing::debug!("a connection ended early: {err}");
-            }
+            connection::serve(Box::pin(connection::impatient(stream)), router, stop).await;
         });
     }
     // Streams end by themselves now; what does not within a moment goes with the process.
@@ -202,42 +203,4 @@ async fn turn_away(mut stream: UnixStream, whose: String) {
     };
     // A client that is not there to hear it misses nothing.
     let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
-}
-
-/// How many connections each user has.
-#[derive(Debug, Clone, Default)]
-struct Seats(Arc<Mutex<BTreeMap<u32, usize>>>);
-
-/// One of them; it is free again when this is dropped.
-#[derive(Debug)]
-struct Seat {
-    seats: Seats,
-    uid: u32,
-}
-
-impl Seats {
-    fn take(&self, stream: &UnixStream) -> Option<Seat> {
-        // Whom the kernel does not name shares the seats of nobody.
-        let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-        let mut seats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = seats.entry(uid).or_default();
-        if *taken >= MOST_OF_ONE && uid != 0 && uid != geteuid().as_raw() {
-            return None;
-        }
-        *taken += 1;
-        drop(seats);
-        Some(Seat { seats: self.clone(), uid })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut seats = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = seats.get(&self.uid).map_or(0, |taken| taken.saturating_sub(1));
-        if left == 0 {
-            seats.remove(&self.uid);
-        } else {
-            seats.insert(self.uid, left);
-        }
-    }
 }

@@ -313,6 +313,11 @@ impl AppEngine {
         }
     }
 
+    /// Whether anything was ever released here, as far as the root can tell.
+    pub(crate) fn has_released(&self) -> bool {
+        self.site.survey().is_ok_and(|found| !found.is_empty())
+    }
+
     /// Looks a release up.
     pub(crate) fn find(&self, selector: &ReleaseSelector) -> Result<ReleaseName, NotTaken> {
         let there: Vec<ReleaseName> = self.site.survey()?.into_iter().map(|found| found.name).collect();

@@ -29,6 +29,12 @@ use crate::tools::{database, git, http::Check, manage, python};
 use crate::trust::Issuer;
 
 pub(crate) use files::load;
+
+/// The settings of an `agent.toml` that is right, for tests elsewhere.
+#[cfg(test)]
+pub(crate) fn parse_agent(text: &str) -> Agent {
+    agent::parse(std::path::Path::new("agent.toml"), text).unwrap()
+}
 pub(crate) use reader::Complaint;
 pub(crate) use secrets::read_secrets;
 

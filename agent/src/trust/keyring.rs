@@ -37,7 +37,7 @@ pub(crate) enum Next {
     /// Ask the issuer first.
     Ask,
     /// There are no keys, and the issuer was asked a moment ago.
-    Wait(Duration),
+    Wait,
 }
 
 impl Keyring {
@@ -51,11 +51,10 @@ impl Keyring {
             return Next::Use(held.keys.clone());
         }
         let pause = if held.is_some() { BETWEEN } else { BETWEEN_EMPTY };
-        let left = self.asked.map(|asked| pause.saturating_sub(now.saturating_duration_since(asked))).unwrap_or_default();
         match held {
-            _ if left.is_zero() => Next::Ask,
+            _ if self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= pause) => Next::Ask,
             Some(held) => Next::Use(held.keys.clone()),
-            None => Next::Wait(left),
+            None => Next::Wait,
         }
     }
 
@@ -123,7 +122,7 @@ mod tests {
         assert_eq!(ring.next("a", last), Next::Ask);
         ring.asked(last);
         assert_eq!(ring.next("a", last), used);
-        assert_eq!(ring.next("a", now + seconds(86_400)), Next::Wait(seconds(9)));
+        assert_eq!(ring.next("a", now + seconds(86_400)), Next::Wait);
     }
 
     #[test]
@@ -131,7 +130,7 @@ mod tests {
         let now = Instant::now();
         let mut ring = Keyring::default();
         ring.asked(now);
-        assert_eq!(ring.next("a", now + seconds(4)), Next::Wait(seconds(6)));
+        assert_eq!(ring.next("a", now + seconds(9)), Next::Wait);
         assert_eq!(ring.next("a", now + seconds(10)), Next::Ask);
     }
 }

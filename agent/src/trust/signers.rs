@@ -12,9 +12,6 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
 
-/// The most bytes of either file.
-pub(crate) const MOST_BYTES: usize = 1 << 20;
-
 /// Something wrong in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadLine {

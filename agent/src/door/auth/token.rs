@@ -6,9 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_model::grant::Caller;
-use hyper::Method;
+use agent_model::request::Act;
+use agent_wire::form::{Form, NotNow};
+use axum::http::{HeaderMap, Method};
+use chrono::{DateTime, Utc};
 use thiserror::Error;
 
+use super::ticket;
+use crate::door::House;
+use crate::door::answer::Refused;
 use crate::steps::chain;
 use crate::tools::https::{Call, CallError, Reply, Roots};
 use crate::trust::{BadKeys, BadToken, Here, Issuer, Job, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
@@ -18,23 +24,50 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why nobody knows who asks. It goes to the log, never to whoever asks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum Unproven {
+pub(in crate::door) enum Unproven {
     /// The token is not believed.
     #[error(transparent)]
     Token(#[from] BadToken),
+    /// There is none where it should be.
+    #[error("it has not exactly one Authorization header with one Bearer token")]
+    NotOne,
+    /// This host has no name to be meant by.
+    #[error("it has an ID token, and this host has no name in [https] that one could be for")]
+    NoHost,
     /// Whether it can be believed, nobody can tell: the issuer does not say its keys.
-    #[error("the keys of the issuer {issuer} are not known, and it was asked a moment ago")]
-    NoKeys {
-        /// The issuer.
-        issuer: String,
-        /// When to ask again.
-        again: Duration,
-    },
+    #[error("the keys of the issuer {0} are not known, and it was asked a moment ago")]
+    NoKeys(String),
+}
+
+/// Who asks with the ID token of a request, and the job that it speaks for.
+pub(in crate::door) async fn caller(
+    house: &House,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: DateTime<Utc>,
+) -> Result<(Caller, Job), Unproven> {
+    let token = ticket::bearer(headers).ok_or(Unproven::NotOne)?;
+    let agent = &house.settings.settings().agent;
+    let host = agent.https.as_ref().map(|https| &https.host).ok_or(Unproven::NoHost)?;
+    let now = u64::try_from(now.timestamp()).unwrap_or_default();
+    house.tokens.prove(&agent.issuers, token, Here { host, body, now }).await
+}
+
+/// Whether a job may ask for this, whatever it is granted: a release is one of what the job runs for, and a token that is older than all that the
+/// journal remembers may have started a run before.
+pub(in crate::door) fn judge(job: &Job, form: &Form, act: &Act, memory: u64) -> Result<(), Refused> {
+    if job.issued < memory {
+        return Err(NotNow::BeforeMemory.into());
+    }
+    match act {
+        Act::Release { .. } => Ok(job.is_of(form.commit.as_deref(), form.revision.as_deref())?),
+        _ => Ok(()),
+    }
 }
 
 /// The keys of the issuers, as far as they were needed.
 #[derive(Clone, Default)]
-pub(crate) struct Tokens(Arc<Mutex<BTreeMap<String, Arc<Source>>>>);
+pub(in crate::door) struct Tokens(Arc<Mutex<BTreeMap<String, Arc<Source>>>>);
 
 /// One issuer, and what is known of its keys.
 struct Source {
@@ -54,13 +87,17 @@ impl Tokens {
     ///
     /// # Errors
     /// [`Unproven`]
-    pub(crate) async fn prove(&self, issuers: &[Issuer], token: &str, here: Here<'_>) -> Result<(Caller, Job), Unproven> {
+    async fn prove(&self, issuers: &[Issuer], token: &str, here: Here<'_>) -> Result<(Caller, Job), Unproven> {
         let token = Jwt::parse(token)?;
         let source = self.source(issuers, token.claimed_issuer()?)?;
         // Before anybody is asked for anything.
         token.algorithm(&source.issuer.algorithms)?;
         let keys = source.keys(token.kid()).await?;
         let job = source.issuer.judge(token, &keys, here)?;
+        if !job.unusual.is_empty() {
+            let unusual: Vec<&str> = job.unusual.iter().map(String::as_str).collect();
+            tracing::info!("a job of {} is unusual: only a grant that names {} means it", job.subject, unusual.join(" and "));
+        }
         let caller = Caller::Token {
             issuer: source.issuer.name.clone(),
             subject: job.subject.clone(),
@@ -101,15 +138,18 @@ impl Source {
         });
         // A task that panicked has brought no keys, which shows below.
         let _ = asked.await;
-        let again = Unproven::NoKeys { issuer: self.issuer.name.clone(), again: Duration::from_secs(1) };
-        self.known(kid).unwrap_or(Err(again))
+        self.known(kid).unwrap_or_else(|| Err(self.has_no_keys()))
+    }
+
+    fn has_no_keys(&self) -> Unproven {
+        Unproven::NoKeys(self.issuer.name.clone())
     }
 
     /// What can be said without asking.
     fn known(&self, kid: &str) -> Option<Result<Arc<Keys>, Unproven>> {
         match locked(&self.ring).next(kid, Instant::now()) {
             Next::Use(keys) => Some(Ok(keys)),
-            Next::Wait(again) => Some(Err(Unproven::NoKeys { issuer: self.issuer.name.clone(), again })),
+            Next::Wait => Some(Err(self.has_no_keys())),
             Next::Ask => None,
         }
     }

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use agent_model::request::Request;
+use agent_wire::REQUEST_TYPE;
 use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
-use agent_wire::form::Options;
+use agent_wire::form::{Form, Options};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
-    App, Apps, Commit, Doctor, Finding, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs, Taken,
+    App, Apps, Commit, Doctor, Finding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs,
+    Taken, Whoami,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -36,7 +39,9 @@ fn the_contract_names_every_address_and_no_other() {
         assert!(operation["responses"].is_object(), "{method} {path} has no responses");
         documented.push((path, method));
     }
-    let mut served: Vec<(String, String)> = table().iter().map(|(path, method, _)| ((*path).to_owned(), method.to_string())).collect();
+    let paths = |method: &str, paths: Vec<&str>| paths.into_iter().map(|path| (path.to_owned(), method.to_owned())).collect::<Vec<_>>();
+    let mut served = paths("GET", reading().iter().map(|(path, _)| *path).collect());
+    served.extend(paths("POST", acting().iter().map(|(path, _)| *path).collect()));
     documented.sort();
     served.sort();
     assert_eq!(documented, served);
@@ -321,6 +326,19 @@ fn every_view_is_as_the_contract_says() {
     contract.hold("PlannedStep", &planned[1], &planned[0]);
     contract.hold("Finding", &finding(true), &finding(false));
     contract.hold("Doctor", &Doctor { findings: vec![finding(true)] }, &Doctor { findings: vec![] });
+    let grant = GrantView {
+        to: vec!["key:ci".into()],
+        apps: Some(vec!["shop".into()]),
+        actions: Some(vec!["release".into()]),
+        refs: Some(vec!["v*".into()]),
+        signatures: 1,
+        claims: [("repository_id".to_owned(), "7".to_owned())].into(),
+        downgrade: true,
+    };
+    let bare_grant = GrantView { apps: None, actions: None, refs: None, claims: Default::default(), ..grant.clone() };
+    contract.hold("Grant", &grant, &bare_grant);
+    let who = Whoami { caller: "key:ci".into(), principals: vec!["key:ci".into()], all: false, grants: vec![grant] };
+    contract.hold("Whoami", &who, &Whoami { grants: vec![], ..who.clone() });
     let taken = Taken { run: 7, events: "/v1/runs/7/events".into(), token: some("t0ken") };
     contract.hold("Taken", &taken, &Taken { token: None, ..taken.clone() });
 }
@@ -345,7 +363,7 @@ fn every_code_is_in_the_contract_with_its_status() {
     let contract = Contract::new();
     let problem = |code: &str, status: u16, hint| Problem { status, code: code.into(), detail: "no".into(), hint };
     contract.hold("Problem", &problem("busy", 409, some("wait")), &problem("busy", 409, None));
-    let codes = all!(Code: Malformed, NotAllowed, NotFound, NoApp, NoRun, NoRelease, WrongMethod, TooSlow, Busy, Stuck, Over, TooLate, Ambiguous,
+    let codes = all!(Code: Malformed, Unauthenticated, OtherHost, OutOfWindow, Clock, NoKeys, NotAllowed, NotFound, NoApp, NoRun, NoRelease, WrongMethod, TooSlow, Busy, Stuck, Over, TooLate, Ambiguous,
         NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, Internal, Root, DiskFull, UnknownCaller, Crowded, Draining);
     let mut answered: BTreeSet<(u64, String)> = BTreeSet::new();
     for (name, answer) in contract.components["responses"].as_object().unwrap() {

@@ -1,0 +1,197 @@
+//! The door to the network: TLS 1.2 and 1.3 on the addresses of `[https]` and on sockets that the service manager hands over. Who connects is nobody
+//! until a request proves otherwise. The certificate is looked up anew for each handshake, so that a renewed one needs no more than to be there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::{self, Seats};
+use super::socket::BindError;
+use super::{House, auth, routes, stopped};
+use crate::settings::watch::InForce;
+
+/// The most connections at a time.
+const MOST_CONNECTIONS: usize = 512;
+/// The most of them from one address, or from one network of IPv6, so that nobody shuts the others out.
+const MOST_OF_ONE: usize = 128;
+/// The most handshakes at a time; each costs a signature.
+const MOST_HANDSHAKES: usize = 64;
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The certificate that is in force.
+struct InForceCertificate(InForce);
+
+impl fmt::Debug for InForceCertificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("InForceCertificate")
+    }
+}
+
+impl ResolvesServerCert for InForceCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.material().certificate.as_ref().map(|certificate| certificate.certified.clone())
+    }
+}
+
+/// Sockets that are bound, before anybody is answered on them.
+#[derive(Debug, Default)]
+pub(crate) struct Bound {
+    ours: BTreeMap<SocketAddr, TcpListener>,
+    inherited: Vec<TcpListener>,
+}
+
+impl Bound {
+    /// Binds the addresses of the settings, beside the sockets that the service manager holds.
+    pub(crate) fn bind(settings: &InForce, inherited: Vec<std::net::TcpListener>) -> Result<Self, BindError> {
+        let wanted = settings.settings().agent.https.as_ref().map(|https| https.listen.clone()).unwrap_or_default();
+        let mut bound = Self::default();
+        for address in wanted {
+            bound.ours.insert(address, listen(address).map_err(|source| BindError::Network { address, source })?);
+        }
+        for listener in inherited {
+            let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+            let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+            bound.inherited.push(listener.map_err(|source| BindError::Network { address, source })?);
+        }
+        Ok(bound)
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    // The standard library sets SO_REUSEADDR, so that a restart need not wait for old connections (tcp(7)).
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// What all listeners share.
+#[derive(Clone)]
+struct Hall {
+    acceptor: TlsAcceptor,
+    router: axum::Router,
+    places: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    seats: Seats<IpAddr>,
+}
+
+/// Serves until `stop` says so. Addresses that the settings gain or lose while the agent runs are taken up and given up.
+pub(crate) async fn serve(bound: Bound, house: House, mut stop: watch::Receiver<bool>) {
+    let Ok(acceptor) = acceptor(house.settings.clone()) else {
+        return tracing::error!("TLS cannot be set up: nobody is answered on the network");
+    };
+    let hall = Hall {
+        acceptor,
+        router: routes::router(house.clone(), stop.clone()).layer(axum::Extension(auth::Peer::Network)),
+        places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+        handshakes: Arc::new(Semaphore::new(MOST_HANDSHAKES)),
+        seats: Seats::default(),
+    };
+    let stopping = stop.clone();
+    let begin = |listener: TcpListener| -> JoinHandle<()> { tokio::spawn(accept(listener, hall.clone(), stopping.clone())) };
+    let inherited: Vec<_> = bound.inherited.into_iter().map(begin).collect();
+    let mut ours: BTreeMap<SocketAddr, JoinHandle<()>> =
+        bound.ours.into_iter().map(|(address, listener)| (address, begin(listener))).collect();
+    let mut changes = house.settings.follow();
+    loop {
+        let wanted = changes.borrow_and_update().agent.https.as_ref().map(|https| https.listen.clone()).unwrap_or_default();
+        for (address, task) in ours.extract_if(.., |address, _| !wanted.contains(address)) {
+            tracing::info!("no longer listening on {address}");
+            task.abort();
+        }
+        for address in wanted {
+            if ours.contains_key(&address) {
+                continue;
+            }
+            match listen(address) {
+                Ok(listener) => {
+                    tracing::info!("listening on {address}");
+                    ours.insert(address, begin(listener));
+                }
+                Err(err) => tracing::error!("cannot listen on {address}, and will not until the settings change again: {err}"),
+            }
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { break },
+            () = stopped(&mut stop) => break,
+        }
+    }
+    for task in ours.into_values().chain(inherited) {
+        task.abort();
+    }
+    // Streams end by themselves now; what does not within a moment goes with the process.
+    let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = timeout(Duration::from_secs(2), hall.places.acquire_many(all)).await;
+}
+
+fn acceptor(settings: InForce) -> Result<TlsAcceptor, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider())).with_protocol_versions(&[&TLS13, &TLS12])?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(InForceCertificate(settings)));
+    // HTTP/2 is not spoken: its floods (rapid reset, continuation) have nothing to meet here.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn accept(listener: TcpListener, hall: Hall, stop: watch::Receiver<bool>) {
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(err) => {
+                // Out of descriptors: those that are in use will come back.
+                tracing::warn!("a connection could not be accepted: {err}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        // Without a word: a stranger is owed none before the handshake, and a handshake is what is short.
+        let (Ok(place), Some(seat)) = (hall.places.clone().try_acquire_owned(), hall.seats.take(network_of(address.ip()), MOST_OF_ONE))
+        else {
+            tracing::debug!("a connection from {address} is turned away: too many are open");
+            continue;
+        };
+        let (hall, stop) = (hall.clone(), stop.clone());
+        tokio::spawn(async move {
+            let (_place, _seat) = (place, seat);
+            welcome(stream, address, hall, stop).await;
+        });
+    }
+}
+
+async fn welcome(stream: TcpStream, address: SocketAddr, hall: Hall, stop: watch::Receiver<bool>) {
+    // Events are small and wanted at once.
+    let _ = stream.set_nodelay(true);
+    let shaken = timeout(HANDSHAKE_TIMEOUT, async {
+        let _turn = hall.handshakes.acquire().await.map_err(io::Error::other)?;
+        hall.acceptor.accept(Box::pin(connection::impatient(stream))).await
+    });
+    match shaken.await {
+        Ok(Ok(stream)) => connection::serve(stream, hall.router, stop).await,
+        Ok(Err(err)) => tracing::debug!("no handshake with {address}: {err}"),
+        Err(_) => tracing::debug!("no handshake with {address} within {} s", HANDSHAKE_TIMEOUT.as_secs()),
+    }
+}
+
+/// Whom a seat belongs to: an address, or the 64 bits of IPv6 that one subscriber has (RFC 6177).
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address => address,
+    }
+}
