@@ -398,6 +398,12 @@ fn oid_21_jti_missing() {
 #[test]
 fn oid_22_jti_again_at_once_and_after_the_leeway() {
     let scene = Scene::new("oid 22");
+    // A journal that began long ago: nothing that is older than the journal is taken at all.
+    scene.bench.stop();
+    let mut sqlite = scene.bench.command("sqlite3");
+    sqlite.arg(scene.bench.path("state/journal.db")).arg("UPDATE about SET value = '0' WHERE key = 'memory'");
+    scene.bench.begin(sqlite).finish(MOST).expect(0);
+    scene.bench.start();
     let mut asking = scene.good();
     // Over, but for the leeway, which ends in some seconds.
     set(&mut asking.claims, "exp", now() - 50);
@@ -598,6 +604,13 @@ fn a_job_reads_what_its_grant_allows_without_a_commit_and_does_nothing_else() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     asking.body = form("prune", json!({"app": "site"}));
     assert_eq!(scene.send(&asking).status, 403);
+}
+
+#[test]
+fn a_token_that_is_older_than_the_journal_is_not_taken() {
+    let scene = Scene::new("older than the journal");
+    let answer = scene.only_fault(|asking| set(&mut asking.claims, "iat", now() - 60));
+    assert_eq!(answer.status, 410, "{}", answer.body);
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Keyring {
         }
     }
 
-    /// The issuer is asked.
+    /// The issuer was asked, whatever came of it.
     pub(crate) fn asked(&mut self, now: Instant) {
         self.asked = Some(now);
     }

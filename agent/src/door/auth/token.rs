@@ -155,8 +155,9 @@ impl Source {
     }
 
     async fn ask(&self) {
-        locked(&self.ring).asked(Instant::now());
         let fetched = tokio::time::timeout(DEADLINE, fetch(&self.issuer)).await.unwrap_or(Err(Unfetched::Late));
+        // Not before it answered: whoever comes meanwhile waits for that, too.
+        locked(&self.ring).asked(Instant::now());
         match fetched {
             Ok((keys, fresh)) => {
                 tracing::debug!(issuer = self.issuer.name, "its keys were fetched");
