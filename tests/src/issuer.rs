@@ -43,7 +43,7 @@ pub enum Replies {
     Status500,
     /// From a discovery document that says it is another issuer's.
     OtherDiscovery,
-    /// From a discovery document that says the keys are at another host.
+    /// From a discovery document that says the keys are at another port, where they are, too.
     KeysElsewhere,
 }
 
@@ -150,7 +150,13 @@ impl Issuer {
             }
             Replies::Status500 => drop(documents.insert(KEYS, (500, Vec::new(), keys.into_bytes()))),
             Replies::OtherDiscovery => drop(documents.insert(DISCOVERY, discovery("https://localhost".to_owned(), own))),
-            Replies::KeysElsewhere => drop(documents.insert(DISCOVERY, discovery(self.url(), format!("127.0.0.1:{}", self.port)))),
+            Replies::KeysElsewhere => {
+                // Somebody else on that host, who has keys of that kind to show.
+                let other = Arc::new(Mutex::new(State::default()));
+                locked(&other).documents.insert(KEYS, json(keys));
+                let port = serve(Some(server(&self.ca)), other);
+                documents.insert(DISCOVERY, discovery(self.url(), format!("localhost:{port}")));
+            }
         }
         locked(&self.state).documents = documents;
     }

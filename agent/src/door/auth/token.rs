@@ -230,6 +230,29 @@ mod tests {
     use super::*;
     use crate::trust::{Bind, Kind};
 
+    fn issuer(url: &str, ca: Option<&str>) -> Issuer {
+        let (name, url, ca) = ("ci".to_owned(), url.to_owned(), ca.map(Into::into));
+        Issuer { name, kind: Kind::GitHub, url, ca, algorithms: Vec::new(), bind: Bind::Host }
+    }
+
+    #[tokio::test]
+    async fn keys_that_are_held_serve_while_the_issuer_is_down_and_no_longer_than_a_day() {
+        // Nobody listens on the port of tcpmux.
+        let down = "https://127.0.0.1:1";
+        let tokens = Tokens::default();
+        let source = tokens.source(&[issuer(down, None)], down).unwrap();
+        let hours = |hours: u64| Instant::now().checked_sub(Duration::from_secs(hours * 3600)).unwrap();
+        let keys =
+            || Keys::parse(br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#);
+        for (since, known) in [(2, true), (25, false)] {
+            let mut ring = Keyring::default();
+            ring.asked(hours(since));
+            ring.answered(keys().unwrap(), None, hours(since));
+            *locked(&source.ring) = ring;
+            assert_eq!(source.keys("a").await.ok(), known.then(|| Arc::new(keys().unwrap())), "after {since} hours");
+        }
+    }
+
     #[test]
     fn how_long_a_reply_may_be_kept() {
         for (header, seconds) in [
@@ -249,14 +272,6 @@ mod tests {
 
     #[test]
     fn what_is_known_of_an_issuer_is_forgotten_when_it_is_set_differently() {
-        let issuer = |url: &str, ca: Option<&str>| Issuer {
-            name: "ci".into(),
-            kind: Kind::GitHub,
-            url: url.into(),
-            ca: ca.map(Into::into),
-            algorithms: Vec::new(),
-            bind: Bind::Host,
-        };
         let tokens = Tokens::default();
         let (own, other_ca) = (issuer("https://a", None), issuer("https://a", Some("/ca.pem")));
         let first = tokens.source(std::slice::from_ref(&own), "https://a").unwrap();
