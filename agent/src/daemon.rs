@@ -128,6 +128,7 @@ pub fn run() -> ExitCode {
         }
     };
     start_log();
+    keep_memory_private();
     match serve(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
@@ -137,6 +138,14 @@ pub fn run() -> ExitCode {
             }
             ExitCode::from(err.code())
         }
+    }
+}
+
+/// No core dump of the agent, and no look into its memory for other programs of its user: keys and secrets pass through it (prctl(2),
+/// `PR_SET_DUMPABLE`). Programs that it starts are not bound by it.
+fn keep_memory_private() {
+    if let Err(err) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!("a core dump of the agent cannot be ruled out: {err}");
     }
 }
 

@@ -3,8 +3,10 @@
 use agent_model::names::{AppName, ReleaseName};
 use agent_model::request::Right;
 use agent_wire::form::Form;
+use agent_wire::view::Taken;
 use clap::Args;
 
+use crate::client::{self, Answer};
 use crate::fault::{Exit, Fault};
 use crate::follow;
 use crate::render;
@@ -35,10 +37,7 @@ impl Expecting {
 
 /// A form for an app, with a nonce of its own.
 pub(crate) fn form(app: &AppName, right: Right) -> Result<Form, Fault> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|err| Fault::Host { act: "draw a random number", source: err.into() })?;
-    let nonce = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Form::new(app.as_str(), right, nonce))
+    Ok(Form::new(app.as_str(), right, client::nonce()?))
 }
 
 /// Asks for what takes its turn, and follows it or not.
@@ -46,29 +45,36 @@ pub(crate) async fn take_turn(session: &mut Session<'_>, form: &Form, following:
     let taken = ask(session, form).await?;
     if following.no_follow {
         let number = match session.manner {
-            Manner::Json => taken.raw,
+            Manner::Json => without_token(&taken.raw),
             Manner::Words(_) | Manner::Quiet => taken.view.run.to_string(),
         };
         session.out.data(&number)?;
         if matches!(session.manner, Manner::Words(_)) {
-            session.out.words(&render::goes_on(taken.view.run));
+            session.out.words(&render::goes_on(taken.view.run, &session.client.called));
         }
         return Ok(Exit::GOOD);
     }
     if matches!(session.manner, Manner::Words(_)) {
         session.out.words(&render::taken(taken.view.run, form));
     }
-    follow::mine(session, taken.view.run).await
+    follow::mine(session, taken.view).await
 }
 
 /// Asks for what is done on the spot.
 pub(crate) async fn at_once(session: &mut Session<'_>, form: &Form) -> Result<Exit, Fault> {
     let taken = ask(session, form).await?;
-    follow::mine(session, taken.view.run).await
+    follow::mine(session, taken.view).await
 }
 
-async fn ask(session: &mut Session<'_>, form: &Form) -> Result<crate::client::Answer<agent_wire::view::Taken>, Fault> {
+async fn ask(session: &mut Session<'_>, form: &Form) -> Result<Answer<Taken>, Fault> {
     let Session { client, out, .. } = session;
     let comeback = client.patience.comeback;
     client.ask(form, || out.words(&render::asking_again(comeback))).await
+}
+
+/// What the agent answered, for standard output, which ends up in logs: without what opens the run's events to whoever reads it there.
+fn without_token(raw: &str) -> String {
+    let mut answer: serde_json::Map<String, serde_json::Value> = serde_json::from_str(raw).unwrap_or_default();
+    answer.remove("token");
+    serde_json::Value::Object(answer).to_string()
 }

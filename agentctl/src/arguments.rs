@@ -1,16 +1,16 @@
 //! The verbs as the command line has them, and what each is told to the user in a sentence. What a verb takes stands in the verb's own file.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use agent_model::names::AppName;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::fault::{Exit, Fault};
 use crate::out::Out;
 use crate::render::run::Detail;
+use crate::route::Route;
 use crate::session::{Manner, Session};
-use crate::{activate, cancel, check, doctor, init, list, lock, logs, pin, plan, prune, release, runs, shell, show, status};
+use crate::{activate, cancel, check, doctor, init, list, lock, logs, pin, plan, prune, release, runs, shell, show, sign, status, whoami};
 
 /// The command line as a value: completions and manual pages are made from it.
 pub fn command() -> clap::Command {
@@ -31,7 +31,7 @@ Exit codes:
 
 Data goes to stdout, words to stderr. NO_COLOR is respected.";
 
-/// Releases Django apps, and whatever else is configured, through the release agent of this host.
+/// Releases Django apps, and whatever else is configured, through the release agent of this host or another.
 #[derive(Debug, Parser)]
 #[command(name = "agentctl", version, after_help = EXIT_CODES, arg_required_else_help = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
@@ -48,9 +48,8 @@ struct Common {
     /// The app; may be left out when there is only one
     #[arg(short, long, global = true, env = "AGENTCTL_APP", hide_env_values = true)]
     app: Option<AppName>,
-    /// The agent's socket, when it is not the usual one
-    #[arg(long, global = true, env = "AGENTCTL_SOCKET", hide_env_values = true, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    route: Route,
     /// Print data: what a reading verb read, or a run's events, one a line
     #[arg(long, global = true)]
     json: bool,
@@ -66,12 +65,16 @@ struct Common {
 enum Verb {
     #[command(flatten)]
     Agent(AgentVerb),
-    /// Write a commented configuration file for a new app
+    /// Write a commented configuration file for a new app, or a certificate for a first try
     #[command(after_help = "\
 Examples:
   agentctl init shop --repository git@github.com:acme/shop.git
-  agentctl init --repository https://github.com/acme/shop.git --dir ./config")]
+  agentctl init --repository https://github.com/acme/shop.git --dir ./config
+  agentctl init --tls web1.example.org 10.0.0.5     # tls/cert.pem and tls/key.pem, self-signed")]
     Init(init::Init),
+    /// Write a signed request to a file, for curl or for another day
+    #[command(after_help = sign::EXAMPLES)]
+    Sign(sign::Sign),
     /// Print a script that completes the arguments of agentctl in a shell
     #[command(after_help = "Example:\n  agentctl completions bash > /etc/bash_completion.d/agentctl")]
     Completions(shell::Completions),
@@ -142,6 +145,8 @@ Examples:
     Prune(prune::Prune),
     /// Run the health checks of the live release now
     Check(check::Check),
+    /// Show who the agent takes you for, and what you may do
+    Whoami,
     /// Look the set-up over; each finding comes with its cure
     #[command(after_help = "Exits 1 when a release would fail.")]
     Doctor,
@@ -150,7 +155,13 @@ Examples:
 impl Cli {
     /// Understands the arguments.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Fault> {
-        Self::try_parse_from(arguments).map_err(Fault::Usage)
+        // An empty variable is one that somebody did not set.
+        let unset = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        let command = Self::command().mut_args(|arg| if unset(&arg) { arg.env(None) } else { arg });
+        let matches = command.try_get_matches_from(arguments).map_err(Fault::Usage)?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(Fault::Usage)?;
+        cli.common.route.settle::<Self>(&matches)?;
+        Ok(cli)
     }
 
     /// Does what they ask for.
@@ -160,14 +171,18 @@ impl Cli {
             Verb::Init(init) => init.run(out),
             Verb::Completions(completions) => completions.run(out, command()),
             Verb::Man(man) => man.run(out, command()),
+            Verb::Sign(sign) => sign.run::<Self>(out, common.app, common.route),
             Verb::Agent(verb) => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
                     .map_err(|err| Fault::Host { act: "wait for an answer", source: err.into() })?;
                 let manner = common.manner();
-                let mut session = Session::new(out, common.socket, common.app, manner);
-                runtime.block_on(verb.run(&mut session))
+                let mut session = Session::new(out, common.route.client::<Self>()?, common.app, manner);
+                let ended = runtime.block_on(verb.run(&mut session));
+                // Nobody waits for a key that was not touched.
+                runtime.shutdown_background();
+                ended
             }
         }
     }
@@ -203,6 +218,7 @@ impl AgentVerb {
             Self::Unpin(pin) => pin.unpin(session).await,
             Self::Prune(prune) => prune.run(session).await,
             Self::Check(check) => check.run(session).await,
+            Self::Whoami => whoami::run(session).await,
             Self::Doctor => doctor::run(session).await,
         }
     }

@@ -4,9 +4,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_model::names::BadName;
+use agent_model::names::{BadName, Revision};
+use agent_wire::form::BadForm;
 use agent_wire::problem::Problem;
 use thiserror::Error;
+
+use crate::address::Address;
+use crate::key::KeyError;
+use crate::tls::{Distrust, TlsError};
 
 /// How the program ends when it came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,51 +37,96 @@ pub(crate) enum Fault {
     /// An app must be named, and there are several.
     #[error("there are several apps, and --app names none of them")]
     ManyApps(Vec<String>),
+    /// An app must be named, and nobody may be asked which there are.
+    #[error("no app is named, and which there are cannot be asked")]
+    UnknownApps(#[source] Box<Fault>),
     /// There is no run to speak of yet.
     #[error("there is no run yet")]
     NoRun,
-    /// Nobody answers at the socket.
-    #[error("the agent is out of reach at {}", socket.display())]
+    /// Nobody answers there.
+    #[error("the agent is out of reach at {address}")]
     OutOfReach {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        address: Address,
         /// What the kernel said.
         source: io::Error,
     },
     /// The connection ended before the answer did.
-    #[error("the agent at {} broke off before its answer was complete", socket.display())]
+    #[error("the agent at {address} broke off before its answer was complete")]
     Broken {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        address: Address,
         /// What HTTP said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No answer came in time.
-    #[error("the agent at {} gave no answer within {} s", socket.display(), after.as_secs())]
+    #[error("the agent at {address} gave no answer within {} s", after.as_secs())]
     Silent {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        address: Address,
         /// How long was waited.
         after: Duration,
     },
     /// The answer is none that this version knows.
-    #[error("the agent at {} gave an answer that this agentctl does not understand (HTTP status {status})", socket.display())]
+    #[error("the agent at {address} gave an answer that this agentctl does not understand (HTTP status {status})")]
     Strange {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        address: Address,
         /// The status.
         status: u16,
         /// What is wrong with it, where it was looked into.
         source: Option<serde_json::Error>,
     },
+    /// What answers is not believed to be the agent.
+    #[error("{address} is not believed to be the agent: {}", match why {
+        Distrust::Issuer => "nobody that is trusted here has issued its certificate",
+        Distrust::Name => "its certificate is for another name",
+        Distrust::Time => "its certificate is out of its time",
+        Distrust::NoTls => "what answers there speaks no TLS",
+        Distrust::Other => "no secure connection could be made",
+    })]
+    Untrusted {
+        /// Where.
+        address: Address,
+        /// Why not.
+        why: Distrust,
+        /// The file with the certificates that would be believed, where one was given.
+        ca: Option<PathBuf>,
+        /// What TLS said, where it says more.
+        source: Option<rustls::Error>,
+    },
     /// The agent would not, or could not.
-    #[error("{}", .0.detail)]
-    Refused(Problem),
+    #[error("{}", problem.detail)]
+    Refused {
+        /// What it said.
+        problem: Problem,
+        /// When to ask again.
+        again: Option<Duration>,
+    },
+    /// Over the network a short name must be looked up first, and that is refused.
+    #[error("which commit {revision} is cannot be looked up for a signed request")]
+    Unresolved {
+        /// The short name.
+        revision: Revision,
+        /// Why not.
+        source: Box<Fault>,
+    },
+    /// A key does not sign.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Nobody can be believed.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A request would say nothing that can be done.
+    #[error(transparent)]
+    Form(#[from] BadForm),
     /// The connection was lost while a run was followed, and did not come back.
     #[error("the connection to the agent was lost and did not come back; run {run} may have gone on")]
     Lost {
         /// The run.
         run: u64,
+        /// How this program is called to reach the same agent again.
+        called: String,
         /// Why the last attempt failed.
         source: Box<Fault>,
     },
@@ -85,6 +135,8 @@ pub(crate) enum Fault {
     Detached {
         /// The run.
         run: u64,
+        /// How this program is called to reach the same agent again.
+        called: String,
     },
     /// Whoever read standard output has gone.
     #[error("standard output is closed")]
@@ -128,8 +180,11 @@ impl Fault {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Name(_) | Self::NoApp | Self::ManyApps(_) | Self::NoRun | Self::Exists(_) | Self::Init { .. } => 2,
+            Self::Key(_) | Self::Tls(_) | Self::Form(_) => 2,
             Self::OutOfReach { .. } | Self::Broken { .. } | Self::Silent { .. } | Self::Strange { .. } | Self::Lost { .. } => 5,
-            Self::Refused(problem) => problem.exit_code(),
+            Self::Untrusted { .. } => 5,
+            Self::Refused { problem, .. } => problem.exit_code(),
+            Self::UnknownApps(source) | Self::Unresolved { source, .. } => source.exit_code(),
             Self::Print(_) | Self::Disk { .. } | Self::Host { .. } => 1,
             // As a shell says it of a program that ended by SIGINT, or by SIGPIPE.
             Self::Detached { .. } => 130,
@@ -137,11 +192,16 @@ impl Fault {
         }
     }
 
-    /// Whether the same thing may succeed when it is tried again in a moment: the agent is being restarted, or about to be.
+    /// Whether a grant is missing.
+    pub(crate) fn is_want_of_right(&self) -> bool {
+        matches!(self, Self::Refused { problem, .. } if problem.code == "not_allowed")
+    }
+
+    /// Whether the same thing may succeed when it is tried again in a moment: the agent is being restarted or about to be, or has its hands full.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::OutOfReach { .. } | Self::Broken { .. } | Self::Silent { .. } => true,
-            Self::Refused(problem) => problem.code == "draining",
+            Self::Refused { problem, .. } => matches!(problem.code.as_str(), "draining" | "crowded"),
             _ => false,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agent_wire::view::Taken;
 use chrono::Utc;
 use tokio::time::timeout;
 
@@ -28,30 +29,34 @@ pub(crate) enum Reach {
 }
 
 /// What is to be told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Wish {
     run: u64,
+    token: Option<String>,
     opening: Opening,
     stream: Stream,
     reach: Reach,
 }
 
 /// Follows a run that this program started; the outcome gives the exit code.
-pub(crate) async fn mine(session: &mut Session<'_>, run: u64) -> Result<Exit, Fault> {
-    follow(session, Wish { run, opening: Opening::Told, stream: Stream::Words, reach: Reach::End }).await
+pub(crate) async fn mine(session: &mut Session<'_>, taken: Taken) -> Result<Exit, Fault> {
+    // On the socket the kernel says who reads, and that needs no token.
+    let token = taken.token.filter(|_| session.client.network().is_some());
+    follow(session, Wish { run: taken.run, token, opening: Opening::Told, stream: Stream::Words, reach: Reach::End }).await
 }
 
 /// Tells a run that the user asked to read; followed to its end, the outcome gives the exit code.
 pub(crate) async fn read(session: &mut Session<'_>, run: u64, reach: Reach) -> Result<Exit, Fault> {
-    follow(session, Wish { run, opening: Opening::ToTell, stream: Stream::Data, reach }).await
+    follow(session, Wish { run, token: None, opening: Opening::ToTell, stream: Stream::Data, reach }).await
 }
 
 async fn follow(session: &mut Session<'_>, wish: Wish) -> Result<Exit, Fault> {
     let Session { client, out, manner, .. } = session;
+    let run = wish.run;
     tokio::select! {
         biased;
         told = tell(client, out, *manner, wish) => told,
-        Ok(()) = tokio::signal::ctrl_c() => Err(Fault::Detached { run: wish.run }),
+        Ok(()) = tokio::signal::ctrl_c() => Err(Fault::Detached { run, called: client.called.clone() }),
     }
 }
 
@@ -62,9 +67,9 @@ async fn tell(client: &Client, out: &mut Out, manner: Manner, wish: Wish) -> Res
         (Manner::Words(detail), Stream::Words) => detail,
         (Manner::Quiet | Manner::Json, Stream::Words) => Detail::Usual,
     };
-    let mut story = Story::new(wish.run, detail, wish.opening);
+    let mut story = Story::new(wish.run, detail, wish.opening, &client.called);
     let mut board = Board::new(out, if manner == Manner::Json { Stream::Data } else { wish.stream });
-    let mut follower = Follower::new(client, wish.run);
+    let mut follower = Follower::new(client, wish.run, wish.token);
     let mut begun = false;
     loop {
         let next = match wish.reach {

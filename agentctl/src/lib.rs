@@ -3,15 +3,25 @@
 //!
 //! In reading order, each module using only those above it:
 //!
-//! 1. [`fault`]: what keeps a verb from its end, and the exit code of each;
-//! 2. [`render`]: every sentence and table the user sees, as pure functions;
-//! 3. [`out`]: the only place that writes to a terminal or a pipe;
-//! 4. [`client`]: HTTP over the agent's socket;
-//! 5. [`session`]: what all verbs share: the client, the output, the app;
-//! 6. [`follow`]: tells a run as it goes;
-//! 7. [`act`]: sends a request and follows what comes of it;
-//! 8. a file a verb;
-//! 9. [`arguments`]: the verbs as the command line has them.
+//! 1. [`address`]: where an agent is;
+//! 2. [`key`]: the keys that sign;
+//! 3. [`tls`]: whom we believe to be the agent;
+//! 4. [`fault`]: what keeps a verb from its end, and the exit code of each;
+//! 5. [`render`]: every sentence and table the user sees, as pure functions;
+//! 6. [`out`]: the only place that writes to a terminal or a pipe;
+//! 7. [`client`]: HTTP over the agent's socket or over the network;
+//! 8. [`route`]: the options that say how the agent is reached;
+//! 9. [`session`]: what all verbs share: the client, the output, the app;
+//! 10. [`follow`]: tells a run as it goes;
+//! 11. [`act`]: sends a request and follows what comes of it;
+//! 12. a file a verb;
+//! 13. [`arguments`]: the verbs as the command line has them.
+
+mod address;
+
+mod key;
+
+mod tls;
 
 mod fault;
 mod render;
@@ -19,6 +29,8 @@ mod render;
 mod out;
 
 mod client;
+
+mod route;
 
 mod session;
 
@@ -41,7 +53,9 @@ mod release;
 mod runs;
 mod shell;
 mod show;
+mod sign;
 mod status;
+mod whoami;
 
 mod arguments;
 

@@ -1,10 +1,10 @@
 //! `plan`: what `release` would do. It changes nothing.
 
-use agent_model::names::Revision;
+use agent_model::names::{AppName, Revision};
 use agent_wire::view;
 use clap::Args;
 
-use crate::client::{Effort, encoded};
+use crate::client::{Answer, Effort, encoded};
 use crate::fault::{Exit, Fault};
 use crate::render;
 use crate::session::Session;
@@ -27,6 +27,14 @@ impl Plan {
 /// Shows the plan for a revision.
 pub(crate) async fn show(session: &mut Session<'_>, revision: &Revision) -> Result<Exit, Fault> {
     let app = session.app().await?;
-    let path = format!("{}/plan?ref={}", Session::path(&app), encoded(revision.as_str()));
-    session.show::<view::Plan>(&path, Effort::Much, |plan, _| render::plan(plan, app.as_str())).await
+    session.show::<view::Plan>(&path(&app, revision), Effort::Much, |plan, _| render::plan(plan, app.as_str())).await
+}
+
+/// Reads the plan for a revision.
+pub(crate) async fn read(session: &Session<'_>, app: &AppName, revision: &Revision) -> Result<Answer<view::Plan>, Fault> {
+    session.client.read(&path(app, revision), Effort::Much).await
+}
+
+fn path(app: &AppName, revision: &Revision) -> String {
+    format!("{}/plan?ref={}", Session::path(app), encoded(revision.as_str()))
 }

@@ -1,13 +1,15 @@
 //! `release`: makes a release of a commit, and makes it live.
 
-use agent_model::names::Revision;
+use agent_model::names::{AppName, CommitId, RefName, Revision};
 use agent_model::request::Right;
+use agent_wire::form::Form;
 use clap::Args;
 
 use crate::act::{self, Expecting, Following};
 use crate::fault::{Exit, Fault};
 use crate::plan;
-use crate::session::Session;
+use crate::render;
+use crate::session::{Manner, Session};
 
 /// What `release` takes.
 #[derive(Debug, Args)]
@@ -33,10 +35,38 @@ impl Release {
         if self.dry_run {
             return plan::show(session, &self.revision).await;
         }
-        let mut form = act::form(&session.app().await?, Right::Release)?;
-        form.revision = Some(self.revision.to_string());
+        let app = session.app().await?;
+        let mut form = act::form(&app, Right::Release)?;
+        match session.client.network() {
+            // On the host it is the agent that knows what a name means.
+            None => form.revision = Some(self.revision.to_string()),
+            Some(_) => name_for_good(session, &app, &self.revision, &mut form).await?,
+        }
         form.prev = self.expecting.prev();
         form.options.rebuild = self.rebuild;
         act::take_turn(session, &form, &self.following).await
     }
+}
+
+/// Names in a form what can mean nothing else tomorrow: what is signed is one commit, or one branch or tag by its full name.
+async fn name_for_good(session: &mut Session<'_>, app: &AppName, revision: &Revision, form: &mut Form) -> Result<(), Fault> {
+    if let Ok(full) = revision.as_str().parse::<RefName>() {
+        form.revision = Some(full.to_string());
+    } else if let Ok(whole) = revision.as_str().parse::<CommitId>() {
+        form.commit = Some(whole.to_string());
+    } else {
+        let found = match plan::read(session, app, revision).await {
+            Ok(found) => found.view,
+            Err(source @ Fault::Refused { .. }) if source.is_want_of_right() => {
+                return Err(Fault::Unresolved { revision: revision.clone(), source: Box::new(source) });
+            }
+            Err(fault) => return Err(fault),
+        };
+        if matches!(session.manner, Manner::Words(_)) {
+            session.out.words(&render::found(revision.as_str(), &found));
+        }
+        form.revision = found.reference;
+        form.commit = Some(found.commit);
+    }
+    Ok(())
 }

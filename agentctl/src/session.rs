@@ -1,16 +1,14 @@
 //! What all verbs share: the way to the agent, the output, and which app is meant.
 
-use std::path::PathBuf;
-
 use agent_model::names::AppName;
-use agent_wire::place;
 use agent_wire::view::{Apps, Run};
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 
-use crate::client::{Answer, Client, Effort, Patience, encoded};
+use crate::client::{Answer, Client, Effort, encoded};
 use crate::fault::{Exit, Fault};
 use crate::out::Out;
+use crate::render;
 use crate::render::run::Detail;
 
 /// How a verb tells what it has to tell.
@@ -40,8 +38,11 @@ pub(crate) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// A use of the program that speaks to an agent.
-    pub(crate) fn new(out: &'a mut Out, socket: Option<PathBuf>, app: Option<AppName>, manner: Manner) -> Self {
-        let client = Client::new(socket.unwrap_or_else(usual_socket), Patience::default());
+    pub(crate) fn new(out: &'a mut Out, client: Client, app: Option<AppName>, manner: Manner) -> Self {
+        let touched = client.network().into_iter().flat_map(|network| network.keys.iter()).find(|key| key.is_touched());
+        if let (Manner::Words(_), Some(key)) = (manner, touched) {
+            out.words(&render::touched(key.path()));
+        }
         Self { client, out, manner, app, now: Utc::now() }
     }
 
@@ -50,7 +51,11 @@ impl<'a> Session<'a> {
         if let Some(app) = &self.app {
             return Ok(app.clone());
         }
-        let apps: Apps = self.client.read("/v1/apps", Effort::Little).await?.view;
+        let apps: Apps = match self.client.read("/v1/apps", Effort::Little).await {
+            Ok(apps) => apps.view,
+            Err(fault) if fault.is_want_of_right() => return Err(Fault::UnknownApps(Box::new(fault))),
+            Err(fault) => return Err(fault),
+        };
         match apps.apps.as_slice() {
             [] => Err(Fault::NoApp),
             [app] => Ok(app.name.parse()?),
@@ -88,9 +93,4 @@ impl<'a> Session<'a> {
             Manner::Words(_) | Manner::Quiet => words(&answer.view, self),
         }
     }
-}
-
-/// Where the agent is when nobody says: the user's own, if there is one, else the system's.
-fn usual_socket() -> PathBuf {
-    place::user_socket(|name| std::env::var(name).ok()).filter(|path| path.exists()).unwrap_or_else(|| place::SYSTEM_SOCKET.into())
 }

@@ -9,6 +9,9 @@ use agent_wire::event::OutcomeWord;
 use super::*;
 use crate::client::pretend::{Pretend, Say};
 
+mod network;
+mod offline;
+
 const APPS: &str = r#"{"agent":"0.1.0","draining":false,"complaints":[],"apps":[
     {"name":"shop","root":"/var/shop","live":null,"running":null,"waiting":[],"lock":null,"stuck":null,"last":null,"disk_free":1,"disk_total":2,"new":3}]}"#;
 const TAKEN: &str = r#"{"run":12,"events":"/v1/runs/12/events"}"#;
@@ -124,7 +127,8 @@ fn a_problem_is_the_exit_code() {
         let ended = agentctl("--app shop release main", vec![Say::Json(status, problem)]);
         assert_eq!(ended.code, code);
         let word = if code == 4 { "refused" } else { "error" };
-        assert_eq!((ended.stderr, ended.stdout), (format!("{word}: shop is locked\nhint: agentctl unlock\n"), String::new()));
+        let again = if status == 429 { "; ask again in 7 s" } else { "" };
+        assert_eq!((ended.stderr, ended.stdout), (format!("{word}: shop is locked\nhint: agentctl unlock{again}\n"), String::new()));
     }
 }
 

@@ -278,6 +278,19 @@ impl Bench {
         Done { code: status.code().unwrap_or(-1), stdout: String::new(), stderr: self.log()[before..].to_owned() }
     }
 
+    /// Starts the agent where it may refuse to: answers with what it said when it ended, or with nothing when it serves.
+    #[track_caller]
+    pub fn start_or_not(&self) -> Option<Done> {
+        let before = self.log().len();
+        self.spawn();
+        wait_for("the agent answers, or ends", MOST_AGENT, || match self.reap() {
+            Some(status) => {
+                Some(Some(Done { code: status.code().unwrap_or(-1), stdout: String::new(), stderr: self.log()[before..].to_owned() }))
+            }
+            None => http::get(&self.control(), "/healthz").is_ok_and(|answer| answer.status == 200).then_some(None),
+        })
+    }
+
     /// The agent with the bench's directories, to be given more arguments or started.
     pub fn agent_command(&self) -> Command {
         let mut command = self.release_agent();

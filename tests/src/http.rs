@@ -63,7 +63,7 @@ pub fn request(place: &Place, method: &str, path: &str, headers: &[(&str, &str)]
             stream.set_write_timeout(Some(MOST))?;
             exchange(stream, method, path, headers, body)
         }
-        Place::Tls { port, host, ca } => exchange(crate::network::tls(*port, host, ca)?, method, path, headers, body),
+        Place::Tls { port, host, ca } => exchange(crate::network::tls(*port, host, ca, &[])?, method, path, headers, body),
     }
 }
 

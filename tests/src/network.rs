@@ -157,6 +157,21 @@ impl Network {
         format!("https://{HOST}:{}", self.port)
     }
 
+    /// A stream, to say what no client would say.
+    #[track_caller]
+    pub fn stream(&self) -> impl std::io::Read + std::io::Write + use<> {
+        tls(self.port, HOST, &self.ca, &[]).expect("the agent takes the connection")
+    }
+
+    /// Which of these protocols the agent agrees to speak (RFC 7301); nothing when it agrees to none.
+    #[track_caller]
+    pub fn agreed(&self, protocols: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut stream = tls(self.port, HOST, &self.ca, protocols).expect("the agent takes the connection");
+        // A handshake that fails for want of a protocol has agreed to none.
+        let _ = stream.conn.complete_io(&mut stream.sock);
+        stream.conn.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
     /// Sends a body with these signatures, in the order given.
     #[track_caller]
     pub fn send(&self, body: &str, signatures: &[Sshsig]) -> Answer {
@@ -187,7 +202,12 @@ impl Network {
 }
 
 /// A TLS stream to a port of the loopback interface.
-pub(crate) fn tls(port: u16, host: &str, ca: &std::path::Path) -> std::io::Result<StreamOwned<ClientConnection, std::net::TcpStream>> {
+pub(crate) fn tls(
+    port: u16,
+    host: &str,
+    ca: &std::path::Path,
+    protocols: &[&[u8]],
+) -> std::io::Result<StreamOwned<ClientConnection, std::net::TcpStream>> {
     use std::io::{Error, ErrorKind};
     let wrong = |err: &dyn std::fmt::Display| Error::new(ErrorKind::InvalidInput, err.to_string());
     let mut roots = RootCertStore::empty();
@@ -196,7 +216,8 @@ pub(crate) fn tls(port: u16, host: &str, ca: &std::path::Path) -> std::io::Resul
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|err| wrong(&err))?;
-    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from(host.to_owned()).map_err(|err| wrong(&err))?;
     let connection = ClientConnection::new(Arc::new(config), name).map_err(|err| wrong(&err))?;
     let stream = std::net::TcpStream::connect(("127.0.0.1", port))?;

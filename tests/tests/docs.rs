@@ -102,7 +102,7 @@ fn verb(rest: &str) -> Option<&str> {
     loop {
         let word = words.next()?;
         match word {
-            "--app" | "-a" | "--socket" => drop(words.next()),
+            "--app" | "-a" | "--socket" | "--url" | "--key" | "--ca" | "--host" => drop(words.next()),
             word if word.starts_with('-') => {}
             word if word.chars().all(|c| c.is_ascii_lowercase()) => return Some(word),
             _ => return None,

@@ -84,6 +84,7 @@ fn what_only_one_place_may_do_is_done_nowhere_else() {
     let only = [
         ("Command::new(", &["tools/"][..], "only tools runs programs"),
         ("Caller::Unix {", &["door/auth/"], "only auth makes callers"),
+        ("Caller::Keys(", &["door/auth/"], "only auth makes callers"),
         ("StatusCode::", &["door/"], "only the door knows status codes"),
         ("\"git_cache\"", &["site/"], "only site knows the app root"),
     ];

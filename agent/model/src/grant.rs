@@ -20,7 +20,7 @@ pub enum Caller {
         /// Whether the caller could do all that the agent can without asking it.
         power: Power,
     },
-    /// Whoever holds the private keys that signed the request: one entry for each key, and no key twice.
+    /// Whoever holds the private keys that signed the request: one entry for each signature. How many people that is, a grant counts.
     Keys(Vec<Signer>),
     /// A CI job, by the ID token that its issuer gave it.
     Token {
@@ -75,6 +75,11 @@ pub enum Power {
 }
 
 impl Caller {
+    /// Whether the caller could do all that the agent can without asking it, and so needs no grant.
+    pub fn needs_no_grant(&self) -> bool {
+        matches!(self, Self::Agent | Self::Unix { power: Power::Own, .. })
+    }
+
     /// The principals that a grant would have to name, for a sentence that says which is missing.
     pub fn principals(&self) -> Vec<String> {
         match self {
@@ -296,7 +301,7 @@ impl Grant {
                 let counting = signers.iter().filter(|signer| self.key_kinds.holds(signer.key) && named(signer));
                 let mut principals: Vec<&str> = counting.map(|signer| signer.principal.as_str()).collect();
                 principals.sort_unstable();
-                // Two keys of one principal are one vote.
+                // Two signatures of one principal are one vote, by one key or by two: a key belongs to one principal.
                 principals.dedup();
                 principals.len() >= self.signatures.max(1)
             }
@@ -377,16 +382,15 @@ impl Authorised {
 /// # Errors
 /// [`Refusal::NotAllowed`], with the grant that is missing.
 pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) -> Result<Authorised, Refusal> {
-    match &caller {
-        Caller::Agent | Caller::Unix { power: Power::Own, .. } => {
-            return Ok(Authorised { caller, right, refs: None, back: Back::Always });
-        }
-        // The app's own file is the grant: it says that the app follows this ref, and no hint says anything more.
-        Caller::Hint { follows, .. } if right == Right::Release => {
-            let refs = Some(vec![RefPattern::exactly(follows)]);
-            return Ok(Authorised { caller, right, refs, back: Back::Never });
-        }
-        _ => {}
+    if caller.needs_no_grant() {
+        return Ok(Authorised { caller, right, refs: None, back: Back::Always });
+    }
+    // The app's own file is the grant: it says that the app follows this ref, and no hint says anything more.
+    if let Caller::Hint { follows, .. } = &caller
+        && right == Right::Release
+    {
+        let refs = Some(vec![RefPattern::exactly(follows)]);
+        return Ok(Authorised { caller, right, refs, back: Back::Never });
     }
     let fitting: Vec<&Grant> =
         grants.iter().filter(|grant| grant.means(&caller) && grant.apps.holds(app) && grant.rights.holds(&right)).collect();

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use super::auth::token::Unproven;
 use crate::engine::NotTaken;
 use crate::engine::journal::JournalError;
+use crate::engine::mask::Mask;
 use crate::steps::chain;
 use crate::trust::OtherWork;
 
@@ -397,7 +398,8 @@ impl From<NotTaken> for Refused {
             NotTaken::Git(err) => {
                 let hint = err.hint();
                 let said = if err.tail().is_empty() { detail } else { format!("{detail}: {}", err.tail().join(" / ")) };
-                Self::new(Code::Repository, said, hint)
+                // git repeats addresses as it was given them, or as a remote names them.
+                Self::new(Code::Repository, Mask::default().cover(&said), hint)
             }
             NotTaken::Site(err) => match err.hint() {
                 Some(hint) => Self::new(Code::Root, detail, Some(hint)),

@@ -1,6 +1,6 @@
 //! Who may do what: told to whoever asks about themselves, and to whoever looks the whole set-up over.
 
-use agent_model::grant::{Caller, Downgrade, Grant, KeyKinds, Power, Principal, Scope};
+use agent_model::grant::{Caller, Downgrade, Grant, KeyKinds, Principal, Scope};
 use agent_wire::view::{Finding, GrantView, Level, Whoami};
 use chrono::{DateTime, Utc};
 
@@ -15,17 +15,16 @@ pub(super) fn whoami(caller: &Caller, grants: &[Grant]) -> Whoami {
     Whoami {
         caller: caller.to_string(),
         principals: caller.principals(),
-        all: matches!(caller, Caller::Unix { power: Power::Own, .. }),
+        all: caller.needs_no_grant(),
         grants: grants.iter().filter(|grant| grant.means(caller)).map(view).collect(),
     }
 }
 
 fn view(grant: &Grant) -> GrantView {
-    let listed = |scope: Option<Vec<String>>| scope;
     GrantView {
         to: grant.to.iter().map(Principal::to_string).collect(),
-        apps: listed(names(&grant.apps)),
-        actions: listed(names(&grant.rights)),
+        apps: names(&grant.apps),
+        actions: names(&grant.rights),
         refs: grant.refs.as_ref().map(|refs| refs.iter().map(|pattern| pattern.as_str().to_owned()).collect()),
         signatures: grant.signatures,
         claims: grant.claims.clone(),
@@ -72,7 +71,7 @@ fn told(grant: &Grant) -> String {
 pub(super) fn may_see_all(caller: &Caller, grants: &[Grant]) -> bool {
     let reads_all =
         |grant: &Grant| grant.apps == Scope::All && grant.rights.holds(&agent_model::request::Right::Read) && grant.means(caller);
-    matches!(caller, Caller::Unix { power: Power::Own, .. }) || grants.iter().any(reads_all)
+    caller.needs_no_grant() || grants.iter().any(reads_all)
 }
 
 /// What `doctor` has to say of rights, keys and the certificate.
@@ -134,6 +133,8 @@ const NO_HTTPS: &str = "set [https] in agent.toml";
 
 #[cfg(test)]
 mod tests {
+    use agent_model::grant::Power;
+
     use super::*;
 
     #[test]

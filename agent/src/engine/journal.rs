@@ -265,11 +265,18 @@ impl Journal {
         self.path.with_file_name("reserve")
     }
 
+    fn write_reserve(&self) -> std::io::Result<()> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.reserve())?;
+        file.write_all(&vec![0; RESERVE])
+    }
+
     fn keep_reserve(&self) {
         if self.reserve().exists() {
             return;
         }
-        let kept = fs::write(self.reserve(), vec![0; RESERVE]).is_ok();
+        let kept = self.write_reserve().is_ok();
         self.spent.store(!kept, Ordering::Release);
         if !kept {
             tracing::warn!("no room for the reserve of the journal {}", self.path.display());

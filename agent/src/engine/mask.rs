@@ -2,35 +2,54 @@
 
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
 /// What stands in a secret's place.
 const MASK: &str = "***";
 /// A secret shorter than this would mask half of every text, and is no secret.
 const SHORTEST: usize = 4;
+/// A part of a secret that is shorter than this is found by chance.
+const SHORTEST_WITH_PARTS: usize = 8;
 
 /// The texts that are masked.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Mask(Vec<String>);
+pub(crate) struct Mask {
+    /// Longer ones first: a secret may be part of another.
+    texts: Vec<String>,
+    /// Those that are looked for across the end of a line.
+    whole: Vec<String>,
+}
 
 impl Mask {
-    /// Masks each of these values, each line of those that have several, and the base64 of each.
+    /// Masks each of these values, each line of those that have several, and the base64 of each, by itself and within something else.
     pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut masked: Vec<String> = Vec::new();
-        for value in values {
-            masked.push(value.to_owned());
-            masked.extend(value.lines().map(str::to_owned));
-            masked.push(base64(value.as_bytes()));
+        let mut whole: Vec<String> =
+            values.into_iter().flat_map(|value| std::iter::once(value).chain(value.lines())).map(str::to_owned).collect();
+        whole.retain(|text| text.trim().len() >= SHORTEST);
+        let mut texts = whole.clone();
+        for value in &whole {
+            texts.extend(encoded(value.as_bytes()));
         }
-        masked.retain(|text| text.trim().len() >= SHORTEST);
-        // Longer ones first: a secret may be part of another.
-        masked.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
-        masked.dedup();
-        Self(masked)
+        whole.retain(|text| text.len() >= SHORTEST_WITH_PARTS);
+        // What is left of one whose first or last character stands on another line.
+        texts.extend(whole.iter().flat_map(|text| {
+            let mut chars = text.chars();
+            let (_, without_first) = (chars.next(), chars.as_str().to_owned());
+            let mut chars = text.chars();
+            let (_, without_last) = (chars.next_back(), chars.as_str().to_owned());
+            [without_first, without_last]
+        }));
+        texts.retain(|text| text.trim().len() >= SHORTEST);
+        texts.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
+        texts.dedup();
+        Self { texts, whole }
     }
 
     /// The text with every secret masked, and the user part of every URL that holds a password.
     pub(crate) fn cover<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut covered = Cow::Borrowed(text);
-        for secret in &self.0 {
+        for secret in &self.texts {
             if covered.contains(secret.as_str()) {
                 covered = Cow::Owned(covered.replace(secret.as_str(), MASK));
             }
@@ -40,9 +59,50 @@ impl Mask {
             None => covered,
         }
     }
+
+    /// Whether the line may end with the beginning of a secret that goes on in the next one.
+    pub(crate) fn may_go_on(&self, line: &str) -> bool {
+        self.whole.iter().any(|secret| parts(secret).any(|(first, _)| first.len() > 1 && line.ends_with(first)))
+    }
+
+    /// Masks a secret that begins at the end of one line and ends at the beginning of the next.
+    pub(crate) fn cover_across(&self, first: &mut String, second: &mut String) {
+        let found =
+            self.whole.iter().flat_map(|secret| parts(secret)).find(|(head, tail)| first.ends_with(head) && second.starts_with(tail));
+        if let Some((head, tail)) = found {
+            first.truncate(first.len() - head.len());
+            first.push_str(MASK);
+            second.replace_range(..tail.len(), MASK);
+        }
+    }
+
+    /// Lines that follow each other, masked.
+    pub(crate) fn cover_lines(&self, mut lines: Vec<String>) -> Vec<String> {
+        for at in 1..lines.len() {
+            if let [first, second, ..] = &mut lines[at - 1..] {
+                self.cover_across(first, second);
+            }
+        }
+        lines.into_iter().map(|line| self.cover(&line).into_owned()).collect()
+    }
 }
 
-/// `scheme://user:password@host` becomes `scheme://***@host`.
+/// A text cut in two, everywhere.
+fn parts(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.char_indices().skip(1).map(|(at, _)| text.split_at(at))
+}
+
+/// The base64 of some bytes, wherever they begin in what is encoded: without the characters that what stands before or behind has a share in
+/// (RFC 4648, section 4, and the alphabet of section 5).
+fn encoded(bytes: &[u8]) -> impl Iterator<Item = String> {
+    [0, 1, 2].into_iter().flat_map(move |before: usize| {
+        let shifted = [&[0; 2][..before], bytes].concat();
+        let (first, last) = (before + usize::from(before > 0), (shifted.len() * 8) / 6);
+        [STANDARD_NO_PAD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)].map(|text| text[first.min(last)..last].to_owned())
+    })
+}
+
+/// `scheme://user:password@host` becomes `scheme://***@host`, and so does a user alone where that may be a token: over HTTP.
 fn without_passwords(text: &str) -> Option<String> {
     let mut rest = text;
     let mut out = String::new();
@@ -50,9 +110,10 @@ fn without_passwords(text: &str) -> Option<String> {
     while let Some(at) = rest.find("://") {
         let (head, tail) = rest.split_at(at + 3);
         out.push_str(head);
+        let over_http = head.ends_with("http://") || head.ends_with("https://");
         let end = tail.find(|c: char| c == '/' || c.is_whitespace() || c == '"' || c == '\'').unwrap_or(tail.len());
         rest = match tail[..end].rfind('@') {
-            Some(user) if tail[..user].contains(':') => {
+            Some(user) if over_http || tail[..user].contains(':') => {
                 out.push_str(MASK);
                 changed = true;
                 &tail[user..]
@@ -62,21 +123,6 @@ fn without_passwords(text: &str) -> Option<String> {
     }
     out.push_str(rest);
     changed.then_some(out)
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |bits: u32, shift: u32| char::from(DIGITS[usize::try_from(bits >> shift & 63).unwrap_or(0)]);
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let byte = |place: usize| u32::from(chunk.get(place).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        text.extend([digit(bits, 18), digit(bits, 12)]);
-        text.push(if chunk.len() > 1 { digit(bits, 6) } else { '=' });
-        text.push(if chunk.len() > 2 { digit(bits, 0) } else { '=' });
-    }
-    text
 }
 
 #[cfg(test)]
@@ -99,14 +145,35 @@ mod tests {
             mask.cover("fatal: https://ci:tok@en@forge.example/x.git and ftp://a.example/b"),
             "fatal: https://***@forge.example/x.git and ftp://a.example/b"
         );
+        assert_eq!(mask.cover("fatal: https://token@forge.example/x.git"), "fatal: https://***@forge.example/x.git");
         assert_eq!(mask.cover("postgres://shop:hunter2@db:5432/shop"), "postgres://***@db:5432/shop");
         assert_eq!(mask.cover("ssh://git@forge.example/x.git"), "ssh://git@forge.example/x.git");
     }
 
     #[test]
-    fn base64_is_what_the_rfc_says() {
-        for (plain, encoded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(base64(plain.as_bytes()), encoded);
+    fn base64_goes_wherever_the_secret_begins_in_what_is_encoded() {
+        use base64::engine::general_purpose::STANDARD;
+        let mask = Mask::of(["correct horse?battery>staple"]);
+        for before in ["", "u", "us", "user:", "user: "] {
+            let plain = format!("{before}correct horse?battery>staple{before}");
+            for text in [STANDARD.encode(&plain), URL_SAFE_NO_PAD.encode(&plain)] {
+                let covered = mask.cover(&text).into_owned();
+                assert!(covered.contains(MASK) && covered.len() < 3 + 2 * (before.len() + 3) * 4 / 3 + 4, "{before:?}: {covered}");
+            }
         }
+    }
+
+    #[test]
+    fn a_secret_that_goes_on_in_the_next_line_goes_too() {
+        let mask = Mask::of(["s3cret-value"]);
+        for at in 1..12 {
+            let (head, tail) = "s3cret-value".split_at(at);
+            let lines = mask.cover_lines(vec![format!("a {head}"), format!("{tail} b")]);
+            assert!(!lines.concat().contains("3cret-valu") && lines.iter().all(|line| line.len() < 8), "{at}: {lines:?}");
+            assert!(mask.may_go_on(&format!("a {head}")) || at == 1);
+        }
+        assert!(!mask.may_go_on("nothing of it"));
+        let lines = vec!["ends with s3cret".to_owned(), "and goes on otherwise".to_owned()];
+        assert_eq!(mask.cover_lines(lines.clone()), lines);
     }
 }

@@ -2,7 +2,7 @@
 
 mod doctor;
 pub(crate) mod journal;
-mod mask;
+pub(crate) mod mask;
 mod plan;
 mod replay;
 mod telling;

@@ -18,6 +18,8 @@ pub(super) struct Telling<'a> {
     run: RunId,
     mask: Mask,
     lines: Cell<u64>,
+    /// The last line of each stream, when a secret may go on in the next one.
+    held: RefCell<Vec<(String, Stream, String)>>,
     /// So many sentences of the step at hand found no room.
     lost: Cell<u64>,
     broken: RefCell<Option<JournalError>>,
@@ -25,16 +27,18 @@ pub(super) struct Telling<'a> {
 
 impl<'a> Telling<'a> {
     pub(super) fn new(journal: &'a Journal, run: RunId, mask: Mask) -> Self {
-        Self { journal, run, mask, lines: Cell::new(0), lost: Cell::new(0), broken: RefCell::new(None) }
+        Self { journal, run, mask, lines: Cell::new(0), held: RefCell::default(), lost: Cell::new(0), broken: RefCell::new(None) }
     }
 
     /// Appends marks.
     pub(super) fn mark(&self, what: What) -> Result<(), JournalError> {
+        self.say_held();
         self.journal.append(self.run, &[self.covered(what)])
     }
 
     /// Says how many lines of a step were left out, and counts anew.
     pub(super) fn end_of_step(&self, step: &str) {
+        self.say_held();
         let left_out = self.lines.replace(0).saturating_sub(MOST_LINES);
         if left_out > 0 {
             self.note(step, &format!("{left_out} more lines of output are not kept"));
@@ -51,6 +55,12 @@ impl<'a> Telling<'a> {
     /// What went wrong with the journal while a step spoke.
     pub(super) fn broken(&self) -> Result<(), JournalError> {
         self.broken.take().map_or(Ok(()), Err)
+    }
+
+    fn say_held(&self) {
+        for (step, stream, line) in self.held.take() {
+            self.say(What::Output { step, stream, line });
+        }
     }
 
     fn say(&self, what: What) {
@@ -73,7 +83,7 @@ impl<'a> Telling<'a> {
             What::Warning { step, text } => What::Warning { step, text: cover(text) },
             What::StepDone { step, ms, nothing } => What::StepDone { step, ms, nothing: nothing.map(cover) },
             What::StepFailed { step, ms, reason, hint, tail } => {
-                What::StepFailed { step, ms, reason: cover(reason), hint: hint.map(cover), tail: tail.into_iter().map(cover).collect() }
+                What::StepFailed { step, ms, reason: cover(reason), hint: hint.map(cover), tail: self.mask.cover_lines(tail) }
             }
             What::UndoFailed { step, reason } => What::UndoFailed { step, reason: cover(reason) },
             What::Stands { text, restore } => What::Stands { text: cover(text), restore: restore.map(cover) },
@@ -88,16 +98,30 @@ impl<'a> Telling<'a> {
 impl Teller for Telling<'_> {
     fn output(&self, step: &str, stream: Stream, line: &str) {
         self.lines.set(self.lines.get() + 1);
-        if self.lines.get() <= MOST_LINES {
-            self.say(What::Output { step: step.to_owned(), stream, line: line.to_owned() });
+        if self.lines.get() > MOST_LINES {
+            return self.say_held();
+        }
+        let mut line = line.to_owned();
+        let before = self.held.borrow().iter().position(|(_, of, _)| *of == stream);
+        if let Some(at) = before {
+            let (step, stream, mut before) = self.held.borrow_mut().swap_remove(at);
+            self.mask.cover_across(&mut before, &mut line);
+            self.say(What::Output { step, stream, line: before });
+        }
+        if self.mask.may_go_on(&line) {
+            self.held.borrow_mut().push((step.to_owned(), stream, line));
+        } else {
+            self.say(What::Output { step: step.to_owned(), stream, line });
         }
     }
 
     fn note(&self, step: &str, text: &str) {
+        self.say_held();
         self.say(What::Note { step: step.to_owned(), text: text.to_owned() });
     }
 
     fn warn(&self, step: &str, text: &str) {
+        self.say_held();
         self.say(What::Warning { step: Some(step.to_owned()), text: text.to_owned() });
     }
 

@@ -9,11 +9,8 @@
 
 use agent_wire::EVENTS_TYPE;
 use agent_wire::event::{Event, What};
-use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::Method;
 use hyper::body::Incoming;
-use hyper::header::ACCEPT;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Client;
@@ -43,6 +40,8 @@ pub(crate) enum Met {
 pub(crate) struct Follower<'a> {
     client: &'a Client,
     run: u64,
+    /// What reads this run's events without a signature, as long as the agent takes it.
+    token: Option<String>,
     after: u64,
     stream: Option<Lines>,
     /// Since when nobody has answered well.
@@ -59,8 +58,8 @@ struct Lines {
 
 impl<'a> Follower<'a> {
     /// Follows a run from its first event.
-    pub(crate) fn new(client: &'a Client, run: u64) -> Self {
-        Self { client, run, after: 0, stream: None, lost: None, over: false }
+    pub(crate) fn new(client: &'a Client, run: u64, token: Option<String>) -> Self {
+        Self { client, run, token, after: 0, stream: None, lost: None, over: false }
     }
 
     /// What comes next; nothing after the run's end.
@@ -69,6 +68,8 @@ impl<'a> Follower<'a> {
             let Some(stream) = &mut self.stream else {
                 match self.open().await {
                     Ok(lines) => self.stream = Some(lines),
+                    // A token that has had its time: whoever may read the run can still sign for it.
+                    Err(Fault::Refused { problem, .. }) if self.token.is_some() && matches!(problem.status, 401 | 403) => self.token = None,
                     Err(fault) => self.again_or(fault).await?,
                 }
                 continue;
@@ -77,7 +78,7 @@ impl<'a> Follower<'a> {
                 Ok(Some(line)) if line.iter().all(u8::is_ascii_whitespace) => {}
                 Ok(Some(line)) => {
                     let event: Event = serde_json::from_slice(&line).map_err(|err| Fault::Strange {
-                        socket: self.client.socket().to_owned(),
+                        address: self.client.address(),
                         status: 200,
                         source: Some(err),
                     })?;
@@ -118,7 +119,9 @@ impl<'a> Follower<'a> {
                 sleep(self.client.patience.pause).await;
                 Ok(())
             }
-            Some(_) if fault.is_passing() => Err(Fault::Lost { run: self.run, source: Box::new(fault) }),
+            Some(_) if fault.is_passing() => {
+                Err(Fault::Lost { run: self.run, called: self.client.called.clone(), source: Box::new(fault) })
+            }
             None if fault.is_passing() && !matches!(fault, Fault::OutOfReach { .. }) => {
                 self.lost = Some(Instant::now());
                 Ok(())
@@ -129,14 +132,17 @@ impl<'a> Follower<'a> {
 
     async fn open(&self) -> Result<Lines, Fault> {
         let path = format!("/v1/runs/{}/events?after={}", self.run, self.after);
-        let request = self.client.request(Method::GET, &path, Bytes::new(), |request| request.header(ACCEPT, EVENTS_TYPE))?;
+        let request = match &self.token {
+            Some(token) => self.client.reading_by_token(&path, EVENTS_TYPE, token)?,
+            None => self.client.reading(&path, EVENTS_TYPE).await?,
+        };
         let limit = self.client.patience.answer;
         let response = self.client.send(request, limit).await?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
             // Whatever stands in the body, the status says that it is no stream.
             self.client.understand::<serde_json::Value>(response, limit).await?;
-            return Err(Fault::Strange { socket: self.client.socket().to_owned(), status, source: None });
+            return Err(Fault::Strange { address: self.client.address(), status, source: None });
         }
         Ok(Lines { body: response.into_body(), waiting: Vec::new(), opened: Instant::now() })
     }

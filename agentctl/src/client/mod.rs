@@ -1,10 +1,17 @@
-//! HTTP over the agent's Unix socket. A connection a request: they are cheap there, and an agent that restarts breaks none that matters.
+//! HTTP to one agent, over its Unix socket or over the network: the same questions, the same answers. A connection a request: that is cheap, and an
+//! agent that restarts breaks none that matters.
+//!
+//! Over the network everything is asked by a signed request: an act as it is, and what would be a GET as the act of reading its path. Only the
+//! events of a run that this program started are read by the token that came with it.
 
 pub(crate) mod follower;
+mod network;
+mod patience;
 #[cfg(test)]
 pub(crate) mod pretend;
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_wire::REQUEST_TYPE;
@@ -15,44 +22,22 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::address::Address;
 use crate::fault::Fault;
+
+pub(crate) use network::{Network, Signed, nonce};
+pub(crate) use patience::Patience;
 
 /// The most that an answer may have; a list of ten thousand releases is a tenth of it.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
-
-/// How long to wait for what.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// For the socket to take the connection.
-    pub(crate) connect: Duration,
-    /// For an answer that the agent has at hand.
-    pub(crate) answer: Duration,
-    /// For one that it must fetch or try first.
-    pub(crate) search: Duration,
-    /// For a lost agent to come back.
-    pub(crate) comeback: Duration,
-    /// Between two attempts.
-    pub(crate) pause: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            answer: Duration::from_secs(30),
-            search: Duration::from_secs(600),
-            comeback: Duration::from_secs(60),
-            pause: Duration::from_millis(250),
-        }
-    }
-}
 
 /// How much an answer asks of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +60,43 @@ pub(crate) struct Answer<T> {
 /// The way to one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    socket: PathBuf,
+    way: Way,
     pub(crate) patience: Patience,
+    /// How this program is called to reach the same agent again.
+    pub(crate) called: String,
 }
 
+/// How it is reached.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// Over its socket, where the kernel says who asks.
+    Socket(PathBuf),
+    /// Over the network, where a signature does.
+    Network(Box<Network>),
+}
+
+/// Something that bytes go through in both ways.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
 impl Client {
-    /// The way to the agent behind a socket.
-    pub(crate) fn new(socket: PathBuf, patience: Patience) -> Self {
-        Self { socket, patience }
+    /// The way to an agent.
+    pub(crate) fn new(way: Way, patience: Patience) -> Self {
+        Self { way, patience, called: "agentctl".into() }
+    }
+
+    /// The same way, with the words that lead there again.
+    pub(crate) fn called(self, called: String) -> Self {
+        Self { called, ..self }
+    }
+
+    /// The network's part in it, if it has one.
+    pub(crate) fn network(&self) -> Option<&Network> {
+        match &self.way {
+            Way::Socket(_) => None,
+            Way::Network(network) => Some(network),
+        }
     }
 
     /// Reads a view.
@@ -91,7 +105,7 @@ impl Client {
             Effort::Little => self.patience.answer,
             Effort::Much => self.patience.search,
         };
-        let request = self.request(Method::GET, path, Bytes::new(), |request| request.header(ACCEPT, "application/json"))?;
+        let request = self.reading(path, "application/json").await?;
         let response = self.send(request, limit).await?;
         self.understand(response, limit).await
     }
@@ -99,11 +113,13 @@ impl Client {
     /// Asks for an act. An agent that goes away before it answered is asked again with the same bytes, which it never carries out twice; `lost` is
     /// told when that begins.
     pub(crate) async fn ask(&self, form: &Form, mut lost: impl FnMut()) -> Result<Answer<Taken>, Fault> {
-        let body = serde_json::to_vec(form).map_err(|err| Fault::Host { act: "write the request", source: err.into() })?;
-        let body = Bytes::from(body);
+        let signed = match &self.way {
+            Way::Socket(_) => Signed::unsigned(form)?,
+            Way::Network(network) => network.sign(form.clone()).await?,
+        };
         let mut since = None;
         loop {
-            let fault = match self.ask_once(body.clone()).await {
+            let fault = match self.ask_once(&signed).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
@@ -124,10 +140,39 @@ impl Client {
         }
     }
 
-    async fn ask_once(&self, body: Bytes) -> Result<Answer<Taken>, Fault> {
-        let request = self.request(Method::POST, "/v1/requests", body, |request| request.header(CONTENT_TYPE, REQUEST_TYPE))?;
+    async fn ask_once(&self, signed: &Signed) -> Result<Answer<Taken>, Fault> {
+        let request = self.posting(signed, |request| request)?;
         let response = self.send(request, self.patience.answer).await?;
         self.understand(response, self.patience.answer).await
+    }
+
+    /// The question for what stands at a path.
+    async fn reading(&self, path: &str, accept: &str) -> Result<Request<Full<Bytes>>, Fault> {
+        match &self.way {
+            Way::Socket(_) => self.request(Method::GET, path, Bytes::new(), |request| request.header(ACCEPT, accept)),
+            Way::Network(network) => {
+                let signed = network.sign(network::form_for(path)?).await?;
+                self.posting(&signed, |request| request.header(ACCEPT, accept))
+            }
+        }
+    }
+
+    /// The question for what whoever has a token may read at a path.
+    fn reading_by_token(&self, path: &str, accept: &str, token: &str) -> Result<Request<Full<Bytes>>, Fault> {
+        self.request(Method::GET, path, Bytes::new(), |request| {
+            request.header(ACCEPT, accept).header(AUTHORIZATION, format!("Bearer {token}"))
+        })
+    }
+
+    fn posting(
+        &self,
+        signed: &Signed,
+        more: impl FnOnce(hyper::http::request::Builder) -> hyper::http::request::Builder,
+    ) -> Result<Request<Full<Bytes>>, Fault> {
+        self.request(Method::POST, "/v1/requests", signed.body.clone(), |request| {
+            let request = request.header(CONTENT_TYPE, REQUEST_TYPE);
+            more(signed.signatures.iter().fold(request, |request, signature| request.header(network::HEADER, signature)))
+        })
     }
 
     fn request(
@@ -137,17 +182,18 @@ impl Client {
         body: Bytes,
         more: impl FnOnce(hyper::http::request::Builder) -> hyper::http::request::Builder,
     ) -> Result<Request<Full<Bytes>>, Fault> {
-        more(Request::builder().method(method).uri(path).header(HOST, "localhost"))
+        let host = match &self.way {
+            Way::Socket(_) => "localhost".to_owned(),
+            Way::Network(network) => network.url.authority(),
+        };
+        more(Request::builder().method(method).uri(path).header(HOST, host))
             .body(Full::new(body))
             .map_err(|err| Fault::Host { act: "put the question", source: err.into() })
     }
 
     async fn send(&self, request: Request<Full<Bytes>>, limit: Duration) -> Result<Response<Incoming>, Fault> {
         let connect = self.patience.connect;
-        let stream = match timeout(connect, UnixStream::connect(&self.socket)).await {
-            Ok(connected) => connected.map_err(|source| Fault::OutOfReach { socket: self.socket.clone(), source })?,
-            Err(_) => return Err(self.silent(connect)),
-        };
+        let stream = timeout(connect, self.connect()).await.unwrap_or_else(|_| Err(self.unconnected(connect)))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|err| self.broken(err))?;
         // It ends with the connection; what went wrong with it, the one who sends or reads is told as well.
         tokio::spawn(connection);
@@ -157,31 +203,54 @@ impl Client {
         }
     }
 
+    async fn connect(&self) -> Result<Box<dyn Wire>, Fault> {
+        match &self.way {
+            Way::Socket(path) => match UnixStream::connect(path).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(source) => Err(Fault::OutOfReach { address: self.address(), source }),
+            },
+            Way::Network(network) => Ok(Box::new(network.connect().await?)),
+        }
+    }
+
     async fn understand<T: DeserializeOwned>(&self, response: Response<Incoming>, limit: Duration) -> Result<Answer<T>, Fault> {
         let status = response.status();
+        let again = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
         let body = match timeout(limit, Limited::new(response.into_body(), MOST_BYTES).collect()).await {
             Ok(read) => read.map_err(|err| self.broken(err))?.to_bytes(),
             Err(_) => return Err(self.silent(limit)),
         };
-        let strange = |source| Fault::Strange { socket: self.socket.clone(), status: status.as_u16(), source };
+        let strange = |source| Fault::Strange { address: self.address(), status: status.as_u16(), source };
         if !status.is_success() {
-            return Err(serde_json::from_slice::<Problem>(&body).map_or_else(|_| strange(None), Fault::Refused));
+            let problem = serde_json::from_slice::<Problem>(&body);
+            return Err(problem.map_or_else(|_| strange(None), |problem| Fault::Refused { problem, again }));
         }
         let view = serde_json::from_slice(&body).map_err(|err| strange(Some(err)))?;
         Ok(Answer { raw: String::from_utf8_lossy(&body).trim_end().to_owned(), view })
     }
 
     fn broken(&self, err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
-        Fault::Broken { socket: self.socket.clone(), source: err.into() }
+        Fault::Broken { address: self.address(), source: err.into() }
     }
 
     fn silent(&self, after: Duration) -> Fault {
-        Fault::Silent { socket: self.socket.clone(), after }
+        Fault::Silent { address: self.address(), after }
     }
 
-    /// The socket.
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
+    /// That there was no connection in time: an agent that hangs, or packets that lead nowhere.
+    fn unconnected(&self, after: Duration) -> Fault {
+        match &self.way {
+            Way::Socket(_) => self.silent(after),
+            Way::Network(_) => Fault::OutOfReach { address: self.address(), source: io::ErrorKind::TimedOut.into() },
+        }
+    }
+
+    /// Where the agent is.
+    pub(crate) fn address(&self) -> Address {
+        match &self.way {
+            Way::Socket(path) => Address::Socket(path.clone()),
+            Way::Network(network) => network.address(),
+        }
     }
 }
 

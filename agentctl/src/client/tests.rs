@@ -7,7 +7,7 @@ use agent_wire::view::Apps;
 
 fn client(socket: PathBuf) -> Client {
     let patience = Patience { comeback: Duration::from_millis(200), pause: Duration::from_millis(5), ..Patience::default() };
-    Client::new(socket, patience)
+    Client::new(Way::Socket(socket), patience)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -45,7 +45,7 @@ fn a_dropped_stream_is_taken_up_behind_the_last_event() {
         Say::Events(vec![ended(4)]),
     ]);
     let client = client(agent.socket());
-    let numbers = block_on(async { met(&mut Follower::new(&client, 12)).await }).unwrap();
+    let numbers = block_on(async { met(&mut Follower::new(&client, 12, None)).await }).unwrap();
     // Two losses are told, the three failed attempts of the first as one.
     assert_eq!(numbers, [1, 2, 0, 3, 0, 4]);
     let asked = agent.asked();
@@ -57,7 +57,7 @@ fn a_dropped_stream_is_taken_up_behind_the_last_event() {
 fn an_agent_that_stays_away_is_given_up() {
     let agent = Pretend::saying(vec![Say::BreakAfter(vec![started(1)])]);
     let client = client(agent.socket());
-    let fault = block_on(async { met(&mut Follower::new(&client, 12)).await }).unwrap_err();
+    let fault = block_on(async { met(&mut Follower::new(&client, 12, None)).await }).unwrap_err();
     assert!(matches!(fault, Fault::Lost { run: 12, .. }), "{fault:?}");
     assert_eq!(fault.exit_code(), 5);
 }

@@ -1,7 +1,10 @@
-//! `init`: writes a commented file for a new app. It speaks to no agent; a running one takes the file up by itself.
+//! `init`: writes a commented file for a new app, or a certificate. It speaks to no agent; a running one takes the files up by itself.
+
+mod tls;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use agent_model::names::AppName;
@@ -21,8 +24,11 @@ pub(crate) struct Init {
     /// The app's name; made from the repository's when it is left out
     name: Option<AppName>,
     /// Where the project is cloned from
-    #[arg(long, value_name = "URL")]
-    repository: String,
+    #[arg(long, value_name = "URL", required_unless_present = "tls")]
+    repository: Option<String>,
+    /// Instead of an app file, make a self-signed certificate for these host names (this host's, when none is named) and its private key
+    #[arg(long, value_name = "HOST", num_args = 0.., conflicts_with_all = ["name", "repository"])]
+    tls: Option<Vec<String>>,
     /// The configuration directory [default: /etc/release-agent for root, else release-agent in $XDG_CONFIG_HOME or ~/.config]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -31,22 +37,26 @@ pub(crate) struct Init {
 impl Init {
     /// Writes the file.
     pub(crate) fn run(self, out: &mut Out) -> Result<Exit, Fault> {
-        if self.repository.is_empty() || self.repository.chars().any(char::is_control) {
-            return Err(Fault::Init { what: format!("the repository {:?}", self.repository), rule: "must be a URL on one line" });
-        }
-        let name = match self.name {
-            Some(name) => name,
-            None => name_of(&self.repository)?,
-        };
         let dir = match self.dir {
             Some(dir) => dir,
             None => usual_dir(geteuid(), |name| std::env::var(name).ok())?,
         };
+        if let Some(names) = self.tls {
+            return tls::write(out, &dir, names);
+        }
+        let repository = self.repository.unwrap_or_default();
+        if repository.is_empty() || repository.chars().any(char::is_control) {
+            return Err(Fault::Init { what: format!("the repository {repository:?}"), rule: "must be a URL on one line" });
+        }
+        let name = match self.name {
+            Some(name) => name,
+            None => name_of(&repository)?,
+        };
         let apps = dir.join("apps");
         let path = apps.join(format!("{name}.toml"));
         fs::create_dir_all(&apps).map_err(|source| Fault::Disk { act: "make", path: apps.clone(), source })?;
-        write_new(&path, &filled(&name, &self.repository))?;
-        out.words(&render::written(&path, name.as_str()));
+        write_new(&path, &filled(&name, &repository), For::Everybody)?;
+        out.words(&render::init::written(&path, name.as_str()));
         Ok(Exit::GOOD)
     }
 }
@@ -82,14 +92,28 @@ fn usual_dir(user: Uid, env: impl Fn(&str) -> Option<String>) -> Result<PathBuf,
     })
 }
 
+/// Who may read a file.
+#[derive(Debug, Clone, Copy)]
+enum For {
+    Everybody,
+    ItsOwner,
+}
+
 /// Writes a file that is not there yet, all of it or nothing: whoever watches the directory never sees half of it.
-fn write_new(path: &Path, text: &str) -> Result<(), Fault> {
-    let half = path.with_extension("toml.new");
+fn write_new(path: &Path, text: &str, readers: For) -> Result<(), Fault> {
+    let mut half = path.as_os_str().to_owned();
+    half.push(".new");
+    let half = PathBuf::from(half);
     let disk = |act, path: &Path, source| Fault::Disk { act, path: path.to_owned(), source };
+    // What an earlier attempt left would keep its mode.
+    let _ = fs::remove_file(&half);
     let written = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
+        .mode(match readers {
+            For::Everybody => 0o644,
+            For::ItsOwner => 0o600,
+        })
         .open(&half)
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
         .map_err(|source| disk("write", &half, source));

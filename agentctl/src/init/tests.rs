@@ -62,8 +62,8 @@ fn the_directory_is_the_systems_for_root_and_the_users_else() {
 fn nothing_is_overwritten_and_nothing_is_left_beside() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("shop.toml");
-    write_new(&path, "one").unwrap();
-    let fault = write_new(&path, "two").unwrap_err();
+    write_new(&path, "one", For::Everybody).unwrap();
+    let fault = write_new(&path, "two", For::Everybody).unwrap_err();
     assert!(matches!(fault, Fault::Exists(_)));
     assert_eq!(fault.exit_code(), 2);
     assert_eq!(fs::read_to_string(&path).unwrap(), "one");

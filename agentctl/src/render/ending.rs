@@ -9,6 +9,8 @@ use super::words::{BOLD, DIM, clean_line, count, painted, style_of, took};
 pub(super) struct Known {
     /// The run.
     pub(super) run: u64,
+    /// How this program is called to reach the same agent again.
+    pub(super) called: String,
     /// The app.
     pub(super) app: Option<String>,
     /// The action's word.
@@ -122,12 +124,12 @@ fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
 }
 
 fn next(known: &Known, outcome: OutcomeWord) -> Option<String> {
-    let run = known.run;
+    let (run, agentctl) = (known.run, &known.called);
     match outcome {
-        OutcomeWord::Failed | OutcomeWord::RolledBack if serves(&known.action) => Some(format!("agentctl logs {run} shows all output")),
-        OutcomeWord::Stuck => Some("when it is understood: agentctl activate RELEASE".into()),
+        OutcomeWord::Failed | OutcomeWord::RolledBack if serves(&known.action) => Some(format!("{agentctl} logs {run} shows all output")),
+        OutcomeWord::Stuck => Some(format!("when it is understood: {agentctl} activate RELEASE")),
         OutcomeWord::Done if known.action == "cancel" => {
-            known.of.as_deref().map(|of| format!("agentctl logs -f {} shows how it ends", clean_line(of)))
+            known.of.as_deref().map(|of| format!("{agentctl} logs -f {} shows how it ends", clean_line(of)))
         }
         _ => None,
     }

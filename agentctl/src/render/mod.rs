@@ -5,7 +5,9 @@
 //! 2. [`ending`]: the sentence that a run ends with;
 //! 3. [`run`]: a run, told event by event;
 //! 4. [`table`]: releases and runs in columns;
-//! 5. [`page`]: what the other reading verbs show.
+//! 5. [`page`]: what the other reading verbs show;
+//! 6. [`sign`], [`init`]: what the verbs show that ask nobody;
+//! 7. [`hint`]: what to do about what went wrong.
 
 pub(crate) mod words;
 
@@ -15,31 +17,36 @@ pub(crate) mod run;
 mod page;
 mod table;
 
+pub(crate) mod init;
+pub(crate) mod sign;
+
+mod hint;
+
 #[cfg(test)]
 mod tests;
 
 use std::error::Error;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use agent_wire::form::Form;
+use agent_wire::view::Plan;
 
-pub(crate) use page::{doctor, plan, prunable, release, status};
+pub(crate) use page::{doctor, plan, prunable, release, status, whoami};
 pub(crate) use table::{releases, runs};
 
 use crate::fault::Fault;
-use words::{BAD, BOLD, DIM, WARN, clean, listed, painted};
+use words::{BAD, BOLD, DIM, WARN, clean, clean_line, painted, short};
 
 /// Said when the agent has taken a request.
 pub(crate) fn taken(run: u64, form: &Form) -> String {
-    let of = form.revision.as_deref().or(form.release.as_deref()).unwrap_or_default();
+    let of = form.revision.as_deref().or(form.commit.as_deref()).or(form.release.as_deref()).unwrap_or_default();
     painted(BOLD, format!("run {run}: {}", words::action(&form.action, Some(of), Some(&form.app))))
 }
 
-/// Said about a run that is not followed.
-pub(crate) fn goes_on(run: u64) -> String {
-    format!("run {run} goes on; follow it with: agentctl logs -f {run}")
+/// Said about a run that is not followed; `called` is how this program is called to reach its agent again.
+pub(crate) fn goes_on(run: u64, called: &str) -> String {
+    format!("run {run} goes on; follow it with: {called} logs -f {run}")
 }
 
 /// Said once when the connection is lost in the middle of a run.
@@ -61,16 +68,15 @@ pub(crate) fn asking_again(comeback: Duration) -> String {
     )
 }
 
-/// Said after an app file was written.
-pub(crate) fn written(path: &Path, app: &str) -> String {
-    let path = path.display();
-    format!(
-        "wrote {path}
-next: read it and set what differs, then
-  agentctl --app {app} doctor          checks everything it names
-  agentctl --app {app} plan main       shows what a release would do
-  agentctl --app {app} release main    makes the first one"
-    )
+/// Said when a short name was looked up for a request that must name it for good.
+pub(crate) fn found(revision: &str, plan: &Plan) -> String {
+    let reached = plan.reference.as_deref().map(|name| format!(", reached by {}", clean_line(name))).unwrap_or_default();
+    format!("{} is commit {}{reached}", clean_line(revision), short(&plan.commit))
+}
+
+/// Said once when requests wait for somebody's hand.
+pub(crate) fn touched(key: &Path) -> String {
+    format!("each request waits for a touch of the key {}", key.display())
 }
 
 /// Said after manual pages were written.
@@ -82,7 +88,7 @@ pub(crate) fn pages_written(dir: &Path) -> String {
 pub(crate) fn fault(fault: &Fault) -> Option<String> {
     match fault {
         Fault::ReaderGone => return None,
-        Fault::Detached { run } => return Some(goes_on(*run)),
+        Fault::Detached { run, called } => return Some(goes_on(*run, called)),
         _ => {}
     }
     let what = match fault.exit_code() {
@@ -100,50 +106,8 @@ pub(crate) fn fault(fault: &Fault) -> Option<String> {
         source = cause.source();
     }
     let mut text = format!("{}: {sentence}", painted(BAD, what));
-    if let Some(hint) = hint(fault) {
+    if let Some(hint) = hint::hint(fault) {
         text = format!("{text}\n{}: {hint}", painted(DIM, "hint"));
     }
     Some(text)
-}
-
-fn hint(fault: &Fault) -> Option<String> {
-    match fault {
-        Fault::NoApp => Some("write the first one with: agentctl init NAME --repository URL".into()),
-        Fault::ManyApps(names) => Some(format!("say which with --app or AGENTCTL_APP: {}", listed(names))),
-        Fault::NoRun => Some("the first one begins with: agentctl release REF".into()),
-        Fault::OutOfReach { socket, source } => Some(out_of_reach(socket, source.kind())),
-        Fault::Broken { .. } | Fault::Silent { .. } => {
-            Some("systemctl status release-agent shows how it is, journalctl -u release-agent why".into())
-        }
-        Fault::Strange { source, .. } => Some(match source {
-            Some(_) => "agentctl --version and the agent's version should be the same; is something else listening there?".into(),
-            None => "journalctl -u release-agent may tell why".into(),
-        }),
-        Fault::Lost { run, source } => {
-            let cure = hint(source).map(|cure| format!("; {cure}")).unwrap_or_default();
-            Some(format!("follow it again with: agentctl logs -f {run}{cure}"))
-        }
-        Fault::Refused(problem) => problem.hint.as_deref().map(clean),
-        Fault::Exists(path) => Some(format!("edit it, or remove it first: {}", path.display())),
-        Fault::Disk { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some("as root it would be /etc/release-agent; --dir names another directory".into())
-        }
-        _ => None,
-    }
-}
-
-fn out_of_reach(socket: &Path, kind: io::ErrorKind) -> String {
-    let socket = socket.display();
-    match kind {
-        io::ErrorKind::NotFound => "no agent has made this socket: systemctl status release-agent tells whether it runs (start it with systemctl start \
-             release-agent); --socket or AGENTCTL_SOCKET names another"
-            .into(),
-        io::ErrorKind::ConnectionRefused => {
-            "the socket is there, but the agent behind it is gone: systemctl restart release-agent, and journalctl -u release-agent tells why it went".into()
-        }
-        io::ErrorKind::PermissionDenied => format!(
-            "only the socket's owner and group may use it: ls -l {socket} names the group; join it with usermod -aG GROUP USER, and log in again"
-        ),
-        _ => "systemctl status release-agent tells whether it runs; --socket or AGENTCTL_SOCKET names another socket".into(),
-    }
 }

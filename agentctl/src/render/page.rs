@@ -1,6 +1,6 @@
 //! What the reading verbs show that is no table.
 
-use agent_wire::view::{App, Apps, Commit, Doctor, Finding, Level, Plan, ReleaseDetail, Releases, Run};
+use agent_wire::view::{App, Apps, Commit, Doctor, Finding, GrantView, Level, Plan, ReleaseDetail, Releases, Run, Whoami};
 use chrono::{DateTime, Utc};
 
 use super::table;
@@ -194,6 +194,41 @@ fn finding_lines(finding: &Finding) -> String {
     let of = listed(&[finding.app.as_deref(), Some(&finding.what)].into_iter().flatten().collect::<Vec<_>>()).replace(", ", " ");
     let cure = finding.cure.as_deref().map(|cure| format!("\n  {} {}", painted(BOLD, "cure:"), indented(cure, 8))).unwrap_or_default();
     format!("{glyph} {}: {}{cure}", painted(BOLD, of), indented(&finding.text, 2))
+}
+
+/// Who the agent takes the caller for, and what they may do.
+pub(crate) fn whoami(whoami: &Whoami) -> String {
+    let mut page = Page::new(painted(BOLD, clean_line(&whoami.caller)));
+    page.row("in grants", listed(&whoami.principals));
+    if whoami.all {
+        page.row("may do", painted(GOOD, "everything, and needs no grant for it"));
+    }
+    for grant in &whoami.grants {
+        page.row("may do", granted(grant));
+    }
+    if !whoami.all && whoami.grants.is_empty() {
+        page.row("may do", painted(WARN, "nothing: no [[grant]] in agent.toml is for this caller"));
+    }
+    page.text()
+}
+
+fn granted(grant: &GrantView) -> String {
+    let some = |names: &Option<Vec<String>>, all: &str| names.as_ref().map_or_else(|| all.to_owned(), |names| listed(names));
+    let mut text = format!("{} of {}", some(&grant.actions, "everything"), some(&grant.apps, "all apps"));
+    if let Some(refs) = &grant.refs {
+        text = format!("{text}, from {}", listed(refs));
+    }
+    if grant.downgrade {
+        text += ", also back to older commits";
+    }
+    if grant.signatures > 1 {
+        text = format!("{text}, when {} of {} sign", grant.signatures, listed(&grant.to));
+    }
+    if !grant.claims.is_empty() {
+        let claims: Vec<String> = grant.claims.iter().map(|(claim, value)| format!("{claim} is {value}")).collect();
+        text = format!("{text}, where {}", listed(&claims));
+    }
+    text
 }
 
 /// A heading with rows of a name and a value below it.

@@ -82,9 +82,9 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    /// The story of a run, before its first event.
-    pub(crate) fn new(run: u64, detail: Detail, opening: Opening) -> Self {
-        Self { detail, opening, known: Known { run, ..Known::default() }, plan: Vec::new(), told: 0, now: None }
+    /// The story of a run, before its first event; `called` is how this program is called to reach its agent again.
+    pub(crate) fn new(run: u64, detail: Detail, opening: Opening, called: &str) -> Self {
+        Self { detail, opening, known: Known { run, called: called.to_owned(), ..Known::default() }, plan: Vec::new(), told: 0, now: None }
     }
 
     /// What goes on now.

@@ -1,14 +1,19 @@
+use std::io;
+
 use agent_model::request::Right;
 use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::problem::Problem;
 use agent_wire::view::{
-    App, Apps, Commit, Doctor, Finding, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs,
+    App, Apps, Commit, Doctor, Finding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs,
+    Whoami,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use insta::assert_snapshot;
 
 use super::run::{Detail, Opening, Story};
 use super::*;
+use crate::address::Address;
+use crate::tls::Distrust;
 
 const OLD: &str = "2026-11-20-20-00-00-0a1b2c3d4e5f";
 const NEW: &str = "2026-11-20-22-45-23-1a2b3c4d5e6f";
@@ -23,7 +28,7 @@ fn plain(text: &str) -> String {
 
 /// Everything that is shown of a run with these events.
 fn told_with(detail: Detail, opening: Opening, whats: Vec<What>) -> String {
-    let mut story = Story::new(12, detail, opening);
+    let mut story = Story::new(12, detail, opening, "agentctl");
     let mut lines = Vec::new();
     for (n, what) in (1..).zip(whats) {
         let told = story.tell(&Event { run: 12, n, at: now(), what });
@@ -309,7 +314,7 @@ fn acts_that_tend_end_in_their_own_words() {
 
 #[test]
 fn the_line_that_moves_knows_the_last_output_and_the_progress() {
-    let mut story = Story::new(12, Detail::Usual, Opening::Told);
+    let mut story = Story::new(12, Detail::Usual, Opening::Told, "agentctl");
     let mut tell = |what| {
         story.tell(&Event { run: 12, n: 1, at: now(), what });
         story.now().cloned()
@@ -586,26 +591,27 @@ fn the_doctor_tells_the_worst_first() {
 #[test]
 fn faults_name_the_thing_and_the_cure() {
     let told = |fault_: Fault| plain(&fault(&fault_).unwrap());
-    let denied = || Fault::OutOfReach { socket: "/run/x.sock".into(), source: io::ErrorKind::PermissionDenied.into() };
+    let denied = || Fault::OutOfReach { address: Address::Socket("/run/x.sock".into()), source: io::ErrorKind::PermissionDenied.into() };
     assert_snapshot!(told(denied()), @r"
     error: the agent is out of reach at /run/x.sock: permission denied
     hint: only the socket's owner and group may use it: ls -l /run/x.sock names the group; join it with usermod -aG GROUP USER, and log in again
     ");
     let lost = Fault::Lost {
         run: 12,
-        source: Box::new(Fault::OutOfReach { socket: "/run/x.sock".into(), source: io::ErrorKind::NotFound.into() }),
+        called: "agentctl".into(),
+        source: Box::new(Fault::OutOfReach { address: Address::Socket("/run/x.sock".into()), source: io::ErrorKind::NotFound.into() }),
     };
     assert_snapshot!(told(lost), @r"
     error: the connection to the agent was lost and did not come back; run 12 may have gone on: the agent is out of reach at /run/x.sock: entity not found
-    hint: follow it again with: agentctl logs -f 12; no agent has made this socket: systemctl status release-agent tells whether it runs (start it with systemctl start release-agent); --socket or AGENTCTL_SOCKET names another
+    hint: follow it again with: agentctl logs -f 12; no agent has made this socket: systemctl status release-agent tells whether it runs (start it with systemctl start release-agent); --socket or AGENTCTL_SOCKET names another, --url an agent elsewhere
     ");
     let problem =
         |status| Problem { status, code: "locked".into(), detail: "shop is locked\x1b[2J".into(), hint: Some("agentctl unlock".into()) };
-    assert_snapshot!(told(Fault::Refused(problem(423))), @r"
+    assert_snapshot!(told(Fault::Refused { problem: problem(423), again: None }), @r"
     refused: shop is locked
     hint: agentctl unlock
     ");
-    assert_snapshot!(told(Fault::Refused(problem(404))), @r"
+    assert_snapshot!(told(Fault::Refused { problem: problem(404), again: None }), @r"
     error: shop is locked
     hint: agentctl unlock
     ");
@@ -617,8 +623,72 @@ fn faults_name_the_thing_and_the_cure() {
     error: no app is configured
     hint: write the first one with: agentctl init NAME --repository URL
     ");
-    assert_snapshot!(told(Fault::Detached { run: 12 }), @"run 12 goes on; follow it with: agentctl logs -f 12");
+    assert_snapshot!(told(Fault::Detached { run: 12, called: "agentctl".into() }), @"run 12 goes on; follow it with: agentctl logs -f 12");
     assert_eq!(fault(&Fault::ReaderGone), None);
+}
+
+#[test]
+fn whoami_tells_who_and_what() {
+    let words = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let narrow = GrantView {
+        to: words(&["key:anna@acme"]),
+        apps: Some(words(&["shop"])),
+        actions: Some(words(&["release", "plan", "read"])),
+        refs: Some(words(&["main", "v*"])),
+        signatures: 1,
+        claims: Default::default(),
+        downgrade: false,
+    };
+    let wide = GrantView {
+        to: words(&["key:anna@acme", "key:ben@acme"]),
+        apps: None,
+        actions: None,
+        refs: None,
+        signatures: 2,
+        claims: [("environment".to_owned(), "production".to_owned())].into(),
+        downgrade: true,
+    };
+    let mut who = Whoami { caller: "key:anna@acme".into(), principals: words(&["key:anna@acme"]), all: false, grants: vec![narrow, wide] };
+    assert_snapshot!(plain(&whoami(&who)), @r"
+    key:anna@acme
+      in grants    key:anna@acme
+      may do       release, plan, read of shop, from main, v*
+      may do       everything of all apps, also back to older commits, when 2 of key:anna@acme, key:ben@acme sign, where environment is production
+    ");
+    who.grants.clear();
+    assert_snapshot!(plain(&whoami(&who)), @r"
+    key:anna@acme
+      in grants    key:anna@acme
+      may do       nothing: no [[grant]] in agent.toml is for this caller
+    ");
+    who.all = true;
+    who.principals = words(&["unix-user:root", "unix-group:root"]);
+    who.caller = "unix:root".into();
+    assert_snapshot!(plain(&whoami(&who)), @r"
+    unix:root
+      in grants    unix-user:root, unix-group:root
+      may do       everything, and needs no grant for it
+    ");
+}
+
+#[test]
+fn what_a_handshake_says_is_told_with_its_cure() {
+    let told = |why, ca: Option<&str>| {
+        let address = Address::Network("https://web1.example.org:8443".parse().unwrap());
+        plain(&fault(&Fault::Untrusted { address, why, ca: ca.map(Into::into), source: None }).unwrap())
+    };
+    assert_snapshot!(told(Distrust::Issuer, None), @r"
+    error: https://web1.example.org:8443 is not believed to be the agent: nobody that is trusted here has issued its certificate
+    hint: --ca FILE (or AGENTCTL_CA) names a certificate to believe: a copy of tls/cert.pem from that host, or its authority's
+    ");
+    assert_snapshot!(told(Distrust::Issuer, Some("/etc/web1.pem")), @r"
+    error: https://web1.example.org:8443 is not believed to be the agent: nobody that is trusted here has issued its certificate
+    hint: the certificate there is none of those in /etc/web1.pem: was it renewed? fetch it from the host again; should it be the same one, somebody may stand between
+    ");
+    assert_snapshot!(told(Distrust::NoTls, None), @r"
+    error: https://web1.example.org:8443 is not believed to be the agent: what answers there speaks no TLS
+    hint: something else listens there: `listen` in [https] of agent.toml names the port of the agent
+    ");
 }
 
 #[test]

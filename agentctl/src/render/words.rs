@@ -146,3 +146,9 @@ pub(crate) fn action(action: &str, of: Option<&str>, app: Option<&str>) -> Strin
 pub(crate) fn indented(text: &str, by: usize) -> String {
     clean(text).trim_end().replace('\n', &format!("\n{:by$}", ""))
 }
+
+/// A word as a shell reads it back.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@=+,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}

@@ -60,18 +60,15 @@ pub(in crate::door) enum Unproven {
 
 /// Who signed these bytes: steps 1 to 5.
 pub(in crate::door) fn caller(headers: &HeaderMap, body: &[u8], material: &Material, now: DateTime<Utc>) -> Result<Caller, Unproven> {
-    let mut signers: Vec<(PublicKey, Signer)> = Vec::new();
+    let mut signers = Vec::new();
     for text in self::headers(headers)? {
         let signature = blob(text)?;
         let signer = known(&signature, material, now)?;
         namespace(&signature)?;
         proven(&signature, body)?;
-        // One key is one signer, however often it signed.
-        if !signers.iter().any(|(key, _)| *key == signature.key) {
-            signers.push((signature.key, signer));
-        }
+        signers.push(signer);
     }
-    Ok(Caller::Keys(signers.into_iter().map(|(_, signer)| signer).collect()))
+    Ok(Caller::Keys(signers))
 }
 
 /// Step 1: the signatures, as text.

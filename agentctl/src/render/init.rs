@@ -1,0 +1,59 @@
+//! What `init` says.
+
+use std::path::Path;
+
+use agent_model::names::HostId;
+
+/// Said after an app file was written.
+pub(crate) fn written(path: &Path, app: &str) -> String {
+    let path = path.display();
+    format!(
+        "wrote {path}
+next: read it and set what differs, then
+  agentctl --app {app} doctor          checks everything it names
+  agentctl --app {app} plan main       shows what a release would do
+  agentctl --app {app} release main    makes the first one"
+    )
+}
+
+/// What was made for TLS.
+pub(crate) struct MadeTls<'a> {
+    /// The configuration directory.
+    pub(crate) dir: &'a Path,
+    /// The names in the certificate.
+    pub(crate) names: &'a [String],
+    /// What the host is called in requests.
+    pub(crate) host: &'a HostId,
+    /// The SHA-256 of the certificate.
+    pub(crate) fingerprint: &'a [u8],
+    /// The last day of the certificate.
+    pub(crate) until: &'a str,
+    /// Whom the key was given to, where that is not whoever made it.
+    pub(crate) owner: Option<&'a str>,
+}
+
+/// Said after a certificate and its key were written.
+pub(crate) fn tls_written(made: &MadeTls<'_>) -> String {
+    let MadeTls { dir, names, host, until, .. } = made;
+    let dir = dir.display();
+    let names = names.join(", ");
+    let owner = made.owner.map(|owner| format!(", which is now {owner}'s alone")).unwrap_or_default();
+    let fingerprint = made.fingerprint.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":");
+    format!(
+        "wrote {dir}/tls/cert.pem, self-signed for {names}, good until {until}
+wrote {dir}/tls/key.pem, its private key{owner}
+fingerprint of the certificate (SHA-256): {fingerprint}
+next:
+  add this to {dir}/agent.toml
+    [https]
+    host = \"{host}\"
+  let somebody in: their public key as a line of {dir}/allowed_signers, and what they may do in agent.toml
+    anna@example.org ssh-ed25519 AAAA...
+    [[grant]]
+    to = \"key:anna@example.org\"
+    apps = [\"*\"]
+    actions = [\"*\"]
+  give them a copy of cert.pem, and they ask from anywhere
+    agentctl --url https://{host}:8443 --ca cert.pem --key ~/.ssh/id_ed25519 whoami"
+    )
+}

@@ -1,0 +1,13 @@
+//! `whoami`: who the agent takes us for, and what we may do.
+
+use agent_wire::view::Whoami;
+
+use crate::client::Effort;
+use crate::fault::{Exit, Fault};
+use crate::render;
+use crate::session::Session;
+
+/// Shows it.
+pub(crate) async fn run(session: &mut Session<'_>) -> Result<Exit, Fault> {
+    session.show::<Whoami>("/v1/whoami", Effort::Little, |whoami, _| render::whoami(whoami)).await
+}
