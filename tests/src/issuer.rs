@@ -52,7 +52,7 @@ pub struct Issuer {
     name: String,
     port: u16,
     ca: PathBuf,
-    rsa: RsaKeyPair,
+    rsa: Arc<RsaKeyPair>,
     p256: EcdsaKeyPair,
     state: Arc<Mutex<State>>,
 }
@@ -61,6 +61,7 @@ pub struct Issuer {
 struct State {
     documents: BTreeMap<&'static str, Reply>,
     asked: BTreeMap<String, usize>,
+    offers: Option<(Value, Value)>,
 }
 
 fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -69,6 +70,7 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const KEYS: &str = "/keys";
+const OFFER: &str = "/token?api-version=2.0";
 
 fn base64url(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -79,12 +81,13 @@ impl Issuer {
     pub fn new(name: &str, bench: &Bench) -> Self {
         let ca = bench.certificate(&format!("issuers/{name}"), "localhost");
         let state = Arc::new(Mutex::new(State::default()));
-        let port = serve(Some(server(&ca)), state.clone());
+        let rsa = Arc::new(RsaKeyPair::generate(KeySize::Rsa2048).expect("a key can be made"));
+        let port = serve(Some(server(&ca)), state.clone(), Some(rsa.clone()));
         let issuer = Self {
             name: name.to_owned(),
             port,
             ca,
-            rsa: RsaKeyPair::generate(KeySize::Rsa2048).expect("a key can be made"),
+            rsa,
             p256: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key can be made"),
             state,
         };
@@ -145,7 +148,7 @@ impl Issuer {
             Replies::RedirectToHttp => {
                 let plain = Arc::new(Mutex::new(State::default()));
                 locked(&plain).documents.insert(KEYS, json(keys));
-                let location = format!("http://localhost:{}{KEYS}", serve(None, plain));
+                let location = format!("http://localhost:{}{KEYS}", serve(None, plain, None));
                 documents.insert(KEYS, (302, vec![("Location".to_owned(), location)], Vec::new()));
             }
             Replies::Status500 => drop(documents.insert(KEYS, (500, Vec::new(), keys.into_bytes()))),
@@ -154,11 +157,22 @@ impl Issuer {
                 // Somebody else on that host, who has keys of that kind to show.
                 let other = Arc::new(Mutex::new(State::default()));
                 locked(&other).documents.insert(KEYS, json(keys));
-                let port = serve(Some(server(&self.ca)), other);
+                let port = serve(Some(server(&self.ca)), other, None);
                 documents.insert(DISCOVERY, discovery(self.url(), format!("localhost:{port}")));
             }
         }
         locked(&self.state).documents = documents;
+    }
+
+    /// The address at which a job gets a token, as from GitHub: with the audience that it asks for, and these claims.
+    pub fn offer(&self, header: &Value, claims: &Value) -> String {
+        locked(&self.state).offers = Some((header.clone(), claims.clone()));
+        format!("{}{OFFER}", self.url())
+    }
+
+    /// The certificate of its host.
+    pub fn ca(&self) -> &Path {
+        &self.ca
     }
 
     /// How often it was asked for its keys.
@@ -183,12 +197,16 @@ impl Issuer {
         } else if header.contains("\"ES256\"") {
             self.p256.sign(&random, signed.as_bytes()).expect("it signs").as_ref().to_vec()
         } else {
-            let mut signature = vec![0; self.rsa.public_modulus_len()];
-            self.rsa.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).expect("it signs");
-            signature
+            rs256(&self.rsa, &signed)
         };
         format!("{signed}.{}", base64url(signature))
     }
+}
+
+fn rs256(key: &RsaKeyPair, signed: &str) -> Vec<u8> {
+    let mut signature = vec![0; key.public_modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).expect("it signs");
+    signature
 }
 
 /// What a server needs to be whom its certificate names; its key lies beside it.
@@ -202,20 +220,20 @@ fn server(certificate: &Path) -> Arc<ServerConfig> {
 }
 
 /// Serves documents on a port of its own, which is the answer, with TLS or without.
-fn serve(tls: Option<Arc<ServerConfig>>, state: Arc<Mutex<State>>) -> u16 {
+fn serve(tls: Option<Arc<ServerConfig>>, state: Arc<Mutex<State>>, key: Option<Arc<RsaKeyPair>>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("the loopback interface has a free port");
     let port = listener.local_addr().expect("it is bound").port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let (tls, state) = (tls.clone(), state.clone());
+            let (tls, state, key) = (tls.clone(), state.clone(), key.clone());
             std::thread::spawn(move || {
                 let limit = Some(Duration::from_secs(60));
                 // Who leaves early has what they wanted.
                 let _ = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
                 match tls.map(ServerConnection::new) {
-                    Some(Ok(connection)) => answer(StreamOwned::new(connection, stream), &state),
+                    Some(Ok(connection)) => answer(StreamOwned::new(connection, stream), &state, key.as_deref()),
                     Some(Err(_)) => {}
-                    None => answer(stream, &state),
+                    None => answer(stream, &state, key.as_deref()),
                 }
             });
         }
@@ -223,7 +241,7 @@ fn serve(tls: Option<Arc<ServerConfig>>, state: Arc<Mutex<State>>) -> u16 {
     port
 }
 
-fn answer(mut stream: impl Read + Write + Finish, state: &Mutex<State>) {
+fn answer(mut stream: impl Read + Write + Finish, state: &Mutex<State>, key: Option<&RsaKeyPair>) {
     let mut heard = Vec::new();
     while !heard.windows(4).any(|window| window == b"\r\n\r\n") {
         let mut chunk = [0; 1024];
@@ -237,7 +255,16 @@ fn answer(mut stream: impl Read + Write + Finish, state: &Mutex<State>) {
     let (status, headers, body) = {
         let mut state = locked(state);
         *state.asked.entry(path.clone()).or_default() += 1;
-        state.documents.get(path.as_str()).cloned().unwrap_or((404, Vec::new(), Vec::new()))
+        let offered = path.strip_prefix(OFFER).and_then(|rest| rest.strip_prefix("&audience=")).zip(state.offers.clone()).zip(key);
+        match offered {
+            Some(((audience, (header, mut claims)), key)) => {
+                claims["aud"] = audience.replace("%23", "#").replace("%3D", "=").into();
+                let signed = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
+                let token = format!("{signed}.{}", base64url(rs256(key, &signed)));
+                (200, Vec::new(), json!({"count": token.len(), "value": token}).to_string().into_bytes())
+            }
+            None => state.documents.get(path.as_str()).cloned().unwrap_or((404, Vec::new(), Vec::new())),
+        }
     };
     let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
     for (name, value) in headers {

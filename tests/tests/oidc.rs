@@ -1,12 +1,12 @@
 //! Jobs of a CI that ask over the network with an ID token, of an issuer that the test runs itself.
 //!
 //! Every test that shows a refusal shows first that the same request, without its one fault, is taken: what is refused is the fault.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the way to fail")]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
 use std::time::Duration;
 
-use agent_tests::{Answer, Bench, HOST, Issuer, Network, Replies, Repo, form, nonce as fresh, now, request, wait_until};
+use agent_tests::{Answer, Bench, HOST, Issuer, Network, Replies, Repo, form, nonce as fresh, now, project, request, wait_until};
 use serde_json::{Value, json};
 
 const MOST: Duration = Duration::from_secs(60);
@@ -603,6 +603,31 @@ fn a_job_reads_what_its_grant_allows_without_a_commit_and_does_nothing_else() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     asking.body = form("prune", json!({"app": "site"}));
     assert_eq!(scene.send(&asking).status, 403);
+}
+
+#[test]
+fn the_script_for_a_ci_releases_with_a_token_for_its_request_alone_or_with_one_that_it_is_given() {
+    let scene = Scene::with("the script", |issuer| format!("{}{GRANT}{CLAIMS}", issuer.settings("github", "bind = \"body\"")));
+    let script = |more: &[(&str, &str)]| {
+        let mut command = scene.bench.command("sh");
+        command.arg(project("packaging/ci/release.sh")).args(["refs/heads/main", &scene.commits[1]]);
+        command.env("AGENT_URL", scene.network.url()).env("CA", &scene.network.ca).env("APP", "site");
+        // The name of the host resolves nowhere.
+        scene.bench.write(".curlrc", format!("resolve = {HOST}:{}:127.0.0.1\n", scene.network.port));
+        command.env("HOME", scene.bench.path("")).envs(more.iter().copied());
+        scene.bench.begin(command).finish(MOST)
+    };
+    let offered = scene.good();
+    let offer = scene.issuer.offer(&offered.header, &offered.claims);
+    let ca = scene.issuer.ca().to_str().unwrap();
+    let github = [("ACTIONS_ID_TOKEN_REQUEST_URL", offer.as_str()), ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "x"), ("ISSUER_CA", ca)];
+    script(&github).expect(0).says(&["\"outcome\":\"live\""]);
+    // The same job's second token has the number of the first one here.
+    script(&github).expect(4).says(&["token_reused"]);
+    let given = scene.token(&scene.good());
+    script(&[("ID_TOKEN", &given)]).expect(4).says(&["unauthenticated"]);
+    scene.set(&format!("{}{GRANT}{CLAIMS}", scene.issuer.settings("github", "")));
+    script(&[("ID_TOKEN", &given)]).expect(0).says(&["\"outcome\":\"live\""]);
 }
 
 #[test]
