@@ -270,7 +270,7 @@ async fn answer(
     // Before anybody is answered: whoever was answered may take it that signals are heard.
     let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     let (stop, stopping) = watch::channel(false);
-    let house = House { engines: engines.clone(), settings: settings.clone() };
+    let house = House::new(engines.clone(), settings.clone());
     let serving = tokio::spawn(door::serve(socket, house.clone(), stopping.clone()));
     let on_the_network = tokio::spawn(network::serve(bound, house, stopping));
     let reporter = Reporter::start(engines.journal().clone(), settings.clone());

@@ -5,6 +5,7 @@
 #
 # KEY_FILE   an OpenSSH private key (ssh-keygen -t ed25519) that the agent knows; or, instead of it:
 # ID_TOKEN   what the CI gives its job to prove who it is (see keyless-ci.md)
+#            in GitHub Actions neither: the job asks for a token that is good for this request alone
 # AGENT_HOST what the agent calls its host, when that is not the host of AGENT_URL
 # CA         a file with the certificate to be trusted, when it is not one that the whole world trusts
 set -eu
@@ -21,6 +22,13 @@ printf '{"v":1,"aud":["%s"],"app":"%s","action":"release","ref":"%s","commit":"%
 
 if [ -n "${ID_TOKEN:-}" ]; then
     printf 'Authorization: Bearer %s\n' "$ID_TOKEN" >proof
+elif [ -z "${KEY_FILE:-}" ] && [ -n "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ]; then
+    # Its audience names the host and the body.
+    printf 'Authorization: Bearer %s\n' "$ACTIONS_ID_TOKEN_REQUEST_TOKEN" >asking
+    audience=$host%23sha256%3D$(sha256sum body | cut -d ' ' -f 1)
+    curl --silent --show-error --fail --retry 3 ${ISSUER_CA:+--cacert "$ISSUER_CA"} --output answer --header @asking \
+        "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=$audience" || exit 5
+    sed 's/.*"value" *: *"\([^"]*\)".*/Authorization: Bearer \1/' answer >proof
 else
     ssh-keygen -q -Y sign -n release-agent.v1 -f "$KEY_FILE" body
     printf 'Agent-Signature: %s\n' "$(grep -v -e ----- body.sig | tr -d '\n')" >proof

@@ -1,7 +1,7 @@
 //! Who asks, and what they may do. Every caller was proven before it became a value here, every principal has a type, and nobody is let in by
 //! default: what no grant allows is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,6 +30,9 @@ pub enum Caller {
         subject: String,
         /// The claims that a grant may ask for, each as a text.
         claims: BTreeMap<String, String>,
+        /// Claims that a grant must name before it means this job: those in which it is unlike what an operator has in mind, such as a workflow that
+        /// another repository wrote.
+        unusual: BTreeSet<String>,
         /// The token's own number (RFC 7519, section 4.1.7): it starts one run at the most.
         id: String,
     },
@@ -302,10 +305,13 @@ impl Grant {
                 principals.dedup();
                 principals.len() >= self.signatures.max(1)
             }
-            Caller::Token { issuer, claims, .. } => {
+            Caller::Token { issuer, claims, unusual, .. } => {
                 let named = self.to.iter().any(|to| matches!(to, Principal::Oidc(name) if name == issuer));
                 // A grant without claims would be one to every job of everybody at that issuer.
-                named && !self.claims.is_empty() && self.claims.iter().all(|(claim, wanted)| claims.get(claim) == Some(wanted))
+                named
+                    && !self.claims.is_empty()
+                    && self.claims.iter().all(|(claim, wanted)| claims.get(claim) == Some(wanted))
+                    && unusual.iter().all(|claim| self.claims.contains_key(claim))
             }
             Caller::Hint { .. } | Caller::Agent => false,
         }
@@ -455,7 +461,8 @@ mod tests {
         let job = Caller::Token {
             issuer: "github".into(),
             subject: "acme/shop".into(),
-            claims: claims(&[("repository_id", "7"), ("environment", "production")]),
+            claims: claims(&[("repository_id", "7"), ("environment", "production"), ("event_name", "issue_comment")]),
+            unusual: BTreeSet::new(),
             id: "a-job".into(),
         };
         let open = Grant::new(vec!["oidc:github".parse().unwrap()], Scope::All, Scope::All);
@@ -465,6 +472,11 @@ mod tests {
         assert!(!Grant { claims: claims(&[("repository_id", "7"), ("sub", "x")]), ..open.clone() }.means(&job));
         let other = Grant { to: vec!["oidc:gitlab".parse().unwrap()], claims: claims(&[("repository_id", "7")]), ..open };
         assert!(!other.means(&job));
+        let Caller::Token { issuer, subject, claims: said, id, .. } = job else { panic!("not a token") };
+        let unlike = Caller::Token { issuer, subject, claims: said, unusual: BTreeSet::from(["event_name".to_owned()]), id };
+        let named = Grant::new(vec!["oidc:github".parse().unwrap()], Scope::All, Scope::All);
+        assert!(!Grant { claims: claims(&[("repository_id", "7")]), ..named.clone() }.means(&unlike), "nothing says that comments may");
+        assert!(Grant { claims: claims(&[("repository_id", "7"), ("event_name", "issue_comment")]), ..named }.means(&unlike));
     }
 
     #[test]

@@ -10,10 +10,12 @@ use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::auth::token::Unproven;
 use crate::engine::NotTaken;
 use crate::engine::journal::JournalError;
 use crate::engine::mask::Mask;
 use crate::steps::chain;
+use crate::trust::OtherWork;
 
 /// The stable words of problems, each with the status that goes with it. The OpenAPI document names every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(super) enum Code {
     OutOfWindow,
     /// This host's clock cannot be right.
     Clock,
+    /// The issuer of an ID token does not say its keys.
+    NoKeys,
     /// No grant allows it.
     NotAllowed,
     /// There is nothing at this address.
@@ -95,6 +99,7 @@ impl Code {
             Self::OtherHost => "other_host",
             Self::OutOfWindow => "out_of_window",
             Self::Clock => "clock",
+            Self::NoKeys => "no_keys",
             Self::NotAllowed => "not_allowed",
             Self::NotFound => "not_found",
             Self::NoApp => "no_app",
@@ -133,7 +138,7 @@ impl Code {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::NotAllowed | Self::OtherHost => StatusCode::FORBIDDEN,
             Self::OutOfWindow => StatusCode::GONE,
-            Self::Clock => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Clock | Self::NoKeys => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound | Self::NoApp | Self::NoRun | Self::NoRelease => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -256,6 +261,13 @@ impl Refused {
         Self::new(Code::Clock, detail, Some(hint))
     }
 
+    /// The issuer of the request's ID token does not say its keys.
+    pub(super) fn no_keys(why: &Unproven) -> Self {
+        tracing::warn!("a request on the network cannot be judged: {}", chain(why));
+        let hint = "ask again in a moment; the agent's log says what is wrong with the issuer".to_owned();
+        Self::new(Code::NoKeys, "the issuer of the ID token does not say its keys at the moment", Some(hint))
+    }
+
     /// The body is compressed.
     pub(super) fn encoded() -> Self {
         Self::new(Code::WrongType, "the body is encoded, and must come as it is", Some("leave out Content-Encoding".to_owned()))
@@ -284,12 +296,17 @@ impl Refused {
 }
 
 fn missing_grant(caller: &str, app: &str, right: Right) -> String {
+    let more = if caller.starts_with("oidc:") {
+        ", claims = { … }; a job that is unusual needs the claim in which it is among them"
+    } else {
+        ""
+    };
     let to = match caller.split_once(':') {
         Some(("unix", user)) => format!("unix-user:{user}"),
         Some(("oidc", job)) => format!("oidc:{}", job.split(':').next().unwrap_or(job)),
         _ => caller.to_owned(),
     };
-    format!("an operator can add it to agent.toml: [[grant]] to = \"{to}\", apps = [\"{app}\"], actions = [\"{right}\"]")
+    format!("an operator can add it to agent.toml: [[grant]] to = \"{to}\", apps = [\"{app}\"], actions = [\"{right}\"]{more}")
 }
 
 impl IntoResponse for Refused {
@@ -315,7 +332,7 @@ const CHALLENGES: [&str; 2] = ["Agent-Signature namespace=\"release-agent.v1\"",
 
 /// After how many seconds it is worth asking again, where that alone may help (RFC 9110, section 10.2.3).
 fn retry_after(code: &str) -> Option<u32> {
-    [(Code::QueueFull, 30), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60)]
+    [(Code::QueueFull, 30), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60), (Code::NoKeys, 10)]
         .into_iter()
         .find_map(|(known, seconds)| (known.word() == code).then_some(seconds))
 }
@@ -329,6 +346,13 @@ impl From<NotNow> for Refused {
             NotNow::BeforeMemory => (Code::OutOfWindow, "sign it anew; right after the journal was lost, wait a minute first"),
         };
         Self::new(code, err.to_string(), Some(hint.to_owned()))
+    }
+}
+
+impl From<OtherWork> for Refused {
+    fn from(err: OtherWork) -> Self {
+        let hint = "ask for the commit and the full ref that the job runs for, and have another job ask for another".to_owned();
+        Self::new(Code::NotAllowed, err.to_string(), Some(hint))
     }
 }
 

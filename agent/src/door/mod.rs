@@ -27,6 +27,15 @@ pub(crate) struct House {
     pub engines: Arc<Engines>,
     /// The settings in force.
     pub settings: InForce,
+    /// The keys of issuers of ID tokens.
+    tokens: auth::token::Tokens,
+}
+
+impl House {
+    /// What the handlers of one agent share.
+    pub(crate) fn new(engines: Arc<Engines>, settings: InForce) -> Self {
+        Self { engines, settings, tokens: auth::token::Tokens::default() }
+    }
 }
 
 /// Waits until the agent stops.

@@ -80,18 +80,14 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
     let mut find = |what: &str, level: Level, text: String, cure: Option<&str>| {
         findings.push(Finding { app: None, what: what.to_owned(), level, text, cure: cure.map(str::to_owned) });
     };
-    let Agent { grants, https, .. } = &settings.agent;
+    let Agent { grants, https, issuers, .. } = &settings.agent;
     for grant in grants {
         find("rights", Level::Good, told(grant), None);
         for to in &grant.to {
             match to {
-                Principal::Key(name) if https.is_none() => {
-                    find(
-                        "rights",
-                        Level::Warning,
-                        format!("key:{name} is granted something, and the agent does not listen on the network"),
-                        Some(NO_HTTPS),
-                    );
+                Principal::Key(_) | Principal::Oidc(_) if https.is_none() => {
+                    let text = format!("{to} is granted something, and the agent does not listen on the network");
+                    find("rights", Level::Warning, text, Some(NO_HTTPS));
                 }
                 Principal::Key(name) if !material.signers.knows(name) => {
                     let text = format!("key:{name} is granted something, and no key of that name is in allowed_signers");
@@ -105,6 +101,9 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
     if newest.signed_duration_since(now).num_seconds() > i64::try_from(agent_wire::form::CLOCK_SKEW).unwrap_or_default() {
         let text = "the clock is behind what the journal has seen: signed requests are refused".to_owned();
         find("clock", Level::Error, text, Some("set it right: timedatectl"));
+    }
+    for issuer in issuers {
+        find("issuers", Level::Good, format!("oidc:{} comes with a token of {}", issuer.name, issuer.url), None);
     }
     for (principal, key, season) in material.signers.told() {
         let season = season.map(|season| format!(", good {season}")).unwrap_or_default();

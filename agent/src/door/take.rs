@@ -3,6 +3,7 @@
 use agent_model::grant::Caller;
 use agent_model::request::Request;
 use agent_wire::form::Form;
+use agent_wire::sshsig::SIGNATURE_HEADER;
 use agent_wire::{MOST_REQUEST_BYTES, REQUEST_TYPE, view};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -15,10 +16,12 @@ use std::time::Duration;
 use tower_service::Service;
 
 use super::answer::Refused;
+use super::auth::token::{self, Unproven};
 use super::auth::{Peer, signed, ticket};
 use super::routes::{Shared, blocking};
 use crate::engine::Accepted;
 use crate::steps::chain;
+use crate::trust::Job;
 
 /// How long a client may take to send the body of a request.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,9 +48,9 @@ pub(super) async fn take(
         return Err(Refused::encoded());
     }
     let body = whole(body, MOST_REQUEST_BYTES).await?;
-    let caller = match &peer {
-        Peer::Local(caller) => caller.clone(),
-        Peer::Network => caller_on_the_network(&shared, &headers, &body)?,
+    let (caller, job) = match &peer {
+        Peer::Local(caller) => (caller.clone(), None),
+        Peer::Network => caller_on_the_network(&shared, &headers, &body).await?,
     };
     // Who asks is known, and only now what: step 6.
     let text = std::str::from_utf8(&body).map_err(|_| Refused::malformed("the request is not UTF-8"))?.to_owned();
@@ -61,6 +64,9 @@ pub(super) async fn take(
     }
     let request = Request::try_from(&form)?;
     let (engine, authorised) = shared.enter(&caller, &form.app, request.act.right())?;
+    if let Some(job) = &job {
+        token::judge(job, &form, &request.act, shared.house.engines.journal().memory())?;
+    }
     let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &text)?)).await?;
     let (status, run) = match accepted {
         Accepted::New(run) => (StatusCode::ACCEPTED, run),
@@ -71,13 +77,23 @@ pub(super) async fn take(
     Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events, token: Some(token) })).into_response())
 }
 
-/// Steps 1 to 5, or an ID token. Whatever is wrong, the answer is the same.
-fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<Caller, Refused> {
-    let material = shared.house.settings.material();
-    signed::caller(headers, body, &material, Utc::now()).map_err(|why| {
-        tracing::info!("a request on the network is refused: {}", chain(&why));
+/// Steps 1 to 5, or an ID token, with the job that it speaks for. Whatever is wrong, the answer is the same; but nobody is told to be unknown while the
+/// keys of an issuer are.
+async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<(Caller, Option<Job>), Refused> {
+    let house = &shared.house;
+    let refused = |why: &dyn std::error::Error| {
+        tracing::info!("a request on the network is refused: {}", chain(why));
         Refused::unsigned()
-    })
+    };
+    if headers.contains_key(header::AUTHORIZATION) && !headers.contains_key(SIGNATURE_HEADER) {
+        return match token::caller(house, headers, body, Utc::now()).await {
+            Ok((caller, job)) => Ok((caller, Some(job))),
+            Err(why @ Unproven::NoKeys(_)) => Err(Refused::no_keys(&why)),
+            Err(why) => Err(refused(&why)),
+        };
+    }
+    let caller = signed::caller(headers, body, &house.settings.material(), Utc::now()).map_err(|why| refused(&why))?;
+    Ok((caller, None))
 }
 
 /// Answers a signed request to read as the address itself would have answered the same caller.

@@ -9,7 +9,7 @@ use agent_wire::sshsig::MOST_SIGNATURES;
 
 use super::kinds::{integer, one_of, parsed, some_list, switch, text, texts_by_name, timeout};
 use super::reader::{self, Section, Value, nearest, shown};
-use super::{Agent, Complaint, defaults, https};
+use super::{Agent, Complaint, defaults, https, issuer};
 
 /// Reads `text`, which stands in `file`. An empty text means the defaults: nobody is granted anything.
 pub(crate) fn parse(file: &Path, text: &str) -> Result<Agent, Vec<Complaint>> {
@@ -17,16 +17,18 @@ pub(crate) fn parse(file: &Path, text: &str) -> Result<Agent, Vec<Complaint>> {
 }
 
 pub(super) fn read(top: &Section<'_>) -> Option<Agent> {
+    let (issuers, kinds) = issuer::read_all(top);
     let grants = top.tables("grant");
     Some(Agent {
-        grants: grants.iter().filter_map(grant).collect(),
+        grants: grants.iter().filter_map(|section| grant(section, &kinds)).collect(),
+        issuers,
         socket_group: top.get("socket_group", parsed(parse_group)),
         drain_timeout: top.get("drain_timeout", timeout).unwrap_or(defaults::DRAIN_TIMEOUT),
         https: top.table("https").and_then(|section| https::read(&section)),
     })
 }
 
-fn grant(section: &Section<'_>) -> Option<Grant> {
+fn grant(section: &Section<'_>, issuers: &issuer::Kinds) -> Option<Grant> {
     let to = section.need("to", principals);
     let apps = section.need("apps", scope("it would allow nothing", parsed(str::parse::<AppName>)));
     let rights = section.need("actions", scope("it would allow nothing", right));
@@ -51,6 +53,7 @@ fn grant(section: &Section<'_>) -> Option<Grant> {
     if tokens == 0 && !claims.is_empty() {
         section.complain("claims", "are of ID tokens, and `to` names no issuer", "leave them out, or add an oidc:ISSUER to `to`");
     }
+    issuer::check_grant(section, &to, &claims, issuers);
     Some(Grant {
         to,
         apps: apps?,

@@ -6,6 +6,7 @@ mod app;
 mod defaults;
 pub(crate) mod files;
 pub(crate) mod https;
+mod issuer;
 mod kinds;
 mod reader;
 pub(crate) mod report;
@@ -26,6 +27,7 @@ use agent_model::request::WhenBusy;
 use crate::restart::{Restart, systemd::Worker};
 use crate::site::{Limits, Shared};
 use crate::tools::{database, git, http::Check, manage, python};
+use crate::trust::Issuer;
 use crate::trust::Secret;
 use crate::trust::hint::Source;
 
@@ -53,6 +55,8 @@ pub(crate) struct Settings {
 pub(crate) struct Agent {
     /// `[[grant]]`
     pub grants: Vec<Grant>,
+    /// `[[issuer]]`: whose ID tokens are believed.
+    pub issuers: Vec<Issuer>,
     /// `socket_group`: the group that may open the control socket.
     pub socket_group: Option<String>,
     /// `drain_timeout`: how long a run may go on when the agent is told to stop.

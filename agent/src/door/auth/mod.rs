@@ -3,6 +3,7 @@
 pub(super) mod peer;
 pub(super) mod signed;
 pub(super) mod ticket;
+pub(super) mod token;
 
 use agent_model::grant::Caller;
 use axum::extract::FromRequestParts;

@@ -306,7 +306,11 @@ fn grants() {
     for (text, place, piece) in [
         ("[[grants]]", "1:3", "did you mean grant?"),
         ("[[grant]]\nto = []\napps = [\"*\"]\nactions = [\"*\"]", "2:6", "would mean nobody"),
-        ("[[grant]]\nto = \"oidc:x\"\napps = [\"*\"]\nactions = [\"*\"]", "1:1", "every job of everybody"),
+        (
+            "[[issuer]]\nname = \"x\"\nkind = \"gitlab\"\n[[grant]]\nto = \"oidc:x\"\napps = [\"*\"]\nactions = [\"*\"]",
+            "4:1",
+            "every job of everybody",
+        ),
         ("[[grant]]\nto = \"key:x\"\nsignatures = 2\napps = [\"*\"]\nactions = [\"*\"]", "3:1", "nobody could ever have them"),
         ("[[grant]]\nto = \"key:x\"\nclaims = { a = \"b\" }\napps = [\"*\"]\nactions = [\"*\"]", "3:1", "names no issuer"),
         ("[https]\nlisten = []", "1:2", "https.host: is missing"),
@@ -327,6 +331,40 @@ fn grants() {
         ("drain_timeout = 10", "1:17", "\"10s\""),
     ] {
         let said = sentences(&agent::parse(Path::new("agent.toml"), text).unwrap_err());
+        assert!(said.starts_with(&format!("agent.toml:{place}: ")) && said.contains(piece) && said.lines().count() == 1, "{text}\n{said}");
+    }
+}
+
+#[test]
+fn issuers_and_grants_to_their_jobs() {
+    let github = "[[issuer]]\nname = \"github\"\nkind = \"github\"\n";
+    let grant = |to: &str, claims: &str| format!("[[grant]]\nto = {to}\napps = [\"*\"]\nactions = [\"*\"]\nclaims = {{ {claims} }}\n");
+    let granted = |claims: &str| format!("{github}{}", grant("\"oidc:github\"", claims));
+    let gitlab = |claims: &str| format!("[[issuer]]\nname = \"lab\"\nkind = \"gitlab\"\n{}", grant("\"oidc:lab\"", claims));
+    for good in [github.to_owned(), granted("repository_id = \"1\""), gitlab("project_id = \"1\", ref_protected = \"true\"")] {
+        assert!(agent::parse(Path::new("agent.toml"), &good).is_ok(), "{good}");
+    }
+    for (text, place, piece) in [
+        ("[[issuer]]\nkind = \"github\"".to_owned(), "1:1", "issuer[1].name: is missing"),
+        ("[[issuer]]\nname = \"x\"".to_owned(), "1:1", "issuer[1].kind: is missing"),
+        ("[[issuer]]\nname = \"Git Hub\"\nkind = \"github\"".to_owned(), "2:8", "lower-case"),
+        (format!("{github}url = \"http://127.0.0.1/x\""), "4:7", "begins with https://"),
+        (format!("{github}url = \"https://me@host\""), "4:7", "begins with https://"),
+        (format!("{github}url = \"https://ci.example.org/\""), "4:7", "must not end with a slash"),
+        (format!("{github}algorithms = [\"HS256\"]"), "4:15", "one of RS256, ES256, EdDSA"),
+        (format!("{github}algorithms = []"), "4:14", "no token could be signed"),
+        (format!("{github}bind = \"none\""), "4:8", "one of host, body"),
+        (format!("{github}ca = \"ca.pem\""), "4:6", "absolute path"),
+        (format!("{github}{}", github.replace("\"github\"\nkind", "\"other\"\nkind")), "4:1", "is that of the issuer github too"),
+        (format!("{github}{github}url = \"https://ci.example.org\""), "5:1", "is that of another issuer"),
+        (grant("\"oidc:github\"", "repository_id = \"1\""), "2:1", "add [[issuer]] with name = \"github\""),
+        (format!("{github}{}", grant("\"oidc:gihub\"", "repository_id = \"1\"")), "5:1", "did you mean \"oidc:github\"?"),
+        (granted("repository = \"acme/shop\""), "8:1", "must have repository_id, a number"),
+        (granted("repository_id = \"acme/shop\""), "8:1", "must have repository_id, a number"),
+        (granted("project_id = \"1\""), "8:1", "must have repository_id, a number"),
+        (gitlab("project_path = \"acme/shop\""), "8:1", "must have project_id, a number"),
+    ] {
+        let said = sentences(&agent::parse(Path::new("agent.toml"), &text).unwrap_err());
         assert!(said.starts_with(&format!("agent.toml:{place}: ")) && said.contains(piece) && said.lines().count() == 1, "{text}\n{said}");
     }
 }
