@@ -14,4 +14,7 @@ mod door;
 
 mod daemon;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 pub use daemon::run;

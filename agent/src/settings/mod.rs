@@ -33,6 +33,19 @@ use crate::trust::hint::Source;
 
 pub(crate) use files::load;
 
+/// Reads a text as every kind of file that there is.
+#[cfg(fuzzing)]
+pub(crate) fn try_out(file: &std::path::Path, text: &str) {
+    for complaint in agent::parse(file, text).err().unwrap_or_default() {
+        assert!(!complaint.to_string().is_empty());
+    }
+    if let Ok(name) = "fuzzed".parse() {
+        for complaint in app::parse(&name, file, text).err().unwrap_or_default() {
+            assert!(!complaint.to_string().is_empty());
+        }
+    }
+}
+
 /// The settings of an `agent.toml` that is right, for tests elsewhere.
 #[cfg(test)]
 pub(crate) fn parse_agent(text: &str) -> Agent {
