@@ -36,6 +36,11 @@ impl Default for SigningKey {
 }
 
 impl SigningKey {
+    /// The key of a seed of 32 bytes.
+    pub fn from_seed(seed: &[u8]) -> Self {
+        Self { pair: Ed25519KeyPair::from_seed_unchecked(seed).expect("a seed has 32 bytes") }
+    }
+
     fn bytes(&self) -> [u8; 32] {
         self.pair.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes")
     }
@@ -160,7 +165,7 @@ impl Network {
 
     /// A stream, to say what no client would say.
     #[track_caller]
-    pub fn stream(&self) -> impl std::io::Read + std::io::Write + use<> {
+    pub fn stream(&self) -> impl std::io::Read + std::io::Write + Send + use<> {
         tls(self.port, HOST, &self.ca, &[]).expect("the agent takes the connection")
     }
 

@@ -210,7 +210,7 @@ fn what_is_no_request_gets_a_problem_with_a_code() {
         (with("v", json!(2)), "version 1"),
         (with("v", json!(1.5)), "cannot be understood"),
         (with("action", json!("explode")), "explode"),
-        (with("action", json!("read")), "GET"),
+        (with("action", json!("read")), "path"),
         (with("app", json!("../x")), "`app`"),
         (with("ref", json!("--upload-pack=x")), "`ref`"),
         (with("ref", json!("a\u{0}b")), "`ref`"),

@@ -202,7 +202,7 @@ fn every_example_of_a_file_is_taken_by_the_agent() {
             seen += 1;
             let bench = Bench::new("docs examples");
             // The places that the example names are on the host of its reader.
-            let example = ["/etc/release-agent/", "/etc/shop/"]
+            let example = ["/etc/release-agent/", "/etc/shop/", "/etc/letsencrypt/"]
                 .iter()
                 .fold(example, |text, dir| text.replace(dir, &format!("{}/", bench.path("etc").display())));
             for file in between(&example, "\"", "\"").into_iter().filter(|word| word.ends_with(".env") && word.starts_with('/')) {
@@ -213,6 +213,15 @@ fn every_example_of_a_file_is_taken_by_the_agent() {
                 // A secret of any kind.
                 let file = bench.write(file, "whsec_c2l4dGVlbi1ieXRlcy1hdC1sZWFzdCEh\n");
                 fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+            }
+            if example.contains("[https]") {
+                bench.certificate("config/tls", &["web1.example.org"]);
+            }
+            for (file, made) in [("fullchain.pem", "cert.pem"), ("privkey.pem", "key.pem")] {
+                for named in between(&example, "\"", "\"").into_iter().filter(|word| word.ends_with(file)) {
+                    let written = bench.write(named, fs::read(bench.path("config/tls").join(made)).unwrap());
+                    fs::set_permissions(written, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+                }
             }
             bench.write(if kind == "toml app" { "config/apps/shop.toml" } else { "config/agent.toml" }, example);
             let mut check = bench.agent_command();
