@@ -10,6 +10,8 @@
 # CA         a file with the certificate to be trusted, when it is not one that the whole world trusts
 set -eu
 umask 077
+whole() { case $1 in '' | /*) printf %s "$1" ;; *) printf '%s/%s' "$PWD" "$1" ;; esac; }
+KEY_FILE=$(whole "${KEY_FILE:-}") CA=$(whole "${CA:-}") ISSUER_CA=$(whole "${ISSUER_CA:-}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -22,7 +24,7 @@ printf '{"v":1,"aud":["%s"],"app":"%s","action":"release","ref":"%s","commit":"%
 
 if [ -n "${ID_TOKEN:-}" ]; then
     printf 'Authorization: Bearer %s\n' "$ID_TOKEN" >proof
-elif [ -z "${KEY_FILE:-}" ] && [ -n "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ]; then
+elif [ -z "$KEY_FILE" ] && [ -n "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ]; then
     # Its audience names the host and the body.
     printf 'Authorization: Bearer %s\n' "$ACTIONS_ID_TOKEN_REQUEST_TOKEN" >asking
     audience=$host%23sha256%3D$(sha256sum body | cut -d ' ' -f 1)

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use agent_tests::{Bench, Done, HOST, Network, Repo, project, wait_until};
+use agent_tests::{Bench, Done, HOST, Issuer, Network, Repo, nonce, now, project, wait_until};
+use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -79,6 +80,7 @@ fn the_script_ends_as_the_release_ended() {
     let main = job.repo.id("main");
     job.script(&format!("refs/heads/main {main}"), &[]).expect(0).says(&["\"what\":\"ended\"", "\"outcome\":\"live\""]);
     assert_eq!(job.bench.runs()[0]["caller"], "key:ci-shop@acme");
+    job.script(&format!("refs/heads/main {main}"), &[("KEY_FILE", "../key"), ("CA", "../config/tls/cert.pem")]).expect(0);
     // A release that fails: the commit is on no ref that is allowed.
     job.repo.branch("aside");
     let aside = job.repo.write("page.html", "aside").commit("Aside");
@@ -117,6 +119,64 @@ fn the_script_follows_over_a_restart_of_the_agent() {
     let places: Vec<u64> =
         done.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["n"].as_u64().unwrap()).collect();
     assert_eq!(places, (1..=places.len() as u64).collect::<Vec<_>>(), "no event twice, and none left out");
+}
+
+/// What a template has on one line behind this.
+fn line(text: &str, opening: &str) -> String {
+    let found = text.lines().find_map(|line| line.trim().strip_prefix(opening));
+    found.unwrap_or_else(|| panic!("no {opening:?}")).trim().to_owned()
+}
+
+/// An issuer whose jobs of the project 74 may release the app, in force beside what was.
+fn issuer(job: &Job, kind: &str, more: &str, claims: &str) -> Issuer {
+    let issuer = Issuer::new("ci", &job.bench);
+    let file = job.bench.path("config/agent.toml");
+    let grant = format!("[[grant]]\nto = \"oidc:ci\"\napps = [\"shop\"]\nactions = [\"release\"]\nrefs = [\"main\"]\nclaims = {claims}\n");
+    let text = format!("{}{}{grant}", fs::read_to_string(&file).unwrap(), issuer.settings(kind, more));
+    fs::rename(job.bench.write("agent.new", text), file).unwrap();
+    job.bench.reload_keys();
+    issuer
+}
+
+#[test]
+fn github_actions() {
+    let job = Job::new("GitHub Actions", "");
+    let text = template("github-actions.yml");
+    sets(&text, &["AGENT_URL:", "APP:", "id-token: write", "environment:"]);
+    let issuer = issuer(&job, "github", "bind = \"body\"\n", "{ repository_id = \"74\", environment = \"production\" }");
+    let (now, commit) = (now(), job.repo.id("main"));
+    let header = json!({ "typ": "JWT", "alg": "RS256", "kid": issuer.kid() });
+    let claims = json!({ "iss": issuer.url(), "iat": now, "nbf": now - 300, "exp": now + 300, "jti": nonce(), "environment": "production",
+        "sha": commit, "ref": "refs/heads/main", "repository": "acme/shop", "repository_id": "74", "repository_owner_id": "65",
+        "event_name": "push", "job_workflow_ref": "acme/shop/.github/workflows/release.yml@refs/heads/main" });
+    let offer = issuer.offer(&header, &claims);
+    let ca = issuer.ca().to_str().unwrap().to_owned();
+    let variables = [
+        ("ACTIONS_ID_TOKEN_REQUEST_URL", offer.as_str()),
+        ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "x"),
+        ("ISSUER_CA", &ca),
+        ("GITHUB_REF", "refs/heads/main"),
+        ("GITHUB_SHA", &commit),
+    ];
+    job.run("bash", &line(&text, "run:"), &variables).expect(0).says(&["\"outcome\":\"live\""]);
+    assert_eq!(job.bench.runs()[0]["caller"], "oidc:ci:acme/shop");
+}
+
+#[test]
+fn gitlab_ci() {
+    let job = Job::new("GitLab CI", "");
+    let text = template("gitlab-ci.yml");
+    sets(&text, &["AGENT_URL:", "APP:", "ID_TOKEN:", "aud:", "environment:"]);
+    let issuer = issuer(&job, "gitlab", "", "{ project_id = \"74\", ref_protected = \"true\" }");
+    let (now, commit) = (now(), job.repo.id("main"));
+    let header = json!({ "typ": "JWT", "alg": "RS256", "kid": issuer.kid() });
+    let claims = json!({ "iss": issuer.url(), "aud": HOST, "iat": now, "nbf": now - 5, "exp": now + 3600, "jti": nonce(), "sha": commit,
+        "ref": "main", "ref_type": "branch", "ref_path": "refs/heads/main", "ref_protected": "true", "project_path": "acme/shop",
+        "project_id": "74", "namespace_id": "65", "pipeline_source": "push" });
+    let token = issuer.sign(&header, &claims);
+    let variables = [("ID_TOKEN", token.as_str()), ("CI_COMMIT_BRANCH", "main"), ("CI_COMMIT_SHA", &commit)];
+    job.run("bash", &line(&text, "- sh").replacen("ci/", "sh ci/", 1), &variables).expect(0).says(&["\"outcome\":\"live\""]);
+    assert_eq!(job.bench.runs()[0]["caller"], "oidc:ci:acme/shop");
 }
 
 #[test]

@@ -40,6 +40,9 @@ fn status_of(app: &App, now: DateTime<Utc>) -> String {
     if let Some(stuck) = app.stuck {
         page.row("stuck", painted(BAD, format!("run {stuck} needs a person to look: agentctl logs {stuck}")));
     }
+    if let Some(follows) = &app.follows {
+        page.row("follows", format!("{}, when a hint says so", clean_line(follows)));
+    }
     if let Some(lock) = &app.lock {
         page.row("locked", painted(WARN, format!("by {}, {}: {}", clean_line(&lock.who), ago(lock.since, now), clean_line(&lock.why))));
     }

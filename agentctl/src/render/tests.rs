@@ -459,9 +459,9 @@ fn status_tells_what_matters_first() {
         last: Some(run(12, RunState::Ended, Some(OutcomeWord::RolledBack))),
         disk_free: 12_300_000_000,
         disk_total: 40_000_000_000,
-        follows: None,
+        follows: Some("refs/heads/main".into()),
     };
-    let blog = App { name: "blog".into(), live: None, running: None, waiting: vec![], lock: None, stuck: None, last: None, ..shop.clone() };
+    let blog = App { name: "blog".into(), live: None, running: None, waiting: vec![], lock: None, stuck: None, last: None, follows: None, ..shop.clone() };
     let apps =
         Apps { agent: "0.1.0".into(), draining: true, apps: vec![shop, blog], complaints: vec!["apps/blog.toml:3: unknown key".into()] };
     assert_snapshot!(plain(&status(&apps, now())), @r"
@@ -473,6 +473,7 @@ fn status_tells_what_matters_first() {
     shop  2026-11-20-22-45-23-1a2b3c4d5e6f is live
       made         3 h ago, of main, by unix:anna
       stuck        run 9 needs a person to look: agentctl logs 9
+      follows      refs/heads/main, when a hint says so
       locked       by unix:bert, 2 h ago: black friday
       running      run 13: release main by unix:anna, at migrate, taken 4 min ago
       waiting      run 14: release main by unix:anna
