@@ -612,9 +612,7 @@ fn the_script_for_a_ci_releases_with_a_token_for_its_request_alone_or_with_one_t
         let mut command = scene.bench.command("sh");
         command.arg(project("packaging/ci/release.sh")).args(["refs/heads/main", &scene.commits[1]]);
         command.env("AGENT_URL", scene.network.url()).env("CA", &scene.network.ca).env("APP", "site");
-        // The name of the host resolves nowhere.
-        scene.bench.write(".curlrc", format!("resolve = {HOST}:{}:127.0.0.1\n", scene.network.port));
-        command.env("HOME", scene.bench.path("")).envs(more.iter().copied());
+        command.env("AGENT_HOST", HOST).envs(more.iter().copied());
         scene.bench.begin(command).finish(MOST)
     };
     let offered = scene.good();
