@@ -461,7 +461,17 @@ fn status_tells_what_matters_first() {
         disk_total: 40_000_000_000,
         follows: Some("refs/heads/main".into()),
     };
-    let blog = App { name: "blog".into(), live: None, running: None, waiting: vec![], lock: None, stuck: None, last: None, follows: None, ..shop.clone() };
+    let blog = App {
+        name: "blog".into(),
+        live: None,
+        running: None,
+        waiting: vec![],
+        lock: None,
+        stuck: None,
+        last: None,
+        follows: None,
+        ..shop.clone()
+    };
     let apps =
         Apps { agent: "0.1.0".into(), draining: true, apps: vec![shop, blog], complaints: vec!["apps/blog.toml:3: unknown key".into()] };
     assert_snapshot!(plain(&status(&apps, now())), @r"
