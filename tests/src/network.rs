@@ -56,7 +56,12 @@ impl SigningKey {
 
     /// The public half of the same key, as if it were in a hardware authenticator.
     pub fn public_hardware(&self) -> PublicKey {
-        PublicKey::Hardware { key: self.bytes(), application: "ssh:".to_owned() }
+        self.public_hardware_for("ssh:")
+    }
+
+    /// The same, made for any application.
+    pub fn public_hardware_for(&self, application: &str) -> PublicKey {
+        PublicKey::Hardware { key: self.bytes(), application: application.to_owned() }
     }
 
     /// Its line in `allowed_signers`.
@@ -77,12 +82,17 @@ impl SigningKey {
 
     /// A signature as a hardware authenticator makes it, touched or not.
     pub fn sign_in_hardware(&self, body: &str, flags: u8) -> Sshsig {
-        let mut bytes = digest(&SHA256, b"ssh:").as_ref().to_vec();
+        self.sign_in_hardware_for(body, flags, "ssh:")
+    }
+
+    /// The same, with a key that was made for any application.
+    pub fn sign_in_hardware_for(&self, body: &str, flags: u8, application: &str) -> Sshsig {
+        let mut bytes = digest(&SHA256, application.as_bytes()).as_ref().to_vec();
         bytes.push(flags);
         bytes.extend_from_slice(&7_u32.to_be_bytes());
         bytes.extend_from_slice(digest(&SHA256, &signed(body, NAMESPACE, Hash::Sha512)).as_ref());
         let proof = Proof::Hardware { signature: self.raw(&bytes), flags, counter: 7 };
-        Sshsig { key: self.public_hardware(), namespace: NAMESPACE.to_owned(), hash: Hash::Sha512, proof }
+        Sshsig { key: self.public_hardware_for(application), namespace: NAMESPACE.to_owned(), hash: Hash::Sha512, proof }
     }
 }
 

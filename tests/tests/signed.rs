@@ -164,11 +164,25 @@ fn sig_01_no_signature() {
     let body = prune();
     let signature = site.key.sign(&body);
     site.unproven(&site.network.send(&body, &vec![signature.clone(); 5]));
-    let long = format!("{}{}", signature.to_base64(), "A".repeat(2048));
-    site.unproven(&site.network.send_with(&body, &[("Agent-Signature", &long)]));
     // Nor two ways to be somebody at once.
     site.unproven(&site.network.send_with(&body, &[("Agent-Signature", &signature.to_base64()), ("Authorization", "Bearer x")]));
     assert_eq!(site.network.send(&body, &vec![signature; 4]).status, 202, "four are allowed");
+}
+
+/// Right in everything but its length: a key can be made for an application of any name.
+#[test]
+fn sig_01_a_signature_that_is_too_long() {
+    let (short, long) = ("ssh:short", format!("ssh:{}", "x".repeat(1400)));
+    let grants = "[[grant]]\nto = \"key:boss\"\napps = [\"*\"]\nactions = [\"*\"]\nkeys = \"any\"\n";
+    let site = Site::with("sig 01, long", grants, |key| {
+        let line = |application: &str| format!("boss {}\n", key.public_hardware_for(application).to_line());
+        line(short) + &line(&long)
+    });
+    let body = prune();
+    let signature = site.key.sign_in_hardware_for(&body, 1, &long);
+    assert!(signature.to_base64().len() > 2048);
+    site.unproven(&site.network.send(&body, &[signature]));
+    assert_eq!(site.network.send(&body, &[site.key.sign_in_hardware_for(&body, 1, short)]).status, 202);
 }
 
 #[test]
@@ -553,7 +567,9 @@ fn sig_26_duplicate_member() {
 #[test]
 fn sig_27_expired() {
     let site = Site::new("sig 27");
-    site.refused(&site.ask(&form("prune", json!({ "iat": now() - 400, "exp": now() - 100 }))), 410, "out_of_window");
+    let answer = site.ask(&form("prune", json!({ "iat": now() - 400, "exp": now() - 100 })));
+    site.refused(&answer, 410, "out_of_window");
+    assert!(json(&answer)["detail"].as_str().unwrap().starts_with("the request expired 10"), "{}", answer.body);
 }
 
 #[test]

@@ -3,9 +3,6 @@
 //!
 //! An app that is not there, a source that is not set, a wrong signature: the answer is one and the same, and so is the work.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use agent_model::names::AppName;
 use agent_wire::view;
 use axum::Json;
@@ -18,14 +15,13 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::answer::Refused;
 use super::routes::{Named, Shared, blocking};
+use super::seldom::Seldom;
 use super::take::BODY_TIMEOUT;
 use crate::engine::{Heard, NotTaken};
 use crate::trust::hint::{Claim, Listening, Source};
 
 /// The most bytes of a hint: as many as GitHub sends ("Webhook events and payloads": 25 MB). None of them is kept.
 pub(super) const MOST_HINT_BYTES: usize = 25 * 1024 * 1024;
-/// How often the log tells of hints that were not proven: whoever sends them decides how many there are.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A hint with its proof in the headers.
 pub(super) async fn signed(
@@ -106,18 +102,9 @@ async fn whole(body: Body, mut listening: Listening) -> Result<Listening, Refuse
 
 /// Tells the log, for whoever wonders why a hint does nothing. What was sent is not told: it may be a secret with a slip in it.
 fn tell_of_unproven(app: Option<&AppName>, source: Option<Source>) {
-    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.is_some_and(|at| at.elapsed() < TELL_EVERY) {
-        return;
-    }
-    *told = Some(Instant::now());
-    drop(told);
+    static UNPROVEN: Seldom = Seldom::new();
+    let Some(untold) = UNPROVEN.tells() else { return };
     let app = app.map_or("?", AppName::as_str);
     let source = source.map_or("?", Source::word);
-    tracing::warn!(
-        app,
-        source,
-        "a hint was not proven: no such [[hint]], another secret, or another clock; more are told of after a while"
-    );
+    tracing::warn!(app, source, untold, "a hint was not proven: no such [[hint]], another secret, or another clock");
 }

@@ -8,6 +8,7 @@ mod hints;
 pub(crate) mod network;
 mod rights;
 mod routes;
+mod seldom;
 mod socket;
 mod take;
 

@@ -19,6 +19,7 @@ use super::answer::Refused;
 use super::auth::token::{self, Unproven};
 use super::auth::{Peer, signed, ticket};
 use super::routes::{Shared, blocking};
+use super::seldom::Seldom;
 use crate::engine::Accepted;
 use crate::steps::chain;
 use crate::trust::Job;
@@ -82,7 +83,10 @@ pub(super) async fn take(
 async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<(Caller, Option<Job>), Refused> {
     let house = &shared.house;
     let refused = |why: &dyn std::error::Error| {
-        tracing::info!("a request on the network is refused: {}", chain(why));
+        static UNPROVEN: Seldom = Seldom::new();
+        if let Some(untold) = UNPROVEN.tells() {
+            tracing::info!(untold, "a request on the network is refused: {}", chain(why));
+        }
         Refused::unsigned()
     };
     if headers.contains_key(header::AUTHORIZATION) && !headers.contains_key(SIGNATURE_HEADER) {
