@@ -14,6 +14,8 @@ whole() { case $1 in '' | /*) printf %s "$1" ;; *) printf '%s/%s' "$PWD" "$1" ;;
 KEY_FILE=$(whole "${KEY_FILE:-}") CA=$(whole "${CA:-}") ISSUER_CA=$(whole "${ISSUER_CA:-}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 143' HUP INT TERM
+case $AGENT_URL in https://*) ;; *) echo "release.sh: AGENT_URL must begin with https://" >&2; exit 2 ;; esac
 cd "$work"
 
 host=${AGENT_HOST:-$(printf %s "${AGENT_URL#https://}" | sed 's/[:/].*//')}

@@ -1,5 +1,4 @@
 //! The door to the network itself: which versions of TLS it speaks, certificates that are renewed under it, sockets that it is handed, and how it closes.
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

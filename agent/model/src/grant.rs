@@ -172,7 +172,7 @@ impl<T: PartialEq> Scope<T> {
     }
 }
 
-/// A pattern for the short name of a branch or tag: `*` stands for any characters, slashes too; every other character for itself.
+/// A pattern for the name of a branch or tag, the short one or, where it begins with `refs/heads/` or `refs/tags/`, the full one: `*` stands for any characters, slashes too; every other character for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefPattern(String);
 
@@ -193,9 +193,14 @@ impl RefPattern {
         rest.ends_with(last)
     }
 
-    /// The pattern that fits the short name of this ref alone: no ref has a `*` in its name.
+    /// Whether a ref fits: by its full name where the pattern begins with `refs/`, so that a tag cannot pass for a branch; else by its short one.
+    pub fn fits_ref(&self, reference: &RefName) -> bool {
+        self.fits(if self.0.starts_with("refs/") { reference.as_str() } else { reference.short() })
+    }
+
+    /// The pattern that fits this ref alone: no ref has a `*` in its name.
     pub fn exactly(reference: &RefName) -> Self {
-        Self(reference.short().to_owned())
+        Self(reference.as_str().to_owned())
     }
 
     /// The ref's short name, when the pattern fits only one.
@@ -336,7 +341,7 @@ impl Back {
         match self {
             Self::Never => false,
             Self::Always => true,
-            Self::From(refs) => refs.iter().any(|pattern| pattern.fits(reference.short())),
+            Self::From(refs) => refs.iter().any(|pattern| pattern.fits_ref(reference)),
         }
     }
 }
@@ -373,7 +378,7 @@ impl Authorised {
 
     /// Whether the grant allows a release of this ref.
     pub fn allows_ref(&self, reference: &RefName) -> bool {
-        self.refs.as_ref().is_none_or(|refs| refs.iter().any(|pattern| pattern.fits(reference.short())))
+        self.refs.as_ref().is_none_or(|refs| refs.iter().any(|pattern| pattern.fits_ref(reference)))
     }
 }
 
@@ -501,6 +506,14 @@ mod tests {
         for right in Right::ALL.into_iter().filter(|right| *right != Right::Release) {
             assert!(authorise(hint.clone(), right, &app, &[]).is_err(), "{right}");
         }
+    }
+
+    #[test]
+    fn a_pattern_of_full_names_tells_a_branch_from_a_tag() {
+        let fits = |pattern: &str, name: &str| pattern.parse::<RefPattern>().unwrap().fits_ref(&name.parse().unwrap());
+        assert!(fits("main", "refs/heads/main") && fits("main", "refs/tags/main"));
+        assert!(fits("refs/heads/main", "refs/heads/main") && !fits("refs/heads/main", "refs/tags/main"));
+        assert!(fits("refs/tags/v*", "refs/tags/v1") && !fits("refs/tags/v*", "refs/heads/v1"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::auth::token::Unproven;
+use super::seldom::Seldom;
 use crate::engine::NotTaken;
 use crate::engine::journal::JournalError;
 use crate::engine::mask::Mask;
@@ -263,7 +264,10 @@ impl Refused {
 
     /// The issuer of the request's ID token does not say its keys.
     pub(super) fn no_keys(why: &Unproven) -> Self {
-        tracing::warn!("a request on the network cannot be judged: {}", chain(why));
+        static UNJUDGED: Seldom = Seldom::new();
+        if let Some(untold) = UNJUDGED.tells() {
+            tracing::warn!(untold, "a request on the network cannot be judged: {}", chain(why));
+        }
         let hint = "ask again in a moment; the agent's log says what is wrong with the issuer".to_owned();
         Self::new(Code::NoKeys, "the issuer of the ID token does not say its keys at the moment", Some(hint))
     }

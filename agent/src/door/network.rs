@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 use super::connection::{self, Seats};
 use super::socket::BindError;
@@ -82,7 +82,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// What all listeners share.
 #[derive(Clone)]
 struct Hall {
-    acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
     router: axum::Router,
     places: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
@@ -91,11 +91,11 @@ struct Hall {
 
 /// Serves until `stop` says so. Addresses that the settings gain or lose while the agent runs are taken up and given up.
 pub(crate) async fn serve(bound: Bound, house: House, mut stop: watch::Receiver<bool>) {
-    let Ok(acceptor) = acceptor(house.settings.clone()) else {
+    let Ok(config) = config(house.settings.clone()) else {
         return tracing::error!("TLS cannot be set up: nobody is answered on the network");
     };
     let hall = Hall {
-        acceptor,
+        config,
         router: routes::router(house.clone(), stop.clone()).layer(axum::Extension(auth::Peer::Network)),
         places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         handshakes: Arc::new(Semaphore::new(MOST_HANDSHAKES)),
@@ -141,12 +141,12 @@ pub(crate) async fn serve(bound: Bound, house: House, mut stop: watch::Receiver<
     let _ = timeout(Duration::from_secs(2), hall.places.acquire_many(all)).await;
 }
 
-fn acceptor(settings: InForce) -> Result<TlsAcceptor, rustls::Error> {
+fn config(settings: InForce) -> Result<Arc<ServerConfig>, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider())).with_protocol_versions(&[&TLS13, &TLS12])?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(InForceCertificate(settings)));
     // HTTP/2 is not spoken: its floods (rapid reset, continuation) have nothing to meet here.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 async fn accept(listener: TcpListener, hall: Hall, stop: watch::Receiver<bool>) {
@@ -178,8 +178,10 @@ async fn welcome(stream: TcpStream, address: SocketAddr, hall: Hall, stop: watch
     // Events are small and wanted at once.
     let _ = stream.set_nodelay(true);
     let shaken = timeout(HANDSHAKE_TIMEOUT, async {
+        // Whoever says nothing takes no turn: those are for the signature that an answer costs.
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), Box::pin(connection::impatient(stream))).await?;
         let _turn = hall.handshakes.acquire().await.map_err(io::Error::other)?;
-        hall.acceptor.accept(Box::pin(connection::impatient(stream))).await
+        hello.into_stream(hall.config).await
     });
     match shaken.await {
         Ok(Ok(stream)) => connection::serve(stream, hall.router, stop).await,

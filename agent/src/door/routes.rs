@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use chrono::Utc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::answer::Refused;
 use super::auth::{self, Known, ticket};
@@ -117,6 +117,12 @@ pub(super) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, 
     tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
 }
 
+/// A turn for what runs programs, or waits for a cache that a release has: there are threads for some of it, and the others are for whoever wants less.
+async fn turn_to_search() -> Result<SemaphorePermit<'static>, Refused> {
+    static TURNS: Semaphore = Semaphore::const_new(16);
+    TURNS.acquire().await.map_err(|err| Refused::internal(&err))
+}
+
 impl Shared {
     /// The engine of an app, for a caller who has a right to it. Whoever has none learns nothing of which apps there are.
     pub(super) fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
@@ -142,7 +148,9 @@ impl Shared {
 async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json<view::Apps>, Refused> {
     blocking(move || {
         let apps = shared.readable_engines(&caller)?.into_iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
-        let complaints = shared.house.settings.complaints().iter().map(ToString::to_string).collect();
+        // Other apps' names and paths stand in them.
+        let all = rights::may_see_all(&caller, &shared.house.settings.settings().agent.grants);
+        let complaints = shared.house.settings.complaints().iter().filter(|_| all).map(ToString::to_string).collect();
         Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.house.engines.draining(), apps, complaints }))
     })
     .await
@@ -191,7 +199,12 @@ async fn plan(
 ) -> Result<Json<view::Plan>, Refused> {
     let (engine, authorised) = shared.enter(&caller, &app, Right::Plan)?;
     let revision: Revision = query.revision.parse()?;
-    blocking(move || Ok(Json(engine.plan(&authorised, &revision)?))).await
+    let turn = turn_to_search().await?;
+    blocking(move || {
+        let _turn = turn;
+        Ok(Json(engine.plan(&authorised, &revision)?))
+    })
+    .await
 }
 
 async fn prunable(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::Releases>, Refused> {
@@ -323,12 +336,16 @@ async fn doctor(
         None => shared.readable_engines(&caller)?,
     };
     let reader = caller.to_string();
+    let turn = turn_to_search().await?;
     blocking(move || {
+        let _turn = turn;
+        let all = rights::may_see_all(&caller, &shared.house.settings.settings().agent.grants);
         let mut findings: Vec<view::Finding> = shared
             .house
             .settings
             .complaints()
             .iter()
+            .filter(|_| all)
             .map(|complaint| view::Finding {
                 app: None,
                 what: "configuration".to_owned(),
@@ -348,7 +365,7 @@ async fn doctor(
         }
         findings.extend(engines.iter().flat_map(|engine| engine.examine()));
         let settings = shared.house.settings.settings();
-        if query.app.is_none() && rights::may_see_all(&caller, &settings.agent.grants) {
+        if query.app.is_none() && all {
             let newest = shared.house.engines.journal().newest();
             findings.extend(rights::findings(&settings, &shared.house.settings.material(), newest, Utc::now()));
         }

@@ -111,7 +111,7 @@ impl AppEngine {
         let cache = self.site.cache();
         match Git::new(&app.git, &cache).remote_refs(watch) {
             Ok(refs) => {
-                let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits(reference.short()))).count();
+                let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits_ref(reference))).count();
                 if allowed == 0 {
                     let text = format!("the repository answers, but none of its {} branches and tags may be released", refs.len());
                     chart.add("git", Level::Error, text, Some("set `refs` to the branches and tags that may be released".to_owned()));

@@ -42,7 +42,10 @@ fn grant(section: &Section<'_>, issuers: &issuer::Kinds) -> Option<Grant> {
     let names = |kind: fn(&Principal) -> bool| to.iter().filter(|to| kind(to)).count();
     let (keys, tokens) = (names(|to| matches!(to, Principal::Key(_))), names(|to| matches!(to, Principal::Oidc(_))));
     let (signatures, claims) = (usize::try_from(signatures.unwrap_or(1)).unwrap_or(1), claims.unwrap_or_default());
-    if signatures > 1 && keys < signatures {
+    if signatures > 1 && keys < to.len() {
+        let says = "counts keys, and `to` names others too, who would need none";
+        section.complain("signatures", says, "give them a grant of their own");
+    } else if signatures > 1 && keys < signatures {
         let says = format!("asks for {signatures} signatures, and `to` names {keys} key(s): nobody could ever have them");
         section.complain("signatures", says, "name every key that may be one of them: to = [\"key:anna\", \"key:ben\"]");
     }

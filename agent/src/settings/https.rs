@@ -113,7 +113,10 @@ fn path_of(place: Option<&Place>, config_dir: &Path, usual: &str) -> Option<Path
 /// Reads the files. What cannot be read stays as it was in `before`, and is complained of; a key that was revoked stays so until a list without any
 /// mistake no longer has it.
 pub(super) fn load(settings: &Settings, config_dir: &Path, before: &Material) -> (Material, Vec<Complaint>) {
-    let Some(https) = &settings.agent.https else { return (Material::default(), Vec::new()) };
+    let Some(https) = &settings.agent.https else {
+        // What was revoked stays so until a list says otherwise.
+        return (Material { revoked: before.revoked.clone(), ..Material::default() }, Vec::new());
+    };
     let mut complaints = Vec::new();
     let lines = |file: &Path, bad: Vec<BadLine>| {
         let complain = |bad: BadLine| Complaint { line: Some(bad.line), hint: bad.hint, ..Complaint::of_file(file, bad.says) };
@@ -154,7 +157,10 @@ pub(super) fn load(settings: &Settings, config_dir: &Path, before: &Material) ->
 }
 
 fn read_if_there(file: &Path) -> Result<String, Box<Complaint>> {
-    if file.symlink_metadata().is_err() { Ok(String::new()) } else { read_text(file) }
+    match file.symlink_metadata() {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        _ => read_text(file),
+    }
 }
 
 fn read_certificate(https: &Https, config_dir: &Path) -> Result<Certificate, Box<Complaint>> {

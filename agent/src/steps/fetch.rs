@@ -1,5 +1,6 @@
 //! `fetch`: brings the allowed refs into the cache, finds the commit, and gives the release its name.
 
+use agent_model::grant::Back;
 use agent_model::names::CommitId;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
@@ -28,7 +29,9 @@ impl Step for Fetch {
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let Act::Release { revision, .. } = cx.act else { return Ok(Did::Nothing("nothing is to be fetched".to_owned())) };
         let _cache = cx.site.hold_cache()?;
-        let known = cx.git(|git, watch| git.has(revision, cx.allowed(), watch));
+        // A branch may have been moved since it was fetched. Whoever may go back anyway may release what it once reached; all others are held to
+        // what it reaches now.
+        let known = *cx.back == Back::Always && cx.git(|git, watch| git.has(revision, cx.allowed(), watch));
         let did = if known {
             Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned())
         } else {
@@ -51,9 +54,14 @@ impl Step for Fetch {
 
 /// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.
 fn warn_of_going_back(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
-    let Some(live) = cx.former.as_ref().and_then(|former| cx.site.manifest(former).ok()) else { return Ok(()) };
-    let Ok(live) = live.commit.parse::<CommitId>() else { return Ok(()) };
+    let Some(former) = cx.former.as_ref() else { return Ok(()) };
     let may = target.reference.as_ref().is_some_and(|reference| cx.back.allows(reference));
+    let live = cx.site.manifest(former).ok().and_then(|manifest| manifest.commit.parse::<CommitId>().ok());
+    let Some(live) = live else {
+        // There is nothing to compare with.
+        let told = format!("the manifest of the live release {former} cannot be read, so nothing can be said to descend from it");
+        return if may { Ok(()) } else { Err(Failure::new(told).with_hint(MAY_GO_BACK)) };
+    };
     if !cx.git(|git, watch| git.knows(&live, watch)) {
         if may {
             // There is nothing to compare.

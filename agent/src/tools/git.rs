@@ -204,7 +204,7 @@ impl fmt::Display for Whose {
 
 impl Allowed<'_> {
     fn allows(&self, reference: &RefName) -> bool {
-        let fits = |patterns: &[RefPattern]| patterns.iter().any(|pattern| pattern.fits(reference.short()));
+        let fits = |patterns: &[RefPattern]| patterns.iter().any(|pattern| pattern.fits_ref(reference));
         fits(self.app) && self.grant.is_none_or(fits) && self.via.is_none_or(|via| via == reference)
     }
 
@@ -327,7 +327,7 @@ impl<'a> Git<'a> {
             return Err(GitError::Empty(self.settings.repository.url()));
         }
         self.make_cache(&remote, watch)?;
-        let fits = |reference: &RefName| allowed.iter().any(|pattern| pattern.fits(reference.short()));
+        let fits = |reference: &RefName| allowed.iter().any(|pattern| pattern.fits_ref(reference));
         let wanted: BTreeMap<_, _> = remote.into_iter().filter(|(reference, _)| fits(reference)).collect();
         let cached = self.cached_refs(watch)?;
         let stale: Vec<&RefName> = cached.keys().filter(|reference| !wanted.contains_key(reference)).collect();
@@ -496,8 +496,8 @@ impl<'a> Git<'a> {
         let commits = commits.collect();
         let count = self.git().args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
         let text = self.ask_text("count the commits", watch, count)?;
-        let mut counts = text.split_whitespace().map(|number| number.parse().unwrap_or(0));
-        let (behind, ahead) = (counts.next().unwrap_or(0), counts.next().unwrap_or(0));
+        let counts: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let [behind, ahead] = *counts.as_slice() else { return Err(GitError::Answer("count the commits")) };
         Ok((commits, ahead, behind))
     }
 

@@ -151,10 +151,10 @@ fn parse_line(line: &str) -> Result<Option<(PublicKey, Entry)>, Wrong> {
     if is_key_type(principal) {
         return Err(("the principal is missing".to_owned(), Some(SHAPE)));
     }
-    let fits = principal.len() <= 128 && principal.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"@._+-:/".contains(&byte));
+    let fits = principal.len() <= 128 && principal.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"@._-:/".contains(&byte));
     if !fits {
         let says = format!("{:?} is no principal that can be granted anything", shown(principal));
-        return Err((says, Some("one name a line, of letters, digits and @ . _ + - : / without a pattern")));
+        return Err((says, Some("one name a line, of letters, digits and @ . _ - : / without a pattern")));
     }
     let mut entry = Entry { principal: principal.to_owned(), after: None, before: None };
     let mut ours = true;

@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::ticket;
 use crate::door::House;
 use crate::door::answer::Refused;
+use crate::door::seldom::Seldom;
 use crate::steps::chain;
 use crate::tools::https::{Call, CallError, Reply, Roots};
 use crate::trust::{BadKeys, BadToken, Here, Issuer, Job, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
@@ -94,7 +95,8 @@ impl Tokens {
         token.algorithm(&source.issuer.algorithms)?;
         let keys = source.keys(token.kid()).await?;
         let job = source.issuer.judge(token, &keys, here)?;
-        if !job.unusual.is_empty() {
+        static UNUSUAL: Seldom = Seldom::new();
+        if !job.unusual.is_empty() && UNUSUAL.tells().is_some() {
             let unusual: Vec<&str> = job.unusual.iter().map(String::as_str).collect();
             tracing::info!("a job of {} is unusual: only a grant that names {} means it", job.subject, unusual.join(" and "));
         }

@@ -36,7 +36,7 @@ pub(super) fn read(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Auto {
         None | Some(Word::Off) => None,
         Some(Word::FirstOfRefs) => first_of(top, refs),
         Some(Word::Branch(branch)) => {
-            if refs.is_some_and(|refs| !refs.iter().any(|pattern| pattern.fits(branch.short()))) {
+            if refs.is_some_and(|refs| !refs.iter().any(|pattern| pattern.fits_ref(&branch))) {
                 let says = format!("{:?} fits none of `refs`, so nothing of it could be released", shown(branch.short()));
                 top.complain("auto", says, "add the branch to `refs`, or name one that is there");
             }

@@ -312,6 +312,11 @@ fn grants() {
             "every job of everybody",
         ),
         ("[[grant]]\nto = \"key:x\"\nsignatures = 2\napps = [\"*\"]\nactions = [\"*\"]", "3:1", "nobody could ever have them"),
+        (
+            "[[grant]]\nto = [\"key:x\", \"key:y\", \"unix-user:z\"]\nsignatures = 2\napps = [\"*\"]\nactions = [\"*\"]",
+            "3:1",
+            "would need none",
+        ),
         ("[[grant]]\nto = \"key:x\"\nclaims = { a = \"b\" }\napps = [\"*\"]\nactions = [\"*\"]", "3:1", "names no issuer"),
         ("[https]\nlisten = []", "1:2", "https.host: is missing"),
         ("[https]\nhost = \"Web1\"", "2:8", "lower-case"),
