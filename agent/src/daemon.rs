@@ -26,6 +26,7 @@ use crate::door::network::{self, Bound};
 use crate::door::{self, BindError, ControlSocket, House};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted};
+use crate::faults;
 use crate::report::reporter::Reporter;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
@@ -69,6 +70,8 @@ enum Ended {
     Bind(#[from] BindError),
     #[error("the sockets that the service manager hands over cannot be used")]
     Inherited(#[source] std::io::Error),
+    #[error("this agent was built with the feature `failpoints`: a variable of its environment could stop it in the middle of a release")]
+    ForTests,
     #[error("the runtime cannot be started")]
     Runtime(#[source] std::io::Error),
 }
@@ -77,6 +80,7 @@ impl Ended {
     fn code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NoHome(_) => 64,
+            Self::ForTests => 70,
             Self::App(_) | Self::Bind(_) | Self::Inherited(_) => 69,
             Self::Runtime(_) => 71,
             Self::Journal(JournalError::Held(_)) => 69,
@@ -108,6 +112,7 @@ impl Ended {
                 Some("`listen` in [https] of agent.toml must name free addresses of this host".to_owned())
             }
             Self::Bind(BindError::NoGroup(_)) => Some("make it (groupadd), or name another in agent.toml".to_owned()),
+            Self::ForTests => Some("build it without that feature: cargo build --release".to_owned()),
             Self::App(err) => match &err.source {
                 crate::engine::NotTaken::Site(err) => err.hint(),
                 _ => None,
@@ -118,7 +123,7 @@ impl Ended {
 }
 
 /// The whole program. This is the one place that decides exit codes: 0 after a drain, 64 for a configuration or a command line that cannot be
-/// used, 65 for a journal of a newer version, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
+/// used, 65 for a journal of a newer version, 70 for a build that is only for tests, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
 pub fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -166,6 +171,11 @@ fn start_log() {
 }
 
 fn serve(arguments: &Arguments) -> Result<(), Ended> {
+    // What tests need must not be what an operator runs, whoever built it.
+    if faults::COMPILED_IN && !cfg!(debug_assertions) {
+        return Err(Ended::ForTests);
+    }
+    let _faults = faults::begin();
     let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
     let env = |name: &str| std::env::var(name).ok();
     let config = directory(arguments.config.as_deref(), whose, env).ok_or(Ended::NoHome("config"))?;

@@ -2,6 +2,7 @@
 //!
 //! The modules are in the order of floors: each uses only those above it.
 
+mod faults;
 mod site;
 mod trust;
 mod tools;

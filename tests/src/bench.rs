@@ -465,6 +465,23 @@ impl Bench {
         String::from_utf8_lossy(&fs::read(self.path("log/agent.log")).unwrap_or_default()).into_owned()
     }
 
+    /// Kills the agent and everything else that has to do with the bench.
+    pub fn end_all(&self) {
+        if let Some(mut agent) = self.agent.borrow_mut().take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        // What the agent started is a group of its own, and may start others while it is looked for.
+        for _ in 0..100 {
+            let found = processes_about(&self.root);
+            if found.is_empty() {
+                break;
+            }
+            found.iter().for_each(|process| process.signal(Signal::SIGKILL));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn tell(&self) -> String {
         let mut text = format!("=== bench {} in {}\n", self.name, self.root.display());
         for number in 1..=self.commands.get() {
@@ -489,19 +506,7 @@ impl Drop for Bench {
         if failed || std::env::var_os("TELL_BENCH").is_some() {
             eprintln!("{}", self.tell());
         }
-        if let Some(mut agent) = self.agent.borrow_mut().take() {
-            let _ = agent.kill();
-            let _ = agent.wait();
-        }
-        // What the agent started is a group of its own, and may start others while it is looked for.
-        for _ in 0..100 {
-            let found = processes_about(&self.root);
-            if found.is_empty() {
-                break;
-            }
-            found.iter().for_each(|process| process.signal(Signal::SIGKILL));
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.end_all();
         if let Some(directory) = self.directory.take() {
             if failed && std::env::var_os("KEEP_BENCH").is_some() {
                 eprintln!("=== {} is kept", directory.keep().display());
@@ -531,6 +536,11 @@ impl Begun {
     /// What it printed to its standard error so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Sends it a signal.
@@ -590,6 +600,10 @@ fn variables(home: &Path) -> BTreeMap<String, String> {
 pub(crate) fn binaries() -> &'static Path {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {
+        // The battery has others than the tests: tests/battery has just built them.
+        if let Some(directory) = std::env::var_os("BENCH_BINARIES") {
+            return project("").join(directory);
+        }
         // target/<profile>/deps/<test>
         let test = std::env::current_exe().expect("a process knows its program");
         let directory = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps").to_owned();

@@ -4,6 +4,7 @@
 //! starts ends with it; when a test fails, the bench shows what the agent and the ctl said. A tool that is to misbehave is a pretend program, put
 //! first in the agent's `PATH`.
 
+pub mod battery;
 mod bench;
 mod demo;
 mod forge;

@@ -26,6 +26,7 @@ use agent_wire::form::Form;
 use chrono::Utc;
 use thiserror::Error;
 
+use crate::faults;
 use crate::settings::{App, Settings};
 use crate::site::{Site, SiteError};
 use crate::steps::chain;
@@ -290,6 +291,7 @@ impl AppEngine {
         })?;
         match taken {
             Taken::New(run) => {
+                faults::at("accepted");
                 if request.act.takes_turns() {
                     self.poke();
                 } else {
@@ -342,6 +344,7 @@ impl AppEngine {
     fn on_the_spot(&self, run: RunId, act: &Act, caller: &str) -> Result<(), NotTaken> {
         let meant = self.meant(act);
         let done = self.do_now(act, caller);
+        faults::at("done-on-the-spot");
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         let end = |outcome| What::Ended { outcome, live, ms: 0 };
         let told = match done {

@@ -19,9 +19,10 @@ use super::mask::Mask;
 use super::replay::{Replayed, planned, replay};
 use super::telling::Telling;
 use super::{AppEngine, no_release, previous};
+use crate::faults;
 use crate::settings::{App, When, read_secrets};
 use crate::site::SiteLock;
-use crate::steps::{Cx, Did, Failure, PIPELINE, Steadiness, Target, Teller, chain, named};
+use crate::steps::{Cx, Did, Failure, PIPELINE, Steadiness, Target, Teller, chain, explain, named};
 use crate::tools::{Cancel, end_marked};
 
 /// What the worker of an app owns: the proof that the root is ours, and the word that there is something to do.
@@ -178,6 +179,8 @@ impl Worker {
             if !journal.append_unless(due.run, &planned(&plan, live.as_ref()), "ended")? {
                 return Ok(());
             }
+            faults::within("plan", "");
+            faults::at("acted");
             let standing = journal.standing(&engine.name)?;
             let refused = engine.standing(standing).map_err(Failure::from).and_then(|standing| {
                 standing.may_begin(&request).map_err(|refusal| Failure::new(format!("while it waited for its turn: {refusal}")))
@@ -188,6 +191,7 @@ impl Worker {
         };
         let refs = due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect::<Vec<RefPattern>>());
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.clone().unwrap_or_default()).collect();
+        engine.site.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
         let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &due.back, &telling, &cancel, &marker, &env);
@@ -296,7 +300,10 @@ fn drive(
                 note_mark(run, Mark::Started(i));
                 let since = Instant::now();
                 cx.at(step);
+                faults::within(step, "");
+                faults::at("started");
                 let did = obstacle.take().map_or_else(|| run_step(step, cx), Err);
+                faults::at("acted");
                 telling.end_of_step(step);
                 telling.broken()?;
                 if journal.has(cx.run, "exposed")? && !run.is_exposed() {
@@ -312,7 +319,8 @@ fn drive(
                         telling.mark(What::StepDone { step: step.to_owned(), ms: ms(since), nothing })?;
                         note_mark(run, mark);
                     }
-                    Err(Failure { reason, hint, tail }) => {
+                    Err(failure) => {
+                        let Failure { reason, hint, tail } = explain(cx, failure);
                         if cx.cancel.asked() && !run.is_exposed() {
                             note_mark(run, Mark::CancelAsked);
                         }
@@ -323,6 +331,7 @@ fn drive(
             }
             Next::Undo(i) => {
                 let step = steps[i];
+                cx.site.make_room_for_the_way_back();
                 telling.mark(What::UndoStarted { step: step.to_owned() })?;
                 note_mark(run, Mark::UndoStarted(i));
                 let since = Instant::now();
@@ -330,10 +339,13 @@ fn drive(
                 let calm = Cancel::default();
                 let mut back = Cx { cancel: &calm, exposed: run.is_exposed(), ..take(cx) };
                 back.at(step);
+                faults::within(step, ".undo");
+                faults::at("started");
                 let undone = named(step).map_or(Ok(()), |known| known.undo(&mut back));
                 let Cx { inspection, .. } = back;
                 cx.inspection = inspection;
                 end_marked(cx.marker);
+                faults::at("acted");
                 telling.broken()?;
                 match undone {
                     Ok(()) => {
@@ -347,9 +359,12 @@ fn drive(
                 }
             }
             Next::End(outcome) => {
+                faults::within("end", "");
+                faults::at("started");
                 let live = cx.site.live().unwrap_or_default().map(|live| live.to_string());
                 telling.mark(What::Ended { outcome: word_of(outcome), live, ms: ms(begun) })?;
                 note_mark(run, Mark::Ended);
+                faults::at("acted");
                 return Ok(());
             }
         }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use agent_model::names::ReleaseName;
 use nix::unistd::syncfs;
 
-use super::tree::{Bits, remove_tree, set_write_bits};
+use crate::faults;
+
+use super::tree::{Bits, remove_tree, set_write_bits, size_of};
 use super::{Site, SiteError, Telling, write_durably};
 
 /// The file in an environment that says that it is complete.
@@ -44,7 +46,9 @@ impl Site {
         for entry in fs::read_dir(&path).telling("read", &path)?.flatten() {
             set_write_bits(&entry.path(), Bits::AllOff)?;
         }
+        faults::at("built");
         syncfs(&dir).telling("sync the file system of", &path)?;
+        faults::at("synced");
         write_durably(&path.join(MARKER), told.as_bytes(), 0o444)
     }
 
@@ -66,6 +70,11 @@ impl Site {
         let entries = fs::read_dir(&dir).telling("read", &dir)?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         Ok(names.filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// How many bytes on the disk the environment of a key takes.
+    pub(crate) fn size_of_environment(&self, key: &str) -> u64 {
+        size_of(&self.environment(key))
     }
 
     /// Removes the environment of a key.

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use agent_model::names::ReleaseName;
 
+use crate::faults;
+
 use super::{Site, SiteError, SiteLock, Telling, sync_dir};
 
 /// Names of temporary links begin so.
@@ -41,7 +43,9 @@ impl Site {
         }
         let temporary = self.root().join(format!("{TEMPORARY}{}-{release}", std::process::id()));
         std::os::unix::fs::symlink(Path::new("releases").join(release.as_str()), &temporary).telling("make the link", &temporary)?;
+        faults::at("linked");
         fs::rename(&temporary, &path).telling("replace the link", &path)?;
+        faults::at("renamed");
         sync_dir(self.root())?;
         match self.live()? {
             Some(live) if live == *release => Ok(()),

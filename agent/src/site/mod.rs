@@ -6,12 +6,13 @@
 //! environments/<key>/  virtual environments, sealed
 //! shared/  backups/
 //! app -> releases/<name>
-//! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances
+//! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances; room for the way back
 //! ```
 
 mod environment;
 mod link;
 mod lock;
+mod reserve;
 mod seal;
 mod tree;
 
@@ -24,6 +25,8 @@ use agent_model::names::{CommitId, ReleaseName};
 use chrono::{DateTime, Duration, NaiveDateTime, Utc};
 use nix::unistd::{User, geteuid};
 use thiserror::Error;
+
+use crate::faults;
 
 pub(crate) use lock::SiteLock;
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
@@ -190,6 +193,8 @@ pub(crate) struct Disk {
     pub total: u64,
     /// Inodes that are free.
     pub inodes: u64,
+    /// Inodes in all; none where the file system makes them as they are needed (btrfs).
+    pub inodes_in_all: u64,
 }
 
 impl Site {
@@ -213,6 +218,7 @@ impl Site {
                 made => made.telling("make", &path)?,
             }
         }
+        site.keep_reserve();
         Ok(site)
     }
 
@@ -364,6 +370,7 @@ impl Site {
             let up = "../".repeat(path.components().count() + 1);
             let to = Path::new(&up).join("shared").join(path);
             std::os::unix::fs::symlink(&to, &place).telling("make the link", &place)?;
+            faults::at("linked");
         }
         Ok(gave_way)
     }
@@ -379,6 +386,7 @@ impl Site {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed.telling("rename", &dir)?,
         }
+        faults::at("trashed");
         remove_tree(&trash)?;
         self.unpin(release)
     }
@@ -409,11 +417,21 @@ impl Site {
         remove_tree(path)
     }
 
+    /// How many bytes on the disk a release takes, without its environment.
+    pub(crate) fn size_of_release(&self, release: &ReleaseName) -> u64 {
+        tree::size_of(&self.release_dir(release))
+    }
+
     /// How full the file system is (statvfs(3)).
     pub(crate) fn disk(&self) -> Result<Disk, SiteError> {
         let stat = nix::sys::statvfs::statvfs(&self.root).telling("ask the size of", &self.root)?;
         let block = stat.fragment_size();
-        Ok(Disk { free: stat.blocks_available() * block, total: stat.blocks() * block, inodes: stat.files_available() })
+        Ok(Disk {
+            free: stat.blocks_available() * block,
+            total: stat.blocks() * block,
+            inodes: stat.files_available(),
+            inodes_in_all: stat.files(),
+        })
     }
 }
 
@@ -429,7 +447,12 @@ fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> 
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = parent.join(format!(".{name}.{}", std::process::id()));
     let written = (|| {
-        let mut file = fs::File::create(&temporary)?;
+        // One that a dead agent of the same number left may not be writable for its own user.
+        match fs::remove_file(&temporary) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        let mut file = fs::File::create_new(&temporary)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;

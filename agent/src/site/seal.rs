@@ -14,6 +14,8 @@ use nix::unistd::syncfs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::faults;
+
 use super::tree::{Bits, set_write_bits};
 use super::{FACTS, Site, SiteError, Telling, sync_dir, write_durably};
 
@@ -133,9 +135,11 @@ impl Site {
         listing.add_dir(&dir, Path::new(""))?;
         let path = facts.join("files");
         fs::write(&path, &listing.text).telling("write", &path)?;
+        faults::at("listed");
         // An fd inside the releases: syncfs on another file system would be a silent no-op.
         let inside = fs::File::open(&dir).telling("open", &dir)?;
         syncfs(&inside).telling("sync the file system of", &dir)?;
+        faults::at("synced");
         let manifest = Manifest {
             v: 1,
             app: sealing.app.to_owned(),
@@ -154,6 +158,7 @@ impl Site {
         let path = facts.join("manifest.json");
         let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
         write_durably(&path, &text, 0o444)?;
+        faults::at("named");
         sync_dir(&dir)?;
         sync_dir(&self.root().join("releases"))?;
         Ok(manifest)

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::{SiteError, Telling};
@@ -24,6 +24,17 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), SiteError> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.telling("remove", path),
     }
+}
+
+/// How many bytes on the disk a tree takes; what cannot be looked at counts nothing.
+pub(super) fn size_of(path: &Path) -> u64 {
+    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+    // In units of 512 bytes, whatever the file system (stat(2)).
+    let own = meta.blocks() * 512;
+    if !meta.is_dir() {
+        return own;
+    }
+    own + fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path())).sum::<u64>()
 }
 
 /// What becomes of the write bits of a tree.

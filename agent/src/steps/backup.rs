@@ -3,8 +3,8 @@
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::checkout::bytes;
 use super::cx::Ask;
+use super::room::bytes;
 use super::{Cx, Did, Failure, Step, TAKEN_BACK, migrate, with_django};
 use crate::settings::App;
 use crate::tools::database::{self, Kind};

@@ -6,9 +6,11 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
+use super::room::{self, bytes, counted};
 use super::{Cx, Did, Failure, Step, TAKEN_BACK, chain, in_a_release};
+use crate::faults;
 use crate::settings::{App, Submodules};
-use crate::site::{FACTS, Failed, Migrated, Site, remove_tree};
+use crate::site::{FACTS, Failed, Migrated, remove_tree};
 use crate::tools::git::{Budget, Tree};
 
 pub(super) struct Checkout;
@@ -30,12 +32,13 @@ impl Step for Checkout {
         let (target, dir) = (cx.target()?, cx.dir()?);
         let tree = cx.git(|git, watch| git.tree(&target.commit, watch))?;
         judge(cx, &tree)?;
-        room_for(cx, &tree)?;
+        room::for_tree(cx, &tree)?;
         fs::create_dir(&dir).map_err(|source| failure_at("make the directory", &dir, &source))?;
         let index = cx.site.scratch(&format!("index-{}", cx.run));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));
         remove_tree(&index)?;
         written?;
+        faults::at("written");
         let revision = dir.join("REVISION");
         remove_tree(&revision)?;
         fs::write(&revision, format!("{}\n", target.commit)).map_err(|source| failure_at("write", &revision, &source))?;
@@ -83,56 +86,6 @@ fn judge(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
         cx.warn("the REVISION file that the commit ships is replaced by the agent's");
     }
     Ok(())
-}
-
-fn room_for(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
-    let disk = cx.site.disk()?;
-    // Blocks are 4 KiB on the file systems that servers have: half of one is lost a file.
-    let needed = tree.bytes() + tree.files() * 2048;
-    if needed > disk.free || (disk.inodes > 0 && tree.files() > disk.inodes) {
-        let gain = prunable(cx.site, cx.app.keep_releases);
-        let reason = format!(
-            "the disk is full: the tree needs {} and {} inodes, and {} and {} inodes are free",
-            bytes(needed),
-            tree.files(),
-            bytes(disk.free),
-            disk.inodes
-        );
-        return Err(Failure::new(reason).with_hint(gain));
-    }
-    Ok(())
-}
-
-fn prunable(site: &Site, keep: usize) -> String {
-    let releases = site.survey().unwrap_or_default();
-    let old: u64 = releases.iter().skip(keep.max(2)).filter_map(|found| found.manifest.as_ref()).map(|manifest| manifest.bytes).sum();
-    let all: u64 = releases.iter().skip(2).filter_map(|found| found.manifest.as_ref()).map(|manifest| manifest.bytes).sum();
-    match (old, all) {
-        (0, 0) => format!("there is nothing that `agentctl prune` could remove: make room on the file system of {}", site.root().display()),
-        (old, all) if old >= all => {
-            format!("`agentctl prune` would free {}, and the environments that only those releases use", bytes(old))
-        }
-        (old, all) => format!(
-            "`agentctl prune` would free {} now; with keep_releases = 2 it would free {}, and the environments that only those releases use",
-            bytes(old),
-            bytes(all)
-        ),
-    }
-}
-
-/// A number of things for people.
-pub(super) fn counted(count: u64, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
-/// A number of bytes for people.
-pub(super) fn bytes(count: u64) -> String {
-    match count {
-        0..10_000 => format!("{count} B"),
-        10_000..10_000_000 => format!("{} kB", count / 1000),
-        10_000_000..10_000_000_000 => format!("{} MB", count / 1_000_000),
-        _ => format!("{} GB", count / 1_000_000_000),
-    }
 }
 
 fn failure_at(act: &'static str, path: &std::path::Path, source: &std::io::Error) -> Failure {

@@ -3,7 +3,7 @@
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
-use super::checkout::counted;
+use super::room::counted;
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
 use crate::settings::App;
 use crate::site::Site;

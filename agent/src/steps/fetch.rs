@@ -6,7 +6,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
-use super::checkout::counted;
+use super::room::counted;
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
 use crate::settings::App;
 use crate::tools::git::Fetched;

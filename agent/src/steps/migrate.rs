@@ -6,6 +6,7 @@ use agent_model::request::Act;
 
 use super::cx::Ask;
 use super::{Cx, Did, Failure, Step, TAKEN_BACK, with_django};
+use crate::faults;
 use crate::settings::App;
 use crate::site::Migrated;
 use crate::tools::manage::{Inspection, Schema, Tree};
@@ -47,7 +48,9 @@ impl Step for Migrate {
         };
         // Written before: after a crash it says what was about to be applied.
         cx.site.set_fact(&release, &record)?;
+        faults::at("recorded");
         let done = cx.django(Tree::Sealed, |django, watch| django.migrate(watch, &inspection))?.transpose();
+        faults::at("migrated");
         // What was applied is asked of the database, whatever migrate said.
         let after = cx.inspect(Tree::Sealed, Ask::Again).and_then(|inspection| schema_of(&inspection).cloned());
         if let Ok(after) = &after {

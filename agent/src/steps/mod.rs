@@ -12,6 +12,7 @@ mod link_shared;
 mod migrate;
 mod probe;
 pub(crate) mod prune;
+mod room;
 mod seal;
 mod switch;
 
@@ -23,6 +24,7 @@ use crate::settings::App;
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Steadiness, Target, Teller};
 pub(crate) use failure::{Failure, chain};
+pub(crate) use room::explain;
 
 /// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.
 pub(crate) static PIPELINE: &[&dyn Step] = &[

@@ -5,7 +5,7 @@ use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::checkout::counted;
+use super::room::counted;
 use super::{Cx, Did, Failure, ONLY_WARNS, Step};
 use crate::settings::App;
 use crate::site::{Site, SiteError};
@@ -60,8 +60,30 @@ impl Step for Prune {
     }
 }
 
+/// How many releases are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beyond {
+    /// `keep_releases` of them.
+    AsSet,
+    /// The live one and the way back.
+    TheWayBack,
+}
+
+/// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
+pub(super) fn frees(site: &Site, app: &App, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
+    let old = beyond_newest(site, way_back, if beyond == Beyond::AsSet { app.keep_releases } else { 2 })?;
+    let stay: Vec<String> =
+        site.survey()?.iter().filter(|found| !old.contains(&found.name)).filter_map(|found| site.environment_of(&found.name)).collect();
+    let unused = site.environments()?.into_iter().filter(|key| !stay.contains(key));
+    Ok(old.iter().map(|release| site.size_of_release(release)).sum::<u64>() + unused.map(|key| site.size_of_environment(&key)).sum::<u64>())
+}
+
 /// The releases that would be removed, oldest first.
 pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>) -> Result<Vec<ReleaseName>, SiteError> {
+    beyond_newest(site, way_back, app.keep_releases)
+}
+
+fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize) -> Result<Vec<ReleaseName>, SiteError> {
     let live = site.live()?;
     let releases = site.survey()?.into_iter().map(|found| {
         let hold = if Some(&found.name) == live.as_ref() {
@@ -76,7 +98,7 @@ pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>) -> Res
         Kept { name: found.name, hold }
     });
     let releases: Vec<Kept> = releases.collect();
-    let unused = removable(releases, app.keep_releases);
+    let unused = removable(releases, keep);
     // Looking through all processes is the dear part, so only what would go is looked for.
     Ok(unused.into_iter().filter(|release| using(&site.release_dir(release)).is_empty()).collect())
 }

@@ -5,7 +5,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
-use super::checkout::{bytes, counted};
+use super::room::{bytes, counted};
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
 use crate::settings::App;
 use crate::site::Sealing;

@@ -5,7 +5,8 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
-use super::{Cx, Did, Failure, Steadiness, Step, TAKEN_BACK};
+use super::{Cx, Did, Failure, Steadiness, Step, TAKEN_BACK, chain};
+use crate::faults;
 use crate::restart::{Proof, Restart};
 use crate::settings::App;
 use crate::site::{Migrated, Served};
@@ -39,18 +40,25 @@ impl Step for Switch {
         }
         cx.serving(&release, |new| {
             let mut prepared = cx.scene(|scene| cx.app.restart.prepare(scene, new))?;
+            faults::at("prepared");
             cx.teller.expose(self.name())?;
+            faults::at("exposed");
             cx.site.swap(&release, cx.lock)?;
             cx.scene(|scene| cx.app.restart.act(scene, new, &mut prepared))?;
+            faults::at("handed-over");
             if matches!(cx.app.restart, Restart::Handover(_)) {
                 // The instance was watched for the whole time before anybody could meet it.
                 cx.steadiness.set(Steadiness::Seen);
             }
             let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
+            faults::at("proven");
             tell(cx, &proof);
             if cx.site.fact::<Served>(&release)?.is_none() {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
-                cx.site.set_fact(&release, &Served { at: Utc::now(), ms })?;
+                // It serves, and was seen to: going back because this cannot be written down would help nobody.
+                if let Err(err) = cx.site.set_fact(&release, &Served { at: Utc::now(), ms }) {
+                    cx.warn(format!("it is not written down in the release that it has served: {}", chain(&err)));
+                }
             }
             // From here on the new release serves, and was seen to: the former one's end can only be told as a warning.
             if let Err(failure) = settle(cx, &release) {

@@ -26,6 +26,8 @@ use agent_wire::event::Stream;
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
+use crate::faults;
+
 pub(crate) use processes::{Process, boot, holding, marked, topmost, unix_socket, using, with_variable};
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
@@ -363,6 +365,7 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|source| self.cannot_start(source))?;
+        faults::at("tool");
         let group = Process::of(child.id());
         let (sender, said) = sync_channel::<Said>(1024);
         if let Some(mut stdin) = child.stdin.take() {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::faults;
+
 use super::manage::Database;
 use super::{ProgramError, Watch};
 
@@ -164,6 +166,7 @@ pub(crate) fn backup(kind: Kind, database: &Database, to: &Path, watch: &Watch<'
         Kind::Postgres => postgres::dump(database, &part.path, to, watch)?,
         Kind::Sqlite => sqlite::dump(database, &part.path, to, watch)?,
     };
+    faults::at("dumped");
     let bytes = part.publish(to)?;
     Ok(Dump { path: to.to_owned(), bytes, restore })
 }
@@ -199,6 +202,7 @@ impl Part {
         open.sync_all().map_err(file("make durable", &self.path))?;
         let bytes = open.metadata().map_err(file("look at", &self.path))?.len();
         fs::rename(&self.path, to).map_err(file("rename", &self.path))?;
+        faults::at("renamed");
         let dir = to.parent().unwrap_or(Path::new("/"));
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(file("make durable", dir))?;
         Ok(bytes)

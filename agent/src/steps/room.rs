@@ -1,0 +1,87 @@
+//! Room on the disk: whether there is enough for a tree, and what to say when there was not.
+
+use agent_model::names::ReleaseName;
+
+use super::prune::{self, Beyond};
+use super::{Cx, Failure};
+use crate::site::Site;
+use crate::tools::git::Tree;
+
+/// What tools and the kernel say when there is no room (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
+const SAID: &[&str] =
+    &["No space left on device", "Disk quota exceeded", "database or disk is full", "disk is full", "could not extend file"];
+
+/// Half of a block of 4 KiB, which is what servers' file systems have, is lost with every file.
+const LOST_BYTES_PER_FILE: u64 = 2048;
+
+/// Refuses a tree that has no room.
+pub(super) fn for_tree(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
+    let disk = cx.site.disk()?;
+    let needed = tree.bytes() + tree.files() * LOST_BYTES_PER_FILE;
+    if needed > disk.free || (disk.inodes_in_all > 0 && tree.files() > disk.inodes) {
+        let reason = format!(
+            "the disk is full: the tree needs {} and {}, and {} and {} are free",
+            bytes(needed),
+            counted(tree.files(), "inode"),
+            bytes(disk.free),
+            counted(disk.inodes, "inode")
+        );
+        return Err(Failure::new(reason));
+    }
+    Ok(())
+}
+
+/// Adds to a failure that a full disk caused how much is free, how much a release takes, and what `prune` would free.
+pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
+    let says = |text: &str| SAID.iter().any(|said| text.contains(said));
+    if !says(&failure.reason) && !failure.tail.iter().any(|line| says(line)) {
+        return failure;
+    }
+    let Ok(disk) = cx.site.disk() else { return failure };
+    let root = cx.site.root().display();
+    let mut told = match disk.inodes_in_all {
+        0 => format!("{} are free on the disk of {root}", bytes(disk.free)),
+        _ => format!("{} and {} are free on the disk of {root}", bytes(disk.free), counted(disk.inodes, "inode")),
+    };
+    if let Some(model) = cx.former.as_ref() {
+        let (release, environment) =
+            (cx.site.size_of_release(model), cx.site.environment_of(model).map(|key| cx.site.size_of_environment(&key)));
+        let whole = release + environment.unwrap_or_default();
+        told += &format!("; a release like the live one takes {}", bytes(whole));
+        if let Some(environment) = environment {
+            told += &format!(", {} of it for its environment", bytes(environment));
+        }
+        if whole > disk.free {
+            told += &format!(", so about {} are missing", bytes(whole - disk.free));
+        }
+    }
+    told += &format!("; {}", gain(cx.site, cx));
+    Failure { hint: Some(told), ..failure }
+}
+
+/// What `prune` would free, for people.
+fn gain(site: &Site, cx: &Cx<'_>) -> String {
+    let way_back: Option<&ReleaseName> = cx.before_former.as_ref();
+    let frees = |beyond| prune::frees(site, cx.app, way_back, beyond).unwrap_or_default();
+    match (frees(Beyond::AsSet), frees(Beyond::TheWayBack)) {
+        (0, 0) => "`agentctl prune` would free nothing: make room by other means".to_owned(),
+        (now, most) if now >= most => format!("`agentctl prune` would free {}", bytes(now)),
+        (0, most) => format!("`agentctl prune` would free nothing now, and {} with keep_releases = 2", bytes(most)),
+        (now, most) => format!("`agentctl prune` would free {}, and {} with keep_releases = 2", bytes(now), bytes(most)),
+    }
+}
+
+/// A number of things for people.
+pub(super) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
+/// A number of bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{} kB", count / 1000),
+        10_000_000..10_000_000_000 => format!("{} MB", count / 1_000_000),
+        _ => format!("{} GB", count / 1_000_000_000),
+    }
+}

@@ -1,0 +1,187 @@
+//! Every place at which a run is cut off: what is asked for so that it comes there, and how the run must end when the agent dies there.
+
+use super::rig::{Fails, Rig};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// A release of a new commit.
+    Release,
+    /// The same, with an environment that is built anew.
+    Rebuild,
+    /// A release that fails before its migrations are applied.
+    FailsEarly,
+    /// A release that fails when visitors have met it.
+    FailsLate,
+    /// The release that was live before.
+    Activate,
+    /// The removal of what is old, by a release or by itself.
+    ReleaseAndPrune,
+    Prune,
+    /// A lock, which is done on the spot.
+    Lock,
+}
+
+/// A place, and what must come of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// The name that the case has.
+    pub name: &'static str,
+    /// The place, as `FAILPOINTS` names it.
+    pub point: &'static str,
+    pub ask: Ask,
+    /// How the run ends when the agent died there.
+    pub outcome: &'static str,
+    /// Whether it had begun and not ended, and so must have been stopped.
+    pub cut_off: bool,
+}
+
+const fn place(name: &'static str, point: &'static str, ask: Ask, outcome: &'static str) -> Place {
+    Place { name, point, ask, outcome, cut_off: true }
+}
+
+/// In the order of a run. `started` is right after the mark that says so, `acted` right before the mark that says that it is done; what is between
+/// them is the middle.
+pub(crate) const PLACES: &[Place] = &[
+    // It has not begun, and so nothing is to be taken back: it is carried out.
+    Place { cut_off: false, ..place("accept.acted", "accepted", Ask::Release, "live") },
+    place("plan.acted", "plan.acted", Ask::Release, "failed"),
+    place("fetch.started", "fetch.started", Ask::Release, "failed"),
+    place("fetch.middle", "fetch.tool", Ask::Release, "failed"),
+    place("fetch.second", "fetch.tool=1*off->return(stop)", Ask::Release, "failed"),
+    place("fetch.acted", "fetch.acted", Ask::Release, "failed"),
+    place("checkout.started", "checkout.started", Ask::Release, "failed"),
+    place("checkout.middle", "checkout.tool=1*off->return(stop)", Ask::Release, "failed"),
+    place("checkout.written", "checkout.written", Ask::Release, "failed"),
+    place("checkout.acted", "checkout.acted", Ask::Release, "failed"),
+    place("link-shared.started", "link-shared.started", Ask::Release, "failed"),
+    place("link-shared.middle", "link-shared.linked", Ask::Release, "failed"),
+    place("link-shared.acted", "link-shared.acted", Ask::Release, "failed"),
+    place("environment.started", "environment.started", Ask::Rebuild, "failed"),
+    place("environment.middle", "environment.tool=2*off->return(stop)", Ask::Rebuild, "failed"),
+    place("environment.built", "environment.built", Ask::Rebuild, "failed"),
+    place("environment.synced", "environment.synced", Ask::Rebuild, "failed"),
+    place("environment.acted", "environment.acted", Ask::Rebuild, "failed"),
+    place("check.started", "check.started", Ask::Release, "failed"),
+    place("check.middle", "check.tool", Ask::Release, "failed"),
+    place("check.acted", "check.acted", Ask::Release, "failed"),
+    place("collectstatic.started", "collectstatic.started", Ask::Release, "failed"),
+    place("collectstatic.middle", "collectstatic.tool", Ask::Release, "failed"),
+    place("collectstatic.acted", "collectstatic.acted", Ask::Release, "failed"),
+    place("seal.started", "seal.started", Ask::Release, "failed"),
+    place("seal.listed", "seal.listed", Ask::Release, "failed"),
+    place("seal.synced", "seal.synced", Ask::Release, "failed"),
+    place("seal.named", "seal.named", Ask::Release, "failed"),
+    place("seal.acted", "seal.acted", Ask::Release, "failed"),
+    place("backup.started", "backup.started", Ask::Release, "failed"),
+    place("backup.middle", "backup.dumped", Ask::Release, "failed"),
+    place("backup.renamed", "backup.renamed", Ask::Release, "failed"),
+    place("backup.acted", "backup.acted", Ask::Release, "failed"),
+    place("migrate.started", "migrate.started", Ask::Release, "failed"),
+    place("migrate.recorded", "migrate.recorded", Ask::Release, "failed"),
+    place("migrate.middle", "migrate.tool", Ask::Release, "failed"),
+    place("migrate.migrated", "migrate.migrated", Ask::Release, "failed"),
+    place("migrate.acted", "migrate.acted", Ask::Release, "failed"),
+    place("switch.started", "switch.started", Ask::Release, "failed"),
+    place("switch.prepared", "switch.prepared", Ask::Release, "failed"),
+    place("switch.exposed", "switch.exposed", Ask::Release, "rolled_back"),
+    place("switch.linked", "switch.linked", Ask::Release, "rolled_back"),
+    place("switch.renamed", "switch.renamed", Ask::Release, "rolled_back"),
+    place("switch.handed-over", "switch.handed-over", Ask::Release, "rolled_back"),
+    place("switch.proven", "switch.proven", Ask::Release, "rolled_back"),
+    place("switch.acted", "switch.acted", Ask::Release, "rolled_back"),
+    // All that matters is done.
+    place("prune.started", "prune.started", Ask::ReleaseAndPrune, "live"),
+    place("prune.middle", "prune.trashed", Ask::ReleaseAndPrune, "live"),
+    place("prune.acted", "prune.acted", Ask::ReleaseAndPrune, "live"),
+    place("end.started", "end.started", Ask::Release, "live"),
+    Place { cut_off: false, ..place("end.acted", "end.acted", Ask::Release, "live") },
+    place("checkout.undo.started", "checkout.undo.started", Ask::FailsEarly, "failed"),
+    place("checkout.undo.middle", "checkout.undo.trashed", Ask::FailsEarly, "failed"),
+    place("checkout.undo.acted", "checkout.undo.acted", Ask::FailsEarly, "failed"),
+    place("backup.undo.started", "backup.undo.started", Ask::FailsEarly, "failed"),
+    place("backup.undo.acted", "backup.undo.acted", Ask::FailsEarly, "failed"),
+    place("migrate.undo.started", "migrate.undo.started", Ask::FailsLate, "rolled_back"),
+    place("migrate.undo.acted", "migrate.undo.acted", Ask::FailsLate, "rolled_back"),
+    place("switch.undo.started", "switch.undo.started", Ask::FailsLate, "rolled_back"),
+    place("switch.undo.linked", "switch.undo.linked", Ask::FailsLate, "rolled_back"),
+    place("switch.undo.renamed", "switch.undo.renamed", Ask::FailsLate, "rolled_back"),
+    place("switch.undo.acted", "switch.undo.acted", Ask::FailsLate, "rolled_back"),
+    place("activate.started", "switch.started", Ask::Activate, "failed"),
+    place("activate.middle", "switch.renamed", Ask::Activate, "rolled_back"),
+    place("activate.acted", "switch.acted", Ask::Activate, "rolled_back"),
+    place("prune-alone.started", "prune.started", Ask::Prune, "done"),
+    place("prune-alone.middle", "prune.trashed", Ask::Prune, "done"),
+    place("prune-alone.acted", "prune.acted", Ask::Prune, "done"),
+    place("lock.started", "accepted", Ask::Lock, "failed"),
+    place("lock.acted", "done-on-the-spot", Ask::Lock, "failed"),
+];
+
+impl Place {
+    /// `FAILPOINTS` for it.
+    fn variable(&self) -> String {
+        if self.point.contains('=') { self.point.to_owned() } else { format!("{}=return(stop)", self.point) }
+    }
+
+    /// Brings the agent to the place, where it stops.
+    #[track_caller]
+    pub(crate) fn stop(&self, rig: &mut Rig) {
+        let old = matches!(self.ask, Ask::ReleaseAndPrune | Ask::Prune);
+        if old || self.ask == Ask::Activate {
+            prepare_others(rig, if old { 4 } else { 2 });
+        }
+        rig.settle(if old { 2 } else { 20 });
+        rig.gate("fail-migrate", if self.ask == Ask::FailsEarly { Fails::Yes } else { Fails::No });
+        rig.gate("fail-switch", if self.ask == Ask::FailsLate { Fails::Yes } else { Fails::No });
+        rig.forget_migrations();
+        let newest = rig.bench.releases(rig.app()).pop().unwrap_or_default();
+        rig.commit();
+        let ask: &[&str] = match self.ask {
+            Ask::Release | Ask::FailsEarly | Ask::FailsLate | Ask::ReleaseAndPrune => &["release", "main"],
+            Ask::Rebuild => &["release", "--rebuild", "main"],
+            Ask::Activate => &["activate", &newest],
+            Ask::Prune => &["prune"],
+            Ask::Lock => &["lock", "-m", "a test"],
+        };
+        rig.stop_in(&self.variable(), ask);
+    }
+
+    /// Looks at what came of the death, once the agent was started again; leaves the rig as it was before the case.
+    #[track_caller]
+    pub(crate) fn judge(&self, rig: &mut Rig, former: Option<&str>) {
+        rig.gate("fail-migrate", Fails::No);
+        rig.gate("fail-switch", Fails::No);
+        let run = rig.ended();
+        let events = rig.bench.events(run["run"].as_u64().expect("a run has a number"));
+        let stops = events.iter().filter(|event| event["what"] == "stopped").count();
+        assert_eq!(stops, usize::from(self.cut_off), "how often the run was stopped: {events:#?}");
+        assert_eq!(run["outcome"], self.outcome, "{events:#?}");
+        rig.assert_sound();
+        if self.outcome != "live" {
+            assert_eq!(rig.bench.live(rig.app()).as_deref(), former, "another release is live: {events:#?}");
+        }
+        let left = rig.bench.releases(rig.app()).into_iter().filter(|name| name.starts_with('.')).count();
+        assert_eq!(left, 0, "something is left in releases/");
+        if self.ask == Ask::Lock {
+            rig.bench.ctl(["unlock"]);
+        }
+        rig.back_to_first();
+    }
+}
+
+/// Releases that may be activated, or removed.
+fn prepare_others(rig: &mut Rig, count: usize) {
+    if rig.bench.releases(rig.app()).len() >= count {
+        return;
+    }
+    if rig.bench.is_running() {
+        rig.bench.stop();
+    }
+    rig.settle(20);
+    rig.start();
+    while rig.bench.releases(rig.app()).len() < count {
+        rig.commit();
+        rig.bench.ctl(["release", "main"]).expect(0);
+    }
+    rig.back_to_first();
+}

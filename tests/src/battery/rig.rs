@@ -1,0 +1,267 @@
+//! A bench whose agent can be stopped in the middle of a run.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::disks::{Disks, Kind};
+use crate::bench::{Begun, Bench};
+use crate::demo::{SITE_SOCKET, demo_settings};
+use crate::http::{Place, get};
+use crate::processes::processes_about;
+use crate::repo::Repo;
+use crate::wait::{wait_for, wait_until};
+
+/// The longest that anything here may take.
+pub(crate) const MOST: Duration = Duration::from_secs(120);
+
+/// Why something cannot be tried on this machine.
+pub(crate) type NotHere = String;
+
+/// What runs on a rig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The demo project: Django on uWSGI, with a database, handed over from release to release.
+    Demo,
+    /// A few files that nobody serves.
+    Plain,
+}
+
+/// A bench, a repository, and an agent that stops where it is told to.
+pub(crate) struct Rig {
+    // Before the disks: what runs must have ended before they can be taken away.
+    pub bench: Bench,
+    pub repo: Repo,
+    pub disks: Option<Disks>,
+    pub what: What,
+    commits: u32,
+}
+
+impl Rig {
+    /// A rig with one release live, and the agent stopped.
+    pub(crate) fn new(name: &str, what: What, on: Option<Kind>) -> Result<Self, NotHere> {
+        let bench = Bench::new(name);
+        let disks = on.map(|kind| Disks::mount(kind, &[bench.path("apps"), bench.path("state")])).transpose()?;
+        let repo = match what {
+            What::Demo => bench.demo_repo(2),
+            What::Plain => bench.repo("site"),
+        };
+        let rig = Self { bench, repo, disks, what, commits: 0 };
+        match what {
+            What::Demo => {
+                fs::create_dir_all(rig.root().join("shared/media")).expect("the bench is ours");
+                rig.settle(20);
+                rig.bench.start();
+                rig.bench.ctl(["release", "v1"]).expect(0);
+                fs::copy(rig.database(), rig.kept_database()).expect("the first release has made its database");
+            }
+            What::Plain => {
+                rig.repo.write("index.html", "0").write("about/us.html", "us").commit("0");
+                rig.settle(20);
+                rig.bench.start();
+                rig.bench.ctl(["release", "main"]).expect(0);
+            }
+        }
+        Ok(rig)
+    }
+
+    /// The app's name.
+    pub(crate) fn app(&self) -> &'static str {
+        match self.what {
+            What::Demo => "demo",
+            What::Plain => "site",
+        }
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.bench.root_of(self.app())
+    }
+
+    fn database(&self) -> PathBuf {
+        self.root().join("shared/db.sqlite3")
+    }
+
+    fn kept_database(&self) -> PathBuf {
+        self.bench.path("first.sqlite3")
+    }
+
+    /// Writes the app's file. Gates make a run fail when their file is there: before migrations are applied, and after the switch.
+    pub(crate) fn settle(&self, keep_releases: u32) {
+        let gate = |name: &str| format!(r#"["/bin/sh", "-c", "test ! -e {}"]"#, self.bench.path(name).display());
+        let hooks = format!(
+            "\n[[hook]]\nbefore = \"migrate\"\nrun = {}\n\n[[hook]]\nafter = \"switch\"\nrun = {}\n",
+            gate("fail-migrate"),
+            gate("fail-switch")
+        );
+        let head = format!("keep_releases = {keep_releases}\n");
+        match self.what {
+            What::Demo => {
+                let settings = demo_settings(&self.bench, &self.repo).replace("status = 200", "status = 200\nstable = \"300ms\"");
+                self.bench.app("demo", &format!("{head}{settings}\n[shared]\ndirs = [\"media\"]\n{hooks}"));
+            }
+            What::Plain => {
+                let settings = format!("repository = {:?}\nrefs = [\"main\"]\n", self.repo.path());
+                self.bench.app("site", &format!("{head}{settings}{}", hooks.replace("before = \"migrate\"", "after = \"seal\"")));
+            }
+        }
+    }
+
+    /// Opens or closes a gate: `fail-migrate`, `fail-switch`.
+    pub(crate) fn gate(&self, name: &str, fails: Fails) {
+        match fails {
+            Fails::Yes => drop(self.bench.write(name, "")),
+            Fails::No => drop(fs::remove_file(self.bench.path(name))),
+        }
+    }
+
+    /// A commit that nobody has fetched yet.
+    pub(crate) fn commit(&mut self) -> String {
+        self.commits += 1;
+        let text = format!("{}\n", self.commits);
+        self.repo.write("notes/counter.txt", &text).write(&format!("notes/{}.txt", self.commits % 4), text.repeat(4000)).commit(&text)
+    }
+
+    /// The database as the first release made it, so that there is something to migrate.
+    pub(crate) fn forget_migrations(&self) {
+        if self.what == What::Demo {
+            let (database, new) = (self.database(), self.root().join("shared/.db.next"));
+            fs::copy(self.kept_database(), &new).expect("the bench is ours");
+            fs::rename(&new, &database).expect("the bench is ours");
+            // The app's own data are not what is tried here: they must be there after a cut.
+            let durable = [database, self.root().join("shared")].iter().try_for_each(|path| fs::File::open(path)?.sync_all());
+            durable.expect("the disk of the bench takes what is written");
+        }
+    }
+
+    /// Ends the agent, and starts it so that it stops at that place.
+    pub(crate) fn start_to_stop_at(&self, place: &str) {
+        if self.bench.is_running() {
+            self.bench.stop();
+        }
+        self.bench.variable("FAILPOINTS", place);
+        self.bench.start();
+    }
+
+    /// Starts the agent so that it stops nowhere.
+    pub(crate) fn start(&self) {
+        self.bench.variable("FAILPOINTS", "");
+        self.bench.start();
+    }
+
+    /// Waits until the agent has stopped at a place; fails the case when whoever asked has its answer before that.
+    #[track_caller]
+    pub(crate) fn await_stop(&self, place: &str, seen: usize, asking: &mut Begun) {
+        let mark = format!("stopped at {place}\n");
+        wait_until(&format!("the agent stops at {place}"), MOST, || {
+            if self.is_stopped() && self.bench.log()[seen..].contains(&mark) {
+                return true;
+            }
+            assert!(self.bench.is_running(), "the agent ended before it came to {place}:\n{}", self.bench.log());
+            let over = asking.is_over() && !self.is_stopped();
+            assert!(!over, "the run was over before it came to {place}:\n{}{}", asking.stdout(), asking.stderr());
+            false
+        });
+    }
+
+    /// Whether every thread of the agent is stopped (proc(5), state T).
+    pub(crate) fn is_stopped(&self) -> bool {
+        let Some(pid) = self.bench.agent_pid() else { return false };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T') || rest.starts_with('t'))
+    }
+
+    /// Asks for something, and waits until the agent has stopped in the middle of it.
+    #[track_caller]
+    pub(crate) fn stop_in(&self, place: &str, ask: &[&str]) {
+        let name = place.split('=').next().unwrap_or(place);
+        self.start_to_stop_at(place);
+        let seen = self.bench.log().len();
+        let mut asking = self.bench.ctl_begin(ask);
+        self.await_stop(name, seen, &mut asking);
+        // It waits for an answer that the agent may never give.
+        asking.signal(Signal::SIGKILL);
+        drop(asking.finish(MOST));
+    }
+
+    /// Lets a stopped agent go on.
+    pub(crate) fn go_on(&self) {
+        self.bench.signal(Signal::SIGCONT);
+    }
+
+    /// Kills the agent and leaves alone what it started.
+    pub(crate) fn kill_agent(&self) {
+        self.bench.kill();
+    }
+
+    /// Kills everything that has to do with the bench, as the end of the machine would.
+    pub(crate) fn kill_all(&self) {
+        // The agent first: it must not see how the others end.
+        self.bench.kill();
+        wait_until("nothing of the bench is left", MOST, || {
+            let left = processes_about(&self.bench.path(""));
+            left.iter().for_each(|process| process.signal(Signal::SIGKILL));
+            left.is_empty()
+        });
+    }
+
+    /// The newest run, when it has ended.
+    #[track_caller]
+    pub(crate) fn ended(&self) -> Value {
+        wait_for("the run has ended", MOST, || {
+            assert!(self.bench.is_running(), "the agent ended:\n{}", self.bench.log());
+            Some(self.bench.last_run()).filter(|run| run["state"] == "ended")
+        })
+    }
+
+    /// The commit of the live release.
+    pub(crate) fn live_commit(&self) -> Option<String> {
+        let live = self.bench.live(self.app())?;
+        let text = fs::read_to_string(self.root().join("releases").join(live).join("REVISION")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// All that must hold when no run is under way: the root, the journal, and that what the link names is what visitors get.
+    #[track_caller]
+    pub(crate) fn assert_sound(&self) {
+        self.bench.assert_sound();
+        let wanted = self.live_commit();
+        if self.what == What::Demo {
+            let place = Place::Socket(self.bench.path(SITE_SOCKET));
+            wait_until(&format!("the site serves {wanted:?}"), MOST, || {
+                let answer = get(&place, "/healthz").ok();
+                answer.filter(|answer| answer.status == 200).and_then(|answer| answer.header("X-Release").map(str::to_owned)) == wanted
+            });
+        }
+        let page = self.root().join("app").join(if self.what == What::Demo { "manage.py" } else { "index.html" });
+        assert!(fs::metadata(&page).is_ok_and(|page| page.len() > 0), "{} is not what it was", page.display());
+    }
+
+    /// Makes the first release live again, where another one is.
+    #[track_caller]
+    pub(crate) fn back_to_first(&self) {
+        let releases = self.bench.releases(self.app());
+        let first = releases.iter().find(|name| !name.starts_with('.')).expect("the first release is there");
+        if self.bench.live(self.app()).as_ref() != Some(first) {
+            self.bench.ctl(["activate", first]).expect(0);
+        }
+    }
+}
+
+/// Whether a gate fails the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fails {
+    Yes,
+    No,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(disks) = self.disks.take() {
+            self.bench.end_all();
+            drop(disks);
+        }
+    }
+}
