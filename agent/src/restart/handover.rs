@@ -179,7 +179,7 @@ impl Settings {
         let scene = instances.scene;
         if let Some(instance) = instances.find(new.name)? {
             (scene.note)(&format!("the instance of {} runs already", new.name));
-            if http::listens(&self.socket_of(new.name)) {
+            if http::listens(&self.socket_of(new.name)) && !instances.is_leaving(new.name) {
                 match self.ask_itself(instances, &instance, new, Duration::ZERO) {
                     Ok(_) => return Ok(instance),
                     Err(error) if self.names(new.name) => return Err(error),
@@ -322,7 +322,7 @@ impl Settings {
     /// Points the name to the former instance, which is started if it is gone.
     pub(super) fn stand(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<Stood, RestartError> {
         let instances = Instances::open(self, scene)?;
-        if instances.find(former.name)?.is_some() && http::listens(&self.socket_of(former.name)) {
+        if instances.serves(former.name)? {
             self.name(former.name)?;
         } else if instances.knows(former.name) || self.named().is_some() {
             (scene.note)(&format!("the instance of {} is gone; it is started again", former.name));
@@ -356,7 +356,7 @@ impl Settings {
     /// Starts the live release's instance where it is gone, as after a boot.
     pub(super) fn revive(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Revived, RestartError> {
         let instances = Instances::open(self, scene)?;
-        let running = instances.find(live.name)?.is_some() && http::listens(&self.socket_of(live.name));
+        let running = instances.serves(live.name)?;
         if running && self.names(live.name) || !running && !instances.knows(live.name) {
             return Ok(Revived::NotNeeded);
         }

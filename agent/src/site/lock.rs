@@ -8,7 +8,7 @@ use agent_model::request::Lock;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::{Site, SiteError, Telling, write_durably};
+use super::{Site, SiteError, Telling, remove_durably, write_durably};
 
 /// The proof that this agent holds the root. It is let go with the value, and by the kernel when the agent dies.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Site {
                 let kept = serde_json::json!({ "who": who, "why": why, "since": since });
                 write_durably(&path, kept.to_string().as_bytes(), 0o600)
             }
-            None => super::remove_tree(&path),
+            None => remove_durably(&path),
         }
     }
 }

@@ -329,11 +329,7 @@ impl Site {
 
     /// Lets a release grow old again.
     pub(crate) fn unpin(&self, release: &ReleaseName) -> Result<(), SiteError> {
-        let path = self.pin_of(release);
-        match fs::remove_file(&path) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.telling("remove", &path),
-        }
+        remove_durably(&self.pin_of(release))
     }
 
     /// Links what is shared into a release. What the commit ships at the same place gives way; tells where it did.
@@ -438,6 +434,15 @@ impl Site {
 /// Makes a directory's entries durable.
 fn sync_dir(path: &Path) -> Result<(), SiteError> {
     fs::File::open(path).and_then(|dir| dir.sync_all()).telling("sync", path)
+}
+
+/// Removes a small file, if it is there, so that it stays away when this returns.
+fn remove_durably(path: &Path) -> Result<(), SiteError> {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed.telling("remove", path)?,
+    }
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// Replaces a small file so that it is there whole or not at all, and durable when this returns.

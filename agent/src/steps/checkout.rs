@@ -10,7 +10,7 @@ use super::room::{self, bytes, counted};
 use super::{Cx, Did, Failure, Step, TAKEN_BACK, chain, in_a_release};
 use crate::faults;
 use crate::settings::{App, Submodules};
-use crate::site::{FACTS, Failed, Migrated, remove_tree};
+use crate::site::{FACTS, Failed, Migrated, Telling, remove_tree};
 use crate::tools::git::{Budget, Tree};
 
 pub(super) struct Checkout;
@@ -33,7 +33,7 @@ impl Step for Checkout {
         let tree = cx.git(|git, watch| git.tree(&target.commit, watch))?;
         judge(cx, &tree)?;
         room::for_tree(cx, &tree)?;
-        fs::create_dir(&dir).map_err(|source| failure_at("make the directory", &dir, &source))?;
+        fs::create_dir(&dir).telling("make the directory", &dir)?;
         let index = cx.site.scratch(&format!("index-{}", cx.run));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));
         remove_tree(&index)?;
@@ -41,7 +41,7 @@ impl Step for Checkout {
         faults::at("written");
         let revision = dir.join("REVISION");
         remove_tree(&revision)?;
-        fs::write(&revision, format!("{}\n", target.commit)).map_err(|source| failure_at("write", &revision, &source))?;
+        fs::write(&revision, format!("{}\n", target.commit)).telling("write", &revision)?;
         cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
         Ok(Did::It)
     }
@@ -86,8 +86,4 @@ fn judge(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
         cx.warn("the REVISION file that the commit ships is replaced by the agent's");
     }
     Ok(())
-}
-
-fn failure_at(act: &'static str, path: &std::path::Path, source: &std::io::Error) -> Failure {
-    crate::site::SiteError::Io { act, path: path.to_owned(), source: std::io::Error::from(source.kind()) }.into()
 }

@@ -1,10 +1,9 @@
 //! A system call fails in the middle of a release: the run ends with a sentence that says so, or the agent ends and recovers.
 
 use super::kill::{first_release, one_more};
-use super::rig::{MOST, Rig, What};
+use super::rig::{Rig, What};
 use super::strace::Strace;
 use super::{Case, Group};
-use crate::wait::wait_until;
 
 const ERRORS: &[(&str, &str)] = &[
     ("ENOSPC", "No space left on device"),
@@ -67,7 +66,7 @@ pub(crate) fn groups() -> Vec<Group> {
 
 fn fail(rig: &mut Rig, call: &Call, error: &str, sentence: &str) -> u32 {
     rig.commit();
-    rig.stop_in(&format!("{}=return(stop)", call.place), &["release", "main"]);
+    rig.stop_in(&format!("{}=1*return(stop)", call.place), &["release", "main"]);
     let newest = rig.bench.releases(rig.app()).into_iter().rfind(|name| !name.starts_with('.')).unwrap_or_default();
     let release = rig.root().join("releases").join(newest);
     let pid = rig.bench.agent_pid().unwrap_or_default();
@@ -81,15 +80,12 @@ fn fail(rig: &mut Rig, call: &Call, error: &str, sentence: &str) -> u32 {
     let expressions = [format!("trace={}", call.calls), format!("inject={}:error={error}:when=1", call.calls)];
     let strace = Strace::attach(rig, &expressions, &paths);
     rig.go_on();
-    wait_until("the run has ended, or the agent", MOST, || {
-        !rig.bench.is_running() || (!rig.is_stopped() && rig.bench.last_run()["state"] == "ended")
-    });
-    let ended = !rig.bench.is_running();
+    let goes_on = rig.over();
     let traced = strace.end();
     let faults = traced.matches("(INJECTED)").count();
     let survives = call.then != Then::Stops || (error == "ENOSPC" && call.calls == "pwrite64");
-    assert_eq!(!ended, survives, "whether the agent goes on: {}\n{traced}", rig.bench.log());
-    if ended {
+    assert_eq!(goes_on, survives, "whether the agent goes on: {}\n{traced}", rig.bench.log());
+    if !goes_on {
         assert!(rig.bench.log().contains("the journal cannot be read or written"), "{}", rig.bench.log());
         rig.start();
     }

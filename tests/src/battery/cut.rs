@@ -14,8 +14,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 let quick = kind == Kind::Ext4 && ["checkout.written", "seal.acted", "switch.acted"].contains(&place.name);
                 Case::new(format!("cut.{}.{}", place.name, kind.name()), move |rig| {
                     place.stop(rig);
-                    let disks = rig.disks.as_ref().expect("this rig has disks of its own");
-                    disks.cut(|| rig.kill_all());
+                    rig.cut();
                     rig.start();
                     let first = first_release(rig);
                     place.judge(rig, Some(&first));

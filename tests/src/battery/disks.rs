@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     Ext4,
     Xfs,
     Btrfs,
+    /// A small ext4, which is soon full.
+    Small,
     /// In memory, of so many MiB and inodes.
     Memory,
 }
@@ -22,7 +24,7 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Ext4 => "ext4",
+            Self::Ext4 | Self::Small => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
             Self::Memory => "tmpfs",
@@ -32,7 +34,7 @@ impl Kind {
     /// The program that makes one, and its package.
     fn maker(self) -> Option<(&'static str, &'static str, &'static [&'static str])> {
         match self {
-            Self::Ext4 => Some(("mkfs.ext4", "e2fsprogs", &["-q", "-F"])),
+            Self::Ext4 | Self::Small => Some(("mkfs.ext4", "e2fsprogs", &["-q", "-F"])),
             Self::Xfs => Some(("mkfs.xfs", "xfsprogs", &["-q", "-f"])),
             Self::Btrfs => Some(("mkfs.btrfs", "btrfs-progs", &["-q", "-f"])),
             Self::Memory => None,
@@ -42,7 +44,7 @@ impl Kind {
     /// Nothing becomes durable by the mere passing of time: what a cut leaves is what was asked for.
     fn options(self) -> &'static str {
         match self {
-            Self::Ext4 | Self::Btrfs => "loop,commit=300",
+            Self::Ext4 | Self::Small | Self::Btrfs => "loop,commit=300",
             Self::Xfs => "loop",
             Self::Memory => "size=400m,nr_inodes=60000,mode=0755",
         }
@@ -61,7 +63,11 @@ pub(crate) struct Disks {
     files: Option<tempfile::TempDir>,
 }
 
-const SIZE: u64 = 1024 * 1024 * 1024;
+impl Kind {
+    fn size(self) -> u64 {
+        if self == Self::Small { 48 << 20 } else { 1 << 30 }
+    }
+}
 
 impl Disks {
     /// Makes a file system for each of these empty directories, and mounts it there.
@@ -77,7 +83,7 @@ impl Disks {
             let files = tempfile::Builder::new().prefix("ra-disks-").tempdir_in("/tmp").map_err(|err| err.to_string())?;
             for (number, place) in places.iter().enumerate() {
                 let file = files.path().join(format!("{number}.img"));
-                File::create(&file).and_then(|file| file.set_len(SIZE)).map_err(|err| err.to_string())?;
+                File::create(&file).and_then(|file| file.set_len(kind.size())).map_err(|err| err.to_string())?;
                 said(Command::new(maker).args(arguments).arg(&file))?;
                 disks.disks.push(Disk { place: place.clone(), file });
             }

@@ -5,9 +5,8 @@ use std::fs;
 
 use super::disks::{Filler, Kind};
 use super::kill::{first_release, one_more};
-use super::rig::{MOST, Rig, What};
+use super::rig::{Rig, What};
 use super::{Case, Group};
-use crate::wait::wait_until;
 
 /// Which disk is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +35,13 @@ const PLACES: &[Place] = &[
     Place { name: "fetch", point: "fetch.started", ask: RELEASE, which: Which::Root, outcomes: ["failed", "failed"] },
     Place { name: "checkout", point: "checkout.started", ask: RELEASE, which: Which::Root, outcomes: ["failed", "failed"] },
     Place { name: "environment", point: "environment.started", ask: REBUILD, which: Which::Root, outcomes: ["failed", "failed"] },
-    Place { name: "install", point: "environment.tool=2*off->return(stop)", ask: REBUILD, which: Which::Root, outcomes: ["failed", "failed"] },
+    Place {
+        name: "install",
+        point: "environment.tool=2*off->1*return(stop)",
+        ask: REBUILD,
+        which: Which::Root,
+        outcomes: ["failed", "failed"],
+    },
     Place { name: "collectstatic", point: "collectstatic.started", ask: RELEASE, which: Which::Root, outcomes: ["failed", "failed"] },
     Place { name: "backup", point: "backup.started", ask: RELEASE, which: Which::Root, outcomes: ["failed", "failed"] },
     Place { name: "manifest", point: "seal.synced", ask: RELEASE, which: Which::Root, outcomes: ["failed", "failed"] },
@@ -65,14 +70,12 @@ fn fill(rig: &mut Rig, place: &Place, filler: Filler, outcome: &str) -> u32 {
     rig.settle(20);
     rig.forget_migrations();
     rig.commit();
-    rig.stop_in(&if place.point.contains('=') { place.point.to_owned() } else { format!("{}=return(stop)", place.point) }, place.ask);
+    rig.stop_in(&if place.point.contains('=') { place.point.to_owned() } else { format!("{}=1*return(stop)", place.point) }, place.ask);
     let disks = rig.disks.as_ref().expect("this rig has disks of its own");
     disks.fill(place.which as usize, filler);
     rig.go_on();
-    wait_until("the run has ended, or the agent", MOST, || {
-        !rig.bench.is_running() || (!rig.is_stopped() && rig.bench.last_run()["state"] == "ended")
-    });
-    assert!(rig.bench.is_running(), "the agent ended:\n{}", rig.bench.log());
+    let goes_on = rig.over();
+    assert!(goes_on, "the agent ended:\n{}", rig.bench.log());
     let run = rig.ended();
     let events = rig.bench.events(run["run"].as_u64().expect("a run has a number"));
     assert_eq!(run["outcome"], outcome, "{events:#?}");

@@ -48,17 +48,17 @@ pub(crate) const PLACES: &[Place] = &[
     place("plan.acted", "plan.acted", Ask::Release, "failed"),
     place("fetch.started", "fetch.started", Ask::Release, "failed"),
     place("fetch.middle", "fetch.tool", Ask::Release, "failed"),
-    place("fetch.second", "fetch.tool=1*off->return(stop)", Ask::Release, "failed"),
+    place("fetch.second", "fetch.tool=1*off->1*return(stop)", Ask::Release, "failed"),
     place("fetch.acted", "fetch.acted", Ask::Release, "failed"),
     place("checkout.started", "checkout.started", Ask::Release, "failed"),
-    place("checkout.middle", "checkout.tool=1*off->return(stop)", Ask::Release, "failed"),
+    place("checkout.middle", "checkout.tool=1*off->1*return(stop)", Ask::Release, "failed"),
     place("checkout.written", "checkout.written", Ask::Release, "failed"),
     place("checkout.acted", "checkout.acted", Ask::Release, "failed"),
     place("link-shared.started", "link-shared.started", Ask::Release, "failed"),
     place("link-shared.middle", "link-shared.linked", Ask::Release, "failed"),
     place("link-shared.acted", "link-shared.acted", Ask::Release, "failed"),
     place("environment.started", "environment.started", Ask::Rebuild, "failed"),
-    place("environment.middle", "environment.tool=2*off->return(stop)", Ask::Rebuild, "failed"),
+    place("environment.middle", "environment.tool=2*off->1*return(stop)", Ask::Rebuild, "failed"),
     place("environment.built", "environment.built", Ask::Rebuild, "failed"),
     place("environment.synced", "environment.synced", Ask::Rebuild, "failed"),
     place("environment.acted", "environment.acted", Ask::Rebuild, "failed"),
@@ -89,6 +89,8 @@ pub(crate) const PLACES: &[Place] = &[
     place("switch.renamed", "switch.renamed", Ask::Release, "rolled_back"),
     place("switch.handed-over", "switch.handed-over", Ask::Release, "rolled_back"),
     place("switch.proven", "switch.proven", Ask::Release, "rolled_back"),
+    // The former instance answers still, and is about to go.
+    place("switch.settling", "switch.told-to-end", Ask::Release, "rolled_back"),
     place("switch.acted", "switch.acted", Ask::Release, "rolled_back"),
     // All that matters is done.
     place("prune.started", "prune.started", Ask::ReleaseAndPrune, "live"),
@@ -120,7 +122,7 @@ pub(crate) const PLACES: &[Place] = &[
 impl Place {
     /// `FAILPOINTS` for it.
     fn variable(&self) -> String {
-        if self.point.contains('=') { self.point.to_owned() } else { format!("{}=return(stop)", self.point) }
+        if self.point.contains('=') { self.point.to_owned() } else { format!("{}=1*return(stop)", self.point) }
     }
 
     /// Brings the agent to the place, where it stops.

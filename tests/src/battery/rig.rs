@@ -199,12 +199,37 @@ impl Rig {
     /// Kills everything that has to do with the bench, as the end of the machine would.
     pub(crate) fn kill_all(&self) {
         // The agent first: it must not see how the others end.
-        self.bench.kill();
+        if self.bench.is_running() {
+            self.bench.kill();
+        }
         wait_until("nothing of the bench is left", MOST, || {
             let left = processes_about(&self.bench.path(""));
             left.iter().for_each(|process| process.signal(Signal::SIGKILL));
             left.is_empty()
         });
+    }
+
+    /// Waits until the newest run has ended, or the agent; tells whether the agent goes on.
+    #[track_caller]
+    pub(crate) fn over(&self) -> bool {
+        wait_for("the run has ended, or the agent", MOST, || {
+            if !self.bench.is_running() {
+                return Some(false);
+            }
+            // A stopped agent would not answer, and one that ends in the meantime says nothing.
+            let answer = if self.is_stopped() { None } else { get(&self.bench.control(), "/v1/runs").ok() };
+            let runs: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
+            runs.filter(|runs| runs["runs"][0]["state"] == "ended").map(|_| true)
+        })
+    }
+
+    /// Cuts the power: everything stands still, and then is no more.
+    #[track_caller]
+    pub(crate) fn cut(&self) {
+        for process in processes_about(&self.bench.path("")) {
+            process.signal(Signal::SIGSTOP);
+        }
+        self.disks.as_ref().expect("this rig has disks of its own").cut(|| self.kill_all());
     }
 
     /// The newest run, when it has ended.

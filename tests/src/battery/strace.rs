@@ -38,7 +38,7 @@ fn each(rig: &mut Rig, step: &str, call: &str, outcomes: &[&str]) -> u32 {
             rig.commit();
         }
         rig.settle(if step == "prune" { 2 } else { 20 });
-        rig.stop_in(&format!("{step}.started=return(stop);{step}.acted=return(stop)"), ask);
+        rig.stop_in(&format!("{step}.started=1*return(stop);{step}.acted=1*return(stop)"), ask);
         let seen = rig.bench.log().len();
         let strace = Strace::attach(rig, &[format!("trace={call}"), format!("inject={call}:signal=KILL:when={nth}")], &[]);
         rig.go_on();

@@ -8,13 +8,20 @@ use agent_tests::battery::{Choice, names, run};
 fn main() -> ExitCode {
     let mut choice = Choice { jobs: 2, ..Choice::default() };
     let mut list = false;
-    for argument in std::env::args().skip(1) {
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => choice.quick = true,
             "--list" => list = true,
-            "--one" => choice.jobs = 1,
+            "--jobs" => match arguments.next().and_then(|jobs| jobs.parse().ok()) {
+                Some(jobs) => choice.jobs = jobs,
+                None => {
+                    eprintln!("battery: --jobs takes a number");
+                    return ExitCode::from(2);
+                }
+            },
             word if word.starts_with('-') => {
-                eprintln!("battery: what is {word}? It takes --quick, --list, --one, and parts of names");
+                eprintln!("battery: what is {word}? It takes --quick, --list, --jobs N, and parts of names");
                 return ExitCode::from(2);
             }
             word => choice.words.push(word.to_owned()),

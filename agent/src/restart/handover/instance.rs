@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Settings, Starter};
+use crate::faults;
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::{RestartError, Scene, Serving};
@@ -32,6 +33,9 @@ struct Record {
     /// The boot that it belongs to: process numbers and times begin anew with the next.
     boot: String,
     process: Option<(u32, u64)>,
+    /// Whether it was told to end: it may answer for a moment, and must not be relied on any more.
+    #[serde(default)]
+    leaving: bool,
 }
 
 /// A running instance.
@@ -124,6 +128,26 @@ impl<'a> Instances<'a> {
         Ok((!masters.is_empty()).then_some(Instance::Processes { masters, ended: None, log_from: 0 }))
     }
 
+    /// Whether the instance of a release runs, accepts connections, and was not told to end.
+    pub(super) fn serves(&self, release: &ReleaseName) -> Result<bool, RestartError> {
+        Ok(self.find(release)?.is_some() && http::listens(&self.socket_of(release.as_str())) && !self.is_leaving(release))
+    }
+
+    /// Whether the instance of a release was told to end, be it by an agent that did not see it go.
+    pub(super) fn is_leaving(&self, release: &ReleaseName) -> bool {
+        self.record(release.as_str()).is_some_and(|record| record.leaving && record.boot == boot())
+    }
+
+    /// Written down before the first signal: an agent that dies in between finds an instance that answers and is about to go.
+    fn note_leaving(&self, release: &ReleaseName, masters: &[Process]) {
+        let process = masters.first().and_then(|master| Some((master.pid(), master.started()?)));
+        let socket = self.socket_of(release.as_str());
+        let record = Record { release: release.to_string(), socket, boot: boot(), process, leaving: true };
+        if let Err(err) = self.write_record(&record) {
+            (self.scene.warn)(&format!("{err}"));
+        }
+    }
+
     /// By the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and by who listens.
     fn masters(&self, release: &str) -> Vec<Process> {
         let recorded = self.record(release).filter(|record| record.boot == boot()).and_then(|record| record.process);
@@ -157,7 +181,7 @@ impl<'a> Instances<'a> {
                 source,
             })?;
         }
-        let mut record = Record { release: release.to_owned(), socket: socket.clone(), boot: boot(), process: None };
+        let mut record = Record { release: release.to_owned(), socket: socket.clone(), boot: boot(), process: None, leaving: false };
         self.write_record(&record)?;
         if let Some((bus, unit)) = self.unit(release) {
             bus.job(Act::Start, &unit, self.settings.start_timeout)?;
@@ -287,6 +311,7 @@ impl<'a> Instances<'a> {
             }
             Some(Instance::Processes { masters, .. }) => {
                 self.drain(release, &socket, drain);
+                self.note_leaving(release, &masters);
                 masters.iter().for_each(|master| self.end(release, master, drain));
                 if let Some(master) = masters.iter().find(|master| master.is_alive()) {
                     return Err(RestartError::Process {
@@ -346,6 +371,7 @@ impl<'a> Instances<'a> {
         let before = master.children();
         let end = Instant::now() + drain.max(GOING);
         master.signal(Signal::SIGTERM);
+        faults::at("told-to-end");
         let mut quit = false;
         for look in 1.. {
             if !master.is_alive() || Instant::now() >= end {
