@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::faults;
 
 use super::tree::{Bits, set_write_bits};
-use super::{FACTS, Site, SiteError, Telling, sync_dir, write_durably};
+use super::{FACTS, Site, SiteError, Telling, write_durably};
 
 /// What a release is. Durable after all that it vouches for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -159,8 +159,6 @@ impl Site {
         let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
         write_durably(&path, &text, 0o444)?;
         faults::at("named");
-        sync_dir(&dir)?;
-        sync_dir(&self.root().join("releases"))?;
         Ok(manifest)
     }
 

@@ -1,3 +1,5 @@
+use agent_model::request::Lock;
+
 use super::*;
 use std::os::unix::fs::symlink;
 
@@ -85,6 +87,18 @@ fn a_release_is_sealed_when_its_manifest_agrees_and_only_then() {
     fs::remove_file(site.release_dir(&other).join(FACTS).join("manifest.json")).unwrap();
     assert!(site.manifest(&other).is_err());
     assert!(site.survey().unwrap()[0].manifest.is_none());
+}
+
+#[test]
+fn a_stale_temporary_file_of_a_dead_agent_with_this_number_is_in_nobodys_way() {
+    let (_dir, site, _lock) = site();
+    let stale = site.root().join(format!(".agent/.lock.json.{}", std::process::id()));
+    fs::write(&stale, "half").unwrap();
+    fs::set_permissions(&stale, fs::Permissions::from_mode(0o444)).unwrap();
+    let lock = Lock { who: "anna".to_owned(), why: "a test".to_owned(), since: 1 };
+    site.set_lock(Some(&lock)).unwrap();
+    assert_eq!(site.lock().unwrap(), Some(lock));
+    assert!(!stale.exists());
 }
 
 #[test]

@@ -6,24 +6,73 @@ use super::places::PLACES;
 use super::rig::{Rig, What};
 use super::{Case, Group};
 
+/// What the file system has done on its own by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// It has committed its journal, as it does every few seconds: names are durable, and what the files hold may not be.
+    Commit,
+}
+
+const WAYS: &[(Kind, Before, &str)] = &[
+    (Kind::Ext4, Before::Nothing, "ext4"),
+    (Kind::Ext4, Before::Commit, "ext4-committed"),
+    (Kind::Xfs, Before::Nothing, "xfs"),
+    (Kind::Btrfs, Before::Nothing, "btrfs"),
+];
+
 pub(crate) fn groups() -> Vec<Group> {
-    [Kind::Ext4, Kind::Xfs, Kind::Btrfs]
-        .into_iter()
-        .map(|kind| {
-            let cases = PLACES.iter().map(|place| {
-                let quick = kind == Kind::Ext4 && ["checkout.written", "seal.acted", "switch.acted"].contains(&place.name);
-                Case::new(format!("cut.{}.{}", place.name, kind.name()), move |rig| {
+    WAYS.iter()
+        .map(|(kind, before, word)| {
+            let at_places = PLACES.iter().map(|place| {
+                let quick = *word == "ext4" && ["checkout.written", "seal.acted", "switch.acted", "end.acted"].contains(&place.name);
+                Case::new(format!("cut.{}.{word}", place.name), move |rig| {
                     place.stop(rig);
-                    rig.cut();
-                    rig.start();
+                    cut(rig, *before);
                     let first = first_release(rig);
-                    place.judge(rig, Some(&first));
+                    place.judge(rig, &first);
                     1
                 })
                 .quick_when(quick)
             });
-            let make = move || Rig::new(&format!("cut {}", kind.name()), What::Demo, Some(kind));
-            Group::new(make, cases.collect()).last(one_more)
+            let cases =
+                at_places.chain([Case::new(format!("cut.answered.{word}"), move |rig| answered(rig, *before)).quick_when(*word == "ext4")]);
+            Group::new(move || Rig::new(&format!("cut {word}"), What::Demo, Some(*kind)), cases.collect()).last(one_more)
         })
         .collect()
+}
+
+fn cut(rig: &Rig, before: Before) {
+    if before == Before::Commit {
+        rig.disks.as_ref().expect("this rig has disks of its own").commit();
+    }
+    rig.cut();
+    rig.start();
+}
+
+/// What was answered with success is still so after a cut that comes right then.
+fn answered(rig: &mut Rig, before: Before) -> u32 {
+    if !rig.bench.is_running() {
+        rig.start();
+    }
+    let first = first_release(rig);
+    let shown = |rig: &Rig| {
+        let status = rig.bench.ctl(["status", "--json"]).expect(0).json();
+        let list = rig.bench.ctl(["list", "--json"]).expect(0).json();
+        let release = list["releases"].as_array().into_iter().flatten().find(|release| release["name"] == first.as_str()).cloned();
+        (!status["apps"][0]["lock"].is_null(), release.is_some_and(|release| release["pinned"] == true))
+    };
+    for (asks, wanted) in [
+        ([["lock", "-m", "why"].as_slice(), &["pin", &first]], (true, true)),
+        ([["unlock"].as_slice(), &["unpin", &first]], (false, false)),
+    ] {
+        for ask in asks {
+            rig.bench.ctl(ask).expect(0);
+        }
+        assert_eq!(shown(rig), wanted, "before the cut");
+        cut(rig, before);
+        assert_eq!(shown(rig), wanted, "after the cut");
+        rig.assert_sound();
+    }
+    2
 }

@@ -150,7 +150,7 @@ impl Place {
 
     /// Looks at what came of the death, once the agent was started again; leaves the rig as it was before the case.
     #[track_caller]
-    pub(crate) fn judge(&self, rig: &mut Rig, former: Option<&str>) {
+    pub(crate) fn judge(&self, rig: &mut Rig, former: &str) {
         rig.gate("fail-migrate", Fails::No);
         rig.gate("fail-switch", Fails::No);
         let run = rig.ended();
@@ -159,9 +159,8 @@ impl Place {
         assert_eq!(stops, usize::from(self.cut_off), "how often the run was stopped: {events:#?}");
         assert_eq!(run["outcome"], self.outcome, "{events:#?}");
         rig.assert_sound();
-        if self.outcome != "live" {
-            assert_eq!(rig.bench.live(rig.app()).as_deref(), former, "another release is live: {events:#?}");
-        }
+        let live = rig.bench.live(rig.app()).unwrap_or_default();
+        assert_eq!(live != former, self.outcome == "live", "{live} is live, and {former} was: {events:#?}");
         let left = rig.bench.releases(rig.app()).into_iter().filter(|name| name.starts_with('.')).count();
         assert_eq!(left, 0, "something is left in releases/");
         if self.ask == Ask::Lock {

@@ -232,13 +232,25 @@ impl Rig {
         self.disks.as_ref().expect("this rig has disks of its own").cut(|| self.kill_all());
     }
 
-    /// The newest run, when it has ended.
+    /// The newest run, when it has ended. What cancels a run is not meant.
     #[track_caller]
     pub(crate) fn ended(&self) -> Value {
         wait_for("the run has ended", MOST, || {
             assert!(self.bench.is_running(), "the agent ended:\n{}", self.bench.log());
-            Some(self.bench.last_run()).filter(|run| run["state"] == "ended")
+            self.newest().filter(|run| run["state"] == "ended")
         })
+    }
+
+    /// The newest run that is not there to cancel another.
+    #[track_caller]
+    pub(crate) fn newest(&self) -> Option<Value> {
+        self.bench.runs().into_iter().find(|run| run["action"] != "cancel")
+    }
+
+    /// Its number.
+    #[track_caller]
+    pub(crate) fn newest_number(&self) -> Option<u64> {
+        self.newest()?["run"].as_u64()
     }
 
     /// The commit of the live release.
@@ -260,8 +272,23 @@ impl Rig {
                 answer.filter(|answer| answer.status == 200).and_then(|answer| answer.header("X-Release").map(str::to_owned)) == wanted
             });
         }
+        self.assert_backups();
         let page = self.root().join("app").join(if self.what == What::Demo { "manage.py" } else { "index.html" });
         assert!(fs::metadata(&page).is_ok_and(|page| page.len() > 0), "{} is not what it was", page.display());
+    }
+
+    /// What stands under the final name of a backup is one.
+    #[track_caller]
+    fn assert_backups(&self) {
+        for entry in fs::read_dir(self.root().join("backups")).into_iter().flatten().flatten() {
+            let path = entry.path();
+            assert!(path.extension().is_some_and(|ending| ending == "sqlite3"), "{} is left beside the backups", path.display());
+            let mut look = self.bench.command("sqlite3");
+            look.arg(&path).arg("PRAGMA integrity_check; SELECT count(*) >= 0 FROM sqlite_master;");
+            let said = self.bench.begin(look).finish(MOST);
+            let empty = fs::metadata(&path).map_or(0, |meta| meta.len()) == 0;
+            assert!(!empty && said.stdout.starts_with("ok"), "{} is no backup: {}{}", path.display(), said.stdout, said.stderr);
+        }
     }
 
     /// Makes the first release live again, where another one is.

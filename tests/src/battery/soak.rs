@@ -58,6 +58,8 @@ pub(crate) fn groups() -> Vec<Group> {
                 || {
                     let rig = Rig::new("soak", What::Demo, Some(Kind::Ext4))?;
                     rig.bench.ctl(["pin", &first_release(&rig)]).expect(0);
+                    rig.settle(3);
+                    rig.bench.reload();
                     Ok(rig)
                 },
                 cases.collect(),
@@ -86,11 +88,9 @@ fn try_at(rig: &mut Rig, fault: Fault, after: Duration) -> bool {
     if !rig.bench.is_running() {
         rig.start();
     }
-    rig.settle(3);
-    rig.bench.reload();
     rig.forget_migrations();
     rig.commit();
-    let before = rig.bench.last_run()["run"].as_u64();
+    let before = rig.newest_number();
     let begun = Instant::now();
     let mut asking = rig.bench.ctl_begin(["release", "main"]);
     // The moment is chosen blindly, which is the point.
@@ -101,7 +101,7 @@ fn try_at(rig: &mut Rig, fault: Fault, after: Duration) -> bool {
         Fault::KillAll => rig.kill_all(),
         Fault::Cut => rig.cut(),
         Fault::Cancel => {
-            let run = rig.bench.last_run()["run"].to_string();
+            let run = rig.newest_number().unwrap_or_default().to_string();
             // It may be over, or before the visitors, by now.
             rig.bench.ctl(["cancel", &run]);
         }
