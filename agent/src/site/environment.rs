@@ -10,7 +10,7 @@ use nix::unistd::syncfs;
 
 use crate::faults;
 
-use super::tree::{Bits, remove_tree, set_write_bits, size_of};
+use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
 use super::{Site, SiteError, Telling, write_durably};
 
 /// The file in an environment that says that it is complete.
@@ -72,8 +72,8 @@ impl Site {
         Ok(names.filter(|name| !name.starts_with('.')).collect())
     }
 
-    /// How many bytes on the disk the environment of a key takes.
-    pub(crate) fn size_of_environment(&self, key: &str) -> u64 {
+    /// What the environment of a key takes on the disk.
+    pub(crate) fn size_of_environment(&self, key: &str) -> Size {
         size_of(&self.environment(key))
     }
 

@@ -30,7 +30,7 @@ use crate::faults;
 
 pub(crate) use lock::SiteLock;
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
-pub(crate) use tree::remove_tree;
+pub(crate) use tree::{Size, remove_tree};
 
 /// The directory in a release that the agent keeps its facts in.
 pub(crate) const FACTS: &str = ".release";
@@ -413,8 +413,8 @@ impl Site {
         remove_tree(path)
     }
 
-    /// How many bytes on the disk a release takes, without its environment.
-    pub(crate) fn size_of_release(&self, release: &ReleaseName) -> u64 {
+    /// What a release takes on the disk, without its environment.
+    pub(crate) fn size_of_release(&self, release: &ReleaseName) -> Size {
         tree::size_of(&self.release_dir(release))
     }
 

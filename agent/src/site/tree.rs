@@ -26,15 +26,24 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), SiteError> {
     }
 }
 
-/// How many bytes on the disk a tree takes; what cannot be looked at counts nothing.
-pub(super) fn size_of(path: &Path) -> u64 {
-    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+/// What something takes on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Bytes, in whole blocks.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub inodes: u64,
+}
+
+/// What a tree takes on the disk; what cannot be looked at counts nothing.
+pub(super) fn size_of(path: &Path) -> Size {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Size::default() };
     // In units of 512 bytes, whatever the file system (stat(2)).
-    let own = meta.blocks() * 512;
-    if !meta.is_dir() {
-        return own;
-    }
-    own + fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path())).sum::<u64>()
+    let own = Size { bytes: meta.blocks() * 512, inodes: 1 };
+    let entries = meta.is_dir().then(|| fs::read_dir(path).ok()).flatten().into_iter().flatten().flatten();
+    entries
+        .map(|entry| size_of(&entry.path()))
+        .fold(own, |sum, size| Size { bytes: sum.bytes + size.bytes, inodes: sum.inodes + size.inodes })
 }
 
 /// What becomes of the write bits of a tree.

@@ -75,7 +75,8 @@ pub(super) fn frees(site: &Site, app: &App, way_back: Option<&ReleaseName>, beyo
     let stay: Vec<String> =
         site.survey()?.iter().filter(|found| !old.contains(&found.name)).filter_map(|found| site.environment_of(&found.name)).collect();
     let unused = site.environments()?.into_iter().filter(|key| !stay.contains(key));
-    Ok(old.iter().map(|release| site.size_of_release(release)).sum::<u64>() + unused.map(|key| site.size_of_environment(&key)).sum::<u64>())
+    Ok(old.iter().map(|release| site.size_of_release(release).bytes).sum::<u64>()
+        + unused.map(|key| site.size_of_environment(&key).bytes).sum::<u64>())
 }
 
 /// The releases that would be removed, oldest first.

@@ -4,7 +4,7 @@ use agent_model::names::ReleaseName;
 
 use super::prune::{self, Beyond};
 use super::{Cx, Failure};
-use crate::site::Site;
+use crate::site::{Site, Size};
 use crate::tools::git::Tree;
 
 /// What tools and the kernel say when there is no room (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
@@ -38,25 +38,33 @@ pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
         return failure;
     }
     let Ok(disk) = cx.site.disk() else { return failure };
-    let root = cx.site.root().display();
-    let mut told = match disk.inodes_in_all {
-        0 => format!("{} are free on the disk of {root}", bytes(disk.free)),
-        _ => format!("{} and {} are free on the disk of {root}", bytes(disk.free), counted(disk.inodes, "inode")),
+    let free = Size { bytes: disk.free, inodes: disk.inodes };
+    let (makes_inodes, root) = (disk.inodes_in_all == 0, cx.site.root().display());
+    let shown = |size: Size| match makes_inodes {
+        true => bytes(size.bytes),
+        false => format!("{} and {}", bytes(size.bytes), counted(size.inodes, "inode")),
     };
-    if let Some(model) = cx.former.as_ref() {
-        let (release, environment) =
-            (cx.site.size_of_release(model), cx.site.environment_of(model).map(|key| cx.site.size_of_environment(&key)));
-        let whole = release + environment.unwrap_or_default();
-        told += &format!("; a release like the live one takes {}", bytes(whole));
-        if let Some(environment) = environment {
-            told += &format!(", {} of it for its environment", bytes(environment));
-        }
-        if whole > disk.free {
-            told += &format!(", so about {} are missing", bytes(whole - disk.free));
+    let mut told = format!("{} are free on the disk of {root}", shown(free));
+    if let Some((what, size)) = cx.former.as_ref().map(|former| model(cx, former)) {
+        told += &format!("; {what} takes {}", shown(size));
+        let missing = Size { bytes: size.bytes.saturating_sub(free.bytes), inodes: size.inodes.saturating_sub(free.inodes) };
+        match (missing.bytes, missing.inodes) {
+            (0, 0) => {}
+            (0, inodes) if makes_inodes || inodes == 0 => {}
+            (0, inodes) => told += &format!(", so about {} are missing", counted(inodes, "inode")),
+            (missing, _) => told += &format!(", so about {} are missing", bytes(missing)),
         }
     }
     told += &format!("; {}", gain(cx.site, cx));
     Failure { hint: Some(told), ..failure }
+}
+
+/// What there is of the live release that is like what had no room.
+fn model(cx: &Cx<'_>, former: &ReleaseName) -> (&'static str, Size) {
+    match cx.site.environment_of(former) {
+        Some(key) if cx.step == "environment" => ("an environment like that of the live release", cx.site.size_of_environment(&key)),
+        _ => ("a release like the live one", cx.site.size_of_release(former)),
+    }
 }
 
 /// What `prune` would free, for people.
