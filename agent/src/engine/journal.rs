@@ -19,10 +19,12 @@ use agent_wire::event::{Event, OutcomeWord, What};
 use agent_wire::form::CLOCK_SKEW;
 use agent_wire::view;
 use chrono::{DateTime, Utc};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use thiserror::Error;
 use tokio::sync::watch;
+
+use crate::site::hold_for_good;
 
 /// What went wrong with the journal.
 #[derive(Debug, Error)]
@@ -186,7 +188,7 @@ impl Journal {
         let holder = state.join("holder");
         let was_used = holder.exists();
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&holder).map_err(place(&holder))?;
-        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| JournalError::Held(state.to_owned()))?;
+        let held = hold_for_good(file).map_err(|_| JournalError::Held(state.to_owned()))?;
         let path = state.join("journal.db");
         // SQLite makes its other files with the mode of this one.
         fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(place(&path))?;

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use agent_model::request::Lock;
 use nix::fcntl::{Flock, FlockArg};
@@ -29,6 +30,22 @@ struct Kept {
     since: i64,
 }
 
+/// How long a dead agent's lock may outlive it: a child that it had made and that had not become its program yet holds what it held.
+const OUTLIVES: Duration = Duration::from_secs(2);
+
+/// Locks a file until this process ends; gives it back when another process has it.
+pub(crate) fn hold_for_good(mut file: File) -> Result<Flock<File>, File> {
+    let end = Instant::now() + OUTLIVES;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(held),
+            Err((back, _)) if Instant::now() >= end => return Err(back),
+            Err((back, _)) => file = back,
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Site {
     /// Takes the root for this agent.
     ///
@@ -37,14 +54,14 @@ impl Site {
     pub(crate) fn hold(&self) -> Result<SiteLock, SiteError> {
         let path = self.root().join(".agent/holder");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).telling("open", &path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        match hold_for_good(file) {
             Ok(mut file) => {
                 // Only for people: the lock itself is the kernel's.
                 let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
                 written.telling("write", &path)?;
                 Ok(SiteLock { _file: file })
             }
-            Err((mut file, _)) => {
+            Err(mut file) => {
                 let mut holder = String::new();
                 // An unreadable number is told as unknown.
                 let _ = file.read_to_string(&mut holder);

@@ -28,7 +28,7 @@ use thiserror::Error;
 
 use crate::faults;
 
-pub(crate) use lock::SiteLock;
+pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
 pub(crate) use tree::{Size, remove_tree};
 
@@ -382,6 +382,8 @@ impl Site {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed.telling("rename", &dir)?,
         }
+        // It must not be there again after a power cut, as a release that can be activated.
+        sync_dir(&self.root.join("releases"))?;
         faults::at("trashed");
         remove_tree(&trash)?;
         self.unpin(release)

@@ -183,6 +183,8 @@ impl Disks {
     pub(crate) fn empty(&self) {
         for disk in &self.disks {
             let _ = fs::remove_dir_all(disk.place.join("ballast"));
+            // The next cut must not bring it back.
+            let _ = File::open(&disk.place).and_then(|place| place.sync_all());
         }
     }
 }

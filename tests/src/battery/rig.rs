@@ -1,6 +1,7 @@
 //! A bench whose agent can be stopped in the middle of a run.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,11 @@ use crate::wait::{wait_for, wait_until};
 
 /// The longest that anything here may take.
 pub(crate) const MOST: Duration = Duration::from_secs(120);
+
+/// What lies outside of the root, and stays as it is.
+const CANARY: &str = "nobody has a reason to touch this\n";
+/// What the app's programs know and nobody is told.
+const SECRET: &str = "canary-8d1f6f7f51c04a63";
 
 /// Why something cannot be tried on this machine.
 pub(crate) type NotHere = String;
@@ -49,6 +55,9 @@ impl Rig {
             What::Demo => bench.demo_repo(2),
             What::Plain => bench.repo("site"),
         };
+        bench.write("outside/canary", CANARY);
+        let secrets = bench.write("secrets.env", format!("CANARY={SECRET}\n"));
+        fs::set_permissions(secrets, fs::Permissions::from_mode(0o600)).expect("the bench is ours");
         let rig = Self { bench, repo, disks, what, commits: 0 };
         match what {
             What::Demo => {
@@ -90,13 +99,16 @@ impl Rig {
 
     /// Writes the app's file. Gates make a run fail when their file is there: before migrations are applied, and after the switch.
     pub(crate) fn settle(&self, keep_releases: u32) {
-        let gate = |name: &str| format!(r#"["/bin/sh", "-c", "test ! -e {}"]"#, self.bench.path(name).display());
+        // It says the secret aloud, so that there is something to mask.
+        let gate =
+            |name: &str| format!(r#"["/bin/sh", "-c", "echo \"the secret is $CANARY\"; test ! -e {}"]"#, self.bench.path(name).display());
         let hooks = format!(
             "\n[[hook]]\nbefore = \"migrate\"\nrun = {}\n\n[[hook]]\nafter = \"switch\"\nrun = {}\n",
             gate("fail-migrate"),
             gate("fail-switch")
         );
         let head = format!("keep_releases = {keep_releases}\n");
+        let hooks = format!("\n[secrets]\nfiles = [{:?}]\n{hooks}", self.bench.path("secrets.env"));
         match self.what {
             What::Demo => {
                 let settings = demo_settings(&self.bench, &self.repo).replace("status = 200", "status = 200\nstable = \"300ms\"");
@@ -273,6 +285,15 @@ impl Rig {
             });
         }
         self.assert_backups();
+        let outside: Vec<_> = fs::read_dir(self.bench.path("outside")).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let kept = outside.iter().all(|path| fs::read(path).is_ok_and(|bytes| bytes == CANARY.as_bytes()));
+        assert!(outside.len() == 1 && kept, "something outside of the root is not what it was: {outside:?}");
+        assert!(!self.bench.log().contains(SECRET), "a secret is in the log");
+        if let Some(run) = self.newest_number() {
+            assert!(!format!("{:?}", self.bench.events(run)).contains(SECRET), "a secret is in the events of run {run}");
+        }
+        let told = processes_about(&self.bench.path("")).into_iter().find(|process| process.command.contains(SECRET));
+        assert!(told.is_none(), "a secret is in the arguments of {told:?}");
         let page = self.root().join("app").join(if self.what == What::Demo { "manage.py" } else { "index.html" });
         assert!(fs::metadata(&page).is_ok_and(|page| page.len() > 0), "{} is not what it was", page.display());
     }
