@@ -26,7 +26,8 @@ const OPTIONS: &[(&str, &str)] = &[
 
 /// Dumps into `part`, which is there and empty, and verifies it. Gives the command that restores it from `to`.
 pub(super) fn dump(database: &Database, part: &Path, to: &Path, watch: &Watch<'_>) -> Result<String, DatabaseError> {
-    let program = connected("pg_dump", database).args(["--format=custom", "--no-password", "--file"]).arg(part);
+    // It becomes durable when it gets its name, and need not twice.
+    let program = connected("pg_dump", database).args(["--format=custom", "--no-password", "--no-sync", "--file"]).arg(part);
     program.run(watch).map_err(|source| failed("pg_dump", source))?;
     verify(part, watch)?;
     Ok(restore(database, to))

@@ -47,6 +47,8 @@ fn copy(from: &Path, part: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError
     source.busy_timeout(Duration::from_millis(200)).map_err(error("open", from))?;
     let mut target = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(error("open", part))?;
+    // A dump becomes durable in one place, whatever made it: when it gets its name.
+    target.pragma_update(None, "synchronous", "off").map_err(error("open", part))?;
     let journal: String =
         patiently(watch, || source.query_row("PRAGMA journal_mode", [], |row| row.get(0)))?.map_err(error("read", from))?;
     let hold = || {
