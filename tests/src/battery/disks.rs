@@ -70,7 +70,7 @@ impl Kind {
 }
 
 impl Disks {
-    /// Makes a file system for each of these empty directories, and mounts it there.
+    /// Makes a file system for each of these directories, and mounts it there.
     pub(crate) fn mount(kind: Kind, places: &[PathBuf]) -> Result<Self, NotHere> {
         if !nix::unistd::geteuid().is_root() {
             return Err("mounting needs root".to_owned());
@@ -97,6 +97,8 @@ impl Disks {
 
     fn up(&self) -> Result<(), NotHere> {
         for disk in &self.disks {
+            // One may lie within another.
+            fs::create_dir_all(&disk.place).map_err(|err| err.to_string())?;
             let mut mount = Command::new("mount");
             mount.args(["-t", self.kind.name(), "-o", self.kind.options()]).arg(&disk.file).arg(&disk.place);
             said(&mut mount)?;
@@ -105,7 +107,7 @@ impl Disks {
     }
 
     fn down(&self) {
-        for disk in &self.disks {
+        for disk in self.disks.iter().rev() {
             // Whoever was killed a moment ago may still be about to let go.
             wait_until(&format!("{} can be unmounted", disk.place.display()), Duration::from_secs(60), || {
                 let done = Command::new("umount").arg(&disk.place).output();
@@ -199,7 +201,7 @@ pub(crate) enum Filler {
 impl Drop for Disks {
     fn drop(&mut self) {
         // One that stays mounted would be told by the next `df`; a second panic would end everything.
-        for disk in &self.disks {
+        for disk in self.disks.iter().rev() {
             for _ in 0..100 {
                 let done = Command::new("umount").arg(&disk.place).output();
                 if done.is_ok_and(|done| done.status.success() || String::from_utf8_lossy(&done.stderr).contains("not mounted")) {

@@ -161,6 +161,12 @@ impl Place {
         rig.assert_sound();
         let live = rig.bench.live(rig.app()).unwrap_or_default();
         assert_eq!(live != former, self.outcome == "live", "{live} is live, and {former} was: {events:#?}");
+        // What is named to whoever has to restore it must be there.
+        for stands in events.iter().filter(|event| event["what"] == "stands") {
+            let restore = stands["restore"].as_str().unwrap_or_default();
+            let backup = restore.split([' ', '\'', '\\']).find(|word| word.contains("/backups/"));
+            assert!(backup.is_some_and(|backup| std::path::Path::new(backup).is_file()), "the backup that is named is not there: {stands}");
+        }
         let left = rig.bench.releases(rig.app()).into_iter().filter(|name| name.starts_with('.')).count();
         assert_eq!(left, 0, "something is left in releases/");
         if self.ask == Ask::Lock {
