@@ -464,7 +464,9 @@ impl<'a> Git<'a> {
         let found = self.ask_text("look up a commit", watch, self.git().args(["rev-parse", &format!("--disambiguate={prefix}")]))?;
         let program = self.git().args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(found.into_bytes());
         let text = self.ask_text("look up a commit", watch, program)?;
-        Ok(text.lines().filter_map(|line| line.strip_prefix("commit ")?.parse().ok()).collect())
+        let commits = text.lines().filter_map(|line| line.strip_prefix("commit ")?.parse::<CommitId>().ok());
+        // git takes the first 40 digits of more for a whole id, and passes over the rest.
+        Ok(commits.filter(|commit| commit.as_str().starts_with(prefix)).collect())
     }
 
     fn reaching(&self, commit: &CommitId, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<RefName, GitError> {
