@@ -28,7 +28,7 @@ impl Step for Checkout {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let (target, dir) = (cx.target()?, cx.dir()?);
-        let tree = cx.git(|git, watch| git.tree(&target.commit, watch))?;
+        let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
         judge(cx, &tree)?;
         room_for(cx, &tree)?;
         fs::create_dir(&dir).map_err(|source| failure_at("make the directory", &dir, &source))?;

@@ -520,10 +520,14 @@ impl<'a> Git<'a> {
         self.cache.join("HEAD").exists() && matches!(self.peel(commit.as_str(), watch), Ok(Some(_)))
     }
 
-    /// What the tree of a commit holds.
-    pub(crate) fn tree(&self, commit: &CommitId, watch: &Watch<'_>) -> Result<Tree, GitError> {
-        let listing = self.ask("list the tree", watch, self.git().args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]))?;
-        let mut tree = Tree::parse(&listing).ok_or(GitError::Answer("list the tree"))?;
+    /// What the tree of a commit holds, if those are no more than `most` files.
+    pub(crate) fn tree(&self, commit: &CommitId, most: u64, watch: &Watch<'_>) -> Result<Tree, GitError> {
+        let program = self.git().args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
+        let listing = program.capture_entries(most, watch).map_err(|source| match source {
+            ProgramError::TooMuch(_) => GitError::Tree(TreeError::Endless { allowed: most }),
+            source => GitError::Program { act: "list the tree", source },
+        })?;
+        let mut tree = Tree::parse(&listing.stdout).ok_or(GitError::Answer("list the tree"))?;
         let wanted = tree.blobs_to_read();
         if !wanted.is_empty() {
             let input: String = wanted.iter().map(|id| format!("{id}\n")).collect();

@@ -138,7 +138,7 @@ pub(crate) enum ProgramError {
     #[error("{0} was ended: the run is cancelled")]
     Cancelled(String),
     /// Its output was to be read as data, and there is too much of it.
-    #[error("{0} said more than 256 MiB where data was to be read")]
+    #[error("{0} said more than can be read as data (256 MiB, or the number of entries that is allowed)")]
     TooMuch(String),
 }
 
@@ -193,7 +193,8 @@ impl Finished {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stdout {
     Lines,
-    Captured,
+    /// As data, of which there may be so many entries that end with a NUL.
+    Captured(usize),
 }
 
 impl Program {
@@ -313,7 +314,15 @@ impl Program {
     /// # Errors
     /// As [`Program::run`].
     pub(crate) fn capture(&self, watch: &Watch<'_>) -> Result<Finished, ProgramError> {
-        self.run_with(watch, Stdout::Captured)
+        self.run_with(watch, Stdout::Captured(usize::MAX))
+    }
+
+    /// The same, for a list of entries that end with a NUL: it is ended as soon as there are more than `most`.
+    ///
+    /// # Errors
+    /// As [`Program::run`], and [`ProgramError::TooMuch`].
+    pub(crate) fn capture_entries(&self, most: u64, watch: &Watch<'_>) -> Result<Finished, ProgramError> {
+        self.run_with(watch, Stdout::Captured(usize::try_from(most).unwrap_or(usize::MAX)))
     }
 
     /// Starts it as a server: with the run's mark taken off, in a group of its own, its output to `log`; it outlives the run and the agent.
@@ -374,7 +383,7 @@ impl Program {
             let sender = sender.clone();
             std::thread::spawn(move || match stdout {
                 Stdout::Lines => read_lines(pipe, Stream::Stdout, &sender),
-                Stdout::Captured => read_all(pipe, &sender),
+                Stdout::Captured(_) => read_all(pipe, &sender),
             });
         }
         if let Some(pipe) = child.stderr.take() {
@@ -383,7 +392,8 @@ impl Program {
         }
         let pid = child.id();
         std::thread::spawn(move || await_end(pid, &sender));
-        let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new() };
+        let most_entries = if let Stdout::Captured(most) = stdout { most } else { usize::MAX };
+        let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new(), entries: 0, most_entries };
         let ended = wait(&mut child, &group, watch, &said, &mut heard);
         let spare_leftovers = self.leftovers == Leftovers::Leave && matches!(&ended, Ok(status) if status.success());
         if !spare_leftovers {
@@ -394,10 +404,12 @@ impl Program {
             end_marked(watch.marker);
             heard.drain(&said, GRACE);
         }
+        let too_much = heard.has_too_much();
         let Heard { tail, captured, .. } = heard;
         let tail: Vec<String> = tail.into();
         match ended {
-            Ok(status) if status.success() && captured.len() > MOST_CAPTURED => Err(ProgramError::TooMuch(self.shown())),
+            Err(Cut::TooMuch) => Err(ProgramError::TooMuch(self.shown())),
+            Ok(status) if status.success() && too_much => Err(ProgramError::TooMuch(self.shown())),
             Ok(status) if status.success() => Ok(Finished { stdout: captured }),
             Ok(status) => Err(ProgramError::Failed { program: self.shown(), status, tail }),
             Err(Cut::Cancelled) => Err(ProgramError::Cancelled(self.shown())),
@@ -439,6 +451,7 @@ enum Pipes {
 enum Cut {
     Cancelled,
     TimedOut(Duration),
+    TooMuch,
     Lost(io::Error),
 }
 
@@ -447,9 +460,16 @@ struct Heard<'a> {
     quiet: bool,
     tail: VecDeque<String>,
     captured: Vec<u8>,
+    entries: usize,
+    most_entries: usize,
 }
 
 impl Heard<'_> {
+    /// Whether there is more than can be read as data.
+    fn has_too_much(&self) -> bool {
+        self.captured.len() > MOST_CAPTURED || self.entries > self.most_entries
+    }
+
     fn take(&mut self, said: Said) {
         match said {
             Said::Line(stream, line) => {
@@ -461,7 +481,12 @@ impl Heard<'_> {
                 }
                 self.tail.push_back(line);
             }
-            Said::Bytes(bytes) if self.captured.len() <= MOST_CAPTURED => self.captured.extend(bytes),
+            Said::Bytes(bytes) if !self.has_too_much() => {
+                if self.most_entries < usize::MAX {
+                    self.entries += bytes.iter().filter(|byte| **byte == 0).count();
+                }
+                self.captured.extend(bytes);
+            }
             Said::Bytes(_) | Said::Ended => {}
         }
     }
@@ -499,7 +524,8 @@ fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<S
             cut = match (watch.cancel.asked(), watch.left().is_zero()) {
                 (true, _) => Some(Cut::Cancelled),
                 (false, true) => Some(Cut::TimedOut(begun.elapsed())),
-                (false, false) => None,
+                // It might go on for ever: a few objects unfold to any number of files.
+                (false, false) => heard.has_too_much().then_some(Cut::TooMuch),
             };
             if cut.is_some() {
                 group.end_group(GRACE);
