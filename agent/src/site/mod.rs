@@ -88,6 +88,14 @@ pub(crate) enum SiteError {
         /// What is wrong.
         why: String,
     },
+    /// A directory of the root is something else.
+    #[error("{} is {found}, where a directory of the agent's is expected", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// A shared directory or file is missing.
     #[error("the shared {kind} {} does not exist", path.display())]
     SharedMissing {
@@ -130,6 +138,10 @@ impl SiteError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some("the user's disk quota is used up".to_owned()),
             Self::Held { .. } => Some("two agents must never share a root: stop the other one, or set another `root`".to_owned()),
             Self::NotALink { path, .. } => Some(format!("move {} away; the agent makes the link itself", path.display())),
+            Self::NotADirectory { path, .. } => Some(format!(
+                "put the directory {} back; where its disk is too small, let the whole root be a link, or mount another disk there",
+                path.display()
+            )),
             Self::SharedMissing { kind, path } => {
                 let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
                 Some(format!("{make} {}", path.display()))
@@ -213,7 +225,22 @@ impl Site {
                 made => made.telling("make", &path)?,
             }
         }
+        site.stands()?;
         Ok(site)
+    }
+
+    /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
+    /// be removed because they look old.
+    pub(crate) fn stands(&self) -> Result<(), SiteError> {
+        for dir in ["releases", "environments", ".agent"] {
+            let path = self.root.join(dir);
+            let meta = fs::symlink_metadata(&path).telling("look at", &path)?;
+            if !meta.is_dir() {
+                let found = if meta.is_symlink() { "a link" } else { "no directory" };
+                return Err(SiteError::NotADirectory { path, found });
+            }
+        }
+        Ok(())
     }
 
     /// The root.
@@ -286,6 +313,7 @@ impl Site {
 
     /// The releases on disk, newest first.
     pub(crate) fn survey(&self) -> Result<Vec<Found>, SiteError> {
+        self.stands()?;
         let dir = self.root.join("releases");
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir).telling("read", &dir)? {
@@ -370,6 +398,7 @@ impl Site {
 
     /// Takes a release out of sight by a rename, then removes it.
     pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        self.stands()?;
         let dir = self.release_dir(release);
         let trash = self.root.join("releases").join(format!(".trash-{release}"));
         if fs::symlink_metadata(&trash).is_ok() {

@@ -121,6 +121,7 @@ pub(crate) struct Sealing<'a> {
 impl Site {
     /// Seals a release.
     pub(crate) fn seal(&self, sealing: &Sealing<'_>) -> Result<Manifest, SiteError> {
+        self.stands()?;
         let dir = self.release_dir(sealing.release);
         let facts = dir.join(FACTS);
         if sealing.read_only {

@@ -31,6 +31,7 @@ impl Step for Checkout {
         let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
         judge(cx, &tree)?;
         room_for(cx, &tree)?;
+        cx.site.stands()?;
         fs::create_dir(&dir).map_err(|source| failure_at("make the directory", &dir, &source))?;
         let index = cx.site.scratch(&format!("index-{}", cx.run));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));
