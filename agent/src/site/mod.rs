@@ -218,7 +218,7 @@ impl Site {
             let path = site.root.join(dir);
             fs::create_dir_all(&path).telling("make", &path)?;
         }
-        for dir in ["backups", ".agent", ".agent/pins", ".agent/instances", ".agent/tmp"] {
+        for dir in ["backups", ".agent", ".agent/pins", ".agent/instances", ".agent/tmp", ".agent/caches"] {
             let path = site.root.join(dir);
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
@@ -266,6 +266,28 @@ impl Site {
     /// Where what was started for releases is remembered.
     pub(crate) fn instances(&self) -> PathBuf {
         self.root.join(".agent/instances")
+    }
+
+    /// What installers keep for the next environment: this app's own, so that no other app's packages can leave something there.
+    pub(crate) fn caches(&self) -> PathBuf {
+        self.root.join(".agent/caches")
+    }
+
+    /// Empties what installers keep.
+    pub(crate) fn clear_caches(&self) -> Result<(), SiteError> {
+        let caches = self.caches();
+        for entry in fs::read_dir(&caches).telling("read", &caches)?.flatten() {
+            remove_tree(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// An empty directory for the time of one run.
+    pub(crate) fn scratch_dir(&self, name: &str) -> Result<PathBuf, SiteError> {
+        let path = self.scratch(name);
+        remove_tree(&path)?;
+        fs::DirBuilder::new().mode(0o700).create(&path).telling("make", &path)?;
+        Ok(path)
     }
 
     /// A file for the time of one run.
@@ -444,6 +466,12 @@ impl Site {
         let block = stat.fragment_size();
         Ok(Disk { free: stat.blocks_available() * block, total: stat.blocks() * block, inodes: stat.files_available() })
     }
+}
+
+/// The parts of a root that programs which run code of strangers may not read, but for what they are given: other releases, what users uploaded,
+/// dumps, the agent's own.
+pub(crate) fn closed_parts(root: &Path) -> impl Iterator<Item = PathBuf> {
+    ["git_cache", "releases", "environments", "shared", "backups", ".agent"].into_iter().map(|part| root.join(part))
 }
 
 /// Makes a directory's entries durable.

@@ -10,6 +10,7 @@ pub(crate) mod https;
 pub(crate) mod manage;
 mod processes;
 pub(crate) mod python;
+pub(crate) mod sandbox;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -26,7 +27,9 @@ use agent_wire::event::Stream;
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
-pub(crate) use processes::{Process, boot, holding, marked, topmost, unix_socket, using, with_variable};
+use sandbox::Bounds;
+
+pub(crate) use processes::{Process, boot, holding, marked, strays, topmost, unix_socket, using, with_variable};
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
@@ -171,6 +174,7 @@ pub(crate) struct Program {
     env: BTreeMap<OsString, OsString>,
     input: Vec<u8>,
     leftovers: Leftovers,
+    bounds: Option<Arc<Bounds>>,
     quiet: bool,
     /// So many arguments are the same every time, and tell people nothing.
     unshown: usize,
@@ -214,6 +218,7 @@ impl Program {
             env,
             input: Vec::new(),
             leftovers: Leftovers::End,
+            bounds: None,
             quiet: false,
             unshown: 0,
         }
@@ -276,6 +281,12 @@ impl Program {
     /// What becomes of its children.
     pub(crate) fn leftovers(mut self, leftovers: Leftovers) -> Self {
         self.leftovers = leftovers;
+        self
+    }
+
+    /// What the kernel holds it to, and all that it starts.
+    pub(crate) fn confined(mut self, bounds: &Arc<Bounds>) -> Self {
+        self.bounds = Some(bounds.clone());
         self
     }
 
@@ -365,13 +376,13 @@ impl Program {
         if watch.cancel.asked() {
             return Err(ProgramError::Cancelled(self.shown()));
         }
-        let mut child = self
-            .command(watch.marker)
-            .stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| self.cannot_start(source))?;
+        let mut command = self.command(watch.marker);
+        command.stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = match &self.bounds {
+            Some(bounds) => bounds.spawn(&mut command),
+            None => command.spawn(),
+        };
+        let mut child = started.map_err(|source| self.cannot_start(source))?;
         let group = Process::of(child.id());
         let (sender, said) = sync_channel::<Said>(1024);
         if let Some(mut stdin) = child.stdin.take() {
@@ -419,11 +430,13 @@ impl Program {
     }
 }
 
-/// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended.
+/// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended. With them goes what was started within
+/// bounds, left its parents, and took the marker off.
 pub(crate) fn end_marked(marker: &str) {
     // A process may fork while it is looked for; a few rounds find the children of the last one too.
     for _ in 0..20 {
-        let found = marked(marker);
+        let mut found = marked(marker);
+        found.extend(strays());
         if found.is_empty() {
             return;
         }
