@@ -153,26 +153,24 @@ fn bld_01_a_build_reads_what_is_secret() {
     let mut server = hostile.bench.command("sleep");
     server.arg("1000").env("TOKEN", "s3cr3t-of-the-app");
     let server = hostile.bench.begin(server);
-    let attack = format!(
-        r#"
+    let attack = r#"
 def environments():
     found = 0
     for pid in os.listdir("/proc"):
         if pid.isdigit():
             try:
-                found += b"s3cr3t-of-the-app" in open(f"/proc/{{pid}}/environ", "rb").read()
+                found += b"s3cr3t-of-the-app" in open(f"/proc/{pid}/environ", "rb").read()
             except OSError:
                 pass
     return found
 attempt("variables", lambda: "s3cr3t-of-the-app" in str(os.environ))
 attempt("path", lambda: "PATH" in os.environ)
 attempt("processes", environments)
-for what, path in {{"secrets": "BENCH/plain.env", "shared": "BENCH/apps/plain/shared/.env", "through": "../.env", "app": "BENCH/config/apps/plain.toml",
-                   "journal": "BENCH/state/journal.db", "own": "attack.py", "host": "/etc/passwd"}}.items():
+for what, path in {"secrets": "BENCH/plain.env", "shared": "BENCH/apps/plain/shared/.env", "through": "../.env", "app": "BENCH/config/apps/plain.toml",
+                   "journal": "BENCH/state/journal.db", "own": "attack.py", "host": "/etc/passwd"}.items():
     attempt(what, lambda: open(path, "rb").read(1) and None)
 attempt("list", lambda: os.listdir("BENCH/state") and None)
 "#
-    )
     .replace("BENCH", &hostile.bench.path("").display().to_string());
     let free = unheld(&hostile, &attack);
     for what in ["secrets", "shared", "app", "journal", "list"] {

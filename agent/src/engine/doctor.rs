@@ -11,7 +11,7 @@ use crate::restart::Restart;
 use crate::settings::read_secrets;
 use crate::steps::chain;
 use crate::tools::git::Git;
-use crate::tools::sandbox::{self, Kernel};
+use crate::tools::sandbox::{self, Held};
 use crate::tools::{Cancel, Program, Watch, python};
 
 /// How long one question may take.
@@ -181,7 +181,7 @@ impl AppEngine {
             return;
         }
         match sandbox::kernel() {
-            Kernel::HoldsAll => {
+            Held::All => {
                 chart.add(
                     "bounds",
                     Level::Good,
@@ -189,12 +189,12 @@ impl AppEngine {
                     None,
                 );
             }
-            Kernel::HoldsAllBut(what) => {
+            Held::AllBut(what) => {
                 let text =
                     format!("the kernel holds installers, and the packages that they run, to their own directories, but not in the {what}");
                 chart.add("bounds", Level::Good, text, Some("a newer kernel holds more".to_owned()));
             }
-            Kernel::HoldsNothing => {
+            Held::Nothing => {
                 let text = "nothing holds what installers run: the kernel has no Landlock, and packages may write wherever the agent may";
                 let cure = "run a kernel of 5.13 or later with `landlock` among its security modules (lsm=landlock,… on its command line)";
                 chart.add("bounds", Level::Warning, text, Some(cure.to_owned()));

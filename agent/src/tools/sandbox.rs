@@ -38,35 +38,35 @@ pub(crate) struct Bounds {
 
 /// What the kernel of this host holds programs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kernel {
+pub(crate) enum Held {
     /// Nothing: it has no Landlock.
-    HoldsNothing,
+    Nothing,
     /// Everything but this.
-    HoldsAllBut(&'static str),
+    AllBut(&'static str),
     /// Everything.
-    HoldsAll,
+    All,
 }
 
 /// Asks the kernel of this host, by a thread that enters a domain and ends.
-pub(crate) fn kernel() -> Kernel {
+pub(crate) fn kernel() -> Held {
     let entered = std::thread::scope(|scope| scope.spawn(|| Bounds::default().enter()).join());
     match entered {
         Ok(Ok(status)) => judged(status.landlock),
         // A kernel that answers, and refuses, holds nothing either; the first build says why.
-        Ok(Err(_)) | Err(_) => Kernel::HoldsNothing,
+        Ok(Err(_)) | Err(_) => Held::Nothing,
     }
 }
 
 /// What came with which version (landlock(7)).
-fn judged(status: LandlockStatus) -> Kernel {
+fn judged(status: LandlockStatus) -> Held {
     match ABI::from(status) {
-        ABI::Unsupported => Kernel::HoldsNothing,
+        ABI::Unsupported => Held::Nothing,
         ABI::V1 | ABI::V2 | ABI::V3 => {
-            Kernel::HoldsAllBut("ports that they listen on, signals that they send, and sockets of this host that they connect to")
+            Held::AllBut("ports that they listen on, signals that they send, and sockets of this host that they connect to")
         }
-        ABI::V4 | ABI::V5 => Kernel::HoldsAllBut("signals that they send, and sockets of this host that they connect to"),
-        ABI::V6 | ABI::V7 | ABI::V8 => Kernel::HoldsAllBut("sockets of this host that they connect to"),
-        _ => Kernel::HoldsAll,
+        ABI::V4 | ABI::V5 => Held::AllBut("signals that they send, and sockets of this host that they connect to"),
+        ABI::V6 | ABI::V7 | ABI::V8 => Held::AllBut("sockets of this host that they connect to"),
+        _ => Held::All,
     }
 }
 
@@ -209,10 +209,10 @@ mod tests {
     #[test]
     fn each_version_of_the_kernel_is_told_by_what_it_does_not_hold() {
         let of = |abi: ABI| judged(LandlockStatus::Available { effective_abi: abi, kernel_abi: None });
-        assert_eq!(judged(LandlockStatus::NotEnabled), Kernel::HoldsNothing);
-        assert!(matches!(of(ABI::V1), Kernel::HoldsAllBut(what) if what.contains("ports")));
-        assert!(matches!(of(ABI::V5), Kernel::HoldsAllBut(what) if what.contains("signals") && !what.contains("ports")));
-        assert!(matches!(of(ABI::V7), Kernel::HoldsAllBut(what) if what.contains("sockets") && !what.contains("signals")));
-        assert_eq!(of(ABI::V9), Kernel::HoldsAll);
+        assert_eq!(judged(LandlockStatus::NotEnabled), Held::Nothing);
+        assert!(matches!(of(ABI::V1), Held::AllBut(what) if what.contains("ports")));
+        assert!(matches!(of(ABI::V5), Held::AllBut(what) if what.contains("signals") && !what.contains("ports")));
+        assert!(matches!(of(ABI::V7), Held::AllBut(what) if what.contains("sockets") && !what.contains("signals")));
+        assert_eq!(of(ABI::V9), Held::All);
     }
 }
