@@ -202,6 +202,12 @@ impl Bench {
         self
     }
 
+    /// Takes a variable out of the environment of the agent and the ctl, from the next start on.
+    pub fn without_variable(&self, name: &str) -> &Self {
+        self.variables.borrow_mut().remove(name);
+        self
+    }
+
     /// A program with the bench's environment and nothing else, in the bench's root.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
@@ -591,6 +597,10 @@ fn variables(home: &Path) -> BTreeMap<String, String> {
     // The system's own programs: what a shell of the person who runs the tests would find first is not what an agent finds.
     variables.insert("PATH".into(), format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", tools.display()));
     variables.insert("HOME".into(), home.display().to_string());
+    // An operator who sets these gives all apps the same caches, and so they serve all tests.
+    for (name, dir) in [("PIP_CACHE_DIR", "pip"), ("UV_CACHE_DIR", "uv")] {
+        variables.entry(name.to_owned()).or_insert_with(|| home.join(".cache").join(dir).display().to_string());
+    }
     variables.insert("LANG".into(), "C.UTF-8".into());
     variables.insert("NO_COLOR".into(), "1".into());
     variables

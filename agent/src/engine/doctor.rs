@@ -11,7 +11,8 @@ use crate::restart::Restart;
 use crate::settings::read_secrets;
 use crate::steps::chain;
 use crate::tools::git::Git;
-use crate::tools::{Cancel, Program, Watch};
+use crate::tools::sandbox::{self, Held};
+use crate::tools::{Cancel, Program, Watch, python};
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -39,6 +40,7 @@ impl AppEngine {
         self.examine_git(&mut chart, &watch());
         self.examine_hints(&mut chart);
         self.examine_python(&mut chart, &watch());
+        self.examine_bounds(&mut chart);
         self.examine_serving(&mut chart);
         self.examine_reports(&mut chart);
         chart.findings
@@ -170,6 +172,39 @@ impl AppEngine {
                 "pip installs; uv is not in the agent's PATH",
                 Some("uv makes environments ten times faster".to_owned()),
             ),
+        }
+    }
+
+    /// What holds the packages that are installed, while they are.
+    fn examine_bounds(&self, chart: &mut Chart) {
+        if self.settings().python.is_none() {
+            return;
+        }
+        match sandbox::kernel() {
+            Held::All => {
+                chart.add(
+                    "bounds",
+                    Level::Good,
+                    "the kernel holds installers, and the packages that they run, to their own directories",
+                    None,
+                );
+            }
+            Held::AllBut(what) => {
+                let text =
+                    format!("the kernel holds installers, and the packages that they run, to their own directories, but not in the {what}");
+                chart.add("bounds", Level::Good, text, Some("a newer kernel holds more".to_owned()));
+            }
+            Held::Nothing => {
+                let text = "nothing holds what installers run: the kernel has no Landlock, and packages may write wherever the agent may";
+                let cure = "run a kernel of 5.13 or later with `landlock` among its security modules (lsm=landlock,… on its command line)";
+                chart.add("bounds", Level::Warning, text, Some(cure.to_owned()));
+            }
+        }
+        for cache in python::shared_caches() {
+            let text =
+                format!("the installers of all apps share {}: what the packages of one leave there, another may install", cache.display());
+            let cure = "take PIP_CACHE_DIR, UV_CACHE_DIR and POETRY_CACHE_DIR out of the agent's environment: then each app has its own";
+            chart.add("bounds", Level::Warning, text, Some(cure.to_owned()));
         }
     }
 

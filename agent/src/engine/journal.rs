@@ -249,6 +249,11 @@ impl Journal {
         &self.about.events_key
     }
 
+    /// The directory that it lies in.
+    pub(crate) fn place(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// What tells this journal from every other one.
     pub(crate) fn id(&self) -> &str {
         &self.about.id

@@ -119,6 +119,7 @@ impl Worker {
             cancel,
             marker,
             env,
+            state: self.engine.journal.place(),
             former: None,
             before_former: None,
             target: None,

@@ -70,6 +70,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         workers,
         hooks,
         reports,
+        hidden: Vec::new(),
         // Last, because a question mark ends the reading.
         root: root?,
         git: git?,

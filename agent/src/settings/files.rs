@@ -13,6 +13,7 @@ use super::secrets::{read_hints, read_secrets, read_text};
 use super::{App, Complaint, Settings, agent, app, reader};
 use crate::restart::Restart;
 use crate::restart::handover::Starter;
+use crate::site::closed_parts;
 
 /// Whose agent it is, when nobody says where its configuration is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,11 +76,23 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
     complaints.extend(read.iter().enumerate().flat_map(|(place, one)| one.quarrels_with(read.get(..place).unwrap_or_default())));
     match agent {
         Some(agent) if complaints.is_empty() => {
+            let hidden = hidden(config_dir, &read);
+            read.iter_mut().for_each(|one| one.app.hidden = hidden.clone());
             let apps: BTreeMap<AppName, Arc<App>> = read.into_iter().map(|one| (one.app.name.clone(), Arc::new(one.app))).collect();
             Ok(Settings { agent, apps })
         }
         _ => Err(complaints),
     }
+}
+
+/// What is nobody's to read but the agent's: its configuration, the files with secrets that it names, and what the roots hold.
+fn hidden(config_dir: &Path, read: &[Read]) -> Vec<PathBuf> {
+    let of_app = |Read { app, .. }: &Read| {
+        let files = app.secrets.iter().chain(&app.git.ssh_key).chain(app.hint_files.iter().map(|hint| &hint.secret_file));
+        let files = files.chain(app.reports.iter().map(|report| &report.secret_file)).cloned();
+        closed_parts(&app.root).chain(files).collect::<Vec<_>>()
+    };
+    std::iter::once(config_dir.to_owned()).chain(read.iter().flat_map(of_app)).collect()
 }
 
 /// An app, and the text that it was read from.

@@ -131,6 +131,8 @@ pub(crate) struct App {
     pub hooks: Vec<Hook>,
     /// `[[report]]`
     pub reports: Vec<report::Report>,
+    /// What programs that run code of strangers may not read, for the sake of all apps; known when all files were read.
+    pub hidden: Vec<PathBuf>,
 }
 
 /// `[[hint]]`: who may say that the repository has changed.

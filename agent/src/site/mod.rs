@@ -91,6 +91,14 @@ pub(crate) enum SiteError {
         /// What is wrong.
         why: String,
     },
+    /// A directory of the root is something else.
+    #[error("{} is {found}, where a directory of the agent's is expected", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// A shared directory or file is missing.
     #[error("the shared {kind} {} does not exist", path.display())]
     SharedMissing {
@@ -133,6 +141,10 @@ impl SiteError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some("the user's disk quota is used up".to_owned()),
             Self::Held { .. } => Some("two agents must never share a root: stop the other one, or set another `root`".to_owned()),
             Self::NotALink { path, .. } => Some(format!("move {} away; the agent makes the link itself", path.display())),
+            Self::NotADirectory { path, .. } => Some(format!(
+                "put the directory {} back; where its disk is too small, let the whole root be a link, or mount another disk there",
+                path.display()
+            )),
             Self::SharedMissing { kind, path } => {
                 let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
                 Some(format!("{make} {}", path.display()))
@@ -211,15 +223,30 @@ impl Site {
             let path = site.root.join(dir);
             fs::create_dir_all(&path).telling("make", &path)?;
         }
-        for dir in ["backups", ".agent", ".agent/pins", ".agent/instances", ".agent/tmp"] {
+        for dir in ["backups", ".agent", ".agent/pins", ".agent/instances", ".agent/tmp", ".agent/caches"] {
             let path = site.root.join(dir);
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
                 made => made.telling("make", &path)?,
             }
         }
+        site.stands()?;
         site.keep_reserve();
         Ok(site)
+    }
+
+    /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
+    /// be removed because they look old.
+    pub(crate) fn stands(&self) -> Result<(), SiteError> {
+        for dir in ["releases", "environments", ".agent"] {
+            let path = self.root.join(dir);
+            let meta = fs::symlink_metadata(&path).telling("look at", &path)?;
+            if !meta.is_dir() {
+                let found = if meta.is_symlink() { "a link" } else { "no directory" };
+                return Err(SiteError::NotADirectory { path, found });
+            }
+        }
+        Ok(())
     }
 
     /// The root.
@@ -245,6 +272,28 @@ impl Site {
     /// Where what was started for releases is remembered.
     pub(crate) fn instances(&self) -> PathBuf {
         self.root.join(".agent/instances")
+    }
+
+    /// What installers keep for the next environment: this app's own, so that no other app's packages can leave something there.
+    pub(crate) fn caches(&self) -> PathBuf {
+        self.root.join(".agent/caches")
+    }
+
+    /// Empties what installers keep.
+    pub(crate) fn clear_caches(&self) -> Result<(), SiteError> {
+        let caches = self.caches();
+        for entry in fs::read_dir(&caches).telling("read", &caches)?.flatten() {
+            remove_tree(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// An empty directory for the time of one run.
+    pub(crate) fn scratch_dir(&self, name: &str) -> Result<PathBuf, SiteError> {
+        let path = self.scratch(name);
+        remove_tree(&path)?;
+        fs::DirBuilder::new().mode(0o700).create(&path).telling("make", &path)?;
+        Ok(path)
     }
 
     /// A file for the time of one run.
@@ -292,6 +341,7 @@ impl Site {
 
     /// The releases on disk, newest first.
     pub(crate) fn survey(&self) -> Result<Vec<Found>, SiteError> {
+        self.stands()?;
         let dir = self.root.join("releases");
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir).telling("read", &dir)? {
@@ -373,6 +423,7 @@ impl Site {
 
     /// Takes a release out of sight by a rename, then removes it.
     pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        self.stands()?;
         let dir = self.release_dir(release);
         let trash = self.root.join("releases").join(format!(".trash-{release}"));
         if fs::symlink_metadata(&trash).is_ok() {
@@ -431,6 +482,12 @@ impl Site {
             inodes_in_all: stat.files(),
         })
     }
+}
+
+/// The parts of a root that programs which run code of strangers may not read, but for what they are given: other releases, what users uploaded,
+/// dumps, the agent's own.
+pub(crate) fn closed_parts(root: &Path) -> impl Iterator<Item = PathBuf> {
+    ["git_cache", "releases", "environments", "shared", "backups", ".agent"].into_iter().map(|part| root.join(part))
 }
 
 /// Makes a directory's entries durable.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::faults;
 
-use super::tree::{Bits, set_write_bits};
+use super::tree::{Bits, remove_tree, set_write_bits};
 use super::{FACTS, Site, SiteError, Telling, write_durably};
 
 /// What a release is. Durable after all that it vouches for.
@@ -123,6 +123,7 @@ pub(crate) struct Sealing<'a> {
 impl Site {
     /// Seals a release.
     pub(crate) fn seal(&self, sealing: &Sealing<'_>) -> Result<Manifest, SiteError> {
+        self.stands()?;
         let dir = self.release_dir(sealing.release);
         let facts = dir.join(FACTS);
         if sealing.read_only {
@@ -130,7 +131,9 @@ impl Site {
                 set_write_bits(&entry.path(), Bits::AllOff)?;
             }
         }
-        fs::create_dir_all(&facts).telling("make", &facts)?;
+        // The facts are the agent's alone: whatever the release's own code has put there, a link to elsewhere among it, gives way.
+        remove_tree(&facts)?;
+        fs::create_dir(&facts).telling("make", &facts)?;
         let mut listing = Listing::default();
         listing.add_dir(&dir, Path::new(""))?;
         let path = facts.join("files");
@@ -167,7 +170,7 @@ impl Site {
     /// # Errors
     /// [`SiteError::NotSealed`] when the release is incomplete or something does not agree.
     pub(crate) fn manifest(&self, release: &ReleaseName) -> Result<Manifest, SiteError> {
-        let facts = self.release_dir(release).join(FACTS);
+        let facts = self.facts_of(release)?;
         let not_sealed = |why: &str| SiteError::NotSealed { release: release.clone(), why: why.to_owned() };
         let path = facts.join("manifest.json");
         let text = fs::read(&path).map_err(|_| not_sealed("is incomplete: it has no manifest"))?;
@@ -187,6 +190,15 @@ impl Site {
         Ok(manifest)
     }
 
+    /// Where the facts of a release are: a directory, and not a link that the release's own code has put there.
+    fn facts_of(&self, release: &ReleaseName) -> Result<PathBuf, SiteError> {
+        let facts = self.release_dir(release).join(FACTS);
+        if fs::symlink_metadata(&facts).is_ok_and(|meta| meta.is_dir()) {
+            return Ok(facts);
+        }
+        Err(SiteError::NotSealed { release: release.clone(), why: "is incomplete: it has no directory .release".to_owned() })
+    }
+
     /// A fact about a release, if it is one.
     pub(crate) fn fact<F: Fact>(&self, release: &ReleaseName) -> Result<Option<F>, SiteError> {
         let path = self.release_dir(release).join(FACTS).join(F::FILE);
@@ -199,7 +211,7 @@ impl Site {
 
     /// Writes a fact about a release.
     pub(crate) fn set_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(), SiteError> {
-        let path = self.release_dir(release).join(FACTS).join(F::FILE);
+        let path = self.facts_of(release)?.join(F::FILE);
         let text = serde_json::to_vec(fact).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
         write_durably(&path, &text, 0o444)
     }

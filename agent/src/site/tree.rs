@@ -64,7 +64,8 @@ pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), SiteError> {
     let mode = meta.permissions().mode();
     let set = |mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)).telling("change the mode of", path);
     if !meta.is_dir() {
-        return if bits == Bits::AllOff && meta.is_file() && mode & 0o222 != 0 { set(mode & !0o222) } else { Ok(()) };
+        // A file that has another name may be anybody's: it keeps its bits.
+        return if bits == Bits::AllOff && meta.is_file() && meta.nlink() == 1 && mode & 0o222 != 0 { set(mode & !0o222) } else { Ok(()) };
     }
     if bits == Bits::DirectoriesOn {
         set(mode | 0o700)?;

@@ -30,9 +30,10 @@ impl Step for Checkout {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let (target, dir) = (cx.target()?, cx.dir()?);
-        let tree = cx.git(|git, watch| git.tree(&target.commit, watch))?;
+        let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
         judge(cx, &tree)?;
         room::for_tree(cx, &tree)?;
+        cx.site.stands()?;
         fs::create_dir(&dir).telling("make the directory", &dir)?;
         let index = cx.site.scratch(&format!("index-{}", cx.run));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));

@@ -1,7 +1,7 @@
 //! What a step is given: the app, its root, what the run has found out so far, and a way to be heard.
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_model::grant::{Back, RefPattern};
@@ -72,6 +72,8 @@ pub(crate) struct Cx<'a> {
     pub marker: &'a str,
     /// `[env]` and secrets.
     pub env: &'a [(String, String)],
+    /// The directory of the journal.
+    pub state: &'a Path,
     /// The release that was live when the run began.
     pub former: Option<ReleaseName>,
     /// The release that was live before that one.

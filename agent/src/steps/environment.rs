@@ -1,12 +1,14 @@
 //! `environment`: the release's `venv/`, taken over from an earlier release with the same key, or built.
 
+use std::path::PathBuf;
+
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
 use crate::settings::App;
-use crate::site::Site;
+use crate::site::{Site, remove_tree};
 use crate::tools::python;
 
 pub(super) struct Environment;
@@ -44,7 +46,16 @@ impl Step for Environment {
         let key = if cx.site.has_environment(wanted.key()) { format!("{}-{}", wanted.key(), cx.run) } else { wanted.key().to_owned() };
         let place = cx.site.clear_environment(&key)?;
         cx.note(format!("building: {}", wanted.told()));
-        let built = cx.watched(|watch| wanted.build(&place, &dir, watch, &|text| cx.note(text)));
+        if rebuild {
+            // Built anew means from what the index has, and not from what an earlier building left.
+            cx.site.clear_caches()?;
+        }
+        let scratch = cx.site.scratch_dir(&format!("installers-{}", cx.run))?;
+        let caches = cx.site.caches();
+        let hidden: Vec<PathBuf> = cx.app.hidden.iter().cloned().chain([cx.state.to_owned()]).collect();
+        let within = python::Place { scratch: &scratch, caches: &caches, hidden: &hidden };
+        let built = cx.watched(|watch| wanted.build(&place, &dir, within, watch, &|text| cx.note(text)));
+        remove_tree(&scratch)?;
         let built = match built {
             Ok(built) => built,
             Err(err) => {

@@ -28,6 +28,8 @@ impl Step for Fetch {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let Act::Release { revision, .. } = cx.act else { return Ok(Did::Nothing("nothing is to be fetched".to_owned())) };
+        // Before anything is made that could not be taken back.
+        cx.site.stands()?;
         let _cache = cx.site.hold_cache()?;
         // A branch may have been moved since it was fetched. Whoever may go back anyway may release what it once reached; all others are held to
         // what it reaches now.

@@ -7,6 +7,7 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use agent_model::grant::RefPattern;
@@ -103,6 +104,18 @@ pub(crate) enum GitError {
         /// What it may be.
         candidates: Vec<String>,
     },
+    /// The cache belongs to somebody else, who may have put anything into it.
+    #[error("the cache {} belongs to another user than the agent", .0.display())]
+    ForeignCache(PathBuf),
+    /// The cache cannot be looked at.
+    #[error("cannot look at the cache {}", path.display())]
+    Cache {
+        /// The cache.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// It is a tag of something that is no commit.
     #[error("{0} names no commit, but a tree or a blob")]
     NotACommit(String),
@@ -129,7 +142,13 @@ impl GitError {
             Self::Program { source, .. } => program_hint(source),
             Self::Tree(err) => err.hint(),
             Self::NotACommit(_) => Some("name a branch, a commit, or a tag of a commit".to_owned()),
-            Self::Answer(_) => None,
+            Self::ForeignCache(path) => {
+                let user = nix::unistd::geteuid();
+                let user = nix::unistd::User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
+                let path = path.display();
+                Some(format!("look who changed that, then remove {path}, which is fetched anew, or: chown -R {user} {path}"))
+            }
+            Self::Answer(_) | Self::Cache { .. } => None,
         }
     }
 
@@ -233,6 +252,15 @@ pub(crate) enum Fetched {
     Refs(usize),
 }
 
+/// What stands in the configuration of the cache, and nothing else (git-config(1); the version is that of the format of a repository).
+const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n";
+const CONFIG_SHA256: &str =
+    "[core]\n\trepositoryformatversion = 1\n\tfilemode = true\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n";
+
+/// What the agent's git never makes in the cache, and what git would go by: attributes, histories that are cut or made up, another repository's
+/// configuration and objects (gitrepository-layout(5)).
+const NEVER_MADE: &[&str] = &["info", "shallow", "commondir", "config.worktree", "objects/info/alternates"];
+
 /// A bare cache and the repository that it mirrors.
 pub(crate) struct Git<'a> {
     settings: &'a Settings,
@@ -245,7 +273,8 @@ impl<'a> Git<'a> {
         Self { settings, cache }
     }
 
-    fn git(&self) -> Program {
+    fn git(&self) -> Result<Program, GitError> {
+        self.trust_cache()?;
         let program = find_in_path("git");
         let mut ssh = "ssh -F /dev/null -oBatchMode=yes -oStrictHostKeyChecking=yes".to_owned();
         if let Some(key) = &self.settings.ssh_key {
@@ -276,7 +305,7 @@ impl<'a> Git<'a> {
             "checkout.thresholdForParallelism=200",
             "credential.helper=",
         ];
-        Program::new(program)
+        let program = Program::new(program)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_TERMINAL_PROMPT", "0")
@@ -286,6 +315,7 @@ impl<'a> Git<'a> {
             .env("GIT_PROTOCOL_FROM_USER", "0")
             .env("GIT_NO_LAZY_FETCH", "1")
             .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_GRAFT_FILE", "/dev/null")
             .env("GIT_LFS_SKIP_SMUDGE", "1")
             .env("GIT_SSH_COMMAND", ssh)
             .env("LC_ALL", "C.UTF-8")
@@ -293,7 +323,44 @@ impl<'a> Git<'a> {
             .args(config.iter().flat_map(|setting| ["-c", setting]))
             .arg("--git-dir")
             .arg(self.cache)
-            .unshown()
+            .unshown();
+        Ok(program)
+    }
+
+    /// Looks at the cache before git does: it must be the agent's, and its configuration what the agent wrote. There git would find addresses that
+    /// stand for others, filters and helpers, which no option can take back. Whatever else runs as the agent's user may have written there.
+    fn trust_cache(&self) -> Result<(), GitError> {
+        let unreadable = |source| GitError::Cache { path: self.cache.to_owned(), source };
+        let owner = match std::fs::symlink_metadata(self.cache) {
+            Ok(meta) => meta.uid(),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(err) => return Err(unreadable(err)),
+        };
+        if owner != nix::unistd::geteuid().as_raw() {
+            return Err(GitError::ForeignCache(self.cache.to_owned()));
+        }
+        for name in NEVER_MADE {
+            let path = self.cache.join(name);
+            let removed = match std::fs::symlink_metadata(&path) {
+                Err(_) => continue,
+                Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path),
+                Ok(_) => std::fs::remove_file(&path),
+            };
+            removed.map_err(unreadable)?;
+        }
+        let file = self.cache.join("config");
+        let found = match std::fs::read_to_string(&file) {
+            Ok(found) => found,
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(err) => return Err(unreadable(err)),
+        };
+        let wanted = if found.contains("sha256") { CONFIG_SHA256 } else { CONFIG };
+        if found != wanted {
+            // Not in place: what is there may be a link.
+            let new = self.cache.join("config.release-agent");
+            std::fs::write(&new, wanted).and_then(|()| std::fs::rename(&new, &file)).map_err(unreadable)?;
+        }
+        Ok(())
     }
 
     fn ask(&self, act: &'static str, watch: &Watch<'_>, program: Program) -> Result<Vec<u8>, GitError> {
@@ -307,7 +374,7 @@ impl<'a> Git<'a> {
     /// What the remote has: its branches and tags. Names that no ref may have here are passed over.
     pub(crate) fn remote_refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
         // Without a repository of its own: the cache may not be there yet.
-        let program = self.git().args(["ls-remote", "--heads", "--tags", "--refs", "--"]).arg(self.settings.repository.url());
+        let program = self.git()?.args(["ls-remote", "--heads", "--tags", "--refs", "--"]).arg(self.settings.repository.url());
         Ok(parse_refs(&self.ask_text("ask the repository for its refs", watch, program)?, '\t'))
     }
 
@@ -316,7 +383,7 @@ impl<'a> Git<'a> {
         if !self.cache.join("HEAD").exists() {
             return Ok(BTreeMap::new());
         }
-        let program = self.git().args(["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"]);
+        let program = self.git()?.args(["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"]);
         Ok(parse_refs(&self.ask_text("read the refs of the cache", watch, program)?, ' '))
     }
 
@@ -335,12 +402,12 @@ impl<'a> Git<'a> {
             wanted.iter().filter(|(reference, id)| cached.get(*reference) != Some(id)).map(|(reference, _)| reference).collect();
         if !stale.is_empty() {
             let deletes: String = stale.iter().map(|reference| format!("delete {reference}\n")).collect();
-            self.ask("forget refs that are gone", watch, self.git().args(["update-ref", "--stdin"]).input(deletes.into_bytes()))?;
+            self.ask("forget refs that are gone", watch, self.git()?.args(["update-ref", "--stdin"]).input(deletes.into_bytes()))?;
         }
         if !moved.is_empty() {
             let refspecs: String = moved.iter().map(|reference| format!("+{reference}:{reference}\n")).collect();
             let program = self
-                .git()
+                .git()?
                 .args(["fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-progress", "--stdin", "--"])
                 .arg(self.settings.repository.url())
                 .input(refspecs.into_bytes());
@@ -358,7 +425,7 @@ impl<'a> Git<'a> {
             return Ok(());
         }
         let format = if remote.values().any(|id| id.len() == 64) { "sha256" } else { "sha1" };
-        let program = self.git().args(["init", "--quiet", "--bare", "--template="]).arg(format!("--object-format={format}"));
+        let program = self.git()?.args(["init", "--quiet", "--bare", "--template="]).arg(format!("--object-format={format}"));
         program.run(watch).map_err(|source| GitError::Program { act: "make the cache", source })
     }
 
@@ -452,7 +519,7 @@ impl<'a> Git<'a> {
 
     fn peel(&self, name: &str, watch: &Watch<'_>) -> Result<Option<CommitId>, GitError> {
         let program =
-            self.git().args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(format!("{name}^{{commit}}\n").into_bytes());
+            self.git()?.args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(format!("{name}^{{commit}}\n").into_bytes());
         let text = self.ask_text("look up a commit", watch, program)?;
         Ok(text.trim().strip_prefix("commit ").and_then(|id| id.parse().ok()))
     }
@@ -461,14 +528,16 @@ impl<'a> Git<'a> {
         if !self.cache.join("HEAD").exists() {
             return Ok(Vec::new());
         }
-        let found = self.ask_text("look up a commit", watch, self.git().args(["rev-parse", &format!("--disambiguate={prefix}")]))?;
-        let program = self.git().args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(found.into_bytes());
+        let found = self.ask_text("look up a commit", watch, self.git()?.args(["rev-parse", &format!("--disambiguate={prefix}")]))?;
+        let program = self.git()?.args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(found.into_bytes());
         let text = self.ask_text("look up a commit", watch, program)?;
-        Ok(text.lines().filter_map(|line| line.strip_prefix("commit ")?.parse().ok()).collect())
+        let commits = text.lines().filter_map(|line| line.strip_prefix("commit ")?.parse::<CommitId>().ok());
+        // git takes the first 40 digits of more for a whole id, and passes over the rest.
+        Ok(commits.filter(|commit| commit.as_str().starts_with(prefix)).collect())
     }
 
     fn reaching(&self, commit: &CommitId, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<RefName, GitError> {
-        let program = self.git().args(["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"]);
+        let program = self.git()?.args(["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"]);
         let text = self.ask_text("ask which refs reach the commit", watch, program)?;
         let mut reaching = text.lines().filter_map(|line| line.parse().ok());
         reaching.find(|reference| allowed.allows(reference)).ok_or_else(|| GitError::NotAllowed {
@@ -480,21 +549,21 @@ impl<'a> Git<'a> {
 
     /// The first line of a commit's message.
     pub(crate) fn subject(&self, commit: &CommitId, watch: &Watch<'_>) -> Result<String, GitError> {
-        let program = self.git().args(["log", "-1", "--format=%s", commit.as_str(), "--"]);
+        let program = self.git()?.args(["log", "-1", "--format=%s", commit.as_str(), "--"]);
         self.ask_text("read the commit", watch, program).map(|text| text.trim().to_owned())
     }
 
     /// The commits that `to` has and `from` has not, newest first, at most 50; how many in all; and how many `from` has that `to` has not.
     pub(crate) fn between(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<(Vec<Commit>, u64, u64), GitError> {
         let range = format!("{from}..{to}");
-        let log = self.git().args(["log", "-50", "-z", "--format=%H%x1f%an%x1f%s", &range, "--"]);
+        let log = self.git()?.args(["log", "-50", "-z", "--format=%H%x1f%an%x1f%s", &range, "--"]);
         let text = self.ask_text("read the commits", watch, log)?;
         let commits = text.split('\0').filter_map(|entry| {
             let mut parts = entry.trim_start().splitn(3, '\x1f').map(str::to_owned);
             Some(Commit { commit: parts.next().filter(|id| !id.is_empty())?, author: parts.next()?, subject: parts.next()? })
         });
         let commits = commits.collect();
-        let count = self.git().args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
+        let count = self.git()?.args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
         let text = self.ask_text("count the commits", watch, count)?;
         let counts: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         let [behind, ahead] = *counts.as_slice() else { return Err(GitError::Answer("count the commits")) };
@@ -503,7 +572,7 @@ impl<'a> Git<'a> {
 
     /// The paths that differ between two commits, each with git's letter for how.
     pub(crate) fn changed(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<Vec<(char, String)>, GitError> {
-        let program = self.git().args(["diff", "--name-status", "-z", "--no-renames", from.as_str(), to.as_str(), "--"]);
+        let program = self.git()?.args(["diff", "--name-status", "-z", "--no-renames", from.as_str(), to.as_str(), "--"]);
         let text = self.ask_text("compare the commits", watch, program)?;
         let mut parts = text.split('\0');
         let mut changed = Vec::new();
@@ -518,14 +587,18 @@ impl<'a> Git<'a> {
         self.cache.join("HEAD").exists() && matches!(self.peel(commit.as_str(), watch), Ok(Some(_)))
     }
 
-    /// What the tree of a commit holds.
-    pub(crate) fn tree(&self, commit: &CommitId, watch: &Watch<'_>) -> Result<Tree, GitError> {
-        let listing = self.ask("list the tree", watch, self.git().args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]))?;
-        let mut tree = Tree::parse(&listing).ok_or(GitError::Answer("list the tree"))?;
+    /// What the tree of a commit holds, if those are no more than `most` files.
+    pub(crate) fn tree(&self, commit: &CommitId, most: u64, watch: &Watch<'_>) -> Result<Tree, GitError> {
+        let program = self.git()?.args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
+        let listing = program.capture_entries(most, watch).map_err(|source| match source {
+            ProgramError::TooMuch(_) => GitError::Tree(TreeError::Endless { allowed: most }),
+            source => GitError::Program { act: "list the tree", source },
+        })?;
+        let mut tree = Tree::parse(&listing.stdout).ok_or(GitError::Answer("list the tree"))?;
         let wanted = tree.blobs_to_read();
         if !wanted.is_empty() {
             let input: String = wanted.iter().map(|id| format!("{id}\n")).collect();
-            let blobs = self.ask("read links of the tree", watch, self.git().args(["cat-file", "--batch"]).input(input.into_bytes()))?;
+            let blobs = self.ask("read links of the tree", watch, self.git()?.args(["cat-file", "--batch"]).input(input.into_bytes()))?;
             tree.read_blobs(&blobs).ok_or(GitError::Answer("read links of the tree"))?;
         }
         Ok(tree)
@@ -533,7 +606,7 @@ impl<'a> Git<'a> {
 
     /// Writes the tree of a commit into `dir`, which must be empty; `index` is a scratch file.
     pub(crate) fn checkout(&self, commit: &CommitId, dir: &Path, index: &Path, watch: &Watch<'_>) -> Result<(), GitError> {
-        let program = self.git().env("GIT_INDEX_FILE", index).arg("--work-tree").arg(dir).dir(dir).args([
+        let program = self.git()?.env("GIT_INDEX_FILE", index).arg("--work-tree").arg(dir).dir(dir).args([
             "read-tree",
             "--reset",
             "-u",

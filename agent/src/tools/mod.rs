@@ -10,6 +10,7 @@ pub(crate) mod https;
 pub(crate) mod manage;
 mod processes;
 pub(crate) mod python;
+pub(crate) mod sandbox;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -27,8 +28,9 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use crate::faults;
+use sandbox::Bounds;
 
-pub(crate) use processes::{Process, boot, holding, marked, topmost, unix_socket, using, with_variable};
+pub(crate) use processes::{Process, boot, holding, marked, strays, topmost, unix_socket, using, with_variable};
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
@@ -140,7 +142,7 @@ pub(crate) enum ProgramError {
     #[error("{0} was ended: the run is cancelled")]
     Cancelled(String),
     /// Its output was to be read as data, and there is too much of it.
-    #[error("{0} said more than 256 MiB where data was to be read")]
+    #[error("{0} said more than can be read as data (256 MiB, or the number of entries that is allowed)")]
     TooMuch(String),
 }
 
@@ -173,6 +175,7 @@ pub(crate) struct Program {
     env: BTreeMap<OsString, OsString>,
     input: Vec<u8>,
     leftovers: Leftovers,
+    bounds: Option<Arc<Bounds>>,
     quiet: bool,
     /// So many arguments are the same every time, and tell people nothing.
     unshown: usize,
@@ -195,7 +198,8 @@ impl Finished {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stdout {
     Lines,
-    Captured,
+    /// As data, of which there may be so many entries that end with a NUL.
+    Captured(usize),
 }
 
 impl Program {
@@ -215,6 +219,7 @@ impl Program {
             env,
             input: Vec::new(),
             leftovers: Leftovers::End,
+            bounds: None,
             quiet: false,
             unshown: 0,
         }
@@ -280,6 +285,12 @@ impl Program {
         self
     }
 
+    /// What the kernel holds it to, and all that it starts.
+    pub(crate) fn confined(mut self, bounds: &Arc<Bounds>) -> Self {
+        self.bounds = Some(bounds.clone());
+        self
+    }
+
     /// Its lines are not passed on; they still stand in its error.
     pub(crate) fn quiet(mut self) -> Self {
         self.quiet = true;
@@ -315,7 +326,15 @@ impl Program {
     /// # Errors
     /// As [`Program::run`].
     pub(crate) fn capture(&self, watch: &Watch<'_>) -> Result<Finished, ProgramError> {
-        self.run_with(watch, Stdout::Captured)
+        self.run_with(watch, Stdout::Captured(usize::MAX))
+    }
+
+    /// The same, for a list of entries that end with a NUL: it is ended as soon as there are more than `most`.
+    ///
+    /// # Errors
+    /// As [`Program::run`], and [`ProgramError::TooMuch`].
+    pub(crate) fn capture_entries(&self, most: u64, watch: &Watch<'_>) -> Result<Finished, ProgramError> {
+        self.run_with(watch, Stdout::Captured(usize::try_from(most).unwrap_or(usize::MAX)))
     }
 
     /// Starts it as a server: with the run's mark taken off, in a group of its own, its output to `log`; it outlives the run and the agent.
@@ -358,13 +377,13 @@ impl Program {
         if watch.cancel.asked() {
             return Err(ProgramError::Cancelled(self.shown()));
         }
-        let mut child = self
-            .command(watch.marker)
-            .stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| self.cannot_start(source))?;
+        let mut command = self.command(watch.marker);
+        command.stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = match &self.bounds {
+            Some(bounds) => bounds.spawn(&mut command),
+            None => command.spawn(),
+        };
+        let mut child = started.map_err(|source| self.cannot_start(source))?;
         faults::at("tool");
         let group = Process::of(child.id());
         let (sender, said) = sync_channel::<Said>(1024);
@@ -377,7 +396,7 @@ impl Program {
             let sender = sender.clone();
             std::thread::spawn(move || match stdout {
                 Stdout::Lines => read_lines(pipe, Stream::Stdout, &sender),
-                Stdout::Captured => read_all(pipe, &sender),
+                Stdout::Captured(_) => read_all(pipe, &sender),
             });
         }
         if let Some(pipe) = child.stderr.take() {
@@ -386,7 +405,8 @@ impl Program {
         }
         let pid = child.id();
         std::thread::spawn(move || await_end(pid, &sender));
-        let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new() };
+        let most_entries = if let Stdout::Captured(most) = stdout { most } else { usize::MAX };
+        let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new(), entries: 0, most_entries };
         let ended = wait(&mut child, &group, watch, &said, &mut heard);
         let spare_leftovers = self.leftovers == Leftovers::Leave && matches!(&ended, Ok(status) if status.success());
         if !spare_leftovers {
@@ -397,10 +417,12 @@ impl Program {
             end_marked(watch.marker);
             heard.drain(&said, GRACE);
         }
+        let too_much = heard.has_too_much();
         let Heard { tail, captured, .. } = heard;
         let tail: Vec<String> = tail.into();
         match ended {
-            Ok(status) if status.success() && captured.len() > MOST_CAPTURED => Err(ProgramError::TooMuch(self.shown())),
+            Err(Cut::TooMuch) => Err(ProgramError::TooMuch(self.shown())),
+            Ok(status) if status.success() && too_much => Err(ProgramError::TooMuch(self.shown())),
             Ok(status) if status.success() => Ok(Finished { stdout: captured }),
             Ok(status) => Err(ProgramError::Failed { program: self.shown(), status, tail }),
             Err(Cut::Cancelled) => Err(ProgramError::Cancelled(self.shown())),
@@ -410,11 +432,13 @@ impl Program {
     }
 }
 
-/// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended.
+/// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended. With them goes what was started within
+/// bounds, left its parents, and took the marker off.
 pub(crate) fn end_marked(marker: &str) {
     // A process may fork while it is looked for; a few rounds find the children of the last one too.
     for _ in 0..20 {
-        let found = marked(marker);
+        let mut found = marked(marker);
+        found.extend(strays());
         if found.is_empty() {
             return;
         }
@@ -442,6 +466,7 @@ enum Pipes {
 enum Cut {
     Cancelled,
     TimedOut(Duration),
+    TooMuch,
     Lost(io::Error),
 }
 
@@ -450,9 +475,16 @@ struct Heard<'a> {
     quiet: bool,
     tail: VecDeque<String>,
     captured: Vec<u8>,
+    entries: usize,
+    most_entries: usize,
 }
 
 impl Heard<'_> {
+    /// Whether there is more than can be read as data.
+    fn has_too_much(&self) -> bool {
+        self.captured.len() > MOST_CAPTURED || self.entries > self.most_entries
+    }
+
     fn take(&mut self, said: Said) {
         match said {
             Said::Line(stream, line) => {
@@ -464,7 +496,12 @@ impl Heard<'_> {
                 }
                 self.tail.push_back(line);
             }
-            Said::Bytes(bytes) if self.captured.len() <= MOST_CAPTURED => self.captured.extend(bytes),
+            Said::Bytes(bytes) if !self.has_too_much() => {
+                if self.most_entries < usize::MAX {
+                    self.entries += bytes.iter().filter(|byte| **byte == 0).count();
+                }
+                self.captured.extend(bytes);
+            }
             Said::Bytes(_) | Said::Ended => {}
         }
     }
@@ -502,7 +539,8 @@ fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<S
             cut = match (watch.cancel.asked(), watch.left().is_zero()) {
                 (true, _) => Some(Cut::Cancelled),
                 (false, true) => Some(Cut::TimedOut(begun.elapsed())),
-                (false, false) => None,
+                // It might go on for ever: a few objects unfold to any number of files.
+                (false, false) => heard.has_too_much().then_some(Cut::TooMuch),
             };
             if cut.is_some() {
                 group.end_group(GRACE);

@@ -1,5 +1,6 @@
 //! Processes by number, safe against numbers that are used again; and the search for processes by what /proc says of them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+
+use super::sandbox::TELLTALE_LINE;
 
 /// A process: its number, and the time at which it started, which together are unique until the next boot (proc_pid_stat(5), fields 1 and 22).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,6 +138,28 @@ pub(crate) fn marked(marker: &str) -> Vec<Process> {
         environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     };
     every().map(|(process, _)| process).filter(carries).collect()
+}
+
+/// The processes of this user that were started within bounds, and that nobody waits for any more: no ancestor of theirs is this process. Those that
+/// carry the marker of a run are that run's.
+pub(crate) fn strays() -> Vec<Process> {
+    let parents: HashMap<u32, u32> = every().map(|(process, stat)| (process.pid, stat.parent)).collect();
+    let own = std::process::id();
+    let is_ours = |pid: u32| {
+        let mut ancestors = std::iter::successors(Some(pid), |pid| parents.get(pid).copied()).take(parents.len() + 1);
+        ancestors.any(|pid| pid == own)
+    };
+    let user = nix::unistd::geteuid().to_string();
+    let is_stray = |process: &Process| {
+        let text = |name: &str| String::from_utf8_lossy(&file_of(process.pid, name).unwrap_or_default()).into_owned();
+        let (limits, status) = (text("limits"), text("status"));
+        let limit = limits.lines().find_map(|line| line.strip_prefix(TELLTALE_LINE)?.split_whitespace().nth(1));
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
+        limit.is_some_and(|limit| limit != "unlimited")
+            && uid == Some(user.as_str())
+            && !text("environ").split('\0').any(|variable| variable.starts_with(super::MARKER))
+    };
+    parents.keys().filter(|pid| !is_ours(**pid)).map(|pid| Process::of(*pid)).filter(is_stray).collect()
 }
 
 /// The processes whose environment has a variable with this very value. A program may have overwritten what the kernel shows of its environment.

@@ -11,8 +11,10 @@ mod project;
 mod requirements;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Watch;
+use super::sandbox::Bounds;
 pub(crate) use error::PythonError;
 use host::{Host, Interpreter, Tool};
 use key::Key;
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
     pub packages: Vec<String>,
     /// `install`: commands instead of all that.
     pub install: Vec<Vec<String>>,
+    /// `writable`: directories that installers may write in, beside their own.
+    pub writable: Vec<PathBuf>,
 }
 
 /// Which program installs.
@@ -54,7 +58,19 @@ pub(crate) struct Wanted {
     way: Way,
     reading: Reading,
     packages: Vec<String>,
+    writable: Vec<PathBuf>,
     key: String,
+}
+
+/// What a building may use beside the environment and the release.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// For temporary files; it is there.
+    pub scratch: &'a Path,
+    /// For what installers keep from one building to the next; it is there.
+    pub caches: &'a Path,
+    /// What is not theirs to read.
+    pub hidden: &'a [PathBuf],
 }
 
 /// An environment that was built and looked at.
@@ -91,8 +107,23 @@ impl Wanted {
     ///
     /// # Errors
     /// [`PythonError`] when a program fails, or what it left is not what was asked for.
-    pub(crate) fn build(&self, venv: &Path, release: &Path, watch: &Watch<'_>, note: &dyn Fn(&str)) -> Result<Built, PythonError> {
-        build::Build { wanted: self, venv, release, watch, note }.run()
+    pub(crate) fn build(
+        &self,
+        venv: &Path,
+        release: &Path,
+        place: Place<'_>,
+        watch: &Watch<'_>,
+        note: &dyn Fn(&str),
+    ) -> Result<Built, PythonError> {
+        let mut writable = vec![venv.to_owned(), release.to_owned(), place.scratch.to_owned(), place.caches.to_owned()];
+        for cache in self.host.shared_caches() {
+            // What is not there could not be written in; an installer says why it cannot use what cannot be made.
+            let _ = std::fs::create_dir_all(&cache);
+            writable.push(cache);
+        }
+        writable.extend_from_slice(&self.writable);
+        let bounds = Arc::new(Bounds { writable, hidden: place.hidden.to_vec() });
+        build::Build { wanted: self, venv, release, place, bounds, watch, note }.run()
     }
 }
 
@@ -102,6 +133,11 @@ impl Wanted {
 /// [`PythonError`] when the interpreter or the installer is missing, or the release asks for something that is refused.
 pub(crate) fn wanted(settings: &Settings, release: &Path, watch: &Watch<'_>) -> Result<Wanted, PythonError> {
     wanted_on(Host::here(), settings, release, watch)
+}
+
+/// The caches that the agent's own environment names, and so gives to the installers of every app.
+pub(crate) fn shared_caches() -> Vec<PathBuf> {
+    Host::here().shared_caches()
 }
 
 fn wanted_on(host: Host, settings: &Settings, release: &Path, watch: &Watch<'_>) -> Result<Wanted, PythonError> {
@@ -131,8 +167,8 @@ fn wanted_on(host: Host, settings: &Settings, release: &Path, watch: &Watch<'_>)
     if reading.tied {
         key.add("release", tree.root().as_os_str().as_encoded_bytes());
     }
-    let packages = settings.packages.clone();
-    Ok(Wanted { host, interpreter, tool, way, reading, packages, key: key.finish() })
+    let (packages, writable) = (settings.packages.clone(), settings.writable.clone());
+    Ok(Wanted { host, interpreter, tool, way, reading, packages, writable, key: key.finish() })
 }
 
 #[cfg(test)]

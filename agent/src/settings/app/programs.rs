@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::settings::kinds::{
-    command, duration, list, one_of, parsed, some_list, some_text, switch, texts_by_name, timeout, variable_name, within_release,
+    absolute, command, duration, list, one_of, parsed, some_list, some_text, switch, texts_by_name, timeout, variable_name, within_release,
 };
 use crate::settings::reader::{Section, shown};
 use crate::settings::{Hook, When, defaults};
@@ -31,6 +31,7 @@ pub(super) fn python(top: &Section<'_>) -> Option<python::Settings> {
         requirements: requirements.unwrap_or_default(),
         packages: packages.unwrap_or_default(),
         install: install.unwrap_or_default(),
+        writable: section.get("writable", list(absolute)).unwrap_or_default(),
     })
 }
 

@@ -229,7 +229,7 @@ fn modes_links_and_odd_names_come_out_as_they_went_in() {
     symlink("nowhere-yet", repo.path().join("dangling")).unwrap();
     let commit = repo.commit_all("odd");
     fetched(&repo, &cache, &["*"]).unwrap();
-    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, watch)).unwrap();
+    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap();
     tree.judge(Budget { files: 100, bytes: 10_000 }, &[".release", "venv"]).unwrap();
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
@@ -251,7 +251,7 @@ fn judged(prepare: impl FnOnce(&Path), reserved: &[&str]) -> Result<(), TreeErro
     prepare(repo.path());
     let commit = repo.commit_all("judged");
     fetched(&repo, &cache, &["*"]).unwrap();
-    with_git(&repo, &cache, |git, watch| git.tree(&commit, watch)).unwrap().judge(Budget { files: 50, bytes: 1000 }, reserved)
+    with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap().judge(Budget { files: 50, bytes: 1000 }, reserved)
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn reserved_names_budgets_submodules_and_lfs_pointers_are_seen() {
     let commit = repo.commit_all("with a submodule");
     let (_dir, cache) = cache();
     fetched(&repo, &cache, &["*"]).unwrap();
-    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, watch)).unwrap();
+    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap();
     assert_eq!(tree.submodules(), ["sub"]);
     assert_eq!(tree.lfs_pointers(), ["film.mp4"]);
 }

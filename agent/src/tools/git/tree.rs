@@ -38,6 +38,12 @@ pub(crate) enum TreeError {
         /// How many may be.
         allowed: u64,
     },
+    /// So many files that they were not even listed.
+    #[error("the commit has more than {allowed} files, which is what `limits.files` allows")]
+    Endless {
+        /// How many may be.
+        allowed: u64,
+    },
     /// Too many bytes.
     #[error("the commit has {found} bytes, and `limits.bytes` allows {allowed}")]
     Bytes {
@@ -55,7 +61,9 @@ impl TreeError {
             Self::Escapes { .. } => "a release must stand on its own: use [shared] for what lies outside".to_owned(),
             Self::Submodules(_) => "set submodules = \"ignore\" in the app's file when their directories may stay empty".to_owned(),
             Self::Reserved(_) => "rename it in the repository".to_owned(),
-            Self::Files { .. } | Self::Bytes { .. } => "raise [limits] in the app's file, if that is meant".to_owned(),
+            Self::Files { .. } | Self::Endless { .. } | Self::Bytes { .. } => {
+                "raise [limits] in the app's file, if that is meant".to_owned()
+            }
         })
     }
 }

@@ -6,15 +6,17 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_wire::event::Stream;
 
+use super::super::sandbox::Bounds;
 use super::super::{Program, ProgramError, Watch};
 use super::host::Tool;
 use super::key::without_userinfo;
 use super::project::{Closure, Way};
 use super::requirements::normalised;
-use super::{Built, PythonError, Wanted};
+use super::{Built, Place, PythonError, Wanted};
 
 /// How many lines of an installer are searched for what went wrong.
 const REMEMBERED_LINES: usize = 400;
@@ -24,6 +26,9 @@ pub(super) struct Build<'a> {
     pub wanted: &'a Wanted,
     pub venv: &'a Path,
     pub release: &'a Path,
+    pub place: Place<'a>,
+    /// What everything is held to that runs packages, or may.
+    pub bounds: Arc<Bounds>,
     pub watch: &'a Watch<'a>,
     pub note: &'a dyn Fn(&str),
 }
@@ -34,10 +39,20 @@ impl Build<'_> {
         if self.venv.symlink_metadata().is_ok() {
             return Err(PythonError::AlreadyThere(self.venv.to_owned()));
         }
+        // What may be written in must be there.
+        fs::create_dir(self.venv).map_err(|source| PythonError::File { act: "make", path: self.venv.to_owned(), source })?;
         self.create()?;
         let brought = self.packages()?;
         self.fill()?;
         self.verify(&brought)
+    }
+
+    /// A program that may run what a package brings: with caches and a place for temporary files that are this app's, and within the bounds. What an
+    /// interpreter of the environment imports at its start belongs to the packages, too.
+    fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Program {
+        let Place { scratch, caches, .. } = self.place;
+        let caches = [("XDG_CACHE_HOME", caches.to_owned()), ("CARGO_HOME", caches.join("cargo"))];
+        self.wanted.host.program(program).env("TMPDIR", scratch).envs(caches).confined(&self.bounds)
     }
 
     fn python(&self) -> PathBuf {
@@ -50,9 +65,9 @@ impl Build<'_> {
         let program = match &self.wanted.tool {
             Tool::Uv(_) => {
                 let seed = if matches!(self.wanted.way, Way::Commands(_)) { ["--seed"].as_slice() } else { &[] };
-                self.wanted.host.program("uv").args(["venv", "--no-project"]).args(seed).arg("--python").arg(real).arg(self.venv)
+                self.program("uv").args(["venv", "--no-project"]).args(seed).arg("--python").arg(real).arg(self.venv)
             }
-            Tool::Pip(_) => self.wanted.host.program(real).args(["-I", "-m", "venv"]).arg(self.venv),
+            Tool::Pip(_) => self.program(real).args(["-I", "-m", "venv"]).arg(self.venv),
         };
         self.run_program(&program, format!("creating the environment with {}", self.wanted.interpreter))
     }
@@ -129,13 +144,11 @@ impl Build<'_> {
         let program = match &self.wanted.tool {
             Tool::Uv(_) => {
                 // Copies: an environment that shares files with uv's cache would change with it.
-                let program = self.wanted.host.program("uv").args(["pip", "install", "--link-mode=copy", "--compile-bytecode"]);
+                let program = self.program("uv").args(["pip", "install", "--link-mode=copy", "--compile-bytecode"]);
                 program.arg("--python").arg(self.python())
             }
             // Isolated, or modules at the root of the project would be taken for those of the standard library.
-            Tool::Pip(_) => {
-                self.wanted.host.program(self.python()).args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"])
-            }
+            Tool::Pip(_) => self.program(self.python()).args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
         };
         self.run_program(&program.args(args).dir(self.release), format!("installing {what}"))
     }
@@ -144,7 +157,7 @@ impl Build<'_> {
     fn inside(&self, program: &str) -> Program {
         let bin = self.venv.join("bin");
         let path = std::iter::once(bin).chain(std::env::split_paths(&self.wanted.host.path));
-        let program = self.wanted.host.program(program);
+        let program = self.program(program);
         // Without it pip could fall back to an interpreter of the host.
         let program = program.env("VIRTUAL_ENV", self.venv).env("UV_PROJECT_ENVIRONMENT", self.venv).env("PIP_REQUIRE_VIRTUALENV", "1");
         let program = program.env("UV_LINK_MODE", "copy").env("UV_COMPILE_BYTECODE", "1");
@@ -201,8 +214,7 @@ impl Build<'_> {
 
     fn verify(&self, brought: &BTreeMap<String, Installed>) -> Result<Built, PythonError> {
         let odd = |why: String| PythonError::NotAnEnvironment { venv: self.venv.to_owned(), why };
-        let prefix =
-            self.wanted.host.program(self.python()).args(["-I", "-c", "import sys; print(sys.prefix)"]).quiet().capture(self.watch);
+        let prefix = self.program(self.python()).args(["-I", "-c", "import sys; print(sys.prefix)"]).quiet().capture(self.watch);
         let prefix = PathBuf::from(prefix.map_err(|err| odd(format!("its interpreter does not run: {err}")))?.text());
         if prefix.canonicalize().ok() != self.venv.canonicalize().ok() {
             return Err(odd(format!("its interpreter belongs to {}", prefix.display())));
@@ -236,8 +248,8 @@ impl Build<'_> {
     /// What does not fit together, by the installer's own check.
     fn check(&self) -> Result<Vec<String>, PythonError> {
         let program = match &self.wanted.tool {
-            Tool::Uv(_) => self.wanted.host.program("uv").args(["pip", "check", "--python"]).arg(self.python()),
-            Tool::Pip(_) => self.wanted.host.program(self.python()).args(["-I", "-m", "pip", "check"]),
+            Tool::Uv(_) => self.program("uv").args(["pip", "check", "--python"]).arg(self.python()),
+            Tool::Pip(_) => self.program(self.python()).args(["-I", "-m", "pip", "check"]),
         };
         match program.quiet().run(self.watch) {
             Ok(()) => Ok(Vec::new()),
@@ -341,6 +353,7 @@ fn hint(heard: &[String], asked_by: impl Fn(&str) -> Option<String>) -> Option<S
     if find(&[
         "Hashes are required in --require-hashes mode",
         "all requirements must have their hashes",
+        "all requirements must have a hash",
         "all requirements must be pinned upfront",
     ])
     .is_some()

@@ -183,6 +183,13 @@ impl Host {
             .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
     }
 
+    /// The caches that the operator set for all apps.
+    pub(super) fn shared_caches(&self) -> Vec<PathBuf> {
+        let names_one = |name: &str| matches!(name, "PIP_CACHE_DIR" | "UV_CACHE_DIR" | "POETRY_CACHE_DIR");
+        let set = self.variables.iter().filter(|(name, _)| names_one(name)).map(|(_, value)| PathBuf::from(value));
+        set.filter(|path| path.is_absolute()).collect()
+    }
+
     /// The interpreter that is set.
     pub(super) fn interpreter(&self, wanted: &str, watch: &Watch<'_>) -> Result<Interpreter, PythonError> {
         let odd = |source| PythonError::OddInterpreter { interpreter: wanted.to_owned(), source };

@@ -17,7 +17,14 @@ fn host_without_uv() -> Host {
 }
 
 fn settings() -> Settings {
-    Settings { interpreter: PYTHON.into(), installer: Installer::Auto, requirements: Vec::new(), packages: Vec::new(), install: Vec::new() }
+    Settings {
+        interpreter: PYTHON.into(),
+        installer: Installer::Auto,
+        requirements: Vec::new(),
+        packages: Vec::new(),
+        install: Vec::new(),
+        writable: Vec::new(),
+    }
 }
 
 fn release(files: &[(&str, &str)]) -> TempDir {
@@ -30,9 +37,19 @@ fn want(host: Host, settings: &Settings, release: &TempDir) -> Result<Wanted, Py
     watched(|watch| wanted_on(host, settings, release.path(), watch))
 }
 
+/// Scratch beside the environment, and the caches of whoever runs the tests: so that nothing is fetched twice.
+fn place_in(place: &TempDir) -> Place<'_> {
+    static CACHES: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
+        let caches = std::env::home_dir().unwrap().join(".cache");
+        fs::create_dir_all(&caches).unwrap();
+        caches
+    });
+    Place { scratch: place.path(), caches: &CACHES, hidden: &[] }
+}
+
 fn build(wanted: &Wanted, release: &TempDir) -> (Result<Built, PythonError>, tempfile::TempDir) {
     let place = tempfile::tempdir().unwrap();
-    let built = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), watch, &|_| {}));
+    let built = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), place_in(&place), watch, &|_| {}));
     (built, place)
 }
 
@@ -214,7 +231,7 @@ fn pip_builds_and_is_not_misled_by_the_project() {
     assert!(wanted.told().starts_with("pip "), "{}", wanted.told());
     let (built, place) = build(&wanted, &release);
     assert_eq!(built.unwrap(), Built { packages: 1, warnings: Vec::new() });
-    let again = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), watch, &|_| {}));
+    let again = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), place_in(&place), watch, &|_| {}));
     assert!(matches!(again, Err(PythonError::AlreadyThere(_))));
 }
 
@@ -258,7 +275,7 @@ fn an_index_of_the_project_is_noted_and_one_out_of_reach_is_told() {
     let wanted = want(host, &settings(), &release).unwrap();
     assert_eq!(wanted.notes(), ["requirements.txt, line 1, names an index of its own: http://127.0.0.1:9"]);
     let place = tempfile::tempdir().unwrap();
-    let (built, lines) = heard(|watch| wanted.build(&place.path().join("venv"), release.path(), watch, &|_| {}));
+    let (built, lines) = heard(|watch| wanted.build(&place.path().join("venv"), release.path(), place_in(&place), watch, &|_| {}));
     let err = built.unwrap_err();
     assert!(err.hint().unwrap().contains("out of reach"), "{:?} {:?}", err.hint(), err.tail());
     assert!(!format!("{err:?} {lines:?}").contains("secret"), "{err:?} {lines:?}");
@@ -281,7 +298,7 @@ fn code_of_packages_sees_no_variable_of_the_project() {
             || name.starts_with("UV")
             || name.starts_with("PYTHON")
             || name.to_lowercase().ends_with("_proxy")
-            || name == "LC_CTYPE"
+            || matches!(name, "LC_CTYPE" | "TMPDIR" | "XDG_CACHE_HOME" | "CARGO_HOME")
             || name == "SETUPTOOLS_ENABLE_FEATURES"
     };
     let strangers: Vec<&str> = seen.lines().filter(|name| !allowed(name)).collect();
@@ -385,7 +402,7 @@ fn poetry_is_called_with_the_environment_active() {
     host.path = std::env::join_paths([tools.path().to_owned(), uv(), "/usr/bin".into(), "/bin".into()]).unwrap();
     let wanted = want(host, &settings(), &release).unwrap();
     let venv = tools.path().join("venv");
-    let (built, lines) = heard(|watch| wanted.build(&venv, release.path(), watch, &|_| {}));
+    let (built, lines) = heard(|watch| wanted.build(&venv, release.path(), place_in(&tools), watch, &|_| {}));
     assert_eq!(built.unwrap().packages, 1);
     assert!(lines.contains(&"install --no-root --only main --no-interaction --no-ansi".to_owned()), "{lines:?}");
     assert!(lines.contains(&venv.display().to_string()), "{lines:?}");
@@ -405,7 +422,7 @@ fn commands_of_the_operator_run_inside_the_environment() {
     let wanted = want(host(), &Settings { install, ..settings() }, &release).unwrap();
     let place = tempfile::tempdir().unwrap();
     let venv = place.path().join("venv");
-    let (built, lines) = heard(|watch| wanted.build(&venv, release.path(), watch, &|_| {}));
+    let (built, lines) = heard(|watch| wanted.build(&venv, release.path(), place_in(&place), watch, &|_| {}));
     assert_eq!(built.unwrap().packages, 1);
     assert!(lines.contains(&format!("in {}", venv.display())), "{lines:?}");
 }
