@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod forge;
+mod git_server;
 mod http;
 mod issuer;
 mod network;
@@ -20,6 +21,7 @@ mod wait;
 pub use bench::{Begun, Bench, Done, is_root, project};
 pub use demo::{SITE_SOCKET, demo_settings};
 pub use forge::{Forge, Heard};
+pub use git_server::{GitServer, Serving};
 pub use http::{Answer, Place, get, request};
 pub use issuer::{Issuer, Replies};
 pub use network::{HOST, Network, SigningKey, form, nonce, now};

@@ -374,12 +374,20 @@ fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
     let done = cx.hooks(When::Before).and_then(|()| {
         // A hook has a time of its own, and takes none of the step's.
         cx.at(step);
-        known.run(cx)
+        known.run(cx).map_err(|failure| tell_of_its_time(failure, step, cx))
     });
     let done = done.and_then(|did| cx.hooks(When::After).map(|()| did));
     // A step leaves no process behind, whatever session it moved to.
     end_marked(cx.marker);
     done
+}
+
+/// What ended at the step's timeout has something to wait for, or not enough time: both are told.
+fn tell_of_its_time(failure: Failure, step: &str, cx: &Cx<'_>) -> Failure {
+    if failure.hint.is_some() || Instant::now() < cx.deadline {
+        return failure;
+    }
+    failure.with_hint(format!("what it waited for did not come in time; where it only needs longer, raise {step} under [timeouts]"))
 }
 
 /// Nobody listens: what is done outside of any run.
