@@ -200,7 +200,10 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
         Ok::<_, Ended>((listener, Bound::bind(&settings, inherited.network)?))
     })?;
     let mut troubles = engines.apply(&settings.settings());
-    if engines.journal().is_new() && engines.all().iter().any(|engine| engine.has_released()) {
+    let is_new = engines.journal().is_new();
+    if let Some(moment) = engines.all().iter().filter(|_| is_new).filter_map(|engine| engine.last_released()).max() {
+        // The clock may have been set back, too: the releases tell how late it was.
+        engines.journal().has_been(moment);
         engines.journal().forget_nothing()?;
     }
     if engines.all().is_empty() && !troubles.is_empty() {

@@ -217,10 +217,15 @@ impl Journal {
         self.about.is_new
     }
 
+    /// Takes note of a moment that has been, by what somebody else remembers: a clock that shows less was set back.
+    pub(crate) fn has_been(&self, moment: DateTime<Utc>) {
+        self.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
+    }
+
     /// Said of a new journal that is not the first one here: nobody knows any more which requests were carried out, so none that can have been
     /// issued before now is taken, by whatever clock.
     pub(crate) fn forget_nothing(&self) -> Result<(), JournalError> {
-        let memory = u64::try_from(Utc::now().timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
+        let memory = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
         self.write(Weight::Mark, |tx| {
             tx.execute("UPDATE about SET value = ? WHERE key = 'memory'", [memory.to_string()])?;
             Ok(())
@@ -535,7 +540,9 @@ fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), Journ
     Ok((writer, reader, about))
 }
 
-const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step FROM run";
+/// How long a run took is what its last event says: the clock may have been set in between.
+const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step, \
+    (SELECT what ->> 'ms' FROM event WHERE event.run = run.run AND ended IS NOT NULL ORDER BY n DESC LIMIT 1) FROM run";
 
 fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
     let (begun, ended): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
@@ -556,7 +563,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
         step: row.get(10)?,
         accepted: moment(row.get(5)?),
         ended: ended.map(moment),
-        ms: begun.zip(ended).and_then(|(begun, ended)| u64::try_from(ended - begun).ok()),
+        ms: begun.and(row.get(11)?),
     })
 }
 

@@ -23,7 +23,7 @@ use agent_model::names::{AppName, RefName, ReleaseName, ReleaseSelector, RunId, 
 use agent_model::request::{Act, Lock, Refusal, Request, Standing};
 use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::Form;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use thiserror::Error;
 
 use crate::settings::{App, Settings};
@@ -319,9 +319,10 @@ impl AppEngine {
         }
     }
 
-    /// Whether anything was ever released here, as far as the root can tell.
-    pub(crate) fn has_released(&self) -> bool {
-        self.site.survey().is_ok_and(|found| !found.is_empty())
+    /// When anything was last released here, as far as the root can tell.
+    pub(crate) fn last_released(&self) -> Option<DateTime<Utc>> {
+        let found = self.site.survey().unwrap_or_default();
+        found.iter().map(|found| found.manifest.as_ref().map_or_else(DateTime::default, |manifest| manifest.made)).max()
     }
 
     /// Looks a release up.
