@@ -93,6 +93,9 @@ impl Ended {
             Self::Journal(JournalError::Full(_)) => {
                 Some("make room on that disk, and start the agent again: it ends what was under way".to_owned())
             }
+            Self::Journal(err) if err.is_locked() => {
+                Some("another program has locked the journal; fuser -v on journal.db in the state directory names it".to_owned())
+            }
             Self::Journal(JournalError::Unopened { path, .. }) => Some(format!(
                 "if it is damaged, move {} away: a new one is begun, and the releases on disk, which tell of themselves, stay as they are",
                 path.display()

@@ -75,6 +75,14 @@ pub(crate) enum JournalError {
     },
 }
 
+impl JournalError {
+    /// Whether another program has it locked.
+    pub(crate) fn is_locked(&self) -> bool {
+        let (Self::Sqlite(source) | Self::Unopened { source, .. }) = self else { return false };
+        matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    }
+}
+
 /// A request that is to be taken.
 pub(crate) struct Asked<'a> {
     /// The app.
@@ -528,9 +536,27 @@ impl Journal {
     }
 }
 
+/// How long the journal may be locked by another program, a backup or somebody with sqlite3, until the agent gives up. Looked at so often.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Waits for another program that has locked the journal; says so after a second.
+fn wait_for_others(looks: i32) -> bool {
+    let waited = LOOK * u32::try_from(looks).unwrap_or_default();
+    if waited == std::time::Duration::from_secs(1) {
+        tracing::warn!(
+            "another program has locked the journal (fuser -v journal.db names it): the agent waits {} s at the most",
+            PATIENCE.as_secs()
+        );
+    }
+    std::thread::sleep(LOOK);
+    waited < PATIENCE
+}
+
 /// The two connections to the file, and what the journal says of itself.
 fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), JournalError> {
     let mut writer = Connection::open(path)?;
+    writer.busy_handler(Some(wait_for_others))?;
     writer.pragma_update(None, "journal_mode", "wal")?;
     writer.pragma_update(None, "foreign_keys", "on")?;
     let about = schema::bring_up(&mut writer, path)?;

@@ -88,6 +88,9 @@ pub(crate) enum SiteError {
         /// What is wrong.
         why: String,
     },
+    /// What was checked out is gone while the release was made.
+    #[error("the release {0} is gone from under the run: what was checked out is no longer there")]
+    Vanished(ReleaseName),
     /// A shared directory or file is missing.
     #[error("the shared {kind} {} does not exist", path.display())]
     SharedMissing {
@@ -130,6 +133,7 @@ impl SiteError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some("the user's disk quota is used up".to_owned()),
             Self::Held { .. } => Some("two agents must never share a root: stop the other one, or set another `root`".to_owned()),
             Self::NotALink { path, .. } => Some(format!("move {} away; the agent makes the link itself", path.display())),
+            Self::Vanished(_) => Some("did somebody remove it, or a hook? Ask for the release again".to_owned()),
             Self::SharedMissing { kind, path } => {
                 let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
                 Some(format!("{make} {}", path.display()))
