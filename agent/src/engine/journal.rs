@@ -47,6 +47,14 @@ pub(crate) enum JournalError {
         #[source]
         source: std::io::Error,
     },
+    /// What is in it contradicts itself.
+    #[error("the journal {} is damaged: {found}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The first thing that SQLite found.
+        found: String,
+    },
     /// It cannot even be opened.
     #[error("the journal {} cannot be opened", path.display())]
     Unopened {
@@ -76,10 +84,19 @@ pub(crate) enum JournalError {
 }
 
 impl JournalError {
+    fn code(&self) -> Option<ErrorCode> {
+        let (Self::Sqlite(source) | Self::Unopened { source, .. }) = self else { return None };
+        source.sqlite_error_code()
+    }
+
     /// Whether another program has it locked.
     pub(crate) fn is_locked(&self) -> bool {
-        let (Self::Sqlite(source) | Self::Unopened { source, .. }) = self else { return false };
-        matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+        matches!(self.code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    }
+
+    /// Whether the agent may not write there.
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied))
     }
 }
 
@@ -230,7 +247,7 @@ impl Journal {
         self.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
     }
 
-    /// Said of a new journal that is not the first one here: nobody knows any more which requests were carried out, so none that can have been
+    /// Said of a journal that does not know all that was done here, a new one that is not the first, or one that was put back: nobody knows any more which requests were carried out, so none that can have been
     /// issued before now is taken, by whatever clock.
     pub(crate) fn forget_nothing(&self) -> Result<(), JournalError> {
         let memory = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
@@ -239,9 +256,12 @@ impl Journal {
             Ok(())
         })?;
         self.memory.store(memory, Ordering::Release);
-        tracing::warn!(
-            "the journal is new, and another one was here before: signed requests are taken when they were issued after {CLOCK_SKEW} s from now"
-        );
+        let known = if self.is_new() {
+            "the journal is new, and another one was here before"
+        } else {
+            "the journal is older than what it should know"
+        };
+        tracing::warn!("{known}: signed requests are taken when they were issued after {CLOCK_SKEW} s from now");
         Ok(())
     }
 

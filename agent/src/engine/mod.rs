@@ -397,14 +397,14 @@ impl AppEngine {
 fn previous(journal: &Journal, site: &Site, app: &AppName, live: Option<&ReleaseName>) -> Option<ReleaseName> {
     let there = |release: &ReleaseName| Some(release) != live && site.manifest(release).is_ok();
     let in_journal = journal.gone_live(app).unwrap_or_default();
-    // A journal that knows nothing of the live release was lost: then the releases themselves tell.
-    if let Some(live) = live
-        && !in_journal.contains(live)
-    {
+    let known = live.is_none_or(|live| in_journal.contains(live));
+    let in_journal = in_journal.into_iter().find(|release| known && there(release));
+    // A journal that knows nothing of the live release, or of none before it, may be a new one: then the releases themselves tell.
+    in_journal.or_else(|| {
+        let live = live?;
         let mut served = site.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);
-        return served.find(|found| there(&found.name)).map(|found| found.name);
-    }
-    in_journal.into_iter().find(there)
+        served.find(|found| there(&found.name)).map(|found| found.name)
+    })
 }
 
 /// The engines of all apps.

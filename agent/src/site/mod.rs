@@ -91,6 +91,9 @@ pub(crate) enum SiteError {
     /// What was checked out is gone while the release was made.
     #[error("the release {0} is gone from under the run: what was checked out is no longer there")]
     Vanished(ReleaseName),
+    /// The release was to be removed, and is the live one.
+    #[error("the release {0} is not removed: the link names it")]
+    IsLive(ReleaseName),
     /// A shared directory or file is missing.
     #[error("the shared {kind} {} does not exist", path.display())]
     SharedMissing {
@@ -133,6 +136,7 @@ impl SiteError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some("the user's disk quota is used up".to_owned()),
             Self::Held { .. } => Some("two agents must never share a root: stop the other one, or set another `root`".to_owned()),
             Self::NotALink { path, .. } => Some(format!("move {} away; the agent makes the link itself", path.display())),
+            Self::IsLive(_) => Some("activate the release that is to serve; then it can go".to_owned()),
             Self::Vanished(_) => Some("did somebody remove it, or a hook? Ask for the release again".to_owned()),
             Self::SharedMissing { kind, path } => {
                 let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
@@ -372,8 +376,11 @@ impl Site {
         Ok(gave_way)
     }
 
-    /// Takes a release out of sight by a rename, then removes it.
+    /// Takes a release out of sight by a rename, then removes it. Never the one that the link names, whatever is believed of it.
     pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        if self.live().is_ok_and(|live| live.as_ref() == Some(release)) {
+            return Err(SiteError::IsLive(release.clone()));
+        }
         let dir = self.release_dir(release);
         let trash = self.root.join("releases").join(format!(".trash-{release}"));
         if fs::symlink_metadata(&trash).is_ok() {
