@@ -16,6 +16,7 @@ mod postgres;
 mod processes;
 mod repo;
 mod sound;
+mod unit_app;
 mod wait;
 
 pub use bench::{Begun, Bench, Done, is_root, project};
@@ -29,4 +30,5 @@ pub use nspawn::{Booted, Inside};
 pub use postgres::{Holder, PASSWORD, Postgres};
 pub use processes::{Process, processes_about};
 pub use repo::Repo;
+pub use unit_app::{AGENT, UNIT, UnitApp};
 pub use wait::{free_port, wait_for, wait_until};

@@ -183,7 +183,7 @@ fn program_hint(source: &ProgramError) -> Option<String> {
     ];
     match source {
         ProgramError::Missing(_) => Some("install git".to_owned()),
-        _ => cures.iter().find(|(part, _)| said.contains(part)).map(|(_, cure)| (*cure).to_owned()),
+        _ => cures.iter().find(|(part, _)| said.contains(part)).map(|(_, cure)| *cure).or(source.hint()).map(str::to_owned),
     }
 }
 
