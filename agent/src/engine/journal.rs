@@ -122,6 +122,8 @@ pub(crate) struct Asked<'a> {
     pub token: Option<&'a str>,
     /// Whether the run waits for its turn; else it ends where it is taken.
     pub takes_turns: bool,
+    /// The commit to be released, where it is only taken when nobody has asked for that commit yet.
+    pub first_for: Option<&'a CommitId>,
 }
 
 /// What became of a request.
@@ -135,6 +137,10 @@ pub(crate) enum Taken {
     NonceReused,
     /// The ID token has started another run already.
     TokenReused,
+    /// Somebody has asked for the commit before.
+    AskedBefore,
+    /// A run at hand has not said yet which commit it releases: it may be the same.
+    TooEarly,
     /// It was refused.
     Refused(Refusal),
 }
@@ -365,6 +371,14 @@ impl Journal {
             {
                 return Ok(Taken::TokenReused);
             }
+            if let Some(commit) = asked.first_for {
+                if has_unresolved(tx, asked.app)? {
+                    return Ok(Taken::TooEarly);
+                }
+                if was_asked_for(tx, asked.app, commit)? {
+                    return Ok(Taken::AskedBefore);
+                }
+            }
             let standing = standing(tx, asked.app)?;
             let (running, waiting): (_, Vec<RunId>) = (standing.running, standing.waiting.iter().map(|(run, _)| *run).collect());
             let admission = match admit(standing) {
@@ -518,22 +532,9 @@ impl Journal {
         Ok(query.query_row([app.as_str()], run_of).optional()?)
     }
 
-    /// Whether any run of an app was ever asked to release a commit, whatever became of it. A release's name ends with the first digits of its commit.
-    pub(crate) fn was_asked_for(&self, app: &AppName, commit: &CommitId) -> Result<bool, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action = 'release' AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
-        )?;
-        Ok(query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))?)
-    }
-
     /// Whether a run of an app is to release what nobody knows the commit of yet.
     pub(crate) fn has_unresolved(&self, app: &AppName) -> Result<bool, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM run WHERE app = ? AND action = 'release' AND ended IS NULL AND release IS NULL AND form ->> 'commit' IS NULL)",
-        )?;
-        Ok(query.query_row([app.as_str()], |row| row.get(0))?)
+        Ok(has_unresolved(&locked(&self.reader), app)?)
     }
 
     /// How many runs of an app ended in each way.
@@ -622,6 +623,21 @@ fn before(connection: &Connection, nonce: &str, form: &str, caller: &str) -> Res
     let mut query = connection.prepare_cached("SELECT run, form = ?2 AND caller = ?3 FROM run WHERE nonce = ?1")?;
     let found: Option<(u64, bool)> = query.query_row([nonce, form, caller], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     Ok(found.map(|(run, same)| if same { Taken::Before(RunId(run)) } else { Taken::NonceReused }))
+}
+
+/// Whether any run of an app was ever asked to release a commit, whatever became of it. A release's name ends with the first digits of its commit.
+fn was_asked_for(connection: &Connection, app: &AppName, commit: &CommitId) -> Result<bool, rusqlite::Error> {
+    let mut query = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action = 'release' AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
+    )?;
+    query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))
+}
+
+fn has_unresolved(connection: &Connection, app: &AppName) -> Result<bool, rusqlite::Error> {
+    let mut query = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ? AND action = 'release' AND ended IS NULL AND release IS NULL AND form ->> 'commit' IS NULL)",
+    )?;
+    query.query_row([app.as_str()], |row| row.get(0))
 }
 
 /// From where a caller may go back, as its column has it.

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use agent_model::grant::{Authorised, Caller, RefPattern};
-use agent_model::names::{AppName, RefName, ReleaseName, ReleaseSelector, RunId, Selected};
+use agent_model::names::{AppName, CommitId, RefName, ReleaseName, ReleaseSelector, RunId, Selected};
 use agent_model::request::{Act, Lock, Refusal, Request, Standing};
 use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::Form;
@@ -84,6 +84,12 @@ pub(crate) enum NotTaken {
     /// The ID token has started a run before.
     #[error("the ID token has started a run before, and serves once")]
     TokenReused,
+    /// Somebody has asked for the commit, and a hint asks for none a second time.
+    #[error("somebody has asked for that commit before")]
+    AskedBefore,
+    /// The same may be so of a run at hand.
+    #[error("the runs at hand have not said yet which commit they release")]
+    TooEarly,
     /// The grant allows releases, and not of this ref.
     #[error("{caller} may not release {reference}: the grant allows {}", refs.join(", "))]
     RefNotGranted {
@@ -269,6 +275,11 @@ impl AppEngine {
         };
         let refs: Option<Vec<String>> =
             authorised.refs().map(|refs| refs.iter().map(|pattern: &RefPattern| pattern.as_str().to_owned()).collect());
+        // Whoever asks for a commit may ask twice; a hint only says that there may be one.
+        let first_for = match authorised.caller() {
+            Caller::Hint { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
+            _ => None,
+        };
         let asked = Asked {
             app: &self.name,
             action: request.act.right().word(),
@@ -280,6 +291,7 @@ impl AppEngine {
             nonce: &form.nonce,
             token: token.as_deref(),
             takes_turns: request.act.takes_turns(),
+            first_for: first_for.as_ref(),
         };
         // What admission needs of the root is read before the transaction, and nobody but this app's requests changes it.
         let about_the_root = self.standing(Standing::default())?;
@@ -300,6 +312,8 @@ impl AppEngine {
             Taken::Before(run) => Ok(Accepted::Before(run)),
             Taken::NonceReused => Err(NotTaken::NonceReused),
             Taken::TokenReused => Err(NotTaken::TokenReused),
+            Taken::AskedBefore => Err(NotTaken::AskedBefore),
+            Taken::TooEarly => Err(NotTaken::TooEarly),
             Taken::Refused(refusal) => Err(refusal.into()),
         }
     }

@@ -21,6 +21,7 @@ fn sealed(site: &Site, name: &str) -> ReleaseName {
     fs::create_dir_all(dir.join("static")).unwrap();
     fs::write(dir.join("static/site.css"), "body {}").unwrap();
     symlink("static/site.css", dir.join("link")).unwrap();
+    fs::write(dir.join("REVISION"), format!("{}\n", commit(&name))).unwrap();
     let sealing = Sealing {
         app: "shop",
         release: &name,
@@ -72,7 +73,7 @@ fn a_release_is_sealed_when_its_manifest_agrees_and_only_then() {
     let (_dir, site, _lock) = site();
     let name = sealed(&site, OLD);
     let manifest = site.manifest(&name).unwrap();
-    assert_eq!((manifest.files, manifest.bytes), (2, 7));
+    assert_eq!((manifest.files, manifest.bytes), (3, 48));
     let facts = site.release_dir(&name).join(FACTS);
     let saved = fs::read(facts.join("files")).unwrap();
     fs::write(facts.join("files"), "other").unwrap();
