@@ -160,6 +160,32 @@ fn con_05_cancel_in_each_phase() {
     bench.assert_sound();
 }
 
+/// A run that waits for somebody else can be cancelled, too: a plan asks a repository that does not answer, and has the cache meanwhile.
+#[test]
+fn a_cancel_does_not_wait_for_a_plan_that_has_the_cache() {
+    let (bench, _) = gated("a plan that waits", "seal", "");
+    let git = format!(
+        "#!/bin/sh\ncase \" $* \" in *' ls-remote '*) if mkdir {0}/asked 2>/dev/null; then while [ ! -e {0}/answer ]; do sleep 0.02; done; fi ;; esac\n\
+         PATH=${{PATH#*:}} exec git \"$@\"\n",
+        bench.path("").display()
+    );
+    bench.pretend("git", &git);
+    let plan = bench.ctl_begin(["plan", "main"]);
+    wait_until("the plan asks the repository", MOST, || bench.path("asked").exists());
+    let run: u64 = bench.ctl(["release", "--no-follow", "main"]).expect(0).stdout.trim().parse().unwrap();
+    wait_until("the release waits for the cache", MOST, || bench.last_run()["step"] == "fetch");
+    bench.ctl(["cancel", &run.to_string()]).expect(0);
+    wait_until("the run has ended", Duration::from_secs(20), || {
+        bench.last_run()["state"] == "ended" || bench.runs()[1]["state"] == "ended"
+    });
+    assert_eq!(ended(&bench, run)["outcome"], "cancelled");
+    assert!(!bench.path("answer").exists(), "the plan waits still");
+    bench.write("answer", "");
+    plan.finish(MOST).expect(0);
+    bench.ctl(["release", "main"]).expect(0);
+    bench.assert_sound();
+}
+
 /// As a person would: `ln -sfn`.
 fn relink(bench: &Bench, target: &str) {
     let (link, new) = (bench.root_of("plain").join("app"), bench.root_of("plain").join("mine"));

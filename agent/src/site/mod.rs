@@ -91,6 +91,9 @@ pub(crate) enum SiteError {
     /// What was checked out is gone while the release was made.
     #[error("the release {0} is gone from under the run: what was checked out is no longer there")]
     Vanished(ReleaseName),
+    /// Somebody else fetches.
+    #[error("somebody else fetches into {}, and was waited for in vain", .0.display())]
+    CacheHeld(PathBuf),
     /// The release was to be removed, and is the live one.
     #[error("the release {0} is not removed: the link names it")]
     IsLive(ReleaseName),
@@ -136,6 +139,7 @@ impl SiteError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some("the user's disk quota is used up".to_owned()),
             Self::Held { .. } => Some("two agents must never share a root: stop the other one, or set another `root`".to_owned()),
             Self::NotALink { path, .. } => Some(format!("move {} away; the agent makes the link itself", path.display())),
+            Self::CacheHeld(_) => Some("a plan holds it, or another release: does the repository answer? Then ask again".to_owned()),
             Self::IsLive(_) => Some("activate the release that is to serve; then it can go".to_owned()),
             Self::Vanished(_) => Some("did somebody remove it, or a hook? Ask for the release again".to_owned()),
             Self::SharedMissing { kind, path } => {

@@ -89,6 +89,36 @@ fn a_release_is_sealed_when_its_manifest_agrees_and_only_then() {
 }
 
 #[test]
+fn what_was_checked_out_and_is_gone_is_not_sealed() {
+    let (_dir, site, _lock) = site();
+    let name = sealed(&site, OLD);
+    fs::remove_dir_all(site.release_dir(&name)).unwrap();
+    let again = Sealing {
+        app: "shop",
+        release: &name,
+        commit: &commit(&name),
+        reference: None,
+        subject: None,
+        caller: "unix:anna",
+        run: 1,
+        now: Utc::now(),
+        read_only: false,
+    };
+    assert!(matches!(site.seal(&again), Err(SiteError::Vanished(_))));
+    assert!(!site.release_dir(&name).exists(), "nothing is made anew");
+}
+
+#[test]
+fn the_live_release_is_never_removed() {
+    let (_dir, site, lock) = site();
+    let (old, new) = (sealed(&site, OLD), sealed(&site, NEW));
+    site.swap(&new, &lock).unwrap();
+    assert!(matches!(site.remove_release(&new), Err(SiteError::IsLive(_))));
+    site.remove_release(&old).unwrap();
+    assert!(site.manifest(&new).is_ok() && site.manifest(&old).is_err());
+}
+
+#[test]
 fn a_root_has_one_holder() {
     let (_dir, site, lock) = site();
     let Err(SiteError::Held { holder, .. }) = site.hold() else { panic!("two hold the root") };
