@@ -97,14 +97,18 @@ impl Ended {
             Self::Journal(JournalError::Full(_)) => {
                 Some("make room on that disk, and start the agent again: it ends what was under way".to_owned())
             }
-            Self::Journal(JournalError::Unopened { path, .. }) => Some(format!(
-                "if it is damaged, move {} away: a new one is begun, and the releases on disk, which tell of themselves, stay as they are",
+            Self::Journal(err) if err.is_read_only() || matches!(err, JournalError::Place { .. }) => {
+                Some("the state directory, and all that is in it, must be the agent's user's to write: chown and chmod it, or name another with --state".to_owned())
+            }
+            Self::Journal(err) if err.is_locked() => {
+                Some("another program has locked the journal; fuser -v on journal.db in the state directory names it".to_owned())
+            }
+            Self::Journal(JournalError::Unopened { path, .. } | JournalError::Damaged { path, .. }) => Some(format!(
+                "if it is damaged, move {} away, with the files that begin so: a new one is begun, which takes nothing that was signed before, and \
+                 the releases on disk, which tell of themselves, stay as they are",
                 path.display()
             )),
             Self::Journal(JournalError::Held(_)) => Some("stop it first, or give another --state".to_owned()),
-            Self::Journal(JournalError::Place { .. }) => {
-                Some("the state directory must be one that the agent's user may write in: --state names another".to_owned())
-            }
             Self::Bind(BindError::Taken(_)) => Some("stop it first, or give another --socket".to_owned()),
             Self::Bind(BindError::TooLong { .. }) => Some("give a shorter --socket".to_owned()),
             Self::Bind(BindError::NotASocket(_)) => Some("move it away, or give another --socket".to_owned()),
@@ -210,7 +214,10 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
         Ok::<_, Ended>((listener, Bound::bind(&settings, inherited.network)?))
     })?;
     let mut troubles = engines.apply(&settings.settings());
-    if engines.journal().is_new() && engines.all().iter().any(|engine| engine.has_released()) {
+    let last_released = engines.all().iter().filter_map(|engine| engine.last_released()).max();
+    // A journal that is older than a release was exchanged, or came back from a backup; and one that is new cannot tell how late it was.
+    if let Some(moment) = last_released.filter(|moment| engines.journal().is_new() || *moment > engines.journal().newest()) {
+        engines.journal().has_been(moment);
         engines.journal().forget_nothing()?;
     }
     if engines.all().is_empty() && !troubles.is_empty() {

@@ -90,6 +90,7 @@ pub struct Bench {
     agent: RefCell<Option<Child>>,
     apps: RefCell<Vec<String>>,
     variables: RefCell<BTreeMap<String, String>>,
+    of_agent: RefCell<BTreeMap<String, String>>,
     user: Cell<Option<u32>>,
     commands: Cell<u32>,
 }
@@ -112,6 +113,7 @@ impl Bench {
             agent: RefCell::new(None),
             apps: RefCell::new(Vec::new()),
             variables: RefCell::new(variables(&home)),
+            of_agent: RefCell::default(),
             user: Cell::new(None),
             commands: Cell::new(0),
         }
@@ -205,6 +207,12 @@ impl Bench {
     /// Takes a variable out of the environment of the agent and the ctl, from the next start on.
     pub fn without_variable(&self, name: &str) -> &Self {
         self.variables.borrow_mut().remove(name);
+        self
+    }
+
+    /// A variable of the environment of the agent alone, from the next start on.
+    pub fn agent_variable(&self, name: &str, value: &str) -> &Self {
+        self.of_agent.borrow_mut().insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -304,6 +312,7 @@ impl Bench {
             // The standard library drops the supplementary groups too.
             command.uid(user).gid(user);
         }
+        command.envs(self.of_agent.borrow().iter());
         command.args(["--config".as_ref(), self.path("config").as_os_str()]).args(["--state".as_ref(), self.path("state").as_os_str()]);
         command.args(["--socket".as_ref(), self.path("run/control.sock").as_os_str()]);
         command

@@ -70,16 +70,35 @@ impl Booted {
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be opened twice")).stderr(log);
         let nspawn = command.spawn().expect("setpriv is there");
         let mut booted = Self { name: name.to_owned(), directory: Some(directory), nspawn, leader: 0 };
-        booted.leader = wait_for("the machine has a first process", MOST, || {
-            let ended = booted.nspawn.try_wait().expect("it is our child");
-            assert!(ended.is_none(), "the machine was not booted:\n{}", fs::read_to_string(&boot).unwrap_or_default());
-            let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", booted.nspawn.id())).unwrap_or_default();
-            let child = children.split_whitespace().next()?.parse().ok()?;
-            // Until it is systemd, it is still nspawn itself.
-            fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.trim() == "systemd").then_some(child)
-        });
-        wait_until("the machine is up", MOST, || booted.run(["systemctl", "is-system-running"]).stdout.trim() == "running");
+        booted.await_up(0);
         booted
+    }
+
+    /// Waits until the machine is up, with another first process than this one.
+    #[track_caller]
+    fn await_up(&mut self, before: i32) {
+        self.leader = wait_for("the machine has a first process", MOST, || {
+            let ended = self.nspawn.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "the machine was not booted:\n{}", self.boot_log());
+            let child_of = |pid: u32| -> Option<u32> {
+                let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+                children.split_whitespace().next()?.parse().ok()
+            };
+            let child = child_of(child_of(self.nspawn.id())?)?;
+            // Until it is systemd, it is still nspawn itself.
+            let is_systemd = fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.trim() == "systemd");
+            i32::try_from(child).ok().filter(|child| is_systemd && *child != before)
+        });
+        wait_until("the machine is up", MOST, || self.run(["systemctl", "is-system-running"]).stdout.trim() == "running");
+    }
+
+    /// Has the machine shut down and boot again, in order or, with `--force --force`, as if the power had failed. What is in memory alone is gone.
+    #[track_caller]
+    pub fn reboot(&mut self, how: &[&str]) {
+        let before = self.leader;
+        // It may be gone before it has answered.
+        let _ = self.run(["systemctl", "reboot"].iter().chain(how));
+        self.await_up(before);
     }
 
     /// A path within the machine, from outside.
@@ -112,6 +131,12 @@ impl Booted {
         // git does not work in a directory that it only reaches through another process: /srv is ours, and the machine's as well.
         let directory = self.directory.as_ref().expect("it is there until the end").path();
         Repo::demo(directory.join("srv").join(name), upto)
+    }
+
+    /// A new repository; within the machine it is `/srv/<name>`.
+    pub fn repo(&self, name: &str) -> Repo {
+        let directory = self.directory.as_ref().expect("it is there until the end").path();
+        Repo::new(directory.join("srv").join(name))
     }
 
     /// A program within the machine, with the environment of a login of root.
@@ -207,8 +232,17 @@ const BOOT: &str = r#"
             echo $$ >"$hierarchy/${machine##*/}/cgroup.procs"
         fi
     done
-    exec systemd-nspawn --directory "$machine/root" --machine "${machine##*/}" --register=no --keep-unit --boot --quiet --resolv-conf=off \
-        --timezone=off --link-journal=no --console=pipe "$@" -- --unit=basic.target --show-status=no
+    # A reboot ends nspawn with 133, for whoever started it to start it again.
+    code=133
+    while [ "$code" = 133 ]; do
+        code=0
+        systemd-nspawn --directory "$machine/root" --machine "${machine##*/}" --register=no --keep-unit --boot --quiet --resolv-conf=off \
+            --timezone=off --link-journal=no --console=pipe "$@" -- --unit=basic.target --show-status=no &
+        child=$!
+        trap 'kill -TERM "$child"; wait "$child"' TERM
+        wait "$child" || code=$?
+    done
+    exit "$code"
 "#;
 
 /// The agent's files, where the package puts them, and a drop-in that lets it use what the installers of the tests use.
@@ -247,7 +281,9 @@ impl Drop for Booted {
         }
         // With its first process, the kernel ends all that the machine runs. Nothing of it is to be kept, so nothing need be put away.
         if self.leader == 0 {
-            let _ = self.nspawn.kill();
+            if let Ok(pid) = i32::try_from(self.nspawn.id()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
         } else {
             let _ = kill(Pid::from_raw(self.leader), Signal::SIGKILL);
         }

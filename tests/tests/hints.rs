@@ -386,6 +386,39 @@ fn hk_10_hint_while_a_run_is_under_way() {
     bench.assert_sound();
 }
 
+/// While a hint is followed, somebody asks for the very commit that it will find, by the name of the branch: nobody can tell yet that it is the same.
+#[test]
+fn a_hint_and_a_request_at_once_make_one_run() {
+    let (bench, repo) = following("at once", "", "");
+    let git = format!(
+        "#!/bin/sh\ncase \" $* \" in *' ls-remote '*) for n in 1 2; do if mkdir {0}/asked.$n 2>/dev/null; then \
+         while [ ! -e {0}/answer.$n ]; do sleep 0.02; done; break; fi; done ;; esac\nPATH=${{PATH#*:}} exec git \"$@\"\n",
+        bench.path("").display()
+    );
+    bench.pretend("git", &git);
+    assert_eq!(push(&bench, PUSH).status, 202);
+    wait_until("the hint asks the repository", SOON, || bench.path("asked.1").exists());
+    bench.ctl(["release", "--no-follow", "main"]).expect(0);
+    wait_until("the release asks the repository", SOON, || bench.path("asked.2").exists());
+    let waits = "a hint waits for the runs at hand";
+    bench.write("answer.1", "");
+    wait_until("the hint has been followed", SOON, || bench.log().contains(waits) || bench.runs().len() > 1);
+    assert_eq!(bench.runs().len(), 1, "{}", bench.log());
+    bench.write("answer.2", "");
+    wait_until("the release is live", SOON, || live_commit(&bench).as_ref() == Some(&repo.head()));
+    // The hint is followed when it can be told what the release was of, and finds nothing more to do.
+    wait_until("the hint has been followed once more", SOON, || bench.log().contains("nothing is new"));
+    wait_until("the release has ended", SOON, || bench.runs().iter().all(|run| run["state"] == "ended"));
+    assert_eq!(bench.runs().len(), 1);
+    bench.assert_sound();
+    // Nor is it asked for when nobody remembers that somebody did: the release is here.
+    bench.stop();
+    fs::remove_dir_all(bench.path("state")).unwrap();
+    bench.start();
+    heard(&bench);
+    assert_eq!(bench.runs().len(), 0);
+}
+
 #[test]
 fn an_app_that_queues_nothing_is_looked_at_again_when_it_is_free() {
     let (bench, repo) = gate("not queued", "when_busy = \"refuse\"\n");

@@ -408,6 +408,8 @@ impl From<NotTaken> for Refused {
             NotTaken::RootMoved { .. } => {
                 Self::new(Code::Root, detail, Some("restart the agent: it takes the new root up then".to_owned()))
             }
+            // Said to hints, which are not waited for.
+            NotTaken::AskedBefore | NotTaken::TooEarly => Self::new(Code::Busy, detail, None),
             NotTaken::NonceReused => Self::new(Code::NonceReused, detail, Some("make a new nonce".to_owned())),
             NotTaken::TokenReused => {
                 Self::new(Code::TokenReused, detail, Some("have the issuer make a new one for each request".to_owned()))

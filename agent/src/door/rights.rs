@@ -98,9 +98,14 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
         }
     }
     let Some(https) = https else { return findings };
-    if newest.signed_duration_since(now).num_seconds() > i64::try_from(agent_wire::form::CLOCK_SKEW).unwrap_or_default() {
-        let text = "the clock is behind what the journal has seen: signed requests are refused".to_owned();
-        find("clock", Level::Error, text, Some("set it right: timedatectl"));
+    let behind = newest.signed_duration_since(now).num_seconds();
+    if behind > i64::try_from(agent_wire::form::CLOCK_SKEW).unwrap_or_default() {
+        let until = newest.format("%Y-%m-%d %H:%M UTC");
+        let text =
+            format!("the clock is behind what the journal has seen, by {behind} s: signed requests are refused until it shows {until}");
+        let cure = "set it right: timedatectl. Where it is right and was ahead before, wait until then, or stop the agent and move journal.db, with the \
+                    files that begin so, out of the state directory: the new one takes nothing that was signed before it began, or before the newest release was made";
+        find("clock", Level::Error, text, Some(cure));
     }
     for issuer in issuers {
         find("issuers", Level::Good, format!("oidc:{} comes with a token of {}", issuer.name, issuer.url), None);

@@ -60,9 +60,12 @@ impl AppEngine {
         match self.site.live() {
             Ok(Some(live)) => match self.site.manifest(&live) {
                 Ok(_) => chart.add("live", Level::Good, format!("{live} is live and complete"), None),
-                Err(err) => {
-                    chart.add("live", Level::Error, chain(&err), Some("activate a release that is complete: agentctl list".to_owned()))
-                }
+                Err(err) => chart.add(
+                    "live",
+                    Level::Error,
+                    chain(&err),
+                    Some("activate a release that is complete (agentctl list), or make another one: agentctl release REF".to_owned()),
+                ),
             },
             Ok(None) => {
                 chart.add("live", Level::Good, "no release is live yet", Some("make the first one: agentctl release REF".to_owned()))

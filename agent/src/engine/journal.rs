@@ -49,6 +49,14 @@ pub(crate) enum JournalError {
         #[source]
         source: std::io::Error,
     },
+    /// What is in it contradicts itself.
+    #[error("the journal {} is damaged: {found}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The first thing that SQLite found.
+        found: String,
+    },
     /// It cannot even be opened.
     #[error("the journal {} cannot be opened", path.display())]
     Unopened {
@@ -77,6 +85,23 @@ pub(crate) enum JournalError {
     },
 }
 
+impl JournalError {
+    fn code(&self) -> Option<ErrorCode> {
+        let (Self::Sqlite(source) | Self::Unopened { source, .. }) = self else { return None };
+        source.sqlite_error_code()
+    }
+
+    /// Whether another program has it locked.
+    pub(crate) fn is_locked(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    }
+
+    /// Whether the agent may not write there.
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied))
+    }
+}
+
 /// A request that is to be taken.
 pub(crate) struct Asked<'a> {
     /// The app.
@@ -99,6 +124,8 @@ pub(crate) struct Asked<'a> {
     pub token: Option<&'a str>,
     /// Whether the run waits for its turn; else it ends where it is taken.
     pub takes_turns: bool,
+    /// The commit to be released, where it is only taken when nobody has asked for that commit yet.
+    pub first_for: Option<&'a CommitId>,
 }
 
 /// What became of a request.
@@ -112,6 +139,10 @@ pub(crate) enum Taken {
     NonceReused,
     /// The ID token has started another run already.
     TokenReused,
+    /// Somebody has asked for the commit before.
+    AskedBefore,
+    /// A run at hand has not said yet which commit it releases: it may be the same.
+    TooEarly,
     /// It was refused.
     Refused(Refusal),
 }
@@ -219,18 +250,26 @@ impl Journal {
         self.about.is_new
     }
 
-    /// Said of a new journal that is not the first one here: nobody knows any more which requests were carried out, so none that can have been
+    /// Takes note of a moment that has been, by what somebody else remembers: a clock that shows less was set back.
+    pub(crate) fn has_been(&self, moment: DateTime<Utc>) {
+        self.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
+    }
+
+    /// Said of a journal that does not know all that was done here, a new one that is not the first, or one that was put back: nobody knows any more which requests were carried out, so none that can have been
     /// issued before now is taken, by whatever clock.
     pub(crate) fn forget_nothing(&self) -> Result<(), JournalError> {
-        let memory = u64::try_from(Utc::now().timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
+        let memory = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
         self.write(Weight::Mark, |tx| {
             tx.execute("UPDATE about SET value = ? WHERE key = 'memory'", [memory.to_string()])?;
             Ok(())
         })?;
         self.memory.store(memory, Ordering::Release);
-        tracing::warn!(
-            "the journal is new, and another one was here before: signed requests are taken when they were issued after {CLOCK_SKEW} s from now"
-        );
+        let known = if self.is_new() {
+            "the journal is new, and another one was here before"
+        } else {
+            "the journal is older than what it should know"
+        };
+        tracing::warn!("{known}: signed requests are taken when they were issued after {CLOCK_SKEW} s from now");
         Ok(())
     }
 
@@ -338,6 +377,14 @@ impl Journal {
                 && tx.prepare_cached("SELECT 1 FROM run WHERE token = ?")?.exists([token])?
             {
                 return Ok(Taken::TokenReused);
+            }
+            if let Some(commit) = asked.first_for {
+                if has_unresolved(tx, asked.app)? {
+                    return Ok(Taken::TooEarly);
+                }
+                if was_asked_for(tx, asked.app, commit)? {
+                    return Ok(Taken::AskedBefore);
+                }
             }
             let standing = standing(tx, asked.app)?;
             let (running, waiting): (_, Vec<RunId>) = (standing.running, standing.waiting.iter().map(|(run, _)| *run).collect());
@@ -492,22 +539,9 @@ impl Journal {
         Ok(query.query_row([app.as_str()], run_of).optional()?)
     }
 
-    /// Whether any run of an app was ever asked to release a commit, whatever became of it. A release's name ends with the first digits of its commit.
-    pub(crate) fn was_asked_for(&self, app: &AppName, commit: &CommitId) -> Result<bool, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action = 'release' AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
-        )?;
-        Ok(query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))?)
-    }
-
     /// Whether a run of an app is to release what nobody knows the commit of yet.
     pub(crate) fn has_unresolved(&self, app: &AppName) -> Result<bool, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM run WHERE app = ? AND action = 'release' AND ended IS NULL AND release IS NULL AND form ->> 'commit' IS NULL)",
-        )?;
-        Ok(query.query_row([app.as_str()], |row| row.get(0))?)
+        Ok(has_unresolved(&locked(&self.reader), app)?)
     }
 
     /// How many runs of an app ended in each way.
@@ -530,9 +564,27 @@ impl Journal {
     }
 }
 
+/// How long the journal may be locked by another program, a backup or somebody with sqlite3, until the agent gives up. Looked at so often.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Waits for another program that has locked the journal; says so after a second.
+fn wait_for_others(looks: i32) -> bool {
+    let waited = LOOK * u32::try_from(looks).unwrap_or_default();
+    if waited == std::time::Duration::from_secs(1) {
+        tracing::warn!(
+            "another program has locked the journal (fuser -v journal.db names it): the agent waits {} s at the most",
+            PATIENCE.as_secs()
+        );
+    }
+    std::thread::sleep(LOOK);
+    waited < PATIENCE
+}
+
 /// The two connections to the file, and what the journal says of itself.
 fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), JournalError> {
     let mut writer = Connection::open(path)?;
+    writer.busy_handler(Some(wait_for_others))?;
     writer.pragma_update(None, "journal_mode", "wal")?;
     writer.pragma_update(None, "foreign_keys", "on")?;
     let about = schema::bring_up(&mut writer, path)?;
@@ -542,7 +594,9 @@ fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), Journ
     Ok((writer, reader, about))
 }
 
-const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step FROM run";
+/// How long a run took is what its last event says: the clock may have been set in between.
+const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step, \
+    (SELECT what ->> 'ms' FROM event WHERE event.run = run.run AND ended IS NOT NULL ORDER BY n DESC LIMIT 1) FROM run";
 
 fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
     let (begun, ended): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
@@ -563,7 +617,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
         step: row.get(10)?,
         accepted: moment(row.get(5)?),
         ended: ended.map(moment),
-        ms: begun.zip(ended).and_then(|(begun, ended)| u64::try_from(ended - begun).ok()),
+        ms: begun.and(row.get(11)?),
     })
 }
 
@@ -576,6 +630,21 @@ fn before(connection: &Connection, nonce: &str, form: &str, caller: &str) -> Res
     let mut query = connection.prepare_cached("SELECT run, form = ?2 AND caller = ?3 FROM run WHERE nonce = ?1")?;
     let found: Option<(u64, bool)> = query.query_row([nonce, form, caller], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     Ok(found.map(|(run, same)| if same { Taken::Before(RunId(run)) } else { Taken::NonceReused }))
+}
+
+/// Whether any run of an app was ever asked to release a commit, whatever became of it. A release's name ends with the first digits of its commit.
+fn was_asked_for(connection: &Connection, app: &AppName, commit: &CommitId) -> Result<bool, rusqlite::Error> {
+    let mut query = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action = 'release' AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
+    )?;
+    query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))
+}
+
+fn has_unresolved(connection: &Connection, app: &AppName) -> Result<bool, rusqlite::Error> {
+    let mut query = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ? AND action = 'release' AND ended IS NULL AND release IS NULL AND form ->> 'commit' IS NULL)",
+    )?;
+    query.query_row([app.as_str()], |row| row.get(0))
 }
 
 /// From where a caller may go back, as its column has it.

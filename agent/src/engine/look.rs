@@ -217,7 +217,8 @@ impl AppEngine {
         let remote = Git::new(&app.git, &cache).remote_refs(&watch)?;
         let tip: CommitId = remote.get(follows).ok_or_else(|| NotLooked::NoBranch(follows.clone()))?.parse()?;
         let is_here = self.site.survey()?.iter().any(|found| found.name.commit_digits() == tip.short());
-        if is_here || self.journal.was_asked_for(&self.name, &tip)? {
+        // Whether somebody has asked for it is looked at when the request is taken: nobody can ask in between.
+        if is_here {
             return Ok(Looked::Nothing);
         }
         let caller = Caller::Hint { source: source.word().to_owned(), follows: follows.clone() };
@@ -229,8 +230,13 @@ impl AppEngine {
             ..Form::new(self.name.as_str(), Right::Release, nonce()?)
         };
         let text = serde_json::to_string(&form)?;
-        let accepted = self.take(&authorised, &Request::try_from(&form)?, &form, &text)?;
-        Ok(Looked::Took(accepted, tip))
+        match self.take(&authorised, &Request::try_from(&form)?, &form, &text) {
+            Ok(accepted) => Ok(Looked::Took(accepted, tip)),
+            // Somebody has asked while the repository was.
+            Err(NotTaken::AskedBefore) => Ok(Looked::Nothing),
+            Err(NotTaken::TooEarly) => Ok(Looked::TooEarly),
+            Err(err) => Err(err.into()),
+        }
     }
 }
 

@@ -19,11 +19,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use agent_model::grant::{Authorised, Caller, RefPattern};
-use agent_model::names::{AppName, RefName, ReleaseName, ReleaseSelector, RunId, Selected};
+use agent_model::names::{AppName, CommitId, RefName, ReleaseName, ReleaseSelector, RunId, Selected};
 use agent_model::request::{Act, Lock, Refusal, Request, Standing};
 use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::Form;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use thiserror::Error;
 
 use crate::faults;
@@ -85,6 +85,12 @@ pub(crate) enum NotTaken {
     /// The ID token has started a run before.
     #[error("the ID token has started a run before, and serves once")]
     TokenReused,
+    /// Somebody has asked for the commit, and a hint asks for none a second time.
+    #[error("somebody has asked for that commit before")]
+    AskedBefore,
+    /// The same may be so of a run at hand.
+    #[error("the runs at hand have not said yet which commit they release")]
+    TooEarly,
     /// The grant allows releases, and not of this ref.
     #[error("{caller} may not release {reference}: the grant allows {}", refs.join(", "))]
     RefNotGranted {
@@ -270,6 +276,11 @@ impl AppEngine {
         };
         let refs: Option<Vec<String>> =
             authorised.refs().map(|refs| refs.iter().map(|pattern: &RefPattern| pattern.as_str().to_owned()).collect());
+        // Whoever asks for a commit may ask twice; a hint only says that there may be one.
+        let first_for = match authorised.caller() {
+            Caller::Hint { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
+            _ => None,
+        };
         let asked = Asked {
             app: &self.name,
             action: request.act.right().word(),
@@ -281,6 +292,7 @@ impl AppEngine {
             nonce: &form.nonce,
             token: token.as_deref(),
             takes_turns: request.act.takes_turns(),
+            first_for: first_for.as_ref(),
         };
         // What admission needs of the root is read before the transaction, and nobody but this app's requests changes it.
         let about_the_root = self.standing(Standing::default())?;
@@ -302,6 +314,8 @@ impl AppEngine {
             Taken::Before(run) => Ok(Accepted::Before(run)),
             Taken::NonceReused => Err(NotTaken::NonceReused),
             Taken::TokenReused => Err(NotTaken::TokenReused),
+            Taken::AskedBefore => Err(NotTaken::AskedBefore),
+            Taken::TooEarly => Err(NotTaken::TooEarly),
             Taken::Refused(refusal) => Err(refusal.into()),
         }
     }
@@ -321,9 +335,10 @@ impl AppEngine {
         }
     }
 
-    /// Whether anything was ever released here, as far as the root can tell.
-    pub(crate) fn has_released(&self) -> bool {
-        self.site.survey().is_ok_and(|found| !found.is_empty())
+    /// When anything was last released here, as far as the root can tell.
+    pub(crate) fn last_released(&self) -> Option<DateTime<Utc>> {
+        let found = self.site.survey().unwrap_or_default();
+        found.iter().map(|found| found.manifest.as_ref().map_or_else(DateTime::default, |manifest| manifest.made)).max()
     }
 
     /// Looks a release up.
@@ -399,14 +414,14 @@ impl AppEngine {
 fn previous(journal: &Journal, site: &Site, app: &AppName, live: Option<&ReleaseName>) -> Option<ReleaseName> {
     let there = |release: &ReleaseName| Some(release) != live && site.manifest(release).is_ok();
     let in_journal = journal.gone_live(app).unwrap_or_default();
-    // A journal that knows nothing of the live release was lost: then the releases themselves tell.
-    if let Some(live) = live
-        && !in_journal.contains(live)
-    {
+    let known = live.is_none_or(|live| in_journal.contains(live));
+    let in_journal = in_journal.into_iter().find(|release| known && there(release));
+    // A journal that knows nothing of the live release, or of none before it, may be a new one: then the releases themselves tell.
+    in_journal.or_else(|| {
+        let live = live?;
         let mut served = site.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);
-        return served.find(|found| there(&found.name)).map(|found| found.name);
-    }
-    in_journal.into_iter().find(there)
+        served.find(|found| there(&found.name)).map(|found| found.name)
+    })
 }
 
 /// The engines of all apps.

@@ -24,13 +24,13 @@ impl AppEngine {
     /// What a release of `revision` would do.
     pub(crate) fn plan(&self, authorised: &Authorised, revision: &Revision) -> Result<view::Plan, NotTaken> {
         let app = self.settings();
-        let _cache = self.site.hold_cache()?;
         let cache = self.site.cache();
         let git = Git::new(&app.git, &cache);
         let cancel = Cancel::default();
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
         let marker = format!("{}:plan", self.journal.id());
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
+        let _cache = self.site.hold_cache(&|| watch.pause(Duration::from_millis(50)))?;
         let allowed = Allowed { app: &app.refs, grant: authorised.refs(), via: None };
         if !git.has(revision, allowed, &watch) {
             git.fetch(&app.refs, &watch)?;

@@ -10,7 +10,7 @@ use agent_model::grant::{Back, RefPattern};
 use agent_model::names::{ReleaseName, ReleaseSelector, RunId, Selected};
 use agent_model::plan::{Aim, Plan};
 use agent_model::request::{Act, Request};
-use agent_model::run::{Mark, Next, Run};
+use agent_model::run::{Mark, Next, Outcome, Run};
 use agent_wire::event::{Event, What};
 use agent_wire::form::Form;
 
@@ -150,7 +150,7 @@ impl Worker {
         let Some(request) = request_of(due) else {
             // It was understood when it was taken; only an older agent can meet a form that it does not know.
             telling.mark(What::Warning { step: None, text: "the stored request cannot be understood by this agent".to_owned() })?;
-            return telling.mark(What::Ended { outcome: word_of(agent_model::run::Outcome::Failed), live: None, ms: 0 });
+            return telling.mark(What::Ended { outcome: word_of(Outcome::Failed), live: None, ms: 0 });
         };
         let act = request.act.clone();
         // What stands in the way before the first step fails the first step, in the same words and with the same end.
@@ -164,11 +164,7 @@ impl Worker {
                 Ok(replayed) => replayed,
                 Err(why) => {
                     telling.mark(What::Warning { step: None, text: why })?;
-                    return telling.mark(What::Ended {
-                        outcome: word_of(agent_model::run::Outcome::Stuck),
-                        live: live.map(|live| live.to_string()),
-                        ms: 0,
-                    });
+                    return telling.mark(What::Ended { outcome: word_of(Outcome::Stuck), live: live.map(|live| live.to_string()), ms: 0 });
                 }
             };
             telling.mark(What::Stopped)?;
@@ -362,14 +358,31 @@ fn drive(
             Next::End(outcome) => {
                 faults::within("end", "");
                 faults::at("started");
-                let live = cx.site.live().unwrap_or_default().map(|live| live.to_string());
-                telling.mark(What::Ended { outcome: word_of(outcome), live, ms: ms(begun) })?;
+                let live = cx.site.live().unwrap_or_default();
+                let outcome = hold_against_the_link(outcome, live.as_ref(), cx, telling)?;
+                telling.mark(What::Ended { outcome: word_of(outcome), live: live.map(|live| live.to_string()), ms: ms(begun) })?;
                 note_mark(run, Mark::Ended);
                 faults::at("acted");
                 return Ok(());
             }
         }
     }
+}
+
+/// A release is live when the link names it. Where somebody set the link elsewhere after the switch, a person must look.
+fn hold_against_the_link(
+    outcome: Outcome,
+    live: Option<&ReleaseName>,
+    cx: &Cx<'_>,
+    telling: &Telling<'_>,
+) -> Result<Outcome, JournalError> {
+    let Some(target) = cx.target.as_ref().filter(|target| outcome == Outcome::Live && live != Some(&target.release)) else {
+        return Ok(outcome);
+    };
+    let names = live.map_or("no release", |live| live.as_str());
+    let text = format!("{} was switched to, and now the link names {names}: it was changed from outside", target.release);
+    telling.mark(What::Warning { step: None, text })?;
+    Ok(Outcome::Stuck)
 }
 
 /// The same context, for somebody else to hold for a while.
@@ -390,12 +403,20 @@ fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
     let done = cx.hooks(When::Before).and_then(|()| {
         // A hook has a time of its own, and takes none of the step's.
         cx.at(step);
-        known.run(cx)
+        known.run(cx).map_err(|failure| tell_of_its_time(failure, step, cx))
     });
     let done = done.and_then(|did| cx.hooks(When::After).map(|()| did));
     // A step leaves no process behind, whatever session it moved to.
     end_marked(cx.marker);
     done
+}
+
+/// What ended at the step's timeout has something to wait for, or not enough time: both are told.
+fn tell_of_its_time(failure: Failure, step: &str, cx: &Cx<'_>) -> Failure {
+    if failure.hint.is_some() || Instant::now() < cx.deadline {
+        return failure;
+    }
+    failure.with_hint(format!("what it waited for did not come in time; where it only needs longer, raise {step} under [timeouts]"))
 }
 
 /// Nobody listens: what is done outside of any run.

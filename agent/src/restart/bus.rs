@@ -159,10 +159,11 @@ impl<'a> Bus<'a> {
     /// A unit that can be started: it is there, it is not masked, and its file can be read.
     pub(super) fn usable(&self, name: &str) -> Result<Unit, RestartError> {
         let unit = self.unit(name)?;
+        let unmask = format!("systemctl unmask {name}");
         let (what, cure) = match unit.load_state.as_str() {
             "loaded" => return Ok(unit),
             "not-found" => ("does not exist", "install the unit, then systemctl daemon-reload; or correct its name in the app's file"),
-            "masked" => ("is masked", "systemctl unmask it"),
+            "masked" => ("is masked", unmask.as_str()),
             _ => ("has a unit file that systemd cannot read", "systemd-analyze verify says what is wrong with it"),
         };
         Err(RestartError::Unit { unit: name.to_owned(), what: what.to_owned(), cure: Some(cure.to_owned()), tail: Vec::new() })

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_model::request::Lock;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -71,12 +72,21 @@ impl Site {
         }
     }
 
-    /// Waits for the git cache, and holds it: two gits must not fetch into it at once.
-    pub(crate) fn hold_cache(&self) -> Result<CacheLock, SiteError> {
+    /// Waits for the git cache, and holds it: two gits must not fetch into it at once. `pause` tells whether there is reason to go on waiting.
+    ///
+    /// # Errors
+    /// [`SiteError::CacheHeld`] when there is none any more.
+    pub(crate) fn hold_cache(&self, pause: &dyn Fn() -> bool) -> Result<CacheLock, SiteError> {
         let path = self.root().join(".agent/cache");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).telling("open", &path)?;
-        let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).telling("lock", &path)?;
-        Ok(CacheLock { _file: held })
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).telling("open", &path)?;
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => return Ok(CacheLock { _file: held }),
+                Err((file, Errno::EWOULDBLOCK)) if pause() => file,
+                Err((_, Errno::EWOULDBLOCK)) => return Err(SiteError::CacheHeld(self.cache())),
+                Err((_, errno)) => return Err(errno).telling("lock", &path),
+            };
+        }
     }
 
     fn lock_file(&self) -> PathBuf {

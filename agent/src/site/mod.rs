@@ -99,6 +99,15 @@ pub(crate) enum SiteError {
         /// What is there.
         found: &'static str,
     },
+    /// What was checked out is gone while the release was made.
+    #[error("the release {0} is gone from under the run: what was checked out is no longer there")]
+    Vanished(ReleaseName),
+    /// Somebody else fetches.
+    #[error("somebody else fetches into {}, and was waited for in vain", .0.display())]
+    CacheHeld(PathBuf),
+    /// The release was to be removed, and is the live one.
+    #[error("the release {0} is not removed: the link names it")]
+    IsLive(ReleaseName),
     /// A shared directory or file is missing.
     #[error("the shared {kind} {} does not exist", path.display())]
     SharedMissing {
@@ -145,6 +154,9 @@ impl SiteError {
                 "put the directory {} back; where its disk is too small, let the whole root be a link, or mount another disk there",
                 path.display()
             )),
+            Self::CacheHeld(_) => Some("a plan holds it, or another release: does the repository answer? Then ask again".to_owned()),
+            Self::IsLive(_) => Some("activate the release that is to serve; then it can go".to_owned()),
+            Self::Vanished(_) => Some("did somebody remove it, or a hook? Ask for the release again".to_owned()),
             Self::SharedMissing { kind, path } => {
                 let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
                 Some(format!("{make} {}", path.display()))
@@ -421,9 +433,12 @@ impl Site {
         Ok(gave_way)
     }
 
-    /// Takes a release out of sight by a rename, then removes it.
+    /// Takes a release out of sight by a rename, then removes it. Never the one that the link names, whatever is believed of it.
     pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), SiteError> {
         self.stands()?;
+        if self.live().is_ok_and(|live| live.as_ref() == Some(release)) {
+            return Err(SiteError::IsLive(release.clone()));
+        }
         let dir = self.release_dir(release);
         let trash = self.root.join("releases").join(format!(".trash-{release}"));
         if fs::symlink_metadata(&trash).is_ok() {

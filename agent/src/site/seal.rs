@@ -126,6 +126,10 @@ impl Site {
         self.stands()?;
         let dir = self.release_dir(sealing.release);
         let facts = dir.join(FACTS);
+        // Whatever became of the directory since the checkout: what is empty by now must not be made complete.
+        if fs::read_to_string(dir.join("REVISION")).unwrap_or_default().trim_end() != sealing.commit.as_str() {
+            return Err(SiteError::Vanished(sealing.release.clone()));
+        }
         if sealing.read_only {
             for entry in fs::read_dir(&dir).telling("read", &dir)?.flatten().filter(|entry| entry.file_name() != FACTS) {
                 set_write_bits(&entry.path(), Bits::AllOff)?;
@@ -173,7 +177,10 @@ impl Site {
         let facts = self.facts_of(release)?;
         let not_sealed = |why: &str| SiteError::NotSealed { release: release.clone(), why: why.to_owned() };
         let path = facts.join("manifest.json");
-        let text = fs::read(&path).map_err(|_| not_sealed("is incomplete: it has no manifest"))?;
+        let text = fs::read(&path).map_err(|_| {
+            let there = self.release_dir(release).is_dir();
+            not_sealed(if there { "is incomplete: it has no manifest" } else { "is not there: its directory is gone" })
+        })?;
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| not_sealed("has a manifest that cannot be understood"))?;
         if manifest.release != release.as_str() || !manifest.commit.starts_with(release.commit_digits()) {
             return Err(not_sealed("has the manifest of another release"));

@@ -23,6 +23,7 @@ fn sealed(site: &Site, name: &str) -> ReleaseName {
     fs::create_dir_all(dir.join("static")).unwrap();
     fs::write(dir.join("static/site.css"), "body {}").unwrap();
     symlink("static/site.css", dir.join("link")).unwrap();
+    fs::write(dir.join("REVISION"), format!("{}\n", commit(&name))).unwrap();
     let sealing = Sealing {
         app: "shop",
         release: &name,
@@ -74,7 +75,7 @@ fn a_release_is_sealed_when_its_manifest_agrees_and_only_then() {
     let (_dir, site, _lock) = site();
     let name = sealed(&site, OLD);
     let manifest = site.manifest(&name).unwrap();
-    assert_eq!((manifest.files, manifest.bytes), (2, 7));
+    assert_eq!((manifest.files, manifest.bytes), (3, 48));
     let facts = site.release_dir(&name).join(FACTS);
     let saved = fs::read(facts.join("files")).unwrap();
     fs::write(facts.join("files"), "other").unwrap();
@@ -99,6 +100,36 @@ fn a_stale_temporary_file_of_a_dead_agent_with_this_number_is_in_nobodys_way() {
     site.set_lock(Some(&lock)).unwrap();
     assert_eq!(site.lock().unwrap(), Some(lock));
     assert!(!stale.exists());
+}
+
+#[test]
+fn what_was_checked_out_and_is_gone_is_not_sealed() {
+    let (_dir, site, _lock) = site();
+    let name = sealed(&site, OLD);
+    fs::remove_dir_all(site.release_dir(&name)).unwrap();
+    let again = Sealing {
+        app: "shop",
+        release: &name,
+        commit: &commit(&name),
+        reference: None,
+        subject: None,
+        caller: "unix:anna",
+        run: 1,
+        now: Utc::now(),
+        read_only: false,
+    };
+    assert!(matches!(site.seal(&again), Err(SiteError::Vanished(_))));
+    assert!(!site.release_dir(&name).exists(), "nothing is made anew");
+}
+
+#[test]
+fn the_live_release_is_never_removed() {
+    let (_dir, site, lock) = site();
+    let (old, new) = (sealed(&site, OLD), sealed(&site, NEW));
+    site.swap(&new, &lock).unwrap();
+    assert!(matches!(site.remove_release(&new), Err(SiteError::IsLive(_))));
+    site.remove_release(&old).unwrap();
+    assert!(site.manifest(&new).is_ok() && site.manifest(&old).is_err());
 }
 
 #[test]

@@ -59,6 +59,15 @@ impl Step for Checkout {
             cx.note(format!("{} is kept: only its code can reverse the migrations that stand", cx.site.release_dir(release).display()));
             return Ok(());
         }
+        // This run had not come to its switch, and yet the link may name the release: somebody set it while the agent was away.
+        if cx.site.live().is_ok_and(|live| live.as_ref() == Some(release)) && cx.former.as_ref() != Some(release) {
+            match &cx.former {
+                Some(former) => cx.site.swap(former, cx.lock)?,
+                None => cx.site.unlink(cx.lock)?,
+            }
+            let former = cx.former.as_ref().map_or("nothing", |former| former.as_str());
+            cx.warn(format!("the link named {release} before this run had switched to it; it names {former} again"));
+        }
         Ok(cx.site.remove_release(release)?)
     }
 }

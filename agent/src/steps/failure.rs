@@ -69,7 +69,7 @@ impl From<GitError> for Failure {
 
 impl From<ProgramError> for Failure {
     fn from(err: ProgramError) -> Self {
-        Self::of(&err, None, err.tail())
+        Self::of(&err, err.hint().map(Into::into), err.tail())
     }
 }
 

@@ -1,5 +1,7 @@
 //! `fetch`: brings the allowed refs into the cache, finds the commit, and gives the release its name.
 
+use std::time::Duration;
+
 use agent_model::grant::Back;
 use agent_model::names::CommitId;
 use agent_model::plan::{Choice, Nature};
@@ -10,6 +12,9 @@ use super::room::counted;
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
 use crate::settings::App;
 use crate::tools::git::Fetched;
+
+/// How often the cache is looked at while somebody else holds it.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) struct Fetch;
 
@@ -30,7 +35,8 @@ impl Step for Fetch {
         let Act::Release { revision, .. } = cx.act else { return Ok(Did::Nothing("nothing is to be fetched".to_owned())) };
         // Before anything is made that could not be taken back.
         cx.site.stands()?;
-        let _cache = cx.site.hold_cache()?;
+        // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
+        let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
         // A branch may have been moved since it was fetched. Whoever may go back anyway may release what it once reached; all others are held to
         // what it reaches now.
         let known = *cx.back == Back::Always && cx.git(|git, watch| git.has(revision, cx.allowed(), watch));

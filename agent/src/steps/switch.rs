@@ -71,8 +71,13 @@ impl Step for Switch {
     fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
+        let live = match cx.site.live() {
+            // The link was never touched: whatever stands there now is no business of this run.
+            Err(_) if !cx.exposed => None,
+            live => live?,
+        };
         // An app that was activated anew goes back to itself.
-        if cx.former.as_ref() != Some(release) && cx.site.live()?.as_ref() == Some(release) {
+        if cx.former.as_ref() != Some(release) && live.as_ref() == Some(release) {
             match &cx.former {
                 Some(former) => cx.site.swap(former, cx.lock)?,
                 None => cx.site.unlink(cx.lock)?,

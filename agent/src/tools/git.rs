@@ -161,13 +161,39 @@ impl GitError {
     }
 }
 
+const BAD_CERTIFICATE: &str = "the server's certificate is not believed: it may have expired, be for another name, or have an issuer that this host does not \
+                               know (SSL_CERT_FILE in the agent's environment names others); look at this host's clock, too";
+const NOBODY_LISTENS: &str =
+    "nobody listens there: look at the app's `repository`, and whether the server is up and a firewall lets the agent reach it";
+const OUT_OF_REACH: &str = "the server is out of reach: look at the network and at firewalls";
+const CUT_OFF: &str = "the connection was cut off in the middle: ask for the release again; the cache is as it was";
+
 fn program_hint(source: &ProgramError) -> Option<String> {
     let said = source.tail().join("\n");
+    // The first that fits counts: what is told more closely stands before what may follow from it.
     let cures = [
         ("Permission denied (publickey", "the host does not know the agent's key: add the public half of `ssh_key` as a deploy key"),
+        (
+            "has changed and you have requested strict checking",
+            "the host answers with another key than `known_hosts` has: ask whoever runs it whether its key was changed; if it was not, somebody may \
+             stand in between",
+        ),
         ("Host key verification failed", "the host's key is not trusted: put it into `known_hosts` (ssh-keyscan HOST, and compare it)"),
         ("could not read Username", "the repository wants a login: use ssh with a deploy key; the agent keeps no passwords"),
         ("Could not resolve host", "the name does not resolve: look at the host's DNS"),
+        ("certificate verification failed", BAD_CERTIFICATE),
+        ("SSL certificate problem", BAD_CERTIFICATE),
+        ("The requested URL returned error: 5", "the forge itself fails: ask for the release again when it answers"),
+        ("' not found", "look at the app's `repository`: the forge has none of that name, or shows it only to those who log in"),
+        ("Couldn't connect to server", NOBODY_LISTENS),
+        ("Connection refused", NOBODY_LISTENS),
+        ("timed out", OUT_OF_REACH),
+        ("No route to host", OUT_OF_REACH),
+        ("Network is unreachable", OUT_OF_REACH),
+        ("Operation too slow", "the server fell silent: ask for the release again"),
+        ("early EOF", CUT_OFF),
+        ("hung up unexpectedly", CUT_OFF),
+        ("Recv failure", CUT_OFF),
         ("dubious ownership", "the repository belongs to another user than the agent: change its owner"),
         ("does not appear to be a git repository", "look at the app's `repository`: there is no repository at that place"),
         ("invalid gitfile format", "look at the app's `repository`: there is a file at that place, and no repository"),
@@ -176,7 +202,7 @@ fn program_hint(source: &ProgramError) -> Option<String> {
     ];
     match source {
         ProgramError::Missing(_) => Some("install git".to_owned()),
-        _ => cures.iter().find(|(part, _)| said.contains(part)).map(|(_, cure)| (*cure).to_owned()),
+        _ => cures.iter().find(|(part, _)| said.contains(part)).map(|(_, cure)| *cure).or(source.hint()).map(str::to_owned),
     }
 }
 
@@ -276,7 +302,9 @@ impl<'a> Git<'a> {
     fn git(&self) -> Result<Program, GitError> {
         self.trust_cache()?;
         let program = find_in_path("git");
-        let mut ssh = "ssh -F /dev/null -oBatchMode=yes -oStrictHostKeyChecking=yes".to_owned();
+        // A server that is gone without a word is noticed before the step's time is over.
+        let mut ssh = "ssh -F /dev/null -oBatchMode=yes -oStrictHostKeyChecking=yes -oConnectTimeout=60 -oServerAliveInterval=30 -oServerAliveCountMax=4"
+            .to_owned();
         if let Some(key) = &self.settings.ssh_key {
             ssh += &format!(" -oIdentitiesOnly=yes -i {}", quoted(key));
         }
@@ -304,7 +332,12 @@ impl<'a> Git<'a> {
             "checkout.workers=4",
             "checkout.thresholdForParallelism=200",
             "credential.helper=",
+            // As for ssh: not a byte in two minutes. A server that thinks says so every five seconds (uploadpack.keepAlive).
+            "http.lowSpeedLimit=1",
+            "http.lowSpeedTime=120",
         ];
+        // Not every git's TLS library reads SSL_CERT_FILE; git's own variable is read by all.
+        let certificates = ["GIT_SSL_CAINFO", "SSL_CERT_FILE"].into_iter().find_map(std::env::var_os);
         let program = Program::new(program)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -319,7 +352,8 @@ impl<'a> Git<'a> {
             .env("GIT_LFS_SKIP_SMUDGE", "1")
             .env("GIT_SSH_COMMAND", ssh)
             .env("LC_ALL", "C.UTF-8")
-            .inherit(|name| matches!(name, "https_proxy" | "HTTPS_PROXY" | "no_proxy" | "NO_PROXY" | "SSL_CERT_FILE" | "SSH_AUTH_SOCK"))
+            .inherit(|name| matches!(name, "https_proxy" | "HTTPS_PROXY" | "no_proxy" | "NO_PROXY" | "SSH_AUTH_SOCK"))
+            .envs(certificates.map(|certificates| ("GIT_SSL_CAINFO", certificates)))
             .args(config.iter().flat_map(|setting| ["-c", setting]))
             .arg("--git-dir")
             .arg(self.cache)
@@ -422,6 +456,7 @@ impl<'a> Git<'a> {
     fn make_cache(&self, remote: &BTreeMap<RefName, String>, watch: &Watch<'_>) -> Result<(), GitError> {
         if self.cache.join("HEAD").exists() {
             self.remove_stale_locks();
+            self.remove_half_packs();
             return Ok(());
         }
         let format = if remote.values().any(|id| id.len() == 64) { "sha256" } else { "sha1" };
@@ -442,6 +477,16 @@ impl<'a> Git<'a> {
                     // git itself tells when it is still in the way.
                     let _ = std::fs::remove_file(path);
                 }
+            }
+        }
+    }
+
+    /// Packs that were cut off in their middle stay, each as large as what had come, and nobody else removes them: `gc.auto` is off.
+    fn remove_half_packs(&self) {
+        for entry in std::fs::read_dir(self.cache.join("objects/pack")).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b"tmp_") {
+                // It is in nobody's way but the disk's.
+                let _ = std::fs::remove_file(entry.path());
             }
         }
     }

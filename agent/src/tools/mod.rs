@@ -147,6 +147,18 @@ pub(crate) enum ProgramError {
 }
 
 impl ProgramError {
+    /// What to do about it, where the end itself tells.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        // Nothing in a run kills without a word before: what is killed so at once is mostly the kernel's choice.
+        let killed = |status: &ExitStatus| status.signal() == Some(Signal::SIGKILL as i32);
+        match self {
+            Self::Failed { status, .. } if killed(status) => Some(
+                "somebody else killed it: where memory ran out, journalctl -k says so, and more memory helps or a higher limit (MemoryMax)",
+            ),
+            _ => None,
+        }
+    }
+
     /// The last lines that the program said.
     pub(crate) fn tail(&self) -> &[String] {
         match self {

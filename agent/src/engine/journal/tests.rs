@@ -24,6 +24,7 @@ fn ask(journal: &Journal, nonce: &str, form: &str, supersedes: &[RunId]) -> Take
         nonce,
         token: None,
         takes_turns: true,
+        first_for: None,
     };
     journal.take(&asked, |_| Ok(Admission { supersedes: supersedes.to_vec() })).unwrap()
 }

@@ -129,7 +129,7 @@ impl DatabaseError {
     /// What to do about it, where that is known.
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
-            Self::Program { hint, .. } => hint.as_deref(),
+            Self::Program { hint, source, .. } => hint.as_deref().or(source.hint()),
             Self::OtherKind { .. } => {
                 Some("set [backup] database to the kind that it is, or [django] database to another alias; or leave [backup] out")
             }

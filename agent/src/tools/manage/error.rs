@@ -64,7 +64,8 @@ impl ManageError {
         match self {
             Self::NotThere(_) => Some("set [django] manage to its path in the repository"),
             Self::NoSettings => Some("set [django] settings, for example settings = \"shop.settings.production\""),
-            Self::Command { hint, .. } | Self::Project { hint, .. } => hint.as_deref(),
+            Self::Command { hint, source, .. } => hint.as_deref().or(source.hint()),
+            Self::Project { hint, .. } => hint.as_deref(),
             Self::NoAnswer { .. } => Some("its settings, or a library that they load, may call os._exit or crash"),
         }
     }

@@ -136,7 +136,7 @@ impl PythonError {
     /// What to do about it, where that is known.
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
-            Self::Program { hint, .. } => hint.as_deref(),
+            Self::Program { hint, source, .. } => hint.as_deref().or(source.hint()),
             Self::NoTool { hint, .. } | Self::NoEnsurepip { hint, .. } => Some(hint),
             Self::NoInterpreter { .. } => Some("install it, or set [python] interpreter to one that is there"),
             Self::OddInterpreter { .. } => Some("set [python] interpreter to a Python 3 that runs as the agent's user"),

@@ -26,6 +26,7 @@ fn run(journal: &Journal, action: &str, nonce: &str) -> RunId {
         nonce,
         token: None,
         takes_turns: matches!(action, "release" | "activate" | "prune"),
+        first_for: None,
     };
     match journal.take(&asked, |_| Ok(Admission { supersedes: Vec::new() })).unwrap() {
         Taken::New(run) => run,
