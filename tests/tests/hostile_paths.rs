@@ -150,6 +150,13 @@ fn pth_08_a_commit_that_ships_a_manifest() {
     hostile.repo.write_program("forge", format!("#!/bin/sh\nln -s {} .release\n", hostile.canary("inner").display())).commit("Lead out");
     let live = hostile.releases();
     assert!(!live.join(".release").is_symlink() && live.join(".release/served.json").exists());
+    // And a link that comes later, to facts that are true, when more of them are to be written.
+    let facts = hostile.bench.path("facts");
+    let program = "#!/bin/sh\ncp -r .release FACTS\nrm -r .release\nln -s FACTS .release\n".replace("FACTS", facts.to_str().unwrap());
+    hostile.repo.write_program("forge", program).commit("Lead out later");
+    hostile.set("[[hook]]\nbefore = \"switch\"\nrun = [\"./forge\"]\n");
+    hostile.fails(&["release", "main"], &["is incomplete"]);
+    assert!(facts.join("manifest.json").exists() && !facts.join("served.json").exists());
     hostile
         .repo
         .write_program("forge", "#!/bin/sh\nexit 0\n")
