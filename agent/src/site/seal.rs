@@ -177,10 +177,7 @@ impl Site {
         let facts = self.facts_of(release)?;
         let not_sealed = |why: &str| SiteError::NotSealed { release: release.clone(), why: why.to_owned() };
         let path = facts.join("manifest.json");
-        let text = fs::read(&path).map_err(|_| {
-            let there = self.release_dir(release).is_dir();
-            not_sealed(if there { "is incomplete: it has no manifest" } else { "is not there: its directory is gone" })
-        })?;
+        let text = fs::read(&path).map_err(|_| not_sealed("is incomplete: it has no manifest"))?;
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| not_sealed("has a manifest that cannot be understood"))?;
         if manifest.release != release.as_str() || !manifest.commit.starts_with(release.commit_digits()) {
             return Err(not_sealed("has the manifest of another release"));
@@ -199,11 +196,13 @@ impl Site {
 
     /// Where the facts of a release are: a directory, and not a link that the release's own code has put there.
     fn facts_of(&self, release: &ReleaseName) -> Result<PathBuf, SiteError> {
-        let facts = self.release_dir(release).join(FACTS);
+        let dir = self.release_dir(release);
+        let facts = dir.join(FACTS);
         if fs::symlink_metadata(&facts).is_ok_and(|meta| meta.is_dir()) {
             return Ok(facts);
         }
-        Err(SiteError::NotSealed { release: release.clone(), why: "is incomplete: it has no directory .release".to_owned() })
+        let why = if dir.is_dir() { "is incomplete: it has no directory .release" } else { "is not there: its directory is gone" };
+        Err(SiteError::NotSealed { release: release.clone(), why: why.to_owned() })
     }
 
     /// A fact about a release, if it is one.
