@@ -256,6 +256,28 @@ attempt("agent", lambda: os.kill(AGENT, signal.SIGKILL))
 }
 
 #[test]
+fn bld_02_a_build_asks_the_agent_itself() {
+    let hostile = ready(Bench::new("bld 02 asks"), PYTHON);
+    let asks = r#"
+def ask():
+    import socket
+    agent = socket.socket(socket.AF_UNIX)
+    agent.connect("BENCH/run/control.sock")
+    agent.sendall(b"GET /v1/apps HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
+    answer = agent.recv(4096)
+    return "heard" if b"200 OK" in answer else "unheard"
+attempt("ask", ask)
+"#
+    .replace("BENCH", &hostile.bench.path("").display().to_string());
+    // Whoever is not held, and is the same user, is heard.
+    tried(&unheld(&hostile, &asks), "ask", "heard");
+    attacks(&hostile, &asks, &[]);
+    let held = record(&hostile.releases());
+    // From version 9 of Landlock on it does not even come to the socket.
+    assert!(["unheard", "PermissionError", "ConnectionResetError", "BrokenPipeError"].contains(&held["ask"].as_str().unwrap()), "{held}");
+}
+
+#[test]
 fn bld_03_a_download_runs_code_too() {
     let hostile = Hostile::new("bld 03", "");
     let download =

@@ -30,7 +30,7 @@ use thiserror::Error;
 use crate::faults;
 use sandbox::Bounds;
 
-pub(crate) use processes::{Process, boot, holding, marked, strays, topmost, unix_socket, using, with_variable};
+pub(crate) use processes::{Process, boot, holding, is_bounded, marked, strays, topmost, unix_socket, using, with_variable};
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";

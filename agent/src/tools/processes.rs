@@ -152,14 +152,21 @@ pub(crate) fn strays() -> Vec<Process> {
     let user = nix::unistd::geteuid().to_string();
     let is_stray = |process: &Process| {
         let text = |name: &str| String::from_utf8_lossy(&file_of(process.pid, name).unwrap_or_default()).into_owned();
-        let (limits, status) = (text("limits"), text("status"));
-        let limit = limits.lines().find_map(|line| line.strip_prefix(TELLTALE_LINE)?.split_whitespace().nth(1));
+        let status = text("status");
         let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
-        limit.is_some_and(|limit| limit != "unlimited")
+        is_bounded(process.pid) == Some(true)
             && uid == Some(user.as_str())
             && !text("environ").split('\0').any(|variable| variable.starts_with(super::MARKER))
     };
     parents.keys().filter(|pid| !is_ours(**pid)).map(|pid| Process::of(*pid)).filter(is_stray).collect()
+}
+
+/// Whether a process was started within bounds; nothing when it is gone, or is hidden from this user.
+pub(crate) fn is_bounded(pid: u32) -> Option<bool> {
+    let limits = file_of(pid, "limits")?;
+    let limits = String::from_utf8_lossy(&limits);
+    let limit = limits.lines().find_map(|line| line.strip_prefix(TELLTALE_LINE)?.split_whitespace().nth(1))?;
+    Some(limit != "unlimited")
 }
 
 /// The processes whose environment has a variable with this very value. A program may have overwritten what the kernel shows of its environment.

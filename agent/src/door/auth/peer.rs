@@ -1,5 +1,5 @@
 //! A process on this host, by what the kernel says of the socket that it connected with (unix(7), `SO_PEERCRED` and `SO_PEERGROUPS`): as it was
-//! at connect(2). Its number is never used: another process may have it by now.
+//! at connect(2). Its number decides nothing that it may do, for another process may have it by now; it can only be a reason to refuse.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,18 +8,29 @@ use agent_model::grant::{Caller, Power};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use tokio::net::UnixStream;
 
+use crate::tools::is_bounded;
+
 /// The number that the kernel shows for users that have none in this namespace (user_namespaces(7)).
 const UNMAPPED: u32 = 65534;
 
 /// Who is at the other end.
 ///
 /// # Errors
-/// When the kernel does not say, or the user has no number here: then it is nobody.
+/// When the kernel does not say, or the user has no number here: then it is nobody. And when it is a program of a build: the agent's own user
+/// needs no grant, and a package that is being installed must not be that user.
 pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
     let credentials = stream.peer_cred()?;
     let uid = credentials.uid();
     if uid == UNMAPPED {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the user is not mapped into this namespace"));
+    }
+    // Another user's processes may be hidden (proc(5), hidepid), and need a grant anyway; one from outside this namespace has no number here.
+    let number = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+    if uid == geteuid().as_raw()
+        && let Some(number) = number
+        && is_bounded(number) != Some(false)
+    {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a program that installs packages asks for nothing"));
     }
     let mut gids = peer_groups(stream)?;
     gids.push(credentials.gid());
