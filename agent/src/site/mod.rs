@@ -293,22 +293,23 @@ impl Site {
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let name = entry.file_name().to_str().and_then(|name| name.parse::<ReleaseName>().ok());
             if let (Some(name), true) = (name, is_dir) {
-                found.push(self.find(&name)?);
+                found.push(self.find(&name));
             }
         }
         found.sort_by(|a, b| b.name.cmp(&a.name));
         Ok(found)
     }
 
-    /// One release on disk.
-    pub(crate) fn find(&self, release: &ReleaseName) -> Result<Found, SiteError> {
-        Ok(Found {
+    /// One release on disk. A fact that cannot be read is not known, like a manifest: one damaged file must not keep all other releases from being
+    /// listed, activated and pruned.
+    pub(crate) fn find(&self, release: &ReleaseName) -> Found {
+        Found {
             name: release.clone(),
             manifest: self.manifest(release).ok(),
-            served: self.fact(release)?,
-            failed: self.fact(release)?,
+            served: self.fact(release).ok().flatten(),
+            failed: self.fact(release).ok().flatten(),
             pinned: self.pin_of(release).exists(),
-        })
+        }
     }
 
     fn pin_of(&self, release: &ReleaseName) -> PathBuf {

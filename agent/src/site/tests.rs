@@ -192,3 +192,22 @@ fn a_sweep_finishes_what_was_cut_off_and_touches_nothing_else() {
     assert_eq!(site.backups().unwrap().len(), 1);
     assert!(!site.root().join("releases/.trash-x").exists() && !site.root().join("environments/.trash-y").exists());
 }
+
+#[test]
+fn a_lock_that_cannot_be_read_locks_and_can_be_ended() {
+    let (_dir, site, _lock) = site();
+    fs::write(site.lock_file(), "{").unwrap();
+    assert!(site.read_lock().is_err());
+    assert!(site.lock().unwrap().is_some_and(|lock| lock.why.contains("cannot be understood")));
+    site.set_lock(None).unwrap();
+    assert_eq!(site.lock().unwrap(), None);
+}
+
+#[test]
+fn one_damaged_fact_keeps_no_other_release_from_being_listed() {
+    let (_dir, site, _lock) = site();
+    let (old, new) = (sealed(&site, OLD), sealed(&site, NEW));
+    fs::write(site.release_dir(&old).join(FACTS).join("served.json"), "{").unwrap();
+    let names: Vec<ReleaseName> = site.survey().unwrap().into_iter().map(|found| found.name).collect();
+    assert_eq!(names, [new, old]);
+}
