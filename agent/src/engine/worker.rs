@@ -120,6 +120,7 @@ impl Worker {
             env,
             former: None,
             before_former: None,
+            served: Vec::new(),
             target: None,
             begun: now,
             step: "",
@@ -192,6 +193,9 @@ impl Worker {
         let marker = journal.marker(due.run);
         let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &due.back, &telling, &cancel, &marker, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
+        if act == Act::Mend {
+            cx.served = journal.ever_live(&engine.name)?;
+        }
         cx.former = former;
         cx.target = target;
         if let Err(complaints) = secrets {
@@ -361,6 +365,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
     Cx {
         former: cx.former.clone(),
         before_former: cx.before_former.clone(),
+        served: cx.served.clone(),
         target: cx.target.clone(),
         steadiness: Cell::new(Steadiness::Unseen),
         inspection: cx.inspection.take(),
