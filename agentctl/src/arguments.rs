@@ -10,7 +10,9 @@ use crate::out::Out;
 use crate::render::run::Detail;
 use crate::route::Route;
 use crate::session::{Manner, Session};
-use crate::{activate, cancel, check, doctor, init, list, lock, logs, pin, plan, prune, release, runs, shell, show, sign, status, whoami};
+use crate::{
+    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, runs, shell, show, sign, status, whoami,
+};
 
 /// The command line as a value: completions and manual pages are made from it.
 pub fn command() -> clap::Command {
@@ -145,6 +147,24 @@ Examples:
     Prune(prune::Prune),
     /// Run the health checks of the live release now
     Check(check::Check),
+    /// Say what of the root differs from what was written down
+    #[command(
+        visible_alias = "verify",
+        after_help = "\
+Every file of every release and environment is read, every backup, the git cache and the journal:
+it may take long, and changes nothing. Exits 1 when anything differs.
+
+--mend removes what was left over and belongs to nothing: temporary links and files, removals that
+were cut off, releases that were never sealed, pins and records of releases that are gone. It
+touches neither the link, nor what was ever sealed, nor a backup, nor the journal; what to do about
+those is said with each.
+
+Examples:
+  agentctl fsck
+  agentctl fsck --json | jq -r '.differences[] | select(.level == \"error\") | .path'
+  agentctl fsck --mend && agentctl fsck"
+    )]
+    Fsck(fsck::Fsck),
     /// Show who the agent takes you for, and what you may do
     Whoami,
     /// Look the set-up over; each finding comes with its cure
@@ -218,6 +238,7 @@ impl AgentVerb {
             Self::Unpin(pin) => pin.unpin(session).await,
             Self::Prune(prune) => prune.run(session).await,
             Self::Check(check) => check.run(session).await,
+            Self::Fsck(fsck) => fsck.run(session).await,
             Self::Whoami => whoami::run(session).await,
             Self::Doctor => doctor::run(session).await,
         }

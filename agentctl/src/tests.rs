@@ -192,6 +192,8 @@ fn the_app_is_found_or_asked_for() {
     assert_eq!((&shown["apps"][0]["name"], &shown["apps"][0]["new"]), (&"shop".into(), &3.into()));
 }
 
+const SOUND: &str = r#"{"app":"shop","run":null,"verified":{"releases":1,"environments":0,"files":2,"bytes":3,"backups":0,"runs":1,"events":9},"differences":[]}"#;
+
 #[test]
 fn reading_verbs_ask_for_their_view() {
     let releases = r#"{"releases":[]}"#;
@@ -203,6 +205,8 @@ fn reading_verbs_ask_for_their_view() {
         ("plan feature/x", "GET /v1/apps/shop/plan?ref=feature%2Fx", plan),
         ("release --dry-run v1", "GET /v1/apps/shop/plan?ref=v1", plan),
         ("doctor", "GET /v1/doctor?app=shop", r#"{"findings":[]}"#),
+        ("fsck", "GET /v1/apps/shop/fsck", SOUND),
+        ("verify", "GET /v1/apps/shop/fsck", SOUND),
     ] {
         let words = agentctl(&format!("--app shop {arguments}"), vec![Say::Json(200, answer.into())]);
         assert_eq!((words.code, &words.asked[0], words.stderr.as_str()), (0, &asked.to_owned(), ""));
@@ -211,6 +215,11 @@ fn reading_verbs_ask_for_their_view() {
     }
     let ill = r#"{"findings":[{"app":null,"what":"git","level":"error","text":"no git","cure":null}]}"#;
     assert_eq!(agentctl("doctor", vec![Say::Json(200, ill.into())]).code, 1);
+    for (level, code) in [("error", 1), ("warning", 1), ("good", 0)] {
+        let differs = format!(r#"[{{"what":"link","level":"{level}","path":null,"text":"x","cure":null,"mend":false}}]"#);
+        let said = SOUND.replace("[]", &differs);
+        assert_eq!(agentctl("--app shop fsck", vec![Say::Json(200, said)]).code, code, "{level}");
+    }
 }
 
 #[test]

@@ -82,6 +82,8 @@ fn as_root_nobody_may_do_or_read_anything_without_a_grant() {
         ("read", &["status"]),
         ("prune", &["prune"]),
         ("read", &["prune", "--dry-run"]),
+        ("read", &["fsck"]),
+        ("mend", &["fsck", "--mend"]),
         ("check", &["check"]),
         ("lock", &["lock", "-m", "mine"]),
         ("unlock", &["unlock"]),

@@ -121,6 +121,9 @@ fn codes_0_1_and_2_of_what_is_done_failed_and_meaningless() {
         &["doctor"],
         &["prune"],
         &["prune", "--dry-run"],
+        &["fsck"],
+        &["verify"],
+        &["fsck", "--mend"],
         &["check"],
         &["lock", "-m", "why"],
         &["unlock"],
@@ -153,6 +156,7 @@ fn codes_0_1_and_2_of_what_is_done_failed_and_meaningless() {
         (&["cancel", "99"], "no run 99"),
         (&["cancel", "x"], "x"),
         (&["lock"], "-m"),
+        (&["fsck", "--no-follow"], "--mend"),
         (&["lock", "-m", ""], "`why`"),
         (&["--quiet", "--json", "status"], "--quiet"),
         (&["release", "main", "--expect-live", "latest"], "2026-11-20-22-45-23-1a2b3c4d5e6f"),
@@ -355,6 +359,9 @@ fn data_has_the_documented_shape() {
     has(&plan["steps"][0], &["step", "undo", "warn"]);
     assert_eq!(json(&["release", "main", "--dry-run", "--json"])["steps"], plan["steps"]);
     has(&json(&["doctor", "--json"])["findings"][0], &["app", "what", "level", "text", "cure"]);
+    let fsck = json(&["fsck", "--json"]);
+    has(&fsck, &["app", "run", "verified", "differences"]);
+    has(&fsck["verified"], &["releases", "environments", "files", "bytes", "backups", "runs", "events"]);
     has(&json(&["prune", "--dry-run", "--json"]), &["releases"]);
     has(&json(&["release", "main", "--no-follow", "--json"]), &["run", "events"]);
     let number = bench.ctl(["release", "main", "--no-follow"]).expect(0).says(&["goes on", "agentctl logs -f"]);
@@ -476,7 +483,7 @@ fn looking_changes_nothing() {
     bench.ctl(["release", "main", "--dry-run"]).expect(0);
     bench.ctl(["plan", "mian"]).says(&["no branch, tag or commit mian", "did you mean main?"]);
     bench.ctl(["plan", "main~1"]).expect(2);
-    for verb in [&["status"][..], &["list"], &["show"], &["runs"], &["logs"], &["doctor"], &["prune", "--dry-run"]] {
+    for verb in [&["status"][..], &["list"], &["show"], &["runs"], &["logs"], &["doctor"], &["fsck"], &["prune", "--dry-run"]] {
         bench.ctl(verb).expect(0);
     }
     assert_eq!(snapshot(&root), before);

@@ -126,7 +126,7 @@ fn every_verb_that_is_named_exists_and_every_verb_is_named() {
         }
     }
     let table = fs::read_to_string(project("README.md")).unwrap();
-    for verb in verbs.iter().filter(|verb| *verb != "deploy") {
+    for verb in verbs.iter().filter(|verb| !table.contains(&format!("(`{verb}` is the same)"))) {
         assert!(table.contains(&format!("| `agentctl {verb}")), "the README's table has no verb {verb}");
         assert!(named.contains(verb), "{verb} is named nowhere");
     }

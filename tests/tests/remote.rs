@@ -77,7 +77,7 @@ fn the_verbs_do_elsewhere_what_they_do_on_the_host() {
     site.ctl("anna", "release v1").expect(0).says(&["v1 is commit", "reached by refs/tags/v1", "is live"]);
     site.ctl("anna", "release main").expect(0).says(&[&format!("main is commit {short}, reached by refs/heads/main"), "is live"]);
     assert_eq!(site.bench.last_run()["caller"], "key:anna");
-    for arguments in ["list", "status", "show", "runs", "logs 1", "plan main", "doctor", "prune --dry-run"] {
+    for arguments in ["list", "status", "show", "runs", "logs 1", "plan main", "doctor", "fsck", "prune --dry-run"] {
         let there = site.ctl("anna", &format!("{arguments} --json")).expect(0);
         let here = site.bench.ctl(format!("{arguments} --json").split_whitespace()).expect(0);
         // Free disk changes by itself.

@@ -47,6 +47,8 @@ pub enum Act {
     },
     /// Remove what is too old to be kept.
     Prune,
+    /// Remove what was left in the root, and belongs to nothing.
+    Mend,
     /// Run the health checks of the live release now.
     Check,
     /// Take no release and no activate until unlocked.
@@ -80,6 +82,7 @@ impl Act {
             Self::Release { .. } => Right::Release,
             Self::Activate { .. } => Right::Activate,
             Self::Prune => Right::Prune,
+            Self::Mend => Right::Mend,
             Self::Check => Right::Check,
             Self::Lock { .. } => Right::Lock,
             Self::Unlock => Right::Unlock,
@@ -91,7 +94,7 @@ impl Act {
 
     /// Whether it waits for its turn among the runs of its app; the others are done on the spot.
     pub fn takes_turns(&self) -> bool {
-        matches!(self, Self::Release { .. } | Self::Activate { .. } | Self::Prune | Self::Check)
+        matches!(self, Self::Release { .. } | Self::Activate { .. } | Self::Prune | Self::Mend | Self::Check)
     }
 }
 
@@ -104,6 +107,8 @@ pub enum Right {
     Activate,
     /// `prune`
     Prune,
+    /// `mend`
+    Mend,
     /// `check`
     Check,
     /// `lock`
@@ -124,10 +129,11 @@ pub enum Right {
 
 impl Right {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Release,
         Self::Activate,
         Self::Prune,
+        Self::Mend,
         Self::Check,
         Self::Lock,
         Self::Unlock,
@@ -144,6 +150,7 @@ impl Right {
             Self::Release => "release",
             Self::Activate => "activate",
             Self::Prune => "prune",
+            Self::Mend => "mend",
             Self::Check => "check",
             Self::Lock => "lock",
             Self::Unlock => "unlock",
@@ -168,7 +175,7 @@ impl FromStr for Right {
         Self::ALL.into_iter().find(|right| right.word() == text).ok_or_else(|| BadName {
             what: "action",
             text: text.chars().take(80).collect(),
-            rule: "is none of release, activate, prune, check, lock, unlock, pin, unpin, cancel, plan, read",
+            rule: "is none of release, activate, prune, mend, check, lock, unlock, pin, unpin, cancel, plan, read",
         })
     }
 }
@@ -344,7 +351,7 @@ mod tests {
         let standing = Standing { lock: Some(lock.clone()), ..Standing::default() };
         assert_eq!(standing.admit(&request(release())), Err(Refusal::Locked(lock.clone())));
         assert_eq!(standing.admit(&request(activate())), Err(Refusal::Locked(lock)));
-        for act in [Act::Prune, Act::Check, Act::Unlock, Act::Cancel { run: RunId(1) }] {
+        for act in [Act::Prune, Act::Mend, Act::Check, Act::Unlock, Act::Cancel { run: RunId(1) }] {
             assert!(standing.admit(&request(act)).is_ok());
         }
     }
@@ -353,7 +360,9 @@ mod tests {
     fn stuck_leaves_only_activate_check_and_what_is_done_on_the_spot() {
         let standing = Standing { stuck: Some(RunId(7)), ..Standing::default() };
         assert_eq!(standing.admit(&request(release())), Err(Refusal::Stuck(RunId(7))));
-        assert_eq!(standing.admit(&request(Act::Prune)), Err(Refusal::Stuck(RunId(7))));
+        for act in [Act::Prune, Act::Mend] {
+            assert_eq!(standing.admit(&request(act)), Err(Refusal::Stuck(RunId(7))));
+        }
         assert!(standing.admit(&request(activate())).is_ok());
         assert!(standing.admit(&request(Act::Unlock)).is_ok());
     }

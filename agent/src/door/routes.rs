@@ -19,10 +19,12 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::answer::Refused;
 use super::auth::{self, Known, ticket};
+use super::long::WhileThere;
 use super::take::{Acting, take};
-use super::{House, events, hints, rights};
+use super::{House, events, hints, long, rights};
 use crate::engine::{AppEngine, NotTaken};
 use crate::report::metrics;
+use crate::tools::Cancel;
 
 /// The contract, as `GET /openapi.json` gives it.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -53,6 +55,7 @@ fn reading() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/v1/apps/{app}/releases/{release}", get(release)),
         ("/v1/apps/{app}/plan", get(plan)),
         ("/v1/apps/{app}/prune", get(prunable)),
+        ("/v1/apps/{app}/fsck", get(fsck)),
         ("/v1/runs", get(runs)),
         ("/v1/runs/{run}", get(run)),
         ("/v1/runs/{run}/events", get(run_events)),
@@ -210,6 +213,23 @@ async fn plan(
 async fn prunable(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::Releases>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.prunable()?))).await
+}
+
+async fn fsck(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Response, Refused> {
+    // It reads whole disks: one at a time is as fast as several.
+    static TURN: Semaphore = Semaphore::const_new(1);
+    let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
+    let there = WhileThere(Cancel::default());
+    let cancel = there.0.clone();
+    let looking = async move {
+        let turn = TURN.acquire().await.map_err(|err| Refused::internal(&err))?;
+        blocking(move || {
+            let _turn = turn;
+            Ok(engine.fsck(&cancel)?)
+        })
+        .await
+    };
+    long::answer(looking, there, shared.stop.clone(), long::SILENCE).await
 }
 
 #[derive(Deserialize)]

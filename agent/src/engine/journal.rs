@@ -3,6 +3,7 @@
 //! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output may wait for the next mark
 //! ([`Journal::append_soon`]). Readers have a connection of their own, and wait on the bell.
 
+mod check;
 pub(crate) mod outbox;
 mod schema;
 
@@ -23,6 +24,8 @@ use nix::fcntl::Flock;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use thiserror::Error;
 use tokio::sync::watch;
+
+pub(crate) use check::Checked;
 
 use crate::site::hold_for_good;
 
@@ -559,6 +562,15 @@ impl Journal {
         let mut query = reader.prepare_cached(
             "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL ORDER BY run DESC LIMIT 200",
         )?;
+        let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
+        Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Every release of an app that went live, be it as long ago as it may.
+    pub(crate) fn ever_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query =
+            reader.prepare_cached("SELECT DISTINCT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL")?;
         let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
         Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
     }

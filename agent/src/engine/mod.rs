@@ -1,6 +1,7 @@
 //! What takes requests and carries them out: an engine for each app, with a thread of its own, and the journal that they share.
 
 mod doctor;
+mod fsck;
 pub(crate) mod journal;
 mod look;
 pub(crate) mod mask;
@@ -331,7 +332,7 @@ impl AppEngine {
                 }
                 if self.journal.has(*run, "exposed")? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
-            Act::Release { .. } | Act::Prune | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
+            Act::Release { .. } | Act::Prune | Act::Mend | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
         }
     }
 
@@ -388,7 +389,7 @@ impl AppEngine {
             Act::Pin { release } => Ok(self.site.pin(&self.find(release)?)?),
             Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
-            Act::Release { .. } | Act::Activate { .. } | Act::Prune | Act::Check => Ok(()),
+            Act::Release { .. } | Act::Activate { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }
 

@@ -49,12 +49,12 @@ impl AppEngine {
     fn release(&self, release: &ReleaseName) -> Result<view::Release, NotTaken> {
         let live = self.site.live().unwrap_or_default();
         let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
-        Ok(release_view(&self.site.find(release)?, live.as_ref(), before.as_ref()))
+        Ok(release_view(&self.site.find(release), live.as_ref(), before.as_ref()))
     }
 
     /// One release with its manifest.
     pub(crate) fn release_detail(&self, release: &ReleaseName) -> Result<view::ReleaseDetail, NotTaken> {
-        let found = self.site.find(release)?;
+        let found = self.site.find(release);
         let migrated: Option<Migrated> = self.site.fact(release)?;
         let migrated = migrated.unwrap_or(Migrated { pending: Vec::new(), applied: None, backup: None, restore: None });
         Ok(view::ReleaseDetail {

@@ -122,6 +122,7 @@ impl Worker {
             state: self.engine.journal.place(),
             former: None,
             before_former: None,
+            served: Vec::new(),
             target: None,
             begun: now,
             step: "",
@@ -193,6 +194,9 @@ impl Worker {
         let marker = journal.marker(due.run);
         let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &due.back, &telling, &cancel, &marker, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
+        if act == Act::Mend {
+            cx.served = journal.ever_live(&engine.name)?;
+        }
         cx.former = former;
         cx.target = target;
         if let Err(complaints) = secrets {
@@ -390,6 +394,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
     Cx {
         former: cx.former.clone(),
         before_former: cx.before_former.clone(),
+        served: cx.served.clone(),
         target: cx.target.clone(),
         steadiness: Cell::new(Steadiness::Unseen),
         inspection: cx.inspection.take(),

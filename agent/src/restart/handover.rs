@@ -24,6 +24,7 @@ use agent_model::names::ReleaseName;
 use super::proof::{Asking, go_on};
 use super::{How, Proof, RestartError, Revived, Scene, Serving};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
+pub(crate) use instance::recorded;
 use instance::{Instance, Instances};
 
 /// How long a connection that was made in the last moment may take to be seen.

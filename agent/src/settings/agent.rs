@@ -100,7 +100,7 @@ fn principal(value: &Value<'_>) -> Option<Principal> {
 }
 
 /// What people call the actions otherwise.
-const OTHER_WORDS: [(&str, Right); 8] = [
+const OTHER_WORDS: [(&str, Right); 10] = [
     ("deploy", Right::Release),
     ("rollback", Right::Activate),
     ("status", Right::Read),
@@ -109,12 +109,15 @@ const OTHER_WORDS: [(&str, Right); 8] = [
     ("runs", Right::Read),
     ("logs", Right::Read),
     ("doctor", Right::Read),
+    ("fsck", Right::Read),
+    ("verify", Right::Read),
 ];
 
-const RIGHTS: [(&str, Right); 11] = [
+const RIGHTS: [(&str, Right); 12] = [
     ("release", Right::Release),
     ("activate", Right::Activate),
     ("prune", Right::Prune),
+    ("mend", Right::Mend),
     ("check", Right::Check),
     ("lock", Right::Lock),
     ("unlock", Right::Unlock),

@@ -1,5 +1,5 @@
 //! Virtual environments in `environments/<key>`: built under their final path, because they do not survive a rename, and taken over only when
-//! their marker says that they were finished.
+//! their marker says that they were finished. The marker vouches for a list of their files, as a release's manifest does.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,11 +10,16 @@ use nix::unistd::syncfs;
 
 use crate::faults;
 
+use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
 use super::{Site, SiteError, Telling, write_durably};
 
-/// The file in an environment that says that it is complete.
-const MARKER: &str = ".complete";
+/// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
+pub(super) const MARKER: &str = ".complete";
+/// The list of its files.
+pub(super) const LISTING: &str = ".files";
+/// What the last line of the marker begins with.
+const VOUCHES: &str = "files ";
 
 impl Site {
     /// Where the environment of a key is, or is to be.
@@ -47,10 +52,25 @@ impl Site {
         for entry in fs::read_dir(&path).telling("read", &path)?.flatten() {
             set_write_bits(&entry.path(), Bits::AllOff)?;
         }
+        let listing = Listing::of(&path, &[MARKER, LISTING])?;
+        let list = path.join(LISTING);
+        fs::write(&list, &listing.text).telling("write", &list)?;
         faults::at("built");
         syncfs(&dir).telling("sync the file system of", &path)?;
         faults::at("synced");
-        write_durably(&path.join(MARKER), told.as_bytes(), 0o444)
+        write_durably(&path.join(MARKER), format!("{told}\n{VOUCHES}{}\n", digest(&listing.text)).as_bytes(), 0o444)
+    }
+
+    /// The list of an environment's files, where one was kept when it was sealed.
+    ///
+    /// # Errors
+    /// A sentence when there was one, and it is lost or is another.
+    pub(super) fn listing_of_environment(&self, key: &str) -> Result<Option<Vec<u8>>, &'static str> {
+        let path = self.environment(key);
+        let marker = fs::read_to_string(path.join(MARKER)).map_err(|_| "has a marker that cannot be read")?;
+        let Some(vouched) = marker.lines().last().and_then(|line| line.strip_prefix(VOUCHES)) else { return Ok(None) };
+        let listing = fs::read(path.join(LISTING)).map_err(|_| "has lost its list of files")?;
+        if digest(&listing) == vouched { Ok(Some(listing)) } else { Err("has a list of files that its marker does not vouch for") }
     }
 
     /// Gives a release its `venv`.

@@ -11,7 +11,7 @@ use crate::faults;
 use super::{Site, SiteError, SiteLock, Telling, sync_dir};
 
 /// Names of temporary links begin so.
-const TEMPORARY: &str = ".app.";
+pub(super) const TEMPORARY: &str = ".app.";
 
 impl Site {
     /// The release that the link names, if there is a link.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_model::request::Lock;
+use chrono::{DateTime, Utc};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -89,12 +90,28 @@ impl Site {
         }
     }
 
-    fn lock_file(&self) -> PathBuf {
+    /// Where the operator's lock is kept.
+    pub(crate) fn lock_file(&self) -> PathBuf {
         self.root().join(".agent/lock.json")
     }
 
-    /// The operator's lock.
+    /// The operator's lock. One that cannot be understood is a lock all the same: nobody knows what it was to keep from happening.
     pub(crate) fn lock(&self) -> Result<Option<Lock>, SiteError> {
+        match self.read_lock() {
+            Err(SiteError::Malformed { path, .. }) => {
+                let written = std::fs::metadata(&path).and_then(|meta| meta.modified()).map(DateTime::<Utc>::from).unwrap_or_default();
+                let why = format!("{} cannot be understood", path.display());
+                Ok(Some(Lock { who: "nobody knows whom".to_owned(), why, since: written.timestamp() }))
+            }
+            read => read,
+        }
+    }
+
+    /// The operator's lock, as it is written.
+    ///
+    /// # Errors
+    /// [`SiteError::Malformed`] when it cannot be understood.
+    pub(crate) fn read_lock(&self) -> Result<Option<Lock>, SiteError> {
         let path = self.lock_file();
         let text = match std::fs::read_to_string(&path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),

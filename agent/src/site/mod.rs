@@ -10,11 +10,14 @@
 //! ```
 
 mod environment;
+mod leftovers;
 mod link;
+mod listing;
 mod lock;
 mod reserve;
 mod seal;
 mod tree;
+mod verify;
 
 use std::fs;
 use std::io;
@@ -28,9 +31,11 @@ use thiserror::Error;
 
 use crate::faults;
 
+pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
 pub(crate) use tree::{Size, remove_tree};
+pub(crate) use verify::Chart;
 
 /// The directory in a release that the agent keeps its facts in.
 pub(crate) const FACTS: &str = ".release";
@@ -353,30 +358,34 @@ impl Site {
 
     /// The releases on disk, newest first.
     pub(crate) fn survey(&self) -> Result<Vec<Found>, SiteError> {
+        Ok(self.release_names()?.iter().map(|name| self.find(name)).collect())
+    }
+
+    /// The names of the releases on disk, newest first, whatever is in them.
+    fn release_names(&self) -> Result<Vec<ReleaseName>, SiteError> {
         self.stands()?;
         let dir = self.root.join("releases");
-        let mut found = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::read_dir(&dir).telling("read", &dir)? {
             let entry = entry.telling("read", &dir)?;
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let name = entry.file_name().to_str().and_then(|name| name.parse::<ReleaseName>().ok());
-            if let (Some(name), true) = (name, is_dir) {
-                found.push(self.find(&name)?);
-            }
+            names.extend(name.filter(|_| is_dir));
         }
-        found.sort_by(|a, b| b.name.cmp(&a.name));
-        Ok(found)
+        names.sort_by(|a, b| b.cmp(a));
+        Ok(names)
     }
 
-    /// One release on disk.
-    pub(crate) fn find(&self, release: &ReleaseName) -> Result<Found, SiteError> {
-        Ok(Found {
+    /// One release on disk. A fact that cannot be read is not known, like a manifest: one damaged file must not keep all other releases from being
+    /// listed, activated and pruned. `fsck` tells it.
+    pub(crate) fn find(&self, release: &ReleaseName) -> Found {
+        Found {
             name: release.clone(),
             manifest: self.manifest(release).ok(),
-            served: self.fact(release)?,
-            failed: self.fact(release)?,
+            served: self.fact(release).ok().flatten(),
+            failed: self.fact(release).ok().flatten(),
             pinned: self.pin_of(release).exists(),
-        })
+        }
     }
 
     fn pin_of(&self, release: &ReleaseName) -> PathBuf {

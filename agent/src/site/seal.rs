@@ -2,13 +2,10 @@
 //! later (that it served, what it migrated, that it failed) are files of their own beside the manifest, which never changes.
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use agent_model::names::{CommitId, ReleaseName};
-use aws_lc_rs::digest::{Context, SHA256};
 use chrono::{DateTime, Utc};
 use nix::unistd::syncfs;
 use serde::de::DeserializeOwned;
@@ -16,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::faults;
 
+use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
 use super::{FACTS, Site, SiteError, Telling, write_durably};
 
@@ -98,6 +96,16 @@ impl Fact for Failed {
     const FILE: &'static str = "failed.json";
 }
 
+/// The list of a release's files, beside its manifest.
+pub(super) const LISTING: &str = "files";
+
+/// All that the agent keeps in `.release`.
+pub(super) const KEPT: [&str; 5] = ["manifest.json", LISTING, Served::FILE, Migrated::FILE, Failed::FILE];
+
+fn not_sealed(release: &ReleaseName, why: &str) -> SiteError {
+    SiteError::NotSealed { release: release.clone(), why: why.to_owned() }
+}
+
 /// What the seal is told.
 pub(crate) struct Sealing<'a> {
     /// The app.
@@ -138,9 +146,8 @@ impl Site {
         // The facts are the agent's alone: whatever the release's own code has put there, a link to elsewhere among it, gives way.
         remove_tree(&facts)?;
         fs::create_dir(&facts).telling("make", &facts)?;
-        let mut listing = Listing::default();
-        listing.add_dir(&dir, Path::new(""))?;
-        let path = facts.join("files");
+        let listing = Listing::of(&dir, &[FACTS])?;
+        let path = facts.join(LISTING);
         fs::write(&path, &listing.text).telling("write", &path)?;
         faults::at("listed");
         // An fd inside the releases: syncfs on another file system would be a silent no-op.
@@ -160,9 +167,9 @@ impl Site {
             environment: self.environment_of(sealing.release),
             files: listing.files,
             bytes: listing.bytes,
-            listing: hex(aws_lc_rs::digest::digest(&SHA256, &listing.text).as_ref()),
+            listing: digest(&listing.text),
         };
-        let path = facts.join("manifest.json");
+        let path = self.manifest_path(sealing.release);
         let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
         write_durably(&path, &text, 0o444)?;
         faults::at("named");
@@ -174,22 +181,12 @@ impl Site {
     /// # Errors
     /// [`SiteError::NotSealed`] when the release is incomplete or something does not agree.
     pub(crate) fn manifest(&self, release: &ReleaseName) -> Result<Manifest, SiteError> {
-        let facts = self.facts_of(release)?;
-        let not_sealed = |why: &str| SiteError::NotSealed { release: release.clone(), why: why.to_owned() };
-        let path = facts.join("manifest.json");
-        let text = fs::read(&path).map_err(|_| not_sealed("is incomplete: it has no manifest"))?;
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| not_sealed("has a manifest that cannot be understood"))?;
-        if manifest.release != release.as_str() || !manifest.commit.starts_with(release.commit_digits()) {
-            return Err(not_sealed("has the manifest of another release"));
-        }
-        let listing = fs::read(facts.join("files")).map_err(|_| not_sealed("has lost its list of files"))?;
-        if hex(aws_lc_rs::digest::digest(&SHA256, &listing).as_ref()) != manifest.listing {
-            return Err(not_sealed("has a list of files that its manifest does not vouch for"));
-        }
+        let manifest = self.written_manifest(release)?;
+        self.listing_of(release, &manifest)?;
         if let Some(key) = &manifest.environment
             && !self.has_environment(key)
         {
-            return Err(not_sealed("has lost its environment"));
+            return Err(not_sealed(release, "has lost its environment"));
         }
         Ok(manifest)
     }
@@ -202,7 +199,34 @@ impl Site {
             return Ok(facts);
         }
         let why = if dir.is_dir() { "is incomplete: it has no directory .release" } else { "is not there: its directory is gone" };
-        Err(SiteError::NotSealed { release: release.clone(), why: why.to_owned() })
+        Err(not_sealed(release, why))
+    }
+
+    /// The manifest of a release, held against its name alone.
+    pub(super) fn written_manifest(&self, release: &ReleaseName) -> Result<Manifest, SiteError> {
+        let text = fs::read(self.facts_of(release)?.join("manifest.json"))
+            .map_err(|_| not_sealed(release, "is incomplete: it has no manifest"))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|_| not_sealed(release, "has a manifest that cannot be understood"))?;
+        if manifest.release != release.as_str() || !manifest.commit.starts_with(release.commit_digits()) {
+            return Err(not_sealed(release, "has the manifest of another release"));
+        }
+        Ok(manifest)
+    }
+
+    /// The list of files that a manifest vouches for.
+    pub(super) fn listing_of(&self, release: &ReleaseName, manifest: &Manifest) -> Result<Vec<u8>, SiteError> {
+        let path = self.facts_of(release)?.join(LISTING);
+        let listing = fs::read(path).map_err(|_| not_sealed(release, "has lost its list of files"))?;
+        if digest(&listing) != manifest.listing {
+            return Err(not_sealed(release, "has a list of files that its manifest does not vouch for"));
+        }
+        Ok(listing)
+    }
+
+    /// Where the manifest of a release is.
+    pub(super) fn manifest_path(&self, release: &ReleaseName) -> PathBuf {
+        self.release_dir(release).join(FACTS).join("manifest.json")
     }
 
     /// A fact about a release, if it is one.
@@ -221,67 +245,4 @@ impl Site {
         let text = serde_json::to_vec(fact).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
         write_durably(&path, &text, 0o444)
     }
-}
-
-/// The list of files: for each `mode digest path`, ended by a NUL, in the order of their bytes.
-#[derive(Default)]
-struct Listing {
-    text: Vec<u8>,
-    files: u64,
-    bytes: u64,
-}
-
-impl Listing {
-    fn add_dir(&mut self, root: &Path, within: &Path) -> Result<(), SiteError> {
-        let dir = root.join(within);
-        let mut names: Vec<_> = fs::read_dir(&dir).telling("read", &dir)?.flatten().map(|entry| entry.file_name()).collect();
-        names.sort();
-        for name in names {
-            let path = within.join(&name);
-            if path == Path::new(FACTS) {
-                continue;
-            }
-            let whole = root.join(&path);
-            let meta = fs::symlink_metadata(&whole).telling("look at", &whole)?;
-            if meta.is_dir() {
-                self.add_dir(root, &path)?;
-                continue;
-            }
-            let digest = if meta.is_symlink() {
-                let target = fs::read_link(&whole).telling("read the link", &whole)?;
-                hex(aws_lc_rs::digest::digest(&SHA256, target.as_os_str().as_bytes()).as_ref())
-            } else if meta.is_file() {
-                self.bytes += meta.len();
-                digest_of(&whole).telling("read", &whole)?
-            } else {
-                // Sockets and FIFOs are nobody's content.
-                continue;
-            };
-            self.files += 1;
-            self.text.extend(format!("{:o} {digest} ", meta.permissions().mode()).bytes());
-            self.text.extend(path.as_os_str().as_bytes());
-            self.text.push(0);
-        }
-        Ok(())
-    }
-}
-
-fn digest_of(path: &Path) -> io::Result<String> {
-    let mut file = fs::File::open(path)?;
-    let mut context = Context::new(&SHA256);
-    let mut chunk = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut chunk)? {
-            0 => return Ok(hex(context.finish().as_ref())),
-            count => context.update(&chunk[..count]),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

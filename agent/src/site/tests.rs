@@ -237,3 +237,86 @@ fn a_sweep_finishes_what_was_cut_off_and_touches_nothing_else() {
     assert_eq!(site.backups().unwrap().len(), 1);
     assert!(!site.root().join("releases/.trash-x").exists() && !site.root().join("environments/.trash-y").exists());
 }
+
+#[test]
+fn a_release_is_verified_by_what_was_sealed_and_not_by_what_it_was_to_be() {
+    let (_dir, site, _lock) = site();
+    let release: ReleaseName = OLD.parse().unwrap();
+    let told = || {
+        let mut chart = Chart::default();
+        site.verify_releases("shop", &|| true, &mut chart).unwrap();
+        chart.differences.into_iter().map(|difference| difference.text).collect::<Vec<_>>().join("; ")
+    };
+    fs::create_dir_all(site.release_dir(&release)).unwrap();
+    assert_eq!(told(), "", "what was never sealed says nothing");
+    // Before the seal somebody wrote another commit into it.
+    fs::write(site.release_dir(&release).join("REVISION"), "0000").unwrap();
+    sealed(&site, OLD);
+    assert!(told().starts_with(&format!("REVISION of the release {OLD} was sealed with \"0000\"")), "{}", told());
+}
+
+#[test]
+fn a_temporary_file_is_known_by_its_name_and_the_agents_own_by_its_age() {
+    use super::leftovers::temporary_of;
+    for (name, pid) in
+        [(".lock.json.7", Some(7)), ("..complete.12", Some(12)), (".7", None), ("lock.json.7", None), (".a.7x", None), (".a.", None)]
+    {
+        assert_eq!(temporary_of(name), pid, "{name}");
+    }
+    let (_dir, site, lock) = site();
+    let around = Around { served: &[], in_use: &|_| false, instance: &|_| Instance::Gone };
+    let left = || site.leftovers(&around, &mut Chart::default()).unwrap();
+    let own = site.root().join(format!(".agent/.lock.json.{}", std::process::id()));
+    fs::write(&own, "").unwrap();
+    assert_eq!(left(), [], "it may be written at this moment");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(61);
+    fs::File::open(&own).unwrap().set_modified(old).unwrap();
+    assert_eq!(left().len(), 1);
+    site.remove_leftover(&left()[0], &lock).unwrap();
+    assert!(!own.exists());
+}
+
+#[test]
+fn what_was_never_sealed_may_go_unless_something_hangs_on_it() {
+    let (_dir, site, lock) = site();
+    let release: ReleaseName = OLD.parse().unwrap();
+    let dir = site.release_dir(&release);
+    fs::create_dir_all(dir.join(FACTS)).unwrap();
+    let left = |served: &[ReleaseName], in_use: bool| {
+        let mut chart = Chart::default();
+        let around = Around { served, in_use: &|path| in_use && path == dir, instance: &|_| Instance::Gone };
+        let left = site.leftovers(&around, &mut chart).unwrap();
+        (left.len(), chart.differences.into_iter().map(|difference| difference.text).collect::<Vec<_>>().join("; "))
+    };
+    assert_eq!(left(&[], false), (1, String::new()));
+    let kept = |why: &str| (0, format!("{OLD} has no manifest, and {why}"));
+    assert_eq!(left(std::slice::from_ref(&release), false), kept("it was live once"));
+    assert_eq!(left(&[], true), kept("a process runs from it"));
+    site.pin(&release).unwrap();
+    assert_eq!(left(&[], false), kept("it is pinned"));
+    site.unpin(&release).unwrap();
+    fs::write(dir.join(FACTS).join("migrated.json"), "{").unwrap();
+    assert_eq!(left(&[], false), kept("it has migrated a database"));
+    fs::remove_file(dir.join(FACTS).join("migrated.json")).unwrap();
+    site.swap(&release, &lock).unwrap();
+    assert_eq!(left(&[], false), kept("it is live"));
+}
+
+#[test]
+fn a_lock_that_cannot_be_read_locks_and_can_be_ended() {
+    let (_dir, site, _lock) = site();
+    fs::write(site.lock_file(), "{").unwrap();
+    assert!(site.read_lock().is_err());
+    assert!(site.lock().unwrap().is_some_and(|lock| lock.why.contains("cannot be understood")));
+    site.set_lock(None).unwrap();
+    assert_eq!(site.lock().unwrap(), None);
+}
+
+#[test]
+fn one_damaged_fact_keeps_no_other_release_from_being_listed() {
+    let (_dir, site, _lock) = site();
+    let (old, new) = (sealed(&site, OLD), sealed(&site, NEW));
+    fs::write(site.release_dir(&old).join(FACTS).join("served.json"), "{").unwrap();
+    let names: Vec<ReleaseName> = site.survey().unwrap().into_iter().map(|found| found.name).collect();
+    assert_eq!(names, [new, old]);
+}

@@ -7,7 +7,7 @@ use super::cx::Ask;
 use super::room::bytes;
 use super::{Cx, Did, Failure, Step, TAKEN_BACK, migrate, with_django};
 use crate::settings::App;
-use crate::tools::database::{self, Kind};
+use crate::tools::database;
 use crate::tools::manage::Tree;
 
 pub(super) struct Backup;
@@ -40,7 +40,7 @@ impl Step for Backup {
             Failure::new(format!("Django's settings have no database {:?}", django.database))
                 .with_hint("look at [django] database in the app's file")
         })?;
-        let to = cx.site.backup(&cx.target()?.release, ending(settings.kind));
+        let to = cx.site.backup(&cx.target()?.release, settings.kind.ending());
         let dump = cx.watched(|watch| database::backup(settings.kind, database, &to, watch))?;
         cx.note(format!("{}, {}, verified", dump.path.display(), bytes(dump.bytes)));
         cx.dump = Some(dump);
@@ -53,17 +53,10 @@ impl Step for Backup {
         if migrate::stands(cx, &target.release)? {
             return Ok(());
         }
-        let path = cx.site.backup(&target.release, ending(settings.kind));
+        let path = cx.site.backup(&target.release, settings.kind.ending());
         let mut part = path.clone().into_os_string();
         part.push(".part");
         cx.site.remove_backup(part.as_ref())?;
         Ok(cx.site.remove_backup(&path)?)
-    }
-}
-
-fn ending(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Postgres => "dump",
-        Kind::Sqlite => "sqlite3",
     }
 }

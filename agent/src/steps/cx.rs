@@ -78,6 +78,8 @@ pub(crate) struct Cx<'a> {
     pub former: Option<ReleaseName>,
     /// The release that was live before that one.
     pub before_former: Option<ReleaseName>,
+    /// For `mend`: the releases that the journal knows to have been live.
+    pub served: Vec<ReleaseName>,
     /// The release that the run is about, once it is known.
     pub target: Option<Target>,
     /// When the run began.

@@ -9,6 +9,7 @@ mod environment;
 mod failure;
 mod fetch;
 mod link_shared;
+mod mend;
 mod migrate;
 mod probe;
 pub(crate) mod prune;
@@ -24,6 +25,7 @@ use crate::settings::App;
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Steadiness, Target, Teller};
 pub(crate) use failure::{Failure, chain};
+pub(crate) use mend::in_use;
 pub(crate) use room::explain;
 
 /// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.
@@ -41,6 +43,7 @@ pub(crate) static PIPELINE: &[&dyn Step] = &[
     &switch::Switch,
     &probe::Probe,
     &prune::Prune,
+    &mend::Mend,
 ];
 
 /// The step with this name.

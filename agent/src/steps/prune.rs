@@ -33,7 +33,7 @@ impl Step for Prune {
         let old = old(cx.site, cx.app, way_back.as_ref())?;
         for release in &old {
             // Somebody may have pinned it while others were removed.
-            if cx.site.find(release)?.pinned {
+            if cx.site.find(release).pinned {
                 continue;
             }
             cx.site.remove_release(release)?;

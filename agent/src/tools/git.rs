@@ -452,6 +452,22 @@ impl<'a> Git<'a> {
         }
     }
 
+    /// Reads every object of the cache, and tells the first thing that is wrong with it; nothing where there is no cache yet. Not `--connectivity-only`:
+    /// that reads no file's contents, and it is contents that a release checks out.
+    pub(crate) fn fsck(&self, watch: &Watch<'_>) -> Result<Option<String>, GitError> {
+        if !self.cache.join("HEAD").exists() {
+            return Ok(None);
+        }
+        match self.git()?.args(["fsck", "--full", "--no-dangling", "--no-progress"]).quiet().capture(watch) {
+            Ok(_) => Ok(None),
+            Err(source @ ProgramError::Failed { .. }) => {
+                let first = source.tail().iter().find(|line| !line.starts_with("notice:") && !line.starts_with("warning"));
+                Ok(Some(first.cloned().unwrap_or_else(|| source.to_string())))
+            }
+            Err(source) => Err(GitError::Program { act: "verify the cache", source }),
+        }
+    }
+
     fn make_cache(&self, remote: &BTreeMap<RefName, String>, watch: &Watch<'_>) -> Result<(), GitError> {
         if self.cache.join("HEAD").exists() {
             self.remove_stale_locks();

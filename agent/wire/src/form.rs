@@ -189,6 +189,7 @@ impl TryFrom<&Form> for Request {
             }
             Right::Activate => Act::Activate { release: release()? },
             Right::Prune => Act::Prune,
+            Right::Mend => Act::Mend,
             Right::Check => Act::Check,
             Right::Lock => {
                 let why = form.needs("why", &form.why)?.trim();

@@ -1,9 +1,13 @@
 //! What the reading verbs answer. These shapes are the documented `--json` of the ctl; members are added, never renamed.
 
+mod fsck;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{OutcomeWord, PlannedStep};
+
+pub use fsck::{Difference, Fsck, Verified};
 
 /// The answer to a request that was taken (202), or had been taken before (200).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

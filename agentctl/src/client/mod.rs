@@ -46,6 +46,8 @@ pub(crate) enum Effort {
     Little,
     /// It fetches, or tries things out.
     Much,
+    /// It reads everything that it has.
+    All,
 }
 
 /// What was read: as it came, and understood. What is handed on is what came, so that nothing newer than this program is lost on the way.
@@ -104,6 +106,7 @@ impl Client {
         let limit = match effort {
             Effort::Little => self.patience.answer,
             Effort::Much => self.patience.search,
+            Effort::All => self.patience.reading,
         };
         let request = self.reading(path, "application/json").await?;
         let response = self.send(request, limit).await?;
@@ -226,7 +229,8 @@ impl Client {
             return Err(problem.map_or_else(|_| strange(None), |problem| Fault::Refused { problem, again }));
         }
         let view = serde_json::from_slice(&body).map_err(|err| strange(Some(err)))?;
-        Ok(Answer { raw: String::from_utf8_lossy(&body).trim_end().to_owned(), view })
+        // What takes long has empty lines in front: signs of life.
+        Ok(Answer { raw: String::from_utf8_lossy(&body).trim().to_owned(), view })
     }
 
     fn broken(&self, err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {

@@ -11,6 +11,8 @@ pub(crate) struct Patience {
     pub(crate) answer: Duration,
     /// For one that it must fetch or try first.
     pub(crate) search: Duration,
+    /// For one for which it must read whole disks. An agent that is gone breaks the connection; this is for a host that is.
+    pub(crate) reading: Duration,
     /// For a lost agent to come back.
     pub(crate) comeback: Duration,
     /// Between two attempts.
@@ -23,6 +25,7 @@ impl Default for Patience {
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(30),
             search: Duration::from_secs(600),
+            reading: Duration::from_secs(24 * 3600),
             comeback: Duration::from_secs(60),
             pause: Duration::from_millis(250),
         }

@@ -114,6 +114,7 @@ fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
     match known.action.as_str() {
         "check" => live.map_or_else(|| "every check passed".into(), |live| format!("{live} passed every check")),
         "prune" => "what was too old is gone".into(),
+        "mend" => "what was left over is gone".into(),
         "lock" => "locked: no release or activate until it is unlocked".into(),
         "unlock" => "unlocked".into(),
         "pin" => format!("{} is kept for ever", release()),
@@ -127,6 +128,7 @@ fn next(known: &Known, outcome: OutcomeWord) -> Option<String> {
     let (run, agentctl) = (known.run, &known.called);
     match outcome {
         OutcomeWord::Failed | OutcomeWord::RolledBack if serves(&known.action) => Some(format!("{agentctl} logs {run} shows all output")),
+        OutcomeWord::Done if known.action == "mend" => Some(format!("{agentctl} fsck says what else differs")),
         OutcomeWord::Stuck => Some(format!("when it is understood: {agentctl} activate RELEASE")),
         OutcomeWord::Done if known.action == "cancel" => {
             known.of.as_deref().map(|of| format!("{agentctl} logs -f {} shows how it ends", clean_line(of)))

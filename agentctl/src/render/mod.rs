@@ -5,7 +5,7 @@
 //! 2. [`ending`]: the sentence that a run ends with;
 //! 3. [`run`]: a run, told event by event;
 //! 4. [`table`]: releases and runs in columns;
-//! 5. [`page`]: what the other reading verbs show;
+//! 5. [`page`], [`fsck`]: what the other reading verbs show;
 //! 6. [`sign`], [`init`]: what the verbs show that ask nobody;
 //! 7. [`hint`]: what to do about what went wrong.
 
@@ -14,6 +14,7 @@ pub(crate) mod words;
 mod ending;
 pub(crate) mod run;
 
+mod fsck;
 mod page;
 mod table;
 
@@ -32,6 +33,7 @@ use std::time::Duration;
 use agent_wire::form::Form;
 use agent_wire::view::Plan;
 
+pub(crate) use fsck::fsck;
 pub(crate) use page::{doctor, plan, prunable, release, status, whoami};
 pub(crate) use table::{releases, runs};
 

@@ -4,8 +4,8 @@ use agent_model::request::Right;
 use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::problem::Problem;
 use agent_wire::view::{
-    App, Apps, Commit, Doctor, Finding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs,
-    Whoami,
+    App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
+    Run, RunState, Runs, Verified, Whoami,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use insta::assert_snapshot;
@@ -278,6 +278,7 @@ fn acts_that_tend_end_in_their_own_words() {
     for (action, of) in [
         ("check", None),
         ("prune", None),
+        ("mend", None),
         ("lock", Some("black friday")),
         ("unlock", None),
         ("pin", Some(NEW)),
@@ -293,6 +294,9 @@ fn acts_that_tend_end_in_their_own_words() {
     shop: the check failed: 2026-11-20-20-00-00-0a1b2c3d4e5f is live, and did not pass (run 12, 8.4 s)
     shop: what was too old is gone (run 12, 8.4 s)
     shop: prune failed (run 12, 8.4 s)
+    shop: what was left over is gone (run 12, 8.4 s)
+    next: agentctl fsck says what else differs
+    shop: mend failed (run 12, 8.4 s)
     shop: locked: no release or activate until it is unlocked (run 12, 8.4 s)
     shop: lock failed (run 12, 8.4 s)
     shop: unlocked (run 12, 8.4 s)
@@ -597,6 +601,61 @@ fn the_doctor_tells_the_worst_first() {
     assert_snapshot!(plain(&doctor(&Doctor { findings: vec![finding(Level::Good, "fine", None)] })), @r"
     ✓ shop git: fine
     all is as it should be
+    ");
+}
+
+#[test]
+fn fsck_tells_the_worst_first_and_each_cure_once_below_what_it_is_for() {
+    let difference = |level, path: &str, text: &str, cure: Option<&str>| Difference {
+        what: "release".into(),
+        level,
+        path: (!path.is_empty()).then(|| path.to_owned()),
+        text: text.into(),
+        cure: cure.map(str::to_owned),
+        mend: false,
+    };
+    let verified = Verified { releases: 2, environments: 1, files: 12_345, bytes: 67_800_000, backups: 1, runs: 7, events: 890 };
+    let found = |run, differences| Fsck { app: "shop".into(), run, verified: verified.clone(), differences };
+    let anew = Some("agentctl release 1a2b3c4d5e6f makes this commit anew");
+    let differences = vec![
+        difference(Level::Warning, "/srv/shop/x", "x of the release is new", Some("remove it")),
+        Difference {
+            mend: true,
+            ..difference(
+                Level::Warning,
+                "/srv/shop/.app.1-x",
+                "the temporary link .app.1-x is left",
+                Some("agentctl fsck --mend removes it"),
+            )
+        },
+        difference(Level::Error, "/srv/shop/a", "a of the release is gone", anew),
+        difference(Level::Error, "/srv/shop/b", "b\x1b[2J of the release is gone", anew),
+        difference(Level::Good, "", "run 3 made it live", None),
+    ];
+    assert_snapshot!(plain(&fsck(&found(None, differences))), @r"
+    ✗ release: a of the release is gone
+      /srv/shop/a
+    ✗ release: b of the release is gone
+      /srv/shop/b
+      cure: agentctl release 1a2b3c4d5e6f makes this commit anew
+    ! release: x of the release is new
+      /srv/shop/x
+      cure: remove it
+    ! release: the temporary link .app.1-x is left
+      /srv/shop/.app.1-x
+      cure: agentctl fsck --mend removes it
+    · release: run 3 made it live
+    2 errors, 2 warnings; agentctl fsck --mend removes 1 of them
+    looked at: 2 releases and 1 environment with 12345 files (67.8 MB), 1 backup, 7 runs with 890 events
+    ");
+    assert_snapshot!(plain(&fsck(&found(Some(12), vec![]))), @r"
+    ! run 12 is under way: what belongs to it is left out; ask again when it has ended
+    all is as it was written down
+    looked at: 2 releases and 1 environment with 12345 files (67.8 MB), 1 backup, 7 runs with 890 events
+    ");
+    assert_snapshot!(plain(&fsck(&found(None, vec![]))), @r"
+    all is as it was written down
+    looked at: 2 releases and 1 environment with 12345 files (67.8 MB), 1 backup, 7 runs with 890 events
     ");
 }
 

@@ -9,8 +9,8 @@ use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::form::{Form, Options};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
-    App, Apps, Commit, Doctor, Finding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases, Run, RunState, Runs,
-    Taken, Whoami, WillLook,
+    App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
+    Run, RunState, Runs, Taken, Verified, Whoami, WillLook,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -328,6 +328,24 @@ fn every_view_is_as_the_contract_says() {
     contract.hold("PlannedStep", &planned[1], &planned[0]);
     contract.hold("Finding", &finding(true), &finding(false));
     contract.hold("Doctor", &Doctor { findings: vec![finding(true)] }, &Doctor { findings: vec![] });
+    let difference = |said: bool| Difference {
+        what: "link".into(),
+        level: Level::Error,
+        path: said.then(|| "/var/shop/app".into()),
+        text: "it is gone".into(),
+        cure: said.then(|| "agentctl activate".into()),
+        mend: false,
+    };
+    let verified = Verified { releases: 1, environments: 1, files: 2, bytes: 3, backups: 1, runs: 4, events: 50 };
+    let fsck = |said: bool| Fsck {
+        app: "shop".into(),
+        run: said.then_some(7),
+        verified: verified.clone(),
+        differences: if said { vec![difference(true)] } else { vec![] },
+    };
+    contract.hold("Verified", &verified, &verified);
+    contract.hold("Difference", &difference(true), &difference(false));
+    contract.hold("Fsck", &fsck(true), &fsck(false));
     let grant = GrantView {
         to: vec!["key:ci".into()],
         apps: Some(vec!["shop".into()]),
@@ -433,8 +451,8 @@ fn a_request_is_as_the_contract_says() {
             taken += usize::from(fits);
         }
     }
-    // Nonce and version are needed by all ten; all but `read` need the app, and six need a member of their own.
-    assert_eq!(taken, 10 * (15 - 2) - 9 - 6);
+    // Nonce and version are needed by all eleven; all but `read` need the app, and six need a member of their own.
+    assert_eq!(taken, 11 * (15 - 2) - 10 - 6);
     for (member, value) in [
         ("app", json!("Shop")),
         ("v", json!(2)),

@@ -17,6 +17,7 @@ use crate::faults;
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::{RestartError, Scene, Serving};
+use crate::site;
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
 
@@ -36,6 +37,19 @@ struct Record {
     /// Whether it was told to end: it may answer for a moment, and must not be relied on any more.
     #[serde(default)]
     leaving: bool,
+}
+
+/// Whether the instance that a record tells of runs, whatever is set by now: by its process, by the variable that its processes have, and by who
+/// listens at its socket.
+pub(crate) fn recorded(path: &Path) -> site::Instance {
+    let Some(record) = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok()) else {
+        return site::Instance::Unknown;
+    };
+    let process = record.process.filter(|_| record.boot == boot()).map(|(pid, started)| Process::recorded(pid, started));
+    let runs = process.is_some_and(|process| process.is_alive())
+        || http::listens(&record.socket)
+        || !with_variable(SOCKET, &record.socket.to_string_lossy()).is_empty();
+    if runs { site::Instance::Runs } else { site::Instance::Gone }
 }
 
 /// A running instance.

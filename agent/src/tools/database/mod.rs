@@ -3,6 +3,7 @@
 mod postgres;
 mod sqlite;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -40,6 +41,19 @@ impl Kind {
             Self::Postgres => "postgres",
             Self::Sqlite => "sqlite",
         }
+    }
+
+    /// What the names of its dumps end with.
+    pub(crate) fn ending(self) -> &'static str {
+        match self {
+            Self::Postgres => "dump",
+            Self::Sqlite => "sqlite3",
+        }
+    }
+
+    /// The kind of a dump, by its name.
+    pub(crate) fn of(dump: &Path) -> Option<Self> {
+        [Self::Postgres, Self::Sqlite].into_iter().find(|kind| dump.extension() == Some(OsStr::new(kind.ending())))
     }
 
     /// As Django calls it.
@@ -169,6 +183,17 @@ pub(crate) fn backup(kind: Kind, database: &Database, to: &Path, watch: &Watch<'
     faults::at("dumped");
     let bytes = part.publish(to)?;
     Ok(Dump { path: to.to_owned(), bytes, restore })
+}
+
+/// Reads all of a dump, as was done when it was made.
+///
+/// # Errors
+/// [`DatabaseError::Unsound`] when it is no good; another one when that cannot be told.
+pub(crate) fn verify(kind: Kind, dump: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+    match kind {
+        Kind::Postgres => postgres::verify(dump, watch),
+        Kind::Sqlite => sqlite::verify(dump, watch),
+    }
 }
 
 /// A dump that is being written; removed again unless it is published.

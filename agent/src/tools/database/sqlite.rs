@@ -23,7 +23,7 @@ pub(super) fn dump(database: &Database, part: &Path, to: &Path, watch: &Watch<'_
     }
     let from = Path::new(&database.name);
     copy(from, part, watch)?;
-    check(part, watch)?;
+    verify(part, watch)?;
     Ok(format!("sqlite3 {} {}", quoted(&database.name), quoted(&format!(".restore '{}'", to.display()))))
 }
 
@@ -98,7 +98,12 @@ fn patiently<T>(watch: &Watch<'_>, act: impl Fn() -> rusqlite::Result<T>) -> Res
     }
 }
 
-fn check(part: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+/// Has SQLite look at every page.
+pub(super) fn verify(part: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+    // To SQLite that is a database without tables; but a copy of one has a page all the same.
+    if std::fs::metadata(part).is_ok_and(|meta| meta.len() == 0) {
+        return Err(DatabaseError::Unsound("it is empty".to_owned()));
+    }
     // Immutable: a copy of a database with a write-ahead log would else get one of its own.
     let uri = format!("file:{}?immutable=1", escaped(part));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -171,3 +171,15 @@ fn words_are_quoted_for_the_shell() {
     assert_eq!(quoted("it's"), r"'it'\''s'");
     assert_eq!(quoted(""), "''");
 }
+
+#[test]
+fn a_dump_of_nothing_verifies_and_one_that_was_cut_to_nothing_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("empty.db"), dir.path().join("empty.sqlite3"));
+    fs::write(&from, "").unwrap();
+    watched(|watch| backup(Kind::Sqlite, &sqlite_database(&from), &to, watch)).unwrap();
+    assert_eq!(Kind::of(&to), Some(Kind::Sqlite));
+    watched(|watch| verify(Kind::Sqlite, &to, watch)).unwrap();
+    fs::write(&to, "").unwrap();
+    assert!(matches!(watched(|watch| verify(Kind::Sqlite, &to, watch)), Err(DatabaseError::Unsound(_))));
+}

@@ -1,0 +1,128 @@
+//! An answer that takes long. It begins at once when it comes soon, and is a plain one then, whatever it says. Else it begins with success, and an
+//! empty line now and then, which JSON may have in front: so no proxy takes the silence for an end, and a client that has left is found out. One that
+//! only closes its sending side has not.
+
+use std::io;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::answer::Refused;
+use super::stopped;
+use crate::tools::Cancel;
+
+/// How long an answer is silent at the most.
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
+
+/// Ends what is done for a client when nobody waits for it any more.
+pub(super) struct WhileThere(pub(super) Cancel);
+
+impl Drop for WhileThere {
+    fn drop(&mut self) {
+        self.0.ask();
+    }
+}
+
+/// Answers with what comes of `looking`, however long it takes.
+pub(super) async fn answer<T: Serialize + Send + 'static>(
+    looking: impl Future<Output = Result<T, Refused>> + Send + 'static,
+    there: WhileThere,
+    mut stop: watch::Receiver<bool>,
+    silence: Duration,
+) -> Result<Response, Refused> {
+    let mut looking = Box::pin(looking);
+    if let Ok(seen) = tokio::time::timeout(silence, &mut looking).await {
+        return seen.map(|seen| Json(seen).into_response());
+    }
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(1);
+    tokio::spawn(async move {
+        let _there = there;
+        loop {
+            let next = tokio::select! {
+                seen = &mut looking => {
+                    // What began as a success can only be broken off; why stands in the log.
+                    let text = seen.map_err(|_| io::ErrorKind::Other.into()).and_then(|seen| Ok(serde_json::to_vec(&seen)?.into()));
+                    // A client that has left wants none.
+                    let _ = sender.send(text).await;
+                    return;
+                }
+                () = stopped(&mut stop) => return,
+                () = sender.closed() => return,
+                () = tokio::time::sleep(silence) => sender.send(Ok(Bytes::from_static(b"\n"))).await,
+            };
+            if next.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(ReceiverStream::new(receiver))).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(10);
+
+    fn begun() -> (Cancel, WhileThere, watch::Sender<bool>, watch::Receiver<bool>) {
+        let cancel = Cancel::default();
+        let (stop, stopping) = watch::channel(false);
+        (cancel.clone(), WhileThere(cancel), stop, stopping)
+    }
+
+    async fn after(time: Duration) -> Result<&'static str, Refused> {
+        tokio::time::sleep(time).await;
+        Ok("seen")
+    }
+
+    #[tokio::test]
+    async fn what_comes_soon_is_a_plain_answer_and_so_is_a_refusal() {
+        let (_, there, _stop, stopping) = begun();
+        let response = answer(after(Duration::ZERO), there, stopping, SILENCE).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "\"seen\"");
+        let (_, there, _stop, stopping) = begun();
+        let refused = async { Err::<(), _>(Refused::not_found("there is nothing")) };
+        assert_eq!(answer(refused, there, stopping, SILENCE).await.unwrap_err().into_response().status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_shows_signs_of_life_and_is_json_all_the_same() {
+        let (_, there, _stop, stopping) = begun();
+        let response = answer(after(SHORT * 10), there, stopping, SHORT).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(text.starts_with(b"\n"), "{text:?}");
+        assert_eq!(serde_json::from_slice::<String>(&text).unwrap(), "seen");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_it_and_so_does_the_agents_end() {
+        for leaves in [true, false] {
+            let (cancel, there, stop, stopping) = begun();
+            let response = answer(std::future::pending::<Result<(), Refused>>(), there, stopping, SHORT).await.unwrap();
+            assert!(!cancel.asked());
+            if leaves {
+                drop(response);
+            } else {
+                stop.send(true).unwrap();
+            }
+            tokio::time::timeout(Duration::from_secs(60), async {
+                while !cancel.asked() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await
+            .unwrap();
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `fsck`: holds an app's root against its manifests and the journal, and says what differs. It changes nothing; what may go without a question, a
+//! run of the act `mend` removes.
+//!
+//! A run may be under way, and another may begin at any moment. What belongs to it is left out: what it makes is not complete, and what it removes is
+//! on its way. What was sealed never changes, so that it can be read whatever goes on.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use agent_model::names::RunId;
+use agent_wire::event::Stream;
+use agent_wire::view::{Fsck, Level};
+
+use super::journal::Checked;
+use super::{AppEngine, NotTaken, locked};
+use crate::restart::handover;
+use crate::site::{Around, Chart, Leftover};
+use crate::steps::{chain, in_use};
+use crate::tools::database::{self, DatabaseError};
+use crate::tools::git::Git;
+use crate::tools::{Cancel, Watch};
+
+/// How long one program may take: a repository or a dump may be large.
+const LIMIT: Duration = Duration::from_secs(3600);
+/// How often it is tried to look between two runs.
+const MOST_TRIES: usize = 5;
+
+/// How the runs of an app stand, to tell whether anything came between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pulse {
+    /// The run that the app's thread carries out.
+    current: Option<RunId>,
+    /// The run that the journal says is under way.
+    begun: Option<RunId>,
+    /// The run that ended last.
+    ended: Option<u64>,
+}
+
+impl AppEngine {
+    /// What differs. Ends early where `cancel` asks for it: then the answer is for nobody.
+    pub(crate) fn fsck(&self, cancel: &Cancel) -> Result<Fsck, NotTaken> {
+        let go_on = || !cancel.asked();
+        let lines = |_: Stream, line: &str| tracing::debug!("{line}");
+        let marker = format!("{}:fsck", self.journal.id());
+        let watch = || Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel, lines: &lines };
+        let (run, checked, mut chart) = self.between_runs(&go_on)?;
+        self.tell_journal(&checked, run, &mut chart);
+        self.verify_lock(&mut chart);
+        self.site.verify_names(&mut chart);
+        self.site.verify_releases(self.name.as_str(), &go_on, &mut chart)?;
+        self.site.verify_environments(&go_on, &mut chart)?;
+        self.verify_backups(&go_on, watch, &mut chart)?;
+        if run.is_none() {
+            self.verify_cache(&watch(), &mut chart);
+        }
+        self.tell_unended(&checked, &mut chart);
+        let Chart { verified, mut differences } = chart;
+        differences.sort_by_key(|difference| difference.level);
+        Ok(Fsck { app: self.name.to_string(), run: run.map(|run| run.0), verified, differences })
+    }
+
+    fn pulse(&self) -> Result<Pulse, NotTaken> {
+        let current = locked(&self.current).as_ref().map(|(run, _)| *run);
+        let begun = self.journal.standing(&self.name)?.running;
+        // Once its end is written down it touches nothing more, though the thread may not have let it go yet.
+        let current = current.filter(|current| begun == Some(*current));
+        Ok(Pulse { current, begun, ended: self.journal.last_ended(&self.name)?.map(|run| run.run) })
+    }
+
+    /// What a run would change while it is looked at: looked at between two runs, or left out. Gives the run that it was left out for.
+    fn between_runs(&self, go_on: &dyn Fn() -> bool) -> Result<(Option<RunId>, Checked, Chart), NotTaken> {
+        let mut last = None;
+        for _ in 0..MOST_TRIES {
+            let pulse = self.pulse();
+            let mut chart = Chart::default();
+            let checked = self.journal.check(&self.name, go_on);
+            let pulse = match pulse {
+                Ok(pulse) => pulse,
+                // A journal that is damaged does not say what is under way: it is told, and so is what hangs on no run.
+                Err(_) if !checked.flaws.is_empty() => return Ok((None, checked, chart)),
+                Err(err) => return Err(err),
+            };
+            let served: Vec<_> = checked.served.keys().cloned().collect();
+            // A run that nobody carries out is in nobody's way.
+            let Some(run) = pulse.current else {
+                let around = Around { served: &served, in_use: &in_use, instance: &handover::recorded };
+                let left = self.site.leftovers(&around, &mut chart)?;
+                self.site.verify_link(checked.last.as_ref(), &mut chart);
+                if self.pulse()? == pulse {
+                    chart.differences.extend(left.iter().map(Leftover::difference));
+                    return Ok((None, checked, chart));
+                }
+                last = pulse.begun.or(pulse.ended.map(RunId));
+                continue;
+            };
+            return Ok((Some(run), checked, chart));
+        }
+        Ok((last, self.journal.check(&self.name, go_on), Chart::default()))
+    }
+
+    fn tell_journal(&self, checked: &Checked, run: Option<RunId>, chart: &mut Chart) {
+        let path = self.journal.path();
+        chart.verified.runs = checked.runs;
+        chart.verified.events = checked.events;
+        for (of, text) in &checked.flaws {
+            let (text, cure) = match of {
+                Some(of) => (
+                    format!("run {of}: {text}"),
+                    format!("agentctl logs {of} shows its events; nobody but the agent may write there: put the file back from a copy"),
+                ),
+                None => (
+                    format!("the journal is damaged: {}", one_line(text)),
+                    "stop the agent, and put the file back from a copy; without one the releases on disk still tell of themselves"
+                        .to_owned(),
+                ),
+            };
+            chart.add("journal", Level::Error, Some(path), text, Some(cure));
+        }
+        if run.is_some() {
+            return;
+        }
+        let gone = checked.served.iter().filter(|(release, _)| !self.site.release_dir(release).is_dir());
+        for (release, run) in gone.filter(|(release, _)| !checked.pruned.contains(release.as_str())) {
+            let text = format!("run {run} made {release} live; it is gone, and no run pruned it");
+            chart.add("journal", Level::Good, None, text, None);
+        }
+    }
+
+    /// Runs that have begun, and that nobody carries out: looked at last, so that one that began a moment ago has been taken up by now.
+    fn tell_unended(&self, checked: &Checked, chart: &mut Chart) {
+        for run in &checked.unended {
+            let current = locked(&self.current).as_ref().map(|(run, _)| *run);
+            // One that cannot be read is told as such.
+            let known = self.journal.run(*run).ok().flatten();
+            if current != Some(*run) && known.is_some_and(|known| known.ended.is_none()) {
+                let text = format!("run {run} has begun and not ended, and nobody carries it out");
+                let cure = "start the agent again: it takes such a run back, or ends it: systemctl restart release-agent".to_owned();
+                chart.add("journal", Level::Error, Some(self.journal.path()), text, Some(cure));
+            }
+        }
+    }
+
+    fn verify_lock(&self, chart: &mut Chart) {
+        if let Err(err) = self.site.read_lock() {
+            let cure = "it locks all the same: agentctl unlock, and lock again where that is still wanted".to_owned();
+            let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
+            chart.add("lock", Level::Error, Some(&self.site.lock_file()), format!("the lock cannot be read{why}"), Some(cure));
+        }
+    }
+
+    fn verify_backups<'a>(&self, go_on: &dyn Fn() -> bool, watch: impl Fn() -> Watch<'a>, chart: &mut Chart) -> Result<(), NotTaken> {
+        for path in self.site.backups()? {
+            if !go_on() {
+                return Ok(());
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let release = name.split('.').next().and_then(|release| release.parse().ok());
+            let Some(kind) = database::Kind::of(&path) else {
+                let cure = "move it elsewhere, or remove it".to_owned();
+                chart.add("backup", Level::Warning, Some(&path), format!("{name} is no backup that the agent makes"), Some(cure));
+                continue;
+            };
+            match database::verify(kind, &path, &watch()) {
+                Ok(()) => chart.verified.backups += 1,
+                // Pruned meanwhile.
+                Err(_) if !path.exists() => continue,
+                Err(DatabaseError::Unsound(why)) => {
+                    let cure = "restore nothing from it; make a dump of your own, if you need one now, and remove this one".to_owned();
+                    let text = format!("the backup {name} does not verify: {}", one_line(&why));
+                    chart.add("backup", Level::Error, Some(&path), text, Some(cure));
+                }
+                Err(err) => {
+                    let text = format!("the backup {name} cannot be verified: {}", chain(&err));
+                    chart.add("backup", Level::Warning, Some(&path), text, err.hint().map(str::to_owned));
+                }
+            }
+            if release.is_some_and(|release| !self.site.release_dir(&release).is_dir()) {
+                let text = format!("the backup {name} is of a release that is gone");
+                let cure = "it stays until [backup] keep newer ones are there".to_owned();
+                chart.add("backup", Level::Good, Some(&path), text, Some(cure));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_cache(&self, watch: &Watch<'_>, chart: &mut Chart) {
+        let app = self.settings();
+        let cache = self.site.cache();
+        match Git::new(&app.git, &cache).fsck(watch) {
+            Ok(None) => {}
+            Ok(Some(said)) => {
+                let cure = format!("rm -r {}: the next release fetches all of it anew", cache.display());
+                chart.add(
+                    "git",
+                    Level::Error,
+                    Some(&cache),
+                    format!("the git cache is damaged: {}", said.trim_start_matches("error: ")),
+                    Some(cure),
+                );
+            }
+            Err(err) => {
+                let text = format!("the git cache cannot be verified: {}", chain(&err));
+                chart.add("git", Level::Warning, Some(&cache), text, err.hint());
+            }
+        }
+    }
+}
+
+/// What SQLite says of a file, without the head of its list.
+fn one_line(said: &str) -> String {
+    said.lines().filter(|line| !line.starts_with("***")).collect::<Vec<_>>().join("; ")
+}

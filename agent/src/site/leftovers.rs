@@ -1,0 +1,272 @@
+//! What was left in a root, and belongs to nothing: it can go without a question. Looked for while no run is under way, or in the run that removes it.
+//!
+//! What might still be wanted is not among it: nothing that was ever sealed, no backup, nothing that a process uses.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_model::names::ReleaseName;
+use agent_wire::view::{Difference, Level};
+
+use super::link::TEMPORARY;
+use super::seal::Fact;
+use super::{Chart, FACTS, Failed, Migrated, Served, Site, SiteError, SiteLock, Telling, remove_tree};
+
+/// What the root itself cannot tell.
+pub(crate) struct Around<'a> {
+    /// The releases that the journal knows to have been live.
+    pub served: &'a [ReleaseName],
+    /// Whether a process runs from a directory.
+    pub in_use: &'a dyn Fn(&Path) -> bool,
+    /// Whether the instance that a record tells of runs.
+    pub instance: &'a dyn Fn(&Path) -> Instance,
+}
+
+/// How the instance of a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Instance {
+    /// It runs.
+    Runs,
+    /// It does not.
+    Gone,
+    /// The record cannot be understood.
+    Unknown,
+}
+
+/// Something that was left, and can go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leftover {
+    what: &'static str,
+    path: PathBuf,
+    text: String,
+    way: Way,
+}
+
+const CUT_OFF: &str = "the rest of a writing that was cut off";
+
+/// How it is removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// As what it is.
+    Itself,
+    /// As a release: out of sight first.
+    Release(ReleaseName),
+    /// As an environment, likewise.
+    Environment(String),
+}
+
+impl Leftover {
+    fn new(what: &'static str, path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        Self { what, path: path.into(), text: text.into(), way: Way::Itself }
+    }
+
+    /// Its place in the root, and what it is.
+    pub(crate) fn told(&self, site: &Site) -> String {
+        let place = self.path.strip_prefix(site.root()).unwrap_or(&self.path);
+        format!("{}: {}", place.display(), self.text)
+    }
+
+    /// As a difference that can be mended.
+    pub(crate) fn difference(&self) -> Difference {
+        Difference {
+            what: self.what.to_owned(),
+            level: Level::Warning,
+            path: Some(self.path.display().to_string()),
+            text: self.text.clone(),
+            cure: Some("agentctl fsck --mend removes it".to_owned()),
+            mend: true,
+        }
+    }
+}
+
+impl Site {
+    /// What can go. What looks like it and may not goes into the chart.
+    ///
+    /// # Errors
+    /// [`SiteError::Io`] when a directory of the root cannot be read.
+    pub(crate) fn leftovers(&self, around: &Around<'_>, chart: &mut Chart) -> Result<Vec<Leftover>, SiteError> {
+        let mut left = Vec::new();
+        for (name, path) in entries(self.root())? {
+            if name.starts_with(TEMPORARY) && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
+                left.push(Leftover::new("link", path, "a temporary link was left beside the link"));
+            }
+        }
+        self.left_releases(around, chart, &mut left)?;
+        self.left_environments(around, &mut left)?;
+        for (_, path) in entries(&self.root().join("backups"))? {
+            if path.extension() == Some(OsStr::new("part")) {
+                left.push(Leftover::new("backup", path, "a backup that never came to its end"));
+            }
+        }
+        self.left_notes(around, chart, &mut left)?;
+        Ok(left)
+    }
+
+    fn left_releases(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+        let dir = self.root().join("releases");
+        left.extend(trash(&dir, "release")?);
+        for release in self.release_names()? {
+            let dir = self.release_dir(&release);
+            let facts = dir.join(FACTS);
+            left.extend(temporaries(&facts)?);
+            if fs::symlink_metadata(self.manifest_path(&release)).is_ok() {
+                continue;
+            }
+            match self.why_kept(&release, around) {
+                None => {
+                    let text = format!("{release} was never sealed, and can never be activated");
+                    left.push(Leftover { way: Way::Release(release), ..Leftover::new("release", dir, text) });
+                }
+                Some((why, cure)) => {
+                    chart.add("release", Level::Error, Some(&dir), format!("{release} has no manifest, and {why}"), Some(cure));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a release without a manifest is not simply one that was cut off, and what to do.
+    fn why_kept(&self, release: &ReleaseName, around: &Around<'_>) -> Option<(&'static str, String)> {
+        let digits = release.commit_digits();
+        let anew = || format!("put {FACTS}/ back from a copy; or, agentctl release {digits} makes this commit anew");
+        let has = |file| self.release_dir(release).join(FACTS).join(file).exists();
+        if self.live().ok().flatten().as_ref() == Some(release) {
+            return Some(("it is live", anew()));
+        }
+        if has(Served::FILE) || around.served.contains(release) {
+            return Some(("it was live once", anew()));
+        }
+        if has(Migrated::FILE) || has(Failed::FILE) {
+            return Some(("it has migrated a database", anew()));
+        }
+        if self.pin_of(release).exists() {
+            return Some(("it is pinned", format!("agentctl unpin {release}; then --mend removes it")));
+        }
+        if (around.in_use)(&self.release_dir(release)) {
+            return Some(("a process runs from it", "end the process; then --mend removes it".to_owned()));
+        }
+        None
+    }
+
+    fn left_environments(&self, around: &Around<'_>, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+        let dir = self.root().join("environments");
+        left.extend(trash(&dir, "environment")?);
+        // What only a release uses that goes itself is used by nobody.
+        let goes = |name: &ReleaseName| left.iter().any(|left| left.way == Way::Release(name.clone()));
+        let names = self.release_names()?;
+        let used: Vec<String> = names.iter().filter(|name| !goes(name)).flat_map(|name| self.environments_of(name)).collect();
+        for key in self.environments()? {
+            let path = self.environment(&key);
+            left.extend(temporaries(&path)?);
+            if !self.has_environment(&key) && !used.contains(&key) && !(around.in_use)(&path) {
+                let text = format!("the environment {key} is incomplete, and no release uses it");
+                left.push(Leftover { way: Way::Environment(key), ..Leftover::new("environment", path, text) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys that a release names, by its link and by its manifest.
+    fn environments_of(&self, release: &ReleaseName) -> impl Iterator<Item = String> {
+        let by_manifest = self.written_manifest(release).ok().and_then(|manifest| manifest.environment);
+        self.environment_of(release).into_iter().chain(by_manifest)
+    }
+
+    fn left_notes(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+        let of_none = |name: &str| name.parse::<ReleaseName>().is_ok_and(|release| !self.release_dir(&release).is_dir());
+        let notes = self.root().join(".agent");
+        for dir in [notes.clone(), notes.join("pins"), notes.join("instances")] {
+            left.extend(temporaries(&dir)?);
+        }
+        for (name, path) in entries(&notes.join("pins"))? {
+            if of_none(&name) {
+                left.push(Leftover::new("pin", path, "the pin of a release that is not there"));
+            }
+        }
+        for (_, path) in entries(&notes.join("tmp"))? {
+            left.push(Leftover::new("scratch", path, "a scratch file of no run"));
+        }
+        for (name, path) in entries(&self.instances())? {
+            let Some((release, ending)) = name.split_once('.') else { continue };
+            if ending == "json.next" {
+                left.push(Leftover::new("temporary", path, CUT_OFF));
+                continue;
+            }
+            // Logs stay until the next switch: they say why a release that is gone did not come up.
+            if ending != "json" || !of_none(release) {
+                continue;
+            }
+            match (around.instance)(&path) {
+                Instance::Gone => {
+                    left.push(Leftover::new("instance", path, "the record of an instance of a release that is not there"));
+                }
+                Instance::Runs => {
+                    let text = format!("the instance of {release} runs, and that release is not there");
+                    let cure = "find the process by the socket that the record names, and end it; then --mend forgets it".to_owned();
+                    chart.add("instance", Level::Warning, Some(&path), text, Some(cure));
+                }
+                Instance::Unknown => {
+                    let text = format!("the record of the instance of {release} cannot be understood, and that release is not there");
+                    let cure = "make sure that no such process runs, and remove it".to_owned();
+                    chart.add("instance", Level::Warning, Some(&path), text, Some(cure));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes something that was left; the lock is the proof that it is ours.
+    pub(crate) fn remove_leftover(&self, leftover: &Leftover, _lock: &SiteLock) -> Result<(), SiteError> {
+        match &leftover.way {
+            Way::Itself => remove_tree(&leftover.path),
+            Way::Release(release) => self.remove_release(release),
+            Way::Environment(key) => self.remove_environment(key),
+        }
+    }
+}
+
+/// The names in a directory, sorted; none where there is no directory.
+fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, SiteError> {
+    let read = match fs::read_dir(dir) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.telling("read", dir)?,
+    };
+    let mut entries = Vec::new();
+    for entry in read {
+        let entry = entry.telling("read", dir)?;
+        // What the agent makes has a name that is text.
+        entries.extend(entry.file_name().into_string().ok().map(|name| (name, entry.path())));
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+fn trash(dir: &Path, what: &'static str) -> Result<Vec<Leftover>, SiteError> {
+    let names = entries(dir)?.into_iter().filter(|(name, _)| name.starts_with(".trash-"));
+    let which = format!("the removal of {} {what} was cut off", if what == "environment" { "an" } else { "a" });
+    Ok(names.map(|(_, path)| Leftover::new(what, path, which.as_str())).collect())
+}
+
+/// What a writing that never came to its end left in a directory.
+fn temporaries(dir: &Path) -> Result<Vec<Leftover>, SiteError> {
+    let stale = |name: &str, path: &Path| match temporary_of(name) {
+        None => false,
+        // Its own may be written at this moment: locks and pins take no turn. None takes a minute.
+        Some(pid) if pid == std::process::id() => {
+            let age = fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok().and_then(|written| written.elapsed().ok());
+            age.is_some_and(|age| age > Duration::from_secs(60))
+        }
+        Some(_) => true,
+    };
+    let found = entries(dir)?.into_iter().filter(|(name, path)| stale(name, path));
+    Ok(found.map(|(_, path)| Leftover::new("temporary", path, CUT_OFF)).collect())
+}
+
+/// The process that wrote a temporary file, by the file's name: `.name.PID`.
+pub(super) fn temporary_of(name: &str) -> Option<u32> {
+    let (of, pid) = name.strip_prefix('.')?.rsplit_once('.')?;
+    let plain = !of.is_empty() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { pid.parse().ok() } else { None }
+}

@@ -1,0 +1,62 @@
+//! `mend`: what was left in the root and belongs to nothing goes. What differs in any other way is for a person: `fsck` tells it.
+
+use std::path::Path;
+
+use agent_model::plan::{Choice, Nature};
+use agent_model::request::Act;
+
+use super::room::counted;
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step};
+use crate::restart::handover;
+use crate::settings::App;
+use crate::site::{Around, Chart};
+use crate::tools::using;
+
+pub(super) struct Mend;
+
+impl Step for Mend {
+    fn name(&self) -> &'static str {
+        "mend"
+    }
+
+    fn nature(&self) -> Nature {
+        NOTHING_LEFT
+    }
+
+    fn choose(&self, act: &Act, _app: &App) -> Choice {
+        if *act == Act::Mend { Choice::Do } else { Choice::Absent }
+    }
+
+    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
+        // What may not go is told by `fsck`, with what to do.
+        let left = cx.site.leftovers(&around, &mut Chart::default())?;
+        let mut failed: Vec<Failure> = Vec::new();
+        for leftover in &left {
+            if cx.cancel.asked() {
+                return Err(Failure::new("the run is cancelled; what was removed was of no use"));
+            }
+            match cx.site.remove_leftover(leftover, cx.lock) {
+                Ok(()) => cx.note(format!("removed {}", leftover.told(cx.site))),
+                Err(err) => {
+                    let failure = Failure::from(err);
+                    cx.warn(&failure.reason);
+                    failed.push(failure);
+                }
+            }
+        }
+        match failed.into_iter().next() {
+            Some(first) => Err(Failure { reason: format!("not everything could be removed: {}", first.reason), ..first }),
+            None if left.is_empty() => Ok(Did::Nothing("nothing is left over".to_owned())),
+            None => {
+                cx.note(format!("{} removed", counted(left.len() as u64, "thing")));
+                Ok(Did::It)
+            }
+        }
+    }
+}
+
+/// Whether a process runs from a directory.
+pub(crate) fn in_use(dir: &Path) -> bool {
+    !using(dir).is_empty()
+}

@@ -1,0 +1,67 @@
+//! What `fsck` shows.
+
+use agent_wire::view::{Difference, Fsck, Level, Verified};
+
+use super::words::{BAD, BOLD, DIM, GOOD, WARN, bytes, clean_line, count, indented, painted};
+
+/// What differs, worst first, and how much was looked at.
+pub(crate) fn fsck(fsck: &Fsck) -> String {
+    let mut lines = Vec::new();
+    if let Some(run) = fsck.run {
+        lines.push(painted(WARN, format!("! run {run} is under way: what belongs to it is left out; ask again when it has ended")));
+    }
+    let mut differences: Vec<&Difference> = fsck.differences.iter().collect();
+    differences.sort_by_key(|difference| difference.level);
+    for (at, difference) in differences.iter().enumerate() {
+        lines.extend(told(difference));
+        // What helps against several things at once is said below the last of them.
+        let again = differences.get(at + 1).is_some_and(|next| next.cure == difference.cure && next.level == difference.level);
+        if let Some(cure) = difference.cure.as_ref().filter(|_| !again) {
+            lines.push(format!("  {} {}", painted(BOLD, "cure:"), indented(cure, 8)));
+        }
+    }
+    lines.push(conclusion(&differences));
+    lines.push(painted(DIM, looked_at(&fsck.verified)));
+    lines.join("\n")
+}
+
+fn told(difference: &Difference) -> Vec<String> {
+    let glyph = match difference.level {
+        Level::Error => painted(BAD, "✗"),
+        Level::Warning => painted(WARN, "!"),
+        Level::Good => painted(DIM, "·"),
+    };
+    let head = format!("{glyph} {}: {}", painted(BOLD, clean_line(&difference.what)), indented(&difference.text, 2));
+    let place = difference.path.as_ref().map(|path| format!("  {}", painted(DIM, clean_line(path))));
+    [head].into_iter().chain(place).collect()
+}
+
+fn conclusion(differences: &[&Difference]) -> String {
+    let number = |level| differences.iter().filter(|difference| difference.level == level).count();
+    let (errors, warnings) = (number(Level::Error), number(Level::Warning));
+    let mended = match differences.iter().filter(|difference| difference.mend).count() {
+        0 => String::new(),
+        some if some == errors + warnings => "; agentctl fsck --mend removes all of it".into(),
+        some => format!("; agentctl fsck --mend removes {some} of them"),
+    };
+    match (errors, warnings) {
+        (0, 0) => painted(GOOD, "all is as it was written down"),
+        (0, _) => painted(WARN, format!("no error, {}{mended}", count(warnings, "warning", "warnings"))),
+        (_, _) => painted(BAD, format!("{}, {}{mended}", count(errors, "error", "errors"), count(warnings, "warning", "warnings"))),
+    }
+}
+
+fn looked_at(verified: &Verified) -> String {
+    let Verified { releases, environments, files, bytes: size, backups, runs, events } = verified;
+    let some = |number: &u64, one: &str, several: &str| count(usize::try_from(*number).unwrap_or(usize::MAX), one, several);
+    format!(
+        "looked at: {} and {} with {} ({}), {}, {} with {}",
+        some(releases, "release", "releases"),
+        some(environments, "environment", "environments"),
+        some(files, "file", "files"),
+        bytes(*size),
+        some(backups, "backup", "backups"),
+        some(runs, "run", "runs"),
+        some(events, "event", "events"),
+    )
+}
