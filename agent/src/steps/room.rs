@@ -44,7 +44,7 @@ pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
         true => bytes(size.bytes),
         false => format!("{} and {}", bytes(size.bytes), counted(size.inodes, "inode")),
     };
-    let mut told = format!("{} are free on the disk of {root}", shown(free));
+    let mut told = format!("the disk is full: {} are free on that of {root}", shown(free));
     if let Some((what, size)) = cx.former.as_ref().map(|former| model(cx, former)) {
         told += &format!("; {what} takes {}", shown(size));
         let missing = Size { bytes: size.bytes.saturating_sub(free.bytes), inodes: size.inodes.saturating_sub(free.inodes) };

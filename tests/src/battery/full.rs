@@ -86,7 +86,7 @@ fn fill(rig: &mut Rig, place: &Place, filler: Filler, outcome: &str) -> u32 {
         // For whoever reads what the bench tells.
         drop(rig.bench.ctl(["logs", &run["run"].to_string()]));
         let hint = failed[0]["hint"].as_str().unwrap_or_default();
-        for part in ["are free on the disk of", " like ", " takes ", "`agentctl prune` would free"] {
+        for part in ["the disk is full", "are free on that of", " like ", " takes ", "`agentctl prune` would free"] {
             assert!(hint.contains(part), "{part} is not told: {:#?}", failed[0]);
         }
     }
