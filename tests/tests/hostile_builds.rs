@@ -625,6 +625,8 @@ attempt("exchange", lambda: os.rename("page", "FORMER/page.html"))
     for what in ["page", "new", "manifest", "environment"] {
         tried(&free, what, "done");
     }
+    // Landlock knows no chmod: the mode is another, and what the file holds is not.
+    hostile.knows(&["has the mode 644, and was sealed with 444"]);
     attacks(&hostile, &attack, &[]);
     let live = hostile.releases();
     let held = record(&live);

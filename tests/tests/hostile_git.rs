@@ -377,9 +377,11 @@ fn git_13_a_cache_that_belongs_to_somebody_else() {
     let cache = hostile.bench.path("apps/plain/git_cache");
     let own = |user: &str| hostile.beside(&["chown", "--recursive", user, cache.to_str().unwrap()], &[]).expect(0);
     own("daemon");
+    hostile.knows(&["belongs to another user than the agent"]);
     hostile.repo.write("page.html", "two").commit("Two");
     hostile.fails(&["release", "main"], &["git_cache", "belongs to", "chown -R"]);
     own("root");
+    hostile.knows(&[]);
     hostile.releases();
 }
 

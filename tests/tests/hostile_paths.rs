@@ -21,6 +21,7 @@ fn no_release(name: &str, words: &[&str]) {
         hostile.bench.write(format!("{place}/page.html"), "bad");
         hostile.bench.write(format!("{place}/.release/manifest.json"), "{}");
     }
+    hostile.knows(&["the removal of a release was cut off"]);
     let live = hostile.bench.live("plain");
     for word in words {
         for action in ["activate", "pin", "unpin"] {
@@ -343,9 +344,11 @@ fn pth_13_environments_that_are_a_link() {
     symlink(hostile.canary(""), &environments).unwrap();
     let done = hostile.bench.ctl(["prune"]);
     assert!(done.stderr.contains("environments is a link"), "{}", done.stderr);
+    hostile.knows(&["environments is a link", "environments/page.html is no environment"]);
     hostile.fails(&["release", "main"], &["environments is a link", "put the directory"]);
     fs::remove_file(&environments).unwrap();
     fs::create_dir(&environments).unwrap();
+    hostile.knows(&[]);
     hostile.passes(&["release", "main"]);
 }
 

@@ -14,7 +14,7 @@ use agent_wire::view::{Fsck, Level};
 use super::journal::Checked;
 use super::{AppEngine, NotTaken, locked};
 use crate::restart::handover;
-use crate::site::{Around, Chart, Leftover};
+use crate::site::{Around, Chart, Leftover, SiteError};
 use crate::steps::{chain, in_use};
 use crate::tools::database::{self, DatabaseError};
 use crate::tools::git::Git;
@@ -47,8 +47,11 @@ impl AppEngine {
         self.tell_journal(&checked, run, &mut chart);
         self.verify_lock(&mut chart);
         self.site.verify_names(&mut chart);
-        self.site.verify_releases(self.name.as_str(), &go_on, &mut chart)?;
-        self.site.verify_environments(&go_on, &mut chart)?;
+        // A directory that cannot be looked into is a difference like any other, and no reason to leave out the rest.
+        let verified = self.site.verify_releases(self.name.as_str(), &go_on, &mut chart);
+        tell_of(verified, &mut chart);
+        let verified = self.site.verify_environments(&go_on, &mut chart);
+        tell_of(verified, &mut chart);
         self.verify_backups(&go_on, watch, &mut chart)?;
         if run.is_none() {
             self.verify_cache(&watch(), &mut chart);
@@ -84,7 +87,10 @@ impl AppEngine {
             // A run that nobody carries out is in nobody's way.
             let Some(run) = pulse.current else {
                 let around = Around { served: &served, in_use: &in_use, instance: &handover::recorded };
-                let left = self.site.leftovers(&around, &mut chart)?;
+                let left = self.site.leftovers(&around, &mut chart).unwrap_or_else(|err| {
+                    tell_of(Err(err), &mut chart);
+                    Vec::new()
+                });
                 self.site.verify_link(checked.last.as_ref(), &mut chart);
                 if self.pulse()? == pulse {
                     chart.differences.extend(left.iter().map(Leftover::difference));
@@ -207,6 +213,13 @@ impl AppEngine {
 }
 
 /// What SQLite says of a file, without the head of its list.
+/// Tells why something could not be looked at.
+fn tell_of(verified: Result<(), SiteError>, chart: &mut Chart) {
+    if let Err(err) = verified {
+        chart.add("root", Level::Error, None, chain(&err), err.hint());
+    }
+}
+
 fn one_line(said: &str) -> String {
     said.lines().filter(|line| !line.starts_with("***")).collect::<Vec<_>>().join("; ")
 }

@@ -12,7 +12,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
-use super::{Site, SiteError, Telling, write_durably};
+use super::{LOST_AND_FOUND, Site, SiteError, Telling, write_durably};
 
 /// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
 pub(super) const MARKER: &str = ".complete";
@@ -90,7 +90,7 @@ impl Site {
         let dir = self.root().join("environments");
         let entries = fs::read_dir(&dir).telling("read", &dir)?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        Ok(names.filter(|name| !name.starts_with('.')).collect())
+        Ok(names.filter(|name| !name.starts_with('.') && name != LOST_AND_FOUND).collect())
     }
 
     /// What the environment of a key takes on the disk.

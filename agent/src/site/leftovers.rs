@@ -87,30 +87,57 @@ impl Site {
     /// # Errors
     /// [`SiteError::Io`] when a directory of the root cannot be read.
     pub(crate) fn leftovers(&self, around: &Around<'_>, chart: &mut Chart) -> Result<Vec<Leftover>, SiteError> {
+        let mut left = self.cut_off()?;
+        self.left_releases(around, chart, &mut left)?;
+        self.left_environments(around, &mut left)?;
+        self.left_notes(around, chart, &mut left)?;
+        Ok(left)
+    }
+
+    /// What belongs to nothing but a writing or a removal that was cut off: it goes by itself when the agent starts.
+    fn cut_off(&self) -> Result<Vec<Leftover>, SiteError> {
         let mut left = Vec::new();
         for (name, path) in entries(self.root())? {
             if name.starts_with(TEMPORARY) && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
                 left.push(Leftover::new("link", path, "a temporary link was left beside the link"));
             }
         }
-        self.left_releases(around, chart, &mut left)?;
-        self.left_environments(around, &mut left)?;
+        left.extend(trash(&self.root().join("releases"), "release")?);
+        for release in self.release_names()? {
+            left.extend(temporaries(&self.release_dir(&release).join(FACTS))?);
+        }
+        left.extend(trash(&self.root().join("environments"), "environment")?);
+        for key in self.environments()? {
+            left.extend(temporaries(&self.environment(&key))?);
+        }
         for (_, path) in entries(&self.root().join("backups"))? {
             if path.extension() == Some(OsStr::new("part")) {
                 left.push(Leftover::new("backup", path, "a backup that never came to its end"));
             }
         }
-        self.left_notes(around, chart, &mut left)?;
+        let notes = self.root().join(".agent");
+        for dir in [notes.clone(), notes.join("pins"), notes.join("instances")] {
+            left.extend(temporaries(&dir)?);
+        }
+        for (_, path) in entries(&notes.join("tmp"))? {
+            left.push(Leftover::new("scratch", path, "a scratch file of no run"));
+        }
+        for (name, path) in entries(&self.instances())? {
+            if name.ends_with(".json.next") {
+                left.push(Leftover::new("temporary", path, CUT_OFF));
+            }
+        }
         Ok(left)
     }
 
+    /// Finishes removals that were cut off, and removes what writings that were cut off have left.
+    pub(crate) fn sweep(&self, lock: &SiteLock) -> Result<(), SiteError> {
+        self.cut_off()?.iter().try_for_each(|leftover| self.remove_leftover(leftover, lock))
+    }
+
     fn left_releases(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
-        let dir = self.root().join("releases");
-        left.extend(trash(&dir, "release")?);
         for release in self.release_names()? {
             let dir = self.release_dir(&release);
-            let facts = dir.join(FACTS);
-            left.extend(temporaries(&facts)?);
             if fs::symlink_metadata(self.manifest_path(&release)).is_ok() {
                 continue;
             }
@@ -151,15 +178,12 @@ impl Site {
     }
 
     fn left_environments(&self, around: &Around<'_>, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
-        let dir = self.root().join("environments");
-        left.extend(trash(&dir, "environment")?);
         // What only a release uses that goes itself is used by nobody.
         let goes = |name: &ReleaseName| left.iter().any(|left| left.way == Way::Release(name.clone()));
         let names = self.release_names()?;
         let used: Vec<String> = names.iter().filter(|name| !goes(name)).flat_map(|name| self.environments_of(name)).collect();
         for key in self.environments()? {
             let path = self.environment(&key);
-            left.extend(temporaries(&path)?);
             if !self.has_environment(&key) && !used.contains(&key) && !(around.in_use)(&path) {
                 let text = format!("the environment {key} is incomplete, and no release uses it");
                 left.push(Leftover { way: Way::Environment(key), ..Leftover::new("environment", path, text) });
@@ -177,23 +201,13 @@ impl Site {
     fn left_notes(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
         let of_none = |name: &str| name.parse::<ReleaseName>().is_ok_and(|release| !self.release_dir(&release).is_dir());
         let notes = self.root().join(".agent");
-        for dir in [notes.clone(), notes.join("pins"), notes.join("instances")] {
-            left.extend(temporaries(&dir)?);
-        }
         for (name, path) in entries(&notes.join("pins"))? {
             if of_none(&name) {
                 left.push(Leftover::new("pin", path, "the pin of a release that is not there"));
             }
         }
-        for (_, path) in entries(&notes.join("tmp"))? {
-            left.push(Leftover::new("scratch", path, "a scratch file of no run"));
-        }
         for (name, path) in entries(&self.instances())? {
             let Some((release, ending)) = name.split_once('.') else { continue };
-            if ending == "json.next" {
-                left.push(Leftover::new("temporary", path, CUT_OFF));
-                continue;
-            }
             // Logs stay until the next switch: they say why a release that is gone did not come up.
             if ending != "json" || !of_none(release) {
                 continue;

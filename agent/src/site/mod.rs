@@ -464,27 +464,6 @@ impl Site {
         self.unpin(release)
     }
 
-    /// Finishes removals that were cut off, and forgets scratch files.
-    pub(crate) fn sweep(&self, _lock: &SiteLock) -> Result<(), SiteError> {
-        for dir in [self.root.join("releases"), self.root.join("environments")] {
-            for entry in fs::read_dir(&dir).telling("read", &dir)?.flatten() {
-                if entry.file_name().as_encoded_bytes().starts_with(b".trash-") {
-                    remove_tree(&entry.path())?;
-                }
-            }
-        }
-        let scratch = self.root.join(".agent/tmp");
-        for entry in fs::read_dir(&scratch).telling("read", &scratch)?.flatten() {
-            remove_tree(&entry.path())?;
-        }
-        for entry in fs::read_dir(self.root.join("backups")).into_iter().flatten().flatten() {
-            if entry.path().extension().is_some_and(|ending| ending == "part") {
-                remove_tree(&entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
     /// Removes a backup.
     pub(crate) fn remove_backup(&self, path: &Path) -> Result<(), SiteError> {
         remove_tree(path)
@@ -513,6 +492,9 @@ impl Site {
 pub(crate) fn closed_parts(root: &Path) -> impl Iterator<Item = PathBuf> {
     ["git_cache", "releases", "environments", "shared", "backups", ".agent"].into_iter().map(|part| root.join(part))
 }
+
+/// What ext4 keeps at the top of a disk, which may be mounted at any directory of the root (fsck.ext4(8)).
+pub(crate) const LOST_AND_FOUND: &str = "lost+found";
 
 /// Makes a directory's entries durable.
 fn sync_dir(path: &Path) -> Result<(), SiteError> {

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use super::environment::{LISTING, MARKER};
 use super::listing::{Compared, Flaw, compare};
 use super::seal::{Fact, KEPT};
-use super::{FACTS, Failed, Migrated, Served, Site, SiteError};
+use super::{FACTS, Failed, LOST_AND_FOUND, Migrated, Served, Site, SiteError};
 
 /// So many files of one tree are told each by itself.
 const MOST_TOLD: usize = 20;
@@ -115,7 +115,7 @@ impl Site {
             for entry in fs::read_dir(self.root().join(place)).into_iter().flatten().flatten() {
                 let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if !is_known(place, &name, is_dir) && !name.starts_with(".trash-") && !name.ends_with(".part") {
+                if !is_known(place, &name, is_dir) && name != LOST_AND_FOUND && !name.starts_with(".trash-") && !name.ends_with(".part") {
                     let one = place.trim_end_matches('s');
                     chart.add(
                         one,

@@ -149,7 +149,8 @@ impl Disks {
     /// Has the file systems commit their journals, and nothing else: what they do by themselves every few seconds.
     pub(crate) fn commit(&self) {
         for disk in &self.disks {
-            let path = disk.place.join("committed");
+            // At a place of the file system's own.
+            let path = disk.place.join("lost+found/committed");
             let done = fs::write(&path, "").and_then(|()| File::open(&path)?.sync_all());
             done.expect("the disk takes what is written");
         }

@@ -18,6 +18,8 @@ pub(crate) enum Ask {
     /// The removal of what is old, by a release or by itself.
     ReleaseAndPrune,
     Prune,
+    /// The removal of what was left over.
+    Mend,
     /// A lock, which is done on the spot.
     Lock,
 }
@@ -115,6 +117,8 @@ pub(crate) const PLACES: &[Place] = &[
     place("prune-alone.started", "prune.started", Ask::Prune, "done"),
     place("prune-alone.middle", "prune.trashed", Ask::Prune, "done"),
     place("prune-alone.acted", "prune.acted", Ask::Prune, "done"),
+    place("mend.started", "mend.started", Ask::Mend, "failed"),
+    place("mend.acted", "mend.acted", Ask::Mend, "failed"),
     place("lock.started", "accepted", Ask::Lock, "failed"),
     place("lock.acted", "done-on-the-spot", Ask::Lock, "failed"),
 ];
@@ -136,6 +140,9 @@ impl Place {
         rig.gate("fail-migrate", if self.ask == Ask::FailsEarly { Fails::Yes } else { Fails::No });
         rig.gate("fail-switch", if self.ask == Ask::FailsLate { Fails::Yes } else { Fails::No });
         rig.forget_migrations();
+        if self.ask == Ask::Mend {
+            rig.bench.write(format!("apps/{}/.agent/pins/2020-01-01-00-00-00-0123456789ab", rig.app()), "");
+        }
         let newest = rig.bench.releases(rig.app()).pop().unwrap_or_default();
         rig.commit();
         let ask: &[&str] = match self.ask {
@@ -143,6 +150,7 @@ impl Place {
             Ask::Rebuild => &["release", "--rebuild", "main"],
             Ask::Activate => &["activate", &newest],
             Ask::Prune => &["prune"],
+            Ask::Mend => &["fsck", "--mend"],
             Ask::Lock => &["lock", "-m", "a test"],
         };
         rig.stop_in(&self.variable(), ask);
@@ -158,6 +166,10 @@ impl Place {
         let stops = events.iter().filter(|event| event["what"] == "stopped").count();
         assert_eq!(stops, usize::from(self.cut_off), "how often the run was stopped: {events:#?}");
         assert_eq!(run["outcome"], self.outcome, "{events:#?}");
+        if self.ask == Ask::Mend {
+            // It can be asked for again, and then nothing is left to be mended.
+            rig.bench.ctl(["fsck", "--mend"]).expect(0);
+        }
         rig.assert_sound();
         let live = rig.bench.live(rig.app()).unwrap_or_default();
         assert_eq!(live != former, self.outcome == "live", "{live} is live, and {former} was: {events:#?}");
