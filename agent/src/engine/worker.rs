@@ -22,7 +22,7 @@ use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::settings::{App, When, read_secrets};
 use crate::site::SiteLock;
-use crate::steps::{Cx, Did, Failure, PIPELINE, Steadiness, Target, Teller, chain, explain, named};
+use crate::steps::{Cx, Did, Failure, PIPELINE, Steadiness, Target, Teller, chain, explain, in_use, named};
 use crate::tools::{Cancel, end_marked};
 
 /// What the worker of an app owns: the proof that the root is ours, and the word that there is something to do.
@@ -41,7 +41,7 @@ impl Worker {
             end_marked(&engine.journal.marker(due.run));
             self.carry_out(&due)?;
         }
-        if let Err(err) = engine.site.sweep(&self.lock) {
+        if let Err(err) = engine.site.sweep(&in_use, &self.lock) {
             tracing::error!(app = %engine.name, "the root cannot be swept: {}", chain(&err));
         }
         Ok(())

@@ -130,9 +130,10 @@ impl Site {
         Ok(left)
     }
 
-    /// Finishes removals that were cut off, and removes what writings that were cut off have left.
-    pub(crate) fn sweep(&self, lock: &SiteLock) -> Result<(), SiteError> {
-        self.cut_off()?.iter().try_for_each(|leftover| self.remove_leftover(leftover, lock))
+    /// Finishes removals that were cut off, and removes what writings and builds that were cut off have left. Said while no run is under way.
+    pub(crate) fn sweep(&self, in_use: &dyn Fn(&Path) -> bool, lock: &SiteLock) -> Result<(), SiteError> {
+        let left = self.cut_off()?.into_iter().chain(self.incomplete_environments(&|_| false, in_use)?);
+        left.into_iter().try_for_each(|leftover| self.remove_leftover(&leftover, lock))
     }
 
     fn left_releases(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
@@ -180,16 +181,25 @@ impl Site {
     fn left_environments(&self, around: &Around<'_>, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
         // What only a release uses that goes itself is used by nobody.
         let goes = |name: &ReleaseName| left.iter().any(|left| left.way == Way::Release(name.clone()));
+        let incomplete = self.incomplete_environments(&goes, around.in_use)?;
+        left.extend(incomplete);
+        Ok(())
+    }
+
+    /// Environments that were never finished, and that no release uses but those that go.
+    fn incomplete_environments(
+        &self,
+        goes: &dyn Fn(&ReleaseName) -> bool,
+        in_use: &dyn Fn(&Path) -> bool,
+    ) -> Result<Vec<Leftover>, SiteError> {
         let names = self.release_names()?;
         let used: Vec<String> = names.iter().filter(|name| !goes(name)).flat_map(|name| self.environments_of(name)).collect();
-        for key in self.environments()? {
-            let path = self.environment(&key);
-            if !self.has_environment(&key) && !used.contains(&key) && !(around.in_use)(&path) {
-                let text = format!("the environment {key} is incomplete, and no release uses it");
-                left.push(Leftover { way: Way::Environment(key), ..Leftover::new("environment", path, text) });
-            }
-        }
-        Ok(())
+        let unused = self.environments()?.into_iter().filter(|key| !self.has_environment(key) && !used.contains(key));
+        let left = unused.filter(|key| !in_use(&self.environment(key))).map(|key| {
+            let (path, text) = (self.environment(&key), format!("the environment {key} is incomplete, and no release uses it"));
+            Leftover { way: Way::Environment(key), ..Leftover::new("environment", path, text) }
+        });
+        Ok(left.collect())
     }
 
     /// The keys that a release names, by its link and by its manifest.
