@@ -198,6 +198,8 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     // What releases hold is for others to read (a web server, the app's user); what is secret is made with modes of its own.
     umask(Mode::from_bits_truncate(0o022));
     let journal = Arc::new(Journal::open(&state)?);
+    // Before anything is written into it, which would make an old one look new.
+    let newest = journal.newest();
     let (failed, failures) = mpsc::unbounded_channel();
     let engines = Arc::new(Engines::new(journal, failed));
     engines.recover_spot()?;
@@ -216,7 +218,7 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let mut troubles = engines.apply(&settings.settings());
     let last_released = engines.all().iter().filter_map(|engine| engine.last_released()).max();
     // A journal that is older than a release was exchanged, or came back from a backup; and one that is new cannot tell how late it was.
-    if let Some(moment) = last_released.filter(|moment| engines.journal().is_new() || *moment > engines.journal().newest()) {
+    if let Some(moment) = last_released.filter(|moment| engines.journal().is_new() || *moment > newest) {
         engines.journal().has_been(moment);
         engines.journal().forget_nothing()?;
     }

@@ -177,9 +177,9 @@ fn leftovers(bench: &Bench) -> Vec<PathBuf> {
     add(format!("releases/{unsealed}"), &|path| {
         dir(path);
         // What only it uses goes with it.
-        symlink("../../environments/half", path.join("venv")).unwrap();
+        symlink("../../environments/aa11", path.join("venv")).unwrap();
     });
-    add("environments/half".into(), &dir);
+    add("environments/aa11".into(), &dir);
     add("environments/.trash-old".into(), &dir);
     add(format!("backups/{live}.sqlite3.part"), &file);
     add(format!(".agent/pins/{GONE}"), &file);

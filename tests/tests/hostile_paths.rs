@@ -337,14 +337,14 @@ fn pth_13_environments_that_are_a_link() {
     let hostile = Hostile::new("pth 13, environments", "");
     let environments = hostile.bench.path("apps/plain/environments");
     // What no release uses goes: where this leads, that would be everything.
-    fs::create_dir(environments.join("unused")).unwrap();
+    fs::create_dir(environments.join("0123abcd")).unwrap();
     hostile.passes(&["prune"]);
-    assert!(!environments.join("unused").exists());
+    assert!(!environments.join("0123abcd").exists());
     fs::remove_dir(&environments).unwrap();
     symlink(hostile.canary(""), &environments).unwrap();
     let done = hostile.bench.ctl(["prune"]);
     assert!(done.stderr.contains("environments is a link"), "{}", done.stderr);
-    hostile.knows(&["environments is a link", "environments/page.html is no environment"]);
+    hostile.knows(&["environments is a link", "environments/page.html is no environment", "environments/inner is no environment"]);
     hostile.fails(&["release", "main"], &["environments is a link", "put the directory"]);
     fs::remove_file(&environments).unwrap();
     fs::create_dir(&environments).unwrap();

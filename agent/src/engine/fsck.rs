@@ -155,7 +155,11 @@ impl AppEngine {
     }
 
     fn verify_backups<'a>(&self, go_on: &dyn Fn() -> bool, watch: impl Fn() -> Watch<'a>, chart: &mut Chart) -> Result<(), NotTaken> {
-        for path in self.site.backups()? {
+        let backups = self.site.backups().unwrap_or_else(|err| {
+            tell_of(Err(err), chart);
+            Vec::new()
+        });
+        for path in backups {
             if !go_on() {
                 return Ok(());
             }
@@ -212,7 +216,6 @@ impl AppEngine {
     }
 }
 
-/// What SQLite says of a file, without the head of its list.
 /// Tells why something could not be looked at.
 fn tell_of(verified: Result<(), SiteError>, chart: &mut Chart) {
     if let Err(err) = verified {
@@ -220,6 +223,7 @@ fn tell_of(verified: Result<(), SiteError>, chart: &mut Chart) {
     }
 }
 
+/// What SQLite says of a file, without the head of its list.
 fn one_line(said: &str) -> String {
     said.lines().filter(|line| !line.starts_with("***")).collect::<Vec<_>>().join("; ")
 }

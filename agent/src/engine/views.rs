@@ -55,7 +55,8 @@ impl AppEngine {
     /// One release with its manifest.
     pub(crate) fn release_detail(&self, release: &ReleaseName) -> Result<view::ReleaseDetail, NotTaken> {
         let found = self.site.find(release);
-        let migrated: Option<Migrated> = self.site.fact(release)?;
+        // One that cannot be read is for fsck to tell.
+        let migrated: Option<Migrated> = self.site.fact(release).ok().flatten();
         let migrated = migrated.unwrap_or(Migrated { pending: Vec::new(), applied: None, backup: None, restore: None });
         Ok(view::ReleaseDetail {
             release: self.release(release)?,

@@ -76,7 +76,8 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
     complaints.extend(read.iter().enumerate().flat_map(|(place, one)| one.quarrels_with(read.get(..place).unwrap_or_default())));
     match agent {
         Some(agent) if complaints.is_empty() => {
-            let hidden = hidden(config_dir, &read);
+            let key = agent.https.as_ref().and_then(|https| https.key_file(config_dir));
+            let hidden: Vec<PathBuf> = hidden(config_dir, &read).into_iter().chain(key).collect();
             read.iter_mut().for_each(|one| one.app.hidden = hidden.clone());
             let apps: BTreeMap<AppName, Arc<App>> = read.into_iter().map(|one| (one.app.name.clone(), Arc::new(one.app))).collect();
             Ok(Settings { agent, apps })

@@ -102,6 +102,13 @@ pub(super) fn files(settings: &Settings, config_dir: &Path) -> Vec<PathBuf> {
     tls.into_iter().flatten().chain([config_dir.join("allowed_signers"), config_dir.join("revoked_keys")]).collect()
 }
 
+impl Https {
+    /// Where the private key is, if that is a file.
+    pub(super) fn key_file(&self, config_dir: &Path) -> Option<PathBuf> {
+        path_of(self.key.as_ref(), config_dir, "key.pem")
+    }
+}
+
 fn path_of(place: Option<&Place>, config_dir: &Path, usual: &str) -> Option<PathBuf> {
     match place {
         None => Some(config_dir.join("tls").join(usual)),

@@ -12,7 +12,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
-use super::{LOST_AND_FOUND, Site, SiteError, Telling, write_durably};
+use super::{Site, SiteError, Telling, write_durably};
 
 /// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
 pub(super) const MARKER: &str = ".complete";
@@ -20,6 +20,12 @@ pub(super) const MARKER: &str = ".complete";
 pub(super) const LISTING: &str = ".files";
 /// What the last line of the marker begins with.
 const VOUCHES: &str = "files ";
+
+/// Whether a name is one that the agent gives an environment: digits of a digest, and for one that was built anew the number of its run.
+pub(super) fn is_key(name: &str) -> bool {
+    let (digest, run) = name.split_once('-').unwrap_or((name, "0"));
+    !digest.is_empty() && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && run.parse::<u64>().is_ok()
+}
 
 impl Site {
     /// Where the environment of a key is, or is to be.
@@ -90,7 +96,7 @@ impl Site {
         let dir = self.root().join("environments");
         let entries = fs::read_dir(&dir).telling("read", &dir)?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        Ok(names.filter(|name| !name.starts_with('.') && name != LOST_AND_FOUND).collect())
+        Ok(names.filter(|name| is_key(name) && self.environment(name).is_dir()).collect())
     }
 
     /// What the environment of a key takes on the disk.

@@ -45,7 +45,9 @@ impl Site {
         let temporary = self.root().join(format!("{TEMPORARY}{}-{release}", std::process::id()));
         std::os::unix::fs::symlink(Path::new("releases").join(release.as_str()), &temporary).telling("make the link", &temporary)?;
         faults::at("linked");
-        fs::rename(&temporary, &path).telling("replace the link", &path)?;
+        // The cause is told; a temporary link that stays is removed by the next swap.
+        let replaced = fs::rename(&temporary, &path).inspect_err(|_| drop(fs::remove_file(&temporary)));
+        replaced.telling("replace the link", &path)?;
         faults::at("renamed");
         sync_dir(self.root())?;
         match self.live()? {

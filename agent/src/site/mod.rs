@@ -107,6 +107,14 @@ pub(crate) enum SiteError {
     /// What was checked out is gone while the release was made.
     #[error("the release {0} is gone from under the run: what was checked out is no longer there")]
     Vanished(ReleaseName),
+    /// Its REVISION names another commit.
+    #[error("REVISION of the release {release} does not name its commit {commit} any more")]
+    Revised {
+        /// The release.
+        release: ReleaseName,
+        /// Its commit.
+        commit: CommitId,
+    },
     /// Somebody else fetches.
     #[error("somebody else fetches into {}, and was waited for in vain", .0.display())]
     CacheHeld(PathBuf),
@@ -161,6 +169,9 @@ impl SiteError {
             )),
             Self::CacheHeld(_) => Some("a plan holds it, or another release: does the repository answer? Then ask again".to_owned()),
             Self::IsLive(_) => Some("activate the release that is to serve; then it can go".to_owned()),
+            Self::Revised { .. } => {
+                Some("does a hook write it? The agent does, before any hook of the release runs: leave it to that".to_owned())
+            }
             Self::Vanished(_) => Some("did somebody remove it, or a hook? Ask for the release again".to_owned()),
             Self::SharedMissing { kind, path } => {
                 let make = if *kind == "directory" { "mkdir -p" } else { "put the file in place, or make an empty one: touch" };
@@ -513,6 +524,9 @@ fn remove_durably(path: &Path) -> Result<(), SiteError> {
 /// Replaces a small file so that it is there whole or not at all, and durable when this returns.
 fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
     use std::io::Write;
+    // Requests that are carried out on the spot come on threads of their own, and the temporary name is one for all of them.
+    static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let parent = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = parent.join(format!(".{name}.{}", std::process::id()));

@@ -24,8 +24,13 @@ impl Site {
         if path.exists() {
             return;
         }
+        // Bytes that no file system can make less of.
+        let mut bytes = vec![0; RESERVE];
+        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+            return;
+        }
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        if file.and_then(|mut file| file.write_all(&vec![0; RESERVE])).is_err() {
+        if file.and_then(|mut file| file.write_all(&bytes)).is_err() {
             // Half a reserve would be taken for a whole one. That there is no room is told by whoever needs it.
             let _ = fs::remove_file(&path);
         }
@@ -34,7 +39,14 @@ impl Site {
     /// Gives the reserve up where room is scarce.
     pub(crate) fn make_room_for_the_way_back(&self) {
         let scarce = |disk: super::Disk| disk.free < SCARCE_BYTES || (disk.inodes_in_all > 0 && disk.inodes < SCARCE_INODES);
-        if self.disk().is_ok_and(scarce) && fs::remove_file(self.reserve()).is_ok() {
+        if self.disk().is_ok_and(scarce) {
+            self.give_up_reserve();
+        }
+    }
+
+    /// Gives the reserve up.
+    pub(crate) fn give_up_reserve(&self) {
+        if fs::remove_file(self.reserve()).is_ok() {
             tracing::warn!("the disk of {} is full: the reserve for the way back is given up", self.root().display());
         }
     }

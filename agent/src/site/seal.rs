@@ -136,7 +136,11 @@ impl Site {
         let facts = dir.join(FACTS);
         // Whatever became of the directory since the checkout: what is empty by now must not be made complete.
         if fs::read_to_string(dir.join("REVISION")).unwrap_or_default().trim_end() != sealing.commit.as_str() {
-            return Err(SiteError::Vanished(sealing.release.clone()));
+            return Err(if dir.join("REVISION").exists() {
+                SiteError::Revised { release: sealing.release.clone(), commit: sealing.commit.clone() }
+            } else {
+                SiteError::Vanished(sealing.release.clone())
+            });
         }
         if sealing.read_only {
             for entry in fs::read_dir(&dir).telling("read", &dir)?.flatten().filter(|entry| entry.file_name() != FACTS) {

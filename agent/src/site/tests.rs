@@ -230,18 +230,18 @@ fn a_sweep_finishes_what_was_cut_off_and_touches_nothing_else() {
     let name = sealed(&site, OLD);
     fs::create_dir_all(site.root().join("releases/.trash-x/a")).unwrap();
     fs::create_dir_all(site.root().join("environments/.trash-y")).unwrap();
-    for key in ["half", "busy", "whole"] {
+    for key in ["a1", "b2", "c3"] {
         fs::create_dir_all(site.environment(key)).unwrap();
     }
-    site.seal_environment("whole", "told").unwrap();
+    site.seal_environment("c3", "told").unwrap();
     fs::write(site.root().join("backups").join(format!("{name}.dump.part")), "half").unwrap();
     fs::write(site.root().join("backups").join(format!("{name}.dump")), "whole").unwrap();
-    site.sweep(&|path| path.ends_with("busy"), &lock).unwrap();
+    site.sweep(&|path| path.ends_with("b2"), &lock).unwrap();
     assert_eq!(site.survey().unwrap().len(), 1);
     assert_eq!(site.backups().unwrap().len(), 1);
     let mut environments = site.environments().unwrap();
     environments.sort();
-    assert_eq!(environments, ["busy", "whole"]);
+    assert_eq!(environments, ["b2", "c3"]);
     assert!(!site.root().join("releases/.trash-x").exists() && !site.root().join("environments/.trash-y").exists());
 }
 

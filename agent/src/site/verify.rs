@@ -9,7 +9,7 @@ use agent_model::names::{ReleaseName, RunId};
 use agent_wire::view::{Difference, Level, Verified};
 use nix::unistd::{AccessFlags, access};
 
-use super::environment::{LISTING, MARKER};
+use super::environment::{LISTING, MARKER, is_key};
 use super::listing::{Compared, Flaw, compare};
 use super::seal::{Fact, KEPT};
 use super::{FACTS, Failed, LOST_AND_FOUND, Migrated, Served, Site, SiteError};
@@ -108,7 +108,7 @@ impl Site {
         let is_release = |name: &str| name.parse::<ReleaseName>().is_ok();
         let is_known = |place: &str, name: &str, is_dir: bool| match place {
             "releases" => is_dir && is_release(name),
-            "environments" => is_dir && !name.starts_with('.'),
+            "environments" => is_dir && is_key(name),
             _ => !is_dir && name.split_once('.').is_some_and(|(release, _)| is_release(release)),
         };
         for place in ["releases", "environments", "backups"] {

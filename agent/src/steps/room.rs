@@ -31,6 +31,10 @@ pub(super) fn for_tree(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
     Ok(())
 }
 
+/// With less than this, a tool that says that there is no room may well mean this disk.
+const SCARCE_BYTES: u64 = 64 * 1024 * 1024;
+const SCARCE_INODES: u64 = 1000;
+
 /// Adds to a failure that a full disk caused how much is free, how much a release takes, and what `prune` would free.
 pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
     let says = |text: &str| SAID.iter().any(|said| text.contains(said));
@@ -44,8 +48,16 @@ pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
         true => bytes(size.bytes),
         false => format!("{} and {}", bytes(size.bytes), counted(size.inodes, "inode")),
     };
+    let like = cx.former.as_ref().map(|former| model(cx, former));
+    let wanted = like.map_or(Size::default(), |(_, size)| size);
+    let is_scarce = free.bytes < SCARCE_BYTES.max(wanted.bytes) || (!makes_inodes && free.inodes < SCARCE_INODES.max(wanted.inodes));
+    // It is another disk that is full: that of a database, of a hook, of /tmp.
+    if !is_scarce {
+        return failure;
+    }
+    cx.site.give_up_reserve();
     let mut told = format!("the disk is full: {} are free on that of {root}", shown(free));
-    if let Some((what, size)) = cx.former.as_ref().map(|former| model(cx, former)) {
+    if let Some((what, size)) = like {
         told += &format!("; {what} takes {}", shown(size));
         let missing = Size { bytes: size.bytes.saturating_sub(free.bytes), inodes: size.inodes.saturating_sub(free.inodes) };
         match (missing.bytes, missing.inodes) {

@@ -35,7 +35,8 @@ impl Step for Switch {
         cx.site.live()?;
         warn_of_newer_migrations(cx, &release)?;
         load_before_what_cannot_hand_over(cx)?;
-        if cx.site.fact::<Served>(&release)?.is_some() {
+        let served = cx.site.find(&release).served;
+        if served.is_some() {
             cx.steadiness.set(Steadiness::Seen);
         }
         cx.serving(&release, |new| {
@@ -53,7 +54,7 @@ impl Step for Switch {
             let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
             faults::at("proven");
             tell(cx, &proof);
-            if cx.site.fact::<Served>(&release)?.is_none() {
+            if served.is_none() {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
                 // It serves, and was seen to: going back because this cannot be written down would help nobody.
                 if let Err(err) = cx.site.set_fact(&release, &Served { at: Utc::now(), ms }) {
@@ -124,7 +125,11 @@ fn warn_of_newer_migrations(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Fa
         return Ok(());
     }
     for newer in cx.site.survey()?.iter().map(|found| &found.name).filter(|name| *name > release) {
-        let applied = cx.site.fact::<Migrated>(newer)?.and_then(|migrated| migrated.applied).unwrap_or_default();
+        let migrated = cx.site.fact::<Migrated>(newer).unwrap_or_else(|err| {
+            cx.warn(format!("what the newer release {newer} migrated cannot be told: {}", chain(&err)));
+            None
+        });
+        let applied = migrated.and_then(|migrated| migrated.applied).unwrap_or_default();
         if !applied.is_empty() {
             cx.warn(format!(
                 "the newer release {newer} applied {}, which this one may not know: pages can pass while writes fail; only {} can reverse them",

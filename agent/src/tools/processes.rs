@@ -166,7 +166,13 @@ pub(crate) fn is_bounded(pid: u32) -> Option<bool> {
     let limits = file_of(pid, "limits")?;
     let limits = String::from_utf8_lossy(&limits);
     let limit = limits.lines().find_map(|line| line.strip_prefix(TELLTALE_LINE)?.split_whitespace().nth(1))?;
-    Some(limit != "unlimited")
+    Some(limit == "0" && !is_bounded_itself())
+}
+
+/// Whether this very process was started with the limit that should tell others: then it tells nothing.
+fn is_bounded_itself() -> bool {
+    static ITSELF: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ITSELF.get_or_init(|| rustix::process::getrlimit(rustix::process::Resource::Locks).maximum == Some(0))
 }
 
 /// The processes whose environment has a variable with this very value. A program may have overwritten what the kernel shows of its environment.

@@ -73,7 +73,7 @@ fn judged(status: LandlockStatus) -> Held {
 impl Bounds {
     /// Starts a program within the bounds.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        let child = std::thread::scope(|scope| {
+        let mut child = std::thread::scope(|scope| {
             let held = scope.spawn(|| {
                 give_up_powers()?;
                 self.enter().map_err(io::Error::other)?;
@@ -81,7 +81,7 @@ impl Bounds {
             });
             held.join().unwrap_or_else(|_| Err(io::Error::other("the thread that should start it ended")))
         })?;
-        limit(&child);
+        limit(&mut child)?;
         Ok(child)
     }
 
@@ -151,24 +151,33 @@ fn give_up_powers() -> io::Result<()> {
     Ok(set_capabilities(None, left)?)
 }
 
-/// The limit that nothing goes by any more (getrlimit(2), `RLIMIT_LOCKS`). It is inherited, can be lowered and never raised, and so tells what was
-/// started within bounds, whatever else it makes of itself.
-const TELLTALE: u64 = 1 << 20;
+/// The limit that nothing goes by any more (getrlimit(2), `RLIMIT_LOCKS`). It is inherited; from nothing at all it can be neither lowered nor raised; and
+/// so it tells what was started within bounds, whatever else that makes of itself. A host that sets it for reasons of its own sets something.
+const TELLTALE: u64 = 0;
 
 /// What `/proc/PID/limits` calls the telltale.
 pub(super) const TELLTALE_LINE: &str = "Max file locks";
 
 /// Holds what was started a moment ago, and what it will start, to a number of processes, and gives it the telltale. It has hardly begun to be read from
 /// the disk by then.
-fn limit(child: &Child) {
+fn limit(child: &mut Child) -> io::Result<()> {
     let most = threads_of_user().saturating_add(MORE_PROCESSES);
-    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return Ok(()) };
     for (resource, most) in [(Resource::Locks, TELLTALE), (Resource::Nproc, most)] {
-        // A host that allows less stays as it is; a program that has ended already needs no limit.
-        if let Err(err) = prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
-            tracing::debug!("a limit of a program stays as it is: {err}");
+        match prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
+            // What cannot be told from other programs later is not let run.
+            Err(err) if resource == Resource::Locks && err != rustix::io::Errno::SRCH => {
+                // It may have ended by itself.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(err.into());
+            }
+            // A host that allows fewer processes stays as it is; a program that has ended already needs no limit.
+            Err(err) => tracing::debug!("a limit of a program stays as it is: {err}"),
+            Ok(_) => {}
         }
     }
+    Ok(())
 }
 
 /// The processes and threads that the agent's user has, which is what the kernel counts (getrlimit(2), `RLIMIT_NPROC`).

@@ -73,6 +73,13 @@ fn fill(rig: &mut Rig, place: &Place, filler: Filler, outcome: &str) -> u32 {
     rig.stop_in(&if place.point.contains('=') { place.point.to_owned() } else { format!("{}=1*return(stop)", place.point) }, place.ask);
     let disks = rig.disks.as_ref().expect("this rig has disks of its own");
     disks.fill(place.which as usize, filler);
+    let full = match place.which {
+        Which::Root => rig.root().join("not-even-this"),
+        Which::State => rig.bench.path("state/not-even-this"),
+    };
+    let refused = fs::write(&full, "x").expect_err("the disk is not full");
+    assert_eq!(refused.raw_os_error(), Some(nix::errno::Errno::ENOSPC as i32), "{refused}");
+    let _ = fs::remove_file(&full);
     rig.go_on();
     let goes_on = rig.over();
     assert!(goes_on, "the agent ended:\n{}", rig.bench.log());

@@ -95,7 +95,7 @@ fn try_at(rig: &mut Rig, fault: Fault, after: Duration) -> bool {
     let mut asking = rig.bench.ctl_begin(["release", "main"]);
     // The moment is chosen blindly, which is the point.
     std::thread::sleep(after.saturating_sub(begun.elapsed()));
-    let met = !asking.is_over();
+    let mut met = !asking.is_over();
     match fault {
         Fault::KillAgent => rig.kill_agent(),
         Fault::KillAll => rig.kill_all(),
@@ -103,7 +103,7 @@ fn try_at(rig: &mut Rig, fault: Fault, after: Duration) -> bool {
         Fault::Cancel => {
             let run = rig.newest_number().unwrap_or_default().to_string();
             // It may be over, or before the visitors, by now.
-            rig.bench.ctl(["cancel", &run]);
+            met &= rig.bench.ctl(["cancel", &run]).code == 0;
         }
         Fault::Stop => drop(rig.bench.stop()),
         Fault::StandStill => {

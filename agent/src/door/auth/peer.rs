@@ -28,9 +28,14 @@ pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
     let number = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     if uid == geteuid().as_raw()
         && let Some(number) = number
-        && is_bounded(number) != Some(false)
+        && let Some(why) = match is_bounded(number) {
+            Some(false) => None,
+            Some(true) => Some("a program that installs packages asks for nothing"),
+            // Whoever asks waits for the answer.
+            None => Some("the process that asked is gone, or hidden, so it cannot be told whether it is a package that is being installed"),
+        }
     {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a program that installs packages asks for nothing"));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let mut gids = peer_groups(stream)?;
     gids.push(credentials.gid());

@@ -128,7 +128,9 @@ impl<'a> Instances<'a> {
             fs::rename(&temporary, &path)?;
             File::open(self.scene.instances)?.sync_all()
         };
-        write().map_err(|source| RestartError::File { act: "write down the instance in", path: path.clone(), source })
+        // The cause is told; what stays of the temporary file goes when the agent starts.
+        let written = write().inspect_err(|_| drop(fs::remove_file(&temporary)));
+        written.map_err(|source| RestartError::File { act: "write down the instance in", path: path.clone(), source })
     }
 
     /// The instance of a release, if it runs.
