@@ -191,7 +191,7 @@ fn leftovers(bench: &Bench) -> Vec<PathBuf> {
         let record = format!(r#"{{"release":"{GONE}","socket":"/nowhere/web.sock.{GONE}","boot":"","process":[1,1]}}"#);
         fs::write(path, record).unwrap();
     });
-    add(format!(".agent/instances/{live}.json.next"), &file);
+    add(format!(".agent/instances/.{live}.json.1"), &file);
     paths
 }
 

@@ -122,11 +122,6 @@ impl Site {
         for (_, path) in entries(&notes.join("tmp"))? {
             left.push(Leftover::new("scratch", path, "a scratch file of no run"));
         }
-        for (name, path) in entries(&self.instances())? {
-            if name.ends_with(".json.next") {
-                left.push(Leftover::new("temporary", path, CUT_OFF));
-            }
-        }
         Ok(left)
     }
 

@@ -120,7 +120,9 @@ impl<'a> Instances<'a> {
 
     fn write_record(&self, record: &Record) -> Result<(), RestartError> {
         let path = self.record_path(&record.release);
-        let temporary = path.with_extension("json.next");
+        // By this form of name it is known, later, for what it is, and whose.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(&serde_json::to_vec(record)?)?;
