@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_model::names::AppName;
 use clap::Parser;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::sys::stat::{Mode, umask};
@@ -30,7 +31,8 @@ use crate::faults;
 use crate::report::reporter::Reporter;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
-use crate::steps::chain;
+use crate::work::runner::{Runner, RunnerError};
+use crate::work::{Side, chain};
 
 /// The daemon that performs releases on this host.
 #[derive(Debug, Parser)]
@@ -53,6 +55,12 @@ struct Arguments {
     /// Only read the configuration, and say what is wrong with it
     #[arg(long)]
     check_config: bool,
+    /// Do jobs of one app's releases, for the connection that the service manager started this for
+    #[arg(long, value_name = "SIDE", requires = "for_app", hide = true)]
+    runner: Option<Side>,
+    /// The app whose jobs they are
+    #[arg(long = "for", value_name = "APP", hide = true)]
+    for_app: Option<AppName>,
 }
 
 /// Why the daemon ended, with the exit code of sysexits.h(3head) that says it.
@@ -70,6 +78,8 @@ enum Ended {
     Bind(#[from] BindError),
     #[error("the sockets that the service manager hands over cannot be used")]
     Inherited(#[source] std::io::Error),
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
     #[error("this agent was built with the feature `failpoints`: a variable of its environment could stop it in the middle of a release")]
     ForTests,
     #[error("the runtime cannot be started")]
@@ -81,7 +91,8 @@ impl Ended {
         match self {
             Self::Config(_) | Self::NoHome(_) => 64,
             Self::ForTests => 70,
-            Self::App(_) | Self::Bind(_) | Self::Inherited(_) => 69,
+            Self::App(_) | Self::Bind(_) | Self::Inherited(_) | Self::Runner(RunnerError::NoSocket { .. }) => 69,
+            Self::Runner(RunnerError::Line(_)) => 74,
             Self::Runtime(_) => 71,
             Self::Journal(JournalError::Held(_)) => 69,
             Self::Journal(JournalError::Newer { .. }) => 65,
@@ -183,6 +194,9 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
     let env = |name: &str| std::env::var(name).ok();
     let config = directory(arguments.config.as_deref(), whose, env).ok_or(Ended::NoHome("config"))?;
+    if let (Some(side), Some(app)) = (arguments.runner, &arguments.for_app) {
+        return run_jobs(side, app.clone(), config);
+    }
     let loaded = InForce::load(&config);
     let settings = loaded.map_err(|complaints| Ended::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect()))?;
     if !config.exists() {
@@ -232,6 +246,22 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let ended = runtime.block_on(answer(&socket, listener, bound, settings, engines, failures));
     runtime.shutdown_background();
     ended
+}
+
+/// Serves one connection as a step runner. What it needs beside the configuration, its unit says.
+fn run_jobs(side: Side, app: AppName, config: PathBuf) -> Result<(), Ended> {
+    let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let listener = Inherited::take().map_err(Ended::Inherited)?.control;
+    let scratch = std::env::temp_dir();
+    let runner = Runner {
+        app,
+        side,
+        config,
+        credentials: env("CREDENTIALS_DIRECTORY"),
+        caches: env("CACHE_DIRECTORY").unwrap_or_else(|| scratch.clone()),
+        scratch,
+    };
+    Ok(runner.serve(listener)?)
 }
 
 /// Sockets that the service manager listens on already (sd_listen_fds(3)): a Unix socket is the control socket, the others are for the network.

@@ -8,6 +8,7 @@ mod trust;
 mod tools;
 mod restart;
 mod settings;
+mod work;
 mod steps;
 mod engine;
 mod report;

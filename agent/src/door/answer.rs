@@ -14,9 +14,9 @@ use super::auth::token::Unproven;
 use super::seldom::Seldom;
 use crate::engine::NotTaken;
 use crate::engine::journal::JournalError;
-use crate::engine::mask::Mask;
-use crate::steps::chain;
 use crate::trust::OtherWork;
+use crate::work::chain;
+use crate::work::mask::Mask;
 
 /// The stable words of problems, each with the status that goes with it. The OpenAPI document names every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

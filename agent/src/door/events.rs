@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::stopped;
 use crate::engine::journal::{Journal, JournalError};
-use crate::steps::chain;
+use crate::work::chain;
 
 /// How many events are read at a time.
 const PAGE: u32 = 200;

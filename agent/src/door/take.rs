@@ -21,8 +21,8 @@ use super::auth::{Peer, signed, ticket};
 use super::routes::{Shared, blocking};
 use super::seldom::Seldom;
 use crate::engine::Accepted;
-use crate::steps::chain;
 use crate::trust::Job;
+use crate::work::chain;
 
 /// How long a client may take to send the body of a request.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
 use agent_wire::view::{Finding, Level};
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::AppEngine;
 use crate::restart::Restart;
-use crate::settings::read_secrets;
-use crate::steps::chain;
+use crate::settings::{Executor, read_secrets};
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
 use crate::tools::{Cancel, Program, Watch, python};
+use crate::work::{chain, users_of_runners};
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -37,6 +37,7 @@ impl AppEngine {
         let marker = format!("{}:doctor", self.journal.id());
         let watch = || Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
         self.examine_root(&mut chart);
+        self.examine_executor(&mut chart);
         self.examine_git(&mut chart, &watch());
         self.examine_hints(&mut chart);
         self.examine_python(&mut chart, &watch());
@@ -93,11 +94,10 @@ impl AppEngine {
                 );
             }
         }
-        if let Err(complaints) = read_secrets(&app.secrets) {
-            for complaint in complaints {
-                let cure = "put the file right, or change [secrets] files in the app's file".to_owned();
-                chart.add("secrets", Level::Error, complaint.to_string(), Some(cure));
-            }
+        let unreadable = if app.executor == Executor::Direct { read_secrets(&app.secrets).err() } else { None };
+        for complaint in unreadable.unwrap_or_default() {
+            let cure = "put the file right, or change [secrets] files in the app's file".to_owned();
+            chart.add("secrets", Level::Error, complaint.to_string(), Some(cure));
         }
         // Thirty years ahead or behind is a clock that was never set: names of releases and windows of requests go by it.
         let year: i32 = chrono::Utc::now().format("%Y").to_string().parse().unwrap_or(0);
@@ -108,6 +108,38 @@ impl AppEngine {
                 format!("the clock says that it is the year {year}"),
                 Some("set it: timedatectl set-ntp true".to_owned()),
             );
+        }
+    }
+
+    /// Whose rights the programs of a release have.
+    fn examine_executor(&self, chart: &mut Chart) {
+        let app = self.settings();
+        if app.executor == Executor::Direct {
+            let text = "the agent runs hooks and manage.py as its own user: the app's code could change every release, the journal, and who may ask";
+            let cure = "where that matters: the package of Debian, and executor = \"units\" in agent.toml".to_owned();
+            return chart.add("executor", Level::Good, text, Some(cure));
+        }
+        match users_of_runners(&self.name) {
+            Err(failure) => chart.add("executor", Level::Error, failure.reason, failure.hint),
+            Ok((build, serving)) => {
+                let own = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+                if build == serving || own.as_ref().is_some_and(|own| *own == build || *own == serving) {
+                    let text =
+                        format!("{build} builds and {serving} serves, and the agent is {}: they must be three", own.unwrap_or_default());
+                    let cure = format!(
+                        "as root: agentctl setup app {}; then look at the drop-ins of release-agent-build@{0} and release-agent-app@{0}",
+                        self.name
+                    );
+                    chart.add("executor", Level::Error, text, Some(cure));
+                } else {
+                    chart.add("executor", Level::Good, format!("{build} builds, {serving} checks, migrates and serves"), None);
+                }
+            }
+        }
+        for path in app.secrets.iter().filter(|path| access(path.as_path(), AccessFlags::R_OK).is_ok()) {
+            let text = format!("the agent itself can read {}, and need not", path.display());
+            let cure = format!("chown root: {0} && chmod 0600 {0}: the service manager hands it to whom it is for", path.display());
+            chart.add("secrets", Level::Warning, text, Some(cure));
         }
     }
 

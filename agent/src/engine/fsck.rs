@@ -5,6 +5,7 @@
 //! on its way. What was sealed never changes, so that it can be read whatever goes on.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agent_model::names::RunId;
@@ -15,10 +16,10 @@ use super::journal::Checked;
 use super::{AppEngine, NotTaken, locked};
 use crate::restart::handover;
 use crate::site::{Around, Chart, Leftover, SiteError};
-use crate::steps::{chain, in_use};
 use crate::tools::database::{self, DatabaseError};
 use crate::tools::git::Git;
 use crate::tools::{Cancel, Watch};
+use crate::work::{Users, chain};
 
 /// How long one program may take: a repository or a dump may be large.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -86,6 +87,9 @@ impl AppEngine {
             let served: Vec<_> = checked.served.keys().cloned().collect();
             // A run that nobody carries out is in nobody's way.
             let Some(run) = pulse.current else {
+                let app = self.settings();
+                let users = Users::of(&app, &self.site);
+                let in_use = |dir: &Path| users.has(dir);
                 let around = Around { served: &served, in_use: &in_use, instance: &handover::recorded };
                 let left = self.site.leftovers(&around, &mut chart).unwrap_or_else(|err| {
                     tell_of(Err(err), &mut chart);

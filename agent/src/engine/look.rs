@@ -18,10 +18,10 @@ use thiserror::Error;
 use super::journal::JournalError;
 use super::{Accepted, AppEngine, NotTaken, locked};
 use crate::site::SiteError;
-use crate::steps::chain;
 use crate::tools::git::{Git, GitError};
 use crate::tools::{Cancel, ProgramError, Watch};
 use crate::trust::hint::Source;
+use crate::work::chain;
 
 /// How long a look may take.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -10,9 +10,9 @@ use agent_wire::view;
 
 use super::worker::draw;
 use super::{AppEngine, NotTaken};
-use crate::steps::chain;
 use crate::tools::git::{Allowed, Budget, Git, TreeError};
 use crate::tools::{Cancel, Watch};
+use crate::work::chain;
 
 /// How long a plan may take.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -6,8 +6,9 @@ use agent_model::names::{RefName, RunId};
 use agent_wire::event::{Stream, What};
 
 use super::journal::{Journal, JournalError};
-use super::mask::Mask;
-use crate::steps::{Failure, Target, Teller, chain};
+use crate::steps::{Target, Teller};
+use crate::work::mask::{Lines, Mask};
+use crate::work::{Failure, chain};
 
 /// The most lines of output that are kept of one step; what comes after is counted. The last lines of a tool that fails are told in any case.
 const MOST_LINES: u64 = 10_000;
@@ -18,8 +19,9 @@ pub(super) struct Telling<'a> {
     run: RunId,
     mask: Mask,
     lines: Cell<u64>,
-    /// The last line of each stream, when a secret may go on in the next one.
-    held: RefCell<Vec<(String, Stream, String)>>,
+    /// What tools say, with the step that it was said in.
+    output: Lines,
+    step: RefCell<String>,
     /// So many sentences of the step at hand found no room.
     lost: Cell<u64>,
     broken: RefCell<Option<JournalError>>,
@@ -27,7 +29,16 @@ pub(super) struct Telling<'a> {
 
 impl<'a> Telling<'a> {
     pub(super) fn new(journal: &'a Journal, run: RunId, mask: Mask) -> Self {
-        Self { journal, run, mask, lines: Cell::new(0), held: RefCell::default(), lost: Cell::new(0), broken: RefCell::new(None) }
+        Self {
+            journal,
+            run,
+            output: Lines::new(mask.clone()),
+            mask,
+            lines: Cell::new(0),
+            step: RefCell::default(),
+            lost: Cell::new(0),
+            broken: RefCell::new(None),
+        }
     }
 
     /// Appends marks.
@@ -58,9 +69,11 @@ impl<'a> Telling<'a> {
     }
 
     fn say_held(&self) {
-        for (step, stream, line) in self.held.take() {
-            self.say(What::Output { step, stream, line });
-        }
+        self.output.say_held(&mut |stream, line| self.say_line(stream, line));
+    }
+
+    fn say_line(&self, stream: Stream, line: String) {
+        self.say(What::Output { step: self.step.borrow().clone(), stream, line });
     }
 
     fn say(&self, what: What) {
@@ -78,7 +91,8 @@ impl<'a> Telling<'a> {
     fn covered(&self, what: What) -> What {
         let cover = |text: String| self.mask.cover(&text).into_owned();
         match what {
-            What::Output { step, stream, line } => What::Output { step, stream, line: cover(line) },
+            // It is covered by the lines before and behind, too.
+            What::Output { step, stream, line } => What::Output { step, stream, line },
             What::Note { step, text } => What::Note { step, text: cover(text) },
             What::Warning { step, text } => What::Warning { step, text: cover(text) },
             What::StepDone { step, ms, nothing } => What::StepDone { step, ms, nothing: nothing.map(cover) },
@@ -101,18 +115,10 @@ impl Teller for Telling<'_> {
         if self.lines.get() > MOST_LINES {
             return self.say_held();
         }
-        let mut line = line.to_owned();
-        let before = self.held.borrow().iter().position(|(_, of, _)| *of == stream);
-        if let Some(at) = before {
-            let (step, stream, mut before) = self.held.borrow_mut().swap_remove(at);
-            self.mask.cover_across(&mut before, &mut line);
-            self.say(What::Output { step, stream, line: before });
+        if *self.step.borrow() != step {
+            step.clone_into(&mut self.step.borrow_mut());
         }
-        if self.mask.may_go_on(&line) {
-            self.held.borrow_mut().push((step.to_owned(), stream, line));
-        } else {
-            self.say(What::Output { step: step.to_owned(), stream, line });
-        }
+        self.output.take(stream, line, &mut |stream, line| self.say_line(stream, line));
     }
 
     fn note(&self, step: &str, text: &str) {

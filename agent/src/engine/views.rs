@@ -11,6 +11,7 @@ use super::{AppEngine, NotTaken, previous};
 use crate::settings::App;
 use crate::site::{Found, Migrated};
 use crate::steps::prune;
+use crate::work::Users;
 
 impl AppEngine {
     /// Its name.
@@ -73,7 +74,7 @@ impl AppEngine {
         let app: &App = &self.settings();
         let live = self.site.live().unwrap_or_default();
         let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
-        let old = prune::old(&self.site, app, before.as_ref())?;
+        let old = prune::old(&self.site, app, before.as_ref(), &Users::of(app, &self.site))?;
         let releases = old.iter().map(|release| self.release(release)).collect::<Result<_, _>>()?;
         Ok(view::Releases { releases })
     }

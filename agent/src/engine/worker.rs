@@ -15,15 +15,17 @@ use agent_wire::event::{Event, What};
 use agent_wire::form::Form;
 
 use super::journal::{Due, Journal, JournalError, word_of};
-use super::mask::Mask;
+
 use super::replay::{Replayed, planned, replay};
 use super::telling::Telling;
 use super::{AppEngine, no_release, previous};
 use crate::faults;
-use crate::settings::{App, When, read_secrets};
+use crate::settings::{App, Complaint, Executor, When, read_secrets};
 use crate::site::SiteLock;
-use crate::steps::{Cx, Did, Failure, PIPELINE, Steadiness, Target, Teller, chain, explain, in_use, named};
+use crate::steps::{Cx, Did, PIPELINE, Steadiness, Target, Teller, explain, named};
 use crate::tools::{Cancel, end_marked};
+use crate::work::mask::Mask;
+use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
 
 /// What the worker of an app owns: the proof that the root is ours, and the word that there is something to do.
 pub(super) struct Worker {
@@ -41,7 +43,13 @@ impl Worker {
             end_marked(&engine.journal.marker(due.run));
             self.carry_out(&due)?;
         }
-        if let Err(err) = engine.site.sweep(&in_use, &self.lock) {
+        let app = engine.settings();
+        // What a builder has left is removed when he lets it go.
+        if let Err(failure) = hand_over(&app) {
+            tracing::warn!(app = %engine.name, "{}", failure.reason);
+        }
+        let users = Users::of(&app, &engine.site);
+        if let Err(err) = engine.site.sweep(&|dir| users.has(dir), &self.lock) {
             tracing::error!(app = %engine.name, "the root cannot be swept: {}", chain(&err));
         }
         Ok(())
@@ -68,14 +76,15 @@ impl Worker {
         let (engine, app) = (&self.engine, self.engine.settings());
         let Ok(Some(live)) = engine.site.live() else { return };
         let silent = Silent;
-        let Ok(secrets) = read_secrets(&app.secrets) else {
+        let Ok(secrets) = secrets_of(&app) else {
             // Started with other settings than its own, the app could serve something else altogether.
             return tracing::error!(app = %engine.name, release = %live, "the secrets cannot be read: the live release is not started");
         };
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
         let cancel = Cancel::default();
         let act = Act::Check;
-        let mut cx = self.cx(&app, RunId(0), &act, "agent", None, &Back::Always, &silent, &cancel, "revive", &env);
+        let hands = self.hands(&app, &env);
+        let mut cx = self.cx(&app, RunId(0), &act, "agent", None, &Back::Always, &silent, &cancel, "revive", &hands, &env);
         cx.former = None;
         cx.target = self.target_of(&live).ok();
         cx.at("switch");
@@ -103,6 +112,7 @@ impl Worker {
         teller: &'a dyn Teller,
         cancel: &'a Cancel,
         marker: &'a str,
+        hands: &'a Hands<'a>,
         env: &'a [(String, String)],
     ) -> Cx<'a> {
         let now = Instant::now();
@@ -118,8 +128,8 @@ impl Worker {
             teller,
             cancel,
             marker,
+            hands,
             env,
-            state: self.engine.journal.place(),
             former: None,
             before_former: None,
             served: Vec::new(),
@@ -134,6 +144,17 @@ impl Worker {
         }
     }
 
+    /// Who does the jobs of a run.
+    fn hands<'a>(&'a self, app: &'a App, env: &'a [(String, String)]) -> Hands<'a> {
+        match app.executor {
+            Executor::Direct => {
+                let hidden = app.hidden.iter().cloned().chain([self.engine.journal.place().to_owned()]).collect();
+                Hands::Own(Box::new(Workshop::new(app, &self.engine.site, env, hidden, Ground::Root)))
+            }
+            Executor::Units => Hands::units(app),
+        }
+    }
+
     fn target_of(&self, release: &ReleaseName) -> Result<Target, Failure> {
         let manifest = self.engine.site.manifest(release)?;
         let commit = manifest.commit.parse().map_err(|err| Failure::new(chain(&err)))?;
@@ -145,7 +166,7 @@ impl Worker {
         let engine = &self.engine;
         let app = engine.settings();
         let journal = &engine.journal;
-        let secrets = read_secrets(&app.secrets);
+        let secrets = secrets_of(&app);
         let told = secrets.as_ref().map(|secrets| secrets.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>()).unwrap_or_default();
         let telling = Telling::new(journal, due.run, Mask::of(told.iter().map(String::as_str)));
         let Some(request) = request_of(due) else {
@@ -192,7 +213,8 @@ impl Worker {
         engine.site.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
-        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &due.back, &telling, &cancel, &marker, &env);
+        let hands = self.hands(&app, &env);
+        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &due.back, &telling, &cancel, &marker, &hands, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
         if act == Act::Mend {
             cx.served = journal.ever_live(&engine.name)?;
@@ -254,6 +276,14 @@ impl Worker {
             }
             events.extend(more);
         }
+    }
+}
+
+/// The secrets that are the agent's to know.
+fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+    match app.executor {
+        Executor::Direct => read_secrets(&app.secrets),
+        Executor::Units => Ok(Vec::new()),
     }
 }
 

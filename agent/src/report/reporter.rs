@@ -21,7 +21,7 @@ use crate::engine::journal::{Journal, JournalError};
 use crate::settings::Settings;
 use crate::settings::report::Report;
 use crate::settings::watch::InForce;
-use crate::steps::chain;
+use crate::work::chain;
 
 /// How long a ringing bell is let ring before the journal is looked at: a step may say a thousand lines a second.
 const BREATH: Duration = Duration::from_millis(50);

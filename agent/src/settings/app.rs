@@ -18,7 +18,7 @@ use agent_model::request::WhenBusy;
 
 use super::kinds::{absolute, integer, list, one_of, parsed, size, some_list, switch, within_release};
 use super::reader::{self, Section};
-use super::{App, Complaint, Submodules, defaults, report};
+use super::{App, Complaint, Executor, Submodules, defaults, report};
 use crate::site::{Limits, Shared};
 use crate::tools::database;
 
@@ -70,6 +70,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         workers,
         hooks,
         reports,
+        executor: Executor::Direct,
         hidden: Vec::new(),
         // Last, because a question mark ends the reading.
         root: root?,

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use agent_model::names::AppName;
 
 use super::secrets::{read_hints, read_secrets, read_text};
-use super::{App, Complaint, Settings, agent, app, reader};
+use super::{App, Complaint, Executor, Settings, agent, app, reader};
 use crate::restart::Restart;
-use crate::restart::handover::Starter;
+use crate::restart::handover::{self, Starter};
 use crate::site::closed_parts;
 
 /// Whose agent it is, when nobody says where its configuration is.
@@ -66,7 +66,13 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
             Err(more) => complaints.extend(more),
         }
     }
-    complaints.extend(read.iter().flat_map(|one| read_secrets(&one.app.secrets).err().unwrap_or_default()));
+    let executor = agent.as_ref().map_or(Executor::Direct, |agent| agent.executor);
+    read.iter_mut().for_each(|one| one.app.executor = executor);
+    match executor {
+        Executor::Direct => complaints.extend(read.iter().flat_map(|one| read_secrets(&one.app.secrets).err().unwrap_or_default())),
+        // With units the secrets are not the agent's to read.
+        Executor::Units => complaints.extend(read.iter().flat_map(Read::fits_units)),
+    }
     for one in &mut read {
         match read_hints(&one.app.hint_files) {
             Ok(hints) => one.app.hints = hints,
@@ -84,6 +90,14 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
         }
         _ => Err(complaints),
     }
+}
+
+/// Reads the file of one app, for a process that is concerned with nothing else.
+pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Complaint>> {
+    let file = config_dir.join("apps").join(format!("{name}.toml"));
+    let mut app = read_app(&file)?.app;
+    app.executor = Executor::Units;
+    Ok(app)
 }
 
 /// What is nobody's to read but the agent's: its configuration, the files with secrets that it names, and what the roots hold.
@@ -130,6 +144,25 @@ impl Read {
             }
         }
         complaints
+    }
+
+    /// What cannot be done where the agent has no right over the app's processes.
+    fn fits_units(&self) -> Vec<Complaint> {
+        let says = |what: &str| format!("{what}, and with `executor = \"units\"` in agent.toml the agent may not");
+        let by_unit = "let a unit do it: strategy = \"systemd\" with ExecReload= in the unit, or \"handover\" with a template unit";
+        match &self.app.restart {
+            Restart::Handover(handover::Settings { starter: Starter::Command(_), .. }) => {
+                vec![self.complain(
+                    &["restart", "command"],
+                    says("has the agent start the server itself"),
+                    "name a template unit instead: unit = \"….service\"",
+                )]
+            }
+            Restart::UwsgiFifo(_) => vec![self.complain(&["restart", "strategy"], says("writes to a FIFO of the app's user"), by_unit)],
+            Restart::Gunicorn(_) => vec![self.complain(&["restart", "strategy"], says("sends a signal to the app's processes"), by_unit)],
+            Restart::Command(_) => vec![self.complain(&["restart", "strategy"], says("runs a program of the app's"), by_unit)],
+            Restart::None | Restart::Systemd(_) | Restart::Handover(_) => Vec::new(),
+        }
     }
 
     fn complain(&self, path: &[&str], says: String, hint: &str) -> Complaint {

@@ -31,7 +31,7 @@ use crate::trust::Issuer;
 use crate::trust::Secret;
 use crate::trust::hint::Source;
 
-pub(crate) use files::load;
+pub(crate) use files::{load, load_app};
 
 /// Reads a text as every kind of file that there is.
 #[cfg(fuzzing)]
@@ -50,6 +50,12 @@ pub(crate) fn try_out(file: &std::path::Path, text: &str) {
 #[cfg(test)]
 pub(crate) fn parse_agent(text: &str) -> Agent {
     agent::parse(std::path::Path::new("agent.toml"), text).unwrap()
+}
+
+/// The settings of an app called `shop`, likewise.
+#[cfg(test)]
+pub(crate) fn parse_app(text: &str) -> App {
+    app::parse(&"shop".parse().unwrap(), std::path::Path::new("shop.toml"), text).unwrap()
 }
 pub(crate) use reader::Complaint;
 pub(crate) use secrets::read_secrets;
@@ -74,8 +80,19 @@ pub(crate) struct Agent {
     pub socket_group: Option<String>,
     /// `drain_timeout`: how long a run may go on when the agent is told to stop.
     pub drain_timeout: Duration,
+    /// `executor`: who runs the programs of releases.
+    pub executor: Executor,
     /// `[https]`: how it can be asked over the network; not at all without it.
     pub https: Option<https::Https>,
+}
+
+/// Who runs the programs that a release needs: installers, manage.py, hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Executor {
+    /// The agent itself, as its own user.
+    Direct,
+    /// Units of the service manager, with users of their own.
+    Units,
 }
 
 /// `apps/<app>.toml`.
@@ -131,6 +148,8 @@ pub(crate) struct App {
     pub hooks: Vec<Hook>,
     /// `[[report]]`
     pub reports: Vec<report::Report>,
+    /// `executor` of agent.toml; known when all files were read.
+    pub executor: Executor,
     /// What programs that run code of strangers may not read, for the sake of all apps; known when all files were read.
     pub hidden: Vec<PathBuf>,
 }

@@ -22,7 +22,7 @@ pub(super) const LISTING: &str = ".files";
 const VOUCHES: &str = "files ";
 
 /// Whether a name is one that the agent gives an environment: digits of a digest, and for one that was built anew the number of its run.
-pub(super) fn is_key(name: &str) -> bool {
+pub(crate) fn is_key(name: &str) -> bool {
     let (digest, run) = name.split_once('-').unwrap_or((name, "0"));
     !digest.is_empty() && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && run.parse::<u64>().is_ok()
 }
@@ -48,6 +48,13 @@ impl Site {
             fs::rename(&path, &trash).telling("rename", &path)?;
             remove_tree(&trash)?;
         }
+        Ok(path)
+    }
+
+    /// Makes the directory of an environment that is to be built.
+    pub(crate) fn make_environment(&self, key: &str) -> Result<PathBuf, SiteError> {
+        let path = self.clear_environment(key)?;
+        fs::create_dir(&path).telling("make the directory", &path)?;
         Ok(path)
     }
 

@@ -16,6 +16,7 @@ mod listing;
 mod lock;
 mod reserve;
 mod seal;
+mod takeover;
 mod tree;
 mod verify;
 
@@ -31,9 +32,11 @@ use thiserror::Error;
 
 use crate::faults;
 
+pub(crate) use environment::is_key;
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
+pub(crate) use takeover::hand_over;
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use verify::Chart;
 
@@ -263,6 +266,19 @@ impl Site {
         Ok(site)
     }
 
+    /// The root at `root`, as somebody sees it who may make nothing there.
+    pub(crate) fn at(root: &Path) -> Self {
+        // What cannot be resolved is told by whoever looks for something in it.
+        Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()) }
+    }
+
+    /// Whether a slot of a handover names this release's directory, or a release that uses this environment.
+    pub(crate) fn in_a_slot(&self, dir: &Path) -> bool {
+        let slots = fs::read_dir(self.root.join("slots")).into_iter().flatten().flatten();
+        let named = slots.filter_map(|slot| slot.path().canonicalize().ok());
+        named.into_iter().any(|release| release == dir || release.join("venv").canonicalize().is_ok_and(|environment| environment == dir))
+    }
+
     /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
     /// be removed because they look old.
     pub(crate) fn stands(&self) -> Result<(), SiteError> {
@@ -307,10 +323,9 @@ impl Site {
         self.root.join(".agent/caches")
     }
 
-    /// Empties what installers keep.
-    pub(crate) fn clear_caches(&self) -> Result<(), SiteError> {
-        let caches = self.caches();
-        for entry in fs::read_dir(&caches).telling("read", &caches)?.flatten() {
+    /// Empties a directory of what installers keep.
+    pub(crate) fn clear(&self, caches: &Path) -> Result<(), SiteError> {
+        for entry in fs::read_dir(caches).telling("read", caches)?.flatten() {
             remove_tree(&entry.path())?;
         }
         Ok(())

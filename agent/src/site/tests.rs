@@ -327,3 +327,61 @@ fn one_damaged_fact_keeps_no_other_release_from_being_listed() {
     let names: Vec<ReleaseName> = site.survey().unwrap().into_iter().map(|found| found.name).collect();
     assert_eq!(names, [new, old]);
 }
+
+#[test]
+fn what_is_taken_over_is_ours_alone_whatever_the_builder_made() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let site = Site::open(root).unwrap();
+    let tree = root.join("releases/tree");
+    fs::create_dir_all(tree.join("ours/deep")).unwrap();
+    for (path, text) in [("ours/file", "checked out"), ("ours/deep/run", "#!"), ("ours/linked", "two names")] {
+        fs::write(tree.join(path), text).unwrap();
+    }
+    fs::set_permissions(tree.join("ours/deep/run"), fs::Permissions::from_mode(0o755)).unwrap();
+    site.open_to_builder(&tree).unwrap();
+    assert_eq!(tree.join("ours/deep/run").metadata().unwrap().mode() & 0o7777, 0o775);
+    assert_eq!(tree.join("ours/file").metadata().unwrap().mode() & 0o7777, 0o664);
+    // Somebody keeps a second name of a file elsewhere, to write in it later.
+    fs::hard_link(tree.join("ours/linked"), root.join("kept")).unwrap();
+    fs::create_dir_all(tree.join("theirs/private")).unwrap();
+    fs::write(tree.join("theirs/private/made"), "built").unwrap();
+    symlink("private/made", tree.join("theirs/link")).unwrap();
+    nix::unistd::mkfifo(&tree.join("theirs/fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let written = filetime(&tree.join("theirs/private/made"));
+    fs::set_permissions(tree.join("theirs/private/made"), fs::Permissions::from_mode(0o4777)).unwrap();
+    fs::create_dir(tree.join(".release-agent-copy-1")).unwrap();
+    // Only root can make files of somebody else's; without that the rest still has to be right.
+    let root_runs = nix::unistd::geteuid().is_root();
+    if root_runs {
+        for path in ["theirs", "theirs/private", "theirs/private/made", "theirs/link"] {
+            std::os::unix::fs::lchown(tree.join(path), Some(12345), Some(12345)).unwrap();
+        }
+    }
+    // A copy is a new file; whoever has the old one open writes in nothing.
+    let mut open = fs::OpenOptions::new().append(true).open(root.join("kept")).unwrap();
+    site.take_over(&tree).unwrap();
+    std::io::Write::write_all(&mut open, b" and more").unwrap();
+    assert_eq!(fs::read_to_string(tree.join("ours/linked")).unwrap(), "two names");
+    assert_eq!(fs::read_to_string(tree.join("theirs/link")).unwrap(), "built");
+    assert_eq!(filetime(&tree.join("theirs/private/made")), written);
+    assert!(!tree.join("theirs/fifo").exists() && !tree.join(".release-agent-copy-1").exists());
+    let mut looked_at = vec![tree.clone()];
+    while let Some(path) = looked_at.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(meta.uid(), nix::unistd::geteuid().as_raw(), "{}", path.display());
+        if !meta.is_symlink() {
+            assert_eq!(meta.mode() & 0o7022, 0, "{}: {:o}", path.display(), meta.mode());
+        }
+        if meta.is_dir() {
+            looked_at.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}
+
+fn filetime(path: &std::path::Path) -> (i64, i64) {
+    use std::os::unix::fs::MetadataExt;
+    let meta = path.metadata().unwrap();
+    (meta.mtime(), meta.mtime_nsec())
+}

@@ -7,8 +7,8 @@ use super::cx::Ask;
 use super::room::bytes;
 use super::{Cx, Did, Failure, Step, TAKEN_BACK, migrate, with_django};
 use crate::settings::App;
-use crate::tools::database;
-use crate::tools::manage::Tree;
+use crate::tools::database::Part;
+use crate::work::{Answer, Bytecode, Job};
 
 pub(super) struct Backup;
 
@@ -29,19 +29,18 @@ impl Step for Backup {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let (Some(settings), Some(django)) = (&cx.app.backup, &cx.app.django) else {
-            return Ok(Did::Nothing("no [backup] is set".to_owned()));
-        };
-        let inspection = cx.inspect(Tree::Sealed, Ask::Once)?;
+        let Some(settings) = &cx.app.backup else { return Ok(Did::Nothing("no [backup] is set".to_owned())) };
+        let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
         if migrate::schema_of(&inspection)?.pending.is_empty() {
             return Ok(Did::Nothing("no migration to apply".to_owned()));
         }
-        let database = inspection.databases.get(&django.database).ok_or_else(|| {
-            Failure::new(format!("Django's settings have no database {:?}", django.database))
-                .with_hint("look at [django] database in the app's file")
-        })?;
         let to = cx.site.backup(&cx.target()?.release, settings.kind.ending());
-        let dump = cx.watched(|watch| database::backup(settings.kind, database, &to, watch))?;
+        let part = Part::create(&to)?;
+        let restore = match cx.work_into(&Job::Dump, &part.file())? {
+            Answer::Dumped { restore } => restore,
+            other => return Err(other.unexpected()),
+        };
+        let dump = cx.watched(|watch| part.keep(settings.kind, restore, watch))?;
         cx.note(format!("{}, {}, verified", dump.path.display(), bytes(dump.bytes)));
         cx.dump = Some(dump);
         Ok(Did::It)

@@ -3,9 +3,8 @@
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, with_django};
+use super::{Cx, Did, Failure, Job, NOTHING_LEFT, Step, with_django};
 use crate::settings::App;
-use crate::tools::manage::Tree;
 
 pub(super) struct Check;
 
@@ -23,8 +22,8 @@ impl Step for Check {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        cx.django(Tree::Open, |django, watch| django.check(watch))?.transpose()?;
-        if let Some(unmade) = cx.django(Tree::Open, |django, watch| django.unmade_migrations(watch))?.transpose()?.flatten() {
+        cx.work(&Job::Check)?;
+        for unmade in cx.work(&Job::Unmade)?.warnings() {
             cx.warn(unmade);
         }
         warn_of_edited_migrations(cx);

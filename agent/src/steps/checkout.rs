@@ -7,9 +7,9 @@ use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::{self, bytes, counted};
-use super::{Cx, Did, Failure, Step, TAKEN_BACK, chain, in_a_release};
+use super::{Cx, Did, Failure, Step, TAKEN_BACK, chain, hand_over, in_a_release};
 use crate::faults;
-use crate::settings::{App, Submodules};
+use crate::settings::{App, Executor, Submodules};
 use crate::site::{FACTS, Failed, Migrated, Telling, remove_tree};
 use crate::tools::git::{Budget, Tree};
 
@@ -43,6 +43,9 @@ impl Step for Checkout {
         let revision = dir.join("REVISION");
         remove_tree(&revision)?;
         fs::write(&revision, format!("{}\n", target.commit)).telling("write", &revision)?;
+        if cx.app.executor == Executor::Units {
+            cx.site.open_to_builder(&dir)?;
+        }
         cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
         Ok(Did::It)
     }
@@ -51,6 +54,10 @@ impl Step for Checkout {
     fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
+        // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
+        if let Err(failure) = hand_over(cx) {
+            cx.warn(failure.reason);
+        }
         remove_tree(&cx.site.scratch(&format!("index-{}", cx.run)))?;
         let migrated: Option<Migrated> = cx.site.fact(release)?;
         let stands = migrated.and_then(|migrated| migrated.applied).is_some_and(|applied| !applied.is_empty());

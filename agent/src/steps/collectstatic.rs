@@ -5,8 +5,8 @@ use agent_model::request::Act;
 
 use super::cx::Ask;
 use super::{Cx, Did, Failure, NOTHING_LEFT, Step, with_django};
-use crate::settings::App;
-use crate::tools::manage::Tree;
+use crate::settings::{App, Executor};
+use crate::work::{Bytecode, Job};
 
 pub(super) struct CollectStatic;
 
@@ -24,7 +24,7 @@ impl Step for CollectStatic {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let inspection = cx.inspect(Tree::Open, Ask::Once)?;
+        let inspection = cx.inspect(Bytecode::Written, Ask::Once)?;
         if !inspection.staticfiles {
             return Ok(Did::Nothing("django.contrib.staticfiles is not installed".to_owned()));
         }
@@ -39,7 +39,22 @@ impl Step for CollectStatic {
                 "set STATIC_ROOT = BASE_DIR / \"staticfiles\", or share the directory by [shared] dirs, or set collectstatic = false";
             return Err(Failure::new(reason).with_hint(hint));
         }
-        cx.django(Tree::Open, |django, watch| django.collectstatic(watch))?.transpose()?;
+        cx.work(&Job::CollectStatic).map_err(|failure| without_secrets(cx, failure))?;
         Ok(Did::It)
+    }
+}
+
+/// Whoever collects is not who knows the secrets, where those are two.
+fn without_secrets(cx: &Cx<'_>, failure: Failure) -> Failure {
+    let told = "collectstatic runs without [secrets]: what the settings cannot do without to be loaded needs a value in [env] that is no secret, or a default";
+    match cx.app.executor {
+        Executor::Units if !cx.app.secrets.is_empty() => match &failure.hint {
+            Some(hint) => {
+                let hint = format!("{hint}; {told}");
+                failure.with_hint(hint)
+            }
+            None => failure.with_hint(told),
+        },
+        _ => failure,
     }
 }

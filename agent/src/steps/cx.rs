@@ -1,7 +1,7 @@
 //! What a step is given: the app, its root, what the run has found out so far, and a way to be heard.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_model::grant::{Back, RefPattern};
@@ -9,13 +9,14 @@ use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use agent_model::request::Act;
 use agent_wire::event::Stream;
 
-use super::{Failure, chain};
 use crate::restart::{Scene, Serving};
-use crate::settings::{App, Hook, When};
+use crate::settings::{App, When};
 use crate::site::{Site, SiteLock};
+use crate::tools::database::{self, DumpFile};
 use crate::tools::git::{Allowed, Git};
-use crate::tools::manage::{Django, Inspection, Tree};
-use crate::tools::{Cancel, Program, ProgramError, Watch, database};
+use crate::tools::manage::Inspection;
+use crate::tools::{Cancel, Watch};
+use crate::work::{Answer, Bytecode, Failure, Hands, Job, Order, Ordered, chain};
 
 /// Who hears a step: the run's journal, with secrets masked.
 pub(crate) trait Teller {
@@ -70,10 +71,10 @@ pub(crate) struct Cx<'a> {
     pub cancel: &'a Cancel,
     /// The mark of the run's processes.
     pub marker: &'a str,
-    /// `[env]` and secrets.
+    /// Who does its jobs.
+    pub hands: &'a Hands<'a>,
+    /// `[env]` and secrets, as far as they are the agent's to know.
     pub env: &'a [(String, String)],
-    /// The directory of the journal.
-    pub state: &'a Path,
     /// The release that was live when the run began.
     pub former: Option<ReleaseName>,
     /// The release that was live before that one.
@@ -146,45 +147,52 @@ impl Cx<'_> {
         Allowed { app: &self.app.refs, grant: self.refs, via }
     }
 
-    /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.
-    pub(crate) fn release_env(&self) -> Vec<(String, String)> {
-        let mut env = self.env.to_vec();
-        let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
-        set("RELEASE_APP", self.app.name.as_str());
-        set("RELEASE_CALLER", self.caller);
-        if let Some(target) = &self.target {
-            set("RELEASE_NAME", target.release.as_str());
-            set("RELEASE_DIR", &self.site.release_dir(&target.release).to_string_lossy());
-            set("RELEASE_COMMIT", target.commit.as_str());
-            set("REVISION", target.commit.as_str());
-            set("RELEASE_REF", target.reference.as_ref().map_or("", RefName::as_str));
+    /// For whom the run's jobs are done.
+    fn order(&self) -> Order {
+        Order {
+            run: self.run,
+            marker: self.marker.to_owned(),
+            caller: self.caller.to_owned(),
+            release: self.target.as_ref().map(|target| Ordered {
+                name: target.release.clone(),
+                commit: target.commit.clone(),
+                reference: target.reference.clone(),
+            }),
+            former: self.former.clone().map(|former| {
+                let commit = self.site.manifest(&former).ok().and_then(|manifest| manifest.commit.parse().ok());
+                (former, commit)
+            }),
         }
-        if let Some(former) = &self.former {
-            set("RELEASE_PREVIOUS", former.as_str());
-            if let Ok(manifest) = self.site.manifest(former) {
-                set("PREVIOUS_REVISION", &manifest.commit);
-            }
-        }
-        env
     }
 
-    /// Does something with the release's Django project; `None` when the app has none.
-    pub(crate) fn django<T>(&self, tree: Tree, act: impl FnOnce(&Django<'_>, &Watch<'_>) -> T) -> Result<Option<T>, Failure> {
-        let Some(settings) = &self.app.django else { return Ok(None) };
-        let dir = self.dir()?;
-        let (python, env) = (dir.join("venv/bin/python"), self.release_env());
-        Ok(Some(self.watched(|watch| act(&Django { settings, release: &dir, python: &python, env: &env, tree }, watch))))
+    /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.
+    pub(crate) fn release_env(&self) -> Vec<(String, String)> {
+        let of_release = self.order().variables(self.app, |release| self.site.release_dir(release));
+        self.env.iter().cloned().chain(of_release).collect()
+    }
+
+    /// Has something done by programs that run the app's own code or its packages.
+    pub(crate) fn work(&self, job: &Job) -> Result<Answer, Failure> {
+        self.watched(|watch| self.hands.ask(&self.order(), job, None, watch, &|text| self.note(text)))
+    }
+
+    /// The same, for what is written into a file.
+    pub(crate) fn work_into(&self, job: &Job, into: &DumpFile) -> Result<Answer, Failure> {
+        self.watched(|watch| self.hands.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))
     }
 
     /// What Django says of the release; asked once a run, unless `again`.
-    pub(crate) fn inspect(&mut self, tree: Tree, again: Ask) -> Result<Inspection, Failure> {
+    pub(crate) fn inspect(&mut self, bytecode: Bytecode, again: Ask) -> Result<Inspection, Failure> {
         if let (Some(inspection), Ask::Once) = (&self.inspection, again) {
             return Ok(inspection.clone());
         }
-        let asked = self.django(tree, |django, watch| django.inspect(watch))?;
-        let inspection = asked.ok_or_else(|| Failure::new("no [django] is set"))??;
-        self.inspection = Some(inspection.clone());
-        Ok(inspection)
+        match self.work(&Job::Inspect(bytecode))? {
+            Answer::Inspected(inspection) => {
+                self.inspection = Some((*inspection).clone());
+                Ok(*inspection)
+            }
+            other => Err(other.unexpected()),
+        }
     }
 
     /// Does something with the app's restart strategy.
@@ -227,28 +235,9 @@ impl Cx<'_> {
 
     /// Runs the hooks of the step at hand.
     pub(crate) fn hooks(&self, when: When) -> Result<(), Failure> {
-        for Hook { run, timeout, .. } in self.app.hooks.iter().filter(|hook| hook.when == when && hook.step == self.step) {
-            let dir = self.dir().ok().filter(|dir| dir.is_dir()).unwrap_or_else(|| self.site.root().to_owned());
-            self.note(format!("hook: {}", run.join(" ")));
-            // Its own time, and not what the step has left: a hook has a timeout that says so.
-            let deadline = Instant::now() + *timeout;
-            let lines = |stream: Stream, line: &str| self.teller.output(self.step, stream, line);
-            let watch = Watch { marker: self.marker, deadline, cancel: self.cancel, lines: &lines };
-            let program = Program::from_argv(run).dir(dir).envs(self.release_env());
-            program.run(&watch).map_err(|err| {
-                let timed_out = matches!(err, ProgramError::TimedOut { .. });
-                let failure = Failure::from(err);
-                Failure {
-                    reason: format!(
-                        "the hook {} {} failed: {}",
-                        if when == When::Before { "before" } else { "after" },
-                        self.step,
-                        failure.reason
-                    ),
-                    hint: if timed_out { Some("raise `timeout` of the hook, if it needs longer".to_owned()) } else { failure.hint },
-                    ..failure
-                }
-            })?;
+        for (place, hook) in self.app.hooks.iter().enumerate().filter(|(_, hook)| hook.when == when && hook.step == self.step) {
+            self.note(format!("hook: {}", hook.run.join(" ")));
+            self.work(&Job::Hook(place))?;
         }
         Ok(())
     }

@@ -1,15 +1,13 @@
 //! `environment`: the release's `venv/`, taken over from an earlier release with the same key, or built.
 
-use std::path::PathBuf;
-
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
-use crate::settings::App;
-use crate::site::{Site, remove_tree};
-use crate::tools::python;
+use super::{Cx, Did, NOTHING_LEFT, Step, in_a_release, take_over};
+use crate::settings::{App, Executor};
+use crate::site::Site;
+use crate::work::{Answer, Caches, Failure, Job};
 
 pub(super) struct Environment;
 
@@ -30,45 +28,47 @@ impl Step for Environment {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let Some(settings) = &cx.app.python else { return Ok(Did::Nothing("no [python] is set".to_owned())) };
-        let (dir, release) = (cx.dir()?, cx.target()?.release.clone());
-        let wanted = cx.watched(|watch| python::wanted(settings, &dir, watch))?;
-        for note in wanted.notes() {
+        if cx.app.python.is_none() {
+            return Ok(Did::Nothing("no [python] is set".to_owned()));
+        }
+        let release = cx.target()?.release.clone();
+        let wanted = match cx.work(&Job::Want)? {
+            Answer::Wanted(wanted) => wanted,
+            other => return Err(other.unexpected()),
+        };
+        for note in &wanted.notes {
             cx.note(note);
         }
         let rebuild = matches!(cx.act, Act::Release { rebuild: Rebuild::Always, .. });
-        if let (Some(key), false) = (newest(cx.site, wanted.key())?, rebuild) {
+        if let (Some(key), false) = (newest(cx.site, &wanted.key)?, rebuild) {
             cx.site.link_environment(&release, &key)?;
-            cx.note(format!("taken over: nothing that decides it has changed ({})", wanted.told()));
+            cx.note(format!("taken over: nothing that decides it has changed ({})", wanted.told));
             return Ok(Did::It);
         }
         // The environment that is there may serve right now: one that is built anew stands beside it.
-        let key = if cx.site.has_environment(wanted.key()) { format!("{}-{}", wanted.key(), cx.run) } else { wanted.key().to_owned() };
-        let place = cx.site.clear_environment(&key)?;
-        cx.note(format!("building: {}", wanted.told()));
-        if rebuild {
-            // Built anew means from what the index has, and not from what an earlier building left.
-            cx.site.clear_caches()?;
+        let key = if cx.site.has_environment(&wanted.key) { format!("{}-{}", wanted.key, cx.run) } else { wanted.key.clone() };
+        let place = cx.site.make_environment(&key)?;
+        cx.note(format!("building: {}", wanted.told));
+        let caches = if rebuild { Caches::Empty } else { Caches::Keep };
+        if cx.app.executor == Executor::Units {
+            cx.site.open_to_builder(&place)?;
         }
-        let scratch = cx.site.scratch_dir(&format!("installers-{}", cx.run))?;
-        let caches = cx.site.caches();
-        let hidden: Vec<PathBuf> = cx.app.hidden.iter().cloned().chain([cx.state.to_owned()]).collect();
-        let within = python::Place { scratch: &scratch, caches: &caches, hidden: &hidden };
-        let built = cx.watched(|watch| wanted.build(&place, &dir, within, watch, &|text| cx.note(text)));
-        remove_tree(&scratch)?;
-        let built = match built {
-            Ok(built) => built,
-            Err(err) => {
+        let built = cx.work(&Job::Environment { key: key.clone(), caches });
+        let handed_over = take_over(cx, &place);
+        let (packages, warnings) = match built {
+            Ok(Answer::Built { packages, warnings }) => (packages, warnings),
+            ended => {
                 cx.site.remove_environment(&key)?;
-                return Err(err.into());
+                return Err(ended.map_or_else(|failure| failure, |other| other.unexpected()));
             }
         };
-        for warning in &built.warnings {
+        handed_over?;
+        for warning in &warnings {
             cx.warn(warning);
         }
-        cx.site.seal_environment(&key, &wanted.told())?;
+        cx.site.seal_environment(&key, &wanted.told)?;
         cx.site.link_environment(&release, &key)?;
-        cx.note(counted(built.packages as u64, "package"));
+        cx.note(counted(packages as u64, "package"));
         Ok(Did::It)
     }
 }

@@ -10,7 +10,7 @@ use super::{Cx, Did, Failure, NOTHING_LEFT, Step};
 use crate::restart::handover;
 use crate::settings::App;
 use crate::site::{Around, Chart};
-use crate::tools::using;
+use crate::work::Users;
 
 pub(super) struct Mend;
 
@@ -28,6 +28,8 @@ impl Step for Mend {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        let users = Users::of(cx.app, cx.site);
+        let in_use = |dir: &Path| users.has(dir);
         let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
         // What may not go is told by `fsck`, with what to do.
         let left = cx.site.leftovers(&around, &mut Chart::default())?;
@@ -54,9 +56,4 @@ impl Step for Mend {
             }
         }
     }
-}
-
-/// Whether a process runs from a directory.
-pub(crate) fn in_use(dir: &Path) -> bool {
-    !using(dir).is_empty()
 }

@@ -9,7 +9,8 @@ use super::{Cx, Did, Failure, Step, TAKEN_BACK, with_django};
 use crate::faults;
 use crate::settings::App;
 use crate::site::Migrated;
-use crate::tools::manage::{Inspection, Schema, Tree};
+use crate::tools::manage::{Inspection, Schema};
+use crate::work::{Bytecode, Job};
 
 pub(super) struct Migrate;
 
@@ -27,7 +28,7 @@ impl Step for Migrate {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let inspection = cx.inspect(Tree::Sealed, Ask::Once)?;
+        let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
         let schema = schema_of(&inspection)?;
         if !schema.ahead.is_empty() {
             cx.warn(format!("the database has migrations that this commit does not know: {}", schema.ahead.join(", ")));
@@ -49,16 +50,15 @@ impl Step for Migrate {
         // Written before: after a crash it says what was about to be applied.
         cx.site.set_fact(&release, &record)?;
         faults::at("recorded");
-        let done = cx.django(Tree::Sealed, |django, watch| django.migrate(watch, &inspection))?.transpose();
+        let done = cx.work(&Job::Migrate);
         faults::at("migrated");
         // What was applied is asked of the database, whatever migrate said.
-        let after = cx.inspect(Tree::Sealed, Ask::Again).and_then(|inspection| schema_of(&inspection).cloned());
+        let after = cx.inspect(Bytecode::NotWritten, Ask::Again).and_then(|inspection| schema_of(&inspection).cloned());
         if let Ok(after) = &after {
             record.applied = Some(schema.pending.iter().filter(|migration| !after.pending.contains(migration)).cloned().collect());
             cx.site.set_fact(&release, &record)?;
         }
-        let migrated = done?.unwrap_or_default();
-        for warning in &migrated.warnings {
+        for warning in done?.warnings() {
             cx.warn(warning);
         }
         match after?.pending.as_slice() {
@@ -73,7 +73,7 @@ impl Step for Migrate {
         let cut_off = record.applied.is_none();
         if cut_off {
             // The agent died in the middle: the database knows how far it came.
-            let after = schema_of(&cx.inspect(Tree::Sealed, Ask::Again)?)?.clone();
+            let after = schema_of(&cx.inspect(Bytecode::NotWritten, Ask::Again)?)?.clone();
             record.applied = Some(record.pending.iter().filter(|migration| !after.pending.contains(migration)).cloned().collect());
             cx.site.set_fact(&target.release, &record)?;
         }

@@ -6,7 +6,6 @@ mod checkout;
 mod collectstatic;
 mod cx;
 mod environment;
-mod failure;
 mod fetch;
 mod link_shared;
 mod mend;
@@ -20,12 +19,13 @@ mod switch;
 use agent_model::plan::{Choice, Nature, OnFailure, Undo};
 use agent_model::request::Act;
 
-use crate::settings::App;
+use std::path::Path;
+
+use crate::settings::{App, Executor};
+use crate::work::{Failure, Job, chain};
 
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Steadiness, Target, Teller};
-pub(crate) use failure::{Failure, chain};
-pub(crate) use mend::in_use;
 pub(crate) use room::explain;
 
 /// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.
@@ -80,6 +80,25 @@ pub(crate) enum Did {
 const TAKEN_BACK: Nature = Nature { undo: Undo::TakeBack, on_failure: OnFailure::Unwind };
 const NOTHING_LEFT: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Unwind };
 const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Warn };
+
+/// Makes what was built the agent's own, where somebody else has built it.
+fn take_over(cx: &Cx<'_>, dir: &Path) -> Result<(), Failure> {
+    match cx.app.executor {
+        Executor::Direct => Ok(()),
+        Executor::Units => {
+            hand_over(cx)?;
+            Ok(cx.site.take_over(dir)?)
+        }
+    }
+}
+
+/// Has whoever builds let go of what was built. The greeting of the runner tells that nothing of an earlier one is at work, either.
+fn hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
+    match cx.app.executor {
+        Executor::Direct => Ok(()),
+        Executor::Units => cx.work(&Job::HandOver).map(|_| ()),
+    }
+}
 
 /// The choice of a step that has a part in every release, and in nothing else.
 fn in_a_release(act: &Act) -> Choice {

@@ -9,7 +9,7 @@ use super::room::counted;
 use super::{Cx, Did, Failure, ONLY_WARNS, Step};
 use crate::settings::App;
 use crate::site::{Site, SiteError};
-use crate::tools::using;
+use crate::work::Users;
 
 pub(crate) struct Prune;
 
@@ -30,7 +30,8 @@ impl Step for Prune {
         // In a release, the one that was live until now is the way back; else it is the one before the live one.
         let live = cx.site.live()?;
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
-        let old = old(cx.site, cx.app, way_back.as_ref())?;
+        let users = Users::of(cx.app, cx.site);
+        let old = old(cx.site, cx.app, way_back.as_ref(), &users)?;
         for release in &old {
             // Somebody may have pinned it while others were removed.
             if cx.site.find(release).pinned {
@@ -39,7 +40,7 @@ impl Step for Prune {
             cx.site.remove_release(release)?;
             cx.note(format!("removed {release}"));
         }
-        let environments = remove_unused_environments(cx.site)?;
+        let environments = remove_unused_environments(cx.site, &users)?;
         if environments > 0 {
             cx.note(format!("removed {} that no release uses", counted(environments, "environment")));
         }
@@ -71,7 +72,8 @@ pub(crate) enum Beyond {
 
 /// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
 pub(super) fn frees(site: &Site, app: &App, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
-    let old = beyond_newest(site, way_back, if beyond == Beyond::AsSet { app.keep_releases } else { 2 })?;
+    let keep = if beyond == Beyond::AsSet { app.keep_releases } else { 2 };
+    let old = beyond_newest(site, way_back, keep, &Users::of(app, site))?;
     let stay: Vec<String> =
         site.survey()?.iter().filter(|found| !old.contains(&found.name)).filter_map(|found| site.environment_of(&found.name)).collect();
     let unused = site.environments()?.into_iter().filter(|key| !stay.contains(key));
@@ -80,11 +82,11 @@ pub(super) fn frees(site: &Site, app: &App, way_back: Option<&ReleaseName>, beyo
 }
 
 /// The releases that would be removed, oldest first.
-pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>) -> Result<Vec<ReleaseName>, SiteError> {
-    beyond_newest(site, way_back, app.keep_releases)
+pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>, users: &Users<'_>) -> Result<Vec<ReleaseName>, SiteError> {
+    beyond_newest(site, way_back, app.keep_releases, users)
 }
 
-fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize) -> Result<Vec<ReleaseName>, SiteError> {
+fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, users: &Users<'_>) -> Result<Vec<ReleaseName>, SiteError> {
     let live = site.live()?;
     let releases = site.survey()?.into_iter().map(|found| {
         let hold = if Some(&found.name) == live.as_ref() {
@@ -101,14 +103,14 @@ fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize) -> Re
     let releases: Vec<Kept> = releases.collect();
     let unused = removable(releases, keep);
     // Looking through all processes is the dear part, so only what would go is looked for.
-    Ok(unused.into_iter().filter(|release| using(&site.release_dir(release)).is_empty()).collect())
+    Ok(unused.into_iter().filter(|release| !users.has(&site.release_dir(release))).collect())
 }
 
-fn remove_unused_environments(site: &Site) -> Result<u64, SiteError> {
+fn remove_unused_environments(site: &Site, users: &Users<'_>) -> Result<u64, SiteError> {
     let used: Vec<String> = site.survey()?.iter().filter_map(|found| site.environment_of(&found.name)).collect();
     let mut removed = 0;
     for key in site.environments()? {
-        if !used.contains(&key) && using(&site.environment(&key)).is_empty() {
+        if !used.contains(&key) && !users.has(&site.environment(&key)) {
             site.remove_environment(&key)?;
             removed += 1;
         }

@@ -6,7 +6,7 @@ use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::{bytes, counted};
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, take_over};
 use crate::settings::App;
 use crate::site::Sealing;
 
@@ -27,6 +27,7 @@ impl Step for Seal {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let target = cx.target()?;
+        take_over(cx, &cx.dir()?)?;
         let manifest = cx.site.seal(&Sealing {
             app: cx.app.name.as_str(),
             release: &target.release,

@@ -10,7 +10,7 @@ use crate::faults;
 use crate::restart::{Proof, Restart};
 use crate::settings::App;
 use crate::site::{Migrated, Served};
-use crate::tools::manage::Tree;
+use crate::work::Job;
 
 pub(super) struct Switch;
 
@@ -146,8 +146,10 @@ fn load_before_what_cannot_hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
     match cx.app.restart {
         Restart::None | Restart::Handover(_) => Ok(()),
         Restart::UwsgiFifo(_) | Restart::Systemd(_) | Restart::Gunicorn(_) | Restart::Command(_) => {
-            for note in cx.django(Tree::Sealed, |django, watch| django.load(watch))?.transpose()?.unwrap_or_default() {
-                cx.note(note);
+            if cx.app.django.is_some() {
+                for note in cx.work(&Job::Load)?.warnings() {
+                    cx.note(note);
+                }
             }
             Ok(())
         }

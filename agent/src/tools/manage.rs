@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_wire::event::Stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Program, ProgramError, Watch};
 pub(crate) use error::ManageError;
@@ -65,7 +65,7 @@ pub(crate) struct Django<'a> {
 }
 
 /// What a Django project says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Inspection {
     /// Django's version.
     pub version: String,
@@ -77,14 +77,15 @@ pub(crate) struct Inspection {
     pub staticfiles: bool,
     /// `WSGI_APPLICATION`
     pub wsgi_application: Option<String>,
-    /// The databases, by alias.
+    /// The databases, by alias; with their passwords, so they are never written anywhere.
+    #[serde(skip)]
     pub databases: BTreeMap<String, Database>,
     /// How the database of `[django] database` and the code stand to each other; or why that is not known, as a sentence.
     pub schema: Result<Schema, String>,
 }
 
 /// How a database and the code stand to each other.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Schema {
     /// Migrations to apply, in their order: `app.name`.
     pub pending: Vec<String>,

@@ -14,6 +14,7 @@ pub(crate) mod sandbox;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,9 @@ use thiserror::Error;
 use crate::faults;
 use sandbox::Bounds;
 
-pub(crate) use processes::{Process, boot, holding, is_bounded, marked, strays, topmost, unix_socket, using, with_variable};
+pub(crate) use processes::{
+    Process, boot, end_control_group, holding, is_bounded, marked, strays, topmost, unix_socket, used_within, using, with_variable,
+};
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
@@ -188,6 +191,7 @@ pub(crate) struct Program {
     input: Vec<u8>,
     leftovers: Leftovers,
     bounds: Option<Arc<Bounds>>,
+    output: Option<Arc<File>>,
     quiet: bool,
     /// So many arguments are the same every time, and tell people nothing.
     unshown: usize,
@@ -232,6 +236,7 @@ impl Program {
             input: Vec::new(),
             leftovers: Leftovers::End,
             bounds: None,
+            output: None,
             quiet: false,
             unshown: 0,
         }
@@ -303,6 +308,12 @@ impl Program {
         self
     }
 
+    /// Where its standard output goes, instead of being heard line by line.
+    pub(crate) fn output_to(mut self, file: &Arc<File>) -> Self {
+        self.output = Some(file.clone());
+        self
+    }
+
     /// Its lines are not passed on; they still stand in its error.
     pub(crate) fn quiet(mut self) -> Self {
         self.quiet = true;
@@ -353,7 +364,7 @@ impl Program {
     ///
     /// # Errors
     /// [`ProgramError`] when it cannot be started.
-    pub(crate) fn start_server(&self, log: std::fs::File) -> Result<Child, ProgramError> {
+    pub(crate) fn start_server(&self, log: File) -> Result<Child, ProgramError> {
         let started = |source| self.cannot_start(source);
         let errors = log.try_clone().map_err(started)?;
         let server = Self { leftovers: Leftovers::Leave, ..self.clone() };
@@ -390,7 +401,11 @@ impl Program {
             return Err(ProgramError::Cancelled(self.shown()));
         }
         let mut command = self.command(watch.marker);
-        command.stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = match &self.output {
+            Some(file) => file.try_clone().map_err(|source| self.cannot_start(source))?.into(),
+            None => Stdio::piped(),
+        };
+        command.stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() }).stdout(output).stderr(Stdio::piped());
         let started = match &self.bounds {
             Some(bounds) => bounds.spawn(&mut command),
             None => command.spawn(),

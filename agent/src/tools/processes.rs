@@ -238,6 +238,49 @@ pub(crate) fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
+/// Ends every process of this one's control group but itself, whatever session or parent it has (cgroups(7), version 2). Tells whether it could look.
+pub(crate) fn end_control_group() -> bool {
+    let own = std::process::id();
+    let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(group) = group.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
+    let list = Path::new("/sys/fs/cgroup").join(group).join("cgroup.procs");
+    // A process may fork while it is looked for; a few rounds find the children of the last one too.
+    for _ in 0..50 {
+        let Ok(pids) = fs::read_to_string(&list) else { return false };
+        let others: Vec<u32> = pids.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != own).collect();
+        if others.is_empty() {
+            return true;
+        }
+        others.into_iter().for_each(|pid| Process::of(pid).signal(Signal::SIGKILL));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// What processes use within `root`: the directories that are directly in one of `parts`, and that a process runs from. Only what this user may look
+/// into is seen.
+pub(crate) fn used_within(root: &Path, parts: &[&str]) -> Vec<PathBuf> {
+    let mut used = Vec::new();
+    for (process, _) in every() {
+        let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", process.pid)).ok();
+        let maps = file_of(process.pid, "maps").unwrap_or_default();
+        let maps = String::from_utf8_lossy(&maps);
+        let mapped = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
+        for path in process.cwd().into_iter().chain(link("exe")).chain(mapped) {
+            let Ok(within) = path.strip_prefix(root) else { continue };
+            let mut names = within.components().map(|part| part.as_os_str());
+            if let (Some(part), Some(name)) = (names.next(), names.next())
+                && parts.iter().any(|known| part == *known)
+            {
+                used.push(root.join(part).join(name));
+            }
+        }
+    }
+    used.sort();
+    used.dedup();
+    used
+}
+
 /// The processes that run from within `dir`: by their working directory, their program, or a file that they have mapped.
 pub(crate) fn using(dir: &Path) -> Vec<Process> {
     let mapped = |process: &Process| {

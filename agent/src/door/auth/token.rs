@@ -16,9 +16,9 @@ use super::ticket;
 use crate::door::House;
 use crate::door::answer::Refused;
 use crate::door::seldom::Seldom;
-use crate::steps::chain;
 use crate::tools::https::{Call, CallError, Reply, Roots};
 use crate::trust::{BadKeys, BadToken, Here, Issuer, Job, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
+use crate::work::chain;
 
 /// How long an issuer may take to say its keys, with the document that says where they are.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -163,26 +164,35 @@ impl DatabaseError {
     }
 }
 
-/// Dumps a database into the new file `to`: written beside it under another name, verified, made durable, renamed.
+/// Where a dump goes: a file that is open, and, for whoever may open it himself, its path.
+#[derive(Debug, Clone)]
+pub(crate) struct DumpFile {
+    /// Empty, and open for reading and writing.
+    pub file: Arc<File>,
+    /// Where it is.
+    pub path: Option<PathBuf>,
+}
+
+/// Dumps a database into a file that is there and empty. Gives the command by which people restore it from `to`, where it is to be.
 ///
 /// # Errors
-/// [`DatabaseError`] when the dump cannot be made or does not verify; then no file is left.
-pub(crate) fn backup(kind: Kind, database: &Database, to: &Path, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
+/// [`DatabaseError`] when the dump cannot be made.
+pub(crate) fn dump(
+    kind: Kind,
+    database: &Database,
+    into: &DumpFile,
+    to: &Path,
+    scratch: &Path,
+    watch: &Watch<'_>,
+) -> Result<String, DatabaseError> {
     if database.vendor != kind.vendor() {
         let (alias, vendor) = (database.alias.clone(), database.vendor.clone());
         return Err(DatabaseError::OtherKind { kind: kind.name(), alias, vendor });
     }
-    if to.symlink_metadata().is_ok() {
-        return Err(DatabaseError::AlreadyThere(to.to_owned()));
+    match kind {
+        Kind::Postgres => postgres::dump(database, &into.file, to, watch),
+        Kind::Sqlite => sqlite::dump(database, into, to, scratch, watch),
     }
-    let part = Part::create(to)?;
-    let restore = match kind {
-        Kind::Postgres => postgres::dump(database, &part.path, to, watch)?,
-        Kind::Sqlite => sqlite::dump(database, &part.path, to, watch)?,
-    };
-    faults::at("dumped");
-    let bytes = part.publish(to)?;
-    Ok(Dump { path: to.to_owned(), bytes, restore })
 }
 
 /// Reads all of a dump, as was done when it was made.
@@ -196,13 +206,22 @@ pub(crate) fn verify(kind: Kind, dump: &Path, watch: &Watch<'_>) -> Result<(), D
     }
 }
 
-/// A dump that is being written; removed again unless it is published.
-struct Part {
+/// A dump that is being written beside its final name; removed again unless it is kept.
+pub(crate) struct Part {
     path: PathBuf,
+    to: PathBuf,
+    file: Arc<File>,
 }
 
 impl Part {
-    fn create(to: &Path) -> Result<Self, DatabaseError> {
+    /// A new file, empty, which nobody else may open.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when there is a dump of that name, or the file cannot be made.
+    pub(crate) fn create(to: &Path) -> Result<Self, DatabaseError> {
+        if to.symlink_metadata().is_ok() {
+            return Err(DatabaseError::AlreadyThere(to.to_owned()));
+        }
         let mut name = to.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = to.with_file_name(name);
@@ -213,19 +232,37 @@ impl Part {
             Err(err) => return Err(file("remove", err)),
         }
         // Private from its first byte on.
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(|err| file("create", err))?;
-        Ok(Self { path })
+        let open = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let open = open.map_err(|err| file("create", err))?;
+        Ok(Self { path, to: to.to_owned(), file: Arc::new(open) })
+    }
+
+    /// Where its contents go.
+    pub(crate) fn file(&self) -> DumpFile {
+        DumpFile { file: self.file.clone(), path: Some(self.path.clone()) }
+    }
+
+    /// Verifies what was written, and makes it durable under its name.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Unsound`] when it is no good; another one when it cannot be kept. Then no file is left.
+    pub(crate) fn keep(self, kind: Kind, restore: String, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
+        verify(kind, &self.path, watch)?;
+        faults::at("dumped");
+        let to = self.to.clone();
+        let bytes = self.publish()?;
+        Ok(Dump { path: to, bytes, restore })
     }
 
     /// Makes it durable under its name; gives its size.
-    fn publish(self, to: &Path) -> Result<u64, DatabaseError> {
+    fn publish(self) -> Result<u64, DatabaseError> {
+        let to = self.to.as_path();
         let file = |act, path: &Path| {
             let path = path.to_owned();
             move |source| DatabaseError::File { act, path, source }
         };
-        let open = File::open(&self.path).map_err(file("open", &self.path))?;
-        open.sync_all().map_err(file("make durable", &self.path))?;
-        let bytes = open.metadata().map_err(file("look at", &self.path))?.len();
+        self.file.sync_all().map_err(file("make durable", &self.path))?;
+        let bytes = self.file.metadata().map_err(file("look at", &self.path))?.len();
         fs::rename(&self.path, to).map_err(file("rename", &self.path))?;
         faults::at("renamed");
         let dir = to.parent().unwrap_or(Path::new("/"));

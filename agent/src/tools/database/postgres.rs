@@ -1,6 +1,8 @@
 //! PostgreSQL, by `pg_dump -Fc`. The connection is described by libpq's variables: arguments can be read by every user of the host.
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::super::manage::Database;
 use super::super::{Program, ProgramError, Watch};
@@ -24,12 +26,10 @@ const OPTIONS: &[(&str, &str)] = &[
     ("hostaddr", "PGHOSTADDR"),
 ];
 
-/// Dumps into `part`, which is there and empty, and verifies it. Gives the command that restores it from `to`.
-pub(super) fn dump(database: &Database, part: &Path, to: &Path, watch: &Watch<'_>) -> Result<String, DatabaseError> {
-    // It becomes durable when it gets its name, and need not twice.
-    let program = connected("pg_dump", database).args(["--format=custom", "--no-password", "--no-sync", "--file"]).arg(part);
+/// Dumps into a file that is open and empty. Gives the command that restores it from `to`.
+pub(super) fn dump(database: &Database, into: &Arc<File>, to: &Path, watch: &Watch<'_>) -> Result<String, DatabaseError> {
+    let program = connected("pg_dump", database).args(["--format=custom", "--no-password"]).output_to(into);
     program.run(watch).map_err(|source| failed("pg_dump", source))?;
-    verify(part, watch)?;
     Ok(restore(database, to))
 }
 

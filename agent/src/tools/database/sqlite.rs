@@ -1,5 +1,6 @@
 //! SQLite, by its online backup: a copy that is consistent while others read and write.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,21 +10,32 @@ use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 
 use super::super::Watch;
 use super::super::manage::Database;
-use super::{DatabaseError, quoted};
+use super::{DatabaseError, DumpFile, quoted};
 
 /// Pages that are copied at a time; between them it is asked whether to go on.
 const PAGES: i32 = 1024;
 /// How often others may make the copy begin anew before they have to wait for it.
 const MOST_RESTARTS: u32 = 3;
 
-/// Copies into `part`, which is there and empty, and verifies it. Gives the command that restores it from `to`.
-pub(super) fn dump(database: &Database, part: &Path, to: &Path, watch: &Watch<'_>) -> Result<String, DatabaseError> {
+/// Copies into a file that is there and empty; by way of `scratch`, where SQLite cannot open it by its path. Gives the command that restores it from
+/// `to`.
+pub(super) fn dump(database: &Database, into: &DumpFile, to: &Path, scratch: &Path, watch: &Watch<'_>) -> Result<String, DatabaseError> {
     if database.name.is_empty() || database.name == ":memory:" || database.name.starts_with("file:") {
         return Err(DatabaseError::InMemory(database.alias.clone()));
     }
     let from = Path::new(&database.name);
-    copy(from, part, watch)?;
-    verify(part, watch)?;
+    match &into.path {
+        Some(part) => copy(from, part, watch)?,
+        None => {
+            let part = scratch.join("copy.sqlite3");
+            let file = |source| DatabaseError::File { act: "write the copy of", path: from.to_owned(), source };
+            File::create(&part).map_err(file)?;
+            copy(from, &part, watch)?;
+            let mut copied = File::open(&part).map_err(file)?;
+            std::io::copy(&mut copied, &mut &*into.file).map_err(file)?;
+            std::fs::remove_file(&part).map_err(file)?;
+        }
+    }
     Ok(format!("sqlite3 {} {}", quoted(&database.name), quoted(&format!(".restore '{}'", to.display()))))
 }
 

@@ -25,6 +25,13 @@ fn sqlite_database(path: &Path) -> Database {
     }
 }
 
+/// As a release makes it.
+fn backup(kind: Kind, database: &Database, to: &Path, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
+    let part = Part::create(to)?;
+    let restore = dump(kind, database, &part.file(), to, Path::new("/none"), watch)?;
+    part.keep(kind, restore, watch)
+}
+
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

@@ -36,11 +36,15 @@ pub(super) struct Build<'a> {
 impl Build<'_> {
     /// Creates, fills, verifies.
     pub(super) fn run(&self) -> Result<Built, PythonError> {
-        if self.venv.symlink_metadata().is_ok() {
-            return Err(PythonError::AlreadyThere(self.venv.to_owned()));
+        // What may be written in must be there; and nothing may be in it yet.
+        match fs::create_dir(self.venv) {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::read_dir(self.venv).map_or(true, |mut entries| entries.next().is_some()) {
+                    return Err(PythonError::AlreadyThere(self.venv.to_owned()));
+                }
+            }
+            made => made.map_err(|source| PythonError::File { act: "make", path: self.venv.to_owned(), source })?,
         }
-        // What may be written in must be there.
-        fs::create_dir(self.venv).map_err(|source| PythonError::File { act: "make", path: self.venv.to_owned(), source })?;
         self.create()?;
         let brought = self.packages()?;
         self.fill()?;

@@ -1,7 +1,9 @@
 //! Secrets, masked by value: whatever prints them, wherever they come out.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
+use agent_wire::event::Stream;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
@@ -84,6 +86,43 @@ impl Mask {
             }
         }
         lines.into_iter().map(|line| self.cover(&line).into_owned()).collect()
+    }
+}
+
+/// Lines of output on their way out: one that may end with the beginning of a secret waits for the next one of its stream.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    mask: Mask,
+    held: RefCell<Vec<(Stream, String)>>,
+}
+
+impl Lines {
+    /// With nothing held back.
+    pub(crate) fn new(mask: Mask) -> Self {
+        Self { mask, held: RefCell::default() }
+    }
+
+    /// Takes a line, and says what can be said by now.
+    pub(crate) fn take(&self, stream: Stream, line: &str, say: &mut dyn FnMut(Stream, String)) {
+        let mut line = line.to_owned();
+        let before = self.held.borrow().iter().position(|(of, _)| *of == stream);
+        if let Some(at) = before {
+            let (stream, mut before) = self.held.borrow_mut().swap_remove(at);
+            self.mask.cover_across(&mut before, &mut line);
+            say(stream, self.mask.cover(&before).into_owned());
+        }
+        if self.mask.may_go_on(&line) {
+            self.held.borrow_mut().push((stream, line));
+        } else {
+            say(stream, self.mask.cover(&line).into_owned());
+        }
+    }
+
+    /// Says what was held back.
+    pub(crate) fn say_held(&self, say: &mut dyn FnMut(Stream, String)) {
+        for (stream, line) in self.held.take() {
+            say(stream, self.mask.cover(&line).into_owned());
+        }
     }
 }
 

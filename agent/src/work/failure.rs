@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use serde::{Deserialize, Serialize};
+
 use crate::restart::RestartError;
 use crate::site::SiteError;
 use crate::tools::ProgramError;
@@ -11,7 +13,7 @@ use crate::tools::manage::ManageError;
 use crate::tools::python::PythonError;
 
 /// Why a step failed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failure {
     /// What went wrong: the whole chain, outermost first.
     pub reason: String,
@@ -33,7 +35,7 @@ impl Failure {
         self
     }
 
-    fn of(err: &dyn Error, hint: Option<String>, tail: &[String]) -> Self {
+    pub(crate) fn of(err: &dyn Error, hint: Option<String>, tail: &[String]) -> Self {
         Self { reason: chain(err), hint, tail: tail.to_vec() }
     }
 }

@@ -1,0 +1,142 @@
+//! Who does a run's jobs: the agent itself, or the step runners of the app.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use agent_model::names::{AppName, RunId};
+
+use super::session::{Session, Still};
+use super::{Answer, Failure, Job, Order, Side, Workshop};
+use crate::settings::{App, Executor};
+use crate::site::Site;
+use crate::tools::database::DumpFile;
+use crate::tools::{Cancel, Watch, using};
+
+/// Who does a run's jobs.
+pub(crate) enum Hands<'a> {
+    /// The agent itself.
+    Own(Box<Workshop<'a>>),
+    /// Units with users of their own.
+    Units {
+        /// The app.
+        app: &'a App,
+        /// A session for each side that was asked already.
+        sessions: RefCell<BTreeMap<Side, Session>>,
+    },
+}
+
+impl<'a> Hands<'a> {
+    /// The step runners of an app.
+    pub(crate) fn units(app: &'a App) -> Self {
+        Self::Units { app, sessions: RefCell::default() }
+    }
+
+    /// Has a job done.
+    ///
+    /// # Errors
+    /// [`Failure`] when it failed.
+    pub(crate) fn ask(
+        &self,
+        order: &Order,
+        job: &Job,
+        into: Option<&DumpFile>,
+        watch: &Watch<'_>,
+        note: &dyn Fn(&str),
+    ) -> Result<Answer, Failure> {
+        match self {
+            Self::Own(workshop) => workshop.carry_out(order, job, into, watch, note),
+            Self::Units { app, sessions } => {
+                if watch.cancel.asked() {
+                    return Err(Failure::new("the run is cancelled"));
+                }
+                let side = job.side(app).ok_or_else(|| Failure::new("there is no such hook"))?;
+                let mut sessions = sessions.borrow_mut();
+                let mut session = match sessions.remove(&side) {
+                    Some(session) => session,
+                    None => Session::open(&app.name, side)?,
+                };
+                let answer = session.ask(order, job, into, watch, note);
+                if answer.as_ref().err().is_none_or(|lost| lost.session == Still::There) {
+                    sessions.insert(side, session);
+                }
+                answer.map_err(|lost| lost.failure)
+            }
+        }
+    }
+}
+
+/// Asks a runner for something outside of any run.
+fn ask_once(app: &AppName, side: Side, job: &Job) -> Result<Answer, Failure> {
+    let order = Order { run: RunId(0), marker: String::new(), caller: "agent".to_owned(), release: None, former: None };
+    let cancel = Cancel::default();
+    let lines = |_, line: &str| tracing::debug!("{line}");
+    let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(300), cancel: &cancel, lines: &lines };
+    Session::open(app, side)?.ask(&order, job, None, &watch, &|text| tracing::debug!("{text}")).map_err(|lost| lost.failure)
+}
+
+/// The users that the runners of an app have, for `doctor`.
+///
+/// # Errors
+/// [`Failure`] when one of them cannot be asked.
+pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failure> {
+    Ok((Session::open(app, Side::Build)?.user, Session::open(app, Side::App)?.user))
+}
+
+/// Has whoever builds give the agent all rights over what was built and not sealed, so that it can be removed.
+///
+/// # Errors
+/// [`Failure`] when the runner cannot be asked.
+pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
+    match app.executor {
+        Executor::Direct => Ok(()),
+        Executor::Units => ask_once(&app.name, Side::Build, &Job::HandOver).map(|_| ()),
+    }
+}
+
+/// The processes that run from a root's directories.
+pub(crate) struct Users<'a> {
+    app: &'a App,
+    site: &'a Site,
+    seen: OnceCell<Seen>,
+}
+
+enum Seen {
+    /// The agent's user may look for itself.
+    Directly,
+    /// These are used.
+    These(Vec<PathBuf>),
+    /// Nobody could tell.
+    Unknown,
+}
+
+impl<'a> Users<'a> {
+    /// They are looked for when they are asked for first.
+    pub(crate) fn of(app: &'a App, site: &'a Site) -> Self {
+        Self { app, site, seen: OnceCell::new() }
+    }
+
+    /// Whether a process runs from a directory; also when nobody can tell.
+    pub(crate) fn has(&self, dir: &Path) -> bool {
+        let seen = self.seen.get_or_init(|| match self.app.executor {
+            Executor::Direct => Seen::Directly,
+            Executor::Units => match ask_once(&self.app.name, Side::App, &Job::Used) {
+                Ok(Answer::Used(used)) => Seen::These(used),
+                Ok(other) => {
+                    tracing::error!("{}", other.unexpected().reason);
+                    Seen::Unknown
+                }
+                Err(failure) => {
+                    tracing::warn!("nobody can tell which releases are in use, so none is removed: {}", failure.reason);
+                    Seen::Unknown
+                }
+            },
+        });
+        match seen {
+            Seen::Directly => !using(dir).is_empty(),
+            Seen::These(used) => used.iter().any(|path| path == dir) || self.site.in_a_slot(dir),
+            Seen::Unknown => true,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What a release has done for it by programs that run the app's own code or its packages: jobs, and who carries them out.
+//!
+//! A job is a word and a few names; which program that means, with which arguments and variables, says the app's file, and never whoever asks. So the
+//! same jobs can be carried out in two ways, by the same code ([`Workshop`]):
+//!
+//! ```text
+//!                      executor = "direct"          executor = "units"
+//!   step ── job ──▶ Hands ──▶ Workshop           Hands ──▶ Session ~~ socket ~~▶ Runner ──▶ Workshop
+//!                             (the agent's user)           (one line)            (a unit with a user of its own)
+//! ```
+//!
+//! With units there are two runners for each app: one builds, and knows no secret; the other one is the app's own user, which cannot write what was built.
+//! The service manager starts a runner for a connection, and ends all that it left before it starts the next one. So whoever was greeted by a runner
+//! knows that nothing of an earlier one is at work any more.
+
+mod failure;
+mod hands;
+pub(crate) mod mask;
+pub(crate) mod runner;
+mod session;
+mod wire;
+mod workshop;
+
+use std::path::{Path, PathBuf};
+
+use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
+use serde::{Deserialize, Serialize};
+
+use crate::settings::{App, When};
+use crate::tools::manage::{Inspection, Tree};
+
+pub(crate) use failure::{Failure, chain};
+pub(crate) use hands::{Hands, Users, hand_over, users_of_runners};
+pub(crate) use workshop::{Ground, Workshop};
+
+/// Who carries a job out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Side {
+    /// Whoever builds: may write the release that is being made, and knows no secret.
+    Build,
+    /// The app's own user: knows the app's secrets, and may write nothing that was built.
+    App,
+}
+
+impl Side {
+    /// Its word: in names of units and sockets, and on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::App => "app",
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Job {
+    /// Find out what the release wants for its environment.
+    Want,
+    /// Build the environment of this key, in its directory, which is there and empty.
+    Environment {
+        /// The name of the directory.
+        key: String,
+        /// What becomes of what installers kept from earlier buildings.
+        caches: Caches,
+    },
+    /// `manage.py collectstatic`
+    CollectStatic,
+    /// Give the agent's group all rights over what this side has made in releases and environments that are not sealed.
+    HandOver,
+    /// The hook at this place of the app's file.
+    Hook(usize),
+    /// What Django says of the release.
+    Inspect(Bytecode),
+    /// `manage.py check`
+    Check,
+    /// `manage.py makemigrations --check`
+    Unmade,
+    /// `manage.py migrate`
+    Migrate,
+    /// Load the application once, as a server would.
+    Load,
+    /// Dump the database into the file that comes with the job.
+    Dump,
+    /// Name the releases and environments that processes of this side run from.
+    Used,
+}
+
+/// What becomes of what installers kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Caches {
+    /// It may be used.
+    Keep,
+    /// It goes before anything is built.
+    Empty,
+}
+
+/// Whether Python may leave bytecode beside the sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Bytecode {
+    /// The release is still being made.
+    Written,
+    /// It is sealed.
+    NotWritten,
+}
+
+impl From<Bytecode> for Tree {
+    fn from(bytecode: Bytecode) -> Self {
+        match bytecode {
+            Bytecode::Written => Self::Open,
+            Bytecode::NotWritten => Self::Sealed,
+        }
+    }
+}
+
+/// The steps after which a release is sealed: a hook of theirs has nothing to build any more.
+const AFTER_THE_SEAL: [&str; 4] = ["backup", "migrate", "switch", "prune"];
+
+impl Job {
+    /// Whose job it is; nobody's where there is no such hook.
+    pub(crate) fn side(&self, app: &App) -> Option<Side> {
+        Some(match self {
+            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::HandOver => Side::Build,
+            Self::Inspect(_) | Self::Check | Self::Unmade | Self::Migrate | Self::Load | Self::Dump | Self::Used => Side::App,
+            Self::Hook(place) => {
+                let hook = app.hooks.get(*place)?;
+                let sealed = AFTER_THE_SEAL.contains(&hook.step.as_str()) || hook.step == "seal" && hook.when == When::After;
+                if sealed { Side::App } else { Side::Build }
+            }
+        })
+    }
+}
+
+/// For whom a job is done: names, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// The run; 0 outside of any.
+    pub run: RunId,
+    /// The mark of its processes.
+    pub marker: String,
+    /// Who asked for it.
+    pub caller: String,
+    /// The release.
+    pub release: Option<Ordered>,
+    /// The release that was live before, and its commit.
+    pub former: Option<(ReleaseName, Option<CommitId>)>,
+}
+
+/// The release that a job is done for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ordered {
+    /// Its name.
+    pub name: ReleaseName,
+    /// Its commit.
+    pub commit: CommitId,
+    /// The ref that reached it.
+    pub reference: Option<RefName>,
+}
+
+impl Order {
+    /// What programs may know of the release, in their environment.
+    pub(crate) fn variables(&self, app: &App, releases: impl Fn(&ReleaseName) -> PathBuf) -> Vec<(String, String)> {
+        let mut env = Vec::new();
+        let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
+        set("RELEASE_APP", app.name.as_str());
+        set("RELEASE_CALLER", &self.caller);
+        if let Some(Ordered { name, commit, reference }) = &self.release {
+            set("RELEASE_NAME", name.as_str());
+            set("RELEASE_DIR", &releases(name).to_string_lossy());
+            set("RELEASE_COMMIT", commit.as_str());
+            set("REVISION", commit.as_str());
+            set("RELEASE_REF", reference.as_ref().map_or("", RefName::as_str));
+        }
+        if let Some((former, commit)) = &self.former {
+            set("RELEASE_PREVIOUS", former.as_str());
+            if let Some(commit) = commit {
+                set("PREVIOUS_REVISION", commit.as_str());
+            }
+        }
+        env
+    }
+}
+
+/// What came of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    /// It is done.
+    Done,
+    /// It is done, and this should be looked at.
+    Warnings(Vec<String>),
+    /// What the environment would be.
+    Wanted(Wanted),
+    /// It is built.
+    Built {
+        /// How many packages it holds.
+        packages: usize,
+        /// What does not fit together.
+        warnings: Vec<String>,
+    },
+    /// What Django says. Its databases stay with whoever asked them.
+    Inspected(Box<Inspection>),
+    /// The dump is written.
+    Dumped {
+        /// The command that restores it.
+        restore: String,
+    },
+    /// The directories that processes run from.
+    Used(Vec<PathBuf>),
+}
+
+/// What the environment of a release would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    /// Its key.
+    pub key: String,
+    /// What it is made of, for people.
+    pub told: String,
+    /// What people should know.
+    pub notes: Vec<String>,
+}
+
+impl Answer {
+    /// What should be looked at.
+    pub(crate) fn warnings(self) -> Vec<String> {
+        match self {
+            Self::Warnings(warnings) | Self::Built { warnings, .. } => warnings,
+            _ => Vec::new(),
+        }
+    }
+
+    /// An answer to another question is a fault of whoever answers.
+    pub(crate) fn unexpected(&self) -> Failure {
+        Failure::new(format!("the step runner answered something else than it was asked: {self:?}"))
+    }
+}
+
+/// The directory of a root's environment of this key, if the key is one.
+fn environment_dir(site: &crate::site::Site, key: &str) -> Option<PathBuf> {
+    crate::site::is_key(key).then(|| site.environment(key)).filter(|dir| dir.parent() == Some(Path::new(&site.root().join("environments"))))
+}
+
+#[cfg(test)]
+mod tests;

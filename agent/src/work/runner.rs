@@ -1,0 +1,228 @@
+//! A step runner: started by the service manager for one connection, as the user that the unit names, and gone with it.
+//!
+//! It reads the app's file itself, and knows no program that does not stand there. When the agent's end is gone, it ends what it has started, and itself.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agent_model::names::AppName;
+use agent_wire::event::Stream;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{User, geteuid};
+use thiserror::Error;
+
+use super::mask::{Lines, Mask};
+use super::wire::{Asked, Heard, Line, Told, VERSION};
+use super::{Answer, Failure, Ground, Side, Workshop};
+use crate::settings::{App, Complaint, read_secrets};
+use crate::site::Site;
+use crate::tools::database::DumpFile;
+use crate::tools::{Cancel, Watch, end_control_group, end_marked};
+
+/// Why a runner ends without having done anything.
+#[derive(Debug, Error)]
+pub(crate) enum RunnerError {
+    /// It was not started for a connection.
+    #[error("a step runner is started by its socket unit, release-agent-{side}@{app}.socket, and not by hand")]
+    NoSocket {
+        /// Its side.
+        side: &'static str,
+        /// Its app.
+        app: AppName,
+    },
+    /// The connection failed.
+    #[error("cannot speak to the agent")]
+    Line(#[from] io::Error),
+}
+
+/// What a runner is started with.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    /// Its app.
+    pub app: AppName,
+    /// Which half of the jobs is its.
+    pub side: Side,
+    /// The configuration directory.
+    pub config: PathBuf,
+    /// Where the service manager put the files with secrets, each under its own name (systemd.exec(5), `CREDENTIALS_DIRECTORY`).
+    pub credentials: Option<PathBuf>,
+    /// What installers keep (systemd.exec(5), `CACHE_DIRECTORY`).
+    pub caches: PathBuf,
+    /// For temporary files.
+    pub scratch: PathBuf,
+}
+
+/// How long what was started may take to end, once the agent is gone.
+const GOING: Duration = Duration::from_secs(15);
+
+impl Runner {
+    /// Serves the one connection that it was started for.
+    ///
+    /// # Errors
+    /// [`RunnerError`] when there is none, or it breaks.
+    pub(crate) fn serve(&self, listener: Option<UnixListener>) -> Result<(), RunnerError> {
+        let listener = listener.ok_or_else(|| RunnerError::NoSocket { side: self.side.word(), app: self.app.clone() })?;
+        listener.set_nonblocking(false)?;
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(false)?;
+        let gone = stream.try_clone()?;
+        let mut line = Line::new(stream);
+        let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
+        let settings = crate::settings::load_app(&self.config, &self.app);
+        let hello = Told::Hello { version: VERSION, app: self.app.to_string(), side: self.side, user };
+        let app = match settings {
+            Ok(app) => app,
+            Err(complaints) => return Ok(line.say(&Told::Failed(told("the app's file", &complaints)), NONE)?),
+        };
+        let secrets = match self.side {
+            Side::Build => Vec::new(),
+            Side::App => match read_secrets(&self.credentials_of(&app)) {
+                Ok(secrets) => secrets,
+                Err(complaints) => return Ok(line.say(&Told::Failed(told("the secrets", &complaints)), NONE)?),
+            },
+        };
+        line.say(&hello, NONE)?;
+        let mask = Mask::of(secrets.iter().map(|(_, value)| value.as_str()));
+        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
+        let site = Site::at(&app.root);
+        let ground = Ground::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
+        let workshop = Workshop::new(&app, &site, &env, vec![self.config.clone()], ground);
+        let cancel = Cancel::default();
+        let ended = Arc::new(AtomicBool::new(false));
+        std::thread::spawn({
+            let (cancel, ended) = (cancel.clone(), ended.clone());
+            move || end_with(&gone, &cancel, &ended)
+        });
+        let served = self.answer_all(&mut line, &workshop, &mask, &cancel);
+        ended.store(true, Ordering::Release);
+        end_control_group();
+        served
+    }
+
+    /// Each file with secrets as it was handed over, or where it is, when nobody hands files over.
+    fn credentials_of(&self, app: &App) -> Vec<PathBuf> {
+        let handed = |at: usize, path: &Path| {
+            let handed = self.credentials.as_ref().map(|dir| dir.join(format!("secrets-{at}")));
+            handed.filter(|path| path.exists()).unwrap_or_else(|| path.to_owned())
+        };
+        app.secrets.iter().enumerate().map(|(at, path)| handed(at, path)).collect()
+    }
+
+    fn answer_all(&self, line: &mut Line, workshop: &Workshop<'_>, mask: &Mask, cancel: &Cancel) -> Result<(), RunnerError> {
+        loop {
+            match line.hear::<Asked>(Duration::from_secs(1)) {
+                Ok(Heard::Said(asked)) => {
+                    let into = line.descriptor();
+                    let answered = self.answer(line, workshop, mask, cancel, &asked, into.map(File::from));
+                    // What a job left running is no part of the next one.
+                    if !end_control_group() {
+                        end_marked(&asked.order().map(|order| order.marker).unwrap_or_default());
+                    }
+                    let told = match answered {
+                        Ok(Answer::Inspected(mut inspection)) => {
+                            // Their passwords are the app's own.
+                            inspection.databases.clear();
+                            Told::Answer(Answer::Inspected(inspection))
+                        }
+                        Ok(answer) => Told::Answer(answer),
+                        Err(failure) => Told::Failed(failure),
+                    };
+                    line.say(&covered(told, mask), NONE)?;
+                }
+                Ok(Heard::Nothing) => {}
+                Ok(Heard::Gone) => return Ok(()),
+                // Whoever asks for what there is not is told so, and asks for nothing more.
+                Err(err) if err.kind() == io::ErrorKind::InvalidData || err.kind() == io::ErrorKind::Other => {
+                    let failure = Failure::new(format!("the step runner does not know what it was asked for: {err}"));
+                    return Ok(line.say(&Told::Failed(failure), NONE)?);
+                }
+                Err(err) => return Err(err.into()),
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        line: &Line,
+        workshop: &Workshop<'_>,
+        mask: &Mask,
+        cancel: &Cancel,
+        asked: &Asked,
+        into: Option<File>,
+    ) -> Result<Answer, Failure> {
+        let order = asked.order().map_err(|why| Failure::new(format!("the step runner does not know what it was asked for: {why}")))?;
+        if asked.job.side(workshop.app) != Some(self.side) {
+            return Err(Failure::new(format!("{:?} is no job for the step runner {} of {}", asked.job, self.side.word(), self.app)));
+        }
+        let into = into.map(|file| DumpFile { file: Arc::new(file), path: None });
+        let say = |told: &Told| {
+            // An agent that is gone is noticed by whoever waits for that.
+            let _ = line.say(told, NONE);
+        };
+        let voice = Lines::new(mask.clone());
+        let lines = |stream: Stream, text: &str| voice.take(stream, text, &mut |stream, text| say(&Told::Output(stream, text)));
+        let note = |text: &str| {
+            voice.say_held(&mut |stream, text| say(&Told::Output(stream, text)));
+            say(&Told::Note(mask.cover(text).into_owned()));
+        };
+        let deadline = Instant::now() + Duration::from_millis(asked.ms);
+        let watch = Watch { marker: &order.marker, deadline, cancel, lines: &lines };
+        let answer = workshop.carry_out(&order, &asked.job, into.as_ref(), &watch, &note);
+        voice.say_held(&mut |stream, text| say(&Told::Output(stream, text)));
+        answer
+    }
+}
+
+const NONE: Option<&File> = None;
+
+fn told(what: &str, complaints: &[Complaint]) -> Failure {
+    let told: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+    Failure::new(format!("the step runner cannot use {what}: {}", told.join("; ")))
+        .with_hint("put the file right; agentctl setup app hands new files with secrets to the runner")
+}
+
+fn covered(told: Told, mask: &Mask) -> Told {
+    let cover = |text: String| mask.cover(&text).into_owned();
+    match told {
+        Told::Failed(Failure { reason, hint, tail }) => {
+            Told::Failed(Failure { reason: cover(reason), hint: hint.map(cover), tail: mask.cover_lines(tail) })
+        }
+        Told::Answer(Answer::Warnings(warnings)) => Told::Answer(Answer::Warnings(warnings.into_iter().map(cover).collect())),
+        Told::Answer(Answer::Dumped { restore }) => Told::Answer(Answer::Dumped { restore: cover(restore) }),
+        Told::Answer(Answer::Inspected(mut inspection)) => {
+            inspection.schema = inspection.schema.map_err(cover);
+            Told::Answer(Answer::Inspected(inspection))
+        }
+        told => told,
+    }
+}
+
+/// Waits until the other end hangs up, and sees to it that nothing goes on for long then.
+fn end_with(stream: &UnixStream, cancel: &Cancel, ended: &AtomicBool) {
+    loop {
+        let mut polled = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+        let hung_up = poll(&mut polled, PollTimeout::from(500u16)).is_ok_and(|count| count > 0);
+        if ended.load(Ordering::Acquire) {
+            return;
+        }
+        if hung_up {
+            break;
+        }
+    }
+    cancel.ask();
+    let end = Instant::now() + GOING;
+    while Instant::now() < end {
+        if ended.load(Ordering::Acquire) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // With it ends all that is in its control group.
+    std::process::exit(1);
+}

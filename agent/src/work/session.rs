@@ -1,0 +1,141 @@
+//! The agent's end of a connection to a step runner.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use agent_model::names::AppName;
+
+use super::wire::{Asked, Heard, Line, Told, VERSION};
+use super::{Answer, Failure, Job, Order, Side};
+use crate::tools::Watch;
+use crate::tools::database::DumpFile;
+
+/// Where the service manager listens for the runners.
+const SOCKETS: &str = "/run/release-agent-steps";
+/// How long a runner may take to greet: before it starts, all that an earlier one left is ended.
+const GREETING: Duration = Duration::from_secs(120);
+/// How long a runner may take beyond a job's deadline to say so: it ends what it started first.
+const BEYOND: Duration = Duration::from_secs(20);
+/// How long a cancel may go unnoticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Where the runner of an app's side is asked.
+pub(crate) fn socket(app: &AppName, side: Side) -> PathBuf {
+    Path::new(SOCKETS).join(format!("{app}.{}", side.word()))
+}
+
+/// A connection to a runner, for as many jobs as there are.
+#[derive(Debug)]
+pub(crate) struct Session {
+    line: Line,
+    unit: String,
+    /// The user that it runs as.
+    pub user: String,
+}
+
+impl Session {
+    /// Connects, and waits until the runner greets. Then nothing that an earlier runner started is at work any more.
+    ///
+    /// # Errors
+    /// [`Failure`] when there is none, or it does not greet.
+    pub(crate) fn open(app: &AppName, side: Side) -> Result<Self, Failure> {
+        let socket = socket(app, side);
+        let unit = format!("release-agent-{}@{app}.service", side.word());
+        let stream = UnixStream::connect(&socket).map_err(|err| no_runner(app, &socket, &err))?;
+        let mut line = Line::new(stream);
+        let end = Instant::now() + GREETING;
+        loop {
+            match line.hear::<Told>(LOOK) {
+                Ok(Heard::Said(Told::Hello { version, app: of, side: what, user })) => {
+                    if version != VERSION || of != app.as_str() || what != side {
+                        return Err(Failure::new(format!("the step runner {unit} is one of another version, or of another app"))
+                            .with_hint("restart the agent after an upgrade; look at the drop-ins of that unit (systemctl cat)"));
+                    }
+                    return Ok(Self { line, unit, user });
+                }
+                Ok(Heard::Said(Told::Failed(failure))) => return Err(failure),
+                Ok(Heard::Nothing) if Instant::now() < end => {}
+                Ok(Heard::Nothing) => return Err(silent(&unit, "did not greet in time")),
+                Ok(Heard::Gone) => return Err(silent(&unit, "ended before it greeted")),
+                Ok(Heard::Said(_)) => return Err(silent(&unit, "did not greet")),
+                Err(err) => return Err(silent(&unit, &format!("cannot be understood: {err}"))),
+            }
+        }
+    }
+
+    /// Has a job done.
+    ///
+    /// # Errors
+    /// [`Failure`] when it failed, was cancelled or took too long; after the latter two the session must be dropped, which ends what it started.
+    pub(crate) fn ask(
+        &mut self,
+        order: &Order,
+        job: &Job,
+        into: Option<&DumpFile>,
+        watch: &Watch<'_>,
+        note: &dyn Fn(&str),
+    ) -> Result<Answer, Lost> {
+        let asked = Asked::new(order, job, watch.left());
+        self.line.say(&asked, into.map(|into| &*into.file)).map_err(|err| self.lost(&err.to_string()))?;
+        loop {
+            match self.line.hear::<Told>(LOOK) {
+                Ok(Heard::Said(Told::Output(stream, line))) => (watch.lines)(stream, &line),
+                Ok(Heard::Said(Told::Note(text))) => note(&text),
+                Ok(Heard::Said(Told::Answer(answer))) => return Ok(answer),
+                Ok(Heard::Said(Told::Failed(failure))) => return Err(Lost { failure, session: Still::There }),
+                Ok(Heard::Said(Told::Hello { .. })) => return Err(self.lost("greeted again")),
+                Ok(Heard::Gone) => return Err(self.lost("ended in the middle of a job")),
+                Err(err) => return Err(self.lost(&format!("cannot be understood: {err}"))),
+                Ok(Heard::Nothing) => {}
+            }
+            if watch.cancel.asked() {
+                return Err(Lost { failure: Failure::new("the run is cancelled"), session: Still::Gone });
+            }
+            // A hook has a time of its own, which the runner keeps.
+            if !matches!(job, Job::Hook(_)) && watch.deadline + BEYOND < Instant::now() {
+                return Err(self.lost("did not end its job at the timeout"));
+            }
+        }
+    }
+
+    fn lost(&self, how: &str) -> Lost {
+        Lost { failure: silent(&self.unit, how), session: Still::Gone }
+    }
+}
+
+/// A job that came to nothing.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    /// Why.
+    pub failure: Failure,
+    /// What became of the session.
+    pub session: Still,
+}
+
+/// Whether a session can be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Still {
+    /// It can.
+    There,
+    /// It cannot.
+    Gone,
+}
+
+fn no_runner(app: &AppName, socket: &Path, err: &io::Error) -> Failure {
+    let told = format!("the step runner of {app} cannot be asked at {}: {err}", socket.display());
+    Failure::new(told).with_hint(match err.kind() {
+        io::ErrorKind::NotFound => {
+            format!(
+                "as root, once: agentctl setup app {app}. It makes the app's users, directories and units, and says beforehand what it does"
+            )
+        }
+        io::ErrorKind::PermissionDenied => "is it the agent of the package that runs here, with the user release-agent?".to_owned(),
+        _ => format!("systemctl status 'release-agent-*@{app}.socket' says whether the service manager listens there"),
+    })
+}
+
+fn silent(unit: &str, how: &str) -> Failure {
+    Failure::new(format!("the step runner {unit} {how}")).with_hint(format!("journalctl -u {unit} has what it said last"))
+}

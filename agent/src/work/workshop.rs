@@ -1,0 +1,233 @@
+//! Carries jobs out, by programs of this very user.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent_model::names::ReleaseName;
+
+use super::{Answer, Bytecode, Caches, Failure, Job, Order, Wanted, environment_dir};
+use crate::settings::{App, Hook, When};
+use crate::site::{Site, hand_over, remove_tree};
+use crate::tools::database::{self, DumpFile};
+use crate::tools::manage::{Django, Inspection, Tree};
+use crate::tools::sandbox::Bounds;
+use crate::tools::{Program, ProgramError, Watch, python, used_within};
+
+/// Where programs that build keep what is theirs.
+#[derive(Debug, Clone)]
+pub(crate) enum Ground {
+    /// In the root, which is the agent's.
+    Root,
+    /// Elsewhere: the root is not theirs to write in.
+    Own {
+        /// What installers keep from one building to the next.
+        caches: PathBuf,
+        /// For temporary files.
+        scratch: PathBuf,
+    },
+}
+
+/// Carries out the jobs of one app.
+pub(crate) struct Workshop<'a> {
+    /// The app's settings.
+    pub app: &'a App,
+    /// Its root.
+    pub site: &'a Site,
+    /// `[env]` and, where they are not kept from whoever builds, the secrets.
+    pub env: &'a [(String, String)],
+    /// What programs that run code of strangers may not read.
+    pub hidden: Vec<PathBuf>,
+    /// Where they keep what is theirs.
+    pub ground: Ground,
+    wanted: RefCell<Option<(ReleaseName, python::Wanted)>>,
+    inspection: RefCell<Option<Inspection>>,
+}
+
+impl<'a> Workshop<'a> {
+    /// One that has done nothing yet.
+    pub(crate) fn new(app: &'a App, site: &'a Site, env: &'a [(String, String)], hidden: Vec<PathBuf>, ground: Ground) -> Self {
+        Self { app, site, env, hidden, ground, wanted: RefCell::new(None), inspection: RefCell::new(None) }
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`Failure`] when a program fails, or the job cannot be this app's.
+    pub(crate) fn carry_out(
+        &self,
+        order: &Order,
+        job: &Job,
+        into: Option<&DumpFile>,
+        watch: &Watch<'_>,
+        note: &dyn Fn(&str),
+    ) -> Result<Answer, Failure> {
+        let asked = Asked { workshop: self, order, watch, note };
+        match job {
+            Job::Want => asked.want(),
+            Job::Environment { key, caches } => asked.build(key, *caches),
+            Job::CollectStatic => Ok(asked.django(Tree::Open)?.get().collectstatic(watch).map(|()| Answer::Done)?),
+            Job::HandOver => Ok(hand_over(self.site).map(|()| Answer::Done)?),
+            Job::Hook(place) => asked.hook(*place),
+            Job::Inspect(bytecode) => asked.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
+            Job::Check => Ok(asked.django(Tree::Open)?.get().check(watch).map(|()| Answer::Done)?),
+            Job::Unmade => {
+                let unmade = asked.django(Tree::Open)?.get().unmade_migrations(watch)?;
+                Ok(Answer::Warnings(unmade.into_iter().collect()))
+            }
+            Job::Migrate => asked.migrate(),
+            Job::Load => Ok(Answer::Warnings(asked.django(Tree::Sealed)?.get().load(watch)?)),
+            Job::Dump => asked.dump(into),
+            Job::Used => Ok(Answer::Used(used_within(self.site.root(), &["releases", "environments"]))),
+        }
+    }
+}
+
+/// One job, for somebody.
+struct Asked<'a, 'w> {
+    workshop: &'a Workshop<'w>,
+    order: &'a Order,
+    watch: &'a Watch<'a>,
+    note: &'a dyn Fn(&str),
+}
+
+impl Asked<'_, '_> {
+    fn release(&self) -> Result<(&ReleaseName, PathBuf), Failure> {
+        let name = self.order.release.as_ref().map(|release| &release.name);
+        let name = name.ok_or_else(|| Failure::new("the run has not found out which release it is about"))?;
+        let dir = self.workshop.site.release_dir(name);
+        if !dir.is_dir() {
+            return Err(Failure::new(format!("the app {} has no release {name}", self.workshop.app.name)));
+        }
+        Ok((name, dir))
+    }
+
+    fn env(&self) -> Vec<(String, String)> {
+        let site = self.workshop.site;
+        let of_release = self.order.variables(self.workshop.app, |release| site.release_dir(release));
+        self.workshop.env.iter().cloned().chain(of_release).collect()
+    }
+
+    fn want(&self) -> Result<Answer, Failure> {
+        let (name, dir) = self.release()?;
+        let settings = self.workshop.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
+        let wanted = python::wanted(settings, &dir, self.watch)?;
+        let answer = Wanted { key: wanted.key().to_owned(), told: wanted.told(), notes: wanted.notes().to_vec() };
+        *self.workshop.wanted.borrow_mut() = Some((name.clone(), wanted));
+        Ok(Answer::Wanted(answer))
+    }
+
+    fn build(&self, key: &str, caches: Caches) -> Result<Answer, Failure> {
+        let (name, dir) = self.release()?;
+        let site = self.workshop.site;
+        let place = environment_dir(site, key).ok_or_else(|| Failure::new(format!("{key:?} is no environment's name")))?;
+        if self.workshop.wanted.borrow().as_ref().is_none_or(|(of, _)| of != name) {
+            self.want()?;
+        }
+        let wanted = self.workshop.wanted.borrow();
+        let Some((_, wanted)) = wanted.as_ref().filter(|(_, wanted)| key.starts_with(wanted.key())) else {
+            return Err(Failure::new(format!("the release {name} does not ask for the environment {key}")));
+        };
+        let (caches_dir, scratch) = match &self.workshop.ground {
+            Ground::Root => (site.caches(), site.scratch_dir(&format!("installers-{}", self.order.run))?),
+            Ground::Own { caches, scratch } => (caches.clone(), scratch.clone()),
+        };
+        if caches == Caches::Empty {
+            // Built anew means from what the index has, and not from what an earlier building left.
+            site.clear(&caches_dir)?;
+        }
+        let within = python::Place { scratch: &scratch, caches: &caches_dir, hidden: &self.workshop.hidden };
+        let built = wanted.build(&place, &dir, within, self.watch, self.note);
+        if matches!(self.workshop.ground, Ground::Root) {
+            remove_tree(&scratch)?;
+        }
+        let built = built?;
+        Ok(Answer::Built { packages: built.packages, warnings: built.warnings })
+    }
+
+    fn hook(&self, place: usize) -> Result<Answer, Failure> {
+        let app = self.workshop.app;
+        let Some(Hook { run, timeout, when, step }) = app.hooks.get(place) else {
+            return Err(Failure::new(format!("the app {} has no hook number {place}", app.name)));
+        };
+        let dir = self.release().map_or_else(|_| self.workshop.site.root().to_owned(), |(_, dir)| dir);
+        // Its own time, and not what the step has left: a hook has a timeout that says so.
+        let watch = Watch { deadline: Instant::now() + *timeout, ..*self.watch };
+        let mut program = Program::from_argv(run).dir(&dir).envs(self.env());
+        if let (Ground::Own { caches, scratch }, Some(super::Side::Build)) = (&self.workshop.ground, Job::Hook(place).side(app)) {
+            let writable = vec![dir.clone(), caches.clone(), scratch.clone()];
+            program = program.confined(&Arc::new(Bounds { writable, hidden: self.workshop.hidden.clone() }));
+        }
+        let ended = program.run(&watch).map_err(|err| {
+            let timed_out = matches!(err, ProgramError::TimedOut { .. });
+            let failure = Failure::from(err);
+            let when = if *when == When::Before { "before" } else { "after" };
+            Failure {
+                reason: format!("the hook {when} {step} failed: {}", failure.reason),
+                hint: if timed_out { Some("raise `timeout` of the hook, if it needs longer".to_owned()) } else { failure.hint },
+                ..failure
+            }
+        });
+        ended.map(|()| Answer::Done)
+    }
+
+    fn django(&self, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
+        let settings = self.workshop.app.django.as_ref().ok_or_else(|| Failure::new("no [django] is set"))?;
+        let (_, release) = self.release()?;
+        let python = release.join("venv/bin/python");
+        Ok(AskedDjango { settings, python, release, env: self.env(), tree })
+    }
+
+    /// With the passwords of its databases, which stay here.
+    fn inspect(&self, bytecode: Bytecode) -> Result<Inspection, Failure> {
+        let inspection = self.django(bytecode.into())?.get().inspect(self.watch)?;
+        *self.workshop.inspection.borrow_mut() = Some(inspection.clone());
+        Ok(inspection)
+    }
+
+    fn inspection(&self) -> Result<Inspection, Failure> {
+        let known = self.workshop.inspection.borrow().clone();
+        known.map_or_else(|| self.inspect(Bytecode::NotWritten), Ok)
+    }
+
+    fn migrate(&self) -> Result<Answer, Failure> {
+        let inspection = self.inspection()?;
+        let migrated = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection);
+        // Whatever it did, what is known of the database is old.
+        self.workshop.inspection.borrow_mut().take();
+        Ok(Answer::Warnings(migrated?.warnings))
+    }
+
+    fn dump(&self, into: Option<&DumpFile>) -> Result<Answer, Failure> {
+        let app = self.workshop.app;
+        let (Some(settings), Some(django)) = (&app.backup, &app.django) else { return Err(Failure::new("no [backup] is set")) };
+        let into = into.ok_or_else(|| Failure::new("no file came with the job"))?;
+        let inspection = self.inspection()?;
+        let database = inspection.databases.get(&django.database).ok_or_else(|| {
+            Failure::new(format!("Django's settings have no database {:?}", django.database))
+                .with_hint("look at [django] database in the app's file")
+        })?;
+        let scratch = match &self.workshop.ground {
+            Ground::Root => Path::new("/"),
+            Ground::Own { scratch, .. } => scratch,
+        };
+        let to = self.workshop.site.backup(self.release()?.0, settings.kind.ending());
+        Ok(Answer::Dumped { restore: database::dump(settings.kind, database, into, &to, scratch, self.watch)? })
+    }
+}
+
+/// A release's Django project, with what it is run by.
+struct AskedDjango<'a> {
+    settings: &'a crate::tools::manage::Settings,
+    python: PathBuf,
+    release: PathBuf,
+    env: Vec<(String, String)>,
+    tree: Tree,
+}
+
+impl AskedDjango<'_> {
+    fn get(&self) -> Django<'_> {
+        Django { settings: self.settings, release: &self.release, python: &self.python, env: &self.env, tree: self.tree }
+    }
+}
