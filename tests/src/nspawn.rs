@@ -252,7 +252,10 @@ fn install(upper: &Path) {
         fs::create_dir_all(to.parent().expect("it is no root")).expect("the new directory is ours");
         fs::copy(project(from), to).expect("the project has its units");
     };
-    copy("systemd/system/release-agent.service", "usr/lib/systemd/system/release-agent.service");
+    for unit in fs::read_dir(project("systemd/system")).expect("the project has its units").flatten() {
+        let name = unit.file_name().to_string_lossy().into_owned();
+        copy(&format!("systemd/system/{name}"), &format!("usr/lib/systemd/system/{name}"));
+    }
     copy("systemd/sysusers.d/release-agent.conf", "usr/lib/sysusers.d/release-agent.conf");
     copy("systemd/tmpfiles.d/release-agent.conf", "usr/lib/tmpfiles.d/release-agent.conf");
     let mut drop_in = format!("[Service]\nReadWritePaths={HOME}\nEnvironment=HOME={HOME}\n");
