@@ -139,6 +139,18 @@ impl Booted {
         Repo::new(directory.join("srv").join(name))
     }
 
+    /// Lets the agent carry out by itself what releases run, as this user, with what the example of a drop-in allows; it is not running yet.
+    pub fn direct(&self, user: &str) -> &Self {
+        let example = fs::read_to_string(project("systemd/examples/direct.conf")).expect("the project has it");
+        // Root is only root with its capabilities.
+        let more = match user {
+            "root" => "User=root\nGroup=root\nCapabilityBoundingSet=~\n".to_owned(),
+            // The installers' files of this machine are root's.
+            _ => "Environment=HOME=/var/lib/release-agent\n".to_owned(),
+        };
+        self.write("/etc/systemd/system/release-agent.service.d/direct.conf", format!("{example}{more}"))
+    }
+
     /// A program within the machine, with the environment of a login of root.
     pub fn command<S: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new("nsenter");

@@ -9,6 +9,7 @@ pub(crate) mod command;
 mod error;
 pub(crate) mod gunicorn;
 pub(crate) mod handover;
+mod helper;
 mod master;
 mod proof;
 pub(crate) mod systemd;
@@ -25,7 +26,7 @@ use agent_wire::view::Finding;
 use crate::tools::http::Check;
 use crate::tools::{Program, Watch};
 
-use bus::Unit;
+use bus::{Act, Unit};
 pub(crate) use error::RestartError;
 use handover::Stood;
 use master::Master;
@@ -118,7 +119,7 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
     pub(crate) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Prepared, RestartError> {
-        systemd::examine(scene, scene.workers.iter().map(|worker| worker.unit.as_str()))?;
+        systemd::examine(scene, Act::Restart, scene.workers.iter().map(|worker| worker.unit.as_str()))?;
         for finding in traps::of_server(self, scene.link) {
             let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
             (scene.warn)(&format!("{}{cure}", finding.text));
@@ -128,7 +129,7 @@ impl Restart {
             Self::None => {}
             Self::Handover(settings) => settings.prepare(scene, new)?,
             Self::UwsgiFifo(settings) => prepared.master = settings.prepare(scene, new)?,
-            Self::Systemd(settings) => systemd::examine(scene, settings.units.iter().map(String::as_str))?,
+            Self::Systemd(settings) => systemd::examine(scene, settings.act(), settings.units.iter().map(String::as_str))?,
             Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
             Self::Command(settings) => settings.prepare()?,
         }
@@ -153,7 +154,7 @@ impl Restart {
         match self {
             Self::None | Self::Handover(_) => {}
             Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
-            Self::Systemd(settings) => prepared.units = settings.act(scene, release)?,
+            Self::Systemd(settings) => prepared.units = settings.bring(scene, release)?,
             Self::Gunicorn(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
             Self::Command(settings) => settings.act(scene, release)?,
         }
@@ -255,6 +256,16 @@ impl Restart {
         match self {
             Self::Handover(settings) => settings.revive(scene, live),
             _ => Ok(Revived::NotNeeded),
+        }
+    }
+
+    /// The releases that run in units of systemd as far as the strategy knows, whoever their processes belong to: none of them may be removed.
+    /// `link` is the root's link `app`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "pruning is to ask it"))]
+    pub(crate) fn in_units(&self, link: &Path, watch: &Watch<'_>) -> Vec<ReleaseName> {
+        match self {
+            Self::Handover(settings) => handover::in_units(settings, link, watch),
+            _ => Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! environments/<key>/  virtual environments, sealed
 //! shared/  backups/
 //! app -> releases/<name>
+//! slots/<slot> -> ../releases/<name>   with handover in slots: which release each of their units runs
 //! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances; room for the way back
 //! ```
 
@@ -16,6 +17,7 @@ mod listing;
 mod lock;
 mod reserve;
 mod seal;
+mod slots;
 mod takeover;
 mod tree;
 mod verify;
@@ -36,6 +38,7 @@ pub(crate) use environment::is_key;
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
+pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use takeover::hand_over;
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use verify::Chart;
@@ -274,9 +277,9 @@ impl Site {
 
     /// Whether a slot of a handover names this release's directory, or a release that uses this environment.
     pub(crate) fn in_a_slot(&self, dir: &Path) -> bool {
-        let slots = fs::read_dir(self.root.join("slots")).into_iter().flatten().flatten();
-        let named = slots.filter_map(|slot| slot.path().canonicalize().ok());
-        named.into_iter().any(|release| release == dir || release.join("venv").canonicalize().is_ok_and(|environment| environment == dir))
+        let environment = |release: &ReleaseName| self.environment_of(release).map(|key| self.environment(&key));
+        let taken = Slots::beside(&self.link()).taken();
+        taken.iter().any(|(_, release)| self.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
     }
 
     /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
