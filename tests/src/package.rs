@@ -8,7 +8,7 @@ use crate::bench::{binaries, project};
 /// Builds the Debian package into a directory, with more options if there are any; answers with its path.
 #[track_caller]
 pub fn build_package(directory: &Path, options: &[&str]) -> PathBuf {
-    built(Command::new(project("packaging/deb")).arg("--quick").args(options), directory)
+    built(Command::new(project("packaging/deb")).args(options), directory)
 }
 
 /// Builds the archive into a directory; answers with its path. Its ctl is not static: that one would have to be built.
@@ -19,7 +19,8 @@ pub fn build_archive(directory: &Path) -> PathBuf {
 
 #[track_caller]
 fn built(command: &mut Command, directory: &Path) -> PathBuf {
-    let output = command.arg("--bin").arg(binaries()).arg("--out").arg(directory).output().expect("the project has its scripts");
+    let output =
+        command.args(["--quick", "--bin"]).arg(binaries()).arg("--out").arg(directory).output().expect("the project has its scripts");
     let (said, words) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "it cannot be built:\n{said}{words}");
     said.trim_end().into()
