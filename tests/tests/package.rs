@@ -1,6 +1,5 @@
 //! What becomes of a machine when the package is installed, upgraded, removed and purged: with a site that serves all the while.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-#![expect(clippy::print_stderr, reason = "the stages of a long story are told as they come")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
