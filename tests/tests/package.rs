@@ -124,7 +124,7 @@ fn the_package_comes_goes_on_and_goes_and_the_site_serves_all_the_while() {
     let mut agent = machine.read("/etc/release-agent/agent.toml");
     agent = agent.replace("executor = \"units\"", "executor = \"direct\"");
     machine.write("/etc/release-agent/agent.toml", format!("{agent}\n# Ours.\n"));
-    machine.write("/etc/systemd/system/release-agent.service.d/user.conf", "[Service]\nEnvironment=HOME=/var/lib/release-agent\n");
+    machine.direct("release-agent");
     machine.write("/etc/tmpfiles.d/release-agent-demo.conf", "d /run/demo 0755 release-agent release-agent -\n");
     machine.run(["systemd-tmpfiles", "--create", "release-agent-demo.conf"]).expect(0);
     machine.run(["install", "-d", "-o", "release-agent", "-g", "release-agent", "/var/demo", "/var/demo/shared"]).expect(0);
@@ -200,6 +200,8 @@ fn the_package_comes_goes_on_and_goes_and_the_site_serves_all_the_while() {
 
     eprintln!("--- purge");
     machine.run(["rm", "-rf", "/var/lib/release-agent/inner"]).expect(0);
+    // The server that is in the daemon's control group is to outlive the next one, too.
+    machine.direct("release-agent");
     machine.write("/etc/release-agent/apps/demo.toml", SETTINGS);
     machine.write("/etc/systemd/system/release-agent-restart@.service.d/app-demo.conf", "[Service]\n");
     machine.run(["dpkg", "--install", &second]).expect(0);
