@@ -523,5 +523,17 @@ fn whatever_dies_in_the_middle_the_former_release_serves_in_its_slot() {
     assert_eq!(visitors.go().into_keys().len(), 2);
     assert!(pids().iter().zip(before).all(|(now, before)| *now != before), "each was restarted");
     assert!(shop.machine.path("/var/lib/shop-celery-beat").exists());
+
+    shop.begin("the agent, while a helper restarts the server: the next agent's connection comes too early, and is made again");
+    let former = shop.live();
+    shop.commit_slow();
+    shop.machine.ctl(["release", "--no-follow", "main"]).expect(0);
+    wait_until("the helper restarts the server", LONG, || shop.machine.property("shop-gunicorn.service", "ActiveState") == "activating");
+    let helper = "release-agent-restart@shop-gunicorn.service.service";
+    let invocation = shop.machine.property(helper, "InvocationID");
+    kill_the_agent(&shop);
+    assert_eq!(shop.last_run()["outcome"], "rolled_back");
+    assert_eq!((shop.live(), serving(&shop.machine)), (former, still));
+    assert_ne!(shop.machine.property(helper, "InvocationID"), invocation, "the helper worked twice");
     shop.begin("the end");
 }
