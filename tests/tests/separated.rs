@@ -186,6 +186,8 @@ fn prv_01_to_06_and_14_to_16_code_of_strangers_does_what_it_may_and_nothing_else
         ),
     );
     let released = machine.ctl(["release", "main", "-v"]).expect(0);
+    let told = |line: &str| released.stderr.contains(line) || released.stdout.contains(line);
+    assert!(told("TOLD app-hook ***") && told("TOLD build-hook None") && told("TOLD installer None"), "{}", released.stderr);
     let tried = tried(&(released.stdout + &released.stderr));
     assert_eq!(tried.keys().map(String::as_str).collect::<Vec<_>>(), ["app-hook", "build-hook", "installer"]);
     for (who, tried) in &tried {

@@ -261,7 +261,6 @@ impl Restart {
 
     /// The releases that run in units of systemd as far as the strategy knows, whoever their processes belong to: none of them may be removed.
     /// `link` is the root's link `app`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "pruning is to ask it"))]
     pub(crate) fn in_units(&self, link: &Path, watch: &Watch<'_>) -> Vec<ReleaseName> {
         match self {
             Self::Handover(settings) => handover::in_units(settings, link, watch),

@@ -275,13 +275,6 @@ impl Site {
         Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()) }
     }
 
-    /// Whether a slot of a handover names this release's directory, or a release that uses this environment.
-    pub(crate) fn in_a_slot(&self, dir: &Path) -> bool {
-        let environment = |release: &ReleaseName| self.environment_of(release).map(|key| self.environment(&key));
-        let taken = Slots::beside(&self.link()).taken();
-        taken.iter().any(|(_, release)| self.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
-    }
-
     /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
     /// be removed because they look old.
     pub(crate) fn stands(&self) -> Result<(), SiteError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent_model::names::{AppName, RunId};
+use agent_model::names::{AppName, ReleaseName, RunId};
 
 use super::session::{Session, Still};
 use super::{Answer, Failure, Job, Order, Side, Workshop};
@@ -117,6 +117,16 @@ impl<'a> Users<'a> {
         Self { app, site, seen: OnceCell::new() }
     }
 
+    /// Whether a unit of the app's strategy runs a release of this directory, or one that uses this environment.
+    fn in_a_unit(&self, dir: &Path) -> bool {
+        let cancel = Cancel::default();
+        let lines = |_, line: &str| tracing::debug!("{line}");
+        let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(60), cancel: &cancel, lines: &lines };
+        let environment = |release: &ReleaseName| self.site.environment_of(release).map(|key| self.site.environment(&key));
+        let releases = self.app.restart.in_units(&self.site.link(), &watch);
+        releases.iter().any(|release| self.site.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
+    }
+
     /// Whether a process runs from a directory; also when nobody can tell.
     pub(crate) fn has(&self, dir: &Path) -> bool {
         let seen = self.seen.get_or_init(|| match self.app.executor {
@@ -135,7 +145,7 @@ impl<'a> Users<'a> {
         });
         match seen {
             Seen::Directly => !using(dir).is_empty(),
-            Seen::These(used) => used.iter().any(|path| path == dir) || self.site.in_a_slot(dir),
+            Seen::These(used) => used.iter().any(|path| path == dir) || self.in_a_unit(dir),
             Seen::Unknown => true,
         }
     }

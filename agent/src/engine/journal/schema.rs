@@ -127,8 +127,13 @@ pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About
         let found = transaction.query_row("SELECT value FROM about WHERE key = ?", [key], |row| row.get(0)).optional()?;
         found.ok_or(rusqlite::Error::QueryReturnedNoRows)
     };
-    let newest =
-        transaction.query_row("SELECT max(max(accepted), coalesce(max(ended), 0)) FROM run", [], |row| row.get::<_, Option<i64>>(0))?;
+    // Of a run that was cut off the events say how far time had come.
+    let newest = transaction.query_row(
+        "SELECT max(max(accepted), coalesce(max(ended), 0), \
+         coalesce((SELECT max(at) FROM event WHERE run IN (SELECT run FROM run WHERE ended IS NULL)), 0)) FROM run",
+        [],
+        |row| row.get::<_, Option<i64>>(0),
+    )?;
     let about = About {
         id: about("id")?,
         memory: about("memory")?.parse().unwrap_or(u64::MAX),
