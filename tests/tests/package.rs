@@ -124,7 +124,10 @@ fn the_package_comes_goes_on_and_goes_and_the_site_serves_all_the_while() {
     let mut agent = machine.read("/etc/release-agent/agent.toml");
     agent = agent.replace("executor = \"units\"", "executor = \"direct\"");
     machine.write("/etc/release-agent/agent.toml", format!("{agent}\n# Ours.\n"));
-    machine.direct("release-agent");
+    // What the documentation of the package says for an agent that runs everything itself.
+    let shipped = "/usr/share/doc/release-agent/examples/units/direct.conf";
+    machine.run(["cp", shipped, "/etc/systemd/system/release-agent.service.d/"]).expect(0);
+    machine.write("/etc/systemd/system/release-agent.service.d/user.conf", "[Service]\nEnvironment=HOME=/var/lib/release-agent\n");
     machine.write("/etc/tmpfiles.d/release-agent-demo.conf", "d /run/demo 0755 release-agent release-agent -\n");
     machine.run(["systemd-tmpfiles", "--create", "release-agent-demo.conf"]).expect(0);
     machine.run(["install", "-d", "-o", "release-agent", "-g", "release-agent", "/var/demo", "/var/demo/shared"]).expect(0);
@@ -189,7 +192,28 @@ fn the_package_comes_goes_on_and_goes_and_the_site_serves_all_the_while() {
     assert_eq!(site.outcomes(), ["live", "live", "cancelled"]);
     assert!(machine.read("/etc/release-agent/agent.toml").contains("drain_timeout = \"1s\""), "the operator's configuration stays");
 
+    eprintln!("--- purge");
+    machine.write("/etc/systemd/system/release-agent-restart@.service.d/app-demo.conf", "[Service]\n");
+    machine.write("/var/cache/release-agent-build/demo/wheel", "");
+    let said = machine.run(["dpkg", "--purge", "release-agent"]).expect(0);
+    said.says(&["removed /var/lib/release-agent", "removed /etc/release-agent", "/var/demo stays", "the users release-agent"]);
+    for gone in ["/var/lib/release-agent", "/etc/release-agent", "/etc/systemd/system/release-agent.service.d"] {
+        assert!(!site.is_there(gone), "{gone}");
+    }
+    for gone in [
+        "/var/cache/release-agent-build",
+        "/etc/systemd/system/release-agent-restart@.service.d",
+        "/etc/tmpfiles.d/release-agent-demo.conf",
+    ] {
+        assert!(!site.is_there(gone), "{gone}");
+    }
+    assert!(!Path::new(&machine.path("/etc/systemd/system/multi-user.target.wants/release-agent.service")).is_symlink());
+    machine.run(["id", "release-agent"]).expect(0);
+    assert!(site.is_there("/var/demo/.agent") && site.is_there("/var/demo/shared/db.sqlite3"));
+    assert_eq!((site.serving(), machine.live("demo").is_some()), (repo.id("v2"), true), "never a root");
+
     eprintln!("--- purge, with a root in the directory of the state");
+    machine.run(["dpkg", "--install", &second]).expect(0);
     machine.write("/var/lib/release-agent/inner/releases/one/index.html", "here");
     machine.write(
         "/etc/release-agent/apps/inner.toml",
@@ -197,24 +221,4 @@ fn the_package_comes_goes_on_and_goes_and_the_site_serves_all_the_while() {
     );
     machine.run(["dpkg", "--purge", "release-agent"]).expect(0).says(&["/var/lib/release-agent stays: an app's root lies in it"]);
     assert_eq!(machine.read("/var/lib/release-agent/inner/releases/one/index.html"), "here");
-
-    eprintln!("--- purge");
-    machine.run(["rm", "-rf", "/var/lib/release-agent/inner"]).expect(0);
-    // The server that is in the daemon's control group is to outlive the next one, too.
-    machine.direct("release-agent");
-    machine.write("/etc/release-agent/apps/demo.toml", SETTINGS);
-    machine.write("/etc/systemd/system/release-agent-restart@.service.d/app-demo.conf", "[Service]\n");
-    machine.run(["dpkg", "--install", &second]).expect(0);
-    let said = machine.run(["dpkg", "--purge", "release-agent"]).expect(0);
-    said.says(&["removed /var/lib/release-agent", "removed /etc/release-agent", "/var/demo stays", "the users release-agent"]);
-    for gone in ["/var/lib/release-agent", "/etc/release-agent", "/etc/systemd/system/release-agent.service.d"] {
-        assert!(!site.is_there(gone), "{gone}");
-    }
-    for gone in ["/etc/systemd/system/release-agent-restart@.service.d", "/etc/tmpfiles.d/release-agent-demo.conf"] {
-        assert!(!site.is_there(gone), "{gone}");
-    }
-    assert!(!Path::new(&machine.path("/etc/systemd/system/multi-user.target.wants/release-agent.service")).is_symlink());
-    machine.run(["id", "release-agent"]).expect(0);
-    assert!(site.is_there("/var/demo/.agent") && site.is_there("/var/demo/shared/db.sqlite3"));
-    assert_eq!((site.serving(), machine.live("demo").is_some()), (repo.id("v2"), true), "never a root");
 }
