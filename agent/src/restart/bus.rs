@@ -1,14 +1,19 @@
 //! systemd through D-Bus. The engine's threads are blocking ones: what waits for the bus runs in a runtime of its own here.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use agent_model::names::{AppName, ReleaseName};
 
 use tokio::runtime::Runtime;
 use zbus::{DynamicType, OwnedObjectPath, OwnedVariant};
 
-use super::RestartError;
+use super::error::is_denied;
+use super::helper::{self, Asked};
+use super::{RestartError, Scene};
 use crate::tools::{Process, Program, Watch};
 
 /// How long a question may take that starts nothing.
@@ -23,6 +28,9 @@ pub(super) struct Bus<'a> {
     connection: zbus::Connection,
     runtime: Runtime,
     watch: &'a Watch<'a>,
+    app: Option<&'a AppName>,
+    /// The units that were started, and when: what they said before is another instance's.
+    started: RefCell<HashMap<String, SystemTime>>,
 }
 
 /// What is done to a unit: a method of `org.freedesktop.systemd1.Manager`.
@@ -44,7 +52,8 @@ impl Act {
         }
     }
 
-    fn word(self) -> &'static str {
+    /// For people, and in the names of helpers.
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Stop => "stop",
@@ -103,11 +112,17 @@ impl<'a> Bus<'a> {
             source,
         })?;
         let connection = bounded(&runtime, watch, ANSWER, "reach systemd", zbus::Connection::system())?;
-        let bus = Self { runtime, connection, watch };
+        let bus = Self { runtime, connection, watch, app: None, started: RefCell::default() };
         bus.call::<()>("hear of jobs", "Subscribe", &()).map(|()| bus)
     }
 
-    fn wait<T>(&self, act: &str, limit: Duration, future: impl Future<Output = zbus::Result<T>>) -> Result<T, RestartError> {
+    /// The same, to do something for an app.
+    pub(super) fn of(scene: &'a Scene<'a>) -> Result<Self, RestartError> {
+        Self::open(scene.watch).map(|bus| Self { app: Some(scene.app), ..bus })
+    }
+
+    /// Runs a future to its end, but not beyond the limit, the watch's deadline, or a cancel.
+    pub(super) fn wait<T>(&self, act: &str, limit: Duration, future: impl Future<Output = zbus::Result<T>>) -> Result<T, RestartError> {
         bounded(&self.runtime, self.watch, limit, act, future)
     }
 
@@ -169,14 +184,38 @@ impl<'a> Bus<'a> {
         Err(RestartError::Unit { unit: name.to_owned(), what: what.to_owned(), cure: Some(cure.to_owned()), tail: Vec::new() })
     }
 
-    /// Does something to a unit and waits for the end of the job.
+    /// Does something to a unit and waits for the end of it: by its helper where it has one, else by a job of systemd's.
     pub(super) fn job(&self, act: Act, name: &str, timeout: Duration) -> Result<(), RestartError> {
-        if matches!(act, Act::Start | Act::Restart | Act::ReloadOrRestart) && self.unit(name)?.active_state == "failed" {
-            self.forget_failure(name);
-        }
-        let doing = format!("{} {name}", act.word());
         let limit = timeout.min(self.watch.left());
-        let result = self.wait(&doing, limit, async {
+        if act == Act::Start {
+            self.started.borrow_mut().insert(name.to_owned(), SystemTime::now());
+        }
+        let result = match helper::ask(self, act, name, limit) {
+            Ok(Asked::Done) => return Ok(()),
+            Ok(Asked::Nobody) => self.ask_systemd(act, name, limit),
+            Err(error) => Err(error),
+        };
+        let result = match result {
+            Err(RestartError::TimedOut(_)) if !self.watch.left().is_zero() => {
+                return Err(self.failed(name, format!("took more than {} s to {}", timeout.as_secs(), act.word())));
+            }
+            result => result?,
+        };
+        match result.as_str() {
+            "done" => Ok(()),
+            "dependency" => Err(self.failed(name, format!("did not {}: a unit that it depends on failed", act.word()))),
+            "timeout" => Err(self.failed(name, format!("did not {} within its own timeout", act.word()))),
+            "canceled" => Err(self.failed(name, format!("did not {}: somebody cancelled the job", act.word()))),
+            other => Err(self.failed(name, format!("did not {} ({other})", act.word()))),
+        }
+    }
+
+    /// The result of a job, as systemd names it.
+    fn ask_systemd(&self, act: Act, name: &str, limit: Duration) -> Result<String, RestartError> {
+        if matches!(act, Act::Start | Act::Restart | Act::ReloadOrRestart) && self.unit(name)?.active_state == "failed" {
+            self.reset_failed(name);
+        }
+        let result = self.wait(&format!("{} {name}", act.word()), limit, async {
             let rule = zbus::MatchRule::builder()
                 .msg_type(zbus::message::Type::Signal)
                 .sender(SERVICE)
@@ -197,23 +236,43 @@ impl<'a> Bus<'a> {
             }
             Err(zbus::Error::InvalidReply)
         });
-        let result = match result {
-            Err(RestartError::TimedOut(_)) if !self.watch.left().is_zero() => {
-                return Err(self.failed(name, format!("took more than {} s to {}", timeout.as_secs(), act.word())));
-            }
-            result => result?,
+        result.map_err(|error| match error {
+            RestartError::Bus { source, .. } if is_denied(&source) => self.denied(act, name, source),
+            error => error,
+        })
+    }
+
+    /// That neither a helper nor systemd does this for the agent, and what to do.
+    fn denied(&self, act: Act, name: &str, source: Box<zbus::Error>) -> RestartError {
+        let app = self.app.map_or("APP", AppName::as_str);
+        let of_release = name
+            .split_once('@')
+            .and_then(|(_, rest)| rest.split_once('.'))
+            .is_some_and(|(instance, _)| instance.parse::<ReleaseName>().is_ok());
+        let cure = if of_release {
+            format!(
+                "a helper is for a unit whose name stays: set slots = [\"blue\", \"green\"] under [restart], and agentctl setup app {app}; or allow this \
+                 very unit by a polkit rule"
+            )
+        } else {
+            let socket = helper::socket_unit(act, name);
+            format!("systemctl enable --now {socket}, or agentctl setup app {app}; a polkit rule for this very unit will do as well")
         };
-        match result.as_str() {
-            "done" => Ok(()),
-            "dependency" => Err(self.failed(name, format!("did not {}: a unit that it depends on failed", act.word()))),
-            "timeout" => Err(self.failed(name, format!("did not {} within its own timeout", act.word()))),
-            "canceled" => Err(self.failed(name, format!("did not {}: somebody cancelled the job", act.word()))),
-            other => Err(self.failed(name, format!("did not {} ({other})", act.word()))),
+        RestartError::Denied { act: format!("{} {name}", act.word()), cure, source }
+    }
+
+    /// A unit that failed is remembered by systemd, and not started again when that was too often. Whoever may not do this may still start it.
+    pub(super) fn forget_failure(&self, name: &str) {
+        if !self.unit(name).is_ok_and(|unit| unit.active_state == "failed") {
+            return;
+        }
+        // The helper that stops a unit forgets what it failed by. What systemd remembers all the same does no harm.
+        if !matches!(helper::ask(self, Act::Stop, name, ANSWER), Ok(Asked::Done)) {
+            self.reset_failed(name);
         }
     }
 
-    /// A unit that failed too often is not started otherwise. Whoever may not do this may still start it.
-    pub(super) fn forget_failure(&self, name: &str) {
+    fn reset_failed(&self, name: &str) {
         let _ = self.call::<()>("reset", "ResetFailedUnit", &(name));
     }
 
@@ -240,10 +299,23 @@ impl<'a> Bus<'a> {
 
     /// The last lines that a unit wrote, where the agent may read them. A server that starts says two dozen lines before its traceback.
     pub(super) fn journal(&self, name: &str) -> Vec<String> {
+        // A slot's unit has said things of other releases before.
+        let since = self.started.borrow().get(name).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let since = since.map(|since| format!("--since=@{}.{:06}", since.as_secs(), since.subsec_micros()));
+        self.read_journal(["-u", name].into_iter().chain(since.as_deref()))
+    }
+
+    /// The last lines of one invocation of a unit.
+    pub(super) fn journal_of(&self, invocation: &[u8]) -> Vec<String> {
+        let invocation: String = invocation.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.read_journal([format!("_SYSTEMD_INVOCATION_ID={invocation}").as_str()])
+    }
+
+    fn read_journal<'s>(&self, which: impl IntoIterator<Item = &'s str>) -> Vec<String> {
         let nothing = |_, _: &str| {};
         let deadline = Instant::now() + Duration::from_secs(5);
         let watch = Watch { marker: self.watch.marker, deadline, cancel: self.watch.cancel, lines: &nothing };
-        let read = Program::new("journalctl").args(["-u", name, "-n", "80", "--no-pager", "-q", "-o", "cat"]).quiet().capture(&watch);
+        let read = Program::new("journalctl").args(["-n", "80", "--no-pager", "-q", "-o", "cat"]).args(which).quiet().capture(&watch);
         read.map(|read| read.text().lines().map(str::to_owned).collect()).unwrap_or_default()
     }
 
@@ -258,6 +330,11 @@ impl<'a> Bus<'a> {
 }
 
 impl Unit {
+    /// Whether anything of it runs or may run without being asked, as while systemd waits before it starts it again.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.active_state.as_str(), "inactive" | "failed")
+    }
+
     /// The main process and all that came from it; the leaves are the workers.
     pub(super) fn processes(&self) -> Vec<Process> {
         if self.main_pid == 0 {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use zbus::fdo;
 
+use crate::site::SiteError;
 use crate::tools::ProgramError;
 use crate::tools::http::CheckError;
 
@@ -71,6 +72,20 @@ pub(crate) enum RestartError {
         #[source]
         source: Box<zbus::Error>,
     },
+    /// Neither a helper nor systemd does this for the agent's user.
+    #[error("the agent may not {act}: there is no helper for it, and systemd refuses it to the agent's user")]
+    Denied {
+        /// What was to be done.
+        act: String,
+        /// What to do.
+        cure: String,
+        /// How systemd said it.
+        #[source]
+        source: Box<zbus::Error>,
+    },
+    /// A slot of the root.
+    #[error(transparent)]
+    Site(#[from] SiteError),
     /// A health check did not pass.
     #[error("{when}")]
     Check {
@@ -94,7 +109,8 @@ impl RestartError {
     /// What the operator can do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::SetUp { cure, .. } => Some(cure.clone()),
+            Self::SetUp { cure, .. } | Self::Denied { cure, .. } => Some(cure.clone()),
+            Self::Site(error) => error.hint(),
             Self::Process { cure, .. } | Self::Unit { cure, .. } => cure.clone(),
             Self::Check { source, .. } => source.hint().map(str::to_owned),
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
@@ -116,13 +132,23 @@ impl RestartError {
     }
 }
 
+/// Whether systemd, or polkit for it, refuses this to the agent's user.
+pub(super) fn is_denied(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::MethodError(name, _, _) => ["AccessDenied", "AuthFailed", "InteractiveAuthorizationRequired"]
+            .iter()
+            .any(|end| name.as_str() == format!("org.freedesktop.DBus.Error.{end}")),
+        zbus::Error::FDO(fdo) => {
+            matches!(**fdo, fdo::Error::AccessDenied(_) | fdo::Error::AuthFailed(_) | fdo::Error::InteractiveAuthorizationRequired(_))
+        }
+        _ => false,
+    }
+}
+
 fn bus_hint(error: &zbus::Error) -> Option<&'static str> {
     match error {
         zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" => {
             Some("install the unit, then systemctl daemon-reload")
-        }
-        zbus::Error::FDO(fdo) if matches!(**fdo, fdo::Error::AccessDenied(_) | fdo::Error::InteractiveAuthorizationRequired(_)) => {
-            Some("allow the agent's user to manage this very unit by a polkit rule (org.freedesktop.systemd1.manage-units)")
         }
         zbus::Error::InputOutput(_) | zbus::Error::Address(_) | zbus::Error::Connection(..) | zbus::Error::Handshake(_) => {
             Some("is dbus running, and is its socket /run/dbus/system_bus_socket open to the agent's user?")

@@ -8,6 +8,9 @@
 //!                          ▼                  └───────────────┘ rename back: warm
 //!                      (nothing)
 //! ```
+//!
+//! Where an instance is a unit of systemd, it is called by its release, or, with slots, by one of a few names that the releases take in turn: then
+//! the units are known beforehand, and the agent needs no right over any other.
 
 mod instance;
 #[cfg(test)]
@@ -21,9 +24,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agent_model::names::ReleaseName;
 
+use super::bus::Bus;
 use super::proof::{Asking, go_on};
 use super::{How, Proof, RestartError, Revived, Scene, Serving};
+use crate::site::{Slot, Slots};
+use crate::tools::Watch;
 use crate::tools::http::{self, MOST_SOCKET_PATH};
+pub(super) use instance::instance_of;
 pub(crate) use instance::recorded;
 use instance::{Instance, Instances};
 
@@ -37,6 +44,8 @@ pub(crate) struct Settings {
     pub socket: PathBuf,
     /// Who starts an instance.
     pub starter: Starter,
+    /// What the instances are called by, in turn; by their releases when there are none. Only units have any.
+    pub slots: Vec<Slot>,
     /// How long an instance may take until it accepts connections.
     pub start_timeout: Duration,
     /// How long the former instance may take to finish its requests once it is no longer asked.
@@ -48,7 +57,7 @@ pub(crate) struct Settings {
 /// Who starts an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Starter {
-    /// systemd: a template unit such as `shop@.service`, started as `shop@<release>.service`.
+    /// systemd: a template unit such as `shop@.service`, started as `shop@<release>.service` or `shop@<slot>.service`.
     Unit(String),
     /// The agent itself: an argument vector, started in the release's directory. `{socket}`, `{release}` and `{dir}` in it are replaced.
     Command(Vec<String>),
@@ -64,11 +73,33 @@ pub(crate) enum KeepWarm {
 }
 
 impl Settings {
-    /// The socket that the instance of a release binds.
-    fn socket_of(&self, release: &ReleaseName) -> PathBuf {
+    /// What the instance of a release is called by, in the name of its unit and at the end of its socket's: the slot that leads to the release, or
+    /// else the release, as it was before there were slots. `link` is the root's link `app`.
+    fn called(&self, link: &Path, release: &ReleaseName) -> String {
+        self.slot_of(link, release).map_or_else(|| release.to_string(), |slot| slot.to_string())
+    }
+
+    /// The slot that leads to a release. One that is no longer set counts as long as it leads there.
+    fn slot_of(&self, link: &Path, release: &ReleaseName) -> Option<Slot> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let public = self.named().map(|socket| file_name(&socket));
+        let mut slots: Vec<Slot> = Slots::beside(link).taken().into_iter().filter(|(_, of)| of == release).map(|(slot, _)| slot).collect();
+        // There is more than one only where somebody else has made links.
+        slots.sort_by_key(|slot| public.as_deref() != Some(&*file_name(&self.socket_called(slot.as_str()))));
+        slots.into_iter().next()
+    }
+
+    fn socket_called(&self, called: &str) -> PathBuf {
         let mut socket = self.socket.clone().into_os_string();
-        socket.push(format!(".{release}"));
+        socket.push(format!(".{called}"));
         socket.into()
+    }
+
+    /// The socket that the instance of a release binds.
+    fn socket_of(&self, link: &Path, release: &ReleaseName) -> PathBuf {
+        self.socket_called(&self.called(link, release))
     }
 
     /// What the name points to, as a path; nothing when there is no such link.
@@ -77,14 +108,14 @@ impl Settings {
         Some(self.socket.parent().map_or_else(|| target.clone(), |dir| dir.join(&target)))
     }
 
-    fn names(&self, release: &ReleaseName) -> bool {
-        self.named().is_some_and(|socket| socket == self.socket_of(release))
+    fn names(&self, link: &Path, release: &ReleaseName) -> bool {
+        self.named().is_some_and(|socket| socket == self.socket_of(link, release))
     }
 
     /// Points the name to the instance of a release; whoever connects at this moment reaches the one or the other.
-    fn name(&self, release: &ReleaseName) -> Result<(), RestartError> {
+    fn name(&self, link: &Path, release: &ReleaseName) -> Result<(), RestartError> {
         let error = |source| RestartError::File { act: "point the socket's name", path: self.socket.clone(), source };
-        let socket = self.socket_of(release);
+        let socket = self.socket_of(link, release);
         let target = socket.file_name().ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
         let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let temporary = self.socket.with_file_name(format!(".{}.next-{}-{nanos}", file_name(&self.socket), std::process::id()));
@@ -96,7 +127,9 @@ impl Settings {
     pub(super) fn unname(&self) -> Result<(), RestartError> {
         let instance_of = |target: &Path| {
             let (target, socket) = (target.file_name()?.to_str()?, self.socket.file_name()?.to_str()?);
-            target.strip_prefix(socket)?.strip_prefix('.')?.parse::<ReleaseName>().ok()
+            let called = target.strip_prefix(socket)?.strip_prefix('.')?;
+            let is_slot = || self.slots.iter().any(|slot| slot.as_str() == called);
+            (called.parse::<ReleaseName>().is_ok() || is_slot()).then_some(())
         };
         if !fs::read_link(&self.socket).is_ok_and(|target| instance_of(&target).is_some()) {
             return Ok(());
@@ -166,7 +199,7 @@ impl Settings {
             Ok(_) => Ok(()),
             Err(error) => {
                 // What serves visitors is left alone, even when it does not answer as it should.
-                if !self.names(new.name)
+                if !self.names(scene.link, new.name)
                     && let Err(also) = instances.stop(new.name, Duration::ZERO)
                 {
                     (scene.warn)(&format!("the instance of {} could not be stopped: {also}", new.name));
@@ -180,14 +213,14 @@ impl Settings {
         let scene = instances.scene;
         if let Some(instance) = instances.find(new.name)? {
             (scene.note)(&format!("the instance of {} runs already", new.name));
-            if http::listens(&self.socket_of(new.name)) && !instances.is_leaving(new.name) {
+            if http::listens(&self.socket_of(scene.link, new.name)) && !instances.is_leaving(new.name) {
                 match self.ask_itself(instances, &instance, new, Duration::ZERO) {
                     Ok(_) => return Ok(instance),
-                    Err(error) if self.names(new.name) => return Err(error),
+                    Err(error) if self.names(scene.link, new.name) => return Err(error),
                     Err(error) => (scene.warn)(&format!("the running instance of {} is started anew: {error}", new.name)),
                 }
             }
-            if self.names(new.name) {
+            if self.names(scene.link, new.name) {
                 (scene.warn)(&format!("the instance of {} does not accept connections; it is started anew", new.name));
             }
             instances.stop(new.name, Duration::ZERO)?;
@@ -203,7 +236,7 @@ impl Settings {
     }
 
     fn await_listener(&self, instances: &Instances<'_>, instance: &Instance, new: Serving<'_>) -> Result<(), RestartError> {
-        let socket = self.socket_of(new.name);
+        let socket = self.socket_of(instances.scene.link, new.name);
         let end = Instant::now() + self.start_timeout;
         loop {
             instances.alive(instance, new.name)?;
@@ -248,7 +281,7 @@ impl Settings {
         let mut proof = Asking {
             scene,
             serving: new,
-            socket: Some(&self.socket_of(new.name)),
+            socket: Some(&self.socket_of(scene.link, new.name)),
             alive: &|| instances.alive(instance, new.name),
             tail: &|| instances.tail(instance, new.name),
             workers: instances.workers(instance),
@@ -262,7 +295,7 @@ impl Settings {
 
     /// Points the name to the new instance.
     pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
-        self.name(new.name)?;
+        self.name(scene.link, new.name)?;
         (scene.note)(&format!("{} now leads to the instance of {}", self.socket.display(), new.name));
         Ok(())
     }
@@ -279,7 +312,7 @@ impl Settings {
             });
         };
         let alive = || {
-            self.check_name(serving)?;
+            self.check_name(scene, serving)?;
             instances.alive(&instance, serving.name)?;
             (others.alive)()
         };
@@ -287,8 +320,8 @@ impl Settings {
         how.ask(&Asking { alive: &alive, tail: &tail, workers: instances.workers(&instance), ..others })
     }
 
-    fn check_name(&self, serving: Serving<'_>) -> Result<(), RestartError> {
-        if self.names(serving.name) {
+    fn check_name(&self, scene: &Scene<'_>, serving: Serving<'_>) -> Result<(), RestartError> {
+        if self.names(scene.link, serving.name) {
             return Ok(());
         }
         let target = self.named().map_or_else(|| "nothing".to_owned(), |target| target.display().to_string());
@@ -324,11 +357,11 @@ impl Settings {
     pub(super) fn stand(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<Stood, RestartError> {
         let instances = Instances::open(self, scene)?;
         if instances.serves(former.name)? {
-            self.name(former.name)?;
+            self.name(scene.link, former.name)?;
         } else if instances.knows(former.name) || self.named().is_some() {
             (scene.note)(&format!("the instance of {} is gone; it is started again", former.name));
             self.bring_up(&instances, former)?;
-            self.name(former.name)?;
+            self.name(scene.link, former.name)?;
         } else {
             // The strategy is new, and what serves is not the agent's: the name was never there, so nothing was taken from the former release.
             (scene.note)(&format!("{} was never served by handover; nothing had been changed", former.name));
@@ -342,7 +375,7 @@ impl Settings {
         if former.is_some_and(|former| former.name == failed.name) {
             return;
         }
-        if self.names(failed.name) {
+        if self.names(scene.link, failed.name) {
             // There was no way back. What answers somehow is better than nothing.
             (scene.warn)(&format!("the instance of {} is left running: visitors have no other", failed.name));
             return;
@@ -358,7 +391,7 @@ impl Settings {
     pub(super) fn revive(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Revived, RestartError> {
         let instances = Instances::open(self, scene)?;
         let running = instances.serves(live.name)?;
-        if running && self.names(live.name) || !running && !instances.knows(live.name) {
+        if running && self.names(scene.link, live.name) || !running && !instances.knows(live.name) {
             return Ok(Revived::NotNeeded);
         }
         if let Some(obstacle) = self.obstacle() {
@@ -367,8 +400,24 @@ impl Settings {
         if !running {
             self.bring_up(&instances, live)?;
         }
-        self.name(live.name)?;
+        self.name(scene.link, live.name)?;
         Ok(Revived::Started)
+    }
+}
+
+/// The releases that have an instance in a unit: none of them may be removed. Which those are, systemd is asked; where it does not answer, every
+/// release that a slot leads to counts.
+pub(super) fn in_units(settings: &Settings, link: &Path, watch: &Watch<'_>) -> Vec<ReleaseName> {
+    let Starter::Unit(template) = &settings.starter else { return Vec::new() };
+    let taken = || if settings.slots.is_empty() { Vec::new() } else { Slots::beside(link).taken() };
+    match Bus::open(watch).and_then(|bus| bus.running(&instance_of(template, "*"))) {
+        Err(_) => taken().into_iter().map(|(_, release)| release).collect(),
+        Ok(units) => {
+            let slots = taken();
+            let of = |called: &str| slots.iter().find(|(slot, _)| slot.as_str() == called).map(|(_, release)| release.clone());
+            let called = |unit: &String| unit.split_once('@')?.1.strip_suffix(".service").map(str::to_owned);
+            units.iter().filter_map(called).filter_map(|called| of(&called).or_else(|| called.parse().ok())).collect()
+        }
     }
 }
 

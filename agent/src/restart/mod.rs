@@ -9,6 +9,7 @@ pub(crate) mod command;
 mod error;
 pub(crate) mod gunicorn;
 pub(crate) mod handover;
+mod helper;
 mod master;
 mod proof;
 pub(crate) mod systemd;
@@ -153,7 +154,7 @@ impl Restart {
         match self {
             Self::None | Self::Handover(_) => {}
             Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
-            Self::Systemd(settings) => prepared.units = settings.act(scene, release)?,
+            Self::Systemd(settings) => prepared.units = settings.bring(scene, release)?,
             Self::Gunicorn(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
             Self::Command(settings) => settings.act(scene, release)?,
         }
@@ -255,6 +256,16 @@ impl Restart {
         match self {
             Self::Handover(settings) => settings.revive(scene, live),
             _ => Ok(Revived::NotNeeded),
+        }
+    }
+
+    /// The releases that run in units of systemd as far as the strategy knows, whoever their processes belong to: none of them may be removed.
+    /// `link` is the root's link `app`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "pruning is to ask it"))]
+    pub(crate) fn in_units(&self, link: &Path, watch: &Watch<'_>) -> Vec<ReleaseName> {
+        match self {
+            Self::Handover(settings) => handover::in_units(settings, link, watch),
+            _ => Vec::new(),
         }
     }
 

@@ -69,13 +69,16 @@ struct Job<'a> {
 }
 
 impl Settings {
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec<Unit>, RestartError> {
-        let act = match self.how {
+    pub(super) fn bring(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec<Unit>, RestartError> {
+        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act: self.act(), unit, timeout: self.timeout }).collect();
+        perform(scene, new, &jobs)
+    }
+
+    pub(super) fn act(&self) -> Act {
+        match self.how {
             How::ReloadOrRestart => Act::ReloadOrRestart,
             How::Restart => Act::Restart,
-        };
-        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act, unit, timeout: self.timeout }).collect();
-        perform(scene, new, &jobs)
+        }
     }
 }
 
@@ -89,7 +92,7 @@ pub(super) fn restart_workers(scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec
 pub(super) fn start(scene: &Scene<'_>, unit: &str, timeout: Duration) -> Result<(), RestartError> {
     (scene.note)(&format!("starting {unit}"));
     // A unit that is down is started by a restart too; one that is up, and answers nobody, only so.
-    Bus::open(scene.watch)?.job(Act::Restart, unit, timeout)
+    Bus::of(scene)?.job(Act::Restart, unit, timeout)
 }
 
 /// An error about a process, with the last lines of the unit that it belongs to, where it has none of its own.
@@ -111,7 +114,7 @@ fn perform(scene: &Scene<'_>, new: Serving<'_>, jobs: &[Job<'_>]) -> Result<Vec<
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
-    let bus = Bus::open(scene.watch)?;
+    let bus = Bus::of(scene)?;
     let mut units = Vec::new();
     for job in jobs {
         let before = bus.usable(job.unit)?;

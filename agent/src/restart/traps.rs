@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use agent_wire::view::{Finding, Level};
 
-use super::bus::{Bus, Unit};
-use super::handover::Starter;
+use super::bus::{Act, Bus, Unit};
+use super::handover::{self, Starter};
+use super::helper;
 use super::{Restart, RestartError, gunicorn as by_signal, systemd, uwsgi_fifo};
+use crate::site::Slots;
 use crate::tools::{Cancel, Process, Watch};
 
 /// How an app is brought to load a release, as far as the traps differ by it.
@@ -62,6 +64,7 @@ impl Server {
 /// All that `doctor` should know: what stands in the way, and the traps.
 pub(super) fn find(restart: &Restart, link: &Path, workers: &[systemd::Worker]) -> Vec<Finding> {
     let mut findings = quickly(|watch| obstacles(restart, workers, watch));
+    findings.extend(grants(restart, workers));
     findings.extend(of_server(restart, link));
     if findings.is_empty() {
         findings.push(finding(Level::Good, "what restarts the app is there, and none of the known traps is in its set-up", None));
@@ -72,7 +75,7 @@ pub(super) fn find(restart: &Restart, link: &Path, workers: &[systemd::Worker]) 
 
 /// The traps in how the server is set up: what every release warns of.
 pub(super) fn of_server(restart: &Restart, link: &Path) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = Vec::new();
+    let mut findings = quickly(|watch| slots(restart, link, watch));
     for (server, way) in quickly(|watch| servers(restart, watch)) {
         let found = if server.runs("uwsgi") {
             uwsgi::judge(&server, way, link)
@@ -105,21 +108,74 @@ fn of_error(error: &RestartError) -> Finding {
     Finding { cure: error.hint(), ..finding(Level::Error, format!("{error}{source}"), None) }
 }
 
-/// A unit as the instance of no release, to look at a template.
-fn sample(template: &str) -> String {
-    template.replacen("@.", "@2000-01-01-00-00-00-000000000000.", 1)
+/// The units of the slots, or, to look at a template, one that is the instance of no release.
+fn instances_of(settings: &handover::Settings, template: &str) -> Vec<String> {
+    if settings.slots.is_empty() {
+        return vec![handover::instance_of(template, "2000-01-01-00-00-00-000000000000")];
+    }
+    settings.slots.iter().map(|slot| handover::instance_of(template, slot.as_str())).collect()
 }
 
 fn units_of(restart: &Restart) -> Vec<String> {
     match restart {
         Restart::Handover(settings) => match &settings.starter {
-            Starter::Unit(template) => vec![sample(template)],
+            Starter::Unit(template) => instances_of(settings, template),
             Starter::Command(_) => Vec::new(),
         },
         Restart::Systemd(settings) => settings.units.clone(),
         Restart::UwsgiFifo(settings) => settings.unit.iter().cloned().collect(),
         Restart::Gunicorn(settings) => settings.unit.iter().cloned().collect(),
         Restart::None | Restart::Command(_) => Vec::new(),
+    }
+}
+
+/// What the agent does to units, as far as it is known beforehand.
+fn acts_of(restart: &Restart, workers: &[systemd::Worker]) -> Vec<(Act, String)> {
+    let of = |acts: &[Act]| -> Vec<(Act, String)> {
+        let units = units_of(restart);
+        units.iter().flat_map(|unit| acts.iter().map(|act| (*act, unit.clone()))).collect()
+    };
+    let mut acts = match restart {
+        Restart::Handover(settings) if settings.slots.is_empty() => Vec::new(),
+        Restart::Handover(_) => of(&[Act::Start, Act::Stop]),
+        Restart::Systemd(settings) => of(&[settings.act()]),
+        Restart::UwsgiFifo(_) | Restart::Gunicorn(_) => of(&[Act::Restart]),
+        Restart::None | Restart::Command(_) => Vec::new(),
+    };
+    acts.extend(workers.iter().map(|worker| (Act::Restart, worker.unit.clone())));
+    acts
+}
+
+/// On a host that has helpers, and for an agent that is not root: the acts that there is none for.
+fn grants(restart: &Restart, workers: &[systemd::Worker]) -> Vec<Finding> {
+    if nix::unistd::geteuid().is_root() || !Path::new(helper::DIR).is_dir() {
+        return Vec::new();
+    }
+    let missing = acts_of(restart, workers).into_iter().filter(|(act, unit)| !helper::is_there(*act, unit));
+    let told = missing.map(|(act, unit)| {
+        let text = format!("there is no helper to {} {unit}: only a polkit rule could let the agent do it", act.word());
+        finding(Level::Warning, text, Some(&format!("systemctl enable --now {}", helper::socket_unit(act, &unit))))
+    });
+    told.collect()
+}
+
+/// Units that do not know which release is in their slot.
+fn slots(restart: &Restart, link: &Path, watch: &Watch<'_>) -> Vec<Finding> {
+    let Restart::Handover(handover::Settings { starter: Starter::Unit(template), slots, .. }) = restart else { return Vec::new() };
+    let Some(slot) = slots.first() else { return Vec::new() };
+    let unit = Bus::open(watch).and_then(|bus| bus.unit(&handover::instance_of(template, slot.as_str())));
+    let place = Slots::beside(link).link(slot);
+    let knows = |unit: &Unit| {
+        let words = unit.exec_start.iter().flatten().chain([&unit.working_directory]);
+        words.into_iter().any(|word| word.contains(&*place.to_string_lossy()))
+    };
+    match unit {
+        Ok(unit) if unit.load_state == "loaded" && !knows(&unit) => {
+            let text = format!("{} does not name {}: it cannot know which release is in its slot", unit.name, place.display());
+            let cure = format!("set WorkingDirectory={} in {template}", place.with_file_name("%i").display());
+            vec![finding(Level::Error, text, Some(&cure))]
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -190,7 +246,10 @@ fn servers(restart: &Restart, watch: &Watch<'_>) -> Vec<(Server, Way)> {
     match restart {
         Restart::None | Restart::Command(_) => Vec::new(),
         Restart::Handover(settings) => match &settings.starter {
-            Starter::Unit(template) => one(unit(&sample(template)).map(Server::of_unit), Way::Anew),
+            Starter::Unit(template) => {
+                let first = instances_of(settings, template).into_iter().next();
+                one(first.and_then(|first| unit(&first)).map(Server::of_unit), Way::Anew)
+            }
             Starter::Command(argv) => one(Some(Server { argv: argv.clone(), ..Server::default() }), Way::Anew),
         },
         Restart::Systemd(settings) => {

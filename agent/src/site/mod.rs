@@ -6,6 +6,7 @@
 //! environments/<key>/  virtual environments, sealed
 //! shared/  backups/
 //! app -> releases/<name>
+//! slots/<slot> -> ../releases/<name>   with handover in slots: which release each of their units runs
 //! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances; room for the way back
 //! ```
 
@@ -16,6 +17,7 @@ mod listing;
 mod lock;
 mod reserve;
 mod seal;
+mod slots;
 mod takeover;
 mod tree;
 mod verify;
@@ -36,6 +38,7 @@ pub(crate) use environment::is_key;
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
+pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use takeover::hand_over;
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use verify::Chart;

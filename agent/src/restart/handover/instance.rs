@@ -12,12 +12,12 @@ use agent_model::names::ReleaseName;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::{Settings, Starter};
+use super::{Settings, Starter, file_name};
 use crate::faults;
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::{RestartError, Scene, Serving};
-use crate::site;
+use crate::site::{self, Slot, Slots};
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
 
@@ -25,6 +25,8 @@ use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_v
 const SOCKET: &str = "RELEASE_SOCKET";
 /// How long a process may take to go once it was told to.
 const GOING: Duration = Duration::from_secs(10);
+/// How long a unit may take to stop, beyond the time for its last requests: `DefaultTimeoutStopSec` and a little more.
+const STOPPING: Duration = Duration::from_secs(95);
 
 /// What is remembered of an instance: written before it is started, and completed when its process is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +36,19 @@ struct Record {
     /// The boot that it belongs to: process numbers and times begin anew with the next.
     boot: String,
     process: Option<(u32, u64)>,
+    /// The link of its slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slot: Option<PathBuf>,
     /// Whether it was told to end: it may answer for a moment, and must not be relied on any more.
     #[serde(default)]
     leaving: bool,
+}
+
+impl Record {
+    /// Whether the slot that it was started in leads to its release no more: then its unit was stopped, and what listens is another's.
+    fn is_past(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| site::leads_to(slot).is_none_or(|release| release.as_str() != self.release))
+    }
 }
 
 /// Whether the instance that a record tells of runs, whatever is set by now: by its process, by the variable that its processes have, and by who
@@ -45,6 +57,9 @@ pub(crate) fn recorded(path: &Path) -> site::Instance {
     let Some(record) = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok()) else {
         return site::Instance::Unknown;
     };
+    if record.is_past() {
+        return site::Instance::Gone;
+    }
     let process = record.process.filter(|_| record.boot == boot()).map(|(pid, started)| Process::recorded(pid, started));
     let runs = process.is_some_and(|process| process.is_alive())
         || http::listens(&record.socket)
@@ -60,6 +75,31 @@ pub(super) enum Instance {
     Unit { unit: String, restarts: u32 },
 }
 
+/// A slot as it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seat {
+    slot: Slot,
+    /// The release that it leads to.
+    release: Option<ReleaseName>,
+    /// Whether its unit is stopped.
+    down: bool,
+}
+
+/// The slot that a release takes: the one that leads to it, else one that leads nowhere, else one that is stopped, else one that visitors do not
+/// need. The slot that the public name leads to is left to the release that it is of.
+fn choose<'s>(seats: &'s [Seat], new: &ReleaseName, live: Option<&ReleaseName>, is_public: impl Fn(&Seat) -> bool) -> Option<&'s Seat> {
+    if let Some(own) = seats.iter().find(|seat| seat.release.as_ref() == Some(new)) {
+        return Some(own);
+    }
+    let rank = |seat: &&Seat| match (seat.down, &seat.release) {
+        (true, None) => 0,
+        (true, Some(_)) => 1,
+        (false, release) if release.is_none() || release.as_ref() != live => 2,
+        (false, _) => 3,
+    };
+    seats.iter().filter(|seat| !is_public(seat)).min_by_key(rank)
+}
+
 /// All instances of an app.
 pub(super) struct Instances<'a> {
     pub(super) scene: &'a Scene<'a>,
@@ -70,16 +110,24 @@ pub(super) struct Instances<'a> {
 impl<'a> Instances<'a> {
     pub(super) fn open(settings: &'a Settings, scene: &'a Scene<'a>) -> Result<Self, RestartError> {
         let bus = match settings.starter {
-            Starter::Unit(_) => Some(Bus::open(scene.watch)?),
+            Starter::Unit(_) => Some(Bus::of(scene)?),
             Starter::Command(_) => None,
         };
         Ok(Self { scene, settings, bus })
     }
 
-    fn unit(&self, release: &str) -> Option<(&Bus<'a>, String)> {
+    fn unit(&self, release: &ReleaseName) -> Option<(&Bus<'a>, String)> {
+        self.unit_called(&self.settings.called(self.scene.link, release))
+    }
+
+    fn unit_called(&self, called: &str) -> Option<(&Bus<'a>, String)> {
         let Starter::Unit(template) = &self.settings.starter else { return None };
-        // A release's name has nothing that systemd would escape but hyphens, which %i leaves as they are.
-        self.bus.as_ref().map(|bus| (bus, template.replacen("@.", &format!("@{release}."), 1)))
+        // The names of releases and slots have nothing that systemd would escape but hyphens, which %i leaves as they are.
+        self.bus.as_ref().map(|bus| (bus, instance_of(template, called)))
+    }
+
+    fn slots(&self) -> Slots {
+        Slots::beside(self.scene.link)
     }
 
     /// Whether the starter can start anything at all.
@@ -89,10 +137,11 @@ impl<'a> Instances<'a> {
                 what: format!("{template} is no template unit"),
                 cure: format!("name a template, such as {}@.service", self.scene.app),
             }),
-            Starter::Unit(_) => match self.unit(new.name.as_str()) {
-                Some((bus, unit)) => bus.usable(&unit).map(|_| ()),
-                None => Ok(()),
-            },
+            Starter::Unit(_) => {
+                let slots = self.settings.slots.iter().map(|slot| slot.to_string());
+                let called = if self.settings.slots.is_empty() { vec![new.name.to_string()] } else { slots.collect() };
+                called.iter().filter_map(|called| self.unit_called(called)).try_for_each(|(bus, unit)| bus.usable(&unit).map(drop))
+            }
             Starter::Command(argv) if argv.is_empty() => Err(RestartError::SetUp {
                 what: "the command that starts an instance is empty".to_owned(),
                 cure: "set it under [restart]".to_owned(),
@@ -115,7 +164,7 @@ impl<'a> Instances<'a> {
 
     /// Whether an instance of this release was ever started and not stopped again, be it before the last boot.
     pub(super) fn knows(&self, release: &ReleaseName) -> bool {
-        self.record_path(release.as_str()).exists()
+        self.record_path(release.as_str()).exists() || self.settings.slot_of(self.scene.link, release).is_some()
     }
 
     fn write_record(&self, record: &Record) -> Result<(), RestartError> {
@@ -137,18 +186,18 @@ impl<'a> Instances<'a> {
 
     /// The instance of a release, if it runs.
     pub(super) fn find(&self, release: &ReleaseName) -> Result<Option<Instance>, RestartError> {
-        if let Some((bus, unit)) = self.unit(release.as_str()) {
+        if let Some((bus, unit)) = self.unit(release) {
             let state = bus.unit(&unit)?;
             let running = matches!(state.active_state.as_str(), "active" | "activating" | "reloading");
             return Ok(running.then_some(Instance::Unit { unit, restarts: state.restarts }));
         }
-        let masters = self.masters(release.as_str());
+        let masters = self.masters(release);
         Ok((!masters.is_empty()).then_some(Instance::Processes { masters, ended: None, log_from: 0 }))
     }
 
     /// Whether the instance of a release runs, accepts connections, and was not told to end.
     pub(super) fn serves(&self, release: &ReleaseName) -> Result<bool, RestartError> {
-        Ok(self.find(release)?.is_some() && http::listens(&self.socket_of(release.as_str())) && !self.is_leaving(release))
+        Ok(self.find(release)?.is_some() && http::listens(&self.socket_of(release)) && !self.is_leaving(release))
     }
 
     /// Whether the instance of a release was told to end, be it by an agent that did not see it go.
@@ -159,16 +208,15 @@ impl<'a> Instances<'a> {
     /// Written down before the first signal: an agent that dies in between finds an instance that answers and is about to go.
     fn note_leaving(&self, release: &ReleaseName, masters: &[Process]) {
         let process = masters.first().and_then(|master| Some((master.pid(), master.started()?)));
-        let socket = self.socket_of(release.as_str());
-        let record = Record { release: release.to_string(), socket, boot: boot(), process, leaving: true };
+        let record = Record { process, leaving: true, ..self.new_record(release) };
         if let Err(err) = self.write_record(&record) {
             (self.scene.warn)(&format!("{err}"));
         }
     }
 
     /// By the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and by who listens.
-    fn masters(&self, release: &str) -> Vec<Process> {
-        let recorded = self.record(release).filter(|record| record.boot == boot()).and_then(|record| record.process);
+    fn masters(&self, release: &ReleaseName) -> Vec<Process> {
+        let recorded = self.record(release.as_str()).filter(|record| record.boot == boot()).and_then(|record| record.process);
         if let Some(process) = recorded.map(|(pid, started)| Process::recorded(pid, started)).filter(Process::is_alive) {
             return vec![process];
         }
@@ -182,16 +230,75 @@ impl<'a> Instances<'a> {
         topmost(&processes)
     }
 
-    fn socket_of(&self, release: &str) -> PathBuf {
-        let mut socket = self.settings.socket.clone().into_os_string();
-        socket.push(format!(".{release}"));
-        socket.into()
+    fn socket_of(&self, release: &ReleaseName) -> PathBuf {
+        self.settings.socket_of(self.scene.link, release)
+    }
+
+    /// A record that knows no process yet.
+    fn new_record(&self, release: &ReleaseName) -> Record {
+        let slot = self.settings.slot_of(self.scene.link, release).map(|slot| self.slots().link(&slot));
+        let socket = self.socket_of(release);
+        Record { release: release.to_string(), socket, boot: boot(), process: None, slot, leaving: false }
+    }
+
+    /// Finds a slot for a release, and lets it lead there. Its unit is stopped, and stays so until it is started.
+    fn take_slot(&self, new: &ReleaseName) -> Result<(), RestartError> {
+        let (slots, link) = (self.slots(), self.scene.link);
+        let state = |slot: &Slot| -> Result<Seat, RestartError> {
+            let down = self.unit_called(slot.as_str()).map_or(Ok(true), |(bus, unit)| bus.unit(&unit).map(|unit| unit.is_down()))?;
+            Ok(Seat { slot: slot.clone(), release: slots.release_of(slot), down })
+        };
+        let seats = self.settings.slots.iter().map(state).collect::<Result<Vec<_>, _>>()?;
+        let public = self.settings.named().map(|socket| file_name(&socket));
+        let is_public = |seat: &Seat| public.as_deref() == Some(&*file_name(&self.settings.socket_called(seat.slot.as_str())));
+        let live = fs::read_link(link).ok().and_then(|target| target.file_name()?.to_str()?.parse::<ReleaseName>().ok());
+        let Some(seat) = choose(&seats, new, live.as_ref(), is_public) else {
+            return Err(RestartError::SetUp {
+                what: "there is no slot that visitors do not need".to_owned(),
+                cure: "name another one under [restart] slots, and let agentctl setup app make its grants".to_owned(),
+            });
+        };
+        if seat.release.as_ref() == Some(new) {
+            return Ok(());
+        }
+        if !seat.down {
+            let former = seat.release.as_ref().map_or_else(|| "something else".to_owned(), |release| format!("the instance of {release}"));
+            (self.scene.note)(&format!("{former} gives up the slot {} to {new}", seat.slot));
+            self.empty(seat)?;
+        }
+        if let Some(former) = &seat.release {
+            self.forget(former)?;
+        }
+        slots.point(&seat.slot, new)?;
+        Ok(())
+    }
+
+    /// Stops what runs in a slot, and makes sure of it: the link of a unit that runs would lead it into another release when it starts again.
+    fn empty(&self, seat: &Seat) -> Result<(), RestartError> {
+        let Some((bus, unit)) = self.unit_called(seat.slot.as_str()) else { return Ok(()) };
+        let called = seat.release.as_ref().map_or_else(|| seat.slot.to_string(), ReleaseName::to_string);
+        self.drain(&called, &self.settings.socket_called(seat.slot.as_str()), self.settings.drain);
+        self.stop_unit(&unit, seat.release.as_ref(), self.settings.drain)?;
+        if bus.unit(&unit)?.is_down() { Ok(()) } else { Err(bus.failed(&unit, "was stopped, and is not down".to_owned())) }
+    }
+
+    fn stop_unit(&self, unit: &str, release: Option<&ReleaseName>, drain: Duration) -> Result<(), RestartError> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        release.iter().for_each(|release| self.note_leaving(release, &[]));
+        let stopped = bus.job(Act::Stop, unit, drain + STOPPING);
+        if let (Err(RestartError::Denied { .. } | RestartError::SetUp { .. }), Some(release)) = (&stopped, release) {
+            // Nobody told it to end: it can be relied on as before.
+            self.write_record(&self.new_record(release))?;
+        }
+        stopped
     }
 
     /// Starts the instance of a release; it need not be ready.
     pub(super) fn start(&self, serving: Serving<'_>) -> Result<Instance, RestartError> {
-        let release = serving.name.as_str();
-        let socket = self.socket_of(release);
+        if !self.settings.slots.is_empty() {
+            self.take_slot(serving.name)?;
+        }
+        let socket = self.socket_of(serving.name);
         if socket.exists() && !http::listens(&socket) {
             fs::remove_file(&socket).map_err(|source| RestartError::File {
                 act: "remove the socket that a dead instance left,",
@@ -199,9 +306,10 @@ impl<'a> Instances<'a> {
                 source,
             })?;
         }
-        let mut record = Record { release: release.to_owned(), socket: socket.clone(), boot: boot(), process: None, leaving: false };
+        let mut record = self.new_record(serving.name);
         self.write_record(&record)?;
-        if let Some((bus, unit)) = self.unit(release) {
+        let release = serving.name.as_str();
+        if let Some((bus, unit)) = self.unit(serving.name) {
             bus.job(Act::Start, &unit, self.settings.start_timeout)?;
             return Ok(Instance::Unit { unit, restarts: 0 });
         }
@@ -285,7 +393,7 @@ impl<'a> Instances<'a> {
 
     /// The last lines of an instance that is gone.
     pub(super) fn last_log(&self, release: &ReleaseName) -> Vec<String> {
-        match self.unit(release.as_str()) {
+        match self.unit(release) {
             Some((bus, unit)) => bus.journal(&unit),
             None => last_lines(&self.log_path(release.as_str()), 0),
         }
@@ -299,6 +407,9 @@ impl<'a> Instances<'a> {
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok())
             .collect();
+        if !self.settings.slots.is_empty() {
+            names.extend(self.slots().taken().into_iter().map(|(_, release)| release));
+        }
         if let (Some(bus), Starter::Unit(template)) = (&self.bus, &self.settings.starter) {
             let (before, after) = template.split_once("@.").unwrap_or((template, "service"));
             for unit in bus.running(&format!("{before}@*.{after}"))? {
@@ -314,21 +425,19 @@ impl<'a> Instances<'a> {
 
     /// Lets an instance finish what it was asked, for `drain` at the longest, and stops it. One that is gone is forgotten.
     pub(super) fn stop(&self, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
-        let socket = self.socket_of(release.as_str());
+        let socket = self.socket_of(release);
         match self.find(release)? {
             None => {
-                if let Some((bus, unit)) = self.unit(release.as_str()) {
+                if let Some((bus, unit)) = self.unit(release) {
                     bus.forget_failure(&unit);
                 }
             }
             Some(Instance::Unit { unit, .. }) => {
-                self.drain(release, &socket, drain);
-                if let Some(bus) = &self.bus {
-                    bus.job(Act::Stop, &unit, drain + Duration::from_secs(95))?;
-                }
+                self.drain(release.as_str(), &socket, drain);
+                self.stop_unit(&unit, Some(release), drain)?;
             }
             Some(Instance::Processes { masters, .. }) => {
-                self.drain(release, &socket, drain);
+                self.drain(release.as_str(), &socket, drain);
                 self.note_leaving(release, &masters);
                 masters.iter().for_each(|master| self.end(release, master, drain));
                 if let Some(master) = masters.iter().find(|master| master.is_alive()) {
@@ -344,6 +453,26 @@ impl<'a> Instances<'a> {
             // A socket that stays is removed before the next instance binds it.
             let _ = fs::remove_file(&socket);
         }
+        self.leave_slot(release)?;
+        self.forget(release)
+    }
+
+    /// Frees the slot of a release, unless its unit runs after all, or visitors are led to it.
+    fn leave_slot(&self, release: &ReleaseName) -> Result<(), RestartError> {
+        let Some(slot) = self.settings.slot_of(self.scene.link, release) else { return Ok(()) };
+        if self.settings.names(self.scene.link, release) {
+            return Ok(());
+        }
+        if let Some((bus, unit)) = self.unit_called(slot.as_str())
+            && !bus.unit(&unit)?.is_down()
+        {
+            return Ok(());
+        }
+        Ok(self.slots().free(&slot)?)
+    }
+
+    /// Removes the record of an instance that is gone.
+    fn forget(&self, release: &ReleaseName) -> Result<(), RestartError> {
         match fs::remove_file(self.record_path(release.as_str())) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(RestartError::File { act: "forget the instance in", path: self.record_path(release.as_str()), source })
@@ -353,7 +482,7 @@ impl<'a> Instances<'a> {
     }
 
     /// Waits until nobody is connected to the socket, accepted or not. Nobody new comes: the name leads elsewhere.
-    fn drain(&self, release: &ReleaseName, socket: &Path, drain: Duration) {
+    fn drain(&self, release: &str, socket: &Path, drain: Duration) {
         if drain.is_zero() {
             return;
         }
@@ -433,10 +562,59 @@ impl<'a> Instances<'a> {
     }
 }
 
+/// A unit of a template.
+pub(in crate::restart) fn instance_of(template: &str, called: &str) -> String {
+    template.replacen("@.", &format!("@{called}."), 1)
+}
+
 /// The program of an instance, with what it must know of itself.
 fn command(argv: &[String], serving: Serving<'_>, socket: &Path, env: &[(String, String)]) -> Program {
     let (socket, dir) = (socket.to_string_lossy(), serving.dir.to_string_lossy());
     let filled = |arg: &String| arg.replace("{socket}", &socket).replace("{release}", serving.name.as_str()).replace("{dir}", &dir);
     let argv: Vec<String> = argv.iter().map(filled).collect();
     serving.program(&argv, env).env(SOCKET, &*socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 3] = ["2026-11-20-10-00-00-aaaaaaaaaaaa", "2026-11-20-11-00-00-bbbbbbbbbbbb", "2026-11-20-12-00-00-cccccccccccc"];
+
+    /// Every state that two or three slots can be in, whichever of them visitors are led to, and whichever release is live.
+    #[test]
+    fn no_release_takes_the_slot_of_another_that_visitors_need() {
+        let names: Vec<ReleaseName> = NAMES.iter().map(|name| name.parse().unwrap()).collect();
+        let new = &names[2];
+        let states: Vec<(Option<usize>, bool)> =
+            [None, Some(0), Some(1), Some(2)].into_iter().flat_map(|of| [(of, true), (of, false)]).collect();
+        let mut looked_at = 0;
+        for count in [2_usize, 3] {
+            for number in 0..states.len().pow(u32::try_from(count).unwrap()) {
+                let state = |at: usize| states[number / states.len().pow(u32::try_from(at).unwrap()) % states.len()];
+                let seats: Vec<Seat> = (0..count)
+                    .map(|at| Seat {
+                        slot: format!("slot-{at}").parse().unwrap(),
+                        release: state(at).0.map(|of| names[of].clone()),
+                        down: state(at).1,
+                    })
+                    .collect();
+                for (public, live) in (0..=count).flat_map(|public| [None, Some(&names[0]), Some(&names[1])].map(|live| (public, live))) {
+                    let is_public = |seat: &Seat| seats.get(public).is_some_and(|public| public.slot == seat.slot);
+                    let took = choose(&seats, new, live, is_public).expect("one of two slots is free for a release");
+                    let own = seats.iter().any(|seat| seat.release.as_ref() == Some(new));
+                    assert_eq!(took.release.as_ref() == Some(new), own, "its own slot, where it has one: {seats:?}");
+                    if !own {
+                        let others = || seats.iter().filter(|seat| !is_public(seat));
+                        assert!(!is_public(took), "visitors are led there: {took:?} of {seats:?}");
+                        assert!(took.down || others().all(|seat| !seat.down), "one of the others is stopped: {took:?} of {seats:?}");
+                        let of_live = |seat: &Seat| !seat.down && seat.release.is_some() && seat.release.as_ref() == live;
+                        assert!(!of_live(took) || others().all(of_live), "it is of the live release: {took:?} of {seats:?}");
+                    }
+                    looked_at += 1;
+                }
+            }
+        }
+        assert!(looked_at > 6000);
+    }
 }

@@ -34,6 +34,7 @@ impl Play {
         let settings = Settings {
             socket,
             starter: Starter::Command(argv.iter().map(|arg| (*arg).to_owned()).collect()),
+            slots: Vec::new(),
             start_timeout: Duration::from_secs(15),
             drain: Duration::from_secs(5),
             keep_warm: KeepWarm::No,
@@ -85,7 +86,11 @@ fn no_visitor_notices_a_handover_and_the_former_instance_goes() {
     assert!(seen.contains(&Ok(A.to_owned())) && seen.contains(&Ok(B.to_owned())));
     eprintln!("{} visits, longest silence {silence:?}; {:#?}", seen.len(), play.stage.said.borrow());
     assert!(play.masters(&a).is_empty() && play.masters(&b).len() == 1);
-    assert!(!play.settings.socket_of(&a.name).exists() && play.stage.warnings().is_empty(), "{:?}", play.stage.warnings());
+    assert!(
+        !play.settings.socket_of(&play.stage.path("app"), &a.name).exists() && play.stage.warnings().is_empty(),
+        "{:?}",
+        play.stage.warnings()
+    );
     let link = fs::read_link(&play.settings.socket).unwrap();
     assert_eq!(link, PathBuf::from(format!("web.sock.{B}")), "the link is relative");
 }
@@ -101,7 +106,7 @@ fn a_release_that_cannot_be_imported_meets_no_visitor_and_leaves_its_traceback()
     all_answered(&seen);
     assert!(error.to_string().starts_with(&format!("the instance of {B} ended, with exit status: 22")), "{error}");
     assert!(error.tail().iter().any(|line| line.contains("No module named 'nothing_of_that_name'")), "{:?}", error.tail());
-    assert!(error.hint().is_some() && play.masters(&b).is_empty() && !play.settings.socket_of(&b.name).exists());
+    assert!(error.hint().is_some() && play.masters(&b).is_empty() && !play.settings.socket_of(&play.stage.path("app"), &b.name).exists());
 }
 
 #[test]
@@ -324,4 +329,80 @@ fn behind_nginx_no_visitor_notices_either() {
         all_answered(&seen);
         assert!(play.stage.warnings().is_empty(), "{:?}", play.stage.warnings());
     }
+}
+
+/// Slots as they are set, with their units never asked for: what can be told from links alone.
+fn slotted() -> Play {
+    let mut play = Play::new(&[]);
+    play.settings.starter = Starter::Unit("shop@.service".to_owned());
+    play.settings.slots = ["blue", "green"].map(|slot| slot.parse().unwrap()).to_vec();
+    play
+}
+
+impl Play {
+    fn take(&self, slot: &str, release: &Release) {
+        self.slots().point(&slot.parse().unwrap(), &release.name).unwrap();
+    }
+
+    fn slots(&self) -> Slots {
+        Slots::beside(&self.stage.path("app"))
+    }
+}
+
+#[test]
+fn an_instance_is_called_by_the_slot_that_leads_to_its_release() {
+    let play = std::mem::ManuallyDrop::new(slotted());
+    let (a, b, link) = (play.stage.release(A, APP), play.stage.release(B, APP), play.stage.path("app"));
+    let settings = &play.settings;
+    assert_eq!(settings.called(&link, &a.name), A, "one from before there were slots");
+    play.take("blue", &a);
+    play.take("green", &b);
+    assert_eq!((settings.called(&link, &a.name), settings.called(&link, &b.name)), ("blue".to_owned(), "green".to_owned()));
+    assert_eq!(settings.socket_of(&link, &a.name), play.stage.path("run/web.sock.blue"));
+    settings.name(&link, &a.name).unwrap();
+    assert_eq!(fs::read_link(&settings.socket).unwrap(), Path::new("web.sock.blue"));
+    assert!(settings.names(&link, &a.name) && !settings.names(&link, &b.name));
+    play.take("blue", &b);
+    assert!(!settings.names(&link, &a.name), "what is in the slot now is another release");
+    assert!(settings.names(&link, &b.name), "of two slots, the one that visitors are led to counts");
+    play.take("old", &a);
+    assert_eq!(settings.called(&link, &a.name), "old", "a slot that is no longer set is found as long as it leads to a release");
+    settings.unname().unwrap();
+    assert!(fs::symlink_metadata(&settings.socket).is_err());
+    symlink("web.sock.theirs", &settings.socket).unwrap();
+    settings.unname().unwrap();
+    assert!(fs::symlink_metadata(&settings.socket).is_ok(), "a link that the agent did not make stays");
+    fs::remove_dir_all(play.stage.path("")).unwrap();
+}
+
+#[test]
+fn the_record_of_an_instance_ends_when_its_slot_leads_elsewhere() {
+    let play = std::mem::ManuallyDrop::new(slotted());
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
+    play.take("blue", &a);
+    // What listens in the slot answers for whatever release it leads to.
+    let socket = play.stage.path("run/web.sock.blue");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let record = play.stage.path("instances").join(format!("{A}.json"));
+    let slot = play.slots().link(&"blue".parse().unwrap());
+    fs::write(&record, format!(r#"{{"release":"{A}","socket":{socket:?},"boot":"x","process":null,"slot":{slot:?}}}"#)).unwrap();
+    assert_eq!(recorded(&record), crate::site::Instance::Runs);
+    play.take("blue", &b);
+    assert_eq!(recorded(&record), crate::site::Instance::Gone);
+    play.slots().free(&"blue".parse().unwrap()).unwrap();
+    assert_eq!(recorded(&record), crate::site::Instance::Gone);
+    fs::remove_dir_all(play.stage.path("")).unwrap();
+}
+
+#[test]
+fn no_release_can_be_removed_that_a_slot_leads_to_while_systemd_does_not_answer() {
+    let play = std::mem::ManuallyDrop::new(slotted());
+    let a = play.stage.release(A, APP);
+    play.take("green", &a);
+    if !Path::new("/run/dbus/system_bus_socket").exists() {
+        let held = play.stage.with_scene(|scene| play.restart().in_units(scene.link, scene.watch));
+        assert_eq!(held, std::slice::from_ref(&a.name));
+    }
+    assert_eq!(play.stage.with_scene(|scene| Restart::None.in_units(scene.link, scene.watch)), []);
+    fs::remove_dir_all(play.stage.path("")).unwrap();
 }

@@ -112,6 +112,7 @@ fn doctor_says_what_stands_in_the_way_and_what_is_well() {
         Restart::Handover(handover::Settings {
             socket: stage.path("web.sock"),
             starter: Starter::Command(argv.split(' ').map(str::to_owned).collect()),
+            slots: Vec::new(),
             start_timeout: Duration::from_secs(1),
             drain: Duration::from_secs(1),
             keep_warm: handover::KeepWarm::No,

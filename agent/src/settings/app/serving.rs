@@ -9,7 +9,8 @@ use crate::restart::systemd::Worker;
 use crate::restart::{Restart, command, gunicorn, handover, systemd, uwsgi_fifo};
 use crate::settings::defaults;
 use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
-use crate::settings::reader::Section;
+use crate::settings::reader::{Section, Value};
+use crate::site::Slot;
 
 #[derive(Clone, Copy)]
 enum Strategy {
@@ -66,6 +67,10 @@ fn handover(app: &AppName, section: &Section<'_>) -> Option<handover::Settings> 
             value.complain("tells the instance nowhere on which socket to listen", Some("put {socket} where it belongs".to_owned()))
         }
     });
+    let slots = section.get("slots", slots);
+    if section.has("slots") && section.has("command") {
+        section.complain("slots", "are for units: what the agent starts itself is called by its release", "leave it out");
+    }
     let keep_warm = section.get("keep_warm", switch).unwrap_or(false);
     let start_timeout = section.get("start_timeout", timeout).unwrap_or(defaults::START_TIMEOUT);
     let drain = section.get("drain", wait).unwrap_or(defaults::DRAIN);
@@ -80,7 +85,20 @@ fn handover(app: &AppName, section: &Section<'_>) -> Option<handover::Settings> 
     };
     let socket = if section.has("socket") { socket } else { Some(PathBuf::from(format!("/run/{app}/web.sock"))) };
     let keep_warm = if keep_warm { KeepWarm::Former } else { KeepWarm::No };
-    Some(handover::Settings { socket: socket?, starter: starter?, start_timeout, drain, keep_warm })
+    let slots = if section.has("slots") { slots? } else { Vec::new() };
+    Some(handover::Settings { socket: socket?, starter: starter?, slots, start_timeout, drain, keep_warm })
+}
+
+/// Two at least: a release is asked in one while another serves in the other.
+fn slots(value: &Value<'_>) -> Option<Vec<Slot>> {
+    let slots: Vec<Slot> = kinds::list(kinds::parsed(str::parse))(value)?;
+    if !(2..=8).contains(&slots.len()) {
+        return value.complain(format!("must be 2 to 8 slots, and are {}", slots.len()), Some("[\"blue\", \"green\"] will do".to_owned()));
+    }
+    match slots.iter().enumerate().find(|(at, slot)| slots[..*at].contains(slot)) {
+        Some((_, twice)) => value.complain(format!("{:?} is named twice", twice.as_str()), None),
+        None => Some(slots),
+    }
 }
 
 fn uwsgi_fifo(section: &Section<'_>) -> Option<uwsgi_fifo::Settings> {

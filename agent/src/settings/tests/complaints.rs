@@ -182,6 +182,11 @@ fn restart_and_workers() {
         ("[restart]\nunit = \"a b\"", "3:8", &["not the name of a unit"]),
         ("[restart]\nunit = \"web@.service\"\ncommand = [\"x\", \"{socket}\"]", "4:1", &["cannot both start"]),
         ("[restart]\ncommand = [\"x\"]", "3:11", &["put {socket}"]),
+        ("[restart]\ncommand = [\"x\", \"{socket}\"]\nslots = [\"a\", \"b\"]", "4:1", &["are for units", "leave it out"]),
+        ("[restart]\nslots = [\"blue\"]", "3:9", &["must be 2 to 8 slots, and are 1", "[\"blue\", \"green\"] will do"]),
+        ("[restart]\nslots = [\"blue\", \"green\", \"blue\"]", "3:9", &["\"blue\" is named twice"]),
+        ("[restart]\nslots = [\"blue\", \"Green\"]", "3:18", &["slots[2]", "1 to 16 small letters"]),
+        ("[restart]\nslots = [\"blue\", \"../green\"]", "3:18", &["slots[2]", "1 to 16 small letters"]),
         (
             "[restart]\nsocket = \"/run/a-rather-long-directory/and-another-one-below-it/and-then-the-name.sock\"",
             "3:10",

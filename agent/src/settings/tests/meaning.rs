@@ -40,6 +40,7 @@ fn a_section_with_nothing_in_it_has_its_defaults() {
     assert_eq!(handover.starter, handover::Starter::Unit("shop@.service".into()));
     assert_eq!((handover.start_timeout, handover.drain), (Duration::from_secs(60), Duration::from_secs(30)));
     assert_eq!(handover.keep_warm, handover::KeepWarm::No);
+    assert_eq!(handover.slots, []);
     let check = &app.checks[0];
     assert_eq!((&check.target, check.status), (&Target::Tcp("localhost".into(), 80), 200));
     assert_eq!((check.timeout, check.within, check.stable_for), (Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(3)));
@@ -116,6 +117,8 @@ fn strategies() {
     };
     assert_eq!(handover.starter, handover::Starter::Command(vec!["x".into(), "--bind={socket}".into()]));
     assert_eq!(handover.keep_warm, handover::KeepWarm::Former);
+    let Restart::Handover(handover) = restart("slots = [\"blue\", \"green\"]") else { panic!("another strategy") };
+    assert_eq!(handover.slots.iter().map(ToString::to_string).collect::<Vec<_>>(), ["blue", "green"]);
 }
 
 /// As people will write it first.
