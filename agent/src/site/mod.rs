@@ -11,6 +11,7 @@
 //! ```
 
 mod environment;
+pub(crate) mod layout;
 mod leftovers;
 mod link;
 mod listing;
