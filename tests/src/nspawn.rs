@@ -237,6 +237,7 @@ const BOOT: &str = r#"
     while [ "$code" = 133 ]; do
         code=0
         systemd-nspawn --directory "$machine/root" --machine "${machine##*/}" --register=no --keep-unit --boot --quiet --resolv-conf=off \
+            --system-call-filter='landlock_create_ruleset landlock_add_rule landlock_restrict_self' \
             --timezone=off --link-journal=no --console=pipe "$@" -- --unit=basic.target --show-status=no &
         child=$!
         trap 'kill -TERM "$child"; wait "$child"' TERM
@@ -252,16 +253,28 @@ fn install(upper: &Path) {
         fs::create_dir_all(to.parent().expect("it is no root")).expect("the new directory is ours");
         fs::copy(project(from), to).expect("the project has its units");
     };
-    copy("systemd/system/release-agent.service", "usr/lib/systemd/system/release-agent.service");
+    for unit in fs::read_dir(project("systemd/system")).expect("the project has its units").flatten() {
+        let name = unit.file_name().into_string().expect("the names are text");
+        copy(&format!("systemd/system/{name}"), &format!("usr/lib/systemd/system/{name}"));
+    }
     copy("systemd/sysusers.d/release-agent.conf", "usr/lib/sysusers.d/release-agent.conf");
     copy("systemd/tmpfiles.d/release-agent.conf", "usr/lib/tmpfiles.d/release-agent.conf");
     let mut drop_in = format!("[Service]\nReadWritePaths={HOME}\nEnvironment=HOME={HOME}\n");
     for (name, value) in inherited() {
         drop_in.push_str(&format!("Environment=\"{name}={value}\"\n"));
     }
-    let directory = upper.join("etc/systemd/system/release-agent.service.d");
-    fs::create_dir_all(&directory).expect("the new directory is ours");
-    fs::write(directory.join("tests.conf"), drop_in).expect("the new directory is ours");
+    let into = |unit: &str, name: &str, text: &str| {
+        let directory = upper.join("etc/systemd/system").join(unit);
+        fs::create_dir_all(&directory).expect("the new directory is ours");
+        fs::write(directory.join(name), text).expect("the new directory is ours");
+    };
+    // Whoever builds has a home of its own.
+    into(
+        "release-agent-build@.service.d",
+        "tests.conf",
+        &drop_in.replace(&format!("ReadWritePaths={HOME}\nEnvironment=HOME={HOME}\n"), ""),
+    );
+    into("release-agent.service.d", "tests.conf", &drop_in);
     // What this machine does on its own is no business of the booted one.
     for unit in ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "man-db.timer", "fstrim.timer"]
     {

@@ -35,6 +35,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let auto = auto::read(top, refs.as_deref());
     let python = programs::python(top);
     let env = programs::env(top);
+    let build_env = programs::build_env(top);
     let django = programs::django(top, &env);
     let backup = backup(top);
     let restart = serving::restart(name, top);
@@ -63,6 +64,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         python,
         django,
         env,
+        build_env,
         secrets: top.table("secrets").and_then(|secrets| secrets.get("files", list(absolute))).unwrap_or_default(),
         shared,
         backup,

@@ -132,6 +132,8 @@ pub(crate) struct App {
     pub django: Option<manage::Settings>,
     /// `[env]`
     pub env: Vec<(String, String)>,
+    /// `[build_env]`
+    pub build_env: Vec<(String, String)>,
     /// `[secrets] files`
     pub secrets: Vec<PathBuf>,
     /// `[shared]`

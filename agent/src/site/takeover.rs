@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -102,8 +102,13 @@ fn copy_one(from: &Path, to: &Path, meta: &fs::Metadata) -> Result<(), SiteError
         let target = fs::read_link(from).telling("read the link", from)?;
         return symlink(target, to).telling("make the link", to);
     }
-    fs::copy(from, to).telling("copy", from)?;
-    close(to, meta)?;
+    // Its contents alone: a mode that makes a program somebody else may not even be set for a moment.
+    let copy = || {
+        let mut source = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(from)?;
+        io::copy(&mut source, &mut fs::File::create_new(to)?)
+    };
+    copy().telling("copy", from)?;
+    set_mode(to, closed(meta))?;
     // Python believes bytecode by the time of its source.
     let time = |seconds: i64, nanos: i64| TimeSpec::new(seconds, nanos);
     let (read, written) = (time(meta.atime(), meta.atime_nsec()), time(meta.mtime(), meta.mtime_nsec()));
@@ -112,9 +117,13 @@ fn copy_one(from: &Path, to: &Path, meta: &fs::Metadata) -> Result<(), SiteError
 
 /// Takes away what lets anybody but the owner write, and whatever makes a program somebody else.
 fn close(path: &Path, meta: &fs::Metadata) -> Result<(), SiteError> {
-    let mode = meta.permissions().mode() & 0o7777;
-    let closed = mode & 0o755 | 0o444 | if meta.is_dir() { 0o755 } else { 0 };
-    if mode == closed && meta.uid() == geteuid().as_raw() { Ok(()) } else { set_mode(path, closed) }
+    if meta.permissions().mode() & 0o7777 == closed(meta) { Ok(()) } else { set_mode(path, closed(meta)) }
+}
+
+/// The mode of something with nothing of that; whoever serves it must be able to read it.
+fn closed(meta: &fs::Metadata) -> u32 {
+    let least = if meta.is_dir() { 0o755 } else { 0o444 };
+    meta.permissions().mode() & 0o755 | least
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), SiteError> {

@@ -46,7 +46,8 @@ impl Step for CollectStatic {
 
 /// Whoever collects is not who knows the secrets, where those are two.
 fn without_secrets(cx: &Cx<'_>, failure: Failure) -> Failure {
-    let told = "collectstatic runs without [secrets]: what the settings cannot do without to be loaded needs a value in [env] that is no secret, or a default";
+    let told =
+        "collectstatic runs without [secrets]: what the settings cannot be loaded without gets a value in [build_env] that is no secret";
     match cx.app.executor {
         Executor::Units if !cx.app.secrets.is_empty() => match &failure.hint {
             Some(hint) => {

@@ -238,12 +238,20 @@ pub(crate) fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// Ends every process of this one's control group but itself, whatever session or parent it has (cgroups(7), version 2). Tells whether it could look.
+/// Where the processes of this one's control group are listed: as the service manager made the group, in whatever hierarchy it has (cgroups(7)).
+fn control_group() -> Option<PathBuf> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let of = |hierarchy: &str, at: &str| {
+        let group = groups.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(hierarchy)?.strip_prefix(":/"))?;
+        Some(Path::new(at).join(group).join("cgroup.procs")).filter(|list| list.exists())
+    };
+    of("name=systemd", "/sys/fs/cgroup/systemd").or_else(|| of("", "/sys/fs/cgroup")).or_else(|| of("", "/sys/fs/cgroup/unified"))
+}
+
+/// Ends every process of this one's control group but itself, whatever session or parent it has. Tells whether it could look.
 pub(crate) fn end_control_group() -> bool {
     let own = std::process::id();
-    let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let Some(group) = group.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
-    let list = Path::new("/sys/fs/cgroup").join(group).join("cgroup.procs");
+    let Some(list) = control_group() else { return false };
     // A process may fork while it is looked for; a few rounds find the children of the last one too.
     for _ in 0..50 {
         let Ok(pids) = fs::read_to_string(&list) else { return false };

@@ -146,7 +146,11 @@ const KEPT: CapabilitySet =
 /// Gives up, for the calling thread and all that it will start, what it has beyond that; and the way to get it back by a program.
 fn give_up_powers() -> io::Result<()> {
     set_no_new_privs(true)?;
-    let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
+    let CapabilitySets { effective, permitted, inheritable } = capabilities(None)?;
+    if (permitted | inheritable).is_empty() {
+        // Nothing is there to be given up; and where that is so, the call itself may be kept from the agent.
+        return Ok(());
+    }
     let left = CapabilitySets { effective: effective & KEPT, permitted: permitted & KEPT, inheritable: CapabilitySet::empty() };
     Ok(set_capabilities(None, left)?)
 }

@@ -99,7 +99,11 @@ impl Runner {
             let (cancel, ended) = (cancel.clone(), ended.clone());
             move || end_with(&gone, &cancel, &ended)
         });
-        let served = self.answer_all(&mut line, &workshop, &mask, &cancel);
+        let served = match self.answer_all(&mut line, &workshop, &mask, &cancel) {
+            // Whoever asked has gone, and hears no answer.
+            Err(RunnerError::Line(err)) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            served => served,
+        };
         ended.store(true, Ordering::Release);
         end_control_group();
         served

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use agent_model::names::ReleaseName;
 
-use super::{Answer, Bytecode, Caches, Failure, Job, Order, Wanted, environment_dir};
+use super::{Answer, Bytecode, Caches, Failure, Job, Order, Side, Wanted, environment_dir};
 use crate::settings::{App, Hook, When};
 use crate::site::{Site, hand_over, remove_tree};
 use crate::tools::database::{self, DumpFile};
@@ -67,7 +67,7 @@ impl<'a> Workshop<'a> {
         match job {
             Job::Want => asked.want(),
             Job::Environment { key, caches } => asked.build(key, *caches),
-            Job::CollectStatic => Ok(asked.django(Tree::Open)?.get().collectstatic(watch).map(|()| Answer::Done)?),
+            Job::CollectStatic => Ok(asked.django_of(Side::Build, Tree::Open)?.get().collectstatic(watch).map(|()| Answer::Done)?),
             Job::HandOver => Ok(hand_over(self.site).map(|()| Answer::Done)?),
             Job::Hook(place) => asked.hook(*place),
             Job::Inspect(bytecode) => asked.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
@@ -103,10 +103,11 @@ impl Asked<'_, '_> {
         Ok((name, dir))
     }
 
-    fn env(&self) -> Vec<(String, String)> {
-        let site = self.workshop.site;
-        let of_release = self.order.variables(self.workshop.app, |release| site.release_dir(release));
-        self.workshop.env.iter().cloned().chain(of_release).collect()
+    fn env(&self, side: Side) -> Vec<(String, String)> {
+        let (site, app) = (self.workshop.site, self.workshop.app);
+        let of_release = self.order.variables(app, |release| site.release_dir(release));
+        let of_building = if side == Side::Build { app.build_env.as_slice() } else { &[] };
+        self.workshop.env.iter().chain(of_building).cloned().chain(of_release).collect()
     }
 
     fn want(&self) -> Result<Answer, Failure> {
@@ -154,8 +155,9 @@ impl Asked<'_, '_> {
         let dir = self.release().map_or_else(|_| self.workshop.site.root().to_owned(), |(_, dir)| dir);
         // Its own time, and not what the step has left: a hook has a timeout that says so.
         let watch = Watch { deadline: Instant::now() + *timeout, ..*self.watch };
-        let mut program = Program::from_argv(run).dir(&dir).envs(self.env());
-        if let (Ground::Own { caches, scratch }, Some(super::Side::Build)) = (&self.workshop.ground, Job::Hook(place).side(app)) {
+        let side = Job::Hook(place).side(app).unwrap_or(Side::Build);
+        let mut program = Program::from_argv(run).dir(&dir).envs(self.env(side));
+        if let (Ground::Own { caches, scratch }, Side::Build) = (&self.workshop.ground, side) {
             let writable = vec![dir.clone(), caches.clone(), scratch.clone()];
             program = program.confined(&Arc::new(Bounds { writable, hidden: self.workshop.hidden.clone() }));
         }
@@ -173,10 +175,14 @@ impl Asked<'_, '_> {
     }
 
     fn django(&self, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
+        self.django_of(Side::App, tree)
+    }
+
+    fn django_of(&self, side: Side, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
         let settings = self.workshop.app.django.as_ref().ok_or_else(|| Failure::new("no [django] is set"))?;
         let (_, release) = self.release()?;
         let python = release.join("venv/bin/python");
-        Ok(AskedDjango { settings, python, release, env: self.env(), tree })
+        Ok(AskedDjango { settings, python, release, env: self.env(side), tree })
     }
 
     /// With the passwords of its databases, which stay here.

@@ -99,6 +99,10 @@ pub(super) fn env(top: &Section<'_>) -> Vec<(String, String)> {
     top.get("env", texts_by_name(|name, _| variable_name(name))).unwrap_or_default()
 }
 
+pub(super) fn build_env(top: &Section<'_>) -> Vec<(String, String)> {
+    top.get("build_env", texts_by_name(|name, _| variable_name(name))).unwrap_or_default()
+}
+
 /// The steps of a release, in their order.
 pub(in crate::settings) const STEPS: [&str; 11] =
     ["fetch", "checkout", "link-shared", "environment", "check", "collectstatic", "seal", "backup", "migrate", "switch", "prune"];
