@@ -92,6 +92,13 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
     }
 }
 
+/// What `agent.toml` alone says of who runs programs; nothing when it cannot be read.
+pub(crate) fn executor(config_dir: &Path) -> Option<Executor> {
+    let file = config_dir.join("agent.toml");
+    let text = read_if_there(&file).ok()?;
+    agent::parse(&file, text.as_deref().unwrap_or_default()).ok().map(|agent| agent.executor)
+}
+
 /// Reads the file of one app, for a process that is concerned with nothing else.
 pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Complaint>> {
     let file = config_dir.join("apps").join(format!("{name}.toml"));

@@ -334,7 +334,11 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
         Action::Enable { socket, .. } => run(systemctl(&["enable", "--now", "--", socket])),
         Action::Agent { drop_in, group } => match agent(drop_in, group)? {
             State::So => run(systemctl(&["reload", "release-agent.service"])),
-            State::Not(_) => run(systemctl(&["restart", "release-agent.service"])),
+            State::Not(_) => {
+                // One that failed too often would not be started. There may be nothing to reset.
+                let _ = run(systemctl(&["reset-failed", "release-agent.service"]));
+                run(systemctl(&["restart", "release-agent.service"]))
+            }
         },
     }
 }

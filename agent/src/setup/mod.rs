@@ -80,6 +80,9 @@ enum SetupError {
     /// A file says something wrong.
     #[error("the configuration cannot be used:{0}")]
     Config(String),
+    /// The agent runs everything itself.
+    #[error("{} does not say executor = \"units\": the agent would go on running everything as its own user", .0.display())]
+    Direct(PathBuf),
     /// There is no such app.
     #[error("there is no app {app}: {} is not there", file.display())]
     NoApp {
@@ -124,7 +127,7 @@ impl SetupError {
     /// The exit code: one of agentctl's, for that is the program that was called.
     fn code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::NoApp { .. } => 2,
+            Self::Config(_) | Self::NoApp { .. } | Self::Direct(_) => 2,
             Self::NotRoot | Self::NoTerminal | Self::SaidNo | Self::Refused(_) => 4,
             Self::Place(PlaceError::Io { .. }) | Self::Program(_) | Self::Mute(_) | Self::Stopped { .. } => 1,
             Self::Place(_) => 4,
@@ -135,6 +138,7 @@ impl SetupError {
         Some(match self {
             Self::Config(_) | Self::SaidNo | Self::Mute(_) | Self::Program(_) | Self::Place(PlaceError::Io { .. }) => return None,
             Self::NoApp { app, .. } => format!("agentctl init {app} --repository URL writes one"),
+            Self::Direct(file) => format!("write executor = \"units\" at the top of {}", file.display()),
             Self::NotRoot => "ask as root: sudo agentctl setup app …".to_owned(),
             Self::NoTerminal => "add --yes to have it done without a question, or --dry-run to see what it would be".to_owned(),
             Self::Refused(refusal) => refusal.cure.clone(),
@@ -235,20 +239,13 @@ fn set_up(wish: &Wish, out: &mut dyn Write) -> Result<(), SetupError> {
 fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
     let complained =
         |complaints: Vec<settings::Complaint>| SetupError::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect());
+    // First, for what is missing else may be missing for that.
+    if settings::executor(&wish.config) == Some(Executor::Direct) {
+        return Err(SetupError::Direct(wish.config.join("agent.toml")));
+    }
     let settings = settings::load(&wish.config).map_err(complained)?;
     let file = wish.config.join("apps").join(format!("{}.toml", wish.app));
     let Some(app) = settings.apps.get(&wish.app).cloned() else { return Err(SetupError::NoApp { app: wish.app.clone(), file }) };
-    if settings.agent.executor == Executor::Direct {
-        let agent_file = wish.config.join("agent.toml");
-        return Err(Refusal {
-            what: format!(
-                "{} does not say executor = \"units\": the agent would go on running everything as its own user",
-                agent_file.display()
-            ),
-            cure: format!("write executor = \"units\" at the top of {}", agent_file.display()),
-        }
-        .into());
-    }
     if wish.manner != Manner::Show && wish.config != Path::new(CONFIG) {
         return Err(Refusal {
             what: format!("step runners read {CONFIG}, and this configuration is in {}", wish.config.display()),
