@@ -70,6 +70,14 @@ def own_program():
     os.chmod(f"{place}/made", 0o4755)
 
 
+def traced_child():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(1 if libc.syscall(101, 0, 0, 0, 0) < 0 else 0)
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        raise PermissionError
+
+
 older = sys.argv[2]
 attempt("read the secrets", lambda: read("/etc/release-agent/apps/shop.env"))
 attempt("read the secrets that were handed over", lambda: read("/run/credentials/release-agent-app@shop.service/secrets-0"))
@@ -93,14 +101,14 @@ attempt("make a user namespace", lambda: call(272, 0x10000000))
 attempt("mount", lambda: call(165, b"none", b"/tmp", b"tmpfs", 0, 0))
 attempt("trace its parent", lambda: call(101, 16, os.getppid(), 0, 0))
 attempt("use keys of the kernel", lambda: call(250, 0, -3, 1))
-attempt("have itself traced", lambda: call(101, 0, 0, 0, 0))
+attempt("have itself traced", traced_child)
 attempt("load a program into the kernel", lambda: call(321, 5, 0, 0))
 attempt("see the agent among the processes", lambda: next(agents()))
 attempt("look into the agent", look_into_agent)
 attempt("write where anybody may", lambda: append("/run/lock/left-by-an-attack"))
 attempt("read what others have in /tmp", lambda: read("/tmp/of-others"))
 attempt("look into homes", lambda: os.listdir("/home"))
-attempt("speak to the kernel's ciphers", lambda: socket.socket(38, socket.SOCK_SEQPACKET))
+attempt("speak netlink to the kernel", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
 attempt("change how it is run", lambda: call(135, 0x0400000))
 attempt("signal the first process", lambda: os.kill(1, 0))
 attempt("ask the agent", lambda: connect("/run/release-agent/control.sock"))

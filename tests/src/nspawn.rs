@@ -24,6 +24,15 @@ const MOST_COMMAND: Duration = Duration::from_secs(300);
 /// What the installers fetched before, by the name that it has within the machine.
 const HOME: &str = "/var/cache/release-agent-tests";
 
+/// Whether a machine has the agent before the test does anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Agent {
+    /// Its files lie where the package puts them.
+    Installed,
+    /// There is nothing of it: the test installs the package.
+    Missing,
+}
+
 /// A booted machine. It has the agent installed as the package would, its network is that of this machine, and its processes are its own.
 #[derive(Debug)]
 pub struct Booted {
@@ -37,6 +46,24 @@ impl Booted {
     /// Boots one. The name is for whoever reads its output.
     #[track_caller]
     pub fn new(name: &str) -> Self {
+        Self::boot(name, Agent::Installed)
+    }
+
+    /// Boots one without the agent. Only a drop-in of its unit is there, for the installers of the tests.
+    #[track_caller]
+    pub fn bare(name: &str) -> Self {
+        let booted = Self::boot(name, Agent::Missing);
+        for program in ["release-agent", "agentctl"] {
+            let installed = booted.path("/usr/bin").join(program);
+            assert!(!installed.exists(), "the agent is installed on this machine, so that no machine without it can be made");
+        }
+        // Where this machine is a container image, it may say that packages start nothing. The booted one is a machine like any other.
+        booted.run(["rm", "-f", "/usr/sbin/policy-rc.d"]).expect(0);
+        booted
+    }
+
+    #[track_caller]
+    fn boot(name: &str, agent: Agent) -> Self {
         assert!(geteuid().is_root(), "this test boots a machine with a systemd of its own, which only root can: run the tests as root");
         for program in ["systemd-nspawn", "nsenter", "setpriv"] {
             assert!(
@@ -50,7 +77,10 @@ impl Booted {
         for part in ["root", "disk", "install", "srv"] {
             fs::create_dir(root.join(part)).expect("the new directory is ours");
         }
-        install(&root.join("install"));
+        if agent == Agent::Installed {
+            install(&root.join("install"));
+        }
+        prepare(&root.join("install"));
         let home = project("target/test-home");
         fs::create_dir_all(&home).expect("target is ours");
         let boot = root.join("boot.log");
@@ -60,8 +90,10 @@ impl Booted {
         // control group.
         command.args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private", "sh", "-euc", BOOT, "sh"]).arg(root);
         command.arg(format!("--bind={}:{HOME}", home.display())).arg(format!("--bind={}:/srv", root.join("srv").display()));
-        for program in ["release-agent", "agentctl"] {
-            command.arg(format!("--bind-ro={}:/usr/bin/{program}", binaries().join(program).display()));
+        if agent == Agent::Installed {
+            for program in ["release-agent", "agentctl"] {
+                command.arg(format!("--bind-ro={}:/usr/bin/{program}", binaries().join(program).display()));
+            }
         }
         let uv = project("target/test-tools/venv/bin/uv");
         if uv.exists() {
@@ -137,6 +169,18 @@ impl Booted {
     pub fn repo(&self, name: &str) -> Repo {
         let directory = self.directory.as_ref().expect("it is there until the end").path();
         Repo::new(directory.join("srv").join(name))
+    }
+
+    /// Lets the agent carry out by itself what releases run, as this user, with what the example of a drop-in allows; it is not running yet.
+    pub fn direct(&self, user: &str) -> &Self {
+        let example = fs::read_to_string(project("systemd/examples/direct.conf")).expect("the project has it");
+        // Root is only root with its capabilities.
+        let more = match user {
+            "root" => "User=root\nGroup=root\nCapabilityBoundingSet=~\n".to_owned(),
+            // The installers' files of this machine are root's.
+            _ => "Environment=HOME=/var/lib/release-agent\n".to_owned(),
+        };
+        self.write("/etc/systemd/system/release-agent.service.d/direct.conf", format!("{example}{more}"))
     }
 
     /// A program within the machine, with the environment of a login of root.
@@ -246,7 +290,7 @@ const BOOT: &str = r#"
     exit "$code"
 "#;
 
-/// The agent's files, where the package puts them, and a drop-in that lets it use what the installers of the tests use.
+/// The agent's files, where the package puts them.
 fn install(upper: &Path) {
     let copy = |from: &str, to: &str| {
         let to = upper.join(to);
@@ -259,6 +303,10 @@ fn install(upper: &Path) {
     }
     copy("systemd/sysusers.d/release-agent.conf", "usr/lib/sysusers.d/release-agent.conf");
     copy("systemd/tmpfiles.d/release-agent.conf", "usr/lib/tmpfiles.d/release-agent.conf");
+}
+
+/// A drop-in that lets the agent use what the installers of the tests use, and quiet.
+fn prepare(upper: &Path) {
     let mut drop_in = format!("[Service]\nReadWritePaths={HOME}\nEnvironment=HOME={HOME}\n");
     for (name, value) in inherited() {
         drop_in.push_str(&format!("Environment=\"{name}={value}\"\n"));

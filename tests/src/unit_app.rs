@@ -37,7 +37,7 @@ impl UnitApp {
             "/etc/systemd/system/plain.service",
             format!("[Service]\nWorkingDirectory=/var/plain/app\nExecStart=/bin/sh /var/plain/app/serve\n{unit}\n"),
         );
-        machine.write("/etc/systemd/system/release-agent.service.d/root.conf", "[Service]\nUser=root\nGroup=root\n");
+        machine.direct("root");
         machine.write("/etc/release-agent/agent.toml", "drain_timeout = \"2s\"\n");
         let app = Self { machine, repo, more: more.to_owned() };
         app.set("");

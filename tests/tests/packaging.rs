@@ -1,4 +1,4 @@
-//! What a package brings beside the programs: manual pages that are true and completions that shells take.
+//! What is shipped: manual pages that are true, completions that shells take, and a package and an archive that hold all of it.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the way to fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use agent_tests::{Bench, project};
+use agent_tests::{Bench, build_archive, build_package, project};
 
 /// The hand-written pages, with what each describes.
 const PAGES: [(&str, &str); 2] = [("agent.toml.5", "packaging/examples/agent.toml"), ("app.toml.5", "packaging/examples/apps")];
@@ -108,19 +108,29 @@ fn complaints(page: &Path) -> String {
     format!("{}{}", String::from_utf8_lossy(&groff.stderr), if groff.status.success() { "" } else { "groff failed\n" })
 }
 
-#[test]
-fn every_page_can_be_shown_without_a_warning_and_every_verb_has_one() {
-    let bench = Bench::new("pages");
-    let dir = bench.path("man");
-    bench.ctl(["man", dir.to_str().unwrap()]).expect(0);
-    let made: BTreeSet<String> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+/// The names of the pages that there must be: one for each verb, and the main one.
+fn pages_of_verbs(bench: &Bench) -> BTreeSet<String> {
     let help = bench.ctl(["--help"]).expect(0).stdout;
     let verbs = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.is_empty());
     // A verb stands two columns in; what it does may go on in the next line, further in.
     let verbs = verbs.filter(|line| !line.starts_with("   ")).map(|line| line.split_whitespace().next().unwrap());
     let wanted: BTreeSet<String> = verbs.map(|verb| format!("agentctl-{verb}.1")).chain(["agentctl.1".to_owned()]).collect();
     assert!(wanted.len() > 15, "{help}");
-    assert_eq!(made, wanted);
+    wanted
+}
+
+#[test]
+fn every_page_can_be_shown_without_a_warning_and_every_verb_has_one() {
+    let bench = Bench::new("pages");
+    let dir = bench.path("man");
+    bench.ctl(["man", dir.to_str().unwrap()]).expect(0);
+    let made: BTreeSet<String> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let wanted = pages_of_verbs(&bench);
+    let missing: Vec<&String> = wanted.difference(&made).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // A verb's own verbs have pages of their own.
+    let more = made.difference(&wanted).find(|page| !wanted.iter().any(|verb| page.starts_with(&verb.replace(".1", "-"))));
+    assert_eq!(more, None);
 
     let ours = fs::read_dir(project("packaging/man")).unwrap().map(|entry| entry.unwrap().path());
     let pages: Vec<PathBuf> = ours.chain(made.iter().map(|name| dir.join(name))).collect();
@@ -130,21 +140,153 @@ fn every_page_can_be_shown_without_a_warning_and_every_verb_has_one() {
     assert_ne!(complaints(&bench.path("broken.1")), "", "groff would say when something is wrong");
 }
 
+/// Has a shell read a script of completions.
+#[track_caller]
+fn parse(shell: &str, file: &Path) {
+    let check = if shell == "fish" { "--no-execute" } else { "-n" };
+    let done = Command::new(shell).arg(check).arg(file).output().unwrap_or_else(|err| panic!("{shell}: {err}; tests/run installs it"));
+    assert!(done.status.success() && done.stderr.is_empty(), "{shell}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
 #[test]
 fn shells_take_the_completions() {
     let bench = Bench::new("completions");
-    for (shell, check) in [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")] {
+    for shell in ["bash", "zsh", "fish"] {
         let script = bench.ctl(["completions", shell]).expect(0).stdout;
         assert!(script.contains("rollback"), "{shell}: {script}");
-        let file = bench.write(format!("completions.{shell}"), script);
-        match Command::new(shell).arg(check).arg(&file).output() {
-            Ok(done) => assert!(done.status.success() && done.stderr.is_empty(), "{shell}: {}", String::from_utf8_lossy(&done.stderr)),
-            Err(err) if shell != "bash" && err.kind() == std::io::ErrorKind::NotFound => {
-                println!("{shell} is not installed: its completions were made, and no {shell} has read them");
-            }
-            Err(err) => panic!("{shell}: {err}"),
+        parse(shell, &bench.write(format!("completions.{shell}"), script));
+    }
+}
+
+/// Runs a program that must succeed; answers with what it printed.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|err| panic!("{command:?}: {err}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The files below a directory, by their paths from there.
+fn files_below(directory: &Path) -> BTreeSet<String> {
+    run(Command::new("find").args([".", "-type", "f", "-printf", "%P\\n"]).current_dir(directory)).lines().map(str::to_owned).collect()
+}
+
+/// The documents below a directory have no link that leads nowhere, but to what only the sources have.
+fn follow_links(directory: &Path) {
+    let mut seen = 0;
+    for document in files_below(directory).iter().filter(|name| name.ends_with(".md")) {
+        let text = fs::read_to_string(directory.join(document)).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|target| !target.contains("://")) {
+            let target = target.split('#').next().unwrap();
+            let found = directory.join(document).parent().unwrap().join(target);
+            let of_sources = ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "static-agentctl", "LICENSE"];
+            assert!(found.exists() || of_sources.iter().any(|name| target.ends_with(name)), "{document}: {target} leads nowhere");
+            seen += 1;
         }
     }
+    assert!(seen > 10, "only {seen} links were found");
+}
+
+#[test]
+fn the_package_holds_what_it_must_and_lintian_has_nothing_to_say() {
+    let bench = Bench::new("package");
+    // --check fails for whatever lintian says that packaging/debian/lintian-overrides does not argue against.
+    let deb = build_package(&bench.path("out"), &["--check"]);
+    let (tree, control) = (bench.path("tree"), bench.path("control"));
+    run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&tree));
+    run(Command::new("dpkg-deb").arg("--control").arg(&deb).arg(&control));
+    let files = files_below(&tree);
+    let read = |path: &str| fs::read_to_string(tree.join(path)).unwrap();
+
+    for part in ["system", "sysusers.d", "tmpfiles.d"] {
+        let to = if part == "system" { "usr/lib/systemd/system" } else { &format!("usr/lib/{part}") };
+        let ours = files_below(&project("systemd").join(part));
+        assert!(!ours.is_empty(), "{part}");
+        for name in ours {
+            assert_eq!(read(&format!("{to}/{name}")), fs::read_to_string(project("systemd").join(part).join(&name)).unwrap(), "{name}");
+        }
+    }
+    for name in files_below(&project("systemd/examples")) {
+        assert!(files.contains(&format!("usr/share/doc/release-agent/examples/units/{name}")), "{name}");
+    }
+
+    let conffiles: BTreeSet<String> = fs::read_to_string(control.join("conffiles")).unwrap().lines().map(str::to_owned).collect();
+    let in_etc: BTreeSet<String> = files.iter().filter(|name| name.starts_with("etc/")).map(|name| format!("/{name}")).collect();
+    assert_eq!(conffiles, in_etc);
+    assert!(conffiles.contains("/etc/release-agent/agent.toml"));
+    // Nobody may do anything until the operator says so: all that is said is how programs are run, and that only if there is a choice.
+    let agent = read("etc/release-agent/agent.toml");
+    let said: Vec<&str> = agent.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let has_choice = fs::read_to_string(project("packaging/examples/agent.toml")).unwrap().contains("executor = ");
+    assert_eq!(said, if has_choice { vec!["executor = \"units\""] } else { vec![] });
+    bench.agent(["--check-config", "--config", tree.join("etc/release-agent").to_str().unwrap()]).expect(0);
+
+    run(Command::new("md5sum").args(["--check", "--strict", "--quiet"]).arg(control.join("md5sums")).current_dir(&tree));
+    let summed = fs::read_to_string(control.join("md5sums")).unwrap().lines().count();
+    assert_eq!(summed, files.len() - conffiles.len(), "every other file has its sum");
+
+    for (shell, to) in [
+        ("bash", "bash-completion/completions/agentctl"),
+        ("zsh", "zsh/vendor-completions/_agentctl"),
+        ("fish", "fish/vendor_completions.d/agentctl.fish"),
+    ] {
+        parse(shell, &tree.join("usr/share").join(to));
+    }
+
+    for page in pages_of_verbs(&bench) {
+        assert!(files.contains(&format!("usr/share/man/man1/{page}.gz")), "{page}");
+    }
+    let man = |args: &[&str]| {
+        Command::new("man").env("MANPATH", tree.join("usr/share/man")).env("MAN_KEEP_STDERR", "1").args(args).output().unwrap()
+    };
+    for page in files.iter().filter(|name| name.starts_with("usr/share/man/")) {
+        let shown = man(&["--warnings", "--encoding=UTF-8", "--local-file", tree.join(page).to_str().unwrap()]);
+        assert!(shown.status.success() && shown.stderr.is_empty(), "{page}: {}", String::from_utf8_lossy(&shown.stderr));
+    }
+    // However the pages of the files are called, this is how they are asked for.
+    for (section, page) in [("1", "agentctl-release"), ("5", "agent.toml"), ("5", "app.toml"), ("8", "release-agent")] {
+        assert!(man(&["--where", section, page]).status.success(), "{page}({section})");
+    }
+
+    let crates = run(Command::new("zcat").arg(tree.join("usr/share/doc/release-agent/THIRD-PARTY.gz")));
+    for part in ["aws-lc-sys ", "rustls ", "serde ", "Permission is hereby granted"] {
+        assert!(crates.contains(part), "{part}");
+    }
+    follow_links(&tree.join("usr/share/doc/release-agent"));
+}
+
+#[test]
+fn two_builds_give_the_same_bytes() {
+    let bench = Bench::new("twice");
+    let builds = ["one", "two"].map(|name| bench.path(name));
+    let packages = builds.each_ref().map(|directory| fs::read(build_package(directory, &[])).unwrap());
+    assert!(packages[0] == packages[1], "the packages differ");
+    let archives = builds.each_ref().map(|directory| fs::read(build_archive(directory)).unwrap());
+    assert!(archives[0] == archives[1], "the archives differ");
+}
+
+#[test]
+fn the_archive_holds_what_its_sums_say() {
+    let bench = Bench::new("archive");
+    let archive = build_archive(&bench.path("out"));
+    let name = archive.file_name().unwrap().to_str().unwrap().strip_suffix(".tar.gz").unwrap().to_owned();
+    run(Command::new("tar").args(["--extract", "--file"]).arg(&archive).arg("--directory").arg(bench.path("out")));
+    let root = bench.path("out").join(name);
+    run(Command::new("sha256sum").args(["--check", "--strict", "--quiet", "SHA256SUMS"]).current_dir(&root));
+    let sums = fs::read_to_string(root.join("SHA256SUMS")).unwrap();
+    let summed: BTreeSet<String> = sums.lines().map(|line| line.split_once("  ").unwrap().1.to_owned()).collect();
+    let mut files = files_below(&root);
+    assert!(files.remove("SHA256SUMS"));
+    assert_eq!(summed, files);
+    for part in
+        ["bin/release-agent", "bin/agentctl", "man/man8/release-agent.8", "README.md", "LICENSE", "THIRD-PARTY", "examples/agent.toml"]
+    {
+        assert!(files.contains(part), "{part}");
+    }
+    for name in files_below(&project("systemd")) {
+        assert!(files.contains(&format!("systemd/{name}")), "{name}");
+    }
+    follow_links(&root);
 }
 
 /// What stands in a guide between ```` ```sh ```` and its end.

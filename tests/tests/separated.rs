@@ -157,7 +157,7 @@ const HELD_BY_UNITS: &[&str] = &[
     "write where anybody may",
     "read what others have in /tmp",
     "look into homes",
-    "speak to the kernel's ciphers",
+    "speak netlink to the kernel",
     "change how it is run",
 ];
 
@@ -228,7 +228,7 @@ const KEEPS_BACK: &[(&str, &str)] = &[
     ("ProtectSystem=no\nReadOnlyPaths=", "write where anybody may"),
     ("PrivateTmp=no", "read what others have in /tmp"),
     ("ProtectHome=no", "look into homes"),
-    ("RestrictAddressFamilies=", "speak to the kernel's ciphers"),
+    ("RestrictAddressFamilies=", "speak netlink to the kernel"),
     ("LockPersonality=no", "change how it is run"),
 ];
 

@@ -1,46 +1,24 @@
 //! What the agent promises under systemd: the unit and the examples in systemd/ as they are shipped, in a machine booted for it.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-#![expect(clippy::print_stderr, reason = "the stages of a long story are told as they come")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agent_tests::{Booted, Place, Repo, get, project, wait_until};
+use agent_tests::{Booted, Repo, Stages, Visitors, example, get, serving, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn shipped(path: &str) -> String {
-    std::fs::read_to_string(project("systemd").join(path)).unwrap()
-}
-
-/// An example as it is shipped; only the demo's module has another name than the example's.
-fn example(path: &str) -> String {
-    shipped(&format!("examples/{path}")).replace("shop.wsgi", "noticeboard.wsgi").replace("--app shop ", "--app noticeboard ")
-}
-
-/// Says which stage of the story begins, and how long the one before it took.
-struct Stages(Instant);
-
-impl Stages {
-    fn begin(&mut self, name: &str) {
-        eprintln!("--- after {:.1} s: {name}", self.0.elapsed().as_secs_f64());
-    }
-}
-
 /// A machine with the app `shop`, which is the demo; its agent runs as `user`.
 fn shop(name: &str, user: &str, restart: &str) -> (Booted, Repo, Stages) {
-    let stages = Stages(Instant::now());
+    let stages = Stages::default();
     let machine = Booted::new(name);
     machine.run(["rm", "-rf", "/etc/shop", "/var/shop"]).expect(0);
     machine.run(["useradd", "--system", "--no-create-home", "shop"]).expect(0);
     for unit in ["shop@.service", "shop-gunicorn@.service", "shop.service", "shop-celery.service"] {
-        machine.write(&format!("/etc/systemd/system/{unit}"), example(unit));
+        // What the agent does without slots is looked at here; tests/helpers.rs has the units as they are shipped.
+        machine.write(&format!("/etc/systemd/system/{unit}"), example(unit).replace("/var/shop/slots/", "/var/shop/releases/"));
     }
     machine.write("/etc/shop/shop-uwsgi.ini", example("shop-uwsgi.ini"));
     machine.write("/etc/tmpfiles.d/shop.conf", example("tmpfiles-shop.conf"));
@@ -56,15 +34,12 @@ fn shop(name: &str, user: &str, restart: &str) -> (Booted, Repo, Stages) {
     machine.write("/etc/release-agent/agent.toml", "");
     machine.write("/etc/release-agent/apps/shop.toml", settings(restart));
     if user != "root" {
-        // The installers' files of this machine are root's.
-        machine.write("/etc/systemd/system/release-agent.service.d/user.conf", "[Service]\nEnvironment=HOME=/var/lib/release-agent\n");
         // git trusts only a repository of its own user, here and there.
         machine.run(["cp", "--recursive", "/srv/demo", "/srv/theirs"]).expect(0);
         machine.run(["chown", "--recursive", user, "/srv/theirs"]).expect(0);
         machine.write("/etc/release-agent/apps/shop.toml", settings(restart).replace("/srv/demo", "/srv/theirs"));
-    } else {
-        machine.write("/etc/systemd/system/release-agent.service.d/root.conf", "[Service]\nUser=root\nGroup=root\n");
     }
+    machine.direct(user);
     machine.systemctl(["daemon-reload"]);
     machine.systemctl(["start", "release-agent.service"]);
     (machine, repo, stages)
@@ -94,55 +69,6 @@ release_header = "X-Release"
 stable = "500ms"
 "#
     )
-}
-
-/// What a visitor gets from the socket: the commit that its answer names.
-fn serving(machine: &Booted) -> String {
-    let answer = get(&machine.socket("/run/shop/web.sock"), "/healthz").unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.header("x-release").unwrap().to_owned()
-}
-
-/// What a visitor met: how often each release answered, and what else there was.
-type Seen = (BTreeMap<String, u32>, Vec<String>);
-
-/// Visitors who ask without pause.
-struct Visitors {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Seen>>,
-}
-
-impl Visitors {
-    fn come(place: &Place) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let visit = |stop: Arc<AtomicBool>, place: Place| {
-            let (mut answers, mut failures) = (BTreeMap::<String, u32>::new(), Vec::new());
-            while !stop.load(Ordering::Relaxed) {
-                match get(&place, "/healthz") {
-                    Ok(answer) if answer.status == 200 => *answers.entry(answer.header("x-release").unwrap().to_owned()).or_default() += 1,
-                    Ok(answer) => failures.push(format!("{}: {}", answer.status, answer.body)),
-                    Err(err) => failures.push(err.to_string()),
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            (answers, failures)
-        };
-        let threads = (0..4).map(|_| (stop.clone(), place.clone())).map(|(stop, place)| std::thread::spawn(move || visit(stop, place)));
-        Self { threads: threads.collect(), stop }
-    }
-
-    /// How many answers each release gave. Nobody may have met anything else.
-    #[track_caller]
-    fn go(self) -> BTreeMap<String, u32> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut sum = BTreeMap::new();
-        for thread in self.threads {
-            let (answers, failures) = thread.join().unwrap();
-            assert!(failures.is_empty(), "{} visitors met something else: {:?}", failures.len(), &failures[..failures.len().min(3)]);
-            answers.into_iter().for_each(|(release, count)| *sum.entry(release).or_default() += count);
-        }
-        sum
-    }
 }
 
 const HANDOVER: &str = "[restart]\nstrategy = \"handover\"\nunit = \"shop@.service\"\ndrain = \"5s\"";

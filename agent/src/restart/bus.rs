@@ -210,6 +210,19 @@ impl<'a> Bus<'a> {
         }
     }
 
+    /// Makes sure, before anything is done, that the agent may do this to a unit. A job of this mode is for stopping alone; any other is refused by
+    /// systemd, but not before it has looked whether it is allowed.
+    pub(super) fn may(&self, act: Act, name: &str) -> Result<(), RestartError> {
+        if act == Act::Stop || helper::is_there(act, name) || nix::unistd::geteuid().is_root() {
+            return Ok(());
+        }
+        match self.call::<OwnedObjectPath>(&format!("{} {name}", act.word()), act.method(), &(name, "triggering")) {
+            Err(RestartError::Bus { source, .. }) if is_denied(&source) => Err(self.denied(act, name, source)),
+            // Where it is asked in earnest, all else is told.
+            _ => Ok(()),
+        }
+    }
+
     /// The result of a job, as systemd names it.
     fn ask_systemd(&self, act: Act, name: &str, limit: Duration) -> Result<String, RestartError> {
         if matches!(act, Act::Start | Act::Restart | Act::ReloadOrRestart) && self.unit(name)?.active_state == "failed" {

@@ -135,9 +135,12 @@ impl RestartError {
 /// Whether systemd, or polkit for it, refuses this to the agent's user.
 pub(super) fn is_denied(error: &zbus::Error) -> bool {
     match error {
-        zbus::Error::MethodError(name, _, _) => ["AccessDenied", "AuthFailed", "InteractiveAuthorizationRequired"]
-            .iter()
-            .any(|end| name.as_str() == format!("org.freedesktop.DBus.Error.{end}")),
+        zbus::Error::MethodError(name, text, _) => {
+            let is = |end: &str| name.strip_prefix("org.freedesktop.DBus.Error.") == Some(end);
+            // A polkit that is masked allows nothing, and systemd tells its name instead of the refusal.
+            ["AccessDenied", "AuthFailed", "InteractiveAuthorizationRequired"].into_iter().any(is)
+                || text.as_ref().is_some_and(|text| text.contains("polkit.service"))
+        }
         zbus::Error::FDO(fdo) => {
             matches!(**fdo, fdo::Error::AccessDenied(_) | fdo::Error::AuthFailed(_) | fdo::Error::InteractiveAuthorizationRequired(_))
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::bus::Act;
 use super::master::Master;
 use super::proof::go_on;
 use super::{RestartError, Scene, Serving, systemd};
@@ -79,7 +80,7 @@ impl Settings {
                 cure: "the agent and gunicorn must run as the same user".to_owned(),
             }),
             (None, Some(unit)) => {
-                systemd::examine(scene, std::iter::once(unit.as_str()))?;
+                systemd::examine(scene, Act::Restart, std::iter::once(unit.as_str()))?;
                 (scene.warn)(&format!("gunicorn is not running; {unit} will be started"));
                 Ok(None)
             }

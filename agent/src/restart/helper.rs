@@ -126,14 +126,9 @@ fn judge(bus: &Bus<'_>, act: Act, unit: &str, helper: &Unit) -> Result<(), Resta
     };
     let mut error = bus.failed(unit, format!("did not {}: its helper ended with {how}", act.word()));
     if let RestartError::Unit { tail, .. } = &mut error {
-        tail.extend(bus.journal_of(&helper.invocation).into_iter().filter(|line| !is_about_reset(line)));
+        tail.extend(bus.journal_of(&helper.invocation));
     }
     Err(error)
-}
-
-/// Before anything else, helpers have systemd forget that the unit failed, which a unit that it has not loaded cannot have.
-fn is_about_reset(line: &str) -> bool {
-    line.starts_with("Failed to reset failed state")
 }
 
 #[cfg(test)]

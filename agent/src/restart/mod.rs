@@ -26,7 +26,7 @@ use agent_wire::view::Finding;
 use crate::tools::http::Check;
 use crate::tools::{Program, Watch};
 
-use bus::Unit;
+use bus::{Act, Unit};
 pub(crate) use error::RestartError;
 use handover::Stood;
 use master::Master;
@@ -119,7 +119,7 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
     pub(crate) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Prepared, RestartError> {
-        systemd::examine(scene, scene.workers.iter().map(|worker| worker.unit.as_str()))?;
+        systemd::examine(scene, Act::Restart, scene.workers.iter().map(|worker| worker.unit.as_str()))?;
         for finding in traps::of_server(self, scene.link) {
             let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
             (scene.warn)(&format!("{}{cure}", finding.text));
@@ -129,7 +129,7 @@ impl Restart {
             Self::None => {}
             Self::Handover(settings) => settings.prepare(scene, new)?,
             Self::UwsgiFifo(settings) => prepared.master = settings.prepare(scene, new)?,
-            Self::Systemd(settings) => systemd::examine(scene, settings.units.iter().map(String::as_str))?,
+            Self::Systemd(settings) => systemd::examine(scene, settings.act(), settings.units.iter().map(String::as_str))?,
             Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
             Self::Command(settings) => settings.prepare()?,
         }

@@ -45,15 +45,16 @@ pub(crate) struct Worker {
     pub timeout: Duration,
 }
 
-/// Finds out whether the units can be used at all.
-pub(super) fn examine<'u>(scene: &Scene<'_>, units: impl Iterator<Item = &'u str>) -> Result<(), RestartError> {
+/// Finds out whether the units can be used at all, and whether the agent may do this to them.
+pub(super) fn examine<'u>(scene: &Scene<'_>, act: Act, units: impl Iterator<Item = &'u str>) -> Result<(), RestartError> {
     let units: Vec<&str> = units.collect();
     if units.is_empty() {
         return Ok(());
     }
-    let bus = Bus::open(scene.watch)?;
+    let bus = Bus::of(scene)?;
     for name in units {
         let unit = bus.usable(name)?;
+        bus.may(act, name)?;
         if unit.needs_daemon_reload {
             (scene.warn)(&format!("{name} was changed on disk, and systemd has not read it again: systemctl daemon-reload"));
         }

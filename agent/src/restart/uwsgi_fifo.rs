@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use serde::Deserialize;
 
+use super::bus::Act;
 use super::master::Master;
 use super::proof::{elsewhere, go_on};
 use super::{RestartError, Scene, Serving, systemd};
@@ -159,7 +160,7 @@ impl Settings {
         match (&master, &self.unit) {
             (Some(_), _) => Ok(master),
             (None, Some(unit)) => {
-                systemd::examine(scene, std::iter::once(unit.as_str()))?;
+                systemd::examine(scene, Act::Restart, std::iter::once(unit.as_str()))?;
                 (scene.warn)(&format!("nobody reads the FIFO {}; {unit} will be started", self.fifo.display()));
                 Ok(None)
             }

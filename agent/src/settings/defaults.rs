@@ -49,3 +49,5 @@ pub(super) const CHECK_STABLE: Duration = Duration::from_secs(3);
 
 /// `drain_timeout` of the agent
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+/// `[restart] slots` of a handover by units
+pub(super) const SLOTS: [&str; 2] = ["blue", "green"];

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use agent_model::names::AppName;
 
 use super::secrets::{read_hints, read_secrets, read_text};
-use super::{App, Complaint, Executor, Settings, agent, app, reader};
+use super::{App, Complaint, Executor, Settings, agent, app, defaults, reader};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
 use crate::site::closed_parts;
@@ -67,7 +67,7 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
         }
     }
     let executor = agent.as_ref().map_or(Executor::Direct, |agent| agent.executor);
-    read.iter_mut().for_each(|one| one.app.executor = executor);
+    read.iter_mut().for_each(|one| carried_out_by(&mut one.app, executor));
     match executor {
         Executor::Direct => complaints.extend(read.iter().flat_map(|one| read_secrets(&one.app.secrets).err().unwrap_or_default())),
         // With units the secrets are not the agent's to read.
@@ -99,11 +99,21 @@ pub(crate) fn executor(config_dir: &Path) -> Option<Executor> {
     agent::parse(&file, text.as_deref().unwrap_or_default()).ok().map(|agent| agent.executor)
 }
 
+/// With units, instances take turns in slots where nothing else is said: then the units that the agent may start and stop have names that never change.
+fn carried_out_by(app: &mut App, executor: Executor) {
+    app.executor = executor;
+    if let (Executor::Units, Restart::Handover(handover)) = (executor, &mut app.restart)
+        && handover.slots.is_empty()
+    {
+        handover.slots = defaults::SLOTS.iter().filter_map(|slot| slot.parse().ok()).collect();
+    }
+}
+
 /// Reads the file of one app, for a process that is concerned with nothing else.
 pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Complaint>> {
     let file = config_dir.join("apps").join(format!("{name}.toml"));
     let mut app = read_app(&file)?.app;
-    app.executor = Executor::Units;
+    carried_out_by(&mut app, Executor::Units);
     Ok(app)
 }
 

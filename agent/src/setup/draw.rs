@@ -10,7 +10,6 @@ use super::texts::{self, Served, Server};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
 use crate::settings::App;
-use crate::site::Slot;
 use crate::site::layout::{self, Group};
 use crate::work::Side;
 
@@ -84,16 +83,11 @@ pub(super) fn grants(app: &App) -> Vec<(Verb, String)> {
     grants
 }
 
-/// What slots are called where nobody says otherwise.
-const USUAL_SLOTS: [&str; 2] = ["blue", "green"];
-
 /// The units of the slots.
 fn instances(settings: &handover::Settings) -> Vec<String> {
     let Starter::Unit(template) = &settings.starter else { return Vec::new() };
     let stem = template.trim_end_matches(".service");
-    let said: Vec<&str> = settings.slots.iter().map(Slot::as_str).collect();
-    let slots = if said.is_empty() { USUAL_SLOTS.to_vec() } else { said };
-    slots.into_iter().map(|slot| format!("{stem}{slot}.service")).collect()
+    settings.slots.iter().map(|slot| format!("{stem}{slot}.service")).collect()
 }
 
 /// Every unit that the app's file names.

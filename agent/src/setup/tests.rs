@@ -63,7 +63,7 @@ fn text_of<'a>(drawn: &'a Drawn, ending: &str) -> Option<&'a str> {
 }
 
 const HANDOVER: &str = "[python]\n[django]\nsettings = \"web.settings.production\"\n[secrets]\nfiles = [\"/etc/shop/b.env\", \"/etc/shop/a.env\"]\n\
-                        [shared]\ndirs = [\"media/photos\"]\nfiles = [\".env\"]\n[restart]\n[[worker]]\nunit = \"shop-celery.service\"\n";
+                        [shared]\ndirs = [\"media/photos\"]\nfiles = [\".env\"]\n[restart]\nslots = [\"blue\", \"green\"]\n[[worker]]\nunit = \"shop-celery.service\"\n";
 
 #[test]
 fn the_list_follows_from_the_apps_file_and_the_host_alone() {

@@ -281,9 +281,9 @@ impl Site {
 
     /// Whether a slot of a handover names this release's directory, or a release that uses this environment.
     pub(crate) fn in_a_slot(&self, dir: &Path) -> bool {
-        let slots = fs::read_dir(self.root.join("slots")).into_iter().flatten().flatten();
-        let named = slots.filter_map(|slot| slot.path().canonicalize().ok());
-        named.into_iter().any(|release| release == dir || release.join("venv").canonicalize().is_ok_and(|environment| environment == dir))
+        let environment = |release: &ReleaseName| self.environment_of(release).map(|key| self.environment(&key));
+        let taken = Slots::beside(&self.link()).taken();
+        taken.iter().any(|(_, release)| self.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
     }
 
     /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
