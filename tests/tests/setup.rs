@@ -1,10 +1,12 @@
 //! `agentctl setup app` on a booted machine: what it makes, what it refuses, that it does nothing twice, and that a release goes live by it.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+#![expect(clippy::print_stderr, reason = "the stages of a long story are told as they come")]
 
+use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
-use agent_tests::{Booted, Done, Repo, get, wait_until};
+use agent_tests::{Booted, Done, Repo, build_package, get, project, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -298,5 +300,172 @@ fn what_root_must_not_do_is_refused_before_anything_is_done() {
     let yes = answered("y").expect(0);
     assert!(yes.stdout.contains("done: "), "{}", yes.stdout);
     wait_until("the agent is up", LONG, || machine.property("release-agent.service", "ActiveState") == "active");
+    assert_nothing_to_do(&machine);
+}
+
+/// The commands of a guide, in their order: what stands in each block that begins so.
+#[track_caller]
+fn commands(guide: &str, fence: &str) -> Vec<String> {
+    let text = fs::read_to_string(project("packaging/docs").join(guide)).unwrap();
+    let mut commands: Vec<String> = Vec::new();
+    let mut inside = None;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        match (line.trim_start().strip_prefix("```"), inside) {
+            (Some(words), None) if words == fence => {
+                commands.push(String::new());
+                inside = Some(indent);
+            }
+            (Some(_), Some(_)) => inside = None,
+            (None, Some(indent)) => {
+                let command = commands.last_mut().unwrap();
+                command.push_str(line.get(indent..).unwrap_or_default());
+                command.push('\n');
+            }
+            _ => {}
+        }
+    }
+    commands
+}
+
+/// The first command of the guide, with the package made of what is tested. What else it names is on this machine already.
+fn install_package(machine: &Booted, command: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let package = build_package(directory.path(), &[]);
+    fs::copy(package, machine.path("/srv/release-agent.deb")).unwrap();
+    run(machine, "cd /srv", command);
+    machine.run(["chown", "--recursive", "release-agent", "/srv/shop"]).expect(0);
+}
+
+/// One command of a guide, by a shell as root has it.
+#[track_caller]
+fn run(machine: &Booted, before: &str, command: &str) -> Done {
+    let script = format!("export DEBIAN_FRONTEND=noninteractive\n{before}\n{command}");
+    machine.run(["bash", "-euo", "pipefail", "-c", &script]).expect(0)
+}
+
+/// The demo as the guide has its project: called `shop`, on PostgreSQL, by the name of the database alone.
+fn project_of_the_guide(machine: &Booted) -> Repo {
+    let repo = machine.demo_repo("shop", 2);
+    let rename = "git mv noticeboard shop && grep -rlF noticeboard --exclude-dir=.git . | xargs sed -i s/noticeboard/shop/g";
+    let shell = std::process::Command::new("sh").args(["-euc", rename]).current_dir(repo.path()).status().unwrap();
+    assert!(shell.success());
+    let settings = fs::read_to_string(repo.path().join("shop/settings.py")).unwrap();
+    let database = "\nDATABASES = {\"default\": {\"ENGINE\": \"django.db.backends.postgresql\", \"NAME\": \"shop\"}}\n";
+    repo.write("shop/settings.py", settings + database);
+    let requirements = fs::read_to_string(repo.path().join("requirements.txt")).unwrap();
+    repo.write("requirements.txt", requirements + "psycopg[binary]==3.2.*\n").commit("Call it shop, on PostgreSQL");
+    repo
+}
+
+/// This machine's network is the booted one's, too: nobody listens on a port there.
+fn without_ports(command: &str) -> String {
+    command
+        .replace("listen 80;", "listen unix:/run/nginx-shop.sock;")
+        .replace("http://127.0.0.1/", "--unix-socket /run/nginx-shop.sock http://127.0.0.1/")
+}
+
+#[test]
+fn the_guides_lead_from_a_bare_host_to_a_release_and_back_from_a_backup() {
+    let machine = Booted::bare("guide");
+    let repo = project_of_the_guide(&machine);
+    // Servers as their packages leave them: empty, and running.
+    run(
+        &machine,
+        "",
+        "rm -rf /var/shop /etc/nginx/sites-enabled/default; v=$(ls /usr/lib/postgresql | tail -1); pg_dropcluster --stop $v main || true; pg_createcluster --start $v main",
+    );
+    machine.systemctl(["start", "nginx.service"]);
+
+    let install = commands("install.md", "sh run");
+    assert_eq!(install.len(), 10, "ten commands");
+    for (at, command) in install.iter().enumerate() {
+        let command = without_ports(command).replace("https://github.com/acme/shop.git", "/srv/shop");
+        eprintln!("--- {command}");
+        match at {
+            0 => install_package(&machine, &command),
+            1 => {
+                run(&machine, "", &command).says(&["agentctl setup app shop"]);
+                // The repository is a directory of this host.
+                run(&machine, "", "sed -i '/^repository/ a allow_local = true' /etc/release-agent/apps/shop.toml");
+            }
+            9 => assert!(run(&machine, "", &command).stdout.contains("The pinboard")),
+            _ => drop(run(&machine, "", &command)),
+        }
+    }
+    let live = machine.live("shop").unwrap();
+    assert_eq!(machine.property("shop@blue.service", "User"), "shop");
+    assert_eq!(get(&machine.socket("/run/shop/web.sock"), "/healthz").unwrap().header("x-release"), Some(repo.head().as_str()));
+    assert_eq!(machine.run(["sh", "-c", "find /var/shop/app/ ! -user release-agent | head -3"]).stdout, "");
+    machine.ctl(["doctor"]).expect(0);
+    assert_nothing_to_do(&machine);
+
+    eprintln!("--- a backup");
+    let sql = |text: &str| {
+        machine.run(["runuser", "-u", "shop", "--", "psql", "--tuples-only", "--no-align", "shop", "--command", text]).expect(0).stdout
+    };
+    sql("INSERT INTO board_notice (text, name, posted, colour) VALUES ('kept', 'anna', now(), 'pink')");
+    machine.write("/var/shop/shared/upload", "kept");
+    for command in commands("backup-and-restore.md", "sh run") {
+        run(&machine, "", &command);
+    }
+    wait_until("the agent answers", LONG, || machine.ctl(["status"]).code == 0);
+
+    eprintln!("--- a host that has nothing");
+    run(
+        &machine,
+        "",
+        "systemctl stop 'shop@*' 'release-agent*'; dpkg --purge release-agent; rm -rf /var/shop /etc/release-agent /var/lib/release-agent /etc/nginx/conf.d/shop.conf
+         rm -f /etc/systemd/system/shop@.service /etc/tmpfiles.d/release-agent-shop.conf; systemctl daemon-reload
+         su postgres -c 'dropdb shop && dropuser shop'; userdel shop; userdel shop-build; useradd --system another; useradd --system one-more",
+    );
+    install_package(&machine, &install[0]);
+    let restore = commands("backup-and-restore.md", "sh restore");
+    assert!(restore.len() > 5, "{restore:?}");
+    for command in restore {
+        eprintln!("--- {command}");
+        run(&machine, "", &command);
+    }
+    assert_eq!(sql("SELECT text FROM board_notice"), "kept\n");
+    assert_eq!(machine.read("/var/shop/shared/upload"), "kept");
+    let runs = machine.ctl(["runs", "--json"]).expect(0).json()["runs"].as_array().unwrap().len();
+    assert_eq!(runs, 2, "the journal knows of the release before");
+    assert_ne!(machine.live("shop").unwrap(), live);
+    assert!(run(&machine, "", &without_ports(&install[9])).stdout.contains("The pinboard"));
+    assert_nothing_to_do(&machine);
+}
+
+#[test]
+fn the_guide_from_capistrano_leaves_what_serves_alone() {
+    let (machine, _repo) = machine("capistrano", "repository = \"https://example.com/x.git\"\n");
+    run(
+        &machine,
+        "",
+        "rm /etc/release-agent/apps/shop.toml; useradd --create-home deploy; install -d /var/www
+         install -d -o deploy -g deploy /var/www/shop /var/www/shop/{repo,releases,shared} /var/www/shop/releases/20261120224523 /var/www/shop/shared/media
+         echo old >/var/www/shop/releases/20261120224523/page; echo secret >/var/www/shop/shared/.env; echo photo >/var/www/shop/shared/media/photo
+         ln -s /var/www/shop/releases/20261120224523 /var/www/shop/current; chown -hR deploy:deploy /var/www/shop",
+    );
+    let commands = commands("from-capistrano.md", "sh move");
+    assert_eq!(commands.len(), 4);
+    for (at, command) in commands.iter().enumerate() {
+        if at == 2 {
+            let refused = setup(&machine, &["--user", "deploy", "--yes"]).expect(4);
+            assert!(refused.stderr.contains("/var/www/shop/releases/20261120224523 belongs to deploy"), "{}", refused.stderr);
+        }
+        run(&machine, "", command);
+    }
+    assert_eq!(machine.run(["cat", "/var/www/shop/current/page"]).expect(0).stdout, "old\n");
+    for (path, how) in [
+        ("/var/www/shop", "release-agent:release-agent 755"),
+        ("/var/www/shop/releases", "release-agent:shop-build 2755"),
+        ("/var/www/shop/releases.before/20261120224523/page", "deploy:deploy 644"),
+        ("/var/www/shop/shared/media", "deploy:deploy 755"),
+        ("/var/www/shop/shared/media/photo", "deploy:deploy 644"),
+        ("/var/www/shop/shared/.env", "root:deploy 640"),
+    ] {
+        assert_eq!(stands(&machine, path), how, "{path}");
+    }
+    assert_eq!(machine.read("/var/www/shop/shared/.env"), "secret\n");
     assert_nothing_to_do(&machine);
 }
