@@ -31,6 +31,7 @@ use crate::faults;
 use crate::report::reporter::Reporter;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
+use crate::setup::{self, Manner, Wish};
 use crate::work::runner::{Runner, RunnerError};
 use crate::work::{Side, chain};
 
@@ -61,6 +62,35 @@ struct Arguments {
     /// The app whose jobs they are
     #[arg(long = "for", value_name = "APP", hide = true)]
     for_app: Option<AppName>,
+    /// Do what `agentctl setup app` asks for, as root
+    #[arg(long, value_name = "APP", hide = true, conflicts_with = "runner")]
+    setup_app: Option<AppName>,
+    /// With --setup-app: who serves the app
+    #[arg(long, value_name = "USER", requires = "setup_app", hide = true)]
+    user: Option<String>,
+    /// With --setup-app: who builds its releases
+    #[arg(long, value_name = "USER", requires = "setup_app", hide = true)]
+    build_user: Option<String>,
+    /// With --setup-app: only show what would be done
+    #[arg(long, requires = "setup_app", hide = true)]
+    dry_run: bool,
+    /// With --setup-app: ask nobody
+    #[arg(long, requires = "setup_app", conflicts_with = "dry_run", hide = true)]
+    yes: bool,
+}
+
+impl Arguments {
+    /// The setup that is asked for, if one is.
+    fn wish(&self) -> Option<Wish> {
+        let manner = match (self.dry_run, self.yes) {
+            (true, _) => Manner::Show,
+            (false, true) => Manner::Yes,
+            (false, false) => Manner::Ask,
+        };
+        let env = |name: &str| std::env::var(name).ok();
+        let config = directory(self.config.as_deref(), Whose::System, env)?;
+        Some(Wish { app: self.setup_app.clone()?, user: self.user.clone(), build_user: self.build_user.clone(), config, manner })
+    }
 }
 
 /// Why the daemon ended, with the exit code of sysexits.h(3head) that says it.
@@ -148,6 +178,9 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if err.use_stderr() { 64 } else { 0 });
         }
     };
+    if let Some(wish) = arguments.wish() {
+        return ExitCode::from(setup::run(&wish));
+    }
     start_log();
     keep_memory_private();
     match serve(&arguments) {

@@ -13,6 +13,7 @@ mod steps;
 mod engine;
 mod report;
 mod door;
+mod setup;
 
 mod daemon;
 

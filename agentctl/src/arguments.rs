@@ -11,7 +11,8 @@ use crate::render::run::Detail;
 use crate::route::Route;
 use crate::session::{Manner, Session};
 use crate::{
-    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, runs, shell, show, sign, status, whoami,
+    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, runs, setup, shell, show, sign, status,
+    whoami,
 };
 
 /// The command line as a value: completions and manual pages are made from it.
@@ -74,6 +75,21 @@ Examples:
   agentctl init --repository https://github.com/acme/shop.git --dir ./config
   agentctl init --tls web1.example.org 10.0.0.5     # tls/cert.pem and tls/key.pem, self-signed")]
     Init(init::Init),
+    /// Make what an app needs on this host: users, directories, units and grants; as root, once
+    #[command(after_help = "\
+All of it is shown first, and what is so already is left as it is: asked again,
+there is nothing to do. It is for executor = \"units\" in agent.toml, which is
+what the package says. Afterwards the agent needs no right of root's.
+release-agent(8) has what is made, and how to take it back.
+
+Examples:
+  agentctl setup app shop --dry-run
+  agentctl setup app shop
+  agentctl setup app shop --user deploy --yes      # an existing user serves
+
+Exits 0 when all is so, 1 when something failed, 2 for the configuration, and 4
+when it is refused: not root, no answer, or something that must not be.")]
+    Setup(setup::Setup),
     /// Write a signed request to a file, for curl or for another day
     #[command(after_help = sign::EXAMPLES)]
     Sign(sign::Sign),
@@ -189,6 +205,7 @@ impl Cli {
         let Self { common, verb } = self;
         match verb {
             Verb::Init(init) => init.run(out),
+            Verb::Setup(setup) => setup.run(),
             Verb::Completions(completions) => completions.run(out, command()),
             Verb::Man(man) => man.run(out, command()),
             Verb::Sign(sign) => sign.run::<Self>(out, common.app, common.route),

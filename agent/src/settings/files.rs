@@ -92,6 +92,13 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
     }
 }
 
+/// What `agent.toml` alone says of who runs programs; nothing when it cannot be read.
+pub(crate) fn executor(config_dir: &Path) -> Option<Executor> {
+    let file = config_dir.join("agent.toml");
+    let text = read_if_there(&file).ok()?;
+    agent::parse(&file, text.as_deref().unwrap_or_default()).ok().map(|agent| agent.executor)
+}
+
 /// With units, instances take turns in slots where nothing else is said: then the units that the agent may start and stop have names that never change.
 fn carried_out_by(app: &mut App, executor: Executor) {
     app.executor = executor;

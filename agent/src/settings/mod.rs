@@ -31,7 +31,7 @@ use crate::trust::Issuer;
 use crate::trust::Secret;
 use crate::trust::hint::Source;
 
-pub(crate) use files::{load, load_app};
+pub(crate) use files::{executor, load, load_app};
 
 /// Reads a text as every kind of file that there is.
 #[cfg(fuzzing)]

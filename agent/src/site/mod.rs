@@ -11,6 +11,7 @@
 //! ```
 
 mod environment;
+pub(crate) mod layout;
 mod leftovers;
 mod link;
 mod listing;
@@ -163,6 +164,9 @@ impl SiteError {
                 let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
                 Some(format!("give the agent's user the right to write there: chown -R {user} {}", there.display()))
             }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => Some(
+                "the service lets the agent write only in the roots of apps that were set up: as root, agentctl setup app NAME".to_owned(),
+            ),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("the disk is full: `agentctl prune` removes old releases, and `keep_releases` says how many stay".to_owned())
             }

@@ -14,6 +14,7 @@ use nix::unistd::{Uid, geteuid};
 use crate::fault::{Exit, Fault};
 use crate::out::Out;
 use crate::render;
+use crate::render::init::RunBy;
 
 /// The file for an app named `shop`; its name and repository are put in.
 const TEMPLATE: &str = include_str!("app.toml");
@@ -55,18 +56,64 @@ impl Init {
         let apps = dir.join("apps");
         let path = apps.join(format!("{name}.toml"));
         fs::create_dir_all(&apps).map_err(|source| Fault::Disk { act: "make", path: apps.clone(), source })?;
-        write_new(&path, &filled(&name, &repository), For::Everybody)?;
-        out.words(&render::init::written(&path, name.as_str()));
+        let run_by = run_by(&dir);
+        write_new(&path, &filled(&name, &repository, run_by), For::Everybody)?;
+        out.words(&render::init::written(&path, name.as_str(), run_by));
         Ok(Exit::GOOD)
     }
 }
 
+/// One of the package's units for that.
+const RUNNER: &str = "/usr/lib/systemd/system/release-agent-build@.socket";
+
+/// What agent.toml says beside the app's file, else what is installed.
+fn run_by(dir: &Path) -> RunBy {
+    // What cannot be read says nothing; the agent complains of it.
+    let said = fs::read_to_string(dir.join("agent.toml")).unwrap_or_default();
+    match said_of_executor(&said) {
+        Some(run_by) => run_by,
+        None if dir == Path::new("/etc/release-agent") && Path::new(RUNNER).exists() => RunBy::Units,
+        None => RunBy::Agent,
+    }
+}
+
+fn said_of_executor(text: &str) -> Option<RunBy> {
+    let before_sections = text.lines().take_while(|line| !line.starts_with('['));
+    let value = before_sections.filter_map(|line| line.split_once('=')).find(|(key, _)| key.trim() == "executor")?.1;
+    Some(if value.contains("units") { RunBy::Units } else { RunBy::Agent })
+}
+
+/// What the template says otherwise where units run everything.
+const FOR_UNITS: [(&str, &str); 4] = [
+    (
+        "# Where the project is cloned from",
+        "# When it says what it should, as root and once: `agentctl setup app shop`. It makes the app's users, directories and units, and says beforehand\n\
+         # what it does.\n\n# Where the project is cloned from",
+    ),
+    ("They must be there before the first one.", "`agentctl setup app shop` makes what is missing."),
+    (
+        "# A template unit, started as shop@<release>. It binds the socket's name with `.<release>` behind it.\n",
+        "# A template unit, started as shop@blue and shop@green in turn. It binds the socket's name with `.blue` or `.green` behind it. Where it is\n\
+         # missing, `agentctl setup app shop` writes one for gunicorn or uWSGI.\nslots = [\"blue\", \"green\"]\n",
+    ),
+    (
+        "A release that cannot start is noticed by nobody. Other strategies: \"uwsgi-fifo\", \"systemd\", \"gunicorn\", \"command\", \"none\".",
+        "A release that cannot start is noticed by nobody. Other strategies: \"systemd\", \"none\".",
+    ),
+];
+
 /// The template for an app.
-fn filled(name: &AppName, repository: &str) -> String {
+fn filled(name: &AppName, repository: &str, run_by: RunBy) -> String {
+    let mut template = TEMPLATE.to_owned();
+    if run_by == RunBy::Units {
+        for (usual, with_units) in FOR_UNITS {
+            template = template.replace(usual, with_units);
+        }
+    }
     let repository = format!("repository = \"{}\"", repository.replace('\\', "\\\\").replace('"', "\\\""));
     let lines =
-        TEMPLATE.lines().map(|line| if line.starts_with("repository") { repository.clone() } else { line.replace("shop", name.as_str()) });
-    lines.fold(String::with_capacity(TEMPLATE.len()), |text, line| text + &line + "\n")
+        template.lines().map(|line| if line.starts_with("repository") { repository.clone() } else { line.replace("shop", name.as_str()) });
+    lines.fold(String::with_capacity(template.len()), |text, line| text + &line + "\n")
 }
 
 /// The app's name that a repository suggests: the last part of its path, without `.git`.

@@ -6,7 +6,7 @@ fn app(name: &str) -> AppName {
 
 #[test]
 fn the_file_is_toml_with_the_apps_own_names_in_it() {
-    let text = filled(&app("web"), r#"https://example.com/a "b"\c.git"#);
+    let text = filled(&app("web"), r#"https://example.com/a "b"\c.git"#, RunBy::Agent);
     let file: toml::Table = text.parse().unwrap();
     assert_eq!(file["repository"].as_str(), Some(r#"https://example.com/a "b"\c.git"#));
     assert_eq!(file["restart"]["strategy"].as_str(), Some("handover"));
@@ -17,7 +17,11 @@ fn the_file_is_toml_with_the_apps_own_names_in_it() {
 /// Whoever removes a `# ` must not meet a mistake of ours.
 #[test]
 fn what_is_commented_out_is_toml_as_well() {
-    let lines = filled(&app("shop"), "git@example.com:shop.git");
+    let lines = [RunBy::Agent, RunBy::Units].map(|run_by| filled(&app("shop"), "git@example.com:shop.git", run_by));
+    lines.iter().for_each(|lines| is_toml_without_its_comments(lines));
+}
+
+fn is_toml_without_its_comments(lines: &str) {
     let uncommented: String = lines
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -68,4 +72,25 @@ fn nothing_is_overwritten_and_nothing_is_left_beside() {
     assert_eq!(fault.exit_code(), 2);
     assert_eq!(fs::read_to_string(&path).unwrap(), "one");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn where_units_run_everything_the_file_leads_to_the_setup() {
+    for (usual, _) in FOR_UNITS {
+        assert!(TEMPLATE.contains(usual), "the template does not say {usual:?} any more");
+    }
+    let text = filled(&app("web"), "https://example.com/web.git", RunBy::Units);
+    let file: toml::Table = text.parse().unwrap();
+    assert_eq!(file["restart"]["slots"].as_array().map(Vec::len), Some(2));
+    assert!(text.contains("agentctl setup app web") && !text.contains("shop"), "{text}");
+
+    for (text, said) in [
+        ("executor = \"units\"\n", Some(RunBy::Units)),
+        ("drain_timeout = \"1m\"\nexecutor=\"direct\" # \n", Some(RunBy::Agent)),
+        ("# executor = \"units\"\n", None),
+        ("[https]\nexecutor = \"units\"\n", None),
+        ("", None),
+    ] {
+        assert_eq!(said_of_executor(text), said, "{text}");
+    }
 }

@@ -4,12 +4,27 @@ use std::path::Path;
 
 use agent_model::names::HostId;
 
+/// Who runs what the releases of this host need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunBy {
+    /// The agent itself.
+    Agent,
+    /// Units with users of their own, which must be set up once.
+    Units,
+}
+
 /// Said after an app file was written.
-pub(crate) fn written(path: &Path, app: &str) -> String {
+pub(crate) fn written(path: &Path, app: &str, run_by: RunBy) -> String {
     let path = path.display();
+    let setup = match run_by {
+        RunBy::Agent => String::new(),
+        RunBy::Units => {
+            format!("\n  agentctl setup app {app}           as root, once: makes its users, directories and units; asks before it does")
+        }
+    };
     format!(
         "wrote {path}
-next: read it and set what differs, then
+next: read it and set what differs, then{setup}
   agentctl --app {app} doctor          checks everything it names
   agentctl --app {app} plan main       shows what a release would do
   agentctl --app {app} release main    makes the first one"

@@ -1,0 +1,299 @@
+//! `agentctl setup app NAME`: what root does once, so that the agent needs no right of root's afterwards.
+//!
+//! ```text
+//!  the app's file ─┐
+//!  its host ───────┴─▶ draw ──▶ actions ──▶ look: so already? ──▶ told ──▶ Go on? ──▶ carried out, in order
+//! ```
+//!
+//! The list is drawn by pure code ([`draw`]). Each action can be told, looked at and carried out by itself, so a setup that was cut off is gone on with
+//! by the next one, and one that has nothing to do says so.
+//!
+//! Root is about to change owners below directories in which others may write. So nothing is done by path there, but by descriptors from the top down
+//! ([`places`]), and no link is ever followed.
+
+mod action;
+mod draw;
+mod host;
+mod people;
+mod places;
+mod texts;
+
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use agent_model::names::AppName;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
+use thiserror::Error;
+
+use crate::settings::{self, Executor};
+use crate::tools::ProgramError;
+use action::Action;
+use draw::Drawn;
+use host::State;
+use places::PlaceError;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    /// The app.
+    pub app: AppName,
+    /// Who serves, where that is not a user of the app's name.
+    pub user: Option<String>,
+    /// Who builds, where that is not `<app>-build`.
+    pub build_user: Option<String>,
+    /// The configuration directory.
+    pub config: PathBuf,
+    /// Whether anybody is asked.
+    pub manner: Manner,
+}
+
+/// Whether anybody is asked before anything is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Whoever sits at the terminal.
+    Ask,
+    /// Nobody.
+    Yes,
+    /// Nobody, and nothing is done.
+    Show,
+}
+
+/// Where the step runners look for the app's file.
+const CONFIG: &str = "/etc/release-agent";
+
+/// What stands in the way of a setup, and is for a person to decide.
+#[derive(Debug, Error)]
+#[error("{what}")]
+struct Refusal {
+    what: String,
+    cure: String,
+}
+
+/// Why a setup came to nothing.
+#[derive(Debug, Error)]
+enum SetupError {
+    /// A file says something wrong.
+    #[error("the configuration cannot be used:{0}")]
+    Config(String),
+    /// The agent runs everything itself.
+    #[error("{} does not say executor = \"units\": the agent would go on running everything as its own user", .0.display())]
+    Direct(PathBuf),
+    /// There is no such app.
+    #[error("there is no app {app}: {} is not there", file.display())]
+    NoApp {
+        /// Its name.
+        app: AppName,
+        /// Where its file would be.
+        file: PathBuf,
+    },
+    /// Only root can.
+    #[error("only root can set an app up: it makes users, and units for systemd")]
+    NotRoot,
+    /// There is nobody to ask.
+    #[error("nobody can be asked here: standard input is no terminal")]
+    NoTerminal,
+    /// Whoever was asked said no.
+    #[error("nothing was done")]
+    SaidNo,
+    /// Something is not as it must be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A place in the file system is not as it must be, or cannot be changed.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// A program failed.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// Standard error takes nothing more.
+    #[error("cannot say what would be done")]
+    Mute(#[from] io::Error),
+    /// In the middle.
+    #[error("could not {what}")]
+    Stopped {
+        /// The action's sentence.
+        what: String,
+        /// Why not.
+        #[source]
+        source: Box<SetupError>,
+    },
+}
+
+impl SetupError {
+    /// The exit code: one of agentctl's, for that is the program that was called.
+    fn code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::NoApp { .. } | Self::Direct(_) => 2,
+            Self::NotRoot | Self::NoTerminal | Self::SaidNo | Self::Refused(_) => 4,
+            Self::Place(PlaceError::Io { .. }) | Self::Program(_) | Self::Mute(_) | Self::Stopped { .. } => 1,
+            Self::Place(_) => 4,
+        }
+    }
+
+    fn cure(&self) -> Option<String> {
+        Some(match self {
+            Self::Config(_) | Self::SaidNo | Self::Mute(_) | Self::Program(_) | Self::Place(PlaceError::Io { .. }) => return None,
+            Self::NoApp { app, .. } => format!("agentctl init {app} --repository URL writes one"),
+            Self::Direct(file) => format!("write executor = \"units\" at the top of {}", file.display()),
+            Self::NotRoot => "ask as root: sudo agentctl setup app …".to_owned(),
+            Self::NoTerminal => "add --yes to have it done without a question, or --dry-run to see what it would be".to_owned(),
+            Self::Refused(refusal) => refusal.cure.clone(),
+            Self::Place(PlaceError::Link(path)) => format!("put a real directory or file at {}", path.display()),
+            Self::Place(PlaceError::Kind { path, .. } | PlaceError::Named(path)) => format!("move {} away", path.display()),
+            Self::Place(PlaceError::Writable { path, .. }) => {
+                format!("chown root: {0} and chmod go-w {0}; or use another place, such as one below /var, /srv or /etc", path.display())
+            }
+            Self::Stopped { source, .. } => {
+                return Some(
+                    source
+                        .cure()
+                        .unwrap_or_else(|| "what was done before stands; ask again when it is put right, and the rest is done".to_owned()),
+                );
+            }
+        })
+    }
+
+    fn tail(&self) -> &[String] {
+        match self {
+            Self::Program(err) => err.tail(),
+            Self::Stopped { source, .. } => source.tail(),
+            _ => &[],
+        }
+    }
+}
+
+/// Sets an app up, with a word for each thing that is done. Answers with the exit code.
+pub(crate) fn run(wish: &Wish) -> u8 {
+    // What is made here has its mode said.
+    umask(Mode::from_bits_truncate(0o022));
+    let mut out = io::stderr().lock();
+    match set_up(wish, &mut out) {
+        Ok(()) => 0,
+        Err(err) => {
+            let _ = tell(&mut out, &err);
+            err.code()
+        }
+    }
+}
+
+fn tell(out: &mut dyn Write, err: &SetupError) -> io::Result<()> {
+    writeln!(out, "agentctl: {}", crate::work::chain(err as &dyn Error))?;
+    for line in err.tail() {
+        writeln!(out, "  │ {line}")?;
+    }
+    if let Some(cure) = err.cure() {
+        writeln!(out, "  hint: {cure}")?;
+    }
+    Ok(())
+}
+
+fn set_up(wish: &Wish, out: &mut dyn Write) -> Result<(), SetupError> {
+    if !geteuid().is_root() {
+        return Err(SetupError::NotRoot);
+    }
+    let drawn = prepared(wish)?;
+    let listed = looked_at(drawn.actions)?;
+    let pending = listed.iter().filter(|(_, state)| *state != State::So).count();
+    if pending == 0 {
+        notes(out, &drawn.notes)?;
+        writeln!(out, "nothing to do: the app {} is set up", wish.app)?;
+        return Ok(());
+    }
+    writeln!(out, "This will set the app {} up on this host:", wish.app)?;
+    for (action, state) in &listed {
+        writeln!(out, "{}", line(action, state))?;
+    }
+    notes(out, &drawn.notes)?;
+    match wish.manner {
+        Manner::Show => {
+            writeln!(out, "nothing was done: this is what agentctl setup app {} would do", wish.app)?;
+            return Ok(());
+        }
+        Manner::Yes => {}
+        Manner::Ask if !io::stdin().is_terminal() => return Err(SetupError::NoTerminal),
+        Manner::Ask => {
+            write!(out, "Go on? [y/N] ")?;
+            out.flush()?;
+            let mut answer = String::new();
+            io::stdin().lock().read_line(&mut answer)?;
+            if !["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
+                return Err(SetupError::SaidNo);
+            }
+        }
+    }
+    for (action, _) in listed.iter().filter(|(_, state)| *state != State::So) {
+        let stopped = |source: SetupError| SetupError::Stopped { what: action.sentence(), source: Box::new(source) };
+        host::carry_out(action).map_err(stopped)?;
+    }
+    writeln!(out, "done: {pending} of {}. Next:", listed.len())?;
+    writeln!(out, "  agentctl --app {0} doctor          looks the set-up over", wish.app)?;
+    writeln!(out, "  agentctl --app {0} release main    makes the first release", wish.app)?;
+    Ok(())
+}
+
+/// Reads everything, refuses what must not be, and draws the list.
+fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
+    let complained =
+        |complaints: Vec<settings::Complaint>| SetupError::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect());
+    // First, for what is missing else may be missing for that.
+    if settings::executor(&wish.config) == Some(Executor::Direct) {
+        return Err(SetupError::Direct(wish.config.join("agent.toml")));
+    }
+    let settings = settings::load(&wish.config).map_err(complained)?;
+    let file = wish.config.join("apps").join(format!("{}.toml", wish.app));
+    let Some(app) = settings.apps.get(&wish.app).cloned() else { return Err(SetupError::NoApp { app: wish.app.clone(), file }) };
+    if wish.manner != Manner::Show && wish.config != Path::new(CONFIG) {
+        return Err(Refusal {
+            what: format!("step runners read {CONFIG}, and this configuration is in {}", wish.config.display()),
+            cure: format!("move it to {CONFIG}; --dry-run shows what would be done"),
+        }
+        .into());
+    }
+    host::ready(&app)?;
+    if ["/home", "/root", "/run/user"].iter().any(|home| app.root.starts_with(home)) {
+        return Err(Refusal {
+            what: format!("the root {} lies where units see nothing (ProtectHome=)", app.root.display()),
+            cure: format!("move it, and say so in {}: root = \"/srv/{}\"", file.display(), app.name),
+        }
+        .into());
+    }
+    let root = host::real_root(&app.root)?;
+    let people = host::people(&app, wish)?;
+    people.check(&app.name, &[&root, &app.root])?;
+    host::strangers(&people, &root)?;
+    let facts = host::facts(&settings, &app, &people, root, file)?;
+    Ok(draw::draw(&app, &people, &facts)?)
+}
+
+/// Each action with whether it is so already. What follows from others is done when they are.
+fn looked_at(actions: Vec<Action>) -> Result<Vec<(Action, State)>, SetupError> {
+    let mut listed: Vec<(Action, State)> = Vec::new();
+    for action in actions {
+        let state = host::look(&action)?;
+        let pending = |fits: fn(&Action) -> bool| listed.iter().any(|(action, state)| *state != State::So && fits(action));
+        let state = match (&action, state) {
+            (Action::ReadUnits { .. }, State::So) if pending(Action::changes_units) => State::Not(None),
+            (Action::Agent { .. }, State::So) if pending(Action::needs_restart) => State::Not(Some(host::RESTART.to_owned())),
+            (Action::Agent { .. }, State::So) if pending(|_| true) => State::Not(Some("it reads its files again".to_owned())),
+            (_, state) => state,
+        };
+        listed.push((action, state));
+    }
+    Ok(listed)
+}
+
+fn line(action: &Action, state: &State) -> String {
+    match state {
+        State::So => format!("  = {} (so already)", action.sentence()),
+        State::Not(None) => format!("  + {}", action.sentence()),
+        State::Not(Some(instead)) => format!("  + {} ({instead})", action.sentence()),
+    }
+}
+
+fn notes(out: &mut dyn Write, notes: &[String]) -> io::Result<()> {
+    notes.iter().try_for_each(|note| writeln!(out, "  ! {note}."))
+}
