@@ -1,6 +1,5 @@
 //! `agentctl setup app` on a booted machine: what it makes, what it refuses, that it does nothing twice, and that a release goes live by it.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-#![expect(clippy::print_stderr, reason = "the stages of a long story are told as they come")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -415,7 +414,8 @@ fn the_guides_lead_from_a_bare_host_to_a_release_and_back_from_a_backup() {
     run(
         &machine,
         "",
-        "systemctl stop 'shop@*' 'release-agent*'; dpkg --purge release-agent; rm -rf /var/shop /etc/release-agent /var/lib/release-agent /etc/nginx/conf.d/shop.conf
+        "cp --archive --parents /etc/systemd/system/release-agent*.service.d/tests.conf /root
+         systemctl stop 'shop@*' 'release-agent*'; dpkg --purge release-agent; cp --archive /root/etc/. /etc; rm -rf /run/shop /var/shop /etc/release-agent /var/lib/release-agent /etc/nginx/conf.d/shop.conf
          rm -f /etc/systemd/system/shop@.service /etc/tmpfiles.d/release-agent-shop.conf; systemctl daemon-reload
          su postgres -c 'dropdb shop && dropuser shop'; userdel shop; userdel shop-build; useradd --system another; useradd --system one-more",
     );
