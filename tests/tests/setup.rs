@@ -372,11 +372,11 @@ fn without_ports(command: &str) -> String {
 fn the_guides_lead_from_a_bare_host_to_a_release_and_back_from_a_backup() {
     let machine = Booted::bare("guide");
     let repo = project_of_the_guide(&machine);
-    // Servers as their packages leave them: empty, and running.
+    // Servers as their packages leave them: empty, and running. Their ports are those of this machine, where somebody else may listen.
     run(
         &machine,
         "",
-        "rm -rf /var/shop /etc/nginx/sites-enabled/default; v=$(ls /usr/lib/postgresql | tail -1); pg_dropcluster --stop $v main || true; pg_createcluster --start $v main",
+        "rm -rf /var/shop /etc/nginx/sites-enabled/default; v=$(ls /usr/lib/postgresql | tail -1); pg_dropcluster --stop $v main || true; pg_createcluster --port 5432 $v main; pg_conftool $v main set listen_addresses ''; pg_ctlcluster $v main start",
     );
     machine.systemctl(["start", "nginx.service"]);
 
