@@ -75,7 +75,7 @@ Examples:
   agentctl init --repository https://github.com/acme/shop.git --dir ./config
   agentctl init --tls web1.example.org 10.0.0.5     # tls/cert.pem and tls/key.pem, self-signed")]
     Init(init::Init),
-    /// Make what an app needs on this host: users, directories, units and grants; as root, once
+    /// Make what an app needs on this host: users, directories, units, grants
     #[command(after_help = "\
 All of it is shown first, and what is so already is left as it is: asked again,
 there is nothing to do. It is for executor = \"units\" in agent.toml, which is

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use agent_tests::{Bench, project};
@@ -267,4 +268,58 @@ fn every_test_that_is_named_exists() {
         }
     }
     assert!(seen > 50, "only {seen} tests are named");
+}
+
+/// What stands in a block of YAML, as a program that is not ours reads it.
+fn yaml(text: &str) -> serde_json::Value {
+    let read = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.argv[1])))";
+    let done = Command::new("/usr/bin/python3").args(["-c", read, text]).output().expect("python3 is there");
+    assert!(done.status.success(), "{}\n{text}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+/// The blocks of a document that begin with this word.
+fn blocks(text: &str, word: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    let mut before = 0;
+    for line in lines(text).iter().filter(|line| line.block == Some(word)) {
+        if line.number != before + 1 {
+            blocks.push(String::new());
+        }
+        let block = blocks.last_mut().unwrap();
+        block.push_str(line.text);
+        block.push('\n');
+        before = line.number;
+    }
+    blocks
+}
+
+#[test]
+fn what_tools_are_given_is_yaml_and_says_the_same_as_the_guide() {
+    let guide = |name: &str| fs::read_to_string(project("packaging/docs").join(name)).unwrap();
+    let automation = guide("automation.md");
+    let files = blocks(&automation, "yaml").iter().map(|block| yaml(block)).collect::<Vec<_>>();
+    assert_eq!(files.len(), 2);
+    let (playbook, user_data) = (&files[0], &files[1]);
+    for task in playbook[0]["tasks"].as_array().unwrap() {
+        let modules = task.as_object().unwrap().keys().filter(|key| key.starts_with("ansible.builtin."));
+        assert_eq!(modules.count(), 1, "{task}");
+        assert!(task["name"].is_string(), "{task}");
+    }
+    let written: BTreeMap<&str, &str> = user_data["write_files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| (file["path"].as_str().unwrap(), file["content"].as_str().unwrap()))
+        .collect();
+    assert_eq!(written["/etc/release-agent/apps/shop.toml"], blocks(&automation, "toml app")[0]);
+    let by_hand: Vec<String> = blocks(&guide("install.md"), "sh run");
+    let nginx = by_hand.iter().find(|command| command.contains("<<'END'")).unwrap();
+    assert!(nginx.contains(written["/etc/nginx/conf.d/shop.conf"]), "nginx is told something else than in install.md");
+    let commands: Vec<&str> = user_data["runcmd"].as_array().unwrap().iter().map(|command| command.as_str().unwrap()).collect();
+    for step in ["printf 'SECRET_KEY", "agentctl setup app shop --yes", "su postgres", "systemctl reload nginx", "agentctl release main"] {
+        let here = commands.iter().find(|command| command.contains(step)).expect(step);
+        assert!(by_hand.iter().any(|command| command.trim_end() == *here), "install.md does not say: {here}");
+    }
+    assert!(user_data.to_string().len() < 16 * 1024, "user data of some clouds may have no more");
 }

@@ -1,6 +1,5 @@
 //! `agentctl setup app` on a booted machine: what it makes, what it refuses, that it does nothing twice, and that a release goes live by it.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-#![expect(clippy::print_stderr, reason = "the stages of a long story are told as they come")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -173,8 +172,12 @@ fn one_setup_makes_what_a_release_by_units_needs_and_a_second_one_has_nothing_to
 
     // A setup that was cut off right before the agent was told is gone on with.
     machine.run(["touch", "/etc/systemd/system/release-agent.service.d/app-shop.conf"]).expect(0);
+    machine.systemctl(["daemon-reload"]);
+    let invocation = machine.property("release-agent.service", "InvocationID");
     let again = setup(&machine, &["--yes"]).expect(0);
-    assert_eq!(again.stderr.lines().filter(|line| line.starts_with("  + ")).count(), 2, "{}", again.stderr);
+    let done: Vec<&str> = again.stderr.lines().filter(|line| line.starts_with("  + ")).collect();
+    assert_eq!(done, ["  + tell release-agent.service of what is new (it is restarted; runs under way are finished first)"]);
+    assert_ne!(machine.property("release-agent.service", "InvocationID"), invocation);
     assert_nothing_to_do(&machine);
     machine.ctl(["release", "v2"]).expect(0);
     assert_eq!(get(&machine.socket("/run/shop/web.sock"), "/healthz").unwrap().header("x-release"), Some(repo.id("v2").as_str()));
@@ -369,11 +372,11 @@ fn without_ports(command: &str) -> String {
 fn the_guides_lead_from_a_bare_host_to_a_release_and_back_from_a_backup() {
     let machine = Booted::bare("guide");
     let repo = project_of_the_guide(&machine);
-    // Servers as their packages leave them: empty, and running.
+    // Servers as their packages leave them: empty, and running. Their ports are those of this machine, where somebody else may listen.
     run(
         &machine,
         "",
-        "rm -rf /var/shop /etc/nginx/sites-enabled/default; v=$(ls /usr/lib/postgresql | tail -1); pg_dropcluster --stop $v main || true; pg_createcluster --start $v main",
+        "rm -rf /var/shop /etc/nginx/sites-enabled/default; v=$(ls /usr/lib/postgresql | tail -1); pg_dropcluster --stop $v main || true; pg_createcluster --port 5432 $v main; pg_conftool $v main set listen_addresses ''; pg_ctlcluster $v main start",
     );
     machine.systemctl(["start", "nginx.service"]);
 
@@ -415,7 +418,8 @@ fn the_guides_lead_from_a_bare_host_to_a_release_and_back_from_a_backup() {
     run(
         &machine,
         "",
-        "systemctl stop 'shop@*' 'release-agent*'; dpkg --purge release-agent; rm -rf /var/shop /etc/release-agent /var/lib/release-agent /etc/nginx/conf.d/shop.conf
+        "cp --archive --parents /etc/systemd/system/release-agent*.service.d/tests.conf /root
+         systemctl stop 'shop@*' 'release-agent*'; dpkg --purge release-agent; cp --archive /root/etc/. /etc; rm -rf /run/shop /var/shop /etc/release-agent /var/lib/release-agent /etc/nginx/conf.d/shop.conf
          rm -f /etc/systemd/system/shop@.service /etc/tmpfiles.d/release-agent-shop.conf; systemctl daemon-reload
          su postgres -c 'dropdb shop && dropuser shop'; userdel shop; userdel shop-build; useradd --system another; useradd --system one-more",
     );
