@@ -165,6 +165,9 @@ impl Shop {
         assert_eq!(differs.code, 0, "{}{}", differs.stdout, differs.stderr);
         assert_eq!(self.root("find /var/shop/releases /var/shop/environments -mindepth 2 ! -user release-agent | head -3"), "");
         assert_eq!(self.root("ps -u shop-build -o args= || true"), "", "somebody builds still");
+        assert!(self.root("ls /var/shop/releases | wc -l").trim().parse::<u32>().unwrap() <= 5, "nothing is pruned");
+        let events = self.machine.ctl(["logs"]).stdout;
+        assert!(!events.contains("cannot be told"), "{events}");
     }
 }
 

@@ -176,6 +176,11 @@ impl Cx<'_> {
         self.watched(|watch| self.hands.ask(&self.order(), job, None, watch, &|text| self.note(text)))
     }
 
+    /// Which releases processes run from. Where that cannot be told, none is removed, and it is said.
+    pub(crate) fn used(&self) -> Result<Answer, Failure> {
+        self.work(&Job::Used).inspect_err(|failure| self.warn(format!("which releases are in use cannot be told: {}", failure.reason)))
+    }
+
     /// The same, for what is written into a file.
     pub(crate) fn work_into(&self, job: &Job, into: &DumpFile) -> Result<Answer, Failure> {
         self.watched(|watch| self.hands.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))

@@ -28,7 +28,8 @@ impl Step for Mend {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let users = Users::of(cx.app, cx.site);
+        let ask = || cx.used();
+        let users = Users::of_run(cx.app, cx.site, &ask);
         let in_use = |dir: &Path| users.has(dir);
         let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
         // What may not go is told by `fsck`, with what to do.

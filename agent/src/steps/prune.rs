@@ -30,7 +30,8 @@ impl Step for Prune {
         // In a release, the one that was live until now is the way back; else it is the one before the live one.
         let live = cx.site.live()?;
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
-        let users = Users::of(cx.app, cx.site);
+        let ask = || cx.used();
+        let users = Users::of_run(cx.app, cx.site, &ask);
         let old = old(cx.site, cx.app, way_back.as_ref(), &users)?;
         for release in &old {
             // Somebody may have pinned it while others were removed.
@@ -71,9 +72,10 @@ pub(crate) enum Beyond {
 }
 
 /// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
-pub(super) fn frees(site: &Site, app: &App, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
-    let keep = if beyond == Beyond::AsSet { app.keep_releases } else { 2 };
-    let old = beyond_newest(site, way_back, keep, &Users::of(app, site))?;
+pub(super) fn frees(cx: &Cx<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
+    let (site, ask) = (cx.site, || cx.used());
+    let keep = if beyond == Beyond::AsSet { cx.app.keep_releases } else { 2 };
+    let old = beyond_newest(site, way_back, keep, &Users::of_run(cx.app, site, &ask))?;
     let stay: Vec<String> =
         site.survey()?.iter().filter(|found| !old.contains(&found.name)).filter_map(|found| site.environment_of(&found.name)).collect();
     let unused = site.environments()?.into_iter().filter(|key| !stay.contains(key));

@@ -4,7 +4,7 @@ use agent_model::names::ReleaseName;
 
 use super::prune::{self, Beyond};
 use super::{Cx, Failure};
-use crate::site::{Site, Size};
+use crate::site::Size;
 use crate::tools::git::Tree;
 
 /// What tools and the kernel say when there is no room (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
@@ -67,7 +67,7 @@ pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
             (missing, _) => told += &format!(", so about {} are missing", bytes(missing)),
         }
     }
-    told += &format!("; {}", gain(cx.site, cx));
+    told += &format!("; {}", gain(cx));
     Failure { hint: Some(told), ..failure }
 }
 
@@ -80,9 +80,9 @@ fn model(cx: &Cx<'_>, former: &ReleaseName) -> (&'static str, Size) {
 }
 
 /// What `prune` would free, for people.
-fn gain(site: &Site, cx: &Cx<'_>) -> String {
+fn gain(cx: &Cx<'_>) -> String {
     let way_back: Option<&ReleaseName> = cx.before_former.as_ref();
-    let frees = |beyond| prune::frees(site, cx.app, way_back, beyond).unwrap_or_default();
+    let frees = |beyond| prune::frees(cx, way_back, beyond).unwrap_or_default();
     match (frees(Beyond::AsSet), frees(Beyond::TheWayBack)) {
         (0, 0) => "`agentctl prune` would free nothing: make room by other means".to_owned(),
         (now, most) if now >= most => format!("`agentctl prune` would free {}", bytes(now)),

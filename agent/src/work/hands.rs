@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::{AppName, ReleaseName, RunId};
 
-use super::session::{Session, Still};
+use super::session::{GREETING, SHORT_GREETING, Session, Still};
 use super::{Answer, Failure, Job, Order, Side, Workshop};
 use crate::settings::{App, Executor};
 use crate::site::Site;
@@ -55,7 +55,7 @@ impl<'a> Hands<'a> {
                 let mut sessions = sessions.borrow_mut();
                 let mut session = match sessions.remove(&side) {
                     Some(session) => session,
-                    None => Session::open(&app.name, side)?,
+                    None => Session::open(&app.name, side, GREETING)?,
                 };
                 let answer = session.ask(order, job, into, watch, note);
                 if answer.as_ref().err().is_none_or(|lost| lost.session == Still::There) {
@@ -68,12 +68,12 @@ impl<'a> Hands<'a> {
 }
 
 /// Asks a runner for something outside of any run.
-fn ask_once(app: &AppName, side: Side, job: &Job) -> Result<Answer, Failure> {
+fn ask_once(app: &AppName, side: Side, job: &Job, patience: Duration) -> Result<Answer, Failure> {
     let order = Order { run: RunId(0), marker: String::new(), caller: "agent".to_owned(), release: None, former: None };
     let cancel = Cancel::default();
     let lines = |_, line: &str| tracing::debug!("{line}");
     let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(300), cancel: &cancel, lines: &lines };
-    Session::open(app, side)?.ask(&order, job, None, &watch, &|text| tracing::debug!("{text}")).map_err(|lost| lost.failure)
+    Session::open(app, side, patience)?.ask(&order, job, None, &watch, &|text| tracing::debug!("{text}")).map_err(|lost| lost.failure)
 }
 
 /// The users that the runners of an app have, for `doctor`.
@@ -81,7 +81,8 @@ fn ask_once(app: &AppName, side: Side, job: &Job) -> Result<Answer, Failure> {
 /// # Errors
 /// [`Failure`] when one of them cannot be asked.
 pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failure> {
-    Ok((Session::open(app, Side::Build)?.user, Session::open(app, Side::App)?.user))
+    let user = |side| Session::open(app, side, SHORT_GREETING).map(|session| session.user);
+    Ok((user(Side::Build)?, user(Side::App)?))
 }
 
 /// Has whoever builds give the agent all rights over what was built and not sealed, so that it can be removed.
@@ -91,7 +92,7 @@ pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failur
 pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
     match app.executor {
         Executor::Direct => Ok(()),
-        Executor::Units => ask_once(&app.name, Side::Build, &Job::HandOver).map(|_| ()),
+        Executor::Units => ask_once(&app.name, Side::Build, &Job::HandOver, GREETING).map(|_| ()),
     }
 }
 
@@ -99,6 +100,8 @@ pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
 pub(crate) struct Users<'a> {
     app: &'a App,
     site: &'a Site,
+    /// Asks the runner that the run at hand speaks to already: there is only one at a time.
+    within_run: Option<&'a dyn Fn() -> Result<Answer, Failure>>,
     seen: OnceCell<Seen>,
 }
 
@@ -114,7 +117,16 @@ enum Seen {
 impl<'a> Users<'a> {
     /// They are looked for when they are asked for first.
     pub(crate) fn of(app: &'a App, site: &'a Site) -> Self {
-        Self { app, site, seen: OnceCell::new() }
+        Self { app, site, within_run: None, seen: OnceCell::new() }
+    }
+
+    /// The same, for a run, which says how its runner is asked.
+    pub(crate) fn of_run(app: &'a App, site: &'a Site, ask: &'a dyn Fn() -> Result<Answer, Failure>) -> Self {
+        Self { within_run: Some(ask), ..Self::of(app, site) }
+    }
+
+    fn ask(&self) -> Result<Answer, Failure> {
+        self.within_run.map_or_else(|| ask_once(&self.app.name, Side::App, &Job::Used, SHORT_GREETING), |ask| ask())
     }
 
     /// Whether a unit of the app's strategy runs a release of this directory, or one that uses this environment.
@@ -131,7 +143,7 @@ impl<'a> Users<'a> {
     pub(crate) fn has(&self, dir: &Path) -> bool {
         let seen = self.seen.get_or_init(|| match self.app.executor {
             Executor::Direct => Seen::Directly,
-            Executor::Units => match ask_once(&self.app.name, Side::App, &Job::Used) {
+            Executor::Units => match self.ask() {
                 Ok(Answer::Used(used)) => Seen::These(used),
                 Ok(other) => {
                     tracing::error!("{}", other.unexpected().reason);

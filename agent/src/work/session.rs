@@ -15,7 +15,9 @@ use crate::tools::database::DumpFile;
 /// Where the service manager listens for the runners.
 const SOCKETS: &str = "/run/release-agent-steps";
 /// How long a runner may take to greet: before it starts, all that an earlier one left is ended.
-const GREETING: Duration = Duration::from_secs(120);
+pub(super) const GREETING: Duration = Duration::from_secs(120);
+/// The same for a question that may go unanswered: a run may be using the runner.
+pub(super) const SHORT_GREETING: Duration = Duration::from_secs(5);
 /// How long a runner may take beyond a job's deadline to say so: it ends what it started first.
 const BEYOND: Duration = Duration::from_secs(20);
 /// How long a cancel may go unnoticed.
@@ -40,12 +42,12 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`] when there is none, or it does not greet.
-    pub(crate) fn open(app: &AppName, side: Side) -> Result<Self, Failure> {
+    pub(crate) fn open(app: &AppName, side: Side, patience: Duration) -> Result<Self, Failure> {
         let socket = socket(app, side);
         let unit = format!("release-agent-{}@{app}.service", side.word());
         let stream = UnixStream::connect(&socket).map_err(|err| no_runner(app, &socket, &err))?;
         let mut line = Line::new(stream);
-        let end = Instant::now() + GREETING;
+        let end = Instant::now() + patience;
         loop {
             match line.hear::<Told>(LOOK) {
                 Ok(Heard::Said(Told::Hello { version, app: of, side: what, user })) => {
@@ -57,7 +59,7 @@ impl Session {
                 }
                 Ok(Heard::Said(Told::Failed(failure))) => return Err(failure),
                 Ok(Heard::Nothing) if Instant::now() < end => {}
-                Ok(Heard::Nothing) => return Err(silent(&unit, "did not greet in time")),
+                Ok(Heard::Nothing) => return Err(silent(&unit, "did not greet in time: it may be doing something else")),
                 Ok(Heard::Gone) => return Err(silent(&unit, "ended before it greeted")),
                 Ok(Heard::Said(_)) => return Err(silent(&unit, "did not greet")),
                 Err(err) => return Err(silent(&unit, &format!("cannot be understood: {err}"))),
