@@ -29,6 +29,7 @@ use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted};
 use crate::faults;
 use crate::report::reporter::Reporter;
+use crate::settings::Executor;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::setup::{self, Manner, Wish};
@@ -269,7 +270,8 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
         engines.journal().has_been(moment);
         engines.journal().forget_nothing()?;
     }
-    if engines.all().is_empty() && !troubles.is_empty() {
+    // With units an app is set up after its file was written: until then its root is not the agent's to write in, and that is no reason to end.
+    if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == Executor::Direct {
         return Err(troubles.swap_remove(0).into());
     }
     for trouble in &troubles {

@@ -206,7 +206,7 @@ fn an_app_is_released_and_taken_back_and_served_whatever_happens() {
     let visitors = Visitors::come(&shop.front());
     let failed = shop.machine.ctl(["release", "main"]).expect(1);
     assert!(failed.stderr.contains("this one cannot start"), "{}", failed.stderr);
-    assert_eq!(visitors.go().into_keys().collect::<Vec<_>>(), [second.clone()]);
+    assert_eq!(visitors.go().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&second));
     shop.assert_sound(&second);
     shop.repo.reset("HEAD~1");
 
@@ -218,7 +218,7 @@ fn an_app_is_released_and_taken_back_and_served_whatever_happens() {
     let _ = run.finish();
     wait_until("the agent is back", LONG, || shop.machine.ctl(["status"]).code == 0);
     shop.let_go();
-    assert_eq!(visitors.go().into_keys().collect::<Vec<_>>(), [second.clone()]);
+    assert_eq!(visitors.go().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&second));
     shop.assert_sound(&second);
 
     shop.stages.begin("the package is upgraded in the middle");

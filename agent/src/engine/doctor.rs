@@ -253,7 +253,14 @@ impl AppEngine {
             chart.add("check", Level::Warning, "no [[check]] is set: a release whose pages fail would be called live", Some(cure));
         } else if app.checks.iter().all(|check| check.release_header.is_none()) {
             let cure = "let the app name its release in a header, and set release_header".to_owned();
-            chart.add("check", Level::Good, "no check asks which release answers; the processes are the proof", Some(cure));
+            let (level, text) = match (app.executor, &app.restart) {
+                // Where the processes of another user work is not the agent's to see.
+                (Executor::Units, Restart::Systemd(_)) => {
+                    (Level::Warning, "no check asks which release answers, and the agent cannot see where the app's processes work: old code would pass")
+                }
+                _ => (Level::Good, "no check asks which release answers; the processes are the proof"),
+            };
+            chart.add("check", level, text, Some(cure));
         }
         let traps = app.restart.traps(&self.site.link(), &app.workers);
         let silent = traps.is_empty();
