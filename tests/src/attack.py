@@ -1,5 +1,5 @@
 """Tries, one after the other, what code of strangers might try, and says of each how it went: `attack.py NAME OLDER_RELEASE`."""
-import ctypes, json, os, socket, sys
+import ctypes, json, mmap, os, socket, sys
 
 libc = ctypes.CDLL(None, use_errno=True)
 tried = {}
@@ -65,7 +65,7 @@ def leave_daemon():
 
 
 def own_program():
-    place = next(place for place in (".", "/var/shop/shared/media") if os.access(place, os.W_OK))
+    place = next(place for place in (".", "/var/shop/shared/media", "/tmp") if os.access(place, os.W_OK))
     append(f"{place}/made")
     os.chmod(f"{place}/made", 0o4755)
 
@@ -110,6 +110,8 @@ attempt("read what others have in /tmp", lambda: read("/tmp/of-others"))
 attempt("look into homes", lambda: os.listdir("/home"))
 attempt("speak netlink to the kernel", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
 attempt("change how it is run", lambda: call(135, 0x0400000))
+attempt("open a socket of the network", lambda: socket.socket(socket.AF_INET))
+attempt("make memory that is written and run", lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC))
 attempt("signal the first process", lambda: os.kill(1, 0))
 attempt("ask the agent", lambda: connect("/run/release-agent/control.sock"))
 attempt("ask the runner that builds", lambda: connect("/run/release-agent-steps/shop.build"))

@@ -142,7 +142,7 @@ fn tried(output: &str) -> BTreeMap<String, BTreeMap<String, String>> {
 /// What only whoever builds may do, what only the app's own user may do, and what both may.
 const BUILD_MAY: &[&str] = &["write in this release"];
 const APP_MAY: &[&str] = &["know the secrets", "read the secrets that were handed over", "write what is shared", "listen on a port"];
-const BOTH_MAY: &[&str] = &["leave a daemon"];
+const BOTH_MAY: &[&str] = &["leave a daemon", "open a socket of the network", "make memory that is written and run"];
 
 /// What owners and modes alone do not refuse.
 const HELD_BY_UNITS: &[&str] = &[
@@ -159,6 +159,8 @@ const HELD_BY_UNITS: &[&str] = &[
     "look into homes",
     "speak netlink to the kernel",
     "change how it is run",
+    "open a socket of the network",
+    "make memory that is written and run",
 ];
 
 /// PRV 01 to 06, 14 to 16; BLD 01, 02, 08, 09, 12, by units.
@@ -191,7 +193,7 @@ fn prv_01_to_06_and_14_to_16_code_of_strangers_does_what_it_may_and_nothing_else
     let tried = tried(&(released.stdout + &released.stderr));
     assert_eq!(tried.keys().map(String::as_str).collect::<Vec<_>>(), ["app-hook", "build-hook", "installer"]);
     for (who, tried) in &tried {
-        assert_eq!(tried.len(), 37, "{who}: {tried:?}");
+        assert_eq!(tried.len(), 39, "{who}: {tried:?}");
         let side = if who == "app-hook" { APP_MAY } else { BUILD_MAY };
         for (what, ended) in tried {
             let may = side.contains(&what.as_str()) || BOTH_MAY.contains(&what.as_str());
@@ -264,6 +266,70 @@ fn each_bound_of_the_step_runners_that_can_be_shown_keeps_something_back() {
     }
 }
 
+/// The same for the agent, and for a helper, which is root.
+const AGENT_KEEPS_BACK: &[(&str, &str)] = &[
+    ("ProtectSystem=no", "write where anybody may"),
+    ("PrivateTmp=no", "read what others have in /tmp"),
+    ("ProtectHome=no", "look into homes"),
+    ("RestrictSUIDSGID=no", "make a program that is somebody else"),
+    ("SystemCallFilter=", "have itself traced"),
+    ("LockPersonality=no", "change how it is run"),
+    ("MemoryDenyWriteExecute=no", "make memory that is written and run"),
+];
+const HELPER_KEEPS_BACK: &[(&str, &str)] = &[
+    ("ProtectSystem=no", "write whom the agent trusts"),
+    ("ProtectSystem=no", "set the link"),
+    ("PrivateTmp=no", "read what others have in /tmp"),
+    ("ProtectHome=no", "look into homes"),
+    ("RestrictSUIDSGID=no", "make a program that is somebody else"),
+    ("SystemCallFilter=", "have itself traced"),
+    ("LockPersonality=no", "change how it is run"),
+    ("MemoryDenyWriteExecute=no", "make memory that is written and run"),
+    ("RestrictAddressFamilies=", "open a socket of the network"),
+    ("RestrictAddressFamilies=", "speak netlink to the kernel"),
+    ("ProtectProc=default", "see the agent among the processes"),
+];
+
+#[test]
+fn each_bound_of_the_agent_and_of_its_helpers_that_can_be_shown_keeps_something_back() {
+    let (machine, _repo) = shop("more-bounds", "", |machine| machine.repo("shop"));
+    machine.write("/tmp/of-others", "anybody may read this").write("/etc/release-agent/allowed_signers", "");
+    machine.write("/usr/local/lib/attack.py", std::fs::read_to_string(project("tests/src/attack.py")).unwrap());
+    // The unit as it is shipped, but for what it runs.
+    let attacked = |unit: &str, without: &str| {
+        let shipped = std::fs::read_to_string(project("systemd/system").join(unit)).unwrap();
+        let own = [
+            "Type=",
+            "Exec",
+            "NotifyAccess=",
+            "Watchdog",
+            "Restart=",
+            "RestartSec=",
+            "RestartPrevent",
+            "StateDirectory",
+            "RuntimeDirectory",
+            "StandardOutput=",
+        ];
+        let kept: Vec<&str> = shipped.lines().filter(|line| !own.iter().any(|word| line.starts_with(word))).collect();
+        let run = format!(
+            "Type=oneshot\nExecStart=/usr/bin/python3 /usr/local/lib/attack.py it /none\nStandardOutput=file:/var/told\n{without}\n[Unit]\n"
+        );
+        machine.write("/etc/systemd/system/attack.service", format!("{}\n[Service]\n{run}", kept.join("\n").replace("%i", "shop")));
+        machine.run(["rm", "-f", "/var/told"]).expect(0);
+        machine.systemctl(["daemon-reload"]);
+        machine.systemctl(["start", "attack.service"]);
+        tried(&machine.read("/var/told"))["it"].clone()
+    };
+    for (unit, keeps_back) in [("release-agent.service", AGENT_KEEPS_BACK), ("release-agent-restart@.service", HELPER_KEEPS_BACK)] {
+        let held = attacked(unit, "");
+        for (directive, what) in keeps_back {
+            assert_ne!(held[*what], "done", "{unit} could {what} in any case");
+            machine.run(["rm", "-f", "/var/shop/app.next"]).expect(0);
+            assert_eq!(attacked(unit, directive)[*what], "done", "{unit}, without {directive}: {what}");
+        }
+    }
+}
+
 /// PRV 03, 11 to 13: what the runners are asked for, and by whom.
 #[test]
 fn prv_11_to_13_a_runner_knows_jobs_and_no_programs() {
@@ -312,8 +378,8 @@ fn prv_11_to_13_a_runner_knows_jobs_and_no_programs() {
     for (job, told) in [
         ("\"make-coffee\"", "does not know what it was asked for"),
         (r#"{"hook":["sh","-c","id"]}"#, "does not know what it was asked for"),
-        (r#"{"hook":0,"argv":["id"]}"#, "does not know what it was asked for"),
-        (r#"{"hook":7}"#, "is no job for the step runner"),
+        (r#"{"hook":{"place":0,"digest":"","argv":["id"]}}"#, "does not know what it was asked for"),
+        (r#"{"hook":{"place":7,"digest":""}}"#, "is no job for the step runner"),
         ("\"hand-over\"", "is no job for the step runner"),
     ] {
         let refused = ask("release-agent", "app", &order(job, &live)).expect(0).stdout;

@@ -114,6 +114,9 @@ pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Com
     let file = config_dir.join("apps").join(format!("{name}.toml"));
     let mut app = read_app(&file)?.app;
     carried_out_by(&mut app, Executor::Units);
+    // What other apps have is hidden from whoever builds; a file of theirs that cannot be read is theirs to put right.
+    let others = app_files(config_dir).unwrap_or_default().iter().filter_map(|file| read_app(file).ok()).collect::<Vec<_>>();
+    app.hidden = hidden(config_dir, &others);
     Ok(app)
 }
 

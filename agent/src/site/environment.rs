@@ -12,12 +12,14 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
-use super::{Site, SiteError, Telling, write_durably};
+use super::{Site, SiteError, Telling, own_file, write_durably, write_new};
 
 /// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
-pub(super) const MARKER: &str = ".complete";
+pub(crate) const MARKER: &str = ".complete";
 /// The list of its files.
-pub(super) const LISTING: &str = ".files";
+pub(crate) const LISTING: &str = ".files";
+/// The most bytes of a marker.
+const MOST_MARKER: u64 = 64 * 1024;
 /// What the last line of the marker begins with.
 const VOUCHES: &str = "files ";
 
@@ -35,7 +37,7 @@ impl Site {
 
     /// Whether the environment of a key is complete.
     pub(crate) fn has_environment(&self, key: &str) -> bool {
-        self.environment(key).join(MARKER).is_file()
+        own_file(&self.environment(key).join(MARKER), MOST_MARKER).is_ok()
     }
 
     /// Makes room for the environment of a key: what was left half-built, or is to be built anew, goes away.
@@ -67,7 +69,8 @@ impl Site {
         }
         let listing = Listing::of(&path, &[MARKER, LISTING])?;
         let list = path.join(LISTING);
-        fs::write(&list, &listing.text).telling("write", &list)?;
+        // A package may have put a link of that name there.
+        write_new(&list, &listing.text)?;
         faults::at("built");
         syncfs(&dir).telling("sync the file system of", &path)?;
         faults::at("synced");
@@ -95,7 +98,7 @@ impl Site {
     /// The key of the environment that a release uses.
     pub(crate) fn environment_of(&self, release: &ReleaseName) -> Option<String> {
         let target = fs::read_link(self.release_dir(release).join("venv")).ok()?;
-        Some(target.strip_prefix("../../environments").ok()?.to_str()?.to_owned())
+        target.strip_prefix("../../environments").ok()?.to_str().filter(|key| is_key(key)).map(str::to_owned)
     }
 
     /// The keys of all environments on disk.

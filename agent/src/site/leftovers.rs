@@ -128,7 +128,9 @@ impl Site {
     /// Finishes removals that were cut off, and removes what writings and builds that were cut off have left. Said while no run is under way.
     pub(crate) fn sweep(&self, in_use: &dyn Fn(&Path) -> bool, lock: &SiteLock) -> Result<(), SiteError> {
         let left = self.cut_off()?.into_iter().chain(self.incomplete_environments(&|_| false, in_use)?);
-        left.into_iter().try_for_each(|leftover| self.remove_leftover(&leftover, lock))
+        // One that cannot go is no reason to leave the others.
+        let failed: Vec<SiteError> = left.into_iter().filter_map(|leftover| self.remove_leftover(&leftover, lock).err()).collect();
+        failed.into_iter().next().map_or(Ok(()), Err)
     }
 
     fn left_releases(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {

@@ -35,7 +35,7 @@ use thiserror::Error;
 
 use crate::faults;
 
-pub(crate) use environment::is_key;
+pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
@@ -490,6 +490,24 @@ impl Site {
         self.unpin(release)
     }
 
+    /// Takes a release out of sight, for the next sweep to remove; nothing in it is touched.
+    pub(crate) fn put_aside(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        self.stands()?;
+        if self.live().is_ok_and(|live| live.as_ref() == Some(release)) {
+            return Err(SiteError::IsLive(release.clone()));
+        }
+        let dir = self.release_dir(release);
+        match fs::rename(&dir, self.root.join("releases").join(format!(".trash-{release}"))) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.telling("rename", &dir),
+        }
+    }
+
+    /// Writes the commit of a release where its own programs look for it.
+    pub(crate) fn write_revision(&self, release: &ReleaseName, commit: &CommitId) -> Result<(), SiteError> {
+        write_new(&self.release_dir(release).join("REVISION"), format!("{commit}\n").as_bytes())
+    }
+
     /// Removes a backup.
     pub(crate) fn remove_backup(&self, path: &Path) -> Result<(), SiteError> {
         remove_tree(path)
@@ -517,6 +535,29 @@ impl Site {
 /// dumps, the agent's own.
 pub(crate) fn closed_parts(root: &Path) -> impl Iterator<Item = PathBuf> {
     ["git_cache", "releases", "environments", "shared", "backups", ".agent"].into_iter().map(|part| root.join(part))
+}
+
+/// The bytes of a file that is this user's own, or root's, and as small as what the agent writes. In a tree that others have built there may be
+/// anything under any name: what is no plain file is not opened, or not waited for, and not read.
+fn own_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)?;
+    let meta = file.metadata()?;
+    let ours = meta.uid() == geteuid().as_raw() || meta.uid() == 0;
+    if !meta.is_file() || !ours || meta.len() > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file of the agent's"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes a file anew, whatever is there under its name: a link is replaced, and not followed.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), SiteError> {
+    use std::io::Write;
+    remove_tree(path)?;
+    fs::File::create_new(path).and_then(|mut file| file.write_all(bytes)).telling("write", path)
 }
 
 /// What ext4 keeps at the top of a disk, which may be mounted at any directory of the root (fsck.ext4(8)).

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use agent_model::names::{CommitId, ReleaseName};
 use chrono::{DateTime, Utc};
-use nix::unistd::syncfs;
+use nix::unistd::{geteuid, syncfs};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
-use super::{FACTS, Site, SiteError, Telling, write_durably};
+use super::{FACTS, Site, SiteError, Telling, own_file, write_durably};
 
 /// What a release is. Durable after all that it vouches for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,6 +103,11 @@ pub(super) const LISTING: &str = "files";
 /// All that the agent keeps in `.release`.
 pub(super) const KEPT: [&str; 5] = ["manifest.json", LISTING, Served::FILE, Migrated::FILE, Failed::FILE];
 
+/// The most bytes of a manifest or a fact.
+const MOST_SMALL: u64 = 4 << 20;
+/// The most bytes of a list of files.
+const MOST_LIST: u64 = 1 << 30;
+
 fn not_sealed(release: &ReleaseName, why: &str) -> SiteError {
     SiteError::NotSealed { release: release.clone(), why: why.to_owned() }
 }
@@ -135,7 +141,8 @@ impl Site {
         let dir = self.release_dir(sealing.release);
         let facts = dir.join(FACTS);
         // Whatever became of the directory since the checkout: what is empty by now must not be made complete.
-        if fs::read_to_string(dir.join("REVISION")).unwrap_or_default().trim_end() != sealing.commit.as_str() {
+        let revision = own_file(&dir.join("REVISION"), MOST_SMALL).unwrap_or_default();
+        if revision.trim_ascii_end() != sealing.commit.as_str().as_bytes() {
             return Err(if dir.join("REVISION").exists() {
                 SiteError::Revised { release: sealing.release.clone(), commit: sealing.commit.clone() }
             } else {
@@ -199,7 +206,8 @@ impl Site {
     fn facts_of(&self, release: &ReleaseName) -> Result<PathBuf, SiteError> {
         let dir = self.release_dir(release);
         let facts = dir.join(FACTS);
-        if fs::symlink_metadata(&facts).is_ok_and(|meta| meta.is_dir()) {
+        let ours = |meta: &fs::Metadata| meta.uid() == geteuid().as_raw() || meta.uid() == 0;
+        if fs::symlink_metadata(&facts).is_ok_and(|meta| meta.is_dir() && ours(&meta)) {
             return Ok(facts);
         }
         let why = if dir.is_dir() { "is incomplete: it has no directory .release" } else { "is not there: its directory is gone" };
@@ -208,7 +216,7 @@ impl Site {
 
     /// The manifest of a release, held against its name alone.
     pub(super) fn written_manifest(&self, release: &ReleaseName) -> Result<Manifest, SiteError> {
-        let text = fs::read(self.facts_of(release)?.join("manifest.json"))
+        let text = own_file(&self.facts_of(release)?.join("manifest.json"), MOST_SMALL)
             .map_err(|_| not_sealed(release, "is incomplete: it has no manifest"))?;
         let manifest: Manifest =
             serde_json::from_slice(&text).map_err(|_| not_sealed(release, "has a manifest that cannot be understood"))?;
@@ -221,7 +229,7 @@ impl Site {
     /// The list of files that a manifest vouches for.
     pub(super) fn listing_of(&self, release: &ReleaseName, manifest: &Manifest) -> Result<Vec<u8>, SiteError> {
         let path = self.facts_of(release)?.join(LISTING);
-        let listing = fs::read(path).map_err(|_| not_sealed(release, "has lost its list of files"))?;
+        let listing = own_file(&path, MOST_LIST).map_err(|_| not_sealed(release, "has lost its list of files"))?;
         if digest(&listing) != manifest.listing {
             return Err(not_sealed(release, "has a list of files that its manifest does not vouch for"));
         }
@@ -235,8 +243,10 @@ impl Site {
 
     /// A fact about a release, if it is one.
     pub(crate) fn fact<F: Fact>(&self, release: &ReleaseName) -> Result<Option<F>, SiteError> {
-        let path = self.release_dir(release).join(FACTS).join(F::FILE);
-        let text = match fs::read(&path) {
+        // What somebody else has put there is no fact.
+        let Ok(facts) = self.facts_of(release) else { return Ok(None) };
+        let path = facts.join(F::FILE);
+        let text = match own_file(&path, MOST_SMALL) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.telling("read", &path)?,
         };

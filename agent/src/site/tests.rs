@@ -351,7 +351,11 @@ fn what_is_taken_over_is_ours_alone_whatever_the_builder_made() {
     nix::unistd::mkfifo(&tree.join("theirs/fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
     let written = filetime(&tree.join("theirs/private/made"));
     fs::set_permissions(tree.join("theirs/private/made"), fs::Permissions::from_mode(0o4777)).unwrap();
-    fs::create_dir(tree.join(".release-agent-copy-1")).unwrap();
+    // What the agent keeps there itself is not the builder's to bring.
+    fs::create_dir(tree.join(".release")).unwrap();
+    fs::write(tree.join(".release/manifest.json"), "{}").unwrap();
+    // Whoever has a file open from before has it open no more.
+    let mut open = fs::OpenOptions::new().append(true).open(tree.join("ours/file")).unwrap();
     // Only root can make files of somebody else's; without that the rest still has to be right.
     let root_runs = nix::unistd::geteuid().is_root();
     if root_runs {
@@ -359,14 +363,18 @@ fn what_is_taken_over_is_ours_alone_whatever_the_builder_made() {
             std::os::unix::fs::lchown(tree.join(path), Some(12345), Some(12345)).unwrap();
         }
     }
-    // A copy is a new file; whoever has the old one open writes in nothing.
-    let mut open = fs::OpenOptions::new().append(true).open(root.join("kept")).unwrap();
-    site.take_over(&tree).unwrap();
-    std::io::Write::write_all(&mut open, b" and more").unwrap();
+    let mut kept = fs::OpenOptions::new().append(true).open(root.join("kept")).unwrap();
+    site.take_over(&tree, &[".release"], &|| true).unwrap();
+    for file in [&mut open, &mut kept] {
+        std::io::Write::write_all(file, b" and more").unwrap();
+    }
+    assert_eq!(fs::read_to_string(tree.join("ours/file")).unwrap(), "checked out");
     assert_eq!(fs::read_to_string(tree.join("ours/linked")).unwrap(), "two names");
     assert_eq!(fs::read_to_string(tree.join("theirs/link")).unwrap(), "built");
     assert_eq!(filetime(&tree.join("theirs/private/made")), written);
-    assert!(!tree.join("theirs/fifo").exists() && !tree.join(".release-agent-copy-1").exists());
+    assert!(!tree.join("theirs/fifo").exists() && !tree.join(".release").exists());
+    let left: Vec<_> = fs::read_dir(root.join("releases")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["tree"]);
     let mut looked_at = vec![tree.clone()];
     while let Some(path) = looked_at.pop() {
         let meta = fs::symlink_metadata(&path).unwrap();
@@ -384,4 +392,63 @@ fn filetime(path: &std::path::Path) -> (i64, i64) {
     use std::os::unix::fs::MetadataExt;
     let meta = path.metadata().unwrap();
     (meta.mtime(), meta.mtime_nsec())
+}
+
+#[test]
+fn what_was_made_to_be_in_the_way_is_given_up_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::open(dir.path()).unwrap();
+    let tree = dir.path().join("releases/tree");
+    let taken =
+        |go_on: &dyn Fn() -> bool| site.take_over(&tree, &[], go_on).map_err(|err| std::error::Error::source(&err).unwrap().to_string());
+    fs::create_dir_all(tree.join("d/".repeat(300))).unwrap();
+    assert!(taken(&|| true).unwrap_err().contains("200 deep"));
+    fs::remove_dir_all(tree.join("d")).unwrap();
+    fs::File::create(tree.join("hole")).unwrap().set_len(1 << 40).unwrap();
+    assert!(taken(&|| true).unwrap_err().contains("a hole"));
+    fs::remove_file(tree.join("hole")).unwrap();
+    fs::write(tree.join("file"), "x").unwrap();
+    assert!(taken(&|| false).is_err());
+    taken(&|| true).unwrap();
+    assert_eq!(fs::read_to_string(tree.join("file")).unwrap(), "x");
+}
+
+#[test]
+fn what_a_build_has_put_under_the_agents_own_names_is_neither_followed_nor_believed() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::open(dir.path()).unwrap();
+    let victim = dir.path().join("victim");
+    fs::write(&victim, "kept").unwrap();
+    // The list of an environment, as a link to what is the agent's to write.
+    let environment = site.make_environment("abc").unwrap();
+    symlink(&victim, environment.join(".files")).unwrap();
+    site.seal_environment("abc", "told").unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+    assert!(site.has_environment("abc") && !environment.join(".files").is_symlink());
+    // A marker, a manifest and a fact that are links, and a commit without end.
+    let other = site.make_environment("def").unwrap();
+    symlink(&victim, other.join(".complete")).unwrap();
+    assert!(!site.has_environment("def"));
+    let release: ReleaseName = "2026-11-20-22-45-23-1a2b3c4d5e6f".parse().unwrap();
+    let facts = site.release_dir(&release).join(".release");
+    fs::create_dir_all(&facts).unwrap();
+    symlink("/dev/zero", facts.join("manifest.json")).unwrap();
+    symlink("/dev/zero", facts.join("migrated.json")).unwrap();
+    assert!(site.manifest(&release).is_err() && site.fact::<Migrated>(&release).is_err());
+    fs::remove_dir_all(&facts).unwrap();
+    symlink("/dev/zero", site.release_dir(&release).join("REVISION")).unwrap();
+    let commit = "1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b".parse().unwrap();
+    let sealing = Sealing {
+        app: "shop",
+        release: &release,
+        commit: &commit,
+        reference: None,
+        subject: None,
+        caller: "unix:anna",
+        run: 1,
+        now: Utc::now(),
+        read_only: false,
+    };
+    assert!(site.seal(&sealing).is_err());
 }

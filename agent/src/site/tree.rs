@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use nix::unistd::geteuid;
+
 use super::{SiteError, Telling};
 
 /// Removes whatever is at `path`, if anything is. Directories that lost their write bit get it back first; links are removed, not followed.
@@ -58,15 +60,12 @@ pub(super) enum Bits {
 /// Sets the write bits of a tree, its root included.
 pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), SiteError> {
     let meta = fs::symlink_metadata(path).telling("look at", path)?;
-    if meta.is_symlink() {
+    // What belongs to somebody else could be another thing the next moment, and its modes are not ours to change.
+    if meta.is_symlink() || meta.uid() != geteuid().as_raw() && !geteuid().is_root() {
         return Ok(());
     }
     let mode = meta.permissions().mode();
-    let set = |mode: u32| match fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)) {
-        // What a builder made may let the agent in by its group; if not, whoever needs it says so.
-        Err(err) if bits == Bits::DirectoriesOn && err.raw_os_error() == Some(nix::libc::EPERM) => Ok(()),
-        set => set.telling("change the mode of", path),
-    };
+    let set = |mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)).telling("change the mode of", path);
     if !meta.is_dir() {
         // A file that has another name may be anybody's: it keeps its bits.
         return if bits == Bits::AllOff && meta.is_file() && meta.nlink() == 1 && mode & 0o222 != 0 { set(mode & !0o222) } else { Ok(()) };

@@ -3,8 +3,9 @@
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::{Cx, Did, Failure, Job, NOTHING_LEFT, Step, with_django};
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step, with_django};
 use crate::settings::App;
+use crate::work::Job;
 
 pub(super) struct Check;
 

@@ -40,9 +40,7 @@ impl Step for Checkout {
         remove_tree(&index)?;
         written?;
         faults::at("written");
-        let revision = dir.join("REVISION");
-        remove_tree(&revision)?;
-        fs::write(&revision, format!("{}\n", target.commit)).telling("write", &revision)?;
+        cx.site.write_revision(&target.release, &target.commit)?;
         if cx.app.executor == Executor::Units {
             cx.site.open_to_builder(&dir)?;
         }
@@ -56,7 +54,8 @@ impl Step for Checkout {
         let release = &target.release;
         // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
         if let Err(failure) = hand_over(cx) {
-            cx.warn(failure.reason);
+            cx.warn(format!("{}; what was built is put aside, and goes with the next sweep (agentctl fsck --mend)", failure.reason));
+            return Ok(cx.site.put_aside(release)?);
         }
         remove_tree(&cx.site.scratch(&format!("index-{}", cx.run)))?;
         let migrated: Option<Migrated> = cx.site.fact(release)?;

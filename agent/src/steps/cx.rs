@@ -242,7 +242,7 @@ impl Cx<'_> {
     pub(crate) fn hooks(&self, when: When) -> Result<(), Failure> {
         for (place, hook) in self.app.hooks.iter().enumerate().filter(|(_, hook)| hook.when == when && hook.step == self.step) {
             self.note(format!("hook: {}", hook.run.join(" ")));
-            self.work(&Job::Hook(place))?;
+            self.work(&Job::hook(self.app, place).ok_or_else(|| Failure::new("there is no such hook"))?)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use agent_model::request::{Act, Rebuild};
 use super::room::counted;
 use super::{Cx, Did, NOTHING_LEFT, Step, in_a_release, take_over};
 use crate::settings::{App, Executor};
-use crate::site::Site;
+use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
 use crate::work::{Answer, Caches, Failure, Job};
 
 pub(super) struct Environment;
@@ -39,6 +39,9 @@ impl Step for Environment {
         for note in &wanted.notes {
             cx.note(note);
         }
+        if !is_key(&wanted.key) {
+            return Err(Failure::new(format!("{:?} is no key of an environment", wanted.key)));
+        }
         let rebuild = matches!(cx.act, Act::Release { rebuild: Rebuild::Always, .. });
         if let (Some(key), false) = (newest(cx.site, &wanted.key)?, rebuild) {
             cx.site.link_environment(&release, &key)?;
@@ -54,11 +57,15 @@ impl Step for Environment {
             cx.site.open_to_builder(&place)?;
         }
         let built = cx.work(&Job::Environment { key: key.clone(), caches });
-        let handed_over = take_over(cx, &place);
+        let handed_over = take_over(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]);
         let (packages, warnings) = match built {
             Ok(Answer::Built { packages, warnings }) => (packages, warnings),
             ended => {
-                cx.site.remove_environment(&key)?;
+                // What nobody has let go of is left for the next sweep.
+                match handed_over {
+                    Ok(()) => cx.site.remove_environment(&key)?,
+                    Err(failure) => cx.warn(failure.reason),
+                }
                 return Err(ended.map_or_else(|failure| failure, |other| other.unexpected()));
             }
         };

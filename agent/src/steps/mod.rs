@@ -22,7 +22,7 @@ use agent_model::request::Act;
 use std::path::Path;
 
 use crate::settings::{App, Executor};
-use crate::work::{Failure, Job, chain};
+use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Steadiness, Target, Teller};
@@ -81,23 +81,21 @@ const TAKEN_BACK: Nature = Nature { undo: Undo::TakeBack, on_failure: OnFailure:
 const NOTHING_LEFT: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Unwind };
 const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Warn };
 
-/// Makes what was built the agent's own, where somebody else has built it.
-fn take_over(cx: &Cx<'_>, dir: &Path) -> Result<(), Failure> {
+/// Makes what was built the agent's own, where somebody else has built it, but for what stands at its top under a name in `without`.
+fn take_over(cx: &Cx<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
     match cx.app.executor {
         Executor::Direct => Ok(()),
         Executor::Units => {
             hand_over(cx)?;
-            Ok(cx.site.take_over(dir)?)
+            cx.watched(|watch| Ok(cx.site.take_over(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
         }
     }
 }
 
-/// Has whoever builds let go of what was built. The greeting of the runner tells that nothing of an earlier one is at work, either.
+/// Has whoever builds let go of what was built: by a runner of its own, whose greeting tells that nothing of an earlier one is at work, cancelled or not.
 fn hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
-    match cx.app.executor {
-        Executor::Direct => Ok(()),
-        Executor::Units => cx.work(&Job::HandOver).map(|_| ()),
-    }
+    cx.hands.end_building();
+    crate::work::hand_over(cx.app)
 }
 
 /// The choice of a step that has a part in every release, and in nothing else.

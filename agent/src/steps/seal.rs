@@ -6,9 +6,9 @@ use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::{bytes, counted};
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, take_over};
-use crate::settings::App;
-use crate::site::Sealing;
+use super::{Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
+use crate::settings::{App, Executor};
+use crate::site::{FACTS, Sealing};
 
 pub(super) struct Seal;
 
@@ -27,7 +27,7 @@ impl Step for Seal {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let target = cx.target()?;
-        take_over(cx, &cx.dir()?)?;
+        take_over_release(cx, target)?;
         let manifest = cx.site.seal(&Sealing {
             app: cx.app.name.as_str(),
             release: &target.release,
@@ -42,4 +42,23 @@ impl Step for Seal {
         cx.note(format!("{}, {}", counted(manifest.files, "file"), bytes(manifest.bytes)));
         Ok(Did::It)
     }
+}
+
+/// What a builder could have put in the place of the agent's own is made anew: the link to the environment, the commit, the links to what is shared.
+fn take_over_release(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
+    if cx.app.executor == Executor::Direct {
+        return Ok(());
+    }
+    let environment = cx.site.environment_of(&target.release);
+    take_over(cx, &cx.dir()?, &[FACTS, "venv", "REVISION"])?;
+    match environment {
+        Some(key) if cx.site.has_environment(&key) => cx.site.link_environment(&target.release, &key)?,
+        _ if cx.app.python.is_some() => {
+            return Err(Failure::new("venv is not the link to the release's environment any more").with_hint("does a hook change it?"));
+        }
+        _ => {}
+    }
+    cx.site.write_revision(&target.release, &target.commit)?;
+    cx.site.link_shared(&target.release, &cx.app.shared)?;
+    Ok(())
 }

@@ -6,8 +6,10 @@ mod exchange;
 mod tests;
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -296,12 +298,36 @@ fn without_tags(html: &str) -> String {
     text + rest
 }
 
+/// The socket that a path leads to, as something to connect to that leads nowhere else by then. The directory may be the app's: whoever connects for it to
+/// a socket of the agent's own grants (its helpers, its runners) does what that socket is for.
+///
+/// # Errors
+/// As open(2), and [`io::ErrorKind::PermissionDenied`] for those sockets.
+pub(crate) fn socket_at(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let socket = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open(path)?;
+    let by_number = PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+    let real = fs::read_link(&by_number)?;
+    if is_grant(&real) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it leads to {}", real.display())));
+    }
+    Ok((socket.into(), by_number))
+}
+
+fn is_grant(socket: &Path) -> bool {
+    NOT_AN_APPS.iter().any(|dir| socket.starts_with(dir))
+}
+
+/// Where the agent's own grants listen.
+const NOT_AN_APPS: [&str; 3] = ["/run/release-agent", "/run/release-agent-helpers", "/run/release-agent-steps"];
+
 /// Whether anybody listens at a Unix socket. It never waits: a queue that is full (EAGAIN, connect(2)) is somebody's who listens, and hangs.
 pub(crate) fn listens(socket: &Path) -> bool {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket as new_socket};
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let Ok((_socket, real)) = socket_at(socket) else { return false };
     let connected = new_socket(AddressFamily::Unix, SockType::Stream, flags, None).and_then(|stream| {
-        let address = UnixAddr::new(socket)?;
+        let address = UnixAddr::new(&real)?;
         connect(stream.as_raw_fd(), &address)
     });
     matches!(connected, Ok(()) | Err(nix::Error::EAGAIN))

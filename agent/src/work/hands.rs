@@ -33,6 +33,13 @@ impl<'a> Hands<'a> {
         Self::Units { app, sessions: RefCell::default() }
     }
 
+    /// Lets the runner that builds go, with all that it has started.
+    pub(crate) fn end_building(&self) {
+        if let Self::Units { sessions, .. } = self {
+            sessions.borrow_mut().remove(&Side::Build);
+        }
+    }
+
     /// Has a job done.
     ///
     /// # Errors
@@ -53,11 +60,17 @@ impl<'a> Hands<'a> {
                 }
                 let side = job.side(app).ok_or_else(|| Failure::new("there is no such hook"))?;
                 let mut sessions = sessions.borrow_mut();
-                let mut session = match sessions.remove(&side) {
+                let mut session = match sessions.remove(&side).filter(Session::stands) {
                     Some(session) => session,
                     None => Session::open(&app.name, side, GREETING)?,
                 };
-                let answer = session.ask(order, job, into, watch, note);
+                // A hook has a time of its own, and takes none of the step's.
+                let within = match job {
+                    Job::Hook { place, .. } => app.hooks.get(*place).map_or_else(|| watch.left(), |hook| hook.timeout),
+                    _ => watch.left(),
+                };
+                let watch = Watch { deadline: Instant::now() + within, ..*watch };
+                let answer = session.ask(order, job, into, &watch, note);
                 if answer.as_ref().err().is_none_or(|lost| lost.session == Still::There) {
                     sessions.insert(side, session);
                 }

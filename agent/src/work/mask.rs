@@ -28,6 +28,9 @@ impl Mask {
     pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let mut whole: Vec<String> =
             values.into_iter().flat_map(|value| std::iter::once(value).chain(value.lines())).map(str::to_owned).collect();
+        // A password within the address of a database is told without the address, too.
+        let within: Vec<String> = whole.iter().filter_map(|value| password_in(value).map(str::to_owned)).collect();
+        whole.extend(within);
         whole.retain(|text| text.trim().len() >= SHORTEST);
         let mut texts = whole.clone();
         for value in &whole {
@@ -141,6 +144,12 @@ fn encoded(bytes: &[u8]) -> impl Iterator<Item = String> {
     })
 }
 
+/// The password of `scheme://user:password@host`.
+fn password_in(address: &str) -> Option<&str> {
+    let (user, _) = address.split_once("://")?.1.split(['/', '?']).next()?.rsplit_once('@')?;
+    user.split_once(':').map(|(_, password)| password)
+}
+
 /// `scheme://user:password@host` becomes `scheme://***@host`, and so does a user alone where that may be a token: over HTTP.
 fn without_passwords(text: &str) -> Option<String> {
     let mut rest = text;
@@ -174,6 +183,9 @@ mod tests {
         assert_eq!(mask.cover("a s3cret and s3cret-longer"), "a *** and ***");
         assert_eq!(mask.cover("got line two here"), "got *** here");
         assert_eq!(mask.cover("czNjcmV0"), "***");
+        let mask = Mask::of(["postgres://shop:hunter2@db/shop"]);
+        assert_eq!(mask.cover("password hunter2 was refused"), "password *** was refused");
+        let mask = Mask::of(["abc"]);
         assert_eq!(mask.cover("abc is too short to be one"), "abc is too short to be one");
     }
 

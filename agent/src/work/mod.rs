@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{App, When};
+use crate::settings::{App, Hook, When};
 use crate::tools::manage::{Inspection, Tree};
 
 pub(crate) use failure::{Failure, chain};
@@ -70,8 +70,13 @@ pub(crate) enum Job {
     CollectStatic,
     /// Give the agent's group all rights over what this side has made in releases and environments that are not sealed.
     HandOver,
-    /// The hook at this place of the app's file.
-    Hook(usize),
+    /// A hook.
+    Hook {
+        /// Its place in the app's file.
+        place: usize,
+        /// What it is: the file may have changed since whoever asks has read it.
+        digest: String,
+    },
     /// What Django says of the release.
     Inspect(Bytecode),
     /// `manage.py check`
@@ -121,18 +126,31 @@ impl From<Bytecode> for Tree {
 const AFTER_THE_SEAL: [&str; 4] = ["backup", "migrate", "switch", "prune"];
 
 impl Job {
+    /// The job of the hook at this place of the app's file.
+    pub(crate) fn hook(app: &App, place: usize) -> Option<Self> {
+        app.hooks.get(place).map(|hook| Self::Hook { place, digest: digest(hook) })
+    }
+
     /// Whose job it is; nobody's where there is no such hook.
     pub(crate) fn side(&self, app: &App) -> Option<Side> {
         Some(match self {
             Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::HandOver => Side::Build,
             Self::Inspect(_) | Self::Check | Self::Unmade | Self::Migrate | Self::Load | Self::Dump | Self::Used => Side::App,
-            Self::Hook(place) => {
+            Self::Hook { place, .. } => {
                 let hook = app.hooks.get(*place)?;
                 let sealed = AFTER_THE_SEAL.contains(&hook.step.as_str()) || hook.step == "seal" && hook.when == When::After;
                 if sealed { Side::App } else { Side::Build }
             }
         })
     }
+}
+
+/// What tells a hook from every other one.
+fn digest(hook: &Hook) -> String {
+    let Hook { when, step, run, timeout } = hook;
+    let text = format!("{when:?} {step:?} {run:?} {timeout:?}");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// For whom a job is done: names, and nothing else.

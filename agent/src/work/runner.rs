@@ -23,7 +23,7 @@ use super::{Answer, Failure, Ground, Side, Workshop};
 use crate::settings::{App, Complaint, read_secrets};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
-use crate::tools::{Cancel, Watch, end_control_group, end_marked};
+use crate::tools::{Cancel, Watch, end_control_group};
 
 /// Why a runner ends without having done anything.
 #[derive(Debug, Error)]
@@ -92,7 +92,8 @@ impl Runner {
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
         let site = Site::at(&app.root);
         let ground = Ground::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
-        let workshop = Workshop::new(&app, &site, &env, vec![self.config.clone()], ground);
+        let hidden = app.hidden.iter().cloned().chain([self.config.clone()]).collect();
+        let workshop = Workshop::new(&app, &site, &env, hidden, ground);
         let cancel = Cancel::default();
         let ended = Arc::new(AtomicBool::new(false));
         std::thread::spawn({
@@ -125,9 +126,7 @@ impl Runner {
                     let into = line.descriptor();
                     let answered = self.answer(line, workshop, mask, cancel, &asked, into.map(File::from));
                     // What a job left running is no part of the next one.
-                    if !end_control_group() {
-                        end_marked(&asked.order().map(|order| order.marker).unwrap_or_default());
-                    }
+                    let alone = end_control_group();
                     let told = match answered {
                         Ok(Answer::Inspected(mut inspection)) => {
                             // Their passwords are the app's own.
@@ -138,6 +137,10 @@ impl Runner {
                         Err(failure) => Told::Failed(failure),
                     };
                     line.say(&covered(told, mask), NONE)?;
+                    if !alone {
+                        // Then the service manager ends it, with this runner.
+                        return Ok(());
+                    }
                 }
                 Ok(Heard::Nothing) => {}
                 Ok(Heard::Gone) => return Ok(()),

@@ -95,11 +95,15 @@ impl Session {
             if watch.cancel.asked() {
                 return Err(Lost { failure: Failure::new("the run is cancelled"), session: Still::Gone });
             }
-            // A hook has a time of its own, which the runner keeps.
-            if !matches!(job, Job::Hook(_)) && watch.deadline + BEYOND < Instant::now() {
+            if watch.deadline + BEYOND < Instant::now() {
                 return Err(self.lost("did not end its job at the timeout"));
             }
         }
+    }
+
+    /// Whether the runner is there still: it goes when it could not end what a job had left.
+    pub(crate) fn stands(&self) -> bool {
+        self.line.stands()
     }
 
     fn lost(&self, how: &str) -> Lost {

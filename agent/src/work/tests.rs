@@ -28,7 +28,7 @@ fn what_builds_is_never_who_knows_the_secrets() {
     for job in [Job::Inspect(Bytecode::Written), Job::Check, Job::Unmade, Job::Migrate, Job::Load, Job::Dump, Job::Used] {
         assert_eq!(side(job), Some(Side::App));
     }
-    let hooks: Vec<Option<Side>> = (0..7).map(|place| side(Job::Hook(place))).collect();
+    let hooks: Vec<Option<Side>> = (0..7).map(|place| Job::hook(&app, place).and_then(|job| job.side(&app))).collect();
     let (build, app) = (Some(Side::Build), Some(Side::App));
     assert_eq!(hooks, [build, build, build, app, app, app, None]);
 }

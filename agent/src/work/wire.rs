@@ -9,7 +9,7 @@ use std::time::Duration;
 use agent_model::names::RunId;
 use agent_wire::event::Stream;
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, sendmsg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +159,13 @@ impl Line {
             Some(line) => Ok(Heard::Said(serde_json::from_slice(&line)?)),
             None => Ok(Heard::Nothing),
         }
+    }
+
+    /// Whether the other end is there, and has said nothing that was not heard.
+    pub(super) fn stands(&self) -> bool {
+        let mut byte = [0];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(self.stream.as_raw_fd(), &mut byte, flags) == Err(nix::Error::EAGAIN)
     }
 
     fn whole(&mut self) -> Option<Vec<u8>> {

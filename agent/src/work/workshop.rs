@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use agent_model::names::ReleaseName;
 
-use super::{Answer, Bytecode, Caches, Failure, Job, Order, Side, Wanted, environment_dir};
+use super::{Answer, Bytecode, Caches, Failure, Job, Order, Side, Wanted, digest, environment_dir};
 use crate::settings::{App, Hook, When};
 use crate::site::{Site, hand_over, remove_tree};
 use crate::tools::database::{self, DumpFile};
@@ -69,7 +69,7 @@ impl<'a> Workshop<'a> {
             Job::Environment { key, caches } => asked.build(key, *caches),
             Job::CollectStatic => Ok(asked.django_of(Side::Build, Tree::Open)?.get().collectstatic(watch).map(|()| Answer::Done)?),
             Job::HandOver => Ok(hand_over(self.site).map(|()| Answer::Done)?),
-            Job::Hook(place) => asked.hook(*place),
+            Job::Hook { place, digest } => asked.hook(*place, digest),
             Job::Inspect(bytecode) => asked.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
             Job::Check => Ok(asked.django(Tree::Open)?.get().check(watch).map(|()| Answer::Done)?),
             Job::Unmade => {
@@ -147,18 +147,26 @@ impl Asked<'_, '_> {
         Ok(Answer::Built { packages: built.packages, warnings: built.warnings })
     }
 
-    fn hook(&self, place: usize) -> Result<Answer, Failure> {
+    fn hook(&self, place: usize, wanted: &str) -> Result<Answer, Failure> {
         let app = self.workshop.app;
-        let Some(Hook { run, timeout, when, step }) = app.hooks.get(place) else {
+        let Some(hook) = app.hooks.get(place) else {
             return Err(Failure::new(format!("the app {} has no hook number {place}", app.name)));
         };
+        let Hook { run, timeout, when, step } = hook;
+        if digest(hook) != wanted {
+            return Err(
+                Failure::new(format!("the hooks of {} have changed since the run began", app.name)).with_hint("ask for the release again")
+            );
+        }
         let dir = self.release().map_or_else(|_| self.workshop.site.root().to_owned(), |(_, dir)| dir);
         // Its own time, and not what the step has left: a hook has a timeout that says so.
         let watch = Watch { deadline: Instant::now() + *timeout, ..*self.watch };
-        let side = Job::Hook(place).side(app).unwrap_or(Side::Build);
+        let side = Job::hook(app, place).and_then(|job| job.side(app)).unwrap_or(Side::Build);
         let mut program = Program::from_argv(run).dir(&dir).envs(self.env(side));
         if let (Ground::Own { caches, scratch }, Side::Build) = (&self.workshop.ground, side) {
             let writable = vec![dir.clone(), caches.clone(), scratch.clone()];
+            // Its home is empty each time; what tools keep by the rules of the desktop has a place that stays.
+            program = program.env("XDG_CACHE_HOME", caches).env("npm_config_cache", caches.join("npm"));
             program = program.confined(&Arc::new(Bounds { writable, hidden: self.workshop.hidden.clone() }));
         }
         let ended = program.run(&watch).map_err(|err| {

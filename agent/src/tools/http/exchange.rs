@@ -44,7 +44,8 @@ async fn talk(check: &Check) -> Result<Reply, Wrong> {
 }
 
 async fn connect(socket: &Path) -> Result<UnixStream, Wrong> {
-    UnixStream::connect(socket).await.map_err(no_connection)
+    let (_socket, real) = super::socket_at(socket).map_err(no_connection)?;
+    UnixStream::connect(real).await.map_err(no_connection)
 }
 
 fn no_connection(error: io::Error) -> Wrong {

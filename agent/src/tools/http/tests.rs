@@ -192,3 +192,17 @@ fn a_cancel_ends_the_wait_for_an_answer() {
     let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(20), cancel: &cancel, lines: &|_, _| {} };
     assert!(matches!(check.ask(None, &watch).unwrap_err().wrong, Wrong::Cancelled));
 }
+
+#[test]
+fn a_socket_is_reached_where_it_really_is_and_never_by_a_grant_of_the_agents() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, link) = (dir.path().join("web.sock.blue"), dir.path().join("web.sock"));
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::os::unix::fs::symlink("web.sock.blue", &link).unwrap();
+    assert!(listens(&socket) && listens(&link));
+    let (_held, real) = socket_at(&link).unwrap();
+    assert!(std::os::unix::net::UnixStream::connect(real).is_ok());
+    assert!(is_grant(std::path::Path::new("/run/release-agent-helpers/stop.other@blue.service")));
+    assert!(is_grant(std::path::Path::new("/run/release-agent-steps/other.app")));
+    assert!(!is_grant(&socket) && !is_grant(std::path::Path::new("/run/release-agents/web.sock")));
+}

@@ -55,7 +55,8 @@ impl Build<'_> {
     /// interpreter of the environment imports at its start belongs to the packages, too.
     fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Program {
         let Place { scratch, caches, .. } = self.place;
-        let caches = [("XDG_CACHE_HOME", caches.to_owned()), ("CARGO_HOME", caches.join("cargo"))];
+        // What cargo goes by is no cache: one package must not tell the next how it is compiled.
+        let caches = [("XDG_CACHE_HOME", caches.to_owned()), ("CARGO_HOME", scratch.join("cargo"))];
         self.wanted.host.program(program).env("TMPDIR", scratch).envs(caches).confined(&self.bounds)
     }
 
@@ -176,7 +177,12 @@ impl Build<'_> {
     fn write(&self, name: &str, lines: &[String]) -> Result<PathBuf, PythonError> {
         let path = self.venv.join(format!("release-agent-{name}"));
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        fs::write(&path, text).map_err(|source| PythonError::File { act: "write", path: path.clone(), source })?;
+        // Packages have been at work here: a link of that name is not followed.
+        let written = match fs::remove_file(&path) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+            _ => fs::File::create_new(&path).and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes())),
+        };
+        written.map_err(|source| PythonError::File { act: "write", path: path.clone(), source })?;
         Ok(path)
     }
 
