@@ -43,6 +43,8 @@ fn shop(name: &str, settings: &str, repo: impl FnOnce(&Booted) -> Repo) -> (Boot
     set(&machine, settings);
     machine.write("/etc/release-agent/apps/shop.env", format!("SECRET_KEY={SECRET}\nTOKEN={SECRET}\n"));
     machine.run(["sh", "-euxc", SET_UP]).expect(0);
+    // Where everybody on the host may write.
+    machine.run(["install", "-d", "-m", "1777", "/opt/anybody"]).expect(0);
     wait_until("the agent answers", LONG, || machine.ctl(["status"]).code == 0);
     (machine, repo)
 }
@@ -278,7 +280,7 @@ const AGENT_KEEPS_BACK: &[(&str, &str)] = &[
 ];
 const HELPER_KEEPS_BACK: &[(&str, &str)] = &[
     ("ProtectSystem=no", "write whom the agent trusts"),
-    ("ProtectSystem=no", "set the link"),
+    ("ProtectSystem=no\nCapabilityBoundingSet=~", "set the link"),
     ("PrivateTmp=no", "read what others have in /tmp"),
     ("ProtectHome=no", "look into homes"),
     ("RestrictSUIDSGID=no", "make a program that is somebody else"),
@@ -287,7 +289,6 @@ const HELPER_KEEPS_BACK: &[(&str, &str)] = &[
     ("MemoryDenyWriteExecute=no", "make memory that is written and run"),
     ("RestrictAddressFamilies=", "open a socket of the network"),
     ("RestrictAddressFamilies=", "speak netlink to the kernel"),
-    ("ProtectProc=default", "see the agent among the processes"),
 ];
 
 #[test]
@@ -480,6 +481,45 @@ fn whatever_dies_in_the_middle_nothing_of_a_build_is_left() {
     assert_ne!(first, second);
     assert_eq!(machine.read(&format!("/var/shop/releases/{second}/private/deep/file")), "built\n");
     assert_agents_own(&machine, &format!("/var/shop/releases/{second}"));
+}
+
+/// The app's own directory of sockets is the app's: what it puts there must not make the agent use a grant of another app's.
+#[test]
+fn each_helper_is_out_of_reach_of_a_link_in_the_directory_of_an_app() {
+    let check = "[[check]]\nurl = \"unix:/run/shop/web.sock:/\"\nwithin = \"3s\"\n";
+    let (machine, _repo) = shop("links", check, |machine| {
+        let repo = machine.repo("shop");
+        repo.write("page", "one").commit("One");
+        repo
+    });
+    machine.write("/etc/systemd/system/other.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    machine.systemctl(["daemon-reload"]);
+    machine.systemctl(["start", "other.service", "release-agent-restart@other.service.socket"]);
+    let before = machine.main_process("other.service");
+    machine
+        .run([
+            "setpriv",
+            "--reuid",
+            "shop",
+            "--regid",
+            "shop",
+            "--clear-groups",
+            "ln",
+            "-s",
+            "/run/release-agent-helpers/restart.other.service",
+            "/run/shop/web.sock",
+        ])
+        .expect(0);
+    let failed = machine.ctl(["release", "main"]);
+    assert!(failed.code == 3 || failed.code == 1, "{failed:?}");
+    assert_eq!(machine.main_process("other.service"), before, "the agent has used another app's grant");
+    // And yet it is a grant: whoever is the agent connects, and the unit is restarted.
+    let script =
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/release-agent-helpers/restart.other.service'); s.recv(1)";
+    machine.run(["setpriv", "--reuid", "release-agent", "--regid", "release-agent", "--clear-groups", "/usr/bin/python3", "-c", script]);
+    wait_until("it is restarted", LONG, || {
+        machine.property("other.service", "ActiveState") == "active" && machine.main_process("other.service") != before
+    });
 }
 
 /// PRV 18, and what each unit would be without its bounds.

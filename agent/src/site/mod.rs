@@ -470,6 +470,14 @@ impl Site {
 
     /// Takes a release out of sight by a rename, then removes it. Never the one that the link names, whatever is believed of it.
     pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        let trash = self.put_aside(release)?;
+        faults::at("trashed");
+        remove_tree(&trash)?;
+        self.unpin(release)
+    }
+
+    /// Takes a release out of sight, for the next sweep to remove; nothing in it is touched.
+    pub(crate) fn put_aside(&self, release: &ReleaseName) -> Result<PathBuf, SiteError> {
         self.stands()?;
         if self.live().is_ok_and(|live| live.as_ref() == Some(release)) {
             return Err(SiteError::IsLive(release.clone()));
@@ -485,22 +493,7 @@ impl Site {
         }
         // It must not be there again after a power cut, as a release that can be activated.
         sync_dir(&self.root.join("releases"))?;
-        faults::at("trashed");
-        remove_tree(&trash)?;
-        self.unpin(release)
-    }
-
-    /// Takes a release out of sight, for the next sweep to remove; nothing in it is touched.
-    pub(crate) fn put_aside(&self, release: &ReleaseName) -> Result<(), SiteError> {
-        self.stands()?;
-        if self.live().is_ok_and(|live| live.as_ref() == Some(release)) {
-            return Err(SiteError::IsLive(release.clone()));
-        }
-        let dir = self.release_dir(release);
-        match fs::rename(&dir, self.root.join("releases").join(format!(".trash-{release}"))) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.telling("rename", &dir),
-        }
+        Ok(trash)
     }
 
     /// Writes the commit of a release where its own programs look for it.

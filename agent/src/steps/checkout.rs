@@ -55,7 +55,7 @@ impl Step for Checkout {
         // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
         if let Err(failure) = hand_over(cx) {
             cx.warn(format!("{}; what was built is put aside, and goes with the next sweep (agentctl fsck --mend)", failure.reason));
-            return Ok(cx.site.put_aside(release)?);
+            return Ok(cx.site.put_aside(release).map(drop)?);
         }
         remove_tree(&cx.site.scratch(&format!("index-{}", cx.run)))?;
         let migrated: Option<Migrated> = cx.site.fact(release)?;
