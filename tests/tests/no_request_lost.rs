@@ -1,0 +1,192 @@
+//! Not one request is lost: visitors come at a fixed rate through nginx, new connections and kept ones, quick pages and slow ones, while release
+//! after release takes over and is taken back; and while releases come that cannot serve.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
+use std::fs;
+use std::time::Duration;
+
+use agent_tests::{Bench, Led, Load, Met, Nginx, Rate, Repo, Stages, Visit, demo_settings, wait_until};
+
+const MOST: Duration = Duration::from_secs(60);
+/// How long a former instance may take for what it was asked, by the app's file.
+const DRAIN: Duration = Duration::from_secs(5);
+
+const SLOW_VIEW: &str = "
+
+@require_safe
+def slow(request):
+    import time
+    time.sleep(2)
+    return HttpResponse('at last', content_type='text/plain')
+";
+
+/// The demo's site behind nginx, with a page that takes two seconds.
+struct Site {
+    bench: Bench,
+    repo: Repo,
+    stages: Stages,
+    led: Led,
+}
+
+impl Site {
+    /// Its first release is live.
+    fn new(name: &str, checks: &str) -> (Self, Nginx) {
+        let bench = Bench::new(name);
+        let repo = bench.demo_repo(1);
+        let views = fs::read_to_string(repo.path().join("board/views.py")).unwrap();
+        let urls = fs::read_to_string(repo.path().join("noticeboard/urls.py")).unwrap();
+        repo.write("board/views.py", views + SLOW_VIEW);
+        repo.write("noticeboard/urls.py", urls.replace("]\n", "    path(\"slow\", views.slow),\n]\n"));
+        let first = repo.commit("A page that takes its time");
+        let mut site = Self { bench, repo, stages: Stages::default(), led: Led::default() };
+        site.bench.app("demo", &site.settings(checks, "")).start();
+        site.stages.begin("the first release");
+        site.switch(&["release", "main"], &first);
+        let nginx = Nginx::before_demo(&site.bench);
+        (site, nginx)
+    }
+
+    fn settings(&self, checks: &str, restart: &str) -> String {
+        let restart = format!("strategy = \"handover\"\ndrain = \"{}s\"\n{restart}", DRAIN.as_secs());
+        demo_settings(&self.bench, &self.repo)
+            .replace("strategy = \"handover\"\n", &restart)
+            .replace("\"--listen\"", "\"--threads\", \"16\", \"--listen\"")
+            .replace("status = 200\n", &format!("status = 200\n{checks}\n"))
+    }
+
+    /// Sets the app file anew, and waits until the agent has taken it up.
+    fn set(&self, toml: &str) {
+        let taken_up = || self.bench.log().matches("the configuration was taken up").count();
+        let before = taken_up();
+        self.bench.app("demo", toml);
+        wait_until("the configuration is taken up", MOST, || taken_up() > before);
+    }
+
+    /// Commits what changes a page and nothing else.
+    fn page(&self, text: &str) -> String {
+        let page = "board/templates/board/board.html";
+        let board = fs::read_to_string(self.repo.path().join(page)).unwrap();
+        self.repo.write(page, board.replace("</body>", &format!("<p>{text}</p>\n</body>")));
+        self.repo.commit(text)
+    }
+
+    /// The ctl makes a commit live.
+    fn switch(&mut self, args: &[&str], to: &str) {
+        self.led.asked(to);
+        self.bench.ctl(args).expect(0);
+        self.led.live();
+    }
+
+    fn visitors(&self, nginx: &Nginx, per_second: u32) -> Load {
+        Load::begin(Rate { socket: nginx.socket(), per_second, path: "/healthz".into(), slow_path: "/slow".into() })
+    }
+
+    /// Every visit got what it came for, from a release that visitors were led to.
+    #[track_caller]
+    fn check(&mut self, what: &str, visits: &[Visit], nginx: &Nginx) -> Met {
+        let met = Met::of(visits);
+        self.stages.begin(&format!("{what}: {met}"));
+        let lost: Vec<&Visit> = visits.iter().filter(|visit| visit.is_lost()).collect();
+        assert!(
+            lost.is_empty(),
+            "{} of {} requests were lost: {:#?}\nnginx: {:#?}",
+            lost.len(),
+            visits.len(),
+            &lost[..lost.len().min(5)],
+            nginx.errors().iter().rev().take(5).collect::<Vec<_>>()
+        );
+        let (strangers, stragglers) = (self.led.strangers(visits), self.led.stragglers(visits, DRAIN));
+        assert!(strangers.is_empty(), "{} answers of releases that were not live: {:#?}", strangers.len(), strangers.first());
+        assert!(stragglers.is_empty(), "{} answers of the old release after the drain: {:#?}", stragglers.len(), stragglers.first());
+        met
+    }
+}
+
+#[test]
+fn twenty_releases_and_twenty_rollbacks_lose_no_request() {
+    const CHECKS: &str = "stable = \"200ms\"";
+    let (mut site, nginx) = Site::new("no request lost", CHECKS);
+    let first = site.repo.head();
+    let (mut switches, mut commits) = (0, Vec::new());
+
+    let load = site.visitors(&nginx, 100);
+    for number in 1..=4 {
+        let commit = site.page(&format!("Page {number}"));
+        site.switch(&["release", "main"], &commit);
+        site.switch(&["rollback"], &first);
+        commits.push(commit);
+        switches += 2;
+    }
+    for commit in &commits {
+        site.switch(&["activate", commit], commit);
+        site.switch(&["rollback"], &first);
+        switches += 2;
+    }
+    let met = site.check("16 switches at 100 requests/s", &load.end(), &nginx);
+    assert_eq!(met.releases.len(), 5, "each release had visitors: {met:?}");
+
+    let load = site.visitors(&nginx, 300);
+    for commit in &commits {
+        site.switch(&["activate", commit], commit);
+        site.switch(&["rollback"], &first);
+        switches += 2;
+    }
+    let met = site.check("8 switches at 300 requests/s", &load.end(), &nginx);
+    assert_eq!(met.releases.len(), 5, "each release had visitors: {met:?}");
+
+    site.set(&site.settings(CHECKS, "keep_warm = true\n"));
+    let load = site.visitors(&nginx, 300);
+    for commit in commits.iter().chain(&commits) {
+        site.switch(&["activate", commit], commit);
+        site.switch(&["rollback"], &first);
+        switches += 2;
+    }
+    let met = site.check("16 switches at 300 requests/s, the former release kept warm", &load.end(), &nginx);
+    assert_eq!(met.releases.len(), 5, "each release had visitors: {met:?}");
+    assert_eq!(switches, 40);
+    site.bench.assert_sound();
+}
+
+/// A commit with another `healthz` in it.
+fn healthz(repo: &Repo, body: &str) -> String {
+    let views = fs::read_to_string(repo.path().join("board/views.py")).unwrap();
+    let (head, rest) = views.split_once("def healthz(request):\n").unwrap();
+    let rest = rest.split_once("\n\n\n").unwrap().1;
+    repo.write("board/views.py", format!("import time\nBORN = time.time()\n{head}def healthz(request):\n{body}\n\n\n{rest}"));
+    repo.commit("Another healthz")
+}
+
+/// A commit with more in its wsgi.py.
+fn wsgi(repo: &Repo, more: &str) -> String {
+    let wsgi = fs::read_to_string(repo.path().join("noticeboard/wsgi.py")).unwrap();
+    repo.write("noticeboard/wsgi.py", wsgi + more);
+    repo.commit("Another wsgi.py")
+}
+
+#[test]
+fn releases_that_do_not_serve_lose_no_request() {
+    let (mut site, nginx) = Site::new("no request lost to what does not serve", "stable = \"3s\"\nwithin = \"4s\"");
+    let first = site.repo.head();
+    // The master loads the app, and then forks its workers: the child that is left behind here ends the master.
+    let dies = "\nimport time\nif os.fork() == 0:\n    time.sleep(2)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";
+    let later = "    if time.time() > BORN + 1.5:\n        return HttpResponse('broken', status=500)\n    return HttpResponse('ok')";
+    let broken: [(&str, &dyn Fn(&Repo) -> String, &str); 4] = [
+        ("it cannot be imported", &|repo| wsgi(repo, "\nimport nothing_of_that_name\n"), "nothing_of_that_name"),
+        ("it dies some seconds after its first answers", &|repo| wsgi(repo, dies), "signal: 9"),
+        ("it answers 500", &|repo| healthz(repo, "    return HttpResponse('broken', status=500)"), "500"),
+        ("it answers 500 some seconds after its first answers", &|repo| healthz(repo, later), "500"),
+    ];
+    for (what, make, told) in broken {
+        site.repo.reset(&first);
+        let commit = make(&site.repo);
+        let load = site.visitors(&nginx, 100);
+        let done = site.bench.ctl(["release", "main"]);
+        let met = site.check(what, &load.end(), &nginx);
+        done.expect(1).says(&[told]);
+        assert_eq!(met.releases.keys().collect::<Vec<_>>(), [&first], "{commit} met visitors");
+    }
+    site.repo.reset(&first);
+    let good = site.page("What is good is released after all that");
+    site.switch(&["release", "main"], &good);
+    site.bench.assert_sound();
+}
