@@ -255,14 +255,14 @@ pub struct Met {
     pub slowest: Duration,
     /// The longest latency of a slow visit.
     pub slowest_slow: Duration,
-    /// The longest time without any answer, from the first one to the last one.
+    /// The longest time without any answer, from the first one until nobody was due any more.
     pub silence: Duration,
     /// How often each release answered.
     pub releases: BTreeMap<String, u32>,
 }
 
 impl Met {
-    /// Sums them up.
+    /// Sums them up; they are in the order in which they were due.
     pub fn of(visits: &[Visit]) -> Self {
         let latencies = |kind: Kind| {
             let mut latencies: Vec<Duration> = visits.iter().filter(|visit| visit.kind == kind).map(Visit::latency).collect();
@@ -271,7 +271,14 @@ impl Met {
         };
         let (quick, slow) = (latencies(Kind::Quick), latencies(Kind::Slow));
         let at = |share: usize| quick.get(quick.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
-        let mut answered: Vec<Instant> = visits.iter().filter(|visit| !visit.is_lost()).map(|visit| visit.answered).collect();
+        // When nobody is due any more, only the slow ones are still to be answered: that is no silence.
+        let last = visits.last().map(|visit| visit.due);
+        let mut answered: Vec<Instant> = visits
+            .iter()
+            .filter(|visit| !visit.is_lost())
+            .map(|visit| visit.answered)
+            .filter(|at| last.is_some_and(|last| *at <= last))
+            .collect();
         answered.sort_unstable();
         let mut releases = BTreeMap::new();
         visits.iter().filter_map(|visit| visit.release.clone()).for_each(|release| *releases.entry(release).or_default() += 1);
@@ -401,7 +408,7 @@ mod tests {
         assert!(visits.len() >= 200, "{} visits", visits.len());
         assert!(visits.windows(2).all(|pair| pair[1].due - pair[0].due == Duration::from_millis(5)), "none was left out");
         let met = Met::of(&visits);
-        assert_eq!((met.visits, met.lost, met.slow), (visits.len(), 1, visits.len().div_ceil(100)), "{met}");
+        assert_eq!((met.visits, met.lost, met.slow), (visits.len(), 1, (visits.len() + 49) / 100), "{met}");
         assert_eq!(met.releases.keys().collect::<Vec<_>>(), ["one"]);
         let lost = visits.iter().find(|visit| visit.is_lost()).unwrap();
         assert!(lost.result.as_ref().is_err_and(|err| err.contains("the answer ended after 39 bytes")), "{lost:?}");
