@@ -34,7 +34,7 @@ pub use http::{Answer, Place, get, request};
 pub use issuer::{Issuer, Replies};
 pub use load::{Kind, Led, Load, Met, Over, Rate, Visit};
 pub use network::{HOST, Network, SigningKey, form, nonce, now};
-pub use nginx::Nginx;
+pub use nginx::{Nginx, Upstream};
 pub use nspawn::{Booted, Inside};
 pub use package::{build_archive, build_package};
 pub use postgres::{Holder, PASSWORD, Postgres};

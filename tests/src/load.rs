@@ -16,6 +16,8 @@ use crate::http::{Answer, parse};
 
 /// One visit of so many asks for what takes long.
 const SLOW_EVERY: u64 = 100;
+/// One visit of so many posts something: what a proxy may ask once, and never again.
+const POST_EVERY: u64 = 10;
 /// One visit of so many comes over a connection that stays open.
 const KEPT_EVERY: u64 = 5;
 /// How long an answer may take before it counts as lost.
@@ -32,17 +34,19 @@ pub struct Rate {
     pub socket: PathBuf,
     /// How many visits are due in a second.
     pub per_second: u32,
-    /// What they ask for.
+    /// What they ask for, and one in ten posts to.
     pub path: String,
     /// What one in a hundred asks for.
     pub slow_path: String,
 }
 
-/// Whether the visit asks for what takes long.
+/// What the visit asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// As quick as the server can.
     Quick,
+    /// The same, by POST.
+    Posted,
     /// It takes its time.
     Slow,
 }
@@ -178,26 +182,33 @@ impl Shared {
     }
 
     fn visit(&self, number: u64, due: Instant) -> Visit {
-        let kind = if number % SLOW_EVERY == SLOW_EVERY / 2 { Kind::Slow } else { Kind::Quick };
+        let kind = match number {
+            number if number % SLOW_EVERY == SLOW_EVERY / 2 => Kind::Slow,
+            number if number % POST_EVERY == POST_EVERY / 3 => Kind::Posted,
+            _ => Kind::Quick,
+        };
         // Of the slow ones, every fifth as well.
         let over = if (number + number / SLOW_EVERY).is_multiple_of(KEPT_EVERY) { Over::Kept } else { Over::New };
-        let path = match kind {
-            Kind::Quick => &self.rate.path,
-            Kind::Slow => &self.rate.slow_path,
-        };
         let sent = Instant::now();
-        let answer = self.ask(path, over);
+        let answer = self.ask(kind, over);
         let answered = Instant::now();
         let release = answer.as_ref().ok().and_then(|answer| answer.header("x-release")).map(str::to_owned);
         let result = answer.map(|answer| answer.status).map_err(|err| err.to_string());
         Visit { kind, over, due, sent, answered, result, release }
     }
 
-    fn ask(&self, path: &str, over: Over) -> io::Result<Answer> {
+    fn ask(&self, kind: Kind, over: Over) -> io::Result<Answer> {
+        let (method, path) = match kind {
+            Kind::Quick => ("GET", &self.rate.path),
+            Kind::Posted => ("POST", &self.rate.path),
+            Kind::Slow => ("GET", &self.rate.slow_path),
+        };
         let kept = if over == Over::Kept { lock(&self.kept).pop_front() } else { None };
         let mut stream = kept.map_or_else(|| self.connect(), Ok)?;
         let connection = if over == Over::Kept { "keep-alive" } else { "close" };
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n\r\n").as_bytes())?;
+        stream.write_all(
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\nContent-Length: 0\r\n\r\n").as_bytes(),
+        )?;
         let answer = read_answer(&mut stream)?;
         if over == Over::Kept && answer.header("connection") != Some("close") {
             lock(&self.kept).push_back(stream);
@@ -264,12 +275,12 @@ pub struct Met {
 impl Met {
     /// Sums them up; they are in the order in which they were due.
     pub fn of(visits: &[Visit]) -> Self {
-        let latencies = |kind: Kind| {
-            let mut latencies: Vec<Duration> = visits.iter().filter(|visit| visit.kind == kind).map(Visit::latency).collect();
+        let latencies = |is: fn(&Kind) -> bool| {
+            let mut latencies: Vec<Duration> = visits.iter().filter(|visit| is(&visit.kind)).map(Visit::latency).collect();
             latencies.sort_unstable();
             latencies
         };
-        let (quick, slow) = (latencies(Kind::Quick), latencies(Kind::Slow));
+        let (quick, slow) = (latencies(|kind| *kind != Kind::Slow), latencies(|kind| *kind == Kind::Slow));
         let at = |share: usize| quick.get(quick.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
         // When nobody is due any more, only the slow ones are still to be answered: that is no silence.
         let last = visits.last().map(|visit| visit.due);

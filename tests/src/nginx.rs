@@ -15,6 +15,15 @@ use crate::wait::wait_until;
 const FRONT_SOCKET: &str = "run/front.sock";
 const ERRORS: &str = "log/nginx-errors.log";
 
+/// What nginx does with its connections to the app when they have served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upstream {
+    /// It closes them, as the example has it.
+    Closed,
+    /// It keeps them for the next requests of two seconds, as the example says for those who want that.
+    Kept,
+}
+
 /// An nginx that ends with its bench.
 #[derive(Debug)]
 pub struct Nginx {
@@ -26,12 +35,19 @@ pub struct Nginx {
 impl Nginx {
     /// Starts one before the demo's site, with the server of the examples; only where things lie is another.
     #[track_caller]
-    pub fn before_demo(bench: &Bench) -> Self {
+    pub fn before_demo(bench: &Bench, upstream: Upstream) -> Self {
         let (socket, errors) = (bench.path(FRONT_SOCKET), bench.path(ERRORS));
-        let server = example("nginx-shop.conf")
+        let mut server = example("nginx-shop.conf")
             .replace("listen 80;", &format!("listen unix:{};", socket.display()))
             .replace("/run/shop/web.sock", &bench.path(SITE_SOCKET).display().to_string())
             .replace("/var/shop/app", &bench.root_of("demo").join("app").display().to_string());
+        if upstream == Upstream::Kept {
+            server =
+                server.replace("web.sock;\n", "web.sock;\n    keepalive 16;\n    keepalive_time 2s;\n    keepalive_timeout 2s;\n").replace(
+                    "proxy_pass http://shop;",
+                    "proxy_pass http://shop;\n        proxy_http_version 1.1;\n        proxy_set_header Connection \"\";",
+                );
+        }
         let root = bench.path("nginx");
         let temporary =
             ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|name| format!("{name}_temp_path {}/{name};\n", root.display()));

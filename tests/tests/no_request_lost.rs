@@ -5,53 +5,89 @@
 use std::fs;
 use std::time::Duration;
 
-use agent_tests::{Bench, Led, Load, Met, Nginx, Rate, Repo, Stages, Visit, demo_settings, wait_until};
+use agent_tests::{Bench, Led, Load, Met, Nginx, Rate, Repo, Stages, Upstream, Visit, demo_settings, wait_until};
 
 const MOST: Duration = Duration::from_secs(60);
 /// How long a former instance may take for what it was asked, by the app's file.
 const DRAIN: Duration = Duration::from_secs(5);
 
-const SLOW_VIEW: &str = "
+const VIEWS: &str = "
 
-@require_safe
+import time
+
+from django.views.decorators.csrf import csrf_exempt
+
+
+@csrf_exempt
+def visit(request):
+    Notice.objects.exists()
+    return HttpResponse('welcome', content_type='text/plain')
+
+
 def slow(request):
-    import time
     time.sleep(2)
     return HttpResponse('at last', content_type='text/plain')
 ";
+
+/// What serves a release.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Server {
+    /// It ends each connection with its answer.
+    Uwsgi,
+    /// It leaves connections open, and nginx keeps them.
+    Gunicorn,
+}
 
 /// The demo's site behind nginx, with a page that takes two seconds.
 struct Site {
     bench: Bench,
     repo: Repo,
+    server: Server,
     stages: Stages,
     led: Led,
 }
 
 impl Site {
     /// Its first release is live.
-    fn new(name: &str, checks: &str) -> (Self, Nginx) {
+    fn new(name: &str, checks: &str, server: Server) -> (Self, Nginx) {
         let bench = Bench::new(name);
         let repo = bench.demo_repo(1);
         let views = fs::read_to_string(repo.path().join("board/views.py")).unwrap();
         let urls = fs::read_to_string(repo.path().join("noticeboard/urls.py")).unwrap();
-        repo.write("board/views.py", views + SLOW_VIEW);
-        repo.write("noticeboard/urls.py", urls.replace("]\n", "    path(\"slow\", views.slow),\n]\n"));
+        repo.write("board/views.py", views + VIEWS);
+        repo.write("noticeboard/urls.py", urls.replace("]\n", "    path(\"visit\", views.visit),\n    path(\"slow\", views.slow),\n]\n"));
         let first = repo.commit("A page that takes its time");
-        let mut site = Self { bench, repo, stages: Stages::default(), led: Led::default() };
+        let mut site = Self { bench, repo, server, stages: Stages::default(), led: Led::default() };
         site.bench.app("demo", &site.settings(checks, "")).start();
         site.stages.begin("the first release");
         site.switch(&["release", "main"], &first);
-        let nginx = Nginx::before_demo(&site.bench);
+        let upstream = if server == Server::Gunicorn { Upstream::Kept } else { Upstream::Closed };
+        let nginx = Nginx::before_demo(&site.bench, upstream);
         (site, nginx)
     }
 
     fn settings(&self, checks: &str, restart: &str) -> String {
         let restart = format!("strategy = \"handover\"\ndrain = \"{}s\"\n{restart}", DRAIN.as_secs());
-        demo_settings(&self.bench, &self.repo)
+        let all = demo_settings(&self.bench, &self.repo)
             .replace("strategy = \"handover\"\n", &restart)
             .replace("\"--listen\"", "\"--threads\", \"16\", \"--listen\"")
-            .replace("status = 200\n", &format!("status = 200\n{checks}\n"))
+            .replace("status = 200\n", &format!("status = 200\n{checks}\n"));
+        if self.server == Server::Uwsgi {
+            return all;
+        }
+        let (head, rest) = all.split_once("command = [").unwrap();
+        let (_, tail) = rest.split_once("]\n").unwrap();
+        let argv = [
+            "venv/bin/gunicorn",
+            "--bind=unix:{socket}",
+            "--preload",
+            "--workers=2",
+            "--threads=16",
+            "--backlog=1024",
+            "--keep-alive=10",
+            "noticeboard.wsgi",
+        ];
+        format!("{head}command = {argv:?}\n{tail}").replace("\"pyuwsgi==2.0.30.post1\"", "\"gunicorn==23.0.0\"")
     }
 
     /// Sets the app file anew, and waits until the agent has taken it up.
@@ -78,7 +114,7 @@ impl Site {
     }
 
     fn visitors(&self, nginx: &Nginx, per_second: u32) -> Load {
-        Load::begin(Rate { socket: nginx.socket(), per_second, path: "/healthz".into(), slow_path: "/slow".into() })
+        Load::begin(Rate { socket: nginx.socket(), per_second, path: "/visit".into(), slow_path: "/slow".into() })
     }
 
     /// Every visit got what it came for, from one of so many releases, all of which visitors were led to when it was made or answered.
@@ -106,7 +142,7 @@ impl Site {
 #[test]
 fn twenty_releases_and_twenty_rollbacks_lose_no_request() {
     const CHECKS: &str = "stable = \"0s\"";
-    let (mut site, nginx) = Site::new("no request lost", CHECKS);
+    let (mut site, nginx) = Site::new("no request lost", CHECKS, Server::Uwsgi);
     let first = site.repo.head();
 
     let load = site.visitors(&nginx, 100);
@@ -136,6 +172,24 @@ fn twenty_releases_and_twenty_rollbacks_lose_no_request() {
     assert_eq!(site.bench.runs().iter().filter(|run| run["outcome"] == "live").count(), 1 + 20 + 20);
 }
 
+#[test]
+fn a_proxy_that_keeps_connections_for_less_than_the_drain_loses_no_request() {
+    let (mut site, nginx) = Site::new("no request lost over kept connections", "stable = \"0s\"", Server::Gunicorn);
+    let first = site.repo.head();
+    let load = site.visitors(&nginx, 300);
+    let commit = site.page("Another page");
+    site.switch(&["release", "main"], &commit);
+    site.switch(&["rollback"], &first);
+    site.switch(&["activate", &commit], &commit);
+    site.switch(&["rollback"], &first);
+    site.check("2 and 2 of gunicorn at 300 requests/s, with connections that nginx keeps", &load.end(), &nginx, 2);
+    let told: String = site.bench.runs().iter().map(|run| format!("{:?}", site.bench.events(run["run"].as_u64().unwrap()))).collect();
+    assert!(
+        told.contains("has finished and stopped") && !told.contains("still open after"),
+        "the former one was left by everybody: {told}"
+    );
+}
+
 /// A commit with another `healthz` in it.
 fn healthz(repo: &Repo, body: &str) -> String {
     let views = fs::read_to_string(repo.path().join("board/views.py")).unwrap();
@@ -154,7 +208,7 @@ fn wsgi(repo: &Repo, more: &str) -> String {
 
 #[test]
 fn releases_that_do_not_serve_lose_no_request() {
-    let (mut site, nginx) = Site::new("no request lost to what does not serve", "stable = \"3s\"\nwithin = \"4s\"");
+    let (mut site, nginx) = Site::new("no request lost to what does not serve", "stable = \"3s\"\nwithin = \"4s\"", Server::Uwsgi);
     let first = site.repo.head();
     // The master loads the app, and then forks its workers: the child that is left behind here ends the master.
     let dies = "\nimport time\nif os.fork() == 0:\n    time.sleep(2)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";

@@ -1,5 +1,5 @@
-//! Visitors at a fixed rate, whatever they meet: one in a hundred asks for the slow path, one in five comes over a connection that stays open. They
-//! come until standard input ends; then one line of JSON tells what they met. For tests/bench.
+//! Visitors at a fixed rate, whatever they meet: one in a hundred asks for the slow path, one in ten posts to the other one, one in
+//! five comes over a connection that stays open. They come until standard input ends; then one line of JSON tells what they met. For tests/bench.
 //!
 //! ```text
 //! visitors SOCKET PER-SECOND PATH SLOW-PATH
