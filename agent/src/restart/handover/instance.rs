@@ -503,7 +503,7 @@ impl<'a> Instances<'a> {
             if Instant::now() > end {
                 (self.scene.warn)(&format!(
                     "{} connections to the instance of {release} were still open after {} s, and it is stopped all the same: requests that take \
-                     longer than drain, or connections that the proxy keeps open",
+                     longer than drain, or connections that the proxy keeps open (nginx: keepalive without a keepalive_time that is shorter)",
                     state.connections,
                     drain.as_secs()
                 ));
