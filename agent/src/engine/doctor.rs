@@ -255,9 +255,10 @@ impl AppEngine {
             let cure = "let the app name its release in a header, and set release_header".to_owned();
             let (level, text) = match (app.executor, &app.restart) {
                 // Where the processes of another user work is not the agent's to see.
-                (Executor::Units, Restart::Systemd(_)) => {
-                    (Level::Warning, "no check asks which release answers, and the agent cannot see where the app's processes work: old code would pass")
-                }
+                (Executor::Units, Restart::Systemd(_)) => (
+                    Level::Warning,
+                    "no check asks which release answers, and the agent cannot see where the app's processes work: old code would pass",
+                ),
                 _ => (Level::Good, "no check asks which release answers; the processes are the proof"),
             };
             chart.add("check", level, text, Some(cure));

@@ -2,12 +2,10 @@
 
 use agent_model::names::RefName;
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::{bytes, counted};
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, take_over};
-use crate::settings::App;
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, take_over};
 use crate::site::Sealing;
 
 pub(super) struct Seal;
@@ -21,8 +19,8 @@ impl Step for Seal {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        in_a_release(act)
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        in_a_release(brief)
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
