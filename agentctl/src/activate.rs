@@ -1,4 +1,4 @@
-//! `activate` and `rollback`: make a release that exists live again.
+//! `activate` and `rollback`: make a release that exists live.
 
 use agent_model::names::ReleaseSelector;
 use agent_model::request::Right;

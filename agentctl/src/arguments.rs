@@ -116,14 +116,26 @@ Examples:
 Ctrl-C cancels nothing; agentctl logs -f follows again."
     )]
     Release(release::Release),
+    /// Make a release and seal it; `activate` makes it live later
+    #[command(after_help = "\
+Examples:
+  agentctl stage main
+  agentctl activate 1a2b3c4d       # now: the database is dumped and migrated, and visitors are handed over
+  agentctl stage v1.4.2 --no-follow
+
+The database is neither dumped nor migrated before the activate. A lock does not
+keep a release from being staged. `list` shows one that never served as sealed.")]
+    Stage(release::Stage),
     /// List the releases, newest first, with the live one marked
     #[command(after_help = "\
 Examples:
   agentctl list
   agentctl list --json | jq -r '.releases[] | select(.pinned) | .name'")]
     List,
-    /// Make a release that exists live again
+    /// Make a release live that was live before, or was staged
     #[command(after_help = "\
+One that never served is migrated first, after a backup, as `release` does it.
+
 Examples:
   agentctl activate previous
   agentctl activate 1a2b3c4d
@@ -240,6 +252,7 @@ impl AgentVerb {
     async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         match self {
             Self::Release(release) => release.run(session).await,
+            Self::Stage(stage) => stage.run(session).await,
             Self::List => list::run(session).await,
             Self::Activate(activate) => activate.run(session).await,
             Self::Rollback(rollback) => rollback.run(session).await,

@@ -1,4 +1,4 @@
-//! `release`: makes a release of a commit, and makes it live.
+//! `release` and `stage`: make a release of a commit, and make it live, or not yet.
 
 use agent_model::names::{AppName, CommitId, RefName, Revision};
 use agent_model::request::Right;
@@ -14,12 +14,26 @@ use crate::session::{Manner, Session};
 /// What `release` takes.
 #[derive(Debug, Args)]
 pub(crate) struct Release {
-    /// Branch, tag, or commit, whole or its first digits
-    #[arg(value_name = "REF")]
-    revision: Revision,
     /// Only tell what would be done, as `plan` does
     #[arg(long, conflicts_with_all = ["no_follow", "expect_live"])]
     dry_run: bool,
+    #[command(flatten)]
+    making: Making,
+}
+
+/// What `stage` takes.
+#[derive(Debug, Args)]
+pub(crate) struct Stage {
+    #[command(flatten)]
+    making: Making,
+}
+
+/// What both take.
+#[derive(Debug, Args)]
+struct Making {
+    /// Branch, tag, or commit, whole or its first digits
+    #[arg(value_name = "REF")]
+    revision: Revision,
     /// Build the environment anew, though there is one for the same requirements
     #[arg(long)]
     rebuild: bool,
@@ -33,10 +47,23 @@ impl Release {
     /// Asks for the release.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         if self.dry_run {
-            return plan::show(session, &self.revision).await;
+            return plan::show(session, &self.making.revision).await;
         }
+        self.making.ask(session, Right::Release).await
+    }
+}
+
+impl Stage {
+    /// Asks for the release, which is not to be made live.
+    pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
+        self.making.ask(session, Right::Stage).await
+    }
+}
+
+impl Making {
+    async fn ask(self, session: &mut Session<'_>, right: Right) -> Result<Exit, Fault> {
         let app = session.app().await?;
-        let mut form = act::form(&app, Right::Release)?;
+        let mut form = act::form(&app, right)?;
         match session.client.network() {
             // On the host it is the agent that knows what a name means.
             None => form.revision = Some(self.revision.to_string()),

@@ -28,15 +28,15 @@ What is signed are the bytes of the file: they must be sent as they are, and in 
 /// What `sign` takes.
 #[derive(Debug, Args)]
 pub(crate) struct Sign {
-    /// What is asked for: release, activate, prune, mend, check, lock, unlock, pin, unpin, cancel or read
+    /// What is asked for: release, stage, activate, prune, mend, check, lock, unlock, pin, unpin, cancel or read
     action: Right,
-    /// For release: the branch or tag by its full name, such as refs/heads/main; beside --commit, the one that must reach it
+    /// For release and stage: the branch or tag by its full name, such as refs/heads/main; beside --commit, the one that must reach it
     #[arg(long = "ref", value_name = "REF")]
     reference: Option<RefName>,
-    /// For release: the whole commit id
+    /// For release and stage: the whole commit id
     #[arg(long)]
     commit: Option<CommitId>,
-    /// For release: build the environment anew
+    /// For release and stage: build the environment anew
     #[arg(long)]
     rebuild: bool,
     /// For activate, pin and unpin: a release's name, the beginning of its name or of its commit, or `previous`

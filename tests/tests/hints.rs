@@ -388,6 +388,20 @@ fn hk_10_hint_while_a_run_is_under_way() {
 
 /// While a hint is followed, somebody asks for the very commit that it will find, by the name of the branch: nobody can tell yet that it is the same.
 #[test]
+fn a_commit_that_somebody_staged_is_released_by_no_hint() {
+    let (bench, _) = following("staged", "", "");
+    bench.ctl(["stage", "main"]).expect(0);
+    let nothing = || bench.log().matches("nothing is new").count();
+    assert_eq!(push(&bench, PUSH).status, 202);
+    wait_until("the hint has been followed", SOON, || nothing() == 1);
+    // Nor is it when what was staged is gone: who staged it has decided over it.
+    fs::remove_dir_all(bench.root_of("site").join("releases").join(&bench.releases("site")[0])).unwrap();
+    assert_eq!(push(&bench, PUSH).status, 202);
+    wait_until("the hint has been followed once more", SOON, || nothing() == 2 || bench.runs().len() > 1);
+    assert_eq!((bench.runs().len(), bench.live("site")), (1, None));
+}
+
+#[test]
 fn a_hint_and_a_request_at_once_make_one_run() {
     let (bench, repo) = following("at once", "", "");
     let git = format!(

@@ -437,6 +437,11 @@ fn oid_23_sha_is_not_the_commit() {
     let first = scene.commits[0].clone();
     let said = scene.forbids(|asking| set(&mut asking.body, "commit", first.as_str()));
     assert!(said.contains("the ID token is of a job of the commit"), "{said}");
+    let said = scene.forbids(|asking| {
+        set(&mut asking.body, "action", "stage");
+        set(&mut asking.body, "commit", first.as_str());
+    });
+    assert!(said.contains("the ID token is of a job of the commit"), "{said}");
     let said = scene.forbids(|asking| remove(&mut asking.body, "commit"));
     assert!(said.contains("must name the `commit`"), "{said}");
     scene.refuses(|asking| remove(&mut asking.claims, "sha"));

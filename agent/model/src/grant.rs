@@ -279,6 +279,11 @@ impl KeyKinds {
 }
 
 impl Grant {
+    /// Whether it allows this. Whoever may release may stage: a release does all that a stage does.
+    pub fn allows(&self, right: Right) -> bool {
+        self.rights.holds(&right) || right == Right::Stage && self.rights.holds(&Right::Release)
+    }
+
     /// A grant of these rights, with nothing said about the rest.
     pub fn new(to: Vec<Principal>, apps: Scope<AppName>, rights: Scope<Right>) -> Self {
         Self {
@@ -397,8 +402,7 @@ pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) 
         let refs = Some(vec![RefPattern::exactly(follows)]);
         return Ok(Authorised { caller, right, refs, back: Back::Never });
     }
-    let fitting: Vec<&Grant> =
-        grants.iter().filter(|grant| grant.means(&caller) && grant.apps.holds(app) && grant.rights.holds(&right)).collect();
+    let fitting: Vec<&Grant> = grants.iter().filter(|grant| grant.means(&caller) && grant.apps.holds(app) && grant.allows(right)).collect();
     if fitting.is_empty() {
         return Err(Refusal::NotAllowed { caller: caller.to_string(), right, app: app.clone() });
     }
@@ -436,6 +440,22 @@ mod tests {
         assert!(authorise(anna, Right::Release, &app, &[narrow.clone(), wide]).unwrap().refs().is_none());
         let ben = Caller::Unix { user: "ben".into(), groups: vec![], power: Power::Granted };
         assert!(authorise(ben, Right::Release, &app, &[narrow]).is_err());
+    }
+
+    #[test]
+    fn who_may_release_may_stage_and_who_may_stage_may_nothing_more() {
+        let app: AppName = "shop".parse().unwrap();
+        let anna = Caller::Unix { user: "anna".into(), groups: vec![], power: Power::Granted };
+        let may = |given: Right, wanted: Right| {
+            let grant = Grant::new(vec!["unix-user:anna".parse().unwrap()], Scope::All, Scope::Only(vec![given]));
+            authorise(anna.clone(), wanted, &app, &[grant]).is_ok()
+        };
+        for given in Right::ALL {
+            for wanted in Right::ALL {
+                let included = given == Right::Release && wanted == Right::Stage;
+                assert_eq!(may(given, wanted), given == wanted || included, "{given} for {wanted}");
+            }
+        }
     }
 
     fn signer(principal: &str, key: KeyKind) -> Signer {

@@ -40,7 +40,16 @@ pub enum Act {
         /// Whether the environment is built anew.
         rebuild: Rebuild,
     },
-    /// Make an existing release live.
+    /// Make a release of a commit, and leave what is live alone: an activate makes it live later.
+    Stage {
+        /// Which commit.
+        revision: Revision,
+        /// The branch or tag that must reach it, where the request names one beside the commit.
+        via: Option<RefName>,
+        /// Whether the environment is built anew.
+        rebuild: Rebuild,
+    },
+    /// Make an existing release live. One that never served is migrated first.
     Activate {
         /// Which one.
         release: ReleaseSelector,
@@ -80,6 +89,7 @@ impl Act {
     pub fn right(&self) -> Right {
         match self {
             Self::Release { .. } => Right::Release,
+            Self::Stage { .. } => Right::Stage,
             Self::Activate { .. } => Right::Activate,
             Self::Prune => Right::Prune,
             Self::Mend => Right::Mend,
@@ -94,15 +104,27 @@ impl Act {
 
     /// Whether it waits for its turn among the runs of its app; the others are done on the spot.
     pub fn takes_turns(&self) -> bool {
-        matches!(self, Self::Release { .. } | Self::Activate { .. } | Self::Prune | Self::Mend | Self::Check)
+        matches!(self, Self::Release { .. } | Self::Stage { .. } | Self::Activate { .. } | Self::Prune | Self::Mend | Self::Check)
+    }
+
+    /// Whether it makes a release of a commit.
+    pub fn makes_a_release(&self) -> bool {
+        matches!(self, Self::Release { .. } | Self::Stage { .. })
+    }
+
+    /// Whether it makes a release live.
+    pub fn makes_live(&self) -> bool {
+        matches!(self, Self::Release { .. } | Self::Activate { .. })
     }
 }
 
 /// What a grant can allow. `Plan` and `Read` are rights to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Right {
-    /// `release`
+    /// `release`, and `stage` with it
     Release,
+    /// `stage`
+    Stage,
     /// `activate`, and `rollback` with it
     Activate,
     /// `prune`
@@ -129,8 +151,9 @@ pub enum Right {
 
 impl Right {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Release,
+        Self::Stage,
         Self::Activate,
         Self::Prune,
         Self::Mend,
@@ -148,6 +171,7 @@ impl Right {
     pub fn word(self) -> &'static str {
         match self {
             Self::Release => "release",
+            Self::Stage => "stage",
             Self::Activate => "activate",
             Self::Prune => "prune",
             Self::Mend => "mend",
@@ -175,7 +199,7 @@ impl FromStr for Right {
         Self::ALL.into_iter().find(|right| right.word() == text).ok_or_else(|| BadName {
             what: "action",
             text: text.chars().take(80).collect(),
-            rule: "is none of release, activate, prune, mend, check, lock, unlock, pin, unpin, cancel, plan, read",
+            rule: "is none of release, stage, activate, prune, mend, check, lock, unlock, pin, unpin, cancel, plan, read",
         })
     }
 }
@@ -208,7 +232,7 @@ pub struct Lock {
 pub struct Standing {
     /// The run under way.
     pub running: Option<RunId>,
-    /// Those that wait, oldest first, each with whether it would make a release live (only such can be superseded).
+    /// Those that wait, oldest first, each with whether it would make a release of a commit (only such can be superseded).
     pub waiting: Vec<(RunId, Waiting)>,
     /// The lock.
     pub lock: Option<Lock>,
@@ -225,8 +249,10 @@ pub struct Standing {
 /// What kind of run waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
-    /// It would make a release of a commit.
+    /// It would make a release of a commit, and make it live.
     Release,
+    /// It would make a release of a commit, and leave what is live alone.
+    Stage,
     /// Anything else; never superseded.
     Other,
 }
@@ -291,9 +317,8 @@ impl Standing {
         {
             return Err(Refusal::Stale { expected: expected.clone(), found: self.live.clone() });
         }
-        let changes_what_is_live = matches!(act, Act::Release { .. } | Act::Activate { .. });
         if let Some(lock) = &self.lock
-            && changes_what_is_live
+            && act.makes_live()
         {
             return Err(Refusal::Locked(lock.clone()));
         }
@@ -317,11 +342,17 @@ impl Standing {
             return Ok(Admission { supersedes: Vec::new() });
         }
         let ahead = self.running.or(self.waiting.first().map(|(run, _)| *run));
-        match (self.when_busy, ahead) {
-            (WhenBusy::Refuse, Some(run)) => Err(Refusal::Busy(run)),
-            (WhenBusy::Latest, _) if matches!(act, Act::Release { .. }) => {
-                let releases = self.waiting.iter().filter(|(_, kind)| *kind == Waiting::Release);
-                Ok(Admission { supersedes: releases.map(|(run, _)| *run).collect() })
+        // Like takes the place of like: a stage in the place of a release would leave somebody without the release that he asked for.
+        let takes_place_of = match act {
+            Act::Release { .. } => Some(Waiting::Release),
+            Act::Stage { .. } => Some(Waiting::Stage),
+            _ => None,
+        };
+        match (self.when_busy, ahead, takes_place_of) {
+            (WhenBusy::Refuse, Some(run), _) => Err(Refusal::Busy(run)),
+            (WhenBusy::Latest, _, Some(alike)) => {
+                let older = self.waiting.iter().filter(|(_, kind)| *kind == alike);
+                Ok(Admission { supersedes: older.map(|(run, _)| *run).collect() })
             }
             _ if self.waiting.len() >= MOST_WAITING => Err(Refusal::QueueFull),
             _ => Ok(Admission { supersedes: Vec::new() }),
@@ -341,6 +372,10 @@ mod tests {
         Act::Release { revision: "main".parse().unwrap(), via: None, rebuild: Rebuild::WhenNeeded }
     }
 
+    fn stage() -> Act {
+        Act::Stage { revision: "main".parse().unwrap(), via: None, rebuild: Rebuild::WhenNeeded }
+    }
+
     fn activate() -> Act {
         Act::Activate { release: ReleaseSelector::Previous }
     }
@@ -351,7 +386,7 @@ mod tests {
         let standing = Standing { lock: Some(lock.clone()), ..Standing::default() };
         assert_eq!(standing.admit(&request(release())), Err(Refusal::Locked(lock.clone())));
         assert_eq!(standing.admit(&request(activate())), Err(Refusal::Locked(lock)));
-        for act in [Act::Prune, Act::Mend, Act::Check, Act::Unlock, Act::Cancel { run: RunId(1) }] {
+        for act in [stage(), Act::Prune, Act::Mend, Act::Check, Act::Unlock, Act::Cancel { run: RunId(1) }] {
             assert!(standing.admit(&request(act)).is_ok());
         }
     }
@@ -360,7 +395,7 @@ mod tests {
     fn stuck_leaves_only_activate_check_and_what_is_done_on_the_spot() {
         let standing = Standing { stuck: Some(RunId(7)), ..Standing::default() };
         assert_eq!(standing.admit(&request(release())), Err(Refusal::Stuck(RunId(7))));
-        for act in [Act::Prune, Act::Mend] {
+        for act in [stage(), Act::Prune, Act::Mend] {
             assert_eq!(standing.admit(&request(act)), Err(Refusal::Stuck(RunId(7))));
         }
         assert!(standing.admit(&request(activate())).is_ok());
@@ -369,9 +404,11 @@ mod tests {
 
     #[test]
     fn the_newest_release_takes_the_place_of_waiting_releases_only() {
-        let waiting = vec![(RunId(2), Waiting::Release), (RunId(3), Waiting::Other), (RunId(4), Waiting::Release)];
+        let waiting =
+            vec![(RunId(2), Waiting::Release), (RunId(3), Waiting::Other), (RunId(4), Waiting::Release), (RunId(5), Waiting::Stage)];
         let standing = Standing { running: Some(RunId(1)), waiting, when_busy: WhenBusy::Latest, ..Standing::default() };
         assert_eq!(standing.admit(&request(release())).unwrap().supersedes, [RunId(2), RunId(4)]);
+        assert_eq!(standing.admit(&request(stage())).unwrap().supersedes, [RunId(5)], "a stage takes no release's place");
         assert!(standing.admit(&request(activate())).unwrap().supersedes.is_empty());
     }
 

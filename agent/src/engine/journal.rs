@@ -644,17 +644,17 @@ fn before(connection: &Connection, nonce: &str, form: &str, caller: &str) -> Res
     Ok(found.map(|(run, same)| if same { Taken::Before(RunId(run)) } else { Taken::NonceReused }))
 }
 
-/// Whether any run of an app was ever asked to release a commit, whatever became of it. A release's name ends with the first digits of its commit.
+/// Whether any run of an app was ever asked to release or stage a commit, whatever became of it. A release's name ends with the first digits of its commit.
 fn was_asked_for(connection: &Connection, app: &AppName, commit: &CommitId) -> Result<bool, rusqlite::Error> {
     let mut query = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action = 'release' AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action IN ('release', 'stage') AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
     )?;
     query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))
 }
 
 fn has_unresolved(connection: &Connection, app: &AppName) -> Result<bool, rusqlite::Error> {
     let mut query = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ? AND action = 'release' AND ended IS NULL AND release IS NULL AND form ->> 'commit' IS NULL)",
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ? AND action IN ('release', 'stage') AND ended IS NULL AND release IS NULL AND form ->> 'commit' IS NULL)",
     )?;
     query.query_row([app.as_str()], |row| row.get(0))
 }
@@ -685,7 +685,14 @@ fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalE
     for row in rows {
         match row? {
             (run, _, true) => standing.running = Some(run),
-            (run, action, false) => standing.waiting.push((run, if action == "release" { Waiting::Release } else { Waiting::Other })),
+            (run, action, false) => {
+                let kind = match action.as_str() {
+                    "release" => Waiting::Release,
+                    "stage" => Waiting::Stage,
+                    _ => Waiting::Other,
+                };
+                standing.waiting.push((run, kind));
+            }
         }
     }
     let mut query = connection.prepare_cached(

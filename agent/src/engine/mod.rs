@@ -257,7 +257,7 @@ impl AppEngine {
                 _ => Err(refused),
             };
         }
-        if let Act::Release { via: Some(via), .. } = &request.act
+        if let Act::Release { via: Some(via), .. } | Act::Stage { via: Some(via), .. } = &request.act
             && !authorised.allows_ref(via)
         {
             let refs = authorised.refs().unwrap_or_default().iter().map(|pattern| pattern.as_str().to_owned()).collect();
@@ -331,7 +331,7 @@ impl AppEngine {
                 }
                 if self.journal.has(*run, "exposed")? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
-            Act::Release { .. } | Act::Prune | Act::Mend | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
+            Act::Release { .. } | Act::Stage { .. } | Act::Prune | Act::Mend | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
         }
     }
 
@@ -388,7 +388,7 @@ impl AppEngine {
             Act::Pin { release } => Ok(self.site.pin(&self.find(release)?)?),
             Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
-            Act::Release { .. } | Act::Activate { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
+            Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }
 

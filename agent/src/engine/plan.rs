@@ -10,6 +10,7 @@ use agent_wire::view;
 
 use super::worker::draw;
 use super::{AppEngine, NotTaken};
+use crate::steps::{Brief, Past};
 use crate::tools::git::{Allowed, Budget, Git, TreeError};
 use crate::tools::{Cancel, Watch};
 use crate::work::chain;
@@ -84,7 +85,7 @@ impl AppEngine {
             changed.iter().filter(|(_, path)| fits(path)).map(|(how, path)| format!("{how} {path}")).collect()
         };
         let act = Act::Release { revision: revision.clone(), via: None, rebuild: Rebuild::WhenNeeded };
-        let steps = draw(&act, &app).cards.into_iter().map(|card| PlannedStep {
+        let steps = draw(&Brief { act: &act, app: &app, past: Past::Unserved }).cards.into_iter().map(|card| PlannedStep {
             step: card.step.to_owned(),
             undo: card.nature.undo == agent_model::plan::Undo::TakeBack,
             warn: card.nature.on_failure == agent_model::plan::OnFailure::Warn,

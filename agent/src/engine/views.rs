@@ -58,12 +58,12 @@ impl AppEngine {
         let found = self.site.find(release);
         // One that cannot be read is for fsck to tell.
         let migrated: Option<Migrated> = self.site.fact(release).ok().flatten();
-        let migrated = migrated.unwrap_or(Migrated { pending: Vec::new(), applied: None, backup: None, restore: None });
+        let migrated = migrated.unwrap_or_default();
         Ok(view::ReleaseDetail {
             release: self.release(release)?,
             path: self.site.release_dir(release).display().to_string(),
             manifest: found.manifest.and_then(|manifest| serde_json::to_value(manifest).ok()).unwrap_or_default(),
-            migrations: migrated.applied.unwrap_or_default(),
+            migrations: migrated.all_applied(),
             backup: migrated.backup.filter(|path| path.exists()).map(|path| path.display().to_string()),
             environment: self.site.environment_of(release),
         })

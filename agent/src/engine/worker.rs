@@ -21,8 +21,8 @@ use super::telling::Telling;
 use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::settings::{App, Complaint, Executor, When, read_secrets};
-use crate::site::SiteLock;
-use crate::steps::{Cx, Did, PIPELINE, Steadiness, Target, Teller, explain, named};
+use crate::site::{Served, SiteLock};
+use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Steadiness, Target, Teller, explain, named};
 use crate::tools::{Cancel, end_marked};
 use crate::work::mask::Mask;
 use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
@@ -177,6 +177,7 @@ impl Worker {
         let act = request.act.clone();
         // What stands in the way before the first step fails the first step, in the same words and with the same end.
         let mut obstacle = None;
+        let mut chosen: Option<Result<ReleaseName, Failure>> = None;
         let live = engine.site.live().unwrap_or_else(|err| {
             obstacle = Some(Failure::from(err));
             None
@@ -193,7 +194,12 @@ impl Worker {
             note_mark(&mut replayed.run, Mark::Stopped);
             replayed
         } else {
-            let plan = draw(&act, &app);
+            // Whether it has served decides what is to be done, so it is looked up before the plan is drawn.
+            if let Act::Activate { release } = &act {
+                chosen = Some(self.find(release, live.as_ref()));
+            }
+            let past = self.past_of(chosen.as_ref().and_then(|chosen| chosen.as_ref().ok()))?;
+            let plan = draw(&Brief { act: &act, app: &app, past });
             // Somebody may have cancelled it while it waited.
             if !journal.append_unless(due.run, &planned(&plan, live.as_ref()), "ended")? {
                 return Ok(());
@@ -234,7 +240,8 @@ impl Worker {
             && cx.target.is_none()
             && obstacle.is_none()
         {
-            match self.find(release, cx.former.as_ref()).and_then(|release| self.target_of(&release)) {
+            let chosen = chosen.unwrap_or_else(|| self.find(release, cx.former.as_ref()));
+            match chosen.and_then(|release| self.target_of(&release)) {
                 Ok(target) => {
                     telling.mark(What::Resolved {
                         commit: target.commit.to_string(),
@@ -266,6 +273,14 @@ impl Worker {
         }
     }
 
+    /// Whether a release has served. One whose fact is lost is known to the journal.
+    fn past_of(&self, release: Option<&ReleaseName>) -> Result<Past, JournalError> {
+        let Some(release) = release else { return Ok(Past::Served) };
+        let served = self.engine.site.fact::<Served>(release).is_ok_and(|served| served.is_some());
+        let served = served || self.engine.journal.ever_live(&self.engine.name)?.contains(release);
+        Ok(if served { Past::Served } else { Past::Unserved })
+    }
+
     fn all_events(&self, run: RunId) -> Result<Vec<Event>, JournalError> {
         let mut events: Vec<Event> = Vec::new();
         loop {
@@ -288,9 +303,9 @@ fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
 }
 
 /// The plan for an act, from what each step chooses.
-pub(super) fn draw(act: &Act, app: &App) -> Plan {
-    let aim = if matches!(act, Act::Release { .. } | Act::Activate { .. }) { Aim::Serve } else { Aim::Tend };
-    Plan::draw(aim, PIPELINE.iter().map(|step| (step.name(), step.nature(), step.choose(act, app))))
+pub(super) fn draw(brief: &Brief<'_>) -> Plan {
+    let aim = if brief.act.makes_live() { Aim::Serve } else { Aim::Tend };
+    Plan::draw(aim, PIPELINE.iter().map(|step| (step.name(), step.nature(), step.choose(brief))))
 }
 
 fn request_of(due: &Due) -> Option<Request> {

@@ -114,8 +114,9 @@ const OTHER_WORDS: [(&str, Right); 10] = [
     ("verify", Right::Read),
 ];
 
-const RIGHTS: [(&str, Right); 12] = [
+const RIGHTS: [(&str, Right); 13] = [
     ("release", Right::Release),
+    ("stage", Right::Stage),
     ("activate", Right::Activate),
     ("prune", Right::Prune),
     ("mend", Right::Mend),

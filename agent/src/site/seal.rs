@@ -16,7 +16,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
-use super::{FACTS, Site, SiteError, Telling, own_file, write_durably};
+use super::{FACTS, Site, SiteError, Telling, own_file, remove_durably, write_durably};
 
 /// What a release is. Durable after all that it vouches for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,8 +60,11 @@ pub(crate) struct Served {
 }
 
 /// The migrations of a release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Migrated {
+    /// The mark of the run that applies them, for numbers begin anew with a new journal; nothing in what an older agent wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// What was to be applied, in order.
     pub pending: Vec<String>,
     /// What was applied; nothing while that is under way, or was cut off.
@@ -70,6 +73,22 @@ pub(crate) struct Migrated {
     pub backup: Option<PathBuf>,
     /// The command that restores it.
     pub restore: Option<String>,
+    /// The same of an earlier run of this release, where something of it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Box<Migrated>>,
+}
+
+impl Migrated {
+    /// All that is known to be applied with the release, in order.
+    pub(crate) fn all_applied(&self) -> Vec<String> {
+        let earlier = self.earlier.as_ref().map(|earlier| earlier.all_applied()).unwrap_or_default();
+        earlier.into_iter().chain(self.applied.iter().flatten().cloned()).collect()
+    }
+
+    /// Whether anything of it stands, or may.
+    pub(crate) fn may_stand(&self) -> bool {
+        self.applied.as_ref().is_none_or(|applied| !applied.is_empty()) || self.earlier.as_ref().is_some_and(|earlier| earlier.may_stand())
+    }
 }
 
 /// That a release failed and is kept: only its code can reverse what it migrated.
@@ -258,5 +277,10 @@ impl Site {
         let path = self.facts_of(release)?.join(F::FILE);
         let text = serde_json::to_vec(fact).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
         write_durably(&path, &text, 0o444)
+    }
+
+    /// Removes a fact about a release, if it is one.
+    pub(crate) fn remove_fact<F: Fact>(&self, release: &ReleaseName) -> Result<(), SiteError> {
+        remove_durably(&self.facts_of(release)?.join(F::FILE))
     }
 }

@@ -1,13 +1,14 @@
 //! `backup`: a verified dump before migrations are applied.
 
+use std::path::PathBuf;
+
+use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
 
 use super::cx::Ask;
 use super::room::bytes;
-use super::{Cx, Did, Failure, Step, TAKEN_BACK, migrate, with_django};
-use crate::settings::App;
-use crate::tools::database::Part;
+use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, before_it_serves, migrate, with_django};
+use crate::tools::database::{self, Part};
 use crate::work::{Answer, Bytecode, Job};
 
 pub(super) struct Backup;
@@ -21,8 +22,8 @@ impl Step for Backup {
         TAKEN_BACK
     }
 
-    fn choose(&self, act: &Act, app: &App) -> Choice {
-        match (with_django(act, app, "migrate", |django| django.migrate), &app.backup) {
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        match (with_django(before_it_serves(brief), brief.app, "migrate", |django| django.migrate), &brief.app.backup) {
             (Choice::Do, None) => Choice::Skip("no [backup] is set".to_owned()),
             (choice, _) => choice,
         }
@@ -34,7 +35,7 @@ impl Step for Backup {
         if migrate::schema_of(&inspection)?.pending.is_empty() {
             return Ok(Did::Nothing("no migration to apply".to_owned()));
         }
-        let to = cx.site.backup(&cx.target()?.release, settings.kind.ending());
+        let to = place(cx, &cx.target()?.release, settings)?;
         let part = Part::create(&to)?;
         let restore = match cx.work_into(&Job::Dump, &part.file())? {
             Answer::Dumped { restore } => restore,
@@ -52,10 +53,27 @@ impl Step for Backup {
         if migrate::stands(cx, &target.release)? {
             return Ok(());
         }
-        let path = cx.site.backup(&target.release, settings.kind.ending());
-        let mut part = path.clone().into_os_string();
-        part.push(".part");
-        cx.site.remove_backup(part.as_ref())?;
-        Ok(cx.site.remove_backup(&path)?)
+        let plain = migrate::earlier(cx, &target.release)?.is_none().then(|| cx.site.backup(&target.release, settings.kind.ending()));
+        for path in plain.into_iter().chain([beside(cx, &target.release, settings)]) {
+            let mut part = path.clone().into_os_string();
+            part.push(".part");
+            cx.site.remove_backup(part.as_ref())?;
+            cx.site.remove_backup(&path)?;
+        }
+        Ok(())
     }
+}
+
+/// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
+/// and this one goes beside it.
+fn place(cx: &Cx<'_>, release: &ReleaseName, settings: &database::Settings) -> Result<PathBuf, Failure> {
+    Ok(match migrate::earlier(cx, release)? {
+        None => cx.site.backup(release, settings.kind.ending()),
+        Some(_) => beside(cx, release, settings),
+    })
+}
+
+/// The place of a dump that has the number of its run.
+fn beside(cx: &Cx<'_>, release: &ReleaseName, settings: &database::Settings) -> PathBuf {
+    cx.site.backup(release, &format!("run-{}.{}", cx.run, settings.kind.ending()))
 }

@@ -1,10 +1,8 @@
 //! `check`: Django's own system checks, with the settings and the environment that will serve.
 
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
 
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, with_django};
-use crate::settings::App;
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, with_django};
 use crate::work::Job;
 
 pub(super) struct Check;
@@ -18,8 +16,8 @@ impl Step for Check {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, app: &App) -> Choice {
-        with_django(act, app, "check", |django| django.check)
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        with_django(in_a_release(brief), brief.app, "check", |django| django.check)
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {

@@ -3,14 +3,12 @@
 use std::fs;
 
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
-use chrono::Utc;
 
 use super::room::{self, bytes, counted};
-use super::{Cx, Did, Failure, Step, TAKEN_BACK, chain, hand_over, in_a_release};
+use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain, hand_over, in_a_release, migrate};
 use crate::faults;
-use crate::settings::{App, Executor, Submodules};
-use crate::site::{FACTS, Failed, Migrated, Telling, remove_tree};
+use crate::settings::{Executor, Submodules};
+use crate::site::{FACTS, Telling, remove_tree};
 use crate::tools::git::{Budget, Tree};
 
 pub(super) struct Checkout;
@@ -24,8 +22,8 @@ impl Step for Checkout {
         TAKEN_BACK
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        in_a_release(act)
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        in_a_release(brief)
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
@@ -58,12 +56,8 @@ impl Step for Checkout {
             return Ok(cx.site.put_aside(release).map(drop)?);
         }
         remove_tree(&cx.site.scratch(&format!("index-{}", cx.run)))?;
-        let migrated: Option<Migrated> = cx.site.fact(release)?;
-        let stands = migrated.and_then(|migrated| migrated.applied).is_some_and(|applied| !applied.is_empty());
-        if stands && cx.site.manifest(release).is_ok() {
-            cx.site.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
-            cx.note(format!("{} is kept: only its code can reverse the migrations that stand", cx.site.release_dir(release).display()));
-            return Ok(());
+        if migrate::applied(cx, release)? && cx.site.manifest(release).is_ok() {
+            return migrate::keep(cx, release);
         }
         // This run had not come to its switch, and yet the link may name the release: somebody set it while the agent was away.
         if cx.site.live().is_ok_and(|live| live.as_ref() == Some(release)) && cx.former.as_ref() != Some(release) {

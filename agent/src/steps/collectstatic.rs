@@ -1,11 +1,10 @@
 //! `collectstatic`: the static files, into the release's own directory.
 
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
 
 use super::cx::Ask;
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, with_django};
-use crate::settings::{App, Executor};
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, with_django};
+use crate::settings::Executor;
 use crate::work::{Bytecode, Job};
 
 pub(super) struct CollectStatic;
@@ -19,8 +18,8 @@ impl Step for CollectStatic {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, app: &App) -> Choice {
-        with_django(act, app, "collectstatic", |django| django.collectstatic)
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        with_django(in_a_release(brief), brief.app, "collectstatic", |django| django.collectstatic)
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {

@@ -141,7 +141,7 @@ impl Cx<'_> {
     /// The refs that may be released from.
     pub(crate) fn allowed(&self) -> Allowed<'_> {
         let via = match self.act {
-            Act::Release { via, .. } => via.as_ref(),
+            Act::Release { via, .. } | Act::Stage { via, .. } => via.as_ref(),
             _ => None,
         };
         Allowed { app: &self.app.refs, grant: self.refs, via }

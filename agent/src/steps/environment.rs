@@ -4,8 +4,8 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
-use super::{Cx, Did, NOTHING_LEFT, Step, in_a_release, take_over};
-use crate::settings::{App, Executor};
+use super::{Brief, Cx, Did, NOTHING_LEFT, Step, in_a_release, take_over};
+use crate::settings::Executor;
 use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
 use crate::work::{Answer, Caches, Failure, Job};
 
@@ -20,8 +20,8 @@ impl Step for Environment {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, app: &App) -> Choice {
-        match (in_a_release(act), &app.python) {
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        match (in_a_release(brief), &brief.app.python) {
             (Choice::Do, None) => Choice::Skip("no [python] is set".to_owned()),
             (choice, _) => choice,
         }
@@ -42,7 +42,7 @@ impl Step for Environment {
         if !is_key(&wanted.key) {
             return Err(Failure::new(format!("{:?} is no key of an environment", wanted.key)));
         }
-        let rebuild = matches!(cx.act, Act::Release { rebuild: Rebuild::Always, .. });
+        let rebuild = matches!(cx.act, Act::Release { rebuild: Rebuild::Always, .. } | Act::Stage { rebuild: Rebuild::Always, .. });
         if let (Some(key), false) = (newest(cx.site, &wanted.key)?, rebuild) {
             cx.site.link_environment(&release, &key)?;
             cx.note(format!("taken over: nothing that decides it has changed ({})", wanted.told));

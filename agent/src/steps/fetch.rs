@@ -9,8 +9,7 @@ use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::counted;
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
-use crate::settings::App;
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
 use crate::tools::git::Fetched;
 
 /// How often the cache is looked at while somebody else holds it.
@@ -27,12 +26,14 @@ impl Step for Fetch {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        in_a_release(act)
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        in_a_release(brief)
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let Act::Release { revision, .. } = cx.act else { return Ok(Did::Nothing("nothing is to be fetched".to_owned())) };
+        let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
+            return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
+        };
         // Before anything is made that could not be taken back.
         cx.site.stands()?;
         // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.

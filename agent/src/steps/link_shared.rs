@@ -1,10 +1,8 @@
 //! `link-shared`: what every release has in common.
 
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
 
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
-use crate::settings::App;
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
 
 pub(super) struct LinkShared;
 
@@ -17,8 +15,9 @@ impl Step for LinkShared {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, app: &App) -> Choice {
-        match in_a_release(act) {
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        let app = brief.app;
+        match in_a_release(brief) {
             Choice::Do if app.shared.dirs.is_empty() && app.shared.files.is_empty() => Choice::Skip("nothing is shared".to_owned()),
             choice => choice,
         }

@@ -6,9 +6,8 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
 use super::room::counted;
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step};
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step};
 use crate::restart::handover;
-use crate::settings::App;
 use crate::site::{Around, Chart};
 use crate::work::Users;
 
@@ -23,8 +22,8 @@ impl Step for Mend {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        if *act == Act::Mend { Choice::Do } else { Choice::Absent }
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        if *brief.act == Act::Mend { Choice::Do } else { Choice::Absent }
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {

@@ -3,12 +3,12 @@
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
+use chrono::Utc;
 
 use super::cx::Ask;
-use super::{Cx, Did, Failure, Step, TAKEN_BACK, with_django};
+use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, before_it_serves, with_django};
 use crate::faults;
-use crate::settings::App;
-use crate::site::Migrated;
+use crate::site::{Failed, Migrated};
 use crate::tools::manage::{Inspection, Schema};
 use crate::work::{Bytecode, Job};
 
@@ -23,8 +23,8 @@ impl Step for Migrate {
         TAKEN_BACK
     }
 
-    fn choose(&self, act: &Act, app: &App) -> Choice {
-        with_django(act, app, "migrate", |django| django.migrate)
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        with_django(before_it_serves(brief), brief.app, "migrate", |django| django.migrate)
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
@@ -41,11 +41,20 @@ impl Step for Migrate {
         }
         cx.note(format!("{} to apply: {}", schema.pending.len(), schema.pending.join(", ")));
         let release = cx.target()?.release.clone();
+        let mut earlier = earlier(cx, &release)?;
+        if let Some(earlier) = &mut earlier
+            && earlier.applied.is_none()
+        {
+            // It was cut off, and nobody could ask the database then.
+            earlier.applied = Some(without(&earlier.pending, &schema.pending));
+        }
         let mut record = Migrated {
+            by: Some(cx.marker.to_owned()),
             pending: schema.pending.clone(),
             applied: None,
             backup: cx.dump.as_ref().map(|dump| dump.path.clone()),
             restore: cx.dump.as_ref().map(|dump| dump.restore.clone()),
+            earlier: earlier.map(Box::new),
         };
         // Written before: after a crash it says what was about to be applied.
         cx.site.set_fact(&release, &record)?;
@@ -55,7 +64,7 @@ impl Step for Migrate {
         // What was applied is asked of the database, whatever migrate said.
         let after = cx.inspect(Bytecode::NotWritten, Ask::Again).and_then(|inspection| schema_of(&inspection).cloned());
         if let Ok(after) = &after {
-            record.applied = Some(schema.pending.iter().filter(|migration| !after.pending.contains(migration)).cloned().collect());
+            record.applied = Some(without(&schema.pending, &after.pending));
             cx.site.set_fact(&release, &record)?;
         }
         for warning in done?.warnings() {
@@ -69,16 +78,21 @@ impl Step for Migrate {
 
     fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
         let Some(target) = cx.target.clone() else { return Ok(()) };
-        let Some(mut record) = cx.site.fact::<Migrated>(&target.release)? else { return Ok(()) };
+        let Some(mut record) = own(cx, &target.release)? else { return Ok(()) };
         let cut_off = record.applied.is_none();
         if cut_off {
             // The agent died in the middle: the database knows how far it came.
             let after = schema_of(&cx.inspect(Bytecode::NotWritten, Ask::Again)?)?.clone();
-            record.applied = Some(record.pending.iter().filter(|migration| !after.pending.contains(migration)).cloned().collect());
+            record.applied = Some(without(&record.pending, &after.pending));
             cx.site.set_fact(&target.release, &record)?;
         }
         let applied = record.applied.unwrap_or_default();
         if applied.is_empty() {
+            // The release may be another run's: it is left as it was.
+            match record.earlier {
+                Some(earlier) => cx.site.set_fact(&target.release, &*earlier)?,
+                None => cx.site.remove_fact::<Migrated>(&target.release)?,
+            }
             return Ok(());
         }
         cx.teller.stands(&format!("applied and not taken back: {}", applied.join(", ")), record.restore.as_deref());
@@ -90,14 +104,47 @@ impl Step for Migrate {
             ))
             .with_hint("look at the database, then `agentctl activate` a release that fits it"));
         }
-        Ok(())
+        // In a release the checkout decides what becomes of the directory.
+        if matches!(cx.act, Act::Activate { .. }) { keep(cx, &target.release) } else { Ok(()) }
     }
 }
 
-/// Whether anything that a release migrated stands, or may.
-pub(super) fn stands(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
+/// What this run wrote down of the release's migrations.
+fn own(cx: &Cx<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
     let record: Option<Migrated> = cx.site.fact(release)?;
-    Ok(record.is_some_and(|record| record.applied.is_none_or(|applied| !applied.is_empty())))
+    // A release is made by its own run, be it one of an older agent, which wrote no mark.
+    let made_here = cx.act.makes_a_release();
+    Ok(record.filter(|record| made_here || record.by.as_deref() == Some(cx.marker)))
+}
+
+/// What runs before this one wrote down, where anything of it stands, or may.
+pub(super) fn earlier(cx: &Cx<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
+    if let Some(own) = own(cx, release)? {
+        return Ok(own.earlier.map(|earlier| *earlier));
+    }
+    Ok(cx.site.fact::<Migrated>(release)?.filter(Migrated::may_stand))
+}
+
+/// Whether anything that this run migrated stands, or may.
+pub(super) fn stands(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
+    Ok(own(cx, release)?.is_some_and(|record| record.applied.is_none_or(|applied| !applied.is_empty())))
+}
+
+/// Whether this run is known to have migrated something.
+pub(super) fn applied(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
+    Ok(own(cx, release)?.and_then(|record| record.applied).is_some_and(|applied| !applied.is_empty()))
+}
+
+/// Marks a release whose migrations stand, though it does not serve.
+pub(super) fn keep(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+    cx.site.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
+    cx.note(format!("{} is kept: only its code can reverse the migrations that stand", cx.site.release_dir(release).display()));
+    Ok(())
+}
+
+/// The migrations that are not, or no longer, to be applied.
+fn without(migrations: &[String], pending: &[String]) -> Vec<String> {
+    migrations.iter().filter(|migration| !pending.contains(migration)).cloned().collect()
 }
 
 /// How the database and the code stand to each other.

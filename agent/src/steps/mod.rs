@@ -58,7 +58,7 @@ pub(crate) trait Step: Sync {
     /// What the engine must know of it.
     fn nature(&self) -> Nature;
     /// Whether it has a part in a request, as far as that can be told before anything is done.
-    fn choose(&self, act: &Act, app: &App) -> Choice;
+    fn choose(&self, brief: &Brief<'_>) -> Choice;
     /// Does it.
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure>;
     /// Takes it back, or finds out and says what stands. It may never quite have happened, and may be asked more than once.
@@ -66,6 +66,26 @@ pub(crate) trait Step: Sync {
         let _ = cx;
         Ok(())
     }
+}
+
+/// What a step is told before anything is done.
+#[derive(Clone, Copy)]
+pub(crate) struct Brief<'a> {
+    /// What is asked.
+    pub act: &'a Act,
+    /// The app's settings.
+    pub app: &'a App,
+    /// For an activate: whether the release has served.
+    pub past: Past,
+}
+
+/// Whether a release has served before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// It has, and its migrations were applied then.
+    Served,
+    /// It has not: it is new, or was staged.
+    Unserved,
 }
 
 /// What a step did.
@@ -98,14 +118,22 @@ fn hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
     crate::work::hand_over(cx.app)
 }
 
-/// The choice of a step that has a part in every release, and in nothing else.
-fn in_a_release(act: &Act) -> Choice {
-    if matches!(act, Act::Release { .. }) { Choice::Do } else { Choice::Absent }
+/// The choice of a step that has a part wherever a release is made, and in nothing else.
+fn in_a_release(brief: &Brief<'_>) -> Choice {
+    if brief.act.makes_a_release() { Choice::Do } else { Choice::Absent }
 }
 
-/// The choice of a step of Django's: `word` is the key that can turn it off.
-fn with_django(act: &Act, app: &App, word: &str, on: impl Fn(&crate::tools::manage::Settings) -> bool) -> Choice {
-    match (in_a_release(act), &app.django) {
+/// The choice of a step that comes before a release serves for the first time.
+fn before_it_serves(brief: &Brief<'_>) -> Choice {
+    match (brief.act, brief.past) {
+        (Act::Release { .. }, _) | (Act::Activate { .. }, Past::Unserved) => Choice::Do,
+        _ => Choice::Absent,
+    }
+}
+
+/// The same choice for a step of Django's: `word` is the key that can turn it off.
+fn with_django(choice: Choice, app: &App, word: &str, on: impl Fn(&crate::tools::manage::Settings) -> bool) -> Choice {
+    match (choice, &app.django) {
         (Choice::Do, None) => Choice::Skip("no [django] is set".to_owned()),
         (Choice::Do, Some(django)) if !on(django) => Choice::Skip(format!("{word} = false is set")),
         (choice, _) => choice,

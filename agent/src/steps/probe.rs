@@ -3,8 +3,7 @@
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step};
-use crate::settings::App;
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step};
 
 pub(super) struct Probe;
 
@@ -17,8 +16,8 @@ impl Step for Probe {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        if *act == Act::Check { Choice::Do } else { Choice::Absent }
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        if *brief.act == Act::Check { Choice::Do } else { Choice::Absent }
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {

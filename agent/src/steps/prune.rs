@@ -1,12 +1,14 @@
 //! `prune`: what is too old to be kept. Never the live release, the one before it, a pinned one, or one that a process runs from.
 
+use std::path::{Path, PathBuf};
+
 use agent_model::keep::{Hold, Kept, removable};
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
 use super::room::counted;
-use super::{Cx, Did, Failure, ONLY_WARNS, Step};
+use super::{Brief, Cx, Did, Failure, ONLY_WARNS, Step};
 use crate::settings::App;
 use crate::site::{Site, SiteError};
 use crate::work::Users;
@@ -22,12 +24,12 @@ impl Step for Prune {
         ONLY_WARNS
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        if matches!(act, Act::Release { .. } | Act::Prune) { Choice::Do } else { Choice::Absent }
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        if brief.act.makes_a_release() || *brief.act == Act::Prune { Choice::Do } else { Choice::Absent }
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        // In a release, the one that was live until now is the way back; else it is the one before the live one.
+        // Where the live one is new, the one that was live until now is the way back; else it is the one before the live one.
         let live = cx.site.live()?;
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
         let ask = || cx.used();
@@ -47,7 +49,9 @@ impl Step for Prune {
         }
         let mut backups = 0;
         if let Some(backup) = &cx.app.backup {
-            for path in cx.site.backups()?.iter().skip(backup.keep) {
+            // They are sorted by their releases. One that was staged long ago, and is live since today, has made the newest of them.
+            let of_live = |path: &&PathBuf| live.as_ref().is_some_and(|live| is_of(path, live));
+            for path in cx.site.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path)) {
                 cx.site.remove_backup(path)?;
                 backups += 1;
             }
@@ -106,6 +110,10 @@ fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, users
     let unused = removable(releases, keep);
     // Looking through all processes is the dear part, so only what would go is looked for.
     Ok(unused.into_iter().filter(|release| !users.has(&site.release_dir(release))).collect())
+}
+
+fn is_of(backup: &Path, release: &ReleaseName) -> bool {
+    backup.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next()) == Some(release.as_str())
 }
 
 fn remove_unused_environments(site: &Site, users: &Users<'_>) -> Result<u64, SiteError> {

@@ -2,12 +2,11 @@
 
 use agent_model::names::RefName;
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::{bytes, counted};
-use super::{Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
-use crate::settings::{App, Executor};
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
+use crate::settings::Executor;
 use crate::site::{FACTS, Sealing};
 
 pub(super) struct Seal;
@@ -21,8 +20,8 @@ impl Step for Seal {
         NOTHING_LEFT
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        in_a_release(act)
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        in_a_release(brief)
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {

@@ -5,10 +5,9 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
-use super::{Cx, Did, Failure, Steadiness, Step, TAKEN_BACK, chain};
+use super::{Brief, Cx, Did, Failure, Steadiness, Step, TAKEN_BACK, chain};
 use crate::faults;
 use crate::restart::{Proof, Restart};
-use crate::settings::App;
 use crate::site::{Migrated, Served};
 use crate::work::Job;
 
@@ -23,8 +22,8 @@ impl Step for Switch {
         TAKEN_BACK
     }
 
-    fn choose(&self, act: &Act, _app: &App) -> Choice {
-        if matches!(act, Act::Release { .. } | Act::Activate { .. }) { Choice::Do } else { Choice::Absent }
+    fn choose(&self, brief: &Brief<'_>) -> Choice {
+        if brief.act.makes_live() { Choice::Do } else { Choice::Absent }
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
@@ -129,7 +128,7 @@ fn warn_of_newer_migrations(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Fa
             cx.warn(format!("what the newer release {newer} migrated cannot be told: {}", chain(&err)));
             None
         });
-        let applied = migrated.and_then(|migrated| migrated.applied).unwrap_or_default();
+        let applied = migrated.map(|migrated| migrated.all_applied()).unwrap_or_default();
         if !applied.is_empty() {
             cx.warn(format!(
                 "the newer release {newer} applied {}, which this one may not know: pages can pass while writes fail; only {} can reverse them",

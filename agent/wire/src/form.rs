@@ -20,10 +20,10 @@ pub struct Form {
     pub app: String,
     /// The action: the word of a right, such as `release`.
     pub action: String,
-    /// For `release`: branch, tag, full ref or commit. Beside `commit`: the full ref that must reach it.
+    /// For `release` and `stage`: branch, tag, full ref or commit. Beside `commit`: the full ref that must reach it.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// For `release`: the whole commit id.
+    /// For `release` and `stage`: the whole commit id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// For `read`: the path and query that are read, such as `/v1/apps`.
@@ -58,7 +58,7 @@ pub struct Form {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// For `release`: build the environment anew.
+    /// For `release` and `stage`: build the environment anew.
     #[serde(default)]
     pub rebuild: bool,
 }
@@ -182,10 +182,15 @@ impl TryFrom<&Form> for Request {
     fn try_from(form: &Form) -> Result<Self, BadForm> {
         form.check_version_and_nonce()?;
         let release = || named("release", form.needs("release", &form.release)?);
+        let rebuild = if form.options.rebuild { Rebuild::Always } else { Rebuild::WhenNeeded };
         let act = match named::<Right>("action", &form.action)? {
             Right::Release => {
                 let (revision, via) = form.revision()?;
-                Act::Release { revision, via, rebuild: if form.options.rebuild { Rebuild::Always } else { Rebuild::WhenNeeded } }
+                Act::Release { revision, via, rebuild }
+            }
+            Right::Stage => {
+                let (revision, via) = form.revision()?;
+                Act::Stage { revision, via, rebuild }
             }
             Right::Activate => Act::Activate { release: release()? },
             Right::Prune => Act::Prune,
@@ -273,9 +278,8 @@ impl Envelope {
         if form.nonce.len() < FEWEST_NONCE {
             return Err(text("nonce", "must hold 128 random bits: 22 characters of base64url, or 32 hexadecimal digits"));
         }
-        if form.action == Right::Release.word()
-            && let Some(reference) = &form.revision
-        {
+        let makes_a_release = [Right::Release, Right::Stage].iter().any(|right| form.action == right.word());
+        if makes_a_release && let Some(reference) = &form.revision {
             // Nothing that could mean something else tomorrow: neither `main` nor the first digits of a commit.
             named::<RefName>("ref", reference)?;
         }
@@ -314,6 +318,15 @@ mod tests {
         let request =
             form(r#"{"v":1,"app":"shop","action":"release","ref":"main","nonce":"0123456789abcdef","options":{"rebuild":true}}"#).unwrap();
         assert_eq!(request.act, Act::Release { revision: "main".parse().unwrap(), via: None, rebuild: Rebuild::Always });
+    }
+
+    #[test]
+    fn a_stage_says_what_a_release_says() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let request = form(&format!(r#"{{"v":1,"app":"shop","action":"stage","ref":"refs/heads/main","commit":"{commit}",{NETWORK}}}"#));
+        let via = Some("refs/heads/main".parse().unwrap());
+        assert_eq!(request.unwrap().act, Act::Stage { revision: commit.parse().unwrap(), via, rebuild: Rebuild::WhenNeeded });
+        assert!(form(r#"{"v":1,"app":"shop","action":"stage","nonce":"0123456789abcdef"}"#).unwrap_err().contains("needs `ref`"));
     }
 
     #[test]
@@ -373,8 +386,10 @@ mod tests {
             let err = envelope(&text(more)).unwrap_err();
             assert!(err.contains(part), "{more}: {err}");
         }
-        let short = envelope(&format!(r#"{{"v":1,"app":"shop","action":"release","ref":"main",{NETWORK}}}"#));
-        assert!(short.unwrap_err().contains("must begin with refs/heads/"));
+        for action in ["release", "stage"] {
+            let short = envelope(&format!(r#"{{"v":1,"app":"shop","action":"{action}","ref":"main",{NETWORK}}}"#));
+            assert!(short.unwrap_err().contains("must begin with refs/heads/"));
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ pub struct Release {
     pub run: Option<u64>,
     /// When it was made.
     pub made: Option<DateTime<Utc>>,
-    /// How long the run that made it took.
+    /// How long the run took that made it live first.
     pub ms: Option<u64>,
 }
 
@@ -156,7 +156,7 @@ pub enum ReleaseState {
     Live,
     /// Complete, and was live once.
     Good,
-    /// Complete, and was never live.
+    /// Complete, and was never live: it was staged.
     Sealed,
     /// It failed, and is kept because a migration of it stands.
     Failed,

@@ -112,6 +112,7 @@ fn warned(warnings: usize) -> String {
 fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
     let release = || known.release.as_deref().map(clean_line).or_else(|| of.map(str::to_owned)).unwrap_or_else(|| "the release".into());
     match known.action.as_str() {
+        "stage" => format!("{} is staged{}", release(), live.map(|live| format!(", and {live} still serves")).unwrap_or_default()),
         "check" => live.map_or_else(|| "every check passed".into(), |live| format!("{live} passed every check")),
         "prune" => "what was too old is gone".into(),
         "mend" => "what was left over is gone".into(),
@@ -127,7 +128,12 @@ fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
 fn next(known: &Known, outcome: OutcomeWord) -> Option<String> {
     let (run, agentctl) = (known.run, &known.called);
     match outcome {
-        OutcomeWord::Failed | OutcomeWord::RolledBack if serves(&known.action) => Some(format!("{agentctl} logs {run} shows all output")),
+        OutcomeWord::Failed | OutcomeWord::RolledBack if serves(&known.action) || known.action == "stage" => {
+            Some(format!("{agentctl} logs {run} shows all output"))
+        }
+        OutcomeWord::Done if known.action == "stage" => {
+            known.release.as_deref().map(|release| format!("{agentctl} activate {} makes it live", clean_line(release)))
+        }
         OutcomeWord::Done if known.action == "mend" => Some(format!("{agentctl} fsck says what else differs")),
         OutcomeWord::Stuck => Some(format!("when it is understood: {agentctl} activate RELEASE")),
         OutcomeWord::Done if known.action == "cancel" => {

@@ -13,8 +13,12 @@ pub(crate) enum Ask {
     FailsEarly,
     /// A release that fails when visitors have met it.
     FailsLate,
+    /// A release of a new commit that is not made live.
+    Stage,
     /// The release that was live before.
     Activate,
+    /// A release that was staged, and has something to migrate.
+    ActivateStaged,
     /// The removal of what is old, by a release or by itself.
     ReleaseAndPrune,
     Prune,
@@ -114,6 +118,20 @@ pub(crate) const PLACES: &[Place] = &[
     place("activate.started", "switch.started", Ask::Activate, "failed"),
     place("activate.middle", "switch.renamed", Ask::Activate, "rolled_back"),
     place("activate.acted", "switch.acted", Ask::Activate, "rolled_back"),
+    place("stage.fetch", "fetch.acted", Ask::Stage, "failed"),
+    place("stage.checkout", "checkout.written", Ask::Stage, "failed"),
+    place("stage.seal", "seal.named", Ask::Stage, "failed"),
+    place("stage.sealed", "seal.acted", Ask::Stage, "failed"),
+    // All that matters is done.
+    place("stage.prune", "prune.started", Ask::Stage, "done"),
+    place("stage.end", "end.started", Ask::Stage, "done"),
+    place("activate-staged.dumped", "backup.renamed", Ask::ActivateStaged, "failed"),
+    place("activate-staged.recorded", "migrate.recorded", Ask::ActivateStaged, "failed"),
+    place("activate-staged.middle", "migrate.tool", Ask::ActivateStaged, "failed"),
+    place("activate-staged.migrated", "migrate.migrated", Ask::ActivateStaged, "failed"),
+    place("activate-staged.switch", "switch.started", Ask::ActivateStaged, "failed"),
+    place("activate-staged.linked", "switch.renamed", Ask::ActivateStaged, "rolled_back"),
+    place("activate-staged.acted", "switch.acted", Ask::ActivateStaged, "rolled_back"),
     place("prune-alone.started", "prune.started", Ask::Prune, "done"),
     place("prune-alone.middle", "prune.trashed", Ask::Prune, "done"),
     place("prune-alone.acted", "prune.acted", Ask::Prune, "done"),
@@ -136,6 +154,9 @@ impl Place {
         if old || self.ask == Ask::Activate {
             prepare_others(rig, if old { 4 } else { 2 });
         }
+        if self.ask == Ask::ActivateStaged {
+            stage_another(rig);
+        }
         rig.settle(if old { 2 } else { 20 });
         rig.gate("fail-migrate", if self.ask == Ask::FailsEarly { Fails::Yes } else { Fails::No });
         rig.gate("fail-switch", if self.ask == Ask::FailsLate { Fails::Yes } else { Fails::No });
@@ -148,7 +169,8 @@ impl Place {
         let ask: &[&str] = match self.ask {
             Ask::Release | Ask::FailsEarly | Ask::FailsLate | Ask::ReleaseAndPrune => &["release", "main"],
             Ask::Rebuild => &["release", "--rebuild", "main"],
-            Ask::Activate => &["activate", &newest],
+            Ask::Stage => &["stage", "main"],
+            Ask::Activate | Ask::ActivateStaged => &["activate", &newest],
             Ask::Prune => &["prune"],
             Ask::Mend => &["fsck", "--mend"],
             Ask::Lock => &["lock", "-m", "a test"],
@@ -171,6 +193,12 @@ impl Place {
             rig.bench.ctl(["fsck", "--mend"]).expect(0);
         }
         rig.assert_sound();
+        if self.ask == Ask::ActivateStaged {
+            // Another run made it: it stays whatever becomes of this one.
+            let release = run["release"].as_str().unwrap_or_default();
+            let found = rig.bench.ctl(["show", release, "--json"]).expect(0).json();
+            assert!(found["manifest"].is_object(), "what was staged is gone: {events:#?}");
+        }
         let live = rig.bench.live(rig.app()).unwrap_or_default();
         assert_eq!(live != former, self.outcome == "live", "{live} is live, and {former} was: {events:#?}");
         // What is named to whoever has to restore it must be there.
@@ -186,6 +214,17 @@ impl Place {
         }
         rig.back_to_first();
     }
+}
+
+/// A release that was staged, and nothing else.
+fn stage_another(rig: &mut Rig) {
+    if rig.bench.is_running() {
+        rig.bench.stop();
+    }
+    rig.settle(20);
+    rig.start();
+    rig.commit();
+    rig.bench.ctl(["stage", "main"]).expect(0);
 }
 
 /// Releases that may be activated, or removed.

@@ -61,7 +61,7 @@ pub(in crate::door) fn judge(job: &Job, form: &Form, act: &Act, memory: u64) -> 
         return Err(NotNow::BeforeMemory.into());
     }
     match act {
-        Act::Release { .. } => Ok(job.is_of(form.commit.as_deref(), form.revision.as_deref())?),
+        Act::Release { .. } | Act::Stage { .. } => Ok(job.is_of(form.commit.as_deref(), form.revision.as_deref())?),
         _ => Ok(()),
     }
 }

@@ -451,8 +451,8 @@ fn a_request_is_as_the_contract_says() {
             taken += usize::from(fits);
         }
     }
-    // Nonce and version are needed by all eleven; all but `read` need the app, and six need a member of their own.
-    assert_eq!(taken, 11 * (15 - 2) - 10 - 6);
+    // Nonce and version are needed by all twelve; all but `read` need the app, and six need a member of their own.
+    assert_eq!(taken, 12 * (15 - 2) - 11 - 6);
     for (member, value) in [
         ("app", json!("Shop")),
         ("v", json!(2)),
