@@ -213,7 +213,8 @@ fn releases_that_do_not_serve_lose_no_request() {
     // The master loads the app, and then forks its workers: the child that is left behind here ends the master.
     let dies = "\nimport time\nif os.fork() == 0:\n    time.sleep(2)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";
     let later = "    if time.time() > BORN + 1.5:\n        return HttpResponse('broken', status=500)\n    return HttpResponse('ok')";
-    let broken: [(&str, &dyn Fn(&Repo) -> String, &str); 4] = [
+    type Breaks<'a> = &'a dyn Fn(&Repo) -> String;
+    let broken: [(&str, Breaks<'_>, &str); 4] = [
         ("it cannot be imported", &|repo| wsgi(repo, "\nimport nothing_of_that_name\n"), "nothing_of_that_name"),
         ("it dies some seconds after its first answers", &|repo| wsgi(repo, dies), "signal: 9"),
         ("it answers 500", &|repo| healthz(repo, "    return HttpResponse('broken', status=500)"), "500"),
