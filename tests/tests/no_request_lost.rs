@@ -164,7 +164,8 @@ fn twenty_releases_and_twenty_rollbacks_lose_no_request() {
 
     site.set(&site.settings(CHECKS, "keep_warm = true\n"));
     let load = site.visitors(&nginx, 300);
-    for commit in commits.iter().cycle().take(15) {
+    // Each twice: the second time it is warm.
+    for commit in commits.iter().flat_map(|commit| [commit; 2]).cycle().take(15) {
         site.switch(&["activate", commit], commit);
         site.switch(&["rollback"], &first);
     }
@@ -190,6 +191,9 @@ fn a_proxy_that_keeps_connections_for_less_than_the_drain_loses_no_request() {
     );
 }
 
+/// Makes a commit.
+type Make<'m> = &'m dyn Fn(&Repo) -> String;
+
 /// A commit with another `healthz` in it.
 fn healthz(repo: &Repo, body: &str) -> String {
     let views = fs::read_to_string(repo.path().join("board/views.py")).unwrap();
@@ -213,8 +217,7 @@ fn releases_that_do_not_serve_lose_no_request() {
     // The master loads the app, and then forks its workers: the child that is left behind here ends the master.
     let dies = "\nimport time\nif os.fork() == 0:\n    time.sleep(2)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";
     let later = "    if time.time() > BORN + 1.5:\n        return HttpResponse('broken', status=500)\n    return HttpResponse('ok')";
-    type Breaks<'a> = &'a dyn Fn(&Repo) -> String;
-    let broken: [(&str, Breaks<'_>, &str); 4] = [
+    let broken: [(&str, Make, &str); 4] = [
         ("it cannot be imported", &|repo| wsgi(repo, "\nimport nothing_of_that_name\n"), "nothing_of_that_name"),
         ("it dies some seconds after its first answers", &|repo| wsgi(repo, dies), "signal: 9"),
         ("it answers 500", &|repo| healthz(repo, "    return HttpResponse('broken', status=500)"), "500"),
