@@ -40,6 +40,6 @@ pub use package::{build_archive, build_package};
 pub use postgres::{Holder, PASSWORD, Postgres};
 pub use processes::{Process, processes_about};
 pub use repo::Repo;
-pub use shop::{Stages, Visitors, example, serving};
+pub use shop::{Stages, Visitors, example, serving, shop_file};
 pub use unit_app::{AGENT, UNIT, UnitApp};
 pub use wait::{free_port, wait_for, wait_until};

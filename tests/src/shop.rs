@@ -18,6 +18,33 @@ pub fn example(path: &str) -> String {
     shipped.replace("shop.wsgi", "noticeboard.wsgi").replace("--app shop ", "--app noticeboard ")
 }
 
+/// The app's file, for a repository that is a directory of the machine; `restart` is what stands between the secrets and the check.
+pub fn shop_file(repository: &str, restart: &str) -> String {
+    format!(
+        r#"
+repository = "{repository}"
+allow_local = true
+
+[python]
+interpreter = "/usr/bin/python3"
+packages = ["gunicorn==27.0.1", "celery==5.5.3"]
+
+[django]
+
+[secrets]
+files = ["/etc/shop/shop.env"]
+
+{restart}
+
+[[check]]
+url = "unix:/run/shop/web.sock:/healthz"
+contains = "ok"
+release_header = "X-Release"
+stable = "500ms"
+"#
+    )
+}
+
 /// What a visitor gets from the socket: the commit that its answer names.
 #[track_caller]
 pub fn serving(machine: &Booted) -> String {

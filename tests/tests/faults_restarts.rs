@@ -167,10 +167,10 @@ fn rst_05_the_host_is_shut_down_in_the_middle_of_a_run() {
     app.gate("seal");
     for how in [&[][..], &["--force", "--force"]] {
         let run = app.at_the_gate();
-        let before = app.machine.run(["systemctl", "show", "--value", "--property", "UserspaceTimestamp"]).stdout;
+        let before = app.machine.run(["systemctl", "show", "--value", "--property", "UserspaceTimestampMonotonic"]).stdout;
         app.machine.reboot(how);
         assert_ne!(
-            app.machine.run(["systemctl", "show", "--value", "--property", "UserspaceTimestamp"]).stdout,
+            app.machine.run(["systemctl", "show", "--value", "--property", "UserspaceTimestampMonotonic"]).stdout,
             before,
             "it was booted again"
         );

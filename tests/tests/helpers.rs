@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use agent_tests::{AGENT, Booted, Done, Repo, Stages, Visitors, example, get, project, serving, wait_until};
+use agent_tests::{AGENT, Booted, Done, Repo, Stages, Visitors, example, get, project, serving, shop_file, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -234,30 +234,7 @@ impl Shop {
     }
 
     fn write_settings(&self, restart: &str) {
-        let text = format!(
-            r#"
-repository = "/srv/theirs"
-allow_local = true
-
-[python]
-interpreter = "/usr/bin/python3"
-packages = ["gunicorn==27.0.1", "celery==5.5.3"]
-
-[django]
-
-[secrets]
-files = ["/etc/shop/shop.env"]
-
-{restart}
-
-[[check]]
-url = "unix:/run/shop/web.sock:/healthz"
-contains = "ok"
-release_header = "X-Release"
-stable = "500ms"
-"#
-        );
-        self.machine.write("/etc/release-agent/apps/shop.toml", text);
+        self.machine.write("/etc/release-agent/apps/shop.toml", shop_file("/srv/theirs", restart));
     }
 
     /// Takes another app file up.

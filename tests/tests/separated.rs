@@ -474,6 +474,16 @@ fn whatever_dies_in_the_middle_nothing_of_a_build_is_left() {
     machine.systemctl(["start", "release-agent.service"]);
     assert_nothing_left(&machine, "the host went down");
 
+    // Cancelled while packages are installed.
+    let install = "[python]\ninterpreter = \"/usr/bin/python3\"\ninstall = [[\"sh\", \"-c\", \"mkdir -m 700 $VIRTUAL_ENV/private && touch started $VIRTUAL_ENV/private/file && sleep 600\"]]\n";
+    set(&machine, install);
+    let run = begin(&machine);
+    let number = machine.ctl(["runs", "--json"]).expect(0).json()["runs"][0]["run"].to_string();
+    machine.ctl(["cancel", &number]).expect(0);
+    run.finish().expect(7);
+    assert_nothing_left(&machine, "cancelled while packages are installed");
+    assert_eq!(machine.run(["ls", "-A", "/var/shop/environments"]).stdout, "");
+
     // Left alone it comes to its end, and what nobody could look into is the agent's as well.
     set(&machine, &format!("[env]\nPAUSE = \"0\"\n{SLOW}"));
     machine.ctl(["release", "main"]).expect(0);

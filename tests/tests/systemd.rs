@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use agent_tests::{Booted, Repo, Stages, Visitors, example, get, serving, wait_until};
+use agent_tests::{Booted, Repo, Stages, Visitors, example, get, serving, shop_file, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -32,43 +32,17 @@ fn shop(name: &str, user: &str, restart: &str) -> (Booted, Repo, Stages) {
     let repo = machine.demo_repo("demo", 3);
     repo.reset("v2");
     machine.write("/etc/release-agent/agent.toml", "");
-    machine.write("/etc/release-agent/apps/shop.toml", settings(restart));
+    machine.write("/etc/release-agent/apps/shop.toml", shop_file("/srv/demo", restart));
     if user != "root" {
         // git trusts only a repository of its own user, here and there.
         machine.run(["cp", "--recursive", "/srv/demo", "/srv/theirs"]).expect(0);
         machine.run(["chown", "--recursive", user, "/srv/theirs"]).expect(0);
-        machine.write("/etc/release-agent/apps/shop.toml", settings(restart).replace("/srv/demo", "/srv/theirs"));
+        machine.write("/etc/release-agent/apps/shop.toml", shop_file("/srv/theirs", restart));
     }
     machine.direct(user);
     machine.systemctl(["daemon-reload"]);
     machine.systemctl(["start", "release-agent.service"]);
     (machine, repo, stages)
-}
-
-fn settings(restart: &str) -> String {
-    format!(
-        r#"
-repository = "/srv/demo"
-allow_local = true
-
-[python]
-interpreter = "/usr/bin/python3"
-packages = ["gunicorn==27.0.1", "celery==5.5.3"]
-
-[django]
-
-[secrets]
-files = ["/etc/shop/shop.env"]
-
-{restart}
-
-[[check]]
-url = "unix:/run/shop/web.sock:/healthz"
-contains = "ok"
-release_header = "X-Release"
-stable = "500ms"
-"#
-    )
 }
 
 const HANDOVER: &str = "[restart]\nstrategy = \"handover\"\nunit = \"shop@.service\"\ndrain = \"5s\"";
@@ -133,7 +107,8 @@ fn instances_in_a_template_unit_are_handed_over_behind_nginx() {
     machine.ctl(["check"]).expect(0);
 
     stages.begin("gunicorn in a template unit");
-    machine.write("/etc/release-agent/apps/shop.toml", settings(&HANDOVER.replace("shop@.service", "shop-gunicorn@.service")));
+    machine
+        .write("/etc/release-agent/apps/shop.toml", shop_file("/srv/demo", &HANDOVER.replace("shop@.service", "shop-gunicorn@.service")));
     machine.systemctl(["stop", &instance(&first)]);
     machine.run(["rm", "/run/shop/web.sock"]).expect(0);
     machine.systemctl(["restart", "release-agent.service"]);
@@ -153,7 +128,7 @@ const WORKER: &str = "[[worker]]\nunit = \"shop-celery.service\"\nwatch = \"3s\"
 
 /// Takes another app file up.
 fn configure(machine: &Booted, restart: &str) {
-    machine.write("/etc/release-agent/apps/shop.toml", settings(restart));
+    machine.write("/etc/release-agent/apps/shop.toml", shop_file("/srv/demo", restart));
     machine.systemctl(["restart", "release-agent.service"]);
 }
 

@@ -4,7 +4,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
-use super::{Brief, Cx, Did, NOTHING_LEFT, Step, in_a_release, take_over};
+use super::{Brief, Cx, Did, NOTHING_LEFT, Step, hand_over, in_a_release, take_over};
 use crate::settings::Executor;
 use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
 use crate::work::{Answer, Caches, Failure, Job};
@@ -56,20 +56,24 @@ impl Step for Environment {
         if cx.app.executor == Executor::Units {
             cx.site.open_to_builder(&place)?;
         }
-        let built = cx.work(&Job::Environment { key: key.clone(), caches });
-        let handed_over = take_over(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]);
+        let built = match cx.work(&Job::Environment { key: key.clone(), caches }) {
+            Ok(Answer::Built { packages, warnings }) => {
+                take_over(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]).map(|()| (packages, warnings))
+            }
+            Ok(other) => Err(other.unexpected()),
+            Err(failure) => Err(failure),
+        };
         let (packages, warnings) = match built {
-            Ok(Answer::Built { packages, warnings }) => (packages, warnings),
-            ended => {
+            Ok(built) => built,
+            Err(failure) => {
                 // What nobody has let go of is left for the next sweep.
-                match handed_over {
+                match hand_over(cx) {
                     Ok(()) => cx.site.remove_environment(&key)?,
-                    Err(failure) => cx.warn(failure.reason),
+                    Err(also) => cx.warn(also.reason),
                 }
-                return Err(ended.map_or_else(|failure| failure, |other| other.unexpected()));
+                return Err(failure);
             }
         };
-        handed_over?;
         for warning in &warnings {
             cx.warn(warning);
         }
