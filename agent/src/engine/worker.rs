@@ -1,7 +1,7 @@
 //! The loop: one thread an app asks the model what next, writes the answer down, does it, and writes how it went. Forward, backward and after a
 //! crash it is this loop.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -141,6 +141,10 @@ impl Worker {
             steadiness: Cell::new(Steadiness::Unseen),
             inspection: None,
             dump: None,
+            tree: None,
+            collected: None,
+            since: OnceCell::new(),
+            put_off: None,
         }
     }
 
@@ -444,6 +448,11 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         steadiness: Cell::new(Steadiness::Unseen),
         inspection: cx.inspection.take(),
         dump: cx.dump.clone(),
+        // Whoever takes back goes by what is there.
+        tree: None,
+        collected: None,
+        since: OnceCell::new(),
+        put_off: None,
         ..*cx
     }
 }

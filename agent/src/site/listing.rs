@@ -160,7 +160,7 @@ pub(super) fn compare(text: &[u8], root: &Path, without: &[&str], go_on: &dyn Fn
 }
 
 /// What a list says of each path. A line that cannot be understood is passed over: its file is then one too many.
-fn parse(text: &[u8]) -> BTreeMap<&Path, (u32, &str)> {
+pub(super) fn parse(text: &[u8]) -> BTreeMap<&Path, (u32, &str)> {
     text.split(|byte| *byte == 0)
         .filter_map(|line| {
             let mut parts = line.splitn(3, |byte| *byte == b' ');
@@ -182,7 +182,7 @@ pub(super) fn digest(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&SHA256, bytes).as_ref())
 }
 
-fn digest_of(path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<String> {
+pub(super) fn digest_of(path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<String> {
     let mut file = fs::File::open(path)?;
     let mut context = Context::new(&SHA256);
     let mut chunk = vec![0; 64 * 1024];

@@ -10,6 +10,7 @@
 //! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances; room for the way back
 //! ```
 
+mod carry;
 mod environment;
 pub(crate) mod layout;
 mod leftovers;
@@ -38,7 +39,7 @@ use crate::faults;
 pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
-pub(crate) use seal::{Failed, Manifest, Migrated, Sealing, Served};
+pub(crate) use seal::{Failed, MadeBy, Manifest, Migrated, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use takeover::hand_over;
 pub(crate) use tree::{Size, remove_tree};

@@ -1,9 +1,9 @@
 //! The seal: everything written, the file system synced, and only then the manifest, whose presence makes a release complete. Facts that come
 //! later (that it served, what it migrated, that it failed) are files of their own beside the manifest, which never changes.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use agent_model::names::{CommitId, ReleaseName};
@@ -100,6 +100,10 @@ pub(crate) struct Failed {
     pub run: u64,
 }
 
+/// How a release was made, for the steps of the ones after it: what it says is theirs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MadeBy(pub serde_json::Value);
+
 /// A fact about a release: a file in its `.release`.
 pub(crate) trait Fact: Serialize + DeserializeOwned {
     /// The name of the file.
@@ -115,12 +119,15 @@ impl Fact for Migrated {
 impl Fact for Failed {
     const FILE: &'static str = "failed.json";
 }
+impl Fact for MadeBy {
+    const FILE: &'static str = "made-by.json";
+}
 
 /// The list of a release's files, beside its manifest.
 pub(super) const LISTING: &str = "files";
 
 /// All that the agent keeps in `.release`.
-pub(super) const KEPT: [&str; 5] = ["manifest.json", LISTING, Served::FILE, Migrated::FILE, Failed::FILE];
+pub(super) const KEPT: [&str; 6] = ["manifest.json", LISTING, MadeBy::FILE, Served::FILE, Migrated::FILE, Failed::FILE];
 
 /// The most bytes of a manifest or a fact.
 const MOST_SMALL: u64 = 4 << 20;
@@ -151,6 +158,8 @@ pub(crate) struct Sealing<'a> {
     pub now: DateTime<Utc>,
     /// Whether the tree loses its write bits.
     pub read_only: bool,
+    /// How it was made.
+    pub made_by: Option<&'a MadeBy>,
 }
 
 impl Site {
@@ -179,6 +188,11 @@ impl Site {
         let listing = Listing::of(&dir, &[FACTS])?;
         let path = facts.join(LISTING);
         fs::write(&path, &listing.text).telling("write", &path)?;
+        if let Some(made_by) = sealing.made_by {
+            let path = facts.join(MadeBy::FILE);
+            let text = serde_json::to_vec(made_by).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
+            fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o400))).telling("write", &path)?;
+        }
         faults::at("listed");
         // An fd inside the releases: syncfs on another file system would be a silent no-op.
         let inside = fs::File::open(&dir).telling("open", &dir)?;

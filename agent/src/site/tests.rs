@@ -34,6 +34,7 @@ fn sealed(site: &Site, name: &str) -> ReleaseName {
         run: 1,
         now: Utc::now(),
         read_only: false,
+        made_by: None,
     };
     site.seal(&sealing).unwrap();
     name
@@ -117,6 +118,7 @@ fn what_was_checked_out_and_is_gone_is_not_sealed() {
         run: 1,
         now: Utc::now(),
         read_only: false,
+        made_by: None,
     };
     assert!(matches!(site.seal(&again), Err(SiteError::Vanished(_))));
     assert!(!site.release_dir(&name).exists(), "nothing is made anew");
@@ -449,6 +451,7 @@ fn what_a_build_has_put_under_the_agents_own_names_is_neither_followed_nor_belie
         run: 1,
         now: Utc::now(),
         read_only: false,
+        made_by: None,
     };
     assert!(site.seal(&sealing).is_err());
 }

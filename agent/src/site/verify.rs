@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use super::environment::{LISTING, MARKER, is_key};
 use super::listing::{Compared, Flaw, compare};
 use super::seal::{Fact, KEPT};
-use super::{FACTS, Failed, LOST_AND_FOUND, Migrated, Served, Site, SiteError};
+use super::{FACTS, Failed, LOST_AND_FOUND, MadeBy, Migrated, Served, Site, SiteError};
 
 /// So many files of one tree are told each by itself.
 const MOST_TOLD: usize = 20;
@@ -231,6 +231,7 @@ impl Site {
         };
         broken(Served::FILE, self.fact::<Served>(release).err(), "the release then counts as one that was never live");
         broken(Migrated::FILE, self.fact::<Migrated>(release).err(), "what it migrated is forgotten then");
+        broken(MadeBy::FILE, self.fact::<MadeBy>(release).err(), "the next release then takes nothing over from it");
         broken(Failed::FILE, self.fact::<Failed>(release).err(), "the release then counts as one that did not fail");
         for entry in fs::read_dir(&facts).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

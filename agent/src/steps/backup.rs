@@ -6,6 +6,7 @@ use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 
 use super::cx::Ask;
+use super::foresight::nothing_to_migrate;
 use super::room::bytes;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, before_it_serves, migrate, with_django};
 use crate::tools::database::{self, Part};
@@ -31,6 +32,9 @@ impl Step for Backup {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let Some(settings) = &cx.app.backup else { return Ok(Did::Nothing("no [backup] is set".to_owned())) };
+        if let Some(why) = nothing_to_migrate(cx) {
+            return Ok(Did::Nothing(why));
+        }
         let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
         if migrate::schema_of(&inspection)?.pending.is_empty() {
             return Ok(Did::Nothing("no migration to apply".to_owned()));

@@ -2,8 +2,9 @@
 
 use agent_model::plan::{Choice, Nature};
 
+use super::foresight::put_check_off;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, with_django};
-use crate::work::Job;
+use crate::work::{Answer, Bytecode, Job};
 
 pub(super) struct Check;
 
@@ -21,9 +22,17 @@ impl Step for Check {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        cx.work(&Job::Check)?;
-        for unmade in cx.work(&Job::Unmade)?.warnings() {
-            cx.warn(unmade);
+        if let Some(why) = put_check_off(cx)? {
+            return Ok(Did::Nothing(why));
+        }
+        match cx.work(&Job::Examine(Bytecode::Written))? {
+            Answer::Examined(inspection, unmade) => {
+                if let Some(unmade) = unmade {
+                    cx.warn(unmade);
+                }
+                cx.inspection = Some(*inspection);
+            }
+            other => return Err(other.unexpected()),
         }
         warn_of_edited_migrations(cx);
         Ok(Did::It)

@@ -27,7 +27,7 @@ impl Step for Checkout {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let (target, dir) = (cx.target()?, cx.dir()?);
+        let (target, dir) = (cx.target()?.clone(), cx.dir()?);
         let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
         judge(cx, &tree)?;
         room::for_tree(cx, &tree)?;
@@ -43,6 +43,7 @@ impl Step for Checkout {
             cx.site.open_to_builder(&dir)?;
         }
         cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
+        cx.tree = Some(tree);
         Ok(Did::It)
     }
 

@@ -1,11 +1,15 @@
 //! `collectstatic`: the static files, into the release's own directory.
 
+use std::path::Path;
+
 use agent_model::plan::{Choice, Nature};
 
-use super::cx::Ask;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, with_django};
+use super::foresight::{Proof, same_static_files};
+use super::room::counted;
+use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, chain, in_a_release, with_django};
 use crate::settings::Executor;
-use crate::work::{Bytecode, Job};
+use crate::tools::manage::Collected;
+use crate::work::{Answer, Job};
 
 pub(super) struct CollectStatic;
 
@@ -23,23 +27,36 @@ impl Step for CollectStatic {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let inspection = cx.inspect(Bytecode::Written, Ask::Once)?;
-        if !inspection.staticfiles {
-            return Ok(Did::Nothing("django.contrib.staticfiles is not installed".to_owned()));
+        let release = cx.target()?.release.clone();
+        match same_static_files(cx) {
+            Ok(Proof { former, grounds, told }) => match cx.site.carry(&former, &release, &grounds.root) {
+                Ok(files) => {
+                    cx.collected = Some(grounds);
+                    return Ok(Did::Nothing(format!(
+                        "{} taken over from the live release, for it would make the same: {told}",
+                        counted(files, "file")
+                    )));
+                }
+                Err(err) => cx.note(format!("not taken over: {}", chain(&err))),
+            },
+            Err(why) if cx.former.is_some() => cx.note(format!("not taken over from the live release: {why}")),
+            Err(_) => {}
         }
-        let within_release = inspection.collects_within(&cx.dir()?);
-        let Some(place) = inspection.static_root else {
-            return Ok(Did::Nothing("STATIC_ROOT is not set".to_owned()));
-        };
-        if !within_release && !place.starts_with(cx.site.root().join("shared")) {
-            let reason =
-                format!("STATIC_ROOT is {}, outside the release: the live release would lose its files to this one", place.display());
-            let hint =
-                "set STATIC_ROOT = BASE_DIR / \"staticfiles\", or share the directory by [shared] dirs, or set collectstatic = false";
-            return Err(Failure::new(reason).with_hint(hint));
+        match cx.work(&Job::CollectStatic).map_err(|failure| without_secrets(cx, failure))? {
+            Answer::Collected(Collected::Nothing(why)) => Ok(Did::Nothing(why)),
+            Answer::Collected(Collected::Elsewhere) => Ok(Did::It),
+            Answer::Collected(Collected::Within(mut grounds)) => {
+                let of_the_commit =
+                    |path: &Path| path.to_str().is_some_and(|path| cx.tree.as_ref().is_some_and(|tree| tree.has_file(path)));
+                let other = grounds.read.iter().find(|path| !of_the_commit(path));
+                if let (None, Some(other)) = (&grounds.unsure, other) {
+                    grounds.unsure = Some(format!("it reads {}, which is no file of the commit", other.display()));
+                }
+                cx.collected = Some(grounds);
+                Ok(Did::It)
+            }
+            other => Err(other.unexpected()),
         }
-        cx.work(&Job::CollectStatic).map_err(|failure| without_secrets(cx, failure))?;
-        Ok(Did::It)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a step is given: the app, its root, what the run has found out so far, and a way to be heard.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,13 @@ use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use agent_model::request::Act;
 use agent_wire::event::Stream;
 
+use super::foresight::{PutOff, Since};
 use crate::restart::{Scene, Serving};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock};
 use crate::tools::database::{self, DumpFile};
-use crate::tools::git::{Allowed, Git};
-use crate::tools::manage::Inspection;
+use crate::tools::git::{Allowed, Git, Tree};
+use crate::tools::manage::{Grounds, Inspection};
 use crate::tools::{Cancel, Watch};
 use crate::work::{Answer, Bytecode, Failure, Hands, Job, Order, Ordered, chain};
 
@@ -97,6 +98,14 @@ pub(crate) struct Cx<'a> {
     pub inspection: Option<Inspection>,
     /// The dump that was taken.
     pub dump: Option<database::Dump>,
+    /// What the commit holds, once it was checked out.
+    pub tree: Option<Tree>,
+    /// What the static files were made of.
+    pub collected: Option<Grounds>,
+    /// What has changed since the live release, once somebody has asked.
+    pub since: OnceCell<Result<Since, String>>,
+    /// What was put off until the new instance starts.
+    pub put_off: Option<PutOff>,
 }
 
 impl Cx<'_> {
@@ -148,7 +157,7 @@ impl Cx<'_> {
     }
 
     /// For whom the run's jobs are done.
-    fn order(&self) -> Order {
+    pub(super) fn order(&self) -> Order {
         Order {
             run: self.run,
             marker: self.marker.to_owned(),

@@ -6,6 +6,7 @@ use agent_model::request::Act;
 use chrono::Utc;
 
 use super::cx::Ask;
+use super::foresight::nothing_to_migrate;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, before_it_serves, with_django};
 use crate::faults;
 use crate::site::{Failed, Migrated};
@@ -28,6 +29,9 @@ impl Step for Migrate {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        if let Some(why) = nothing_to_migrate(cx) {
+            return Ok(Did::Nothing(why));
+        }
         let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
         let schema = schema_of(&inspection)?;
         if !schema.ahead.is_empty() {

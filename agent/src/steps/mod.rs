@@ -7,6 +7,7 @@ mod collectstatic;
 mod cx;
 mod environment;
 mod fetch;
+mod foresight;
 mod link_shared;
 mod mend;
 mod migrate;

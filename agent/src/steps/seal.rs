@@ -4,6 +4,7 @@ use agent_model::names::RefName;
 use agent_model::plan::{Choice, Nature};
 use chrono::Utc;
 
+use super::foresight::made;
 use super::room::{bytes, counted};
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
 use crate::settings::Executor;
@@ -25,7 +26,7 @@ impl Step for Seal {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let target = cx.target()?;
+        let (target, made_by) = (cx.target()?, made(cx));
         take_over_release(cx, target)?;
         let manifest = cx.site.seal(&Sealing {
             app: cx.app.name.as_str(),
@@ -37,6 +38,7 @@ impl Step for Seal {
             run: cx.run.0,
             now: Utc::now(),
             read_only: cx.app.read_only,
+            made_by: made_by.as_ref(),
         })?;
         cx.note(format!("{}, {}", counted(manifest.files, "file"), bytes(manifest.bytes)));
         Ok(Did::It)

@@ -5,6 +5,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
+use super::foresight::beside;
 use super::{Brief, Cx, Did, Failure, Steadiness, Step, TAKEN_BACK, chain};
 use crate::faults;
 use crate::restart::{Proof, Restart};
@@ -38,8 +39,9 @@ impl Step for Switch {
         if served.is_some() {
             cx.steadiness.set(Steadiness::Seen);
         }
+        let prepared = beside(cx, |cx| cx.serving(&release, |new| Ok(cx.scene(|scene| cx.app.restart.prepare(scene, new))?)))?;
         cx.serving(&release, |new| {
-            let mut prepared = cx.scene(|scene| cx.app.restart.prepare(scene, new))?;
+            let mut prepared = prepared;
             faults::at("prepared");
             cx.teller.expose(self.name())?;
             faults::at("exposed");

@@ -8,8 +8,9 @@ mod inspect;
 mod migrate;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,10 +72,6 @@ pub(crate) struct Inspection {
     pub version: String,
     /// The settings module in force.
     pub settings_module: String,
-    /// `STATIC_ROOT`, absolute, links resolved.
-    pub static_root: Option<PathBuf>,
-    /// Whether `django.contrib.staticfiles` is installed.
-    pub staticfiles: bool,
     /// `WSGI_APPLICATION`
     pub wsgi_application: Option<String>,
     /// The databases, by alias; with their passwords, so they are never written anywhere.
@@ -136,60 +133,58 @@ pub(crate) struct Migrated {
     pub warnings: Vec<String>,
 }
 
+/// What collectstatic did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Collected {
+    /// Nothing, for this reason.
+    Nothing(String),
+    /// The files lie within the release.
+    Within(Grounds),
+    /// They lie in a directory that releases share.
+    Elsewhere,
+}
+
+/// What collectstatic went by, as far as its interpreter could tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Grounds {
+    /// Where the static files are, within the release.
+    pub root: PathBuf,
+    /// The release's own files that it read.
+    pub read: BTreeSet<PathBuf>,
+    /// What else it read, without the environment and the standard library: paths, each with what tells whether it is the same later
+    /// ([`identity`]).
+    pub elsewhere: Vec<(PathBuf, String)>,
+    /// Why nobody can say what else it went by.
+    pub unsure: Option<String>,
+}
+
+/// What tells whether a file is the same later: its inode, size, and time of change; nothing where there is none.
+pub(crate) fn identity(path: &Path) -> String {
+    let told = |meta: std::fs::Metadata| {
+        let nanos = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+        format!("{} {} {nanos}", meta.ino(), meta.size())
+    };
+    std::fs::metadata(path).map(told).unwrap_or_default()
+}
+
 /// How many lines of a command are searched for what went wrong.
 const REMEMBERED_LINES: usize = 2000;
 
-impl Inspection {
-    /// Whether what collectstatic writes would lie in the release, and only there, links resolved.
-    pub(crate) fn collects_within(&self, release: &Path) -> bool {
-        match (&self.static_root, release.canonicalize()) {
-            (Some(root), Ok(release)) => root.starts_with(&release) && *root != release,
-            _ => false,
-        }
-    }
-}
-
 impl Django<'_> {
     /// `manage.py check --deploy --fail-level ERROR`.
-    ///
-    /// # Errors
-    /// [`ManageError`] when it finds an error, or cannot run.
-    pub(crate) fn check(&self, watch: &Watch<'_>) -> Result<(), ManageError> {
-        self.command("check", &["--deploy", "--fail-level=ERROR"], watch)
+    fn check(&self, watch: &Watch<'_>) -> Result<(), ManageError> {
+        let (result, lines) = heard(&self.manage("check")?.args(["--deploy", "--fail-level=ERROR"]), watch);
+        result.map_err(|source| ManageError::command("check", source, &lines))
     }
 
-    /// Whether models have changed without a migration: a sentence to warn with.
-    ///
-    /// # Errors
-    /// [`ManageError`] when it was cancelled or took too long; that it cannot tell is a warning too.
-    pub(crate) fn unmade_migrations(&self, watch: &Watch<'_>) -> Result<Option<String>, ManageError> {
+    /// Whether models have changed without a migration: a sentence to warn with. That it cannot tell is one, too.
+    fn unmade_migrations(&self, watch: &Watch<'_>) -> Result<Option<String>, ManageError> {
         let program = self.manage("makemigrations")?.args(["--check", "--dry-run", "--noinput"]);
         match heard(&program, watch) {
             (Ok(()), _) => Ok(None),
-            (Err(ProgramError::Failed { tail, .. }), lines) => {
-                let apps: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("Migrations for '")?.split('\'').next()).collect();
-                let last = tail.last().map(String::as_str).unwrap_or_default();
-                Ok(Some(if apps.is_empty() {
-                    format!("makemigrations --check could not tell whether the models have migrations: {last}")
-                } else {
-                    format!("models of {} have changed without a migration (makemigrations)", apps.join(", "))
-                }))
-            }
+            (Err(ProgramError::Failed { .. }), lines) => Ok(Some(unmade_of(&lines))),
             (Err(source), lines) => Err(ManageError::command("makemigrations", source, &lines)),
         }
-    }
-
-    /// `manage.py collectstatic --noinput`.
-    ///
-    /// # Errors
-    /// [`ManageError`] when it fails.
-    pub(crate) fn collectstatic(&self, watch: &Watch<'_>) -> Result<(), ManageError> {
-        self.command("collectstatic", &["--noinput"], watch)
-    }
-
-    fn command(&self, verb: &str, args: &[&str], watch: &Watch<'_>) -> Result<(), ManageError> {
-        let (result, lines) = heard(&self.manage(verb)?.args(args), watch);
-        result.map_err(|source| ManageError::command(verb, source, &lines))
     }
 
     /// A command of manage.py.
@@ -232,6 +227,17 @@ impl Django<'_> {
             Tree::Open => program,
             Tree::Sealed => program.env("PYTHONDONTWRITEBYTECODE", "1"),
         })
+    }
+}
+
+/// What makemigrations found, by what it said.
+fn unmade_of(lines: &[String]) -> String {
+    let apps: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("Migrations for '")?.split('\'').next()).collect();
+    if apps.is_empty() {
+        let last = lines.last().map(String::as_str).unwrap_or_default();
+        format!("makemigrations --check could not tell whether the models have migrations: {last}")
+    } else {
+        format!("models of {} have changed without a migration (makemigrations)", apps.join(", "))
     }
 }
 

@@ -4,6 +4,7 @@
 //! What a requirement file says is never printed, except the names of packages and of index hosts: a file may turn out to be something else.
 
 mod build;
+mod bytecode;
 mod error;
 mod host;
 mod key;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use super::Watch;
 use super::sandbox::Bounds;
+pub(crate) use bytecode::{carry_bytecode, compile};
 pub(crate) use error::PythonError;
 use host::{Host, Interpreter, Tool};
 use key::Key;

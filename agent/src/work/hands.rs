@@ -1,13 +1,15 @@
 //! Who does a run's jobs: the agent itself, or the step runners of the app.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use agent_model::names::{AppName, ReleaseName, RunId};
 
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
+use super::workshop::lock;
 use super::{Answer, Failure, Job, Order, Side, Workshop};
 use crate::settings::{App, Executor};
 use crate::site::Site;
@@ -23,20 +25,20 @@ pub(crate) enum Hands<'a> {
         /// The app.
         app: &'a App,
         /// A session for each side that was asked already.
-        sessions: RefCell<BTreeMap<Side, Session>>,
+        sessions: Mutex<BTreeMap<Side, Session>>,
     },
 }
 
 impl<'a> Hands<'a> {
     /// The step runners of an app.
     pub(crate) fn units(app: &'a App) -> Self {
-        Self::Units { app, sessions: RefCell::default() }
+        Self::Units { app, sessions: Mutex::default() }
     }
 
     /// Lets the runner that builds go, with all that it has started.
     pub(crate) fn end_building(&self) {
         if let Self::Units { sessions, .. } = self {
-            sessions.borrow_mut().remove(&Side::Build);
+            lock(sessions).remove(&Side::Build);
         }
     }
 
@@ -59,7 +61,7 @@ impl<'a> Hands<'a> {
                     return Err(Failure::new("the run is cancelled"));
                 }
                 let side = job.side(app).ok_or_else(|| Failure::new("there is no such hook"))?;
-                let mut sessions = sessions.borrow_mut();
+                let mut sessions = lock(sessions);
                 let mut session = match sessions.remove(&side).filter(Session::stands) {
                     Some(session) => session,
                     None => Session::open(&app.name, side, GREETING)?,

@@ -27,7 +27,7 @@ use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
 
 use crate::settings::{App, Hook, When};
-use crate::tools::manage::{Inspection, Tree};
+use crate::tools::manage::{Collected, Inspection, Tree};
 
 pub(crate) use failure::{Failure, chain};
 pub(crate) use hands::{Hands, Users, hand_over, users_of_runners};
@@ -68,6 +68,11 @@ pub(crate) enum Job {
     },
     /// `manage.py collectstatic`
     CollectStatic,
+    /// Give the release the bytecode that the former one has for the same sources, and compile these, which have changed.
+    Bytecode {
+        /// Paths within the release.
+        changed: Vec<PathBuf>,
+    },
     /// Give the agent's group all rights over what this side has made in releases and environments that are not sealed.
     HandOver,
     /// A hook.
@@ -79,10 +84,8 @@ pub(crate) enum Job {
     },
     /// What Django says of the release.
     Inspect(Bytecode),
-    /// `manage.py check`
-    Check,
-    /// `manage.py makemigrations --check`
-    Unmade,
+    /// `manage.py check` and `manage.py makemigrations --check`, and what Django says of the release.
+    Examine(Bytecode),
     /// `manage.py migrate`
     Migrate,
     /// Load the application once, as a server would.
@@ -134,8 +137,8 @@ impl Job {
     /// Whose job it is; nobody's where there is no such hook.
     pub(crate) fn side(&self, app: &App) -> Option<Side> {
         Some(match self {
-            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::HandOver => Side::Build,
-            Self::Inspect(_) | Self::Check | Self::Unmade | Self::Migrate | Self::Load | Self::Dump | Self::Used => Side::App,
+            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::HandOver => Side::Build,
+            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Used => Side::App,
             Self::Hook { place, .. } => {
                 let hook = app.hooks.get(*place)?;
                 let sealed = AFTER_THE_SEAL.contains(&hook.step.as_str()) || hook.step == "seal" && hook.when == When::After;
@@ -222,6 +225,10 @@ pub(crate) enum Answer {
     },
     /// What Django says. Its databases stay with whoever asked them.
     Inspected(Box<Inspection>),
+    /// The same, and whether models have changed without a migration.
+    Examined(Box<Inspection>, Option<String>),
+    /// What collectstatic did.
+    Collected(Collected),
     /// The dump is written.
     Dumped {
         /// The command that restores it.

@@ -22,10 +22,16 @@ fn app() -> App {
 fn what_builds_is_never_who_knows_the_secrets() {
     let app = app();
     let side = |job: Job| job.side(&app);
-    for job in [Job::Want, Job::Environment { key: "a".into(), caches: Caches::Keep }, Job::CollectStatic, Job::HandOver] {
+    for job in [
+        Job::Want,
+        Job::Environment { key: "a".into(), caches: Caches::Keep },
+        Job::CollectStatic,
+        Job::Bytecode { changed: Vec::new() },
+        Job::HandOver,
+    ] {
         assert_eq!(side(job), Some(Side::Build));
     }
-    for job in [Job::Inspect(Bytecode::Written), Job::Check, Job::Unmade, Job::Migrate, Job::Load, Job::Dump, Job::Used] {
+    for job in [Job::Inspect(Bytecode::Written), Job::Examine(Bytecode::Written), Job::Migrate, Job::Load, Job::Dump, Job::Used] {
         assert_eq!(side(job), Some(Side::App));
     }
     let hooks: Vec<Option<Side>> = (0..7).map(|place| Job::hook(&app, place).and_then(|job| job.side(&app))).collect();
@@ -47,7 +53,7 @@ fn an_order_holds_names_and_no_arguments() {
         }),
         former: Some(("2026-11-20-22-45-22-1a2b3c4d5e6f".parse().unwrap(), None)),
     };
-    let asked = serde_json::to_value(Asked::new(&order, &Job::Check, Duration::from_secs(3))).unwrap();
+    let asked = serde_json::to_value(Asked::new(&order, &Job::Migrate, Duration::from_secs(3))).unwrap();
     let members: BTreeSet<&str> = asked.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(members, BTreeSet::from(["job", "run", "marker", "caller", "release", "former", "ms"]));
     let back: Asked = serde_json::from_value(asked.clone()).unwrap();

@@ -1,8 +1,7 @@
 //! Carries jobs out, by programs of this very user.
 
-use std::cell::RefCell;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use agent_model::names::ReleaseName;
@@ -41,14 +40,14 @@ pub(crate) struct Workshop<'a> {
     pub hidden: Vec<PathBuf>,
     /// Where they keep what is theirs.
     pub ground: Ground,
-    wanted: RefCell<Option<(ReleaseName, python::Wanted)>>,
-    inspection: RefCell<Option<Inspection>>,
+    wanted: Mutex<Option<(ReleaseName, python::Wanted)>>,
+    inspection: Mutex<Option<Inspection>>,
 }
 
 impl<'a> Workshop<'a> {
     /// One that has done nothing yet.
     pub(crate) fn new(app: &'a App, site: &'a Site, env: &'a [(String, String)], hidden: Vec<PathBuf>, ground: Ground) -> Self {
-        Self { app, site, env, hidden, ground, wanted: RefCell::new(None), inspection: RefCell::new(None) }
+        Self { app, site, env, hidden, ground, wanted: Mutex::new(None), inspection: Mutex::new(None) }
     }
 
     /// Does it.
@@ -67,14 +66,18 @@ impl<'a> Workshop<'a> {
         match job {
             Job::Want => asked.want(),
             Job::Environment { key, caches } => asked.build(key, *caches),
-            Job::CollectStatic => Ok(asked.django_of(Side::Build, Tree::Open)?.get().collectstatic(watch).map(|()| Answer::Done)?),
+            Job::CollectStatic => {
+                let shared = [self.site.root().join("shared")];
+                Ok(asked.django_of(Side::Build, Tree::Open)?.get().collect(&shared, watch).map(Answer::Collected)?)
+            }
+            Job::Bytecode { changed } => asked.bytecode(changed),
             Job::HandOver => Ok(hand_over(self.site).map(|()| Answer::Done)?),
             Job::Hook { place, digest } => asked.hook(*place, digest),
             Job::Inspect(bytecode) => asked.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
-            Job::Check => Ok(asked.django(Tree::Open)?.get().check(watch).map(|()| Answer::Done)?),
-            Job::Unmade => {
-                let unmade = asked.django(Tree::Open)?.get().unmade_migrations(watch)?;
-                Ok(Answer::Warnings(unmade.into_iter().collect()))
+            Job::Examine(bytecode) => {
+                let (inspection, unmade) = asked.django((*bytecode).into())?.get().examine(watch)?;
+                *lock(&self.inspection) = Some(inspection.clone());
+                Ok(Answer::Examined(Box::new(inspection), unmade))
             }
             Job::Migrate => asked.migrate(),
             Job::Load => Ok(Answer::Warnings(asked.django(Tree::Sealed)?.get().load(watch)?)),
@@ -115,7 +118,7 @@ impl Asked<'_, '_> {
         let settings = self.workshop.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
         let wanted = python::wanted(settings, &dir, self.watch)?;
         let answer = Wanted { key: wanted.key().to_owned(), told: wanted.told(), notes: wanted.notes().to_vec() };
-        *self.workshop.wanted.borrow_mut() = Some((name.clone(), wanted));
+        *lock(&self.workshop.wanted) = Some((name.clone(), wanted));
         Ok(Answer::Wanted(answer))
     }
 
@@ -123,10 +126,10 @@ impl Asked<'_, '_> {
         let (name, dir) = self.release()?;
         let site = self.workshop.site;
         let place = environment_dir(site, key).ok_or_else(|| Failure::new(format!("{key:?} is no environment's name")))?;
-        if self.workshop.wanted.borrow().as_ref().is_none_or(|(of, _)| of != name) {
+        if lock(&self.workshop.wanted).as_ref().is_none_or(|(of, _)| of != name) {
             self.want()?;
         }
-        let wanted = self.workshop.wanted.borrow();
+        let wanted = lock(&self.workshop.wanted);
         let Some((_, wanted)) = wanted.as_ref().filter(|(_, wanted)| key.starts_with(wanted.key())) else {
             return Err(Failure::new(format!("the release {name} does not ask for the environment {key}")));
         };
@@ -193,15 +196,27 @@ impl Asked<'_, '_> {
         Ok(AskedDjango { settings, python, release, env: self.env(side), tree })
     }
 
+    fn bytecode(&self, changed: &[PathBuf]) -> Result<Answer, Failure> {
+        let (_, dir) = self.release()?;
+        if let Some(odd) = changed.iter().find(|path| !is_source(path)) {
+            return Err(Failure::new(format!("{} is no source of Python within a release", odd.display())));
+        }
+        if let Some((former, _)) = &self.order.former {
+            python::carry_bytecode(&self.workshop.site.release_dir(former), &dir, changed)?;
+        }
+        python::compile(&dir.join("venv/bin/python"), &dir, changed, self.watch)?;
+        Ok(Answer::Done)
+    }
+
     /// With the passwords of its databases, which stay here.
     fn inspect(&self, bytecode: Bytecode) -> Result<Inspection, Failure> {
         let inspection = self.django(bytecode.into())?.get().inspect(self.watch)?;
-        *self.workshop.inspection.borrow_mut() = Some(inspection.clone());
+        *lock(&self.workshop.inspection) = Some(inspection.clone());
         Ok(inspection)
     }
 
     fn inspection(&self) -> Result<Inspection, Failure> {
-        let known = self.workshop.inspection.borrow().clone();
+        let known = lock(&self.workshop.inspection).clone();
         known.map_or_else(|| self.inspect(Bytecode::NotWritten), Ok)
     }
 
@@ -209,7 +224,7 @@ impl Asked<'_, '_> {
         let inspection = self.inspection()?;
         let migrated = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection);
         // Whatever it did, what is known of the database is old.
-        self.workshop.inspection.borrow_mut().take();
+        lock(&self.workshop.inspection).take();
         Ok(Answer::Warnings(migrated?.warnings))
     }
 
@@ -229,6 +244,16 @@ impl Asked<'_, '_> {
         let to = self.workshop.site.backup(self.release()?.0, settings.kind.ending());
         Ok(Answer::Dumped { restore: database::dump(settings.kind, database, into, &to, scratch, self.watch)? })
     }
+}
+
+/// Whether a path is one of a source within a release.
+fn is_source(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "py") && path.components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Nobody panics while he holds it, and if so, what it guards is as good as before.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A release's Django project, with what it is run by.

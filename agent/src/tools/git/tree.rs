@@ -112,6 +112,11 @@ impl Tree {
         Some(tree)
     }
 
+    /// Whether there is a file at this path, and not a link.
+    pub(crate) fn has_file(&self, path: &str) -> bool {
+        self.entries.get(path.as_bytes()).is_some_and(|entry| entry.kind == Kind::File)
+    }
+
     /// The blobs whose contents decide: the targets of links, and what has the size of an LFS pointer.
     pub(super) fn blobs_to_read(&self) -> Vec<String> {
         let decides = |entry: &&Entry| match entry.kind {

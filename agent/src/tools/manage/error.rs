@@ -15,6 +15,9 @@ pub(crate) enum ManageError {
     /// Nothing names a settings module.
     #[error("manage.py names no settings module")]
     NoSettings,
+    /// The static files would not be the release's own.
+    #[error("STATIC_ROOT is {}, outside the release: the live release would lose its files to this one", .0.display())]
+    Outside(PathBuf),
     /// A command failed.
     #[error("manage.py {verb} failed")]
     Command {
@@ -64,6 +67,9 @@ impl ManageError {
         match self {
             Self::NotThere(_) => Some("set [django] manage to its path in the repository"),
             Self::NoSettings => Some("set [django] settings, for example settings = \"shop.settings.production\""),
+            Self::Outside(_) => {
+                Some("set STATIC_ROOT = BASE_DIR / \"staticfiles\", or share the directory by [shared] dirs, or set collectstatic = false")
+            }
             Self::Command { hint, source, .. } => hint.as_deref().or(source.hint()),
             Self::Project { hint, .. } => hint.as_deref(),
             Self::NoAnswer { .. } => Some("its settings, or a library that they load, may call os._exit or crash"),
@@ -75,7 +81,7 @@ impl ManageError {
         match self {
             Self::Command { source, .. } | Self::NoAnswer { source: Some(source) } => source.tail(),
             Self::Project { trace, .. } => trace,
-            Self::NotThere(_) | Self::NoSettings | Self::NoAnswer { source: None } => &[],
+            Self::NotThere(_) | Self::NoSettings | Self::Outside(_) | Self::NoAnswer { source: None } => &[],
         }
     }
 }

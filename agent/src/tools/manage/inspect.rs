@@ -1,8 +1,8 @@
-//! Asks a project what it is, by a script that runs inside its own interpreter.
+//! Asks a project what it is, and has it checked and its static files collected, by a script that runs inside its own interpreter.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use agent_wire::event::Stream;
 use serde::Deserialize;
@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::super::{ProgramError, Watch};
 use super::error::{hint, missing_module, missing_variable};
-use super::{Database, Django, Inspection, ManageError, Schema};
+use super::{Collected, Database, Django, Grounds, Inspection, ManageError, Schema, unmade_of};
 
-const SCRIPT: &str = include_str!("inspect.py");
+const SCRIPT: &str = include_str!("project.py");
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -34,8 +34,6 @@ struct Failure {
 struct Told {
     version: String,
     settings_module: String,
-    static_root: Option<PathBuf>,
-    staticfiles: bool,
     wsgi_application: Option<String>,
     databases: BTreeMap<String, ToldDatabase>,
     schema: ToldSchema,
@@ -64,23 +62,75 @@ struct Loaded {
     warnings: Vec<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Examined {
+    /// It has threads or connections as soon as it is loaded, of which a fork would get no copy.
+    Alone {
+        #[serde(rename = "alone")]
+        _alone: bool,
+    },
+    Told {
+        unmade: Unmade,
+        #[serde(flatten)]
+        told: Box<Told>,
+    },
+}
+
+#[derive(Deserialize)]
+struct Unmade {
+    status: i32,
+    lines: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ToldCollected {
+    Nothing { nothing: String },
+    Outside { outside: PathBuf },
+    Into { root: Option<PathBuf>, read: Vec<PathBuf>, elsewhere: Vec<(PathBuf, String)>, unsure: Option<String> },
+}
+
 impl Django<'_> {
     /// What the project says of itself; changes nothing.
     ///
     /// # Errors
     /// [`ManageError`] when the settings cannot be loaded. A database that cannot be reached is told in [`Inspection::schema`].
     pub(crate) fn inspect(&self, watch: &Watch<'_>) -> Result<Inspection, ManageError> {
-        let Told { version, settings_module, static_root, staticfiles, wsgi_application, databases, schema } =
-            self.ask("inspect", watch)?;
-        let databases = databases.into_iter().map(|(alias, told)| {
-            let ToldDatabase { vendor, name, host, port, user, password, options } = told;
-            (alias.clone(), Database { alias, vendor, name, host, port, user, password, options })
-        });
-        let schema = match schema {
-            ToldSchema::Known(schema) => Ok(schema),
-            ToldSchema::Failed { failed } => Err(failed),
-        };
-        Ok(Inspection { version, settings_module, static_root, staticfiles, wsgi_application, databases: databases.collect(), schema })
+        self.ask("inspect", &[], watch).map(Told::into)
+    }
+
+    /// `manage.py check --deploy --fail-level ERROR`, whether models have changed without a migration (a sentence to warn with), and what the project
+    /// says of itself. One process loads the project, and does each in a copy of itself; where such a copy would not be the same, each has its own.
+    ///
+    /// # Errors
+    /// [`ManageError`] when the settings cannot be loaded, or the check finds an error.
+    pub(crate) fn examine(&self, watch: &Watch<'_>) -> Result<(Inspection, Option<String>), ManageError> {
+        match self.ask("examine", &[], watch)? {
+            Examined::Told { unmade: Unmade { status: 0, .. }, told } => Ok(((*told).into(), None)),
+            Examined::Told { unmade: Unmade { lines, .. }, told } => Ok(((*told).into(), Some(unmade_of(&lines)))),
+            Examined::Alone { .. } => {
+                self.check(watch)?;
+                let unmade = self.unmade_migrations(watch)?;
+                Ok((self.inspect(watch)?, unmade))
+            }
+        }
+    }
+
+    /// `manage.py collectstatic --noinput`, where the static files go into the release or into one of these other directories.
+    ///
+    /// # Errors
+    /// [`ManageError`] when it fails, or they would go elsewhere.
+    pub(crate) fn collect(&self, others: &[PathBuf], watch: &Watch<'_>) -> Result<Collected, ManageError> {
+        let places: Vec<_> = std::iter::once(self.release).chain(others.iter().map(PathBuf::as_path)).collect();
+        Ok(match self.ask("collect", &places, watch)? {
+            ToldCollected::Nothing { nothing } => Collected::Nothing(nothing),
+            ToldCollected::Outside { outside } => return Err(ManageError::Outside(outside)),
+            ToldCollected::Into { root: None, .. } => Collected::Elsewhere,
+            ToldCollected::Into { root: Some(root), read, elsewhere, unsure } => {
+                Collected::Within(Grounds { root, read: read.into_iter().collect(), elsewhere, unsure })
+            }
+        })
     }
 
     /// Imports the WSGI application and the URLs, as a server would; tells what people should know.
@@ -88,10 +138,16 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when they cannot be imported.
     pub(crate) fn load(&self, watch: &Watch<'_>) -> Result<Vec<String>, ManageError> {
-        self.ask("load", watch).map(|Loaded { warnings }| warnings)
+        self.ask("load", &[], watch).map(|Loaded { warnings }| warnings)
     }
 
-    fn ask<T: DeserializeOwned>(&self, mode: &str, watch: &Watch<'_>) -> Result<T, ManageError> {
+    fn ask<T: DeserializeOwned>(&self, mode: &'static str, places: &[&Path], watch: &Watch<'_>) -> Result<T, ManageError> {
+        // Ending badly is what the script does in the name of a command that failed.
+        let command = match mode {
+            "examine" => Some("check"),
+            "collect" => Some("collectstatic"),
+            _ => None,
+        };
         let mut program = self.interpreter()?;
         if !self.env.iter().any(|(name, _)| name == "PGCONNECT_TIMEOUT") {
             program = program.env("PGCONNECT_TIMEOUT", "10");
@@ -100,7 +156,8 @@ impl Django<'_> {
             .args(["-c", SCRIPT, mode])
             .arg(self.manage_path())
             .arg(self.settings.settings.as_deref().unwrap_or_default())
-            .arg(&self.settings.database);
+            .arg(&self.settings.database)
+            .args(places);
         let said = RefCell::new(Vec::new());
         let lines = |stream: Stream, line: &str| {
             (watch.lines)(stream, line);
@@ -108,10 +165,8 @@ impl Django<'_> {
         };
         let finished = match program.capture(&Watch { lines: &lines, ..*watch }) {
             Ok(finished) => finished,
-            Err(ProgramError::Failed { program, status, tail }) => {
-                return Err(ManageError::NoAnswer { source: Some(ProgramError::Failed { program, status, tail }) });
-            }
-            Err(source) => return Err(ManageError::command(mode, source, &said.into_inner())),
+            Err(source @ ProgramError::Failed { .. }) if command.is_none() => return Err(ManageError::NoAnswer { source: Some(source) }),
+            Err(source) => return Err(ManageError::command(command.unwrap_or(mode), source, &said.into_inner())),
         };
         // The script moves what the project prints elsewhere; what comes before the last line was there earlier still.
         let answer = finished.stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -120,6 +175,21 @@ impl Django<'_> {
             Ok(Answer::Failed { failed }) => Err(failed.into()),
             Err(_) => Err(ManageError::NoAnswer { source: None }),
         }
+    }
+}
+
+impl From<Told> for Inspection {
+    fn from(told: Told) -> Self {
+        let Told { version, settings_module, wsgi_application, databases, schema } = told;
+        let databases = databases.into_iter().map(|(alias, told)| {
+            let ToldDatabase { vendor, name, host, port, user, password, options } = told;
+            (alias.clone(), Database { alias, vendor, name, host, port, user, password, options })
+        });
+        let schema = match schema {
+            ToldSchema::Known(schema) => Ok(schema),
+            ToldSchema::Failed { failed } => Err(failed),
+        };
+        Self { version, settings_module, wsgi_application, databases: databases.collect(), schema }
     }
 }
 

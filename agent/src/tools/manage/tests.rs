@@ -101,6 +101,18 @@ impl Project {
         watched(|watch| self.django(python).inspect(watch))
     }
 
+    fn examine(&self, python: &Path) -> Result<(Inspection, Option<String>), ManageError> {
+        watched(|watch| self.django(python).examine(watch))
+    }
+
+    /// What collectstatic goes by.
+    fn collected(&self) -> Grounds {
+        match watched(|watch| self.django(&new()).collect(&[], watch)).unwrap() {
+            Collected::Within(grounds) => grounds,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn schema(&self) -> Schema {
         self.inspect(&new()).unwrap().schema.unwrap()
     }
@@ -130,8 +142,6 @@ fn a_project_says_what_it_is() {
         let inspection = project.inspect(&python).unwrap();
         assert!(inspection.version.starts_with("4.2.") || inspection.version.starts_with("5.2."));
         assert_eq!(inspection.settings_module, "shop.settings");
-        assert_eq!(inspection.static_root.as_deref(), Some(project.dir.path().canonicalize().unwrap().join("static").as_path()));
-        assert!(inspection.staticfiles && inspection.collects_within(project.dir.path()));
         assert_eq!(inspection.wsgi_application.as_deref(), Some("shop.wsgi.application"));
         let database = &inspection.databases["default"];
         assert_eq!((database.vendor.as_str(), Path::new(&database.name)), ("sqlite", project.dir.path().join("db.sqlite3").as_path()));
@@ -159,13 +169,11 @@ fn manage_py_may_be_odd() {
     let mut project = Project::new();
     project.file("manage.py", &MANAGE.replace('\n', "\r\n"));
     assert_eq!(project.inspect(&new()).unwrap().settings_module, "shop.settings");
-    watched(|watch| project.django(&new()).check(watch)).unwrap();
+    project.examine(&new()).unwrap();
 
     project.write_into("backend/");
     project.settings.manage = "backend/manage.py".into();
-    let inspection = project.inspect(&old()).unwrap();
-    assert!(inspection.static_root.unwrap().ends_with("backend/static"));
-    watched(|watch| project.django(&new()).collectstatic(watch)).unwrap();
+    project.collected();
     assert!(project.dir.path().join("backend/static/stock/a.css").exists());
 
     project.settings.manage = "manage.py".into();
@@ -184,7 +192,7 @@ fn manage_py_may_be_odd() {
         &MANAGE.replace(".setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')", "['DJANGO_SETTINGS_MODULE'] = 'no.such'"),
     );
     assert_eq!(project.inspect(&new()).unwrap().settings_module, "shop.settings");
-    watched(|watch| project.django(&new()).check(watch)).unwrap();
+    project.examine(&new()).unwrap();
 
     project.settings.manage = "no/manage.py".into();
     assert_eq!(project.inspect(&new()).unwrap_err().to_string(), "no/manage.py is not in the release");
@@ -219,7 +227,7 @@ fn a_missing_django_is_told() {
     let project = Project::new();
     let err = project.inspect(&bare).unwrap_err();
     assert!(err.hint().unwrap().starts_with("Django is not in the environment"), "{err:?}");
-    let err = watched(|watch| project.django(&bare).check(watch)).unwrap_err();
+    let err = project.examine(&bare).unwrap_err();
     assert!(err.hint().unwrap().starts_with("Django is not in the environment"), "{err:?}");
 }
 
@@ -227,10 +235,10 @@ fn a_missing_django_is_told() {
 fn a_check_that_finds_an_error_fails_and_a_warning_does_not() {
     let project = Project::new();
     for python in djangos() {
-        watched(|watch| project.django(&python).check(watch)).unwrap();
+        project.examine(&python).unwrap();
     }
     project.file("shop/settings.py", &format!("{SETTINGS}\nSTATICFILES_DIRS = [STATIC_ROOT]\n"));
-    let err = watched(|watch| project.django(&new()).check(watch)).unwrap_err();
+    let err = project.examine(&new()).unwrap_err();
     assert!(err.tail().iter().any(|line| line.contains("staticfiles.E002")), "{:?}", err.tail());
 }
 
@@ -238,25 +246,100 @@ fn a_check_that_finds_an_error_fails_and_a_warning_does_not() {
 fn models_without_migrations_are_a_warning() {
     let project = Project::new();
     for python in djangos() {
-        assert_eq!(watched(|watch| project.django(&python).unmade_migrations(watch)).unwrap(), None);
+        assert_eq!(project.examine(&python).unwrap().1, None);
     }
     project.file("stock/models.py", &format!("{MODELS}    colour = models.CharField(max_length=3)\n"));
     for python in djangos() {
-        let warning = watched(|watch| project.django(&python).unmade_migrations(watch)).unwrap().unwrap();
+        let warning = project.examine(&python).unwrap().1.unwrap();
         assert!(warning.contains("models of stock") || warning.contains("could not tell"), "{warning}");
     }
     project.file("stock/models.py", &format!("{MODELS}    colour = models.CharField(max_length=3, default='red')\n"));
-    let warning = watched(|watch| project.django(&new()).unmade_migrations(watch)).unwrap().unwrap();
+    let warning = project.examine(&new()).unwrap().1.unwrap();
     assert_eq!(warning, "models of stock have changed without a migration (makemigrations)");
     assert!(!project.dir.path().join("stock/migrations/0003_item_colour.py").exists());
 }
 
 #[test]
-fn static_files_that_would_land_elsewhere_are_seen() {
-    let elsewhere = tempfile::tempdir().unwrap();
-    let project = Project::new();
+fn static_files_that_would_land_elsewhere_are_not_collected() {
+    let (elsewhere, project) = (tempfile::tempdir().unwrap(), Project::new());
     std::os::unix::fs::symlink(elsewhere.path(), project.dir.path().join("static")).unwrap();
-    assert!(!project.inspect(&new()).unwrap().collects_within(project.dir.path()));
+    let collect = |others: &[PathBuf]| watched(|watch| project.django(&new()).collect(others, watch));
+    let err = collect(&[]).unwrap_err();
+    assert!(matches!(&err, ManageError::Outside(place) if *place == elsewhere.path().canonicalize().unwrap()), "{err:?}");
+    assert!(!elsewhere.path().join("stock").exists());
+    assert_eq!(collect(&[elsewhere.path().to_owned()]).unwrap(), Collected::Elsewhere);
+    assert!(elsewhere.path().join("stock/a.css").exists());
+
+    let project = Project::new();
+    project.file("shop/settings.py", &SETTINGS.replace("'django.contrib.staticfiles', ", ""));
+    let nothing = watched(|watch| project.django(&new()).collect(&[], watch)).unwrap();
+    assert_eq!(nothing, Collected::Nothing("django.contrib.staticfiles is not installed".to_owned()));
+}
+
+#[test]
+fn what_collectstatic_goes_by_is_told() {
+    let project = Project::new();
+    project.file("stock/views.py", "raise SystemExit('nobody collects me')\n").file("shop/apps.html", "");
+    for round in 0..2 {
+        // With bytecode, the second time, as without.
+        let Grounds { root, read, elsewhere, unsure } = project.collected();
+        assert_eq!((root.as_path(), &unsure), (Path::new("static"), &None), "{round}");
+        for wanted in ["manage.py", "shop/settings.py", "stock/models.py", "stock/static/stock/a.css"] {
+            assert!(read.contains(Path::new(wanted)), "{round} {wanted} {read:?}");
+        }
+        assert!(!read.contains(Path::new("stock/views.py")) && !read.contains(Path::new("shop/urls.py")), "{read:?}");
+        assert!(elsewhere.iter().all(|(path, was)| identity(path) == *was), "{elsewhere:?}");
+        fs::remove_dir_all(project.dir.path().join("static")).unwrap();
+    }
+
+    // What is read elsewhere is told with what tells whether it has changed.
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    let outside = outside.path();
+    let with = |more: &str| {
+        project.file("shop/settings.py", &format!("{SETTINGS}\n{more}\n"));
+        project.collected()
+    };
+    let told = with(&format!("open({outside:?}).read()\ntry:\n    open('/etc/no-such-file')\nexcept OSError:\n    pass"));
+    // A temporary directory is nobody's but the process's own.
+    assert_eq!(told.unsure, None);
+    assert!(told.elsewhere.contains(&(PathBuf::from("/etc/no-such-file"), String::new())), "{told:?}");
+    let told = with("open('/etc/hostname').read()");
+    let (_, was) = told.elsewhere.iter().find(|(path, _)| path == Path::new("/etc/hostname")).unwrap();
+    assert!(!was.is_empty());
+}
+
+#[test]
+fn a_collectstatic_that_may_make_something_else_each_time_says_so() {
+    let mut project = Project::new();
+    project.set("REVISION", "1a2b3c");
+    for (more, why) in [
+        ("print(os.environ.get('REVISION'))", "it reads the variable REVISION"),
+        ("import subprocess\nsubprocess.run(['true'])", "it starts programs"),
+        ("import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9))\nexcept OSError:\n    pass", "it uses the network"),
+        ("import sqlite3\nsqlite3.connect(':memory:')", "it opens a database"),
+        ("open('/proc/uptime').read()", "it reads /proc/uptime"),
+        ("open(BASE_DIR / 'made', 'w').close()", "it writes "),
+        ("os.rename(BASE_DIR / 'shop/urls.py', BASE_DIR / 'shop/urls.was.py')", "it writes "),
+    ] {
+        project.file("shop/settings.py", &format!("{SETTINGS}\n{more}\n"));
+        let grounds = project.collected();
+        assert!(grounds.unsure.as_ref().is_some_and(|unsure| unsure.starts_with(why)), "{more}: {grounds:?}");
+    }
+}
+
+#[test]
+fn a_project_with_threads_is_examined_command_by_command() {
+    let project = Project::new();
+    let loads = project.dir.path().join("loads");
+    let count = || fs::read_to_string(&loads).unwrap().lines().count();
+    project.file("shop/settings.py", &format!("{SETTINGS}\nwith open({loads:?}, 'a') as file:\n    print('once', file=file)\n"));
+    let (alone, _) = project.examine(&new()).unwrap();
+    assert_eq!(count(), 1, "all in one process");
+    let thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n";
+    project.file("stock/__init__.py", thread);
+    let (threaded, _) = project.examine(&new()).unwrap();
+    assert_eq!(count(), 5, "it was seen that it has a thread, and each of three had a process of its own");
+    assert_eq!(alone, threaded);
 }
 
 #[test]
@@ -264,10 +347,10 @@ fn bytecode_is_written_before_the_seal_and_not_after() {
     let mut project = Project::new();
     let cache = project.dir.path().join("shop/__pycache__");
     project.tree = Tree::Sealed;
-    watched(|watch| project.django(&new()).check(watch)).unwrap();
+    project.examine(&new()).unwrap();
     assert!(!cache.exists());
     project.tree = Tree::Open;
-    watched(|watch| project.django(&new()).check(watch)).unwrap();
+    project.examine(&new()).unwrap();
     assert!(cache.exists());
 }
 

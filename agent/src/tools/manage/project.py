@@ -1,0 +1,434 @@
+"""Has a Django project do things in one process that has loaded it once, and tells what came of them. Runs with every Django from 3.2 on.
+
+Arguments: mode, path of manage.py, settings module or "", alias of the database or "", and for collect the places where static files may go.
+
+  inspect   what the project is, and how its database and its code stand to each other; changes nothing
+  load      imports what a server imports
+  examine   `check` and `makemigrations --check`, and then what inspect tells
+  collect   `collectstatic`, and what it went by
+
+The answer is one line of JSON on standard output. What the project prints goes to standard error.
+"""
+
+import json
+import os
+import runpy
+import sys
+import tempfile
+import threading
+import traceback
+
+answer_to = os.dup(1)
+os.dup2(2, 1)
+mode, manage, wanted_settings, alias = sys.argv[1:5]
+places = sys.argv[5:]
+
+
+class Seen:
+    """What the project's code went by, as the interpreter tells of it (PEP 578)."""
+
+    def __init__(self):
+        # Paths that were opened for reading or listed; those that were written or removed; and why nobody can tell what else it went by.
+        self.read, self.written, self.unsure = set(), set(), None
+        self.on = hasattr(sys, "addaudithook")
+        if self.on:
+            sys.addaudithook(self.hear)
+            Variables.hear(self)
+        else:
+            self.unsure = "the interpreter is older than Python 3.8"
+
+    def hear(self, event, args):
+        if not self.on:
+            return
+        if event == "open":
+            path, mode, flags = args
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR) or isinstance(mode, str) and set(mode) & set("wax+")
+            self.note(self.written if writes else self.read, path)
+        elif event in ("os.listdir", "os.scandir"):
+            self.note(self.read, args[0] if args[0] is not None else ".")
+        elif event in ("os.rename", "os.link", "os.symlink"):
+            self.note(self.written, args[0])
+            self.note(self.written, args[1])
+        elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.utime", "os.chmod"):
+            self.note(self.written, args[0])
+        elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn"):
+            self.doubt("it starts programs")
+        elif event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+            self.doubt("it uses the network")
+        elif event == "sqlite3.connect":
+            self.doubt("it opens a database")
+
+    def note(self, paths, path):
+        if isinstance(path, (str, bytes, os.PathLike)):
+            paths.add(os.path.abspath(os.fsdecode(path)))
+
+    def doubt(self, why):
+        self.unsure = self.unsure or why
+
+    def told(self, release, root, connections):
+        """What was read of the release, by paths within it; and what was read elsewhere, with what tells whether it is the same later."""
+        self.on = False
+        # The environment and the standard library: another one has another key.
+        homes = {os.path.realpath(home) for home in (sys.prefix, os.path.dirname(os.__file__))}
+        scratch = os.path.realpath(tempfile.gettempdir())
+        within = lambda path, *dirs: any(path == dir or path.startswith(dir + os.sep) for dir in dirs)
+        is_cache = lambda path: os.sep + "__pycache__" in path
+        parents = {}
+
+        def real(path):
+            # A link at the end is followed as well.
+            dir, name = os.path.split(path)
+            if dir not in parents:
+                parents[dir] = os.path.realpath(dir)
+            whole = os.path.join(parents[dir], name)
+            return os.path.realpath(whole) if os.path.islink(whole) else whole
+
+        for path in sorted(map(real, self.written)):
+            own = within(path, root) if within(path, release) else within(path, scratch, "/dev")
+            if not own and not is_cache(path):
+                self.doubt("it writes " + path)
+        read, elsewhere = set(), []
+        for path in sorted(set(map(real, self.read))):
+            if within(path, root, *homes):
+                continue
+            if within(path, "/proc", "/sys"):
+                self.doubt("it reads " + path)
+            elif not within(path, release):
+                if within(path, scratch, "/dev/null", "/dev/urandom"):
+                    continue
+                try:
+                    stat = os.stat(path)
+                    elsewhere.append([path, "%d %d %d" % (stat.st_ino, stat.st_size, stat.st_mtime_ns)])
+                except OSError:
+                    elsewhere.append([path, ""])
+            elif not os.path.isdir(path):
+                if is_cache(path):
+                    dir, name = os.path.split(path)
+                    path = os.path.join(os.path.dirname(dir), name.split(".")[0] + ".py")
+                read.add(os.path.relpath(path, release))
+        if any(connection.connection is not None for connection in connections):
+            self.doubt("it opens a database")
+        return {"read": sorted(read), "elsewhere": elsewhere, "unsure": self.unsure}
+
+
+class Variables(type(os.environ)):
+    """The environment, which tells when somebody asks for what is another in each release."""
+
+    seen = None
+
+    @classmethod
+    def hear(cls, seen):
+        cls.seen = seen
+        os.environ.__class__ = cls
+
+    def __getitem__(self, name):
+        if isinstance(name, str) and (name.startswith("RELEASE_") or name in ("REVISION", "PREVIOUS_REVISION")):
+            self.seen.doubt("it reads the variable " + name)
+        return super().__getitem__(name)
+
+
+if mode == "collect":
+    seen = Seen()
+
+
+def answer(value):
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            # The project replaced or closed it.
+            pass
+    data = (json.dumps(value) + "\n").encode()
+    while data:
+        data = data[os.write(answer_to, data):]
+    # A thread that the project started must not keep this process.
+    os._exit(0)
+
+
+def fail(stage, err):
+    lines = traceback.format_exception(type(err), err, err.__traceback__)
+    text = "".join(lines)
+    os.write(2, text.encode(errors="replace"))
+    answer({
+        "failed": {
+            "stage": stage,
+            "kind": type(err).__name__,
+            "message": str(err),
+            "missing": getattr(err, "name", None) if isinstance(err, ImportError) else None,
+            "trace": text.splitlines()[-20:],
+        }
+    })
+
+
+class Stop(BaseException):
+    pass
+
+
+def stop(*args, **kwargs):
+    raise Stop
+
+
+def find_settings():
+    """Runs manage.py up to the point where it hands over to Django: only it knows how it chooses its settings."""
+    from django.core import management
+
+    kept = management.execute_from_command_line, management.ManagementUtility.execute
+    management.execute_from_command_line = stop
+    management.ManagementUtility.execute = stop
+    sys.path[0] = os.path.dirname(manage)
+    sys.argv = [manage, "version"]
+    if wanted_settings:
+        os.environ["DJANGO_SETTINGS_MODULE"] = wanted_settings
+    try:
+        runpy.run_path(manage, run_name="__main__")
+    except Stop:
+        pass
+    management.execute_from_command_line, management.ManagementUtility.execute = kept
+    if wanted_settings:
+        os.environ["DJANGO_SETTINGS_MODULE"] = wanted_settings
+
+
+def run(*words):
+    """Runs a command of manage.py as manage.py would; its exit status."""
+    from django.core.management import ManagementUtility
+
+    sys.argv = [manage, *words] + (["--settings=" + wanted_settings] if wanted_settings else [])
+    try:
+        ManagementUtility(sys.argv).execute()
+    except SystemExit as err:
+        if isinstance(err.code, int) or err.code is None:
+            return err.code or 0
+        print(err.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def apart(*words):
+    """Runs a command in a process that has loaded the project and done nothing else; its exit status, and its standard output."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(ours)
+            os.dup2(theirs, 1)
+            status = run(*words)
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        finally:
+            os._exit(status)
+    os.close(theirs)
+    said = b""
+    with open(ours, "rb", 0) as pipe:
+        while True:
+            chunk = pipe.read(65536)
+            if not chunk:
+                break
+            os.write(2, chunk)
+            said += chunk
+    _, status = os.waitpid(child, 0)
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status), said.decode(errors="replace")
+
+
+def settings_text(settings, name):
+    value = getattr(settings, name, None)
+    return str(value) if value else None
+
+
+LIBPQ = [
+    "service", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "options", "target_session_attrs",
+    "channel_binding", "gssencmode", "krbsrvname", "connect_timeout", "hostaddr",
+]
+
+
+def database(connection):
+    settings = connection.settings_dict
+    name = str(settings.get("NAME") or "")
+    if connection.vendor == "sqlite" and name and not connection.is_in_memory_db():
+        name = os.path.abspath(name)
+    options = settings.get("OPTIONS") or {}
+    return {
+        "vendor": connection.vendor,
+        "name": name,
+        "host": str(settings.get("HOST") or ""),
+        "port": str(settings.get("PORT") or ""),
+        "user": str(settings.get("USER") or ""),
+        "password": str(settings.get("PASSWORD") or ""),
+        "options": {key: str(options[key]) for key in LIBPQ if options.get(key) is not None} if connection.vendor == "postgresql" else {},
+    }
+
+
+def schema(connection):
+    from django.db.migrations.executor import MigrationExecutor
+
+    if connection.vendor == "sqlite" and not connection.is_in_memory_db() and not os.path.exists(connection.settings_dict["NAME"]):
+        # Connecting would make the file.
+        connection.settings_dict["NAME"] = ":memory:"
+    connection.ensure_connection()
+    if connection.vendor == "postgresql":
+        version = connection.pg_version
+    elif connection.vendor == "sqlite":
+        version = 0
+        for part in connection.Database.sqlite_version_info[:3]:
+            version = version * 100 + part
+    else:
+        version = 0
+
+    executor = MigrationExecutor(connection)
+    loader = executor.loader
+    conflicts = loader.detect_conflicts()
+    if conflicts:
+        told = "; ".join("%s: %s" % (app, ", ".join(names)) for app, names in sorted(conflicts.items()))
+        return {"failed": "migrations contradict each other, so that none can be applied (makemigrations --merge): " + told}
+    loader.check_consistent_history(connection)
+    plan = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]
+    name = lambda migration: "%s.%s" % (migration.app_label, migration.name)
+
+    recorder = executor.recorder
+    rows = []
+    if recorder.has_table():
+        rows = list(recorder.migration_qs.order_by("id").values_list("app", "name"))
+    known = set(loader.disk_migrations)
+    # Migrations that were replaced stay known as long as the one that replaced them names them.
+    for migration in loader.disk_migrations.values():
+        known.update(migration.replaces)
+    last_known = {}
+    for place, row in enumerate(rows):
+        if row in known:
+            last_known[row[0]] = place
+    ahead, strangers = [], []
+    for place, row in enumerate(rows):
+        if row not in known:
+            is_ahead = row[0] in loader.migrated_apps and place > last_known.get(row[0], -1)
+            (ahead if is_ahead else strangers).append("%s.%s" % row)
+    return {
+        "pending": [name(migration) for migration in plan],
+        "irreversible": [name(migration) for migration in plan if not all(operation.reversible for operation in migration.operations)],
+        "ahead": ahead,
+        "strangers": strangers,
+        "server_version": version,
+    }
+
+
+def inspect(settings, **more):
+    import django
+    from django.db import connections
+
+    try:
+        databases = {name: database(connections[name]) for name in connections}
+    except BaseException as err:
+        fail("databases", err)
+    if alias not in databases:
+        told = {"failed": "there is no database %r in DATABASES; there is %s" % (alias, ", ".join(sorted(databases)) or "none")}
+    else:
+        try:
+            told = schema(connections[alias])
+        except Exception as err:
+            os.write(2, traceback.format_exc().encode(errors="replace"))
+            told = {"failed": "%s: %s" % (type(err).__name__, " ".join(str(err).split()))}
+    answer({
+        "version": django.get_version(),
+        "settings_module": os.environ["DJANGO_SETTINGS_MODULE"],
+        "wsgi_application": settings_text(settings, "WSGI_APPLICATION"),
+        "databases": databases,
+        "schema": told,
+        **more,
+    })
+
+
+def examine(settings):
+    """Each command begins with the project as it was when it was loaded; where it has threads or connections, no copy of it would be the same."""
+    from django.db import connections
+
+    if threading.active_count() > 1 or any(connection.connection is not None for connection in connections.all()):
+        answer({"alone": True})
+    status, _ = apart("check", "--deploy", "--fail-level=ERROR")
+    if status:
+        os._exit(status)
+    status, said = apart("makemigrations", "--check", "--dry-run", "--noinput")
+    inspect(settings, unmade={"status": status, "lines": said.splitlines()})
+
+
+def collect(settings):
+    from django.apps import apps
+    from django.db import connections
+
+    if not apps.is_installed("django.contrib.staticfiles"):
+        answer({"nothing": "django.contrib.staticfiles is not installed"})
+    root = settings_text(settings, "STATIC_ROOT")
+    if not root:
+        answer({"nothing": "STATIC_ROOT is not set"})
+    root = os.path.realpath(root)
+    release, *others = map(os.path.realpath, places)
+    within = lambda place: root.startswith(place + os.sep)
+    if not within(release) and not any(within(place) or root == place for place in others):
+        answer({"outside": root})
+    status = run("collectstatic", "--noinput")
+    if status:
+        os._exit(status)
+    told = seen.told(release, root, connections.all())
+    answer({"root": os.path.relpath(root, release) if within(release) else None, **told})
+
+
+def load(settings):
+    """Imports what a server imports. WSGI modules choose their settings by setdefault; which ones they would choose is worth knowing."""
+    from django.utils.module_loading import import_string
+
+    chosen = []
+    real = os.environ.setdefault
+
+    def setdefault(key, value):
+        if key == "DJANGO_SETTINGS_MODULE":
+            chosen.append(value)
+        return real(key, value)
+
+    os.environ.setdefault = setdefault
+    application = settings_text(settings, "WSGI_APPLICATION")
+    warnings = []
+    if application:
+        try:
+            import_string(application)
+        except BaseException as err:
+            fail("wsgi", err)
+        module = os.environ["DJANGO_SETTINGS_MODULE"]
+        if chosen and chosen[-1] != module:
+            warnings.append(
+                "%s names the settings %s, and not %s: the server must set DJANGO_SETTINGS_MODULE itself"
+                % (application.rpartition(".")[0], chosen[-1], module)
+            )
+    if settings_text(settings, "ROOT_URLCONF"):
+        try:
+            from django.urls import get_resolver
+
+            get_resolver().url_patterns
+        except BaseException as err:
+            fail("urls", err)
+    answer({"warnings": warnings})
+
+
+try:
+    import django
+except BaseException as err:
+    fail("django", err)
+try:
+    find_settings()
+except BaseException as err:
+    fail("manage", err)
+if not os.environ.get("DJANGO_SETTINGS_MODULE"):
+    answer({"failed": {"stage": "unset", "kind": "", "message": "", "missing": None, "trace": []}})
+try:
+    from django.conf import settings
+
+    settings.INSTALLED_APPS
+    django.setup()
+except BaseException as err:
+    fail("settings", err)
+try:
+    {"inspect": inspect, "load": load, "examine": examine, "collect": collect}[mode](settings)
+except BaseException as err:
+    fail("inspect", err)

@@ -1,0 +1,115 @@
+//! Bytecode of a release's own sources: what the former release has for the same sources is as good for this one (PEP 552 says what a `.pyc` begins with).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::super::{Program, Watch};
+use super::PythonError;
+
+/// The directory beside sources that bytecode is kept in (PEP 3147).
+const CACHE: &str = "__pycache__";
+/// What a `.pyc` begins with: a number of the interpreter's, flags, and for one that belongs to a source of a certain time and size these two, four bytes
+/// each with the lowest first.
+const HEAD: usize = 16;
+/// Bytecode of more bytes than any module has is nobody's.
+const MOST: u64 = 64 << 20;
+
+/// Gives the sources of a release the bytecode that the former one has for the same sources: for all but `changed`, and what has a bytecode already.
+///
+/// # Errors
+/// [`PythonError::File`] when something cannot be read or written.
+pub(crate) fn carry_bytecode(former: &Path, release: &Path, changed: &[PathBuf]) -> Result<(), PythonError> {
+    carry(former, release, Path::new(""), &changed.iter().map(PathBuf::as_path).collect())
+}
+
+fn carry(former: &Path, release: &Path, within: &Path, changed: &BTreeSet<&Path>) -> Result<(), PythonError> {
+    let (from, to) = (former.join(within), release.join(within));
+    let entries = match fs::read_dir(&from) {
+        Ok(entries) => entries,
+        // The former one has it no more, or never had.
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => return Ok(()),
+        Err(source) => return Err(PythonError::File { act: "read", path: from, source }),
+    };
+    for entry in entries.flatten() {
+        let (name, kind) = (entry.file_name(), entry.file_type());
+        if !kind.is_ok_and(|kind| kind.is_dir()) || name.as_bytes().starts_with(b".") {
+            continue;
+        }
+        if name != CACHE {
+            carry(former, release, &within.join(&name), changed)?;
+            continue;
+        }
+        let cache = to.join(CACHE);
+        for compiled in fs::read_dir(from.join(CACHE)).into_iter().flatten().flatten() {
+            let name = compiled.file_name();
+            // MODULE.cpython-311.pyc; what was compiled with -O has one part more.
+            let parts: Vec<&str> = name.to_str().unwrap_or_default().split('.').collect();
+            let [module, _, "pyc"] = parts.as_slice() else { continue };
+            let source = within.join(format!("{module}.py"));
+            if changed.contains(source.as_path()) {
+                continue;
+            }
+            let Some(bytes) = retold(&compiled.path(), &former.join(&source), &release.join(&source)) else { continue };
+            write(&cache, &cache.join(&name), &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// A `.pyc` of the former source, as one of the new source with the same contents; nothing where it does not belong to the former one as it is now.
+fn retold(compiled: &Path, former: &Path, new: &Path) -> Option<Vec<u8>> {
+    if fs::symlink_metadata(compiled).ok().filter(fs::Metadata::is_file)?.len() > MOST {
+        return None;
+    }
+    let (former, new) = (fs::symlink_metadata(former).ok()?, fs::symlink_metadata(new).ok()?);
+    let mut bytes = fs::read(compiled).ok()?;
+    let word = |value: u64| u32::try_from(value & u64::from(u32::MAX)).unwrap_or_default().to_le_bytes();
+    let stamp = |meta: &fs::Metadata| [word(meta.mtime().unsigned_abs()), word(meta.size())].concat();
+    // Flags of 0: it goes by time and size.
+    if !new.is_file() || bytes.get(4..8)? != [0; 4] || *bytes.get(8..HEAD)? != *stamp(&former) || former.size() != new.size() {
+        return None;
+    }
+    bytes.get_mut(8..HEAD)?.copy_from_slice(&stamp(&new));
+    Some(bytes)
+}
+
+fn write(cache: &Path, path: &Path, bytes: &[u8]) -> Result<(), PythonError> {
+    let failed = |source| PythonError::File { act: "write", path: path.to_owned(), source };
+    match fs::create_dir(cache) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(failed(err)),
+        _ => {}
+    }
+    match fs::File::create_new(path).and_then(|mut file| file.write_all(bytes)) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(failed(err)),
+        _ => Ok(()),
+    }
+}
+
+/// Compiles sources of a release. One that cannot be compiled is left for whoever imports it to say so.
+///
+/// # Errors
+/// [`PythonError::Program`] when the interpreter cannot be run.
+pub(crate) fn compile(python: &Path, release: &Path, sources: &[PathBuf], watch: &Watch<'_>) -> Result<(), PythonError> {
+    let input: Vec<u8> = sources
+        .iter()
+        .filter(|source| release.join(source).is_file())
+        .flat_map(|source| [source.as_os_str().as_bytes(), b"\n"].concat())
+        .collect();
+    if input.is_empty() {
+        return Ok(());
+    }
+    // Isolated, so that nothing of the release is imported in place of the standard library.
+    let program = Program::new(python).dir(release).args(["-I", "-S", "-c", COMPILE]).input(input);
+    program.run(watch).map_err(|source| PythonError::Program {
+        act: "compiling the sources that have changed".to_owned(),
+        hint: None,
+        source,
+    })
+}
+
+/// compileall(1) would end badly over a single source that is none.
+const COMPILE: &str = "import py_compile, sys\nfor line in sys.stdin:\n    try:\n        py_compile.compile(line.rstrip('\\n'), quiet=2)\n    except OSError:\n        pass\n";
