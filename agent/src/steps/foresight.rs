@@ -169,10 +169,11 @@ fn no_migration(cx: &Cx<'_>) -> Option<(String, Vec<PathBuf>)> {
     Some((format!("since {former} neither migrations, settings nor environment have changed"), sources))
 }
 
-/// Whether a file may have a say in which migrations there are: a migration, or settings, which name the apps. It need not be all of them, for the
-/// database is asked in any case.
+/// Whether a file may have a say in which migrations there are: a migration, or settings, which name the apps, or what chooses the settings. It need not be
+/// all of them, for the database is asked in any case.
 fn decides_migrations(path: &str) -> bool {
-    path.split('/').any(|part| part.starts_with("migrations") || part.contains("settings") || part == "apps.py" || part == "conf")
+    path.split('/')
+        .any(|part| part.starts_with("migrations") || part.contains("settings") || ["apps.py", "conf", "manage.py"].contains(&part))
 }
 
 /// Does something, and what was put off beside it. Both must come out well.

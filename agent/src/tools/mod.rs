@@ -20,7 +20,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -411,6 +411,7 @@ impl Program {
             None => command.spawn(),
         };
         let mut child = started.map_err(|source| self.cannot_start(source))?;
+        STARTED.fetch_add(1, Ordering::Relaxed);
         faults::at("tool");
         let group = Process::of(child.id());
         let (sender, said) = sync_channel::<Said>(1024);
@@ -457,6 +458,14 @@ impl Program {
             Err(Cut::Lost(source)) => Err(ProgramError::Start { program: self.shown(), source }),
         }
     }
+}
+
+/// How many programs the agent has started.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// How many programs this process has started so far: where it is the same as before, nothing was started that could be left.
+pub(crate) fn started() -> u64 {
+    STARTED.load(Ordering::Relaxed)
 }
 
 /// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended. With them goes what was started within

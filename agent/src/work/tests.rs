@@ -100,3 +100,17 @@ fn lines_come_whole_and_with_their_descriptor_however_they_are_cut() {
     drop(there);
     assert!(matches!(heard.hear::<u32>(patience), Ok(Heard::Gone)));
 }
+
+#[test]
+fn only_sources_within_a_release_are_compiled() {
+    for (path, whether) in [
+        ("shop/views.py", true),
+        ("views.py", true),
+        ("../other/views.py", false),
+        ("/etc/views.py", false),
+        ("shop/views.pyc", false),
+        ("", false),
+    ] {
+        assert_eq!(super::workshop::is_source(path.as_ref()), whether, "{path:?}");
+    }
+}

@@ -247,7 +247,7 @@ impl Asked<'_, '_> {
 }
 
 /// Whether a path is one of a source within a release.
-fn is_source(path: &Path) -> bool {
+pub(super) fn is_source(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "py") && path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
