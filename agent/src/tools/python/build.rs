@@ -86,13 +86,19 @@ impl Build<'_> {
                 if !files.is_empty() {
                     let files = files.iter().flat_map(|file| ["-r".into(), file.clone().into_os_string()]);
                     let packages = if together { self.as_args(packages) } else { Vec::new() };
-                    self.install(files.chain(packages), "the requirements")?;
+                    let files: Vec<OsString> = files.chain(packages).collect();
+                    // With hashes every package is named, and its very file: an index could not answer anything else.
+                    if !self.wanted.reading.hashed || !self.install_from_cache(&files)? {
+                        self.install(files, "the requirements")?;
+                    }
                 }
                 for (index, made) in made.iter().enumerate() {
                     let list = self.write(&format!("requirements-{index}.txt"), &made.lines)?;
                     let no_deps = if made.closure == Closure::Complete { vec![OsString::from("--no-deps")] } else { Vec::new() };
-                    let args = no_deps.into_iter().chain(["-r".into(), list.into_os_string()]);
-                    self.install(args, &made.from.display().to_string())?;
+                    let args: Vec<OsString> = no_deps.into_iter().chain(["-r".into(), list.into_os_string()]).collect();
+                    if made.closure != Closure::Complete || !self.install_from_cache(&args)? {
+                        self.install(args, &made.from.display().to_string())?;
+                    }
                 }
                 if together { Ok(()) } else { self.beside() }
             }
@@ -145,13 +151,31 @@ impl Build<'_> {
         std::iter::once("--".into()).chain(packages.iter().map(OsString::from)).collect()
     }
 
+    /// Installs what uv has in its cache whole, without asking an index for anything. Tells whether it had.
+    fn install_from_cache(&self, args: &[OsString]) -> Result<bool, PythonError> {
+        if !matches!(self.wanted.tool, Tool::Uv(_)) {
+            return Ok(false);
+        }
+        match self.uv_install().arg("--offline").args(args).dir(self.release).quiet().capture(self.watch) {
+            Ok(_) => {
+                (self.note)("everything was in uv's cache: no index was asked");
+                Ok(true)
+            }
+            // It has installed nothing then: it looks first whether it has everything.
+            Err(ProgramError::Failed { .. }) => Ok(false),
+            Err(source) => Err(PythonError::Program { act: "installing from uv's cache".to_owned(), hint: None, source }),
+        }
+    }
+
+    fn uv_install(&self) -> Program {
+        // Copies: an environment that shares files with uv's cache would change with it.
+        let program = self.program("uv").args(["pip", "install", "--link-mode=copy", "--compile-bytecode"]);
+        program.arg("--python").arg(self.python())
+    }
+
     fn install(&self, args: impl IntoIterator<Item = OsString>, what: &str) -> Result<(), PythonError> {
         let program = match &self.wanted.tool {
-            Tool::Uv(_) => {
-                // Copies: an environment that shares files with uv's cache would change with it.
-                let program = self.program("uv").args(["pip", "install", "--link-mode=copy", "--compile-bytecode"]);
-                program.arg("--python").arg(self.python())
-            }
+            Tool::Uv(_) => self.uv_install(),
             // Isolated, or modules at the root of the project would be taken for those of the standard library.
             Tool::Pip(_) => self.program(self.python()).args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
         };

@@ -248,6 +248,33 @@ fn uv_builds_and_shares_no_file_with_its_cache() {
 }
 
 #[test]
+fn what_is_named_by_hashes_and_cached_needs_no_index() {
+    let release = release(&[("requirements.txt", &format!("six==1.16.0 --hash={SIX_HASH}\n"))]);
+    let caches = tempfile::tempdir().unwrap();
+    let built = |online: bool| {
+        let mut host = host();
+        if !online {
+            host.variables.retain(|(name, _)| !name.to_lowercase().contains("proxy"));
+            let nobody = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name.to_owned(), "http://127.0.0.1:9".into()));
+            host.variables.extend(nobody);
+        }
+        let wanted = want(host, &settings(), &release).unwrap();
+        assert!(wanted.tool.to_string().starts_with("uv"));
+        let (place, notes) = (tempfile::tempdir().unwrap(), std::cell::RefCell::new(Vec::new()));
+        let within = Place { scratch: place.path(), caches: caches.path(), hidden: &[] };
+        let built = watched(|watch| {
+            wanted.build(&place.path().join("venv"), release.path(), within, watch, &|note| notes.borrow_mut().push(note.to_owned()))
+        });
+        (built, notes.into_inner().iter().any(|note| note.contains("no index was asked")))
+    };
+    assert!(built(false).0.is_err(), "nothing is cached yet");
+    let (first, from_cache) = built(true);
+    assert!(first.is_ok() && !from_cache, "{first:?}");
+    let (again, from_cache) = built(false);
+    assert!(again.is_ok() && from_cache, "{again:?}");
+}
+
+#[test]
 fn markers_that_leave_out_everything_are_an_error() {
     let release = release(&[("requirements.txt", "six; sys_platform == 'win32'\nattrs; python_version < '3'\n")]);
     for host in [host(), host_without_uv()] {
