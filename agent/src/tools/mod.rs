@@ -32,7 +32,7 @@ use crate::faults;
 use sandbox::Bounds;
 
 pub(crate) use processes::{
-    Process, boot, end_control_group, holding, is_bounded, marked, strays, topmost, unix_socket, used_within, using, with_variable,
+    Process, boot, end_control_group, holding, is_bounded, left_by, topmost, unix_socket, used_within, using, with_variable,
 };
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
@@ -473,8 +473,7 @@ pub(crate) fn started() -> u64 {
 pub(crate) fn end_marked(marker: &str) {
     // A process may fork while it is looked for; a few rounds find the children of the last one too.
     for _ in 0..20 {
-        let mut found = marked(marker);
-        found.extend(strays());
+        let found = left_by(marker);
         if found.is_empty() {
             return;
         }

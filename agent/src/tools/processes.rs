@@ -18,9 +18,14 @@ pub(crate) struct Process {
     started: Option<u64>,
 }
 
+/// Of field 9: a thread of the kernel's (`PF_KTHREAD` of its sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
 struct Stat {
     state: char,
     parent: u32,
+    /// Whether it is a thread of the kernel's.
+    is_kernel: bool,
     started: u64,
 }
 
@@ -39,8 +44,9 @@ fn stat(pid: u32) -> Option<Stat> {
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { state, parent, started })
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let started = fields.nth(12)?.parse().ok()?;
+    Some(Stat { state, parent, is_kernel: flags & PF_KTHREAD != 0, started })
 }
 
 impl Process {
@@ -130,35 +136,31 @@ fn every() -> impl Iterator<Item = (Process, Stat)> {
     })
 }
 
-/// The processes whose environment carries the marker. What cannot be read is another user's, and not ours.
-pub(crate) fn marked(marker: &str) -> Vec<Process> {
-    let wanted = format!("{}={marker}", super::MARKER);
-    let carries = |process: &Process| {
-        let environ = file_of(process.pid, "environ").unwrap_or_default();
-        environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-    };
-    every().map(|(process, _)| process).filter(carries).collect()
-}
-
-/// The processes of this user that were started within bounds, and that nobody waits for any more: no ancestor of theirs is this process. Those that
-/// carry the marker of a run are that run's.
-pub(crate) fn strays() -> Vec<Process> {
-    let parents: HashMap<u32, u32> = every().map(|(process, stat)| (process.pid, stat.parent)).collect();
+/// The processes that a run has left: those whose environment carries its marker, and of this user's that were started within bounds, those that carry
+/// nobody's and that nobody waits for any more, for no ancestor of theirs is this process. What cannot be read is another user's, and not ours.
+pub(crate) fn left_by(marker: &str) -> Vec<Process> {
+    let all: Vec<(Process, Stat)> = every().filter(|(_, stat)| !stat.is_kernel).collect();
+    let parents: HashMap<u32, u32> = all.iter().map(|(process, stat)| (process.pid, stat.parent)).collect();
     let own = std::process::id();
     let is_ours = |pid: u32| {
         let mut ancestors = std::iter::successors(Some(pid), |pid| parents.get(pid).copied()).take(parents.len() + 1);
         ancestors.any(|pid| pid == own)
     };
     let user = nix::unistd::geteuid().to_string();
-    let is_stray = |process: &Process| {
-        let text = |name: &str| String::from_utf8_lossy(&file_of(process.pid, name).unwrap_or_default()).into_owned();
-        let status = text("status");
-        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
-        is_bounded(process.pid) == Some(true)
-            && uid == Some(user.as_str())
-            && !text("environ").split('\0').any(|variable| variable.starts_with(super::MARKER))
+    let is_this_users = |pid: u32| {
+        let status = file_of(pid, "status").unwrap_or_default();
+        let status = String::from_utf8_lossy(&status);
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)) == Some(user.as_str())
     };
-    parents.keys().filter(|pid| !is_ours(**pid)).map(|pid| Process::of(*pid)).filter(is_stray).collect()
+    let marked = format!("{}=", super::MARKER);
+    let is_left = |process: &Process| {
+        let environ = file_of(process.pid, "environ").unwrap_or_default();
+        match environ.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(marked.as_bytes())) {
+            Some(found) => found == marker.as_bytes(),
+            None => !is_ours(process.pid) && is_bounded(process.pid) == Some(true) && is_this_users(process.pid),
+        }
+    };
+    all.into_iter().map(|(process, _)| process).filter(is_left).collect()
 }
 
 /// Whether a process was started within bounds; nothing when it is gone, or is hidden from this user.

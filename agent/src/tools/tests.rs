@@ -70,14 +70,14 @@ fn what_ignores_the_signal_is_killed_with_its_children_at_the_deadline() {
     let script = "trap '' TERM; (trap '' TERM; exec sleep 321.5) & echo here; while :; do sleep 1; done";
     let (result, _) = with_watch("t:7", Duration::from_millis(300), &Cancel::default(), |watch| sh(script).run(watch));
     assert!(matches!(result, Err(ProgramError::TimedOut { .. })), "{result:?}");
-    assert!(marked("t:7").is_empty());
+    assert!(left_by("t:7").is_empty());
 }
 
 #[test]
 fn a_daemon_that_left_the_group_and_holds_the_pipe_is_found_and_ended() {
     let (result, _) = minute("t:8", |watch| sh("setsid sleep 322.5 & echo started").run(watch));
     result.unwrap();
-    assert!(marked("t:8").is_empty());
+    assert!(left_by("t:8").is_empty());
 }
 
 #[test]
