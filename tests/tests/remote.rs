@@ -96,6 +96,25 @@ fn the_verbs_do_elsewhere_what_they_do_on_the_host() {
     site.ctl("anna", "logs 99").expect(2).says(&["there is no run 99"]);
 }
 
+/// Who may release may stage, and makes nothing live by it; who may not activate, does not.
+#[test]
+fn a_release_is_staged_from_elsewhere_and_made_live_by_whoever_may() {
+    let site = Site::new("staged from elsewhere");
+    site.ctl("anna", "release v1").expect(0);
+    let live = site.bench.live("plain").unwrap();
+    site.ctl("ci", "stage refs/heads/main --app plain").expect(0);
+    let run = site.bench.last_run();
+    assert_eq!((run["action"].as_str(), run["outcome"].as_str()), (Some("stage"), Some("done")), "{run}");
+    assert_eq!(site.bench.live("plain").as_ref(), Some(&live));
+    let staged = run["release"].as_str().unwrap();
+    assert!(staged.ends_with(&site.repo.head()[..12]) && site.bench.releases("plain").contains(&staged.to_owned()), "{staged}");
+    site.ctl("stranger", "stage refs/heads/main --app plain").expect(4);
+    site.ctl("ci", &format!("activate {staged} --app plain")).expect(4);
+    assert_eq!(site.bench.live("plain"), Some(live));
+    site.ctl("anna", &format!("activate {staged}")).expect(0);
+    assert_eq!(site.bench.live("plain").as_deref(), Some(staged));
+}
+
 #[test]
 fn what_is_refused_elsewhere_says_what_to_do() {
     let site = Site::new("remote refusals");
