@@ -491,6 +491,15 @@ fn whatever_dies_in_the_middle_nothing_of_a_build_is_left() {
     assert_ne!(first, second);
     assert_eq!(machine.read(&format!("/var/shop/releases/{second}/private/deep/file")), "built\n");
     assert_agents_own(&machine, &format!("/var/shop/releases/{second}"));
+
+    // What is staged is the agent's own as well before anybody has activated it.
+    machine.ctl(["stage", "main"]).expect(0);
+    let staged = machine.ctl(["runs", "--json"]).expect(0).json()["runs"][0]["release"].as_str().unwrap().to_owned();
+    assert_ne!(staged, second);
+    assert_eq!(machine.live("shop").as_ref(), Some(&second));
+    assert_agents_own(&machine, &format!("/var/shop/releases/{staged}"));
+    machine.ctl(["activate", &staged]).expect(0);
+    assert_eq!(machine.live("shop"), Some(staged));
 }
 
 /// The app's own directory of sockets is the app's: what it puts there must not make the agent use a grant of another app's.
