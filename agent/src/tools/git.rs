@@ -409,16 +409,27 @@ impl<'a> Git<'a> {
     pub(crate) fn remote_refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
         // Without a repository of its own: the cache may not be there yet.
         let program = self.git()?.args(["ls-remote", "--heads", "--tags", "--refs", "--"]).arg(self.settings.repository.url());
-        Ok(parse_refs(&self.ask_text("ask the repository for its refs", watch, program)?, '\t'))
+        Ok(parse_refs(&self.ask_text("ask the repository for its refs", watch, program)?))
     }
 
     /// The refs in the cache.
     pub(crate) fn cached_refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
+        Ok(self.refs(watch)?.into_iter().map(|(reference, (id, _))| (reference, id)).collect())
+    }
+
+    /// The refs in the cache, with the kind of what they name.
+    fn refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, (String, String)>, GitError> {
         if !self.cache.join("HEAD").exists() {
             return Ok(BTreeMap::new());
         }
-        let program = self.git()?.args(["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"]);
-        Ok(parse_refs(&self.ask_text("read the refs of the cache", watch, program)?, ' '))
+        let program = self.git()?.args(["for-each-ref", "--format=%(objectname) %(objecttype) %(refname)", "refs/heads", "refs/tags"]);
+        let text = self.ask_text("read the refs of the cache", watch, program)?;
+        let refs = text.lines().filter_map(|line| {
+            let mut words = line.splitn(3, ' ');
+            let (id, kind, name) = (words.next()?, words.next()?, words.next()?);
+            Some((name.parse().ok()?, (id.to_owned(), kind.to_owned())))
+        });
+        Ok(refs.collect())
     }
 
     /// Brings the allowed refs of the remote into the cache, and forgets those that the remote no longer has.
@@ -532,14 +543,19 @@ impl<'a> Git<'a> {
 
     /// Finds the commit that a revision names, among what the allowed refs reach.
     pub(crate) fn resolve(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
-        let refs = self.cached_refs(watch)?;
+        let refs = self.refs(watch)?;
         let text = revision.as_str();
         let full = |prefix: &str| format!("{prefix}{text}").parse::<RefName>().ok().filter(|name| refs.contains_key(name));
         let mut named: Vec<RefName> = ["", "refs/heads/", "refs/tags/"].into_iter().filter_map(full).collect();
         let mut candidates: Vec<(String, CommitId, Option<RefName>)> = Vec::new();
         named.dedup();
         for reference in named {
-            let commit = self.peel(reference.as_str(), watch)?.ok_or_else(|| GitError::NotACommit(reference.to_string()))?;
+            let commit = match refs.get(&reference) {
+                Some((id, kind)) if kind == "commit" => id.parse().ok(),
+                // A tag with a message names what it tags.
+                _ => self.peel(reference.as_str(), watch)?,
+            };
+            let commit = commit.ok_or_else(|| GitError::NotACommit(reference.to_string()))?;
             candidates.push((reference.to_string(), commit, Some(reference)));
         }
         if let Some(prefix) = revision.as_commit_prefix() {
@@ -569,7 +585,7 @@ impl<'a> Git<'a> {
         }
     }
 
-    fn unknown(&self, revision: &Revision, refs: &BTreeMap<RefName, String>) -> GitError {
+    fn unknown(&self, revision: &Revision, refs: &BTreeMap<RefName, (String, String)>) -> GitError {
         let wanted = revision.as_str().rsplit("refs/heads/").next().unwrap_or_default();
         let mut near: Vec<(f64, String)> =
             refs.keys().map(|reference| (strsim::jaro_winkler(wanted, reference.short()), reference.short().to_owned())).collect();
@@ -677,8 +693,8 @@ impl<'a> Git<'a> {
     }
 }
 
-fn parse_refs(text: &str, separator: char) -> BTreeMap<RefName, String> {
-    let refs = text.lines().filter_map(|line| line.split_once(separator));
+fn parse_refs(text: &str) -> BTreeMap<RefName, String> {
+    let refs = text.lines().filter_map(|line| line.split_once('\t'));
     refs.filter_map(|(id, name)| Some((name.parse().ok()?, id.to_owned()))).collect()
 }
 
