@@ -176,6 +176,28 @@ fn what_is_asked_at_each_start_and_of_each_app_goes_through_no_history() {
 }
 
 #[test]
+fn nothing_is_written_into_a_journal_that_is_damaged() {
+    let (dir, journal) = journal();
+    assert_eq!(ask(&journal, "nonce-one", "{}", &[]), Taken::New(RunId(1)));
+    drop(journal);
+    let state = dir.path().join("state");
+    let file = state.join("journal.db");
+    let mut bytes = fs::read(&file).unwrap();
+    // In the row or in its index, and not in both.
+    let at = bytes.windows(9).rposition(|bytes| bytes == b"nonce-one").unwrap();
+    bytes[at + 8] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let journal = Journal::open(&state).unwrap();
+    assert_eq!(journal.runs(&shop(), 0, 10).unwrap().len(), 1, "it can be read");
+    let damaged = |wrote: Result<(), JournalError>| matches!(wrote, Err(JournalError::Damaged { .. }));
+    assert!(damaged(journal.append(RunId(1), &[planned()])) && damaged(journal.looked_through()));
+    assert!(damaged(journal.append_soon(RunId(1), &What::Stopped)) && damaged(journal.say(RunId(1), &output(0, 1))));
+    assert!(damaged(journal.append_unless(RunId(1), &planned(), Stands::Ended).map(|_| ())));
+    drop(journal);
+    assert_eq!(fs::read(&file).unwrap(), bytes, "and it is left as it is");
+}
+
+#[test]
 fn a_journal_of_before_is_brought_up_to_date_by_its_events() {
     let (dir, journal) = journal();
     for nonce in ["n1", "n2", "n3"] {
