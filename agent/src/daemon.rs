@@ -1,5 +1,7 @@
 //! From the command line to READY, and from SIGTERM to the end.
 
+mod memory;
+
 use std::error::Error;
 use std::io::IsTerminal;
 use std::net::TcpListener;
@@ -19,6 +21,7 @@ use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -26,7 +29,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::door::network::{self, Bound};
 use crate::door::{self, BindError, ControlSocket, House};
 use crate::engine::journal::{Journal, JournalError};
-use crate::engine::{Engines, NotStarted};
+use crate::engine::{Engines, NotStarted, NotTaken};
 use crate::faults;
 use crate::report::reporter::Reporter;
 use crate::settings::Executor;
@@ -131,6 +134,14 @@ impl Ended {
         }
     }
 
+    /// What the journal said.
+    fn of_journal(&self) -> Option<&JournalError> {
+        match self {
+            Self::Journal(err) | Self::App(NotStarted { source: NotTaken::Journal(err), .. }) => Some(err),
+            _ => None,
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Journal(JournalError::Newer { .. }) => {
@@ -160,7 +171,7 @@ impl Ended {
             Self::Bind(BindError::NoGroup(_)) => Some("make it (groupadd), or name another in agent.toml".to_owned()),
             Self::ForTests => Some("build it without that feature: cargo build --release".to_owned()),
             Self::App(err) => match &err.source {
-                crate::engine::NotTaken::Site(err) => err.hint(),
+                NotTaken::Site(err) => err.hint(),
                 _ => None,
             },
             _ => None,
@@ -183,7 +194,8 @@ pub fn run() -> ExitCode {
         return ExitCode::from(setup::run(&wish));
     }
     start_log();
-    keep_memory_private();
+    memory::keep_private();
+    memory::share_heaps();
     match serve(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
@@ -193,14 +205,6 @@ pub fn run() -> ExitCode {
             }
             ExitCode::from(err.code())
         }
-    }
-}
-
-/// No core dump of the agent, and no look into its memory for other programs of its user: keys and secrets pass through it (prctl(2),
-/// `PR_SET_DUMPABLE`). Programs that it starts are not bound by it.
-fn keep_memory_private() {
-    if let Err(err) = nix::sys::prctl::set_dumpable(false) {
-        tracing::warn!("a core dump of the agent cannot be ruled out: {err}");
     }
 }
 
@@ -246,10 +250,19 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     // What releases hold is for others to read (a web server, the app's user); what is secret is made with modes of its own.
     umask(Mode::from_bits_truncate(0o022));
     let journal = Arc::new(Journal::open(&state)?);
+    carry_on(&socket, settings, &journal).map_err(|ended| match ended.of_journal() {
+        // What was met first is told by what was found in all of it.
+        Some(err) if err.is_damage() => journal.looked_through().map_or_else(Ended::Journal, |()| ended),
+        _ => ended,
+    })
+}
+
+/// From the open journal to the end.
+fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<(), Ended> {
     // Before anything is written into it, which would make an old one look new.
     let newest = journal.newest();
     let (failed, failures) = mpsc::unbounded_channel();
-    let engines = Arc::new(Engines::new(journal, failed));
+    let engines = Arc::new(Engines::new(journal.clone(), failed));
     engines.recover_spot()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
     // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.
@@ -259,7 +272,7 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let (listener, bound) = runtime.block_on(async {
         let listener = match control {
             Some(listener) => ControlSocket::inherited(listener).map_err(Ended::Inherited)?,
-            None => ControlSocket::bind(&socket, group.as_deref()).await?,
+            None => ControlSocket::bind(socket, group.as_deref()).await?,
         };
         Ok::<_, Ended>((listener, Bound::bind(&settings, inherited.network)?))
     })?;
@@ -278,7 +291,7 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
         // One app that cannot be taken up is no reason to leave the others alone.
         tracing::error!("{}", chain(trouble));
     }
-    let ended = runtime.block_on(answer(&socket, listener, bound, settings, engines, failures));
+    let ended = runtime.block_on(answer(socket, listener, bound, settings, engines, failures));
     runtime.shutdown_background();
     ended
 }
@@ -365,6 +378,11 @@ async fn answer(
     tracing::info!(socket = %path.display(), apps = in_force.apps.len(), "ready");
     let mut bell = engines.journal().bell();
     let mut complaints = settings.follow_complaints();
+    let looking = engines.journal().clone();
+    let mut looked = tokio::task::spawn_blocking(move || looking.looked_through());
+    let mut is_sound = false;
+    let mut calm_at = Some(Instant::now() + CALM);
+    let mut told = String::new();
     let ended = loop {
         tokio::select! {
             _ = term.recv() => break Ok(()),
@@ -386,8 +404,19 @@ async fn answer(
                     tracing::info!(apps = new.apps.len(), "the configuration was taken up");
                 }).await;
             },
-            rung = bell.changed() => if rung.is_ok() { tell_status(&engines, &settings).await },
-            changed = complaints.changed() => if changed.is_ok() { tell_status(&engines, &settings).await },
+            rung = bell.changed() => if rung.is_ok() {
+                calm_at = Some(Instant::now() + CALM);
+                tell_status(&engines, &settings, &mut told).await;
+            },
+            () = until(calm_at) => {
+                calm_at = None;
+                let _ = tokio::task::spawn_blocking(memory::give_back).await;
+            },
+            changed = complaints.changed() => if changed.is_ok() { tell_status(&engines, &settings, &mut told).await },
+            verdict = &mut looked, if !is_sound => match verdict {
+                Ok(Err(err)) => break Err(Ended::Journal(err)),
+                _ => is_sound = true,
+            },
             failure = failures.recv() => if let Some(err) = failure { break Err(Ended::Journal(err)) },
         }
     };
@@ -410,6 +439,17 @@ async fn answer(
     }
     watched.abort();
     ended
+}
+
+/// So long after the last thing that was written, what it needed is not needed any more. Threads that waited for the disk have ended by then, too.
+const CALM: Duration = Duration::from_secs(11);
+
+/// Never, where there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Ended> {
@@ -436,18 +476,15 @@ fn ask_for_time(patience: Duration) {
     say(&[NotifyState::ExtendTimeoutUsec(most)]);
 }
 
-/// One line for `systemctl status`.
-async fn tell_status(engines: &Arc<Engines>, settings: &InForce) {
+/// One line for `systemctl status`, where it is another one than before.
+async fn tell_status(engines: &Arc<Engines>, settings: &InForce, before: &mut String) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    let asked = engines.clone();
+    let journal = engines.journal().clone();
     let told = tokio::task::spawn_blocking(move || {
-        let under_way = asked.all().into_iter().filter_map(|engine| {
-            let status = engine.status().ok()?;
-            let run = status.running?;
-            Some(format!("{}: run {} at {}", status.name, run.run, run.step.unwrap_or_else(|| "its beginning".to_owned())))
-        });
+        let under_way = journal.under_way().unwrap_or_default().into_iter();
+        let under_way = under_way.map(|(app, run, step)| format!("{app}: run {run} at {}", step.as_deref().unwrap_or("its beginning")));
         under_way.collect::<Vec<_>>().join("; ")
     });
     let told = told.await.unwrap_or_default();
@@ -456,7 +493,11 @@ async fn tell_status(engines: &Arc<Engines>, settings: &InForce) {
         0 => String::new(),
         count => format!("; {count} complaint(s) about the configuration on disk, which is not taken up"),
     };
-    say(&[NotifyState::Status(&format!("{told}{complaints}"))]);
+    let told = format!("{told}{complaints}");
+    if told != *before {
+        say(&[NotifyState::Status(&told)]);
+        *before = told;
+    }
 }
 
 fn say(states: &[NotifyState<'_>]) {

@@ -619,6 +619,55 @@ fn dos_10_output_without_end() {
     assert!(events.iter().any(|event| event["text"].as_str().is_some_and(|text| text.contains("more lines of output are not kept"))));
 }
 
+/// Whoever follows a log as it is made gets every event once, in its order, and the same as whoever reads it afterwards.
+#[test]
+fn three_followers_of_a_large_log_get_every_line_in_its_order() {
+    let bench = Bench::new("three followers");
+    let repo = repository(&bench);
+    let hook = |turn: &str, from: usize| {
+        // The first one waits for the followers.
+        let script = format!(
+            "while [ ! -e {} ]; do sleep 0.02; done; seq -f '%g {}' {from} {}",
+            bench.path("go").display(),
+            "x".repeat(500),
+            from + 7999
+        );
+        format!("[[hook]]\n{turn}\nrun = [\"sh\", \"-c\", {script:?}]\n")
+    };
+    let hooks = hook("after = \"checkout\"", 0) + &hook("before = \"seal\"", 8000);
+    bench.app("plain", &format!("repository = {:?}\n{hooks}", repo.path())).start();
+    let run: u64 = bench.ctl(["release", "--no-follow", "main"]).expect(0).stdout.trim().parse().unwrap();
+    let follow = |_| {
+        let mut stream = socket(&bench);
+        // With HTTP/1.0 the body is what comes until the end, without the sizes of its parts in between.
+        stream.write_all(format!("GET /v1/runs/{run}/events HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        assert!(first.ends_with(b" 200"), "{first:?}");
+        stream
+    };
+    let streams = [0, 1, 2].map(follow);
+    bench.write("go", "");
+    let reading = streams.map(|stream| thread::spawn(|| rest(stream)));
+    let followed = reading.map(|reading| reading.join().unwrap());
+    let read = |text: &str| -> Vec<Value> {
+        let body = text.split_once("\r\n\r\n").unwrap().1;
+        body.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let afterwards = bench.events(run);
+    for text in &followed {
+        let events = read(text);
+        assert!(events == afterwards, "{} events, and {} afterwards", events.len(), afterwards.len());
+    }
+    assert!(afterwards.iter().zip(1..).all(|(event, n)| event["n"] == n));
+    let said = afterwards
+        .iter()
+        .filter(|event| event["what"] == "output" && event["step"] != "fetch")
+        .map(|event| event["line"].as_str().unwrap().split(' ').next().unwrap().parse());
+    assert_eq!(said.collect::<Result<Vec<usize>, _>>().unwrap(), (0..16_000).collect::<Vec<_>>());
+    assert_eq!(afterwards.last().unwrap()["outcome"], "live");
+}
+
 #[test]
 fn dos_11_a_follower_that_never_reads() {
     let bench = Bench::new("dos 11");

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::names::RunId;
-use agent_wire::event::{Event, What};
 use axum::body::Body;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::stopped;
-use crate::engine::journal::{Journal, JournalError};
+use crate::engine::journal::{Journal, JournalError, Page};
 use crate::work::chain;
-
-/// How many events are read at a time.
-const PAGE: u32 = 200;
 
 /// How long a stream is silent at the most.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -47,25 +44,28 @@ async fn feed(
     mut stop: watch::Receiver<bool>,
     sender: mpsc::Sender<Result<Bytes, Infallible>>,
 ) {
-    let mut bell = journal.bell();
+    let mut bell = journal.bell_of(run);
     loop {
         bell.mark_unchanged();
         let reading = journal.clone();
-        // Whether it is over is asked first: then what is read afterwards is all that there will ever be.
         let page = tokio::task::spawn_blocking(move || {
-            let over = reading.run(run)?.is_none_or(|run| run.ended.is_some());
-            Ok::<_, JournalError>((over, reading.events(run, after, PAGE)?))
+            let Page { events, over } = reading.page(run, after)?;
+            let mut text = String::new();
+            let mut read = None;
+            for (n, at, what) in events {
+                write(&mut text, run, n, at, &what, shape)?;
+                read = Some((n, is_end(&what)));
+            }
+            Ok::<_, JournalError>((read, text, over))
         });
-        let (over, events) = match page.await {
+        let (read, text, over) = match page.await {
             Ok(Ok(page)) => page,
             Ok(Err(err)) => return tracing::error!(run = run.0, "events cannot be read: {}", chain(&err)),
             Err(err) => return tracing::error!(run = run.0, "events cannot be read: {err}"),
         };
-        if let Some(last) = events.last() {
-            after = last.n;
-            let ended = matches!(last.what, What::Ended { .. });
-            let text: String = events.iter().map(|event| written(event, shape)).collect();
-            if sender.send(Ok(text.into())).await.is_err() || ended {
+        if let Some((last, is_end)) = read {
+            after = last;
+            if sender.send(Ok(text.into())).await.is_err() || is_end {
                 return;
             }
             continue;
@@ -87,10 +87,54 @@ async fn feed(
     }
 }
 
-fn written(event: &Event, shape: Shape) -> String {
-    let json = serde_json::to_string(event).unwrap_or_default();
-    match shape {
-        Shape::Lines => format!("{json}\n"),
-        Shape::ServerSent => format!("id: {}\ndata: {json}\n\n", event.n),
+/// Writes an event as [`agent_wire::event::Event`] would be. What stands in the journal is put in as it is: it is JSON already, and it may be a line of
+/// a log of a hundred megabytes, for each of its followers.
+fn write(text: &mut String, run: RunId, n: u64, at: DateTime<Utc>, what: &str, shape: Shape) -> Result<(), JournalError> {
+    let malformed = |source| JournalError::Malformed { run: run.0, n, source };
+    let at = serde_json::to_string(&at).map_err(malformed)?;
+    let members = what.strip_prefix('{').ok_or_else(|| malformed(serde::de::Error::custom("it is no object")))?;
+    if shape == Shape::ServerSent {
+        text.push_str(&format!("id: {n}\ndata: "));
+    }
+    text.push_str(&format!("{{\"run\":{run},\"n\":{n},\"at\":{at},"));
+    text.push_str(members);
+    text.push_str(match shape {
+        Shape::Lines => "\n",
+        Shape::ServerSent => "\n\n",
+    });
+    Ok(())
+}
+
+/// Whether nothing comes after it.
+fn is_end(what: &str) -> bool {
+    what.starts_with(r#"{"what":"ended""#)
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_wire::event::{Event, OutcomeWord, Stream, What};
+
+    use super::*;
+
+    #[test]
+    fn what_is_streamed_is_what_the_wire_says() {
+        let whats = [
+            What::Output { step: "fetch".into(), stream: Stream::Stderr, line: "a \"line\"\u{2028}\\ {".into() },
+            What::Stopped,
+            What::Ended { outcome: OutcomeWord::Live, live: None, ms: 1 },
+        ];
+        for (at, what) in [0, 1_700_000_000_000, 1_700_000_000_120].into_iter().zip(whats) {
+            let at = DateTime::from_timestamp_millis(at).unwrap();
+            let (stored, ends) = (serde_json::to_string(&what).unwrap(), matches!(what, What::Ended { .. }));
+            let whole = serde_json::to_string(&Event { run: 7, n: 3, at, what }).unwrap();
+            for (shape, wanted) in [(Shape::Lines, format!("{whole}\n")), (Shape::ServerSent, format!("id: 3\ndata: {whole}\n\n"))] {
+                let mut text = String::new();
+                write(&mut text, RunId(7), 3, at, &stored, shape).unwrap();
+                assert_eq!(text, wanted);
+            }
+            assert_eq!(is_end(&stored), ends, "{stored}");
+        }
+        let not_one = write(&mut String::new(), RunId(7), 3, Utc::now(), "nothing", Shape::Lines);
+        assert!(matches!(not_one, Err(JournalError::Malformed { run: 7, n: 3, .. })));
     }
 }

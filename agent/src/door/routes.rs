@@ -61,7 +61,7 @@ fn reading() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/v1/runs/{run}/events", get(run_events)),
         ("/v1/doctor", get(doctor)),
         ("/v1/whoami", get(whoami)),
-        ("/healthz", get(|| async { "ok\n" })),
+        ("/healthz", get(healthz)),
         ("/metrics", get(metrics_text)),
         ("/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], OPENAPI) })),
     ]
@@ -397,6 +397,15 @@ async fn doctor(
 
 async fn whoami(State(shared): State<Shared>, Known(caller): Known) -> Json<view::Whoami> {
     Json(rights::whoami(&caller, &shared.house.settings.settings().agent.grants))
+}
+
+/// An agent that has not looked its journal through, or found it damaged, can do nothing.
+async fn healthz(State(shared): State<Shared>) -> Result<&'static str, Refused> {
+    blocking(move || {
+        shared.house.engines.journal().looked_through().map_err(NotTaken::from)?;
+        Ok("ok\n")
+    })
+    .await
 }
 
 async fn metrics_text(State(shared): State<Shared>, Known(caller): Known) -> Result<Response, Refused> {

@@ -1,16 +1,19 @@
 //! The journal: the only truth about runs. One SQLite file in WAL mode; what is stored is what is streamed and what is replayed after a crash.
 //!
-//! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output may wait for the next mark
-//! ([`Journal::append_soon`]). Readers have a connection of their own, and wait on the bell.
+//! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output are written many at a time, and wait for
+//! the next mark to be durable ([`Journal::say`]). Readers have a connection of their own, and wait on a bell.
 
 mod check;
 pub(crate) mod outbox;
+mod pen;
 mod schema;
+mod sound;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use agent_model::grant::{Back, RefPattern};
 use agent_model::names::{AppName, CommitId, ReleaseName, RunId};
@@ -21,13 +24,15 @@ use agent_wire::form::CLOCK_SKEW;
 use agent_wire::view;
 use chrono::{DateTime, Utc};
 use nix::fcntl::Flock;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ffi, params};
 use thiserror::Error;
 use tokio::sync::watch;
 
 pub(crate) use check::Checked;
 
 use crate::site::hold_for_good;
+use pen::{Pen, Sheet, Weight};
+use sound::Verdict;
 
 /// What went wrong with the journal.
 #[derive(Debug, Error)]
@@ -59,6 +64,14 @@ pub(crate) enum JournalError {
         path: PathBuf,
         /// The first thing that SQLite found.
         found: String,
+    },
+    /// Whether it is sound cannot be said.
+    #[error("the journal {} cannot be read to its end: {why}", path.display())]
+    Unread {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
     },
     /// It cannot even be opened.
     #[error("the journal {} cannot be opened", path.display())]
@@ -92,6 +105,23 @@ impl JournalError {
     fn code(&self) -> Option<ErrorCode> {
         let (Self::Sqlite(source) | Self::Unopened { source, .. }) = self else { return None };
         source.sqlite_error_code()
+    }
+
+    /// The same once more, for another who must hear it.
+    fn again(&self) -> Self {
+        match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(code, text)) => rusqlite::Error::SqliteFailure(*code, text.clone()).into(),
+            err => rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), Some(crate::work::chain(err))).into(),
+        }
+    }
+
+    /// Whether it may come of damage.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(source) => is_damage(source),
+            Self::Malformed { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether another program has it locked.
@@ -167,48 +197,72 @@ pub(crate) struct Due {
     pub begun: bool,
 }
 
+/// What a run's row knows of what its events say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stands {
+    /// It has begun.
+    Planned,
+    /// Somebody has cancelled it.
+    CancelAsked,
+    /// Visitors may have met it.
+    Exposed,
+    /// It is over.
+    Ended,
+}
+
+impl Stands {
+    /// The column that is not empty then.
+    fn column(self) -> &'static str {
+        match self {
+            Self::Planned => "begun",
+            Self::CancelAsked => "cancel_asked",
+            Self::Exposed => "exposed",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// An event, as it is stored.
+struct Line {
+    run: u64,
+    at: i64,
+    text: String,
+}
+
+/// A page of what a run's followers read.
+pub(crate) struct Page {
+    /// Each event: its place, its moment, and its text.
+    pub events: Vec<(u64, DateTime<Utc>, String)>,
+    /// Whether the run was over before they were read.
+    pub over: bool,
+}
+
 /// The journal.
 pub(crate) struct Journal {
     path: PathBuf,
     about: schema::About,
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
     memory: AtomicU64,
-    /// The newest moment that this journal has seen, in milliseconds since 1970 UTC: no clock that is right shows less.
-    newest: AtomicI64,
-    writer: Mutex<Connection>,
+    pen: Arc<Pen>,
     reader: Mutex<Connection>,
-    bell: watch::Sender<u64>,
-    /// Whether the reserve was given back.
-    spent: AtomicBool,
+    verdict: Verdict,
+    /// Writes the lines of output that wait.
+    writing: Option<JoinHandle<()>>,
     _held: Flock<fs::File>,
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.pen.close();
+        // What it could not write, it has told whose it was.
+        let _ = self.writing.take().map(JoinHandle::join);
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while the lock was held rolled its transaction back; the connection itself is sound.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// How much hangs on a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weight {
-    /// A mark: on disk when the writing returns, and worth the reserve on a full disk.
-    Mark,
-    /// A line of output: on disk with the next mark.
-    Line,
-}
-
-impl Weight {
-    /// The word of `PRAGMA synchronous`.
-    fn synchronous(self) -> &'static str {
-        match self {
-            Self::Mark => "full",
-            Self::Line => "normal",
-        }
-    }
-}
-
-/// Bytes that are given back when the disk is full, so that this can still be written down.
-const RESERVE: usize = 1024 * 1024;
 
 impl Journal {
     /// Opens the journal in `state`, or makes it.
@@ -230,22 +284,22 @@ impl Journal {
             JournalError::Sqlite(source) => JournalError::Unopened { path: path.clone(), source },
             err => err,
         })?;
-        let journal = Self {
-            path,
-            memory: AtomicU64::new(about.memory),
-            newest: AtomicI64::new(about.newest),
-            about,
-            writer: Mutex::new(writer),
-            reader: Mutex::new(reader),
-            bell: watch::Sender::new(0),
-            spent: AtomicBool::new(false),
-            _held: held,
-        };
-        journal.keep_reserve();
+        let thread = |source| JournalError::Place { path: path.clone(), source };
+        let pen = Arc::new(Pen::new(path.clone(), writer, about.newest));
+        let writing = pen.clone();
+        let writing = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writing.write_lines()).map_err(thread)?;
+        let memory = AtomicU64::new(about.memory);
+        let (reader, verdict) = (Mutex::new(reader), Verdict::default());
+        let journal = Self { path, memory, about, pen, reader, verdict, writing: Some(writing), _held: held };
         if journal.about.is_new && was_used {
             journal.forget_nothing()?;
         }
         Ok(journal)
+    }
+
+    /// Looks all of the file through, where nobody has yet; an error when it is damaged. Until then nothing is written.
+    pub(crate) fn looked_through(&self) -> Result<(), JournalError> {
+        self.verdict.of(&self.path)
     }
 
     /// Whether the file was made by this start.
@@ -255,7 +309,7 @@ impl Journal {
 
     /// Takes note of a moment that has been, by what somebody else remembers: a clock that shows less was set back.
     pub(crate) fn has_been(&self, moment: DateTime<Utc>) {
-        self.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
+        self.pen.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
     }
 
     /// Said of a journal that does not know all that was done here, a new one that is not the first, or one that was put back: nobody knows any more which requests were carried out, so none that can have been
@@ -283,7 +337,7 @@ impl Journal {
 
     /// The newest moment that the journal has seen: a clock that shows less was set back.
     pub(crate) fn newest(&self) -> DateTime<Utc> {
-        moment(self.newest.load(Ordering::Acquire))
+        moment(self.pen.newest.load(Ordering::Acquire))
     }
 
     /// What the tokens that read one run's events are made with. It never leaves the agent.
@@ -306,60 +360,19 @@ impl Journal {
         format!("{}:{run}", self.id())
     }
 
-    /// Rings whenever something was appended.
+    /// Rings whenever something was written.
     pub(crate) fn bell(&self) -> watch::Receiver<u64> {
-        self.bell.subscribe()
+        self.pen.bell()
     }
 
-    fn reserve(&self) -> PathBuf {
-        self.path.with_file_name("reserve")
+    /// Rings whenever something was written of one run.
+    pub(crate) fn bell_of(&self, run: RunId) -> watch::Receiver<()> {
+        self.pen.bell_of(run)
     }
 
-    fn write_reserve(&self) -> std::io::Result<()> {
-        use std::io::Write as _;
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.reserve())?;
-        file.write_all(&vec![0; RESERVE])
-    }
-
-    fn keep_reserve(&self) {
-        if self.reserve().exists() {
-            return;
-        }
-        let kept = self.write_reserve().is_ok();
-        self.spent.store(!kept, Ordering::Release);
-        if !kept {
-            tracing::warn!("no room for the reserve of the journal {}", self.path.display());
-            // Half a reserve would be taken for a whole one.
-            let _ = fs::remove_file(self.reserve());
-        }
-    }
-
-    /// Writes. A mark is on disk when this returns, and is written once more with the reserve given back when the disk is full.
-    fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
-        let mut writer = locked(&self.writer);
-        // Said by each writer while it holds the connection: a mark of one thread is never written with what another wished for its output.
-        writer.pragma_update(None, "synchronous", weight.synchronous())?;
-        let mut once = || -> Result<T, JournalError> {
-            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let done = act(&transaction)?;
-            transaction.commit()?;
-            Ok(done)
-        };
-        let is_full = |err: &JournalError| matches!(err, JournalError::Sqlite(rusqlite::Error::SqliteFailure(code, _)) if code.code == ErrorCode::DiskFull);
-        let done = match once() {
-            Err(err) if is_full(&err) && weight == Weight::Mark && fs::remove_file(self.reserve()).is_ok() => {
-                tracing::error!("the disk of {} is full: the reserve of the journal is given back", self.path.display());
-                self.spent.store(true, Ordering::Release);
-                once()
-            }
-            done => done,
-        };
-        let done = done.map_err(|err| if is_full(&err) { JournalError::Full(self.path.clone()) } else { err })?;
-        drop(writer);
-        self.newest.fetch_max(Utc::now().timestamp_millis(), Ordering::AcqRel);
-        self.bell.send_modify(|rings| *rings += 1);
-        Ok(done)
+    fn write<T>(&self, weight: Weight, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        self.looked_through()?;
+        self.pen.write(weight, act)
     }
 
     /// Takes a request, or does not, in one transaction: the nonce is used up, the run gets its number and its first event.
@@ -371,7 +384,7 @@ impl Journal {
         admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
     ) -> Result<Taken, JournalError> {
         // There may be room again since it was given back.
-        self.keep_reserve();
+        self.pen.keep_reserve();
         self.write(Weight::Mark, |tx| {
             if let Some(before) = before(tx, asked.nonce, asked.form, asked.caller)? {
                 return Ok(before);
@@ -449,20 +462,27 @@ impl Journal {
         self.write_soon(|tx| insert(tx, run, Utc::now(), what))
     }
 
-    fn write_soon<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
-        // What was given back is for marks alone.
-        if self.spent.load(Ordering::Acquire) {
-            return Err(JournalError::Full(self.path.clone()));
-        }
-        self.write(Weight::Line, act)
+    fn write_soon<T>(&self, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        self.looked_through()?;
+        self.pen.write_soon(act)
     }
 
-    /// Appends a mark unless another one stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
-    pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: &str) -> Result<bool, JournalError> {
+    /// Takes what a tool says. It is written a moment later, with what else is said by then; what is appended afterwards stands behind it. Tells what went
+    /// wrong with what was said before.
+    pub(crate) fn say(&self, run: RunId, what: &What) -> Result<(), JournalError> {
+        self.looked_through()?;
+        self.pen.take_line(Line { run: run.0, at: Utc::now().timestamp_millis(), text: text_of(run, what)? })
+    }
+
+    /// Writes what was said, and tells how many lines of a run found no room on the disk since this was asked last.
+    pub(crate) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
+        self.pen.settle(run)
+    }
+
+    /// Appends a mark unless something stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
+    pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: Stands) -> Result<bool, JournalError> {
         self.write(Weight::Mark, |tx| {
-            let there: bool = tx
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM event WHERE run = ? AND what ->> 'what' IN (?, 'ended'))")?
-                .query_row(params![run.0, stands], |row| row.get(0))?;
+            let there = has(tx, run, stands)? || has(tx, run, Stands::Ended)?;
             if !there {
                 insert(tx, run, Utc::now(), what)?;
             }
@@ -470,17 +490,15 @@ impl Journal {
         })
     }
 
-    /// Whether a run has an event of this kind.
-    pub(crate) fn has(&self, run: RunId, what: &str) -> Result<bool, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached("SELECT EXISTS (SELECT 1 FROM event WHERE run = ? AND what ->> 'what' = ?)")?;
-        Ok(query.query_row(params![run.0, what], |row| row.get(0))?)
+    /// Whether a run has come so far.
+    pub(crate) fn has(&self, run: RunId, stands: Stands) -> Result<bool, JournalError> {
+        Ok(has(&locked(&self.reader), run, stands)?)
     }
 
     /// The runs that were to end where they were taken, and did not: the agent stopped in between.
     pub(crate) fn cut_off_on_the_spot(&self) -> Result<Vec<RunId>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached("SELECT run FROM run WHERE ended IS NULL AND NOT turns")?;
+        let mut query = reader.prepare_cached(ON_THE_SPOT)?;
         let rows = query.query_map([], |row| row.get(0).map(RunId))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -497,6 +515,51 @@ impl Journal {
             events.push(Event { run: run.0, n, at: moment(at), what });
         }
         Ok(events)
+    }
+
+    /// All events of a run but what tools said.
+    pub(crate) fn marks(&self, run: RunId) -> Result<Vec<Event>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? ORDER BY n")?;
+        let mut rows = query.query([run.0])?;
+        let mut marks = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (n, at, text): (u64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let what = serde_json::from_str(&text).map_err(|source| JournalError::Malformed { run: run.0, n, source })?;
+            if !matches!(what, What::Output { .. }) {
+                marks.push(Event { run: run.0, n, at: moment(at), what });
+            }
+        }
+        Ok(marks)
+    }
+
+    /// Events of a run after `after`, at least one if there is one, and no more bytes of them than are worth a turn.
+    pub(crate) fn page(&self, run: RunId, after: u64) -> Result<Page, JournalError> {
+        let reader = locked(&self.reader);
+        // Whether it is over is asked first: then what is read afterwards is all that there will ever be.
+        let over = {
+            let mut query = reader.prepare_cached("SELECT ended IS NOT NULL FROM run WHERE run = ?")?;
+            query.query_row([run.0], |row| row.get(0)).optional()?.unwrap_or(true)
+        };
+        let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n")?;
+        let mut rows = query.query(params![run.0, after])?;
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE
+            && let Some(row) = rows.next()?
+        {
+            let (n, at, text): (u64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            bytes += text.len();
+            events.push((n, moment(at), text));
+        }
+        Ok(Page { events, over })
+    }
+
+    /// The runs that have begun and not ended: app, number, and the step that they are at.
+    pub(crate) fn under_way(&self) -> Result<Vec<(String, RunId, Option<String>)>, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached(UNDER_WAY)?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1).map(RunId)?, row.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// The runs of an app that have begun and not ended, and then those that wait, each in their order.
@@ -537,8 +600,7 @@ impl Journal {
     /// The last run of an app that ended, among those that take turns.
     pub(crate) fn last_ended(&self, app: &AppName) -> Result<Option<view::Run>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query =
-            reader.prepare_cached(&format!("{RUN} WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1"))?;
+        let mut query = reader.prepare_cached(&format!("{RUN} {LAST_ENDED}"))?;
         Ok(query.query_row([app.as_str()], run_of).optional()?)
     }
 
@@ -550,8 +612,7 @@ impl Journal {
     /// How many runs of an app ended in each way.
     pub(crate) fn outcomes(&self, app: &AppName) -> Result<std::collections::BTreeMap<String, u64>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query =
-            reader.prepare_cached("SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome")?;
+        let mut query = reader.prepare_cached(OUTCOMES)?;
         let rows = query.query_map([app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -559,9 +620,7 @@ impl Journal {
     /// The releases of an app that went live and were proven, the latest first.
     pub(crate) fn gone_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(
-            "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL ORDER BY run DESC LIMIT 200",
-        )?;
+        let mut query = reader.prepare_cached(GONE_LIVE)?;
         let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
         Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
     }
@@ -575,6 +634,19 @@ impl Journal {
         Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
     }
 }
+
+/// So many bytes of events are read for a follower at a time.
+const PAGE: usize = 128 * 1024;
+
+// What is asked again and again goes by an index, and costs the same however many runs there were.
+const LAST_ENDED: &str = "WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1";
+const OUTCOMES: &str = "SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome";
+const GONE_LIVE: &str =
+    "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND turns AND release IS NOT NULL ORDER BY run DESC LIMIT 200";
+const UNDER_WAY: &str = "SELECT app, run, step FROM run WHERE ended IS NULL AND begun IS NOT NULL AND turns ORDER BY app";
+const ON_THE_SPOT: &str = "SELECT run FROM run WHERE ended IS NULL AND NOT turns";
+const STUCK: &str = "SELECT max(run) FROM run WHERE app = ?1 AND outcome = 'stuck' AND turns
+    AND run > (SELECT coalesce(max(run), 0) FROM run WHERE app = ?1 AND outcome = 'live' AND turns)";
 
 /// How long the journal may be locked by another program, a backup or somebody with sqlite3, until the agent gives up. Looked at so often.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -593,16 +665,25 @@ fn wait_for_others(looks: i32) -> bool {
     waited < PATIENCE
 }
 
+/// A connection keeps so many KiB of pages at the most, as SQLite has it (a negative number): it would keep them for good.
+const CACHE: i32 = -1024;
+/// More than there are different ones, so that none is made twice.
+const STATEMENTS: usize = 64;
+
 /// The two connections to the file, and what the journal says of itself.
 fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), JournalError> {
     let mut writer = Connection::open(path)?;
     writer.busy_handler(Some(wait_for_others))?;
     writer.pragma_update(None, "journal_mode", "wal")?;
     writer.pragma_update(None, "foreign_keys", "on")?;
+    writer.set_prepared_statement_cache_capacity(STATEMENTS);
+    writer.pragma_update(None, "cache_size", CACHE)?;
     let about = schema::bring_up(&mut writer, path)?;
     let reader = Connection::open(path)?;
     reader.pragma_update(None, "query_only", "on")?;
     reader.busy_timeout(std::time::Duration::from_secs(5))?;
+    reader.set_prepared_statement_cache_capacity(STATEMENTS);
+    reader.pragma_update(None, "cache_size", CACHE)?;
     Ok((writer, reader, about))
 }
 
@@ -631,6 +712,10 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
         ended: ended.map(moment),
         ms: begun.and(row.get(11)?),
     })
+}
+
+fn is_damage(err: &rusqlite::Error) -> bool {
+    matches!(err.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 fn moment(ms: i64) -> DateTime<Utc> {
@@ -677,6 +762,11 @@ fn back_of(text: Option<String>) -> Back {
     }
 }
 
+fn has(connection: &Connection, run: RunId, stands: Stands) -> Result<bool, rusqlite::Error> {
+    let mut query = connection.prepare_cached(&format!("SELECT {} IS NOT NULL FROM run WHERE run = ?", stands.column()))?;
+    Ok(query.query_row([run.0], |row| row.get(0)).optional()?.unwrap_or(false))
+}
+
 fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalError> {
     let mut query = connection
         .prepare_cached("SELECT run, action, begun IS NOT NULL FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY run")?;
@@ -695,21 +785,29 @@ fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalE
             }
         }
     }
-    let mut query = connection.prepare_cached(
-        "SELECT max(run) FROM run WHERE app = ?1 AND outcome = 'stuck' AND run > (SELECT coalesce(max(run), 0) FROM run WHERE app = ?1 AND outcome = 'live')",
-    )?;
+    let mut query = connection.prepare_cached(STUCK)?;
     standing.stuck = query.query_row([app.as_str()], |row| row.get::<_, Option<u64>>(0))?.map(RunId);
     Ok(standing)
 }
 
-/// Appends one event, and brings the run's row up to date with it in the same transaction.
-fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
-    let at = at.timestamp_millis();
-    let text = serde_json::to_string(what).map_err(|source| JournalError::Malformed { run: run.0, n: 0, source })?;
+fn text_of(run: RunId, what: &What) -> Result<String, JournalError> {
+    serde_json::to_string(what).map_err(|source| JournalError::Malformed { run: run.0, n: 0, source })
+}
+
+/// Appends one event that changes nothing of the run's row.
+fn insert_line(tx: &Sheet<'_>, line: &Line) -> Result<(), JournalError> {
+    tx.runs.borrow_mut().insert(line.run);
     tx.prepare_cached(
         "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)",
     )?
-    .execute(params![run.0, at, text])?;
+    .execute(params![line.run, line.at, line.text])?;
+    Ok(())
+}
+
+/// Appends one event, and brings the run's row up to date with it in the same transaction.
+fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
+    let at = at.timestamp_millis();
+    insert_line(tx, &Line { run: run.0, at, text: text_of(run, what)? })?;
     let set = |column: &str, value: &dyn rusqlite::ToSql| -> Result<(), JournalError> {
         tx.prepare_cached(&format!("UPDATE run SET {column} = ? WHERE run = ?"))?.execute(params![value, run.0])?;
         Ok(())
@@ -719,6 +817,8 @@ fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> R
         What::StepStarted { step } => set("step", step),
         What::StepFailed { step, .. } => set("step", step),
         What::Resolved { release, .. } => set("release", release),
+        What::CancelAsked { .. } => set(Stands::CancelAsked.column(), &at),
+        What::Exposed { .. } => set(Stands::Exposed.column(), &at),
         What::Ended { outcome, .. } => {
             set("outcome", &outcome.word())?;
             if matches!(outcome, OutcomeWord::Live | OutcomeWord::Done) {

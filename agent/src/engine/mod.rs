@@ -31,7 +31,7 @@ use crate::settings::{App, Settings};
 use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
-use journal::{Asked, Journal, JournalError, Taken};
+use journal::{Asked, Journal, JournalError, Stands, Taken};
 use look::Looker;
 use worker::Worker;
 
@@ -193,7 +193,7 @@ impl AppEngine {
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         for due in self.journal.due(&self.name).unwrap_or_default().into_iter().filter(|due| !due.begun) {
             let end = What::Ended { outcome: OutcomeWord::Cancelled, live: live.clone(), ms: 0 };
-            if let Err(err) = self.journal.append_unless(due.run, &end, "planned") {
+            if let Err(err) = self.journal.append_unless(due.run, &end, Stands::Planned) {
                 tracing::error!(run = due.run.0, "cannot be ended: {}", chain(&err));
             }
         }
@@ -221,7 +221,7 @@ impl AppEngine {
         let cancel = Cancel::default();
         *locked(&self.current) = Some((run, cancel.clone()));
         // A cancel may have been written just before it could be asked for here.
-        if self.journal.has(run, "cancel_asked").unwrap_or(false) {
+        if self.journal.has(run, Stands::CancelAsked).unwrap_or(false) {
             cancel.ask();
         }
         cancel
@@ -329,7 +329,7 @@ impl AppEngine {
                 if known.ended.is_some() {
                     return Err(NotTaken::Over(*run));
                 }
-                if self.journal.has(*run, "exposed")? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
+                if self.journal.has(*run, Stands::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
             Act::Release { .. } | Act::Stage { .. } | Act::Prune | Act::Mend | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
         }
@@ -395,11 +395,11 @@ impl AppEngine {
     fn cancel(&self, run: RunId, caller: &str) -> Result<(), NotTaken> {
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         // Either it has not begun, and never will; or it goes back from where it is.
-        if self.journal.append_unless(run, &What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0 }, "planned")? {
+        if self.journal.append_unless(run, &What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0 }, Stands::Planned)? {
             return Ok(());
         }
-        if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, "exposed")? {
-            return Err(if self.journal.has(run, "ended")? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
+        if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, Stands::Exposed)? {
+            return Err(if self.journal.has(run, Stands::Ended)? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
         }
         if let Some((current, cancel)) = locked(&self.current).as_ref()
             && *current == run

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use agent_model::names::{RefName, RunId};
 use agent_wire::event::{Stream, What};
 
-use super::journal::{Journal, JournalError};
+use super::journal::{Journal, JournalError, Stands};
 use crate::steps::{Target, Teller};
 use crate::work::mask::{Lines, Mask};
 use crate::work::{Failure, chain};
@@ -54,7 +54,11 @@ impl<'a> Telling<'a> {
         if left_out > 0 {
             self.note(step, &format!("{left_out} more lines of output are not kept"));
         }
-        let lost = self.lost.replace(0);
+        let unwritten = self.journal.settle(self.run).unwrap_or_else(|err| {
+            self.broken.borrow_mut().get_or_insert(err);
+            0
+        });
+        let lost = self.lost.replace(0) + unwritten;
         if lost > 0 {
             let text = format!("{lost} lines of output and remarks are lost: the disk of the agent's state directory is full");
             if let Err(err) = self.mark(What::Warning { step: Some(step.to_owned()), text }) {
@@ -73,14 +77,20 @@ impl<'a> Telling<'a> {
     }
 
     fn say_line(&self, stream: Stream, line: String) {
-        self.say(What::Output { step: self.step.borrow().clone(), stream, line });
+        // It is covered by the lines before and behind already.
+        let what = What::Output { step: self.step.borrow().clone(), stream, line };
+        self.kept(|| self.journal.say(self.run, &what));
     }
 
     fn say(&self, what: What) {
+        self.kept(|| self.journal.append_soon(self.run, &self.covered(what)));
+    }
+
+    fn kept(&self, keep: impl FnOnce() -> Result<(), JournalError>) {
         if self.broken.borrow().is_some() {
             return;
         }
-        match self.journal.append_soon(self.run, &self.covered(what)) {
+        match keep() {
             Ok(()) => {}
             // What a tool says is not worth the run.
             Err(JournalError::Full(_)) => self.lost.set(self.lost.get() + 1),
@@ -91,8 +101,6 @@ impl<'a> Telling<'a> {
     fn covered(&self, what: What) -> What {
         let cover = |text: String| self.mask.cover(&text).into_owned();
         match what {
-            // It is covered by the lines before and behind, too.
-            What::Output { step, stream, line } => What::Output { step, stream, line },
             What::Note { step, text } => What::Note { step, text: cover(text) },
             What::Warning { step, text } => What::Warning { step, text: cover(text) },
             What::StepDone { step, ms, nothing } => What::StepDone { step, ms, nothing: nothing.map(cover) },
@@ -147,7 +155,7 @@ impl Teller for Telling<'_> {
 
     fn expose(&self, step: &str) -> Result<(), Failure> {
         let exposed = What::Exposed { step: step.to_owned() };
-        match self.journal.append_unless(self.run, &exposed, "cancel_asked") {
+        match self.journal.append_unless(self.run, &exposed, Stands::CancelAsked) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::new("the run is cancelled")),
             Err(err) => Err(Failure::new(chain(&err))),

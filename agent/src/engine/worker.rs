@@ -11,10 +11,10 @@ use agent_model::names::{ReleaseName, ReleaseSelector, RunId, Selected};
 use agent_model::plan::{Aim, Plan};
 use agent_model::request::{Act, Request};
 use agent_model::run::{Mark, Next, Outcome, Run};
-use agent_wire::event::{Event, What};
+use agent_wire::event::What;
 use agent_wire::form::Form;
 
-use super::journal::{Due, Journal, JournalError, word_of};
+use super::journal::{Due, Journal, JournalError, Stands, word_of};
 
 use super::replay::{Replayed, planned, replay};
 use super::telling::Telling;
@@ -187,7 +187,7 @@ impl Worker {
             None
         });
         let Replayed { mut run, steps, former, target } = if due.begun {
-            let mut replayed = match replay(due.run, &self.all_events(due.run)?) {
+            let mut replayed = match replay(due.run, &journal.marks(due.run)?) {
                 Ok(replayed) => replayed,
                 Err(why) => {
                     telling.mark(What::Warning { step: None, text: why })?;
@@ -205,7 +205,7 @@ impl Worker {
             let past = self.past_of(chosen.as_ref().and_then(|chosen| chosen.as_ref().ok()))?;
             let plan = draw(&Brief { act: &act, app: &app, past });
             // Somebody may have cancelled it while it waited.
-            if !journal.append_unless(due.run, &planned(&plan, live.as_ref()), "ended")? {
+            if !journal.append_unless(due.run, &planned(&plan, live.as_ref()), Stands::Ended)? {
                 return Ok(());
             }
             faults::within("plan", "");
@@ -284,18 +284,6 @@ impl Worker {
         let served = served || self.engine.journal.ever_live(&self.engine.name)?.contains(release);
         Ok(if served { Past::Served } else { Past::Unserved })
     }
-
-    fn all_events(&self, run: RunId) -> Result<Vec<Event>, JournalError> {
-        let mut events: Vec<Event> = Vec::new();
-        loop {
-            let after = events.last().map_or(0, |event| event.n);
-            let more = self.engine.journal.events(run, after, 1000)?;
-            if more.is_empty() {
-                return Ok(events);
-            }
-            events.extend(more);
-        }
-    }
 }
 
 /// The secrets that are the agent's to know.
@@ -343,7 +331,7 @@ fn drive(
         match run.next() {
             Next::Do(i) => {
                 let step = steps[i];
-                if !journal.append_unless(cx.run, &What::StepStarted { step: step.to_owned() }, "cancel_asked")? {
+                if !journal.append_unless(cx.run, &What::StepStarted { step: step.to_owned() }, Stands::CancelAsked)? {
                     note_mark(run, Mark::CancelAsked);
                     continue;
                 }
@@ -356,7 +344,7 @@ fn drive(
                 faults::at("acted");
                 telling.end_of_step(step);
                 telling.broken()?;
-                if journal.has(cx.run, "exposed")? && !run.is_exposed() {
+                if journal.has(cx.run, Stands::Exposed)? && !run.is_exposed() {
                     note_mark(run, Mark::Exposed(i));
                 }
                 match did {

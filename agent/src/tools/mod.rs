@@ -42,6 +42,8 @@ pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
 const MOST_LINE_BYTES: usize = 8 * 1024;
 /// The last lines of a program that go into its error.
 const TAIL_LINES: usize = 20;
+/// So many lines, of [`MOST_LINE_BYTES`] at the most, wait to be heard; then the program waits.
+const MOST_UNHEARD: usize = 128;
 /// How long a process group has between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most bytes of standard output that are kept where the output is data.
@@ -414,7 +416,7 @@ impl Program {
         STARTED.fetch_add(1, Ordering::Relaxed);
         faults::at("tool");
         let group = Process::of(child.id());
-        let (sender, said) = sync_channel::<Said>(1024);
+        let (sender, said) = sync_channel::<Said>(MOST_UNHEARD);
         if let Some(mut stdin) = child.stdin.take() {
             let input = self.input.clone();
             // The program may end without reading all of it; how it ends is told by its status.
@@ -613,18 +615,20 @@ fn read_lines(mut pipe: impl Read, stream: Stream, sender: &SyncSender<Said>) {
         sender.send(Said::Line(stream, text)).is_ok()
     };
     while let Ok(count @ 1..) = pipe.read(&mut chunk) {
-        for byte in &chunk[..count] {
-            // A carriage return begins a line anew: tools draw their progress so.
-            if matches!(byte, b'\n' | b'\r') {
-                if (*byte == b'\n' || !line.is_empty()) && !send(&mut line, &mut cut) {
-                    // Nobody hears it any more; whoever may stay must not die of a pipe that is closed.
-                    drop(io::copy(&mut pipe, &mut io::sink()));
-                    return;
-                }
-            } else if line.len() < MOST_LINE_BYTES {
-                line.push(*byte);
-            } else {
-                cut = true;
+        // A carriage return begins a line anew: tools draw their progress so.
+        for part in chunk[..count].split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            let (text, end) = match part.split_last() {
+                Some((end @ (b'\n' | b'\r'), text)) => (text, Some(*end)),
+                _ => (part, None),
+            };
+            let room = MOST_LINE_BYTES - line.len();
+            line.extend_from_slice(&text[..text.len().min(room)]);
+            cut |= text.len() > room;
+            let ends = end.is_some_and(|end| end == b'\n' || !line.is_empty());
+            if ends && !send(&mut line, &mut cut) {
+                // Nobody hears it any more; whoever may stay must not die of a pipe that is closed.
+                drop(io::copy(&mut pipe, &mut io::sink()));
+                return;
             }
         }
     }
@@ -635,9 +639,14 @@ fn read_lines(mut pipe: impl Read, stream: Stream, sender: &SyncSender<Said>) {
 
 /// A line as people may see it: valid UTF-8, without control characters and terminal sequences.
 fn clean(line: &[u8], cut: bool) -> String {
-    let mut text = String::with_capacity(line.len());
+    let said = String::from_utf8_lossy(line);
+    // Nearly every line is clean. 0xc2 begins what the control characters beyond ASCII are written with.
+    if !cut && !said.bytes().any(|byte| (byte < b' ' && byte != b'\t') || matches!(byte, 0x7f | 0xc2)) {
+        return said.into_owned();
+    }
+    let mut text = String::with_capacity(said.len());
     let mut escape = false;
-    for c in String::from_utf8_lossy(line).chars() {
+    for c in said.chars() {
         match c {
             '\u{1b}' => escape = true,
             // A terminal sequence ends with a letter (ECMA-48, 5.4).

@@ -40,6 +40,18 @@ fn odd_output_becomes_lines_that_can_be_shown() {
 }
 
 #[test]
+fn a_line_is_cut_where_it_is_too_long_and_nowhere_else() {
+    // The last one has a control character of two bytes (U+009B, which begins a terminal sequence), and a letter that begins as it does.
+    let script = "long() { head -c $1 /dev/zero | tr '\\0' x; }; long 8192; echo; long 8193; echo; long 70000; printf '\\rafter\\n\\n'; \
+        printf '\\302\\2332J\\302\\251\\tend\\n'";
+    let (result, lines) = minute("t:13", |watch| sh(script).run(watch));
+    result.unwrap();
+    let texts: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
+    let (whole, cut) = ("x".repeat(MOST_LINE_BYTES), format!("{} … (cut)", "x".repeat(MOST_LINE_BYTES)));
+    assert!(texts == [&whole, &cut, &cut, "after", "", "\u{fffd}2J\u{a9}\tend"], "{:?}", texts.iter().map(String::len).collect::<Vec<_>>());
+}
+
+#[test]
 fn sixty_four_mebibytes_are_read_without_being_kept() {
     let (result, lines) = minute("t:3", |watch| {
         sh("yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 67108864").quiet().run(watch)

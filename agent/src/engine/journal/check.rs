@@ -45,6 +45,8 @@ struct Columns {
     outcome: Option<String>,
     release: Option<String>,
     step: Option<String>,
+    cancel_asked: Option<i64>,
+    exposed: Option<i64>,
 }
 
 impl Columns {
@@ -60,6 +62,8 @@ impl Columns {
             outcome: row.get(8)?,
             release: row.get(9)?,
             step: row.get(10)?,
+            cancel_asked: row.get(11)?,
+            exposed: row.get(12)?,
         };
         Ok((RunId(row.get(0)?), columns))
     }
@@ -73,6 +77,8 @@ impl Columns {
             What::Planned { .. } => self.begun = Some(at),
             What::StepStarted { step } | What::StepFailed { step, .. } => self.step = Some(step),
             What::Resolved { release, .. } => self.release = Some(release),
+            What::CancelAsked { .. } => self.cancel_asked = Some(at),
+            What::Exposed { .. } => self.exposed = Some(at),
             What::Ended { outcome, .. } => {
                 self.outcome = Some(outcome.word().to_owned());
                 if matches!(outcome, OutcomeWord::Live | OutcomeWord::Done) {
@@ -97,6 +103,8 @@ impl Columns {
             ("outcome", self.outcome == other.outcome),
             ("release", self.release == other.release),
             ("step", self.step == other.step),
+            ("cancel_asked", self.cancel_asked == other.cancel_asked),
+            ("exposed", self.exposed == other.exposed),
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
@@ -211,7 +219,7 @@ impl Checked {
 
     fn read(&mut self, connection: &Connection, app: &AppName, go_on: &dyn Fn() -> bool) -> rusqlite::Result<()> {
         let mut runs = connection.prepare(
-            "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step FROM run WHERE app = ? ORDER BY run",
+            "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step, cancel_asked, exposed FROM run WHERE app = ? ORDER BY run",
         )?;
         let mut events = connection.prepare("SELECT n, at, what FROM event WHERE run = ? ORDER BY n")?;
         let mut rows = runs.query([app.as_str()])?;
@@ -282,6 +290,8 @@ mod tests {
             outcome: text("failed"),
             release: None,
             step: text("fetch"),
+            cancel_asked: None,
+            exposed: None,
         }
     }
 

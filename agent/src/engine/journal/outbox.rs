@@ -18,7 +18,7 @@ use agent_wire::event::{OutcomeWord, What};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Journal, JournalError, locked, moment};
+use super::{CACHE, Journal, JournalError, locked, moment};
 
 /// The most letters that are kept of those that were given up.
 const MOST_GIVEN_UP: u32 = 1000;
@@ -177,6 +177,7 @@ impl Outbox {
     pub(crate) fn open(journal: Arc<Journal>) -> Result<Self, JournalError> {
         let reader = Connection::open(&journal.path)?;
         reader.pragma_update(None, "query_only", "on")?;
+        reader.pragma_update(None, "cache_size", CACHE)?;
         Ok(Self { journal, reader })
     }
 
@@ -293,7 +294,7 @@ impl Outbox {
 }
 
 /// After the last letter about a deployment nobody asks for its number.
-fn forget_deployment(tx: &rusqlite::Transaction<'_>, letter: &Letter) -> Result<(), JournalError> {
+fn forget_deployment(tx: &Connection, letter: &Letter) -> Result<(), JournalError> {
     if letter.kind == Kind::DeploymentState && letter.phase == Phase::Ended {
         tx.prepare_cached("DELETE FROM deployment WHERE run = ? AND target = ?")?.execute(params![letter.run, letter.target])?;
     }

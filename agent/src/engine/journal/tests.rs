@@ -1,5 +1,6 @@
 use super::*;
 use agent_model::request::Admission;
+use rusqlite::params_from_iter;
 
 fn journal() -> (tempfile::TempDir, Journal) {
     let dir = tempfile::tempdir().unwrap();
@@ -64,6 +65,162 @@ fn what_was_appended_is_what_is_read_without_a_gap() {
     assert_eq!((told.state, told.outcome), (view::RunState::Ended, Some(OutcomeWord::Live)));
 }
 
+fn output(number: usize, length: usize) -> What {
+    What::Output { step: "fetch".into(), stream: agent_wire::event::Stream::Stdout, line: format!("{number} {}", "x".repeat(length)) }
+}
+
+/// The numbers of the lines that stand in a run, in their order, and that it has no gap.
+fn said(journal: &Journal, run: RunId) -> Vec<usize> {
+    let events = journal.events(run, 0, u32::MAX).unwrap();
+    assert!(events.iter().zip(1..).all(|(event, n)| event.n == n));
+    let number = |event: &Event| match &event.what {
+        What::Output { line, .. } => Some(line.split(' ').next().unwrap().parse().unwrap()),
+        _ => None,
+    };
+    events.iter().filter_map(number).collect()
+}
+
+#[test]
+fn what_was_said_stands_before_the_mark_behind_it_and_is_kept_without_one() {
+    let (dir, journal) = journal();
+    let (one, other) = (RunId(1), RunId(2));
+    ask(&journal, "n1", "{}", &[]);
+    ask(&journal, "n2", "{}", &[]);
+    for number in 0..100 {
+        journal.say(one, &output(number, 10)).unwrap();
+        // A mark of another run takes them along as well.
+        journal.append(if number % 3 == 0 { other } else { one }, &[What::StepStarted { step: "fetch".into() }]).unwrap();
+        assert_eq!(said(&journal, one).len(), number + 1);
+    }
+    assert_eq!(said(&journal, one), (0..100).collect::<Vec<_>>());
+    journal.say(one, &output(100, 10)).unwrap();
+    assert_eq!(journal.settle(one).unwrap(), 0, "nothing was lost");
+    assert_eq!(said(&journal, one).last(), Some(&100));
+    journal.say(one, &output(101, 10)).unwrap();
+    // An agent that ends in good order writes what waits.
+    drop(journal);
+    let journal = Journal::open(&dir.path().join("state")).unwrap();
+    assert_eq!(said(&journal, one).last(), Some(&101));
+}
+
+#[test]
+fn more_than_may_wait_is_written_in_the_order_in_which_each_run_said_it() {
+    let (_dir, journal) = journal();
+    ask(&journal, "n1", "{}", &[]);
+    ask(&journal, "n2", "{}", &[]);
+    std::thread::scope(|scope| {
+        for run in [RunId(1), RunId(2)] {
+            let journal = &journal;
+            scope.spawn(move || (0..1000).for_each(|number| journal.say(run, &output(number, 2000)).unwrap()));
+        }
+    });
+    for run in [RunId(1), RunId(2)] {
+        journal.settle(run).unwrap();
+        assert_eq!(said(&journal, run), (0..1000).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn whoever_follows_a_run_is_woken_by_that_run_alone_and_without_a_mark() {
+    let (_dir, journal) = journal();
+    ask(&journal, "n1", "{}", &[]);
+    ask(&journal, "n2", "{}", &[]);
+    let (mut one, other, mut any) = (journal.bell_of(RunId(1)), journal.bell_of(RunId(2)), journal.bell());
+    journal.say(RunId(1), &output(0, 10)).unwrap();
+    let most = std::time::Duration::from_secs(60);
+    tokio::time::timeout(most, one.changed()).await.expect("it rings").unwrap();
+    assert_eq!(said(&journal, RunId(1)), [0]);
+    assert!(!other.has_changed().unwrap());
+    assert!(any.borrow_and_update().gt(&2));
+    journal.append(RunId(2), &[planned()]).unwrap();
+    assert!(other.has_changed().unwrap() && !one.has_changed().unwrap() && any.has_changed().unwrap());
+}
+
+#[test]
+fn a_page_has_what_is_worth_a_turn_and_the_next_one_goes_on() {
+    let (_dir, journal) = journal();
+    ask(&journal, "n1", "{}", &[]);
+    (0..100).for_each(|number| journal.say(RunId(1), &output(number, 8000)).unwrap());
+    journal.append(RunId(1), &[ended(OutcomeWord::Failed)]).unwrap();
+    let (mut after, mut read) = (0, 0);
+    loop {
+        let Page { events, over } = journal.page(RunId(1), after).unwrap();
+        assert!(over);
+        let Some((last, ..)) = events.last() else { break };
+        assert!(events.iter().map(|(_, _, text)| text.len()).sum::<usize>() < PAGE + 9000);
+        assert!(events.iter().zip(after + 1..).all(|((n, ..), wanted)| *n == wanted));
+        (after, read) = (*last, read + 1);
+    }
+    assert_eq!(after, 102);
+    assert!(read > 5, "{read} pages");
+    assert_eq!(journal.marks(RunId(1)).unwrap().iter().map(|event| event.n).collect::<Vec<_>>(), [1, 102]);
+}
+
+#[test]
+fn what_is_asked_at_each_start_and_of_each_app_goes_through_no_history() {
+    let (_dir, journal) = journal();
+    let reader = locked(&journal.reader);
+    let last_ended = format!("{RUN} {LAST_ENDED}");
+    for query in [&last_ended, OUTCOMES, GONE_LIVE, STUCK, UNDER_WAY, ON_THE_SPOT, schema::NEWEST] {
+        let mut explain = reader.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        let steps: Vec<String> = explain
+            .query_map(params_from_iter(["shop"].iter().take(query.matches('?').count().min(1))), |row| row.get(3))
+            .unwrap()
+            .flatten()
+            .collect();
+        let scans = |step: &&String| step.starts_with("SCAN") && *step != "SCAN CONSTANT ROW" && !step.contains("run_unended");
+        assert_eq!(steps.iter().find(scans), None, "{query}: {steps:?}");
+        // The few runs that are under way may be sorted.
+        assert!(query == UNDER_WAY || !steps.iter().any(|step| step.contains("TEMP B-TREE")), "{query}: {steps:?}");
+    }
+}
+
+#[test]
+fn nothing_is_written_into_a_journal_that_is_damaged() {
+    let (dir, journal) = journal();
+    assert_eq!(ask(&journal, "nonce-one", "{}", &[]), Taken::New(RunId(1)));
+    drop(journal);
+    let state = dir.path().join("state");
+    let file = state.join("journal.db");
+    let mut bytes = fs::read(&file).unwrap();
+    // In the row or in its index, and not in both.
+    let at = bytes.windows(9).rposition(|bytes| bytes == b"nonce-one").unwrap();
+    bytes[at + 8] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let journal = Journal::open(&state).unwrap();
+    assert_eq!(journal.runs(&shop(), 0, 10).unwrap().len(), 1, "it can be read");
+    let damaged = |wrote: Result<(), JournalError>| matches!(wrote, Err(JournalError::Damaged { .. }));
+    assert!(damaged(journal.append(RunId(1), &[planned()])) && damaged(journal.looked_through()));
+    assert!(damaged(journal.append_soon(RunId(1), &What::Stopped)) && damaged(journal.say(RunId(1), &output(0, 1))));
+    assert!(damaged(journal.append_unless(RunId(1), &planned(), Stands::Ended).map(|_| ())));
+    drop(journal);
+    assert_eq!(fs::read(&file).unwrap(), bytes, "and it is left as it is");
+}
+
+#[test]
+fn a_journal_of_before_is_brought_up_to_date_by_its_events() {
+    let (dir, journal) = journal();
+    for nonce in ["n1", "n2", "n3"] {
+        ask(&journal, nonce, "{}", &[]);
+    }
+    journal.append(RunId(1), &[planned(), What::Exposed { step: "switch".into() }]).unwrap();
+    journal.append(RunId(2), &[What::CancelAsked { caller: "unix:anna".into() }]).unwrap();
+    let stands = |journal: &Journal| {
+        [RunId(1), RunId(2), RunId(3)].map(|run| [Stands::Exposed, Stands::CancelAsked].map(|stands| journal.has(run, stands).unwrap()))
+    };
+    let wanted = [[true, false], [false, true], [false, false]];
+    assert_eq!(stands(&journal), wanted);
+    journal.pen.with_connection(|connection| {
+        let back = "DROP INDEX run_last_ended; DROP INDEX run_of_outcome; DROP INDEX run_accepted; DROP INDEX run_ended;
+            ALTER TABLE run DROP COLUMN exposed; ALTER TABLE run DROP COLUMN cancel_asked; PRAGMA user_version = 2";
+        connection.execute_batch(back).unwrap();
+    });
+    drop(journal);
+    let journal = Journal::open(&dir.path().join("state")).unwrap();
+    assert_eq!(stands(&journal), wanted);
+    assert_eq!(journal.check(&shop(), &|| true).flaws, []);
+}
+
 #[test]
 fn standing_is_what_the_runs_say() {
     let (_dir, journal) = journal();
@@ -93,11 +250,11 @@ fn expose_and_cancel_exclude_each_other() {
     ask(&journal, "n1", "{}", &[]);
     let cancel = What::CancelAsked { caller: "unix:anna".into() };
     let expose = What::Exposed { step: "switch".into() };
-    assert!(journal.append_unless(RunId(1), &expose, "cancel_asked").unwrap());
-    assert!(!journal.append_unless(RunId(1), &cancel, "exposed").unwrap());
+    assert!(journal.append_unless(RunId(1), &expose, Stands::CancelAsked).unwrap());
+    assert!(!journal.append_unless(RunId(1), &cancel, Stands::Exposed).unwrap());
     ask(&journal, "n2", "{}", &[]);
-    assert!(journal.append_unless(RunId(2), &cancel, "exposed").unwrap());
-    assert!(!journal.append_unless(RunId(2), &expose, "cancel_asked").unwrap());
+    assert!(journal.append_unless(RunId(2), &cancel, Stands::Exposed).unwrap());
+    assert!(!journal.append_unless(RunId(2), &expose, Stands::CancelAsked).unwrap());
 }
 
 #[test]
@@ -105,7 +262,7 @@ fn one_agent_at_a_time_and_no_newer_file() {
     let (dir, journal) = journal();
     let state = dir.path().join("state");
     assert!(matches!(Journal::open(&state), Err(JournalError::Held(_))));
-    locked(&journal.writer).pragma_update(None, "user_version", 99).unwrap();
+    journal.pen.with_connection(|connection| connection.pragma_update(None, "user_version", 99).unwrap());
     drop(journal);
     let Err(err) = Journal::open(&state) else { panic!("a newer journal was opened") };
     assert!(matches!(err, JournalError::Newer { found: 99, .. }), "{err}");
