@@ -113,3 +113,59 @@ pub(crate) fn compile(python: &Path, release: &Path, sources: &[PathBuf], watch:
 
 /// compileall(1) would end badly over a single source that is none.
 const COMPILE: &str = "import py_compile, sys\nfor line in sys.stdin:\n    try:\n        py_compile.compile(line.rstrip('\\n'), quiet=2)\n    except OSError:\n        pass\n";
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
+    use std::process::Command;
+
+    use super::super::bench::{PYTHON, watched, write};
+    use super::*;
+
+    /// What Python says when it is told to import modules, and not to write bytecode; with -v it tells where each comes from.
+    fn imported(dir: &Path, module: &str) -> String {
+        let output = Command::new(PYTHON).args(["-B", "-v", "-c", &format!("import {module}")]).current_dir(dir).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    #[test]
+    fn bytecode_goes_with_the_sources_that_are_the_same() {
+        let (former, release) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (former, release) = (former.path(), release.path());
+        for dir in [former, release] {
+            write(dir, "shop/__init__.py", "");
+            write(dir, "shop/same.py", "WHAT = 'the same'\n");
+        }
+        write(former, "shop/views.py", "WHAT = 'former'\n");
+        write(former, "shop/gone.py", "WHAT = 'gone'\n");
+        // As long as the former one, and no Python.
+        write(release, "shop/views.py", "WHAT = 'newest\n\n");
+        let changed = [PathBuf::from("shop/views.py")];
+        let sources = ["shop/__init__.py", "shop/same.py", "shop/views.py", "shop/gone.py"].map(PathBuf::from);
+        watched(|watch| compile(Path::new(PYTHON), former, &sources, watch)).unwrap();
+        // The former release's clock is nobody's.
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        fs::File::options().write(true).open(release.join("shop/same.py")).unwrap().set_modified(long_ago).unwrap();
+
+        carry_bytecode(former, release, &changed).unwrap();
+        let told = imported(release, "shop.same");
+        assert!(told.contains("matches") && told.contains("same.py") && !told.contains("bytecode is stale"), "{told}");
+        watched(|watch| compile(Path::new(PYTHON), release, &changed, watch)).unwrap();
+        assert!(imported(release, "shop.views").contains("SyntaxError"), "the former's bytecode is taken for the new source");
+        assert!(
+            !fs::read_dir(release.join("shop/__pycache__")).unwrap().any(|entry| entry
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .contains("gone"))
+        );
+
+        // What does not belong to the former source as it is now is nobody's.
+        fs::remove_dir_all(release.join("shop/__pycache__")).unwrap();
+        write(former, "shop/same.py", "WHAT = 'not as before'\n");
+        carry_bytecode(former, release, &changed).unwrap();
+        let carried = fs::read_dir(release.join("shop/__pycache__")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(!carried.into_iter().any(|name| name.to_string_lossy().starts_with("same")));
+    }
+}
