@@ -116,8 +116,6 @@ const COMPILE: &str = "import py_compile, sys\nfor line in sys.stdin:\n    try:\
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
     use std::process::Command;
 
     use super::super::bench::{PYTHON, watched, write};
