@@ -127,6 +127,7 @@ impl Worker {
             back,
             teller,
             cancel,
+            cut: None,
             marker,
             hands,
             env,
@@ -436,6 +437,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         steadiness: Cell::new(Steadiness::Unseen),
         inspection: cx.inspection.take(),
         dump: cx.dump.clone(),
+        cut: None,
         // Whoever takes back goes by what is there.
         tree: None,
         collected: None,

@@ -70,6 +70,8 @@ pub(crate) struct Cx<'a> {
     pub teller: &'a dyn Teller,
     /// Ends what is under way.
     pub cancel: &'a Cancel,
+    /// Ends it, and not what goes on beside it.
+    pub cut: Option<Cancel>,
     /// The mark of the run's processes.
     pub marker: &'a str,
     /// Who does its jobs.
@@ -128,7 +130,8 @@ impl Cx<'_> {
     /// How the step's programs are watched while `act` runs them.
     pub(crate) fn watched<T>(&self, act: impl FnOnce(&Watch<'_>) -> T) -> T {
         let lines = |stream: Stream, line: &str| self.teller.output(self.step, stream, line);
-        act(&Watch { marker: self.marker, deadline: self.deadline, cancel: self.cancel, lines: &lines })
+        let cancel = self.cut.as_ref().unwrap_or(self.cancel);
+        act(&Watch { marker: self.marker, deadline: self.deadline, cancel, lines: &lines })
     }
 
     /// The release that the run is about.

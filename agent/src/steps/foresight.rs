@@ -19,7 +19,7 @@ use crate::restart::Restart;
 use crate::settings::App;
 use crate::site::MadeBy;
 use crate::tools::Watch;
-use crate::tools::manage::{Grounds, identity};
+use crate::tools::manage::{Grounds, Inspection, identity};
 use crate::work::{Answer, Bytecode, Job};
 
 /// The steps that make a release before it is sealed, and that a hook may have a part in.
@@ -176,7 +176,7 @@ fn decides_migrations(path: &str) -> bool {
         .any(|part| part.starts_with("migrations") || part.contains("settings") || ["apps.py", "conf", "manage.py"].contains(&part))
 }
 
-/// Does something, and what was put off beside it. Both must come out well.
+/// Does something, and what was put off beside it. Both must come out well; the first that does not ends the other.
 ///
 /// # Errors
 /// [`Failure`] of the check, of a database that is not as was foreseen, or of what was done.
@@ -187,40 +187,49 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
         PutOff::Schema => Job::Inspect(Bytecode::NotWritten),
     };
     let deadline = Instant::now() + cx.app.timeout_of("check");
-    let (order, hands, marker, cancel) = (cx.order(), cx.hands, cx.marker, cx.cancel);
+    let (order, hands, marker) = (cx.order(), cx.hands, cx.marker);
+    let (of_act, of_check) = (cx.cancel.of_a_part(), cx.cancel.of_a_part());
     let (say, said) = mpsc::channel();
-    let (done, answer) = thread::scope(|scope| {
+    cx.cut = Some(of_act.clone());
+    let (done, judged) = thread::scope(|scope| {
+        let (cancel, of_act) = (&of_check, &of_act);
         let asked = scope.spawn(move || {
             // Whoever listens is there until this thread has ended.
             let lines = |stream, line: &str| drop(say.send((stream, line.to_owned())));
-            hands.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {})
+            let answer = hands.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
+            answer.and_then(judge).inspect_err(|_| of_act.ask())
         });
-        (act(cx), asked.join())
+        let done = act(cx).inspect_err(|_| {
+            if !of_act.asked() {
+                of_check.ask();
+            }
+        });
+        (done, asked.join())
     });
+    cx.cut = None;
     for (stream, line) in said {
         cx.teller.output(cx.step, stream, &line);
     }
-    let (inspection, unmade) =
-        match answer.map_err(|_| Failure::new("the check beside the start of the new instance ended without an answer"))?? {
-            Answer::Examined(inspection, unmade) => (inspection, unmade),
-            Answer::Inspected(inspection) => (inspection, None),
-            other => return Err(other.unexpected()),
-        };
+    let judged = judged.map_err(|_| Failure::new("the check beside the start of the new instance ended without an answer"))?;
+    let (inspection, unmade) = match (judged, &done) {
+        (Ok(judged), _) => judged,
+        // It was ended because of the other.
+        (Err(_), Err(failure)) if of_check.asked() && !cx.cancel.asked() => return Err(failure.clone()),
+        (Err(failure), _) => return Err(failure),
+    };
     let done = done?;
     if let Some(unmade) = unmade {
         cx.warn(unmade);
     }
-    match migrate::schema_of(&inspection)?.pending.as_slice() {
-        [] => {}
-        pending => {
-            // From now on nothing is foreseen from that release.
-            if let Some(former) = &cx.former {
-                cx.site.remove_fact::<MadeBy>(former)?;
-            }
-            let reason = format!("the database is not as the live release left it: to be applied are {}", pending.join(", "));
-            return Err(Failure::new(reason)
-                .with_hint("was an older copy put back? Ask for the release again: it applies them before anything else"));
+    let pending = &migrate::schema_of(&inspection)?.pending;
+    if !pending.is_empty() {
+        // From now on nothing is foreseen from that release.
+        if let Some(former) = &cx.former {
+            cx.site.remove_fact::<MadeBy>(former)?;
         }
+        let reason = format!("the database is not as the live release left it: to be applied are {}", pending.join(", "));
+        let hint = "was an older copy put back? Ask for the release again: it applies them before anything else";
+        return Err(Failure::new(reason).with_hint(hint));
     }
     cx.note(match put_off {
         PutOff::Check => "the check found no error, and the database has every migration",
@@ -228,4 +237,15 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
     });
     cx.inspection = Some(*inspection);
     Ok(done)
+}
+
+/// A database that cannot be asked is a failure as well.
+fn judge(answer: Answer) -> Result<(Box<Inspection>, Option<String>), Failure> {
+    let (inspection, unmade) = match answer {
+        Answer::Examined(inspection, unmade) => (inspection, unmade),
+        Answer::Inspected(inspection) => (inspection, None),
+        other => return Err(other.unexpected()),
+    };
+    migrate::schema_of(&inspection)?;
+    Ok((inspection, unmade))
 }

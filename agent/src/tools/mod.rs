@@ -51,17 +51,25 @@ const MOST_CAPTURED: usize = 256 * 1024 * 1024;
 
 /// Set once, from anywhere, to end what a step is doing.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Cancel(Arc<AtomicBool>);
+pub(crate) struct Cancel {
+    own: Arc<AtomicBool>,
+    whole: Option<Arc<AtomicBool>>,
+}
 
 impl Cancel {
+    /// One for a part of the same: it ends with the whole, or alone.
+    pub(crate) fn of_a_part(&self) -> Self {
+        Self { own: Arc::default(), whole: Some(self.own.clone()) }
+    }
+
     /// Asks for the end.
     pub(crate) fn ask(&self) {
-        self.0.store(true, Ordering::Release);
+        self.own.store(true, Ordering::Release);
     }
 
     /// Whether the end was asked for.
     pub(crate) fn asked(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.own.load(Ordering::Acquire) || self.whole.as_ref().is_some_and(|whole| whole.load(Ordering::Acquire))
     }
 }
 
