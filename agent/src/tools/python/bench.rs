@@ -18,7 +18,8 @@ pub(crate) fn heard<T>(act: impl FnOnce(&Watch<'_>) -> T) -> (T, Vec<String>) {
     let lines = RefCell::new(Vec::new());
     let hear = |_: Stream, line: &str| lines.borrow_mut().push(line.to_owned());
     let (cancel, deadline) = (Cancel::default(), Instant::now() + Duration::from_secs(120));
-    let marker = format!("test:{:?}", std::thread::current().id());
+    // Tests run in processes of their own, and each ends what carries its mark.
+    let marker = format!("test:{}:{:?}", std::process::id(), std::thread::current().id());
     let result = act(&Watch { marker: &marker, deadline, cancel: &cancel, lines: &hear });
     (result, lines.into_inner())
 }
