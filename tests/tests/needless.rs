@@ -108,6 +108,13 @@ fn where_only_a_view_changes_nothing_is_done_that_is_proven_to_do_nothing() {
     assert!(collected.contains("taken over from the live release") && collected.contains("it read 7 files"), "{collected}");
     assert!(demo.notes("switch").contains("the check found no error, and the database has every migration"));
 
+    // Whatever the migrate step would have warned of is warned of.
+    let database = demo.bench.root_of("demo").join("shared/db.sqlite3");
+    sql(&database, "insert into django_migrations (app, name, applied) values ('board', '0003_of_another_branch', '2026-01-01')");
+    demo.view_changed();
+    demo.bench.ctl(["release", "main"]).expect(0).says(&["goes along", "does not know: board.0003_of_another_branch"]);
+    sql(&database, "delete from django_migrations where name = '0003_of_another_branch'");
+
     // The same files with the same times: what visitors have cached stays fresh.
     let live = demo.live();
     assert_ne!(former, live);

@@ -6,6 +6,7 @@
 mod check;
 pub(crate) mod outbox;
 mod pen;
+mod reading;
 mod schema;
 mod sound;
 
@@ -16,15 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use agent_model::grant::{Back, RefPattern};
-use agent_model::names::{AppName, CommitId, ReleaseName, RunId};
+use agent_model::names::{AppName, CommitId, RunId};
 use agent_model::request::{Refusal, Standing, Waiting};
 use agent_model::run::Outcome;
-use agent_wire::event::{Event, OutcomeWord, What};
+use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::CLOCK_SKEW;
-use agent_wire::view;
 use chrono::{DateTime, Utc};
 use nix::fcntl::Flock;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ffi, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi, params};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -32,6 +32,7 @@ pub(crate) use check::Checked;
 
 use crate::site::hold_for_good;
 use pen::{Pen, Sheet, Weight};
+pub(crate) use reading::Page;
 use sound::Verdict;
 
 /// What went wrong with the journal.
@@ -227,14 +228,6 @@ struct Line {
     run: u64,
     at: i64,
     text: String,
-}
-
-/// A page of what a run's followers read.
-pub(crate) struct Page {
-    /// Each event: its place, its moment, and its text.
-    pub events: Vec<(u64, DateTime<Utc>, String)>,
-    /// Whether the run was over before they were read.
-    pub over: bool,
 }
 
 /// The journal.
@@ -494,159 +487,7 @@ impl Journal {
     pub(crate) fn has(&self, run: RunId, stands: Stands) -> Result<bool, JournalError> {
         Ok(has(&locked(&self.reader), run, stands)?)
     }
-
-    /// The runs that were to end where they were taken, and did not: the agent stopped in between.
-    pub(crate) fn cut_off_on_the_spot(&self) -> Result<Vec<RunId>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(ON_THE_SPOT)?;
-        let rows = query.query_map([], |row| row.get(0).map(RunId))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// The events of a run after `after`, at most `limit`.
-    pub(crate) fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<Event>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n LIMIT ?")?;
-        let rows = query.query_map(params![run.0, after, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let mut events = Vec::new();
-        for row in rows {
-            let (n, at, text): (u64, i64, String) = row?;
-            let what = serde_json::from_str(&text).map_err(|source| JournalError::Malformed { run: run.0, n, source })?;
-            events.push(Event { run: run.0, n, at: moment(at), what });
-        }
-        Ok(events)
-    }
-
-    /// All events of a run but what tools said.
-    pub(crate) fn marks(&self, run: RunId) -> Result<Vec<Event>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? ORDER BY n")?;
-        let mut rows = query.query([run.0])?;
-        let mut marks = Vec::new();
-        while let Some(row) = rows.next()? {
-            let (n, at, text): (u64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let what = serde_json::from_str(&text).map_err(|source| JournalError::Malformed { run: run.0, n, source })?;
-            if !matches!(what, What::Output { .. }) {
-                marks.push(Event { run: run.0, n, at: moment(at), what });
-            }
-        }
-        Ok(marks)
-    }
-
-    /// Events of a run after `after`, at least one if there is one, and no more bytes of them than are worth a turn.
-    pub(crate) fn page(&self, run: RunId, after: u64) -> Result<Page, JournalError> {
-        let reader = locked(&self.reader);
-        // Whether it is over is asked first: then what is read afterwards is all that there will ever be.
-        let over = {
-            let mut query = reader.prepare_cached("SELECT ended IS NOT NULL FROM run WHERE run = ?")?;
-            query.query_row([run.0], |row| row.get(0)).optional()?.unwrap_or(true)
-        };
-        let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n")?;
-        let mut rows = query.query(params![run.0, after])?;
-        let (mut events, mut bytes) = (Vec::new(), 0);
-        while bytes < PAGE
-            && let Some(row) = rows.next()?
-        {
-            let (n, at, text): (u64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            bytes += text.len();
-            events.push((n, moment(at), text));
-        }
-        Ok(Page { events, over })
-    }
-
-    /// The runs that have begun and not ended: app, number, and the step that they are at.
-    pub(crate) fn under_way(&self) -> Result<Vec<(String, RunId, Option<String>)>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(UNDER_WAY)?;
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1).map(RunId)?, row.get(2)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// The runs of an app that have begun and not ended, and then those that wait, each in their order.
-    pub(crate) fn due(&self, app: &AppName) -> Result<Vec<Due>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(
-            "SELECT run, form, caller, refs, begun IS NOT NULL, back FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
-        )?;
-        let rows = query.query_map([app.as_str()], |row| {
-            let refs: Option<String> = row.get(3)?;
-            let refs = refs.and_then(|refs| serde_json::from_str(&refs).ok());
-            let back = back_of(row.get(5)?);
-            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, back, begun: row.get(4)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// How an app's runs stand; lock, live release and settings are for the caller to fill in.
-    pub(crate) fn standing(&self, app: &AppName) -> Result<Standing, JournalError> {
-        standing(&locked(&self.reader), app)
-    }
-
-    /// One run.
-    pub(crate) fn run(&self, run: RunId) -> Result<Option<view::Run>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(&format!("{RUN} WHERE run = ?"))?;
-        Ok(query.query_row([run.0], run_of).optional()?)
-    }
-
-    /// The runs of an app, newest first, with numbers above `after`.
-    pub(crate) fn runs(&self, app: &AppName, after: u64, limit: u32) -> Result<Vec<view::Run>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(&format!("{RUN} WHERE app = ? AND run > ? ORDER BY run DESC LIMIT ?"))?;
-        let rows = query.query_map(params![app.as_str(), after, limit], run_of)?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// The last run of an app that ended, among those that take turns.
-    pub(crate) fn last_ended(&self, app: &AppName) -> Result<Option<view::Run>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(&format!("{RUN} {LAST_ENDED}"))?;
-        Ok(query.query_row([app.as_str()], run_of).optional()?)
-    }
-
-    /// Whether a run of an app is to release what nobody knows the commit of yet.
-    pub(crate) fn has_unresolved(&self, app: &AppName) -> Result<bool, JournalError> {
-        Ok(has_unresolved(&locked(&self.reader), app)?)
-    }
-
-    /// How many runs of an app ended in each way.
-    pub(crate) fn outcomes(&self, app: &AppName) -> Result<std::collections::BTreeMap<String, u64>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(OUTCOMES)?;
-        let rows = query.query_map([app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// The releases of an app that went live and were proven, the latest first.
-    pub(crate) fn gone_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(GONE_LIVE)?;
-        let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
-        Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    /// Every release of an app that went live, be it as long ago as it may.
-    pub(crate) fn ever_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
-        let reader = locked(&self.reader);
-        let mut query =
-            reader.prepare_cached("SELECT DISTINCT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL")?;
-        let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
-        Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
-    }
 }
-
-/// So many bytes of events are read for a follower at a time.
-const PAGE: usize = 128 * 1024;
-
-// What is asked again and again goes by an index, and costs the same however many runs there were.
-const LAST_ENDED: &str = "WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1";
-const OUTCOMES: &str = "SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome";
-const GONE_LIVE: &str =
-    "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND turns AND release IS NOT NULL ORDER BY run DESC LIMIT 200";
-const UNDER_WAY: &str = "SELECT app, run, step FROM run WHERE ended IS NULL AND begun IS NOT NULL AND turns ORDER BY app";
-const ON_THE_SPOT: &str = "SELECT run FROM run WHERE ended IS NULL AND NOT turns";
-const STUCK: &str = "SELECT max(run) FROM run WHERE app = ?1 AND outcome = 'stuck' AND turns
-    AND run > (SELECT coalesce(max(run), 0) FROM run WHERE app = ?1 AND outcome = 'live' AND turns)";
 
 /// How long the journal may be locked by another program, a backup or somebody with sqlite3, until the agent gives up. Looked at so often.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -685,33 +526,6 @@ fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), Journ
     reader.set_prepared_statement_cache_capacity(STATEMENTS);
     reader.pragma_update(None, "cache_size", CACHE)?;
     Ok((writer, reader, about))
-}
-
-/// How long a run took is what its last event says: the clock may have been set in between.
-const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step, \
-    (SELECT what ->> 'ms' FROM event WHERE event.run = run.run AND ended IS NOT NULL ORDER BY n DESC LIMIT 1) FROM run";
-
-fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
-    let (begun, ended): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
-    let outcome: Option<String> = row.get(8)?;
-    Ok(view::Run {
-        run: row.get(0)?,
-        app: row.get(1)?,
-        action: row.get(2)?,
-        of: row.get(3)?,
-        caller: row.get(4)?,
-        state: match (begun, ended) {
-            (_, Some(_)) => view::RunState::Ended,
-            (Some(_), None) => view::RunState::Running,
-            (None, None) => view::RunState::Waiting,
-        },
-        outcome: outcome.and_then(|word| serde_json::from_value(word.into()).ok()),
-        release: row.get(9)?,
-        step: row.get(10)?,
-        accepted: moment(row.get(5)?),
-        ended: ended.map(moment),
-        ms: begun.and(row.get(11)?),
-    })
 }
 
 fn is_damage(err: &rusqlite::Error) -> bool {
@@ -766,6 +580,9 @@ fn has(connection: &Connection, run: RunId, stands: Stands) -> Result<bool, rusq
     let mut query = connection.prepare_cached(&format!("SELECT {} IS NOT NULL FROM run WHERE run = ?", stands.column()))?;
     Ok(query.query_row([run.0], |row| row.get(0)).optional()?.unwrap_or(false))
 }
+
+const STUCK: &str = "SELECT max(run) FROM run WHERE app = ?1 AND outcome = 'stuck' AND turns
+    AND run > (SELECT coalesce(max(run), 0) FROM run WHERE app = ?1 AND outcome = 'live' AND turns)";
 
 fn standing(connection: &Connection, app: &AppName) -> Result<Standing, JournalError> {
     let mut query = connection

@@ -221,7 +221,9 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
     if let Some(unmade) = unmade {
         cx.warn(unmade);
     }
-    let pending = &migrate::schema_of(&inspection)?.pending;
+    let schema = migrate::schema_of(&inspection)?;
+    migrate::warn_of_what_is_ahead(cx, schema);
+    let pending = &schema.pending;
     if !pending.is_empty() {
         // From now on nothing is foreseen from that release.
         if let Some(former) = &cx.former {

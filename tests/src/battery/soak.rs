@@ -73,18 +73,26 @@ fn one(rig: &mut Rig, number: u64) -> u32 {
     let mut random = fastrand::Rng::with_seed(number);
     let fault = Fault::draw(&mut random);
     let mut after = LENGTH.mul_f64(random.f64());
-    // A moment when the run was over already is none: then it was earlier.
+    // A moment before the request was taken, or when the run was over already, is none: then it was later or earlier.
     for _ in 0..8 {
-        if try_at(rig, fault, after) {
-            return 1;
+        match try_at(rig, fault, after) {
+            Moment::Within => return 1,
+            Moment::Before => after += Duration::from_millis(20),
+            Moment::Behind => after /= 2,
         }
-        after /= 2;
     }
     0
 }
 
+/// Where in a run a fault came.
+enum Moment {
+    Before,
+    Within,
+    Behind,
+}
+
 /// Tells whether the fault met the run.
-fn try_at(rig: &mut Rig, fault: Fault, after: Duration) -> bool {
+fn try_at(rig: &mut Rig, fault: Fault, after: Duration) -> Moment {
     if !rig.bench.is_running() {
         rig.start();
     }
@@ -130,5 +138,9 @@ fn try_at(rig: &mut Rig, fault: Fault, after: Duration) -> bool {
         assert_eq!(rig.bench.live(rig.app()), Some(first), "{fault:?} after {after:?}");
     }
     rig.back_to_first();
-    met && taken
+    match (taken, met) {
+        (false, _) => Moment::Before,
+        (true, true) => Moment::Within,
+        (true, false) => Moment::Behind,
+    }
 }

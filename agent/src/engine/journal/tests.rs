@@ -1,5 +1,8 @@
+use super::reading::{GONE_LIVE, LAST_ENDED, ON_THE_SPOT, OUTCOMES, PAGE, RUN, UNDER_WAY};
 use super::*;
 use agent_model::request::Admission;
+use agent_wire::event::Event;
+use agent_wire::view;
 use rusqlite::params_from_iter;
 
 fn journal() -> (tempfile::TempDir, Journal) {
