@@ -3,6 +3,7 @@
 import subprocess
 
 from contestants import Agent, Script, steps
+from projects import VIEWS
 from tables import amount, compare, table
 
 # Against bash, and against Capistrano.
@@ -70,7 +71,7 @@ class Control:
                 order = list(contestants)
                 order = order[number % len(order):] + order[:number % len(order)]
                 for who in order:
-                    run = contestants[who].release(f"views-{number}")
+                    run = contestants[who].release(f"views-{number % VIEWS}")
                     if number:
                         self.runs[who].append(run)
         finally:

@@ -12,6 +12,8 @@ from processes import Trouble
 HERE = Path(__file__).resolve().parent
 SECRET = "not-a-secret-not-a-secret-not-a-secret-not-a-secret-0123456789"
 
+VIEWS = 12  # releases in which only a view is changed
+
 # The pages are for the visitors who come while one release takes over from another.
 VISITED = """
 
@@ -41,7 +43,7 @@ class Migration(migrations.Migration):
 
 class Project:
     """A repository with the tags `first`, `same` (a migration more, the requirements as they were), `pin` (one requirement's pin changed) and `views-0` to
-    `views-29` (in each only a view changed). `code` is where the code is within the project, `manage` where manage.py is, `module` what the server loads and
+    `views-11` (in each only a view changed). `code` is where the code is within the project, `manage` where manage.py is, `module` what the server loads and
     `page` what proves that it serves."""
 
     def __init__(self, bench):
@@ -71,9 +73,9 @@ class Project:
     def commit(self, ref):
         return self.git("rev-parse", f"{ref}^{{commit}}").strip()
 
-    def change_views(self, views, count=30):
+    def change_views(self, views):
         file = self.repository / views
-        for number in range(count):
+        for number in range(VIEWS):
             self.tag(f"views-{number}", "Change a view")
             file.write_text(file.read_text() + f"\n# {number}: only a comment.\n")
 

@@ -33,14 +33,16 @@ class Trace:
                     threads.add(child)
                 elif "CLONE_THREAD" not in asked:
                     parent[child] = pid
-                    forks.setdefault(pid, []).append(at)
+                    forks.setdefault(pid, []).append((child, at))
         self.programs, self.servers = [], []
         for pid, (path_of, at) in starts.items():
             if parent.get(pid) not in threads:
                 continue
             name = Path(path_of).name
             if name.startswith("uwsgi"):
-                self.servers.append((at, max(forks.get(pid, [])[:2], default=at)))
+                # Some apps run a program while they are loaded; workers run none.
+                workers = [forked for child, forked in forks.get(pid, []) if child not in starts]
+                self.servers.append((at, max(workers[:2], default=at)))
             else:
                 self.programs.append((name, at, ends.get(pid, at)))
 
