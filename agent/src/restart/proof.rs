@@ -12,6 +12,8 @@ use crate::tools::http::{Answer, Check, CheckError, Expected, Target, Wrong};
 
 /// The most rounds of questions, however many workers there are.
 const MOST_ROUNDS: usize = 128;
+/// How long after the end of a process those that watch it know.
+const HEARING: Duration = Duration::from_millis(200);
 
 /// Whom to ask, and who must be alive meanwhile.
 pub(super) struct Asking<'a> {
@@ -118,6 +120,8 @@ impl Asking<'_> {
             (self.alive)()?;
             for question in questions {
                 if let Err(error) = self.ask(question) {
+                    // Whoever watches it hears of its end a moment later than the question that it cut off.
+                    self.scene.watch.pause(HEARING);
                     (self.alive)()?;
                     self.go_on("watching whether the checks go on passing")?;
                     let after = begun.elapsed().as_secs_f64();
