@@ -52,6 +52,11 @@ impl Asking<'_> {
         Ok(proof)
     }
 
+    /// Every check passes in its time.
+    pub(super) fn pass(&self) -> Result<Proof, RestartError> {
+        self.until_passed(&self.questions()).map(|_| Proof::default())
+    }
+
     /// Each check once, none tried again.
     pub(super) fn look(&self) -> Result<Proof, RestartError> {
         let mut proof = Proof::default();
