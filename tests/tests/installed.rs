@@ -50,7 +50,7 @@ release_header = "X-Release"
 stable = "500ms"
 
 [[worker]]
-unit = "shop-celery.service"
+unit = "shop-celery@.service"
 watch = "1s"
 
 # What is held up while there is a file that says so.
@@ -92,9 +92,9 @@ impl Shop {
         shop.published();
         shop.machine.write("/etc/release-agent/apps/shop.env", "SECRET_KEY=the-secret-of-the-site-the-secret-of-the-site-0123456789\n");
         shop.machine.write("/etc/release-agent/apps/shop.toml", FILE);
-        let worker = example("shop-celery.service").replace("/etc/shop/shop.env", "/etc/release-agent/apps/shop.env");
+        let worker = example("shop-celery@.service").replace("/etc/shop/shop.env", "/etc/release-agent/apps/shop.env");
         shop.machine.write(
-            "/etc/systemd/system/shop-celery.service",
+            "/etc/systemd/system/shop-celery@.service",
             worker.replace("EnvironmentFile=", "Environment=ALLOWED_HOSTS=localhost\nEnvironmentFile="),
         );
         shop.machine.ctl(["setup", "app", "shop", "--yes"]).expect(0);
@@ -151,7 +151,7 @@ impl Shop {
     /// Moves the root to another disk while nothing runs; the agent makes the live release serve again.
     fn moved(&self, change_disks: &str) {
         self.root(&format!(
-            "systemctl stop release-agent.service 'shop@*.service'; cp --archive /var/shop /root/kept; {change_disks}
+            "systemctl stop release-agent.service 'shop@*.service' 'shop-celery@*.service'; cp --archive /var/shop /root/kept; {change_disks}
              find /var/shop -mindepth 1 -delete; cp --archive /root/kept/. /var/shop; rm -rf /root/kept; systemctl start release-agent.service"
         ));
         wait_until("the site is back", LONG, || get(&self.front(), "/healthz").is_ok_and(|answer| answer.status == 200));
@@ -166,6 +166,12 @@ impl Shop {
         assert_eq!(self.root("find /var/shop/releases /var/shop/environments -mindepth 2 ! -user release-agent | head -3"), "");
         assert_eq!(self.root("ps -u shop-build -o args= || true"), "", "somebody builds still");
         assert!(self.root("ls /var/shop/releases | wc -l").trim().parse::<u32>().unwrap() <= 5, "nothing is pruned");
+        let working = "systemctl list-units --plain --no-legend 'shop-celery@*' | wc -l; readlink /proc/$(pgrep -o -f 'celery --app')/cwd /var/shop/app";
+        wait_until("one worker works, and it is the live release's", LONG, || {
+            let working = self.root(working);
+            let mut lines = working.lines().map(|line| line.rsplit('/').next().unwrap().to_owned());
+            lines.next().as_deref() == Some("1") && lines.next() == lines.next()
+        });
         let events = self.machine.ctl(["logs"]).stdout;
         assert!(!events.contains("cannot be told"), "{events}");
     }
@@ -187,7 +193,7 @@ fn an_app_is_released_and_taken_back_and_served_whatever_happens() {
     let tables = shop.root("runuser -u shop -- psql --tuples-only --no-align shop --command 'SELECT count(*) FROM board_notice'");
     assert_eq!(tables.trim(), "0");
     assert_eq!(shop.root("ls /var/shop/backups | wc -l").trim(), "1");
-    assert_eq!(shop.root("stat -c %U /proc/$(systemctl show --value -p MainPID shop-celery.service)").trim(), "shop");
+    assert_eq!(shop.root("stat -c %U /proc/$(systemctl show --value -p MainPID shop-celery@blue.service)").trim(), "shop");
     shop.machine.ctl(["doctor"]).expect(0);
 
     shop.stages.begin("the second release, back, and forth again, with visitors");
@@ -258,7 +264,7 @@ fn an_app_is_released_and_taken_back_and_served_whatever_happens() {
     let run = shop.held();
     shop.machine.reboot(&["--force", "--force"]);
     let _ = run.finish();
-    shop.root("systemctl start postgresql@15-main.service nginx.service shop-celery.service release-agent.service");
+    shop.root("systemctl start postgresql@15-main.service nginx.service release-agent.service");
     wait_until("the site is back", LONG, || get(&shop.front(), "/healthz").is_ok_and(|answer| answer.status == 200));
     shop.assert_sound(&fourth);
     shop.machine.ctl(["release", "main"]).expect(0);

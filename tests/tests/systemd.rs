@@ -49,14 +49,26 @@ const HANDOVER: &str = "[restart]\nstrategy = \"handover\"\nunit = \"shop@.servi
 
 #[test]
 fn instances_in_a_template_unit_are_handed_over_behind_nginx() {
-    let (machine, repo, mut stages) = shop("handover", "root", HANDOVER);
+    let (machine, repo, mut stages) =
+        shop("handover", "root", &format!("{HANDOVER}\n[[worker]]\nunit = \"shop-worker@.service\"\nwatch = \"1s\""));
+    machine.write(
+        "/etc/systemd/system/shop-worker@.service",
+        "[Service]\nWorkingDirectory=/var/shop/releases/%i\nExecStart=/usr/bin/sleep infinity\n",
+    );
+    machine.systemctl(["daemon-reload"]);
     let instance = |release: &str| format!("shop@{release}.service");
+    let workers = || machine.systemctl(["list-units", "--all", "--plain", "--no-legend", "shop-worker@*"]);
+    let assert_works = |release: &str| {
+        let (workers, own) = (workers(), format!("shop-worker@{release}.service"));
+        assert!(workers.lines().count() == 1 && workers.starts_with(&own), "one alone works:\n{workers}");
+    };
 
     stages.begin("the first release");
     machine.ctl(["release", "v1"]).expect(0);
     let first = machine.live("shop").unwrap();
     assert_eq!(serving(&machine), repo.id("v1"));
     assert_eq!(machine.property(&instance(&first), "ActiveState"), "active");
+    assert_works(&first);
 
     stages.begin("nginx in front of it");
     machine.run(["rm", "-f", "/etc/nginx/sites-enabled/default"]).expect(0);
@@ -77,6 +89,7 @@ fn instances_in_a_template_unit_are_handed_over_behind_nginx() {
     assert!(answers.contains_key(&repo.id("v1")) && answers.contains_key(&repo.id("v2")) && answers.len() == 2, "{answers:?}");
     assert_eq!(serving(&machine), repo.id("v2"));
     assert_eq!(machine.property(&instance(&first), "ActiveState"), "inactive", "the former instance has finished");
+    assert_works(&second);
     let css = get(&front, &style(&get(&front, "/").unwrap().body)).unwrap();
     assert_eq!(css.status, 200, "nginx serves the new release's static files without being told");
 
@@ -91,12 +104,14 @@ fn instances_in_a_template_unit_are_handed_over_behind_nginx() {
     assert_eq!(machine.main_process(&instance(&second)), master, "its instance was never stopped");
     let units = machine.systemctl(["list-units", "--all", "--plain", "--no-legend", "shop@*"]);
     assert_eq!(units.lines().count(), 1, "nothing is left of what failed:\n{units}");
+    assert_works(&second);
 
     stages.begin("back to the first release");
     let visitors = Visitors::come(&front);
     machine.ctl(["activate", "previous"]).expect(0);
     assert_eq!(visitors.go().len(), 2);
     assert_eq!((machine.live("shop").unwrap(), serving(&machine)), (first.clone(), repo.id("v1")));
+    assert_works(&first);
 
     stages.begin("an instance that crashes is the unit's to start again, and the agent sees it serve");
     let master = machine.main_process(&instance(&first));

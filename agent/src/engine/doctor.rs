@@ -263,7 +263,7 @@ impl AppEngine {
             };
             chart.add("check", level, text, Some(cure));
         }
-        let traps = app.restart.traps(&self.site.link(), &app.workers);
+        let traps = app.restart.traps(&self.site.link(), &app.workers, app.timeout_of("switch"));
         let silent = traps.is_empty();
         chart.findings.extend(traps.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
         if silent && app.restart != Restart::None {

@@ -18,6 +18,8 @@ use crate::tools::{Process, Program, Watch};
 
 /// How long a question may take that starts nothing.
 const ANSWER: Duration = Duration::from_secs(25);
+/// How often a unit is looked at that was told to stop.
+const LOOK: Duration = Duration::from_millis(50);
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -77,6 +79,7 @@ pub(super) struct Unit {
     pub restarts: u32,
     pub exit_status: i32,
     pub kill_signal: i32,
+    pub kill_mode: String,
     pub invocation: Vec<u8>,
     pub working_directory: String,
     pub needs_daemon_reload: bool,
@@ -84,6 +87,14 @@ pub(super) struct Unit {
     pub exec_start: Vec<Vec<String>>,
     pub exec_reload: Vec<Vec<String>>,
     pub exec_stop: Vec<Vec<String>>,
+    /// `TimeoutStopSec=`; nothing where it is infinite.
+    pub stop_timeout: Option<Duration>,
+    /// When it was told to stop the last time, when it was down, and when it was started, in microseconds of the monotonic clock.
+    pub told_to_stop: u64,
+    pub went_down: u64,
+    pub was_started: u64,
+    /// The same as the last, by the wall clock.
+    pub started_at: u64,
 }
 
 /// Properties as `GetAll` gives them.
@@ -164,10 +175,16 @@ impl<'a> Bus<'a> {
             restarts: unit.take("NRestarts"),
             exit_status: unit.take("ExecMainStatus"),
             kill_signal: unit.take("KillSignal"),
+            kill_mode: unit.take("KillMode"),
             working_directory: unit.take("WorkingDirectory"),
             exec_start: unit.commands("ExecStart"),
             exec_reload: unit.commands("ExecReload"),
             exec_stop: unit.commands("ExecStop"),
+            stop_timeout: Some(unit.take("TimeoutStopUSec")).filter(|time| *time != u64::MAX).map(Duration::from_micros),
+            told_to_stop: unit.take("ActiveExitTimestampMonotonic"),
+            went_down: unit.take("InactiveEnterTimestampMonotonic"),
+            was_started: unit.take("InactiveExitTimestampMonotonic"),
+            started_at: unit.take("InactiveExitTimestamp"),
         })
     }
 
@@ -207,6 +224,37 @@ impl<'a> Bus<'a> {
             "timeout" => Err(self.failed(name, format!("did not {} within its own timeout", act.word()))),
             "canceled" => Err(self.failed(name, format!("did not {}: somebody cancelled the job", act.word()))),
             other => Err(self.failed(name, format!("did not {} ({other})", act.word()))),
+        }
+    }
+
+    /// Has a unit stop, and waits only until it is about to: what it is at, it finishes.
+    pub(super) fn let_finish(&self, name: &str) -> Result<(), RestartError> {
+        let end = Instant::now() + ANSWER;
+        loop {
+            match helper::tell(self, Act::Stop, name)? {
+                Asked::Done => {}
+                Asked::Nobody => self.tell_to_stop(name)?,
+            }
+            // A helper that was at it already takes no notice; so it is told again.
+            for _ in 0..10 {
+                if !self.unit(name)?.goes_on() {
+                    return Ok(());
+                }
+                if self.watch.left().is_zero() {
+                    return Err(RestartError::TimedOut(format!("telling {name} to stop")));
+                }
+                self.watch.pause(LOOK);
+            }
+            if Instant::now() > end {
+                return Err(self.failed(name, "was told to stop, and goes on".to_owned()));
+            }
+        }
+    }
+
+    fn tell_to_stop(&self, name: &str) -> Result<(), RestartError> {
+        match self.call::<OwnedObjectPath>(&format!("stop {name}"), Act::Stop.method(), &(name, "replace")) {
+            Err(RestartError::Bus { source, .. }) if is_denied(&source) => Err(self.denied(Act::Stop, name, source)),
+            told => told.map(drop),
         }
     }
 
@@ -310,6 +358,11 @@ impl<'a> Bus<'a> {
         RestartError::Unit { unit: name.to_owned(), what, cure, tail: self.journal(name) }
     }
 
+    /// What a unit said before it was started as it is now is another's.
+    pub(super) fn hear_of(&self, unit: &Unit) {
+        self.started.borrow_mut().insert(unit.name.clone(), SystemTime::UNIX_EPOCH + Duration::from_micros(unit.started_at));
+    }
+
     /// The last lines that a unit wrote, where the agent may read them. A server that starts says two dozen lines before its traceback.
     pub(super) fn journal(&self, name: &str) -> Vec<String> {
         // A slot's unit has said things of other releases before.
@@ -328,8 +381,10 @@ impl<'a> Bus<'a> {
         let nothing = |_, _: &str| {};
         let deadline = Instant::now() + Duration::from_secs(5);
         let watch = Watch { marker: self.watch.marker, deadline, cancel: self.watch.cancel, lines: &nothing };
-        let read = Program::new("journalctl").args(["-n", "80", "--no-pager", "-q", "-o", "cat"]).args(which).quiet().capture(&watch);
-        read.map(|read| read.text().lines().map(str::to_owned).collect()).unwrap_or_default()
+        // Backwards, for with --since the first lines would come, and not the last ones.
+        let last = ["-n", "80", "--reverse", "--no-pager", "-q", "-o", "cat"];
+        let read = Program::new("journalctl").args(last).args(which).quiet().capture(&watch);
+        read.map(|read| read.text().lines().rev().map(str::to_owned).collect()).unwrap_or_default()
     }
 
     /// The units that are there and neither inactive nor failed, by a pattern such as `shop@*.service`.
@@ -346,6 +401,30 @@ impl Unit {
     /// Whether anything of it runs or may run without being asked, as while systemd waits before it starts it again.
     pub(super) fn is_down(&self) -> bool {
         matches!(self.active_state.as_str(), "inactive" | "failed")
+    }
+
+    /// Whether it does what it is there for, or is about to: not down, and not told to stop.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.is_down() && self.active_state != "deactivating"
+    }
+
+    /// How long ago it was told to stop, where it is about to.
+    pub(super) fn stopping_for(&self) -> Option<Duration> {
+        let now = Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?);
+        now.checked_sub(Duration::from_micros(self.told_to_stop)).filter(|_| self.active_state == "deactivating")
+    }
+
+    /// How long it may take to stop: `ExecStop=` has the time of `TimeoutStopSec=`, and what runs then has it once more.
+    pub(super) fn may_stop_for(&self) -> Option<Duration> {
+        self.stop_timeout.map(|time| if self.exec_stop.is_empty() { time } else { time * 2 })
+    }
+
+    /// How long it took to stop, where it did so after it was as `before`, and systemd remembers it.
+    pub(super) fn took_to_stop(&self, before: &Self) -> Option<Duration> {
+        // One that did not come up after that went down once more.
+        let started_since = (self.told_to_stop..self.went_down).contains(&self.was_started);
+        let took = self.went_down.checked_sub(self.told_to_stop).filter(|_| self.went_down != before.went_down && !started_since);
+        took.map(Duration::from_micros)
     }
 
     /// The main process and all that came from it; the leaves are the workers.

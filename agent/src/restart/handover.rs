@@ -15,6 +15,7 @@
 mod instance;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::fs;
 use std::io;
@@ -26,13 +27,15 @@ use agent_model::names::ReleaseName;
 
 use super::bus::Bus;
 use super::proof::{Asking, go_on};
-use super::{How, Proof, RestartError, Revived, Scene, Serving};
+use super::worker::{self, Worker};
+use super::{How, Prepared, Proof, RestartError, Revived, Scene, Serving, Steadiness};
 use crate::site::{Slot, Slots};
 use crate::tools::Watch;
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 pub(super) use instance::instance_of;
 pub(crate) use instance::recorded;
 use instance::{Instance, Instances};
+pub(super) use workers::Finishing;
 
 /// How long a connection that was made in the last moment may take to be seen.
 const AFTER_RENAME: Duration = Duration::from_millis(200);
@@ -293,8 +296,17 @@ impl Settings {
         Ok(proof)
     }
 
-    /// Points the name to the new instance.
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
+    /// Starts the new workers, lets the others finish, and points the name to the new instance.
+    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        let instances = Instances::open(self, scene)?;
+        let mut workers = instances.start_workers(new)?;
+        // One that was watched before need not be waited for: where somebody goes back, it is urgent.
+        if scene.steadiness == Steadiness::Unseen {
+            instances.watch_workers(new, &mut workers)?;
+        }
+        prepared.workers.append(&mut workers);
+        prepared.finishing = instances.let_others_finish(new.name)?;
+        instances.await_noticed(&prepared.finishing)?;
         self.name(scene.link, new.name)?;
         (scene.note)(&format!("{} now leads to the instance of {}", self.socket.display(), new.name));
         Ok(())
@@ -332,16 +344,36 @@ impl Settings {
         })
     }
 
-    /// Stops what is no longer asked.
-    pub(super) fn settle(&self, scene: &Scene<'_>, new: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
+    /// Has the workers of a release that stands again work, and lets the others finish.
+    pub(super) fn bring_workers(&self, scene: &Scene<'_>, release: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        let instances = Instances::open(self, scene)?;
+        prepared.finishing = instances.let_others_finish(release.name)?;
+        prepared.workers = instances.start_workers(release)?;
+        Ok(())
+    }
+
+    /// The units of the workers that have an instance for each release.
+    pub(super) fn workers_of(&self, scene: &Scene<'_>, release: &ReleaseName) -> Vec<String> {
+        let called = self.called(scene.link, release);
+        worker::templates(scene).map(|worker| instance_of(&worker.unit, &called)).collect()
+    }
+
+    /// Stops what is no longer asked, when the former workers have finished: until then, an agent that dies leaves something to go back to.
+    pub(super) fn settle(
+        &self,
+        scene: &Scene<'_>,
+        new: Serving<'_>,
+        former: Option<Serving<'_>>,
+        prepared: &Prepared,
+    ) -> Result<(), RestartError> {
         if former.is_some_and(|former| former.name == new.name) {
             return Ok(());
         }
         let instances = Instances::open(self, scene)?;
         scene.watch.pause(AFTER_RENAME);
+        let mut failure = instances.await_finished(&prepared.finishing).err();
         let kept =
             |name: &ReleaseName| name == new.name || self.keep_warm == KeepWarm::Former && former.is_some_and(|former| former.name == name);
-        let mut failure = None;
         for release in instances.running()?.iter().filter(|name| !kept(name)) {
             // The first failure is told; the others are tried all the same.
             match instances.stop(release, self.drain) {
@@ -370,8 +402,9 @@ impl Settings {
         Ok(Stood::Ours)
     }
 
-    /// Stops the instance of a release that failed; it may have met visitors, who are answered. Failing is only a warning.
-    pub(super) fn end(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>) {
+    /// Stops the instance of a release that failed; it may have met visitors, who are answered, and begun tasks, which are finished. Failing is only a
+    /// warning.
+    pub(super) fn end(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>, finishing: &[Finishing]) {
         if former.is_some_and(|former| former.name == failed.name) {
             return;
         }
@@ -381,7 +414,15 @@ impl Settings {
             return;
         }
         scene.watch.pause(AFTER_RENAME);
-        let stopped = Instances::open(self, scene).and_then(|instances| instances.stop(failed.name, self.drain));
+        let stopped = Instances::open(self, scene).and_then(|instances| {
+            // Its workers have the name of its slot, which it gives up when it is stopped.
+            let mut workers = instances.workers_of(failed.name);
+            workers.retain(|unit| !finishing.iter().any(|finishing| finishing.is(unit)));
+            let others = instances.let_finish(&workers);
+            instances.await_finished(finishing)?;
+            instances.await_finished(&others?)?;
+            instances.stop(failed.name, self.drain)
+        });
         if let Err(error) = stopped {
             (scene.warn)(&format!("the instance of {} could not be stopped: {error}", failed.name));
         }
@@ -391,26 +432,45 @@ impl Settings {
     pub(super) fn revive(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Revived, RestartError> {
         let instances = Instances::open(self, scene)?;
         let running = instances.serves(live.name)?;
-        if running && self.names(scene.link, live.name) || !running && !instances.knows(live.name) {
+        if !running && !instances.knows(live.name) {
             return Ok(Revived::NotNeeded);
         }
-        if let Some(obstacle) = self.obstacle() {
-            return Err(obstacle);
+        let serves = running && self.names(scene.link, live.name);
+        if !serves {
+            if let Some(obstacle) = self.obstacle() {
+                return Err(obstacle);
+            }
+            if !running {
+                self.bring_up(&instances, live)?;
+            }
+            self.name(scene.link, live.name)?;
         }
-        if !running {
-            self.bring_up(&instances, live)?;
+        let works = instances.work(live.name)?;
+        if !works {
+            instances.start_workers(live)?;
         }
-        self.name(scene.link, live.name)?;
-        Ok(Revived::Started)
+        Ok(if serves && works { Revived::NotNeeded } else { Revived::Started })
     }
 }
 
-/// The releases that have an instance in a unit: none of them may be removed. Which those are, systemd is asked; where it does not answer, every
-/// release that a slot leads to counts.
-pub(super) fn in_units(settings: &Settings, link: &Path, watch: &Watch<'_>) -> Vec<ReleaseName> {
-    let Starter::Unit(template) = &settings.starter else { return Vec::new() };
+/// The releases that have an instance or a worker in a unit: none of them may be removed. Which those are, systemd is asked; where it does not answer,
+/// every release that a slot leads to counts.
+pub(super) fn in_units(settings: &Settings, link: &Path, workers: &[Worker], watch: &Watch<'_>) -> Vec<ReleaseName> {
+    let web = match &settings.starter {
+        Starter::Unit(template) => Some(template.as_str()),
+        Starter::Command(_) => None,
+    };
+    let workers = workers.iter().filter(|worker| worker.is_template()).map(|worker| worker.unit.as_str());
+    let templates: Vec<&str> = web.into_iter().chain(workers).collect();
+    if templates.is_empty() {
+        return Vec::new();
+    }
     let taken = || if settings.slots.is_empty() { Vec::new() } else { Slots::beside(link).taken() };
-    match Bus::open(watch).and_then(|bus| bus.running(&instance_of(template, "*"))) {
+    let running = |bus: Bus<'_>| {
+        let units = templates.iter().map(|template| bus.running(&instance_of(template, "*")));
+        units.collect::<Result<Vec<_>, _>>().map(|units| units.concat())
+    };
+    match Bus::open(watch).and_then(running) {
         Err(_) => taken().into_iter().map(|(_, release)| release).collect(),
         Ok(units) => {
             let slots = taken();

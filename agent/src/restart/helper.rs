@@ -23,6 +23,9 @@ pub(super) const DIR: &str = "/run/release-agent-helpers";
 /// How often a helper is asked that was busy with an earlier connection.
 const TRIES: u32 = 3;
 
+/// How long connecting may take.
+const CONNECTING: Duration = Duration::from_secs(10);
+
 /// How often a helper is looked at whose connections have ended and that has not.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -64,20 +67,9 @@ pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Resul
     let doing = format!("{} {unit}", act.word());
     for _ in 0..TRIES {
         let before = bus.unit(&helper)?.invocation;
-        match bus.wait(&doing, end.saturating_duration_since(Instant::now()), async { Ok(until_ended(&socket).await) })? {
-            Ok(()) => {}
-            // Its socket was taken away in this moment, or left by a socket unit that is stopped.
-            Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(Asked::Nobody),
-            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
-                let socket_unit = socket_unit(act, unit);
-                return Err(RestartError::SetUp {
-                    what: format!("the agent's user may not connect to {}, the helper that should {doing}", socket.display()),
-                    cure: format!(
-                        "the socket belongs to SocketUser= of {socket_unit}, which must be the agent's user: systemctl edit {socket_unit}"
-                    ),
-                });
-            }
-            Err(source) => return Err(RestartError::File { act: "ask the helper at", path: socket, source }),
+        let met = bus.wait(&doing, end.saturating_duration_since(Instant::now()), async { Ok(until_ended(&socket).await) })?;
+        if met_helper(act, unit, met)? == Asked::Nobody {
+            return Ok(Asked::Nobody);
         }
         let after = ended(bus, &doing, &helper, end)?;
         if after.invocation != before {
@@ -90,6 +82,33 @@ pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Resul
         tail: bus.journal(&helper),
         unit: helper,
     })
+}
+
+/// Has the helper do this to a unit, and waits for nothing: whoever connects has said all that can be said.
+pub(super) fn tell(bus: &Bus<'_>, act: Act, unit: &str) -> Result<Asked, RestartError> {
+    let socket = socket(act, unit);
+    let met = bus.wait(&format!("{} {unit}", act.word()), CONNECTING, async { Ok(UnixStream::connect(&socket).await.map(drop)) })?;
+    met_helper(act, unit, met)
+}
+
+/// What came of connecting to a helper.
+fn met_helper(act: Act, unit: &str, met: io::Result<()>) -> Result<Asked, RestartError> {
+    let socket = socket(act, unit);
+    match met {
+        Ok(()) => Ok(Asked::Done),
+        // It was taken away in this moment, or left by a socket unit that is stopped.
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(Asked::Nobody),
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+            let socket_unit = socket_unit(act, unit);
+            Err(RestartError::SetUp {
+                what: format!("the agent's user may not connect to {}, the helper that should {} {unit}", socket.display(), act.word()),
+                cure: format!(
+                    "the socket belongs to SocketUser= of {socket_unit}, which must be the agent's user: systemctl edit {socket_unit}"
+                ),
+            })
+        }
+        Err(source) => Err(RestartError::File { act: "ask the helper at", path: socket, source }),
+    }
 }
 
 /// Connects, and waits until the connection ends. Nothing is ever said on it.

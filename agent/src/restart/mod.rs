@@ -15,6 +15,7 @@ mod proof;
 pub(crate) mod systemd;
 mod traps;
 pub(crate) mod uwsgi_fifo;
+pub(crate) mod worker;
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,10 +29,11 @@ use crate::tools::{Program, Watch};
 
 use bus::{Act, Unit};
 pub(crate) use error::RestartError;
-use handover::Stood;
+use handover::{Finishing, Stood};
 use master::Master;
 use proof::Asking;
 use systemd::Watched;
+use worker::{Brought, Worker};
 
 /// How an app is restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,14 +75,25 @@ pub(crate) struct Scene<'a> {
     pub env: &'a [(String, String)],
     /// The checks.
     pub checks: &'a [Check],
-    /// The workers that belong to the app, restarted after the web process.
-    pub workers: &'a [systemd::Worker],
+    /// The workers that belong to the app.
+    pub workers: &'a [Worker],
+    /// Whether the release that is brought was seen to serve before.
+    pub steadiness: Steadiness,
     /// How long the former instance may take to finish its requests, and how programs are watched.
     pub watch: &'a Watch<'a>,
     /// A sentence for the people who follow the run.
     pub note: &'a dyn Fn(&str),
     /// A sentence that they should look at.
     pub warn: &'a dyn Fn(&str),
+}
+
+/// How long things must go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Steadiness {
+    /// As long as they are set to: nobody has seen this release serve.
+    Unseen,
+    /// For a moment: it was watched for the whole time before, in this run or in the one that made it live.
+    Seen,
 }
 
 /// What [`Restart::prepare`] found and [`Restart::act`] did, for the proof.
@@ -90,8 +103,10 @@ pub(crate) struct Prepared {
     master: Option<Master>,
     /// The units of the strategy, as they were when their jobs were done.
     units: Vec<Unit>,
-    /// The units of the workers, likewise.
-    workers: Vec<Unit>,
+    /// The workers, likewise.
+    workers: Vec<Brought>,
+    /// The workers of other releases that were told to finish.
+    finishing: Vec<Finishing>,
 }
 
 /// What was seen of a release that serves.
@@ -119,8 +134,9 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
     pub(crate) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Prepared, RestartError> {
-        systemd::examine(scene, Act::Restart, scene.workers.iter().map(|worker| worker.unit.as_str()))?;
-        for finding in traps::of_server(self, scene.link) {
+        systemd::examine(scene, Act::Restart, worker::plain(scene).map(|worker| worker.unit.as_str()))?;
+        let workers = traps::of_workers(self, scene.workers, scene.link, scene.watch.left());
+        for finding in traps::of_server(self, scene.link).into_iter().chain(workers) {
             let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
             (scene.warn)(&format!("{}{cure}", finding.text));
         }
@@ -137,18 +153,23 @@ impl Restart {
     }
 
     /// Right after the link was swapped to the new release: handover renames the socket's name, the others reload or restart, and wait until that
-    /// is complete; then the workers.
+    /// is complete and visitors are answered. Then the workers are restarted, except those that handover has started before.
     ///
     /// # Errors
     /// [`RestartError`] when the processes of the new release do not come up.
     pub(crate) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
-        if let Self::Handover(settings) = self {
-            settings.act(scene, new)?;
+        self.bring(scene, new, prepared)?;
+        match self {
+            Self::Handover(settings) => settings.act(scene, new, prepared)?,
+            // What does not answer goes back at once, and not when the workers have finished their tasks.
+            _ if !scene.workers.is_empty() => drop(self.ask(&Scene { workers: &[], ..*scene }, new, prepared, How::UntilItPasses)?),
+            _ => {}
         }
-        self.bring(scene, new, prepared)
+        prepared.workers.append(&mut worker::restart(scene, new)?);
+        Ok(())
     }
 
-    /// Reloads or restarts what serves in place, then the workers.
+    /// Reloads or restarts what serves in place.
     fn bring(&self, scene: &Scene<'_>, release: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
         let explained = |error| systemd::with_journal(scene, self.unit(), error);
         match self {
@@ -158,7 +179,6 @@ impl Restart {
             Self::Gunicorn(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
             Self::Command(settings) => settings.act(scene, release)?,
         }
-        prepared.workers = systemd::restart_workers(scene, release)?;
         Ok(())
     }
 
@@ -183,9 +203,15 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] when one could not be stopped; the new release serves all the same.
-    pub(crate) fn settle(&self, scene: &Scene<'_>, new: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
+    pub(crate) fn settle(
+        &self,
+        scene: &Scene<'_>,
+        new: Serving<'_>,
+        former: Option<Serving<'_>>,
+        prepared: &Prepared,
+    ) -> Result<(), RestartError> {
         match self {
-            Self::Handover(settings) => settings.settle(scene, new, former),
+            Self::Handover(settings) => settings.settle(scene, new, former, prepared),
             _ => Ok(()),
         }
     }
@@ -195,7 +221,7 @@ impl Restart {
         if let Self::Handover(settings) = self
             && former != Some(failed.name)
         {
-            settings.end(scene, failed, None);
+            settings.end(scene, failed, None, &[]);
         }
     }
 
@@ -205,11 +231,17 @@ impl Restart {
     /// [`RestartError`] when the former release was not seen to serve.
     pub(crate) fn back(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
         if let Self::Handover(settings) = self {
+            let mut prepared = Prepared::default();
             let returned = match former {
                 None => settings.unname(),
-                Some(former) => settings.stand(scene, former).and_then(|stood| self.prove_again(scene, former, stood)),
+                Some(former) => settings.stand(scene, former).and_then(|stood| {
+                    if stood == Stood::Ours {
+                        settings.bring_workers(scene, former, &mut prepared)?;
+                    }
+                    self.prove_again(scene, former, stood, &mut prepared)
+                }),
             };
-            settings.end(scene, failed, former);
+            settings.end(scene, failed, former, &prepared.finishing);
             return returned;
         }
         let Some(former) = former else {
@@ -221,20 +253,19 @@ impl Restart {
         let mut prepared = Prepared::default();
         match self {
             // A second master may be there, and the first one never left the former release.
-            Self::Gunicorn(settings) if settings.stands(scene, former)? => {
-                prepared.workers = systemd::restart_workers(scene, former)?;
-            }
+            Self::Gunicorn(settings) if settings.stands(scene, former)? => {}
             _ => self.bring(scene, former, &mut prepared)?,
         }
+        prepared.workers = worker::restart(scene, former)?;
         self.prove(scene, former, &prepared).map(|_| ())
     }
 
-    fn prove_again(&self, scene: &Scene<'_>, former: Serving<'_>, stood: Stood) -> Result<(), RestartError> {
-        let prepared = Prepared { workers: systemd::restart_workers(scene, former)?, ..Prepared::default() };
+    fn prove_again(&self, scene: &Scene<'_>, former: Serving<'_>, stood: Stood, prepared: &mut Prepared) -> Result<(), RestartError> {
+        prepared.workers.append(&mut worker::restart(scene, former)?);
         match stood {
-            Stood::Ours => self.prove(scene, former, &prepared),
+            Stood::Ours => self.prove(scene, former, prepared),
             // The public address still tells whether whatever served before serves on.
-            Stood::NeverOurs => Self::None.prove(scene, former, &prepared),
+            Stood::NeverOurs => Self::None.prove(scene, former, prepared),
         }
         .map(|_| ())
     }
@@ -261,22 +292,37 @@ impl Restart {
 
     /// The releases that run in units of systemd as far as the strategy knows, whoever their processes belong to: none of them may be removed.
     /// `link` is the root's link `app`.
-    pub(crate) fn in_units(&self, link: &Path, watch: &Watch<'_>) -> Vec<ReleaseName> {
+    pub(crate) fn in_units(&self, link: &Path, workers: &[Worker], watch: &Watch<'_>) -> Vec<ReleaseName> {
         match self {
-            Self::Handover(settings) => handover::in_units(settings, link, watch),
+            Self::Handover(settings) => handover::in_units(settings, link, workers, watch),
             _ => Vec::new(),
         }
     }
 
-    /// What is wrong with the set-up, or will be one day: for `doctor`. The app's name is left for the caller to fill in.
-    pub(crate) fn traps(&self, link: &Path, workers: &[systemd::Worker]) -> Vec<Finding> {
-        traps::find(self, link, workers)
+    /// What is wrong with the set-up, or will be one day: for `doctor`. `time` is what a switch may take. The app's name is left for the caller to
+    /// fill in.
+    pub(crate) fn traps(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
+        traps::find(self, link, workers, time)
+    }
+
+    /// The units of an app's workers for a release.
+    fn workers_of(&self, scene: &Scene<'_>, release: &ReleaseName) -> Vec<String> {
+        let instances = match self {
+            Self::Handover(settings) => settings.workers_of(scene, release),
+            _ => Vec::new(),
+        };
+        instances.into_iter().chain(worker::plain(scene).map(|worker| worker.unit.clone())).collect()
     }
 
     fn ask(&self, scene: &Scene<'_>, serving: Serving<'_>, prepared: &Prepared, how: How) -> Result<Proof, RestartError> {
-        let workers = Watched::new(scene, scene.workers.iter().map(|worker| worker.unit.as_str()), &prepared.workers)?;
-        let workers_for = scene.workers.iter().map(|worker| worker.watch_for).max().unwrap_or_default();
-        let workers_alive = || workers.check(serving);
+        let names = self.workers_of(scene, serving.name);
+        let known: Vec<Unit> = prepared.workers.iter().map(|brought| brought.unit.clone()).collect();
+        let workers = Watched::new(scene, names.iter().map(String::as_str), &known)?;
+        let workers_for = prepared.workers.iter().map(|brought| brought.watch_for).max().unwrap_or_default();
+        let workers_alive = || {
+            workers.look_at(&prepared.finishing)?;
+            workers.check(serving)
+        };
         let mut asking = Asking {
             scene,
             serving,
@@ -323,6 +369,8 @@ const MASTER_FOR: Duration = Duration::from_secs(1);
 enum How {
     /// Until it passes, and then for as long as it must go on passing.
     Lastingly,
+    /// Until it passes.
+    UntilItPasses,
     /// Once.
     Once,
 }
@@ -331,6 +379,7 @@ impl How {
     fn ask(self, asking: &Asking<'_>) -> Result<Proof, RestartError> {
         match self {
             Self::Lastingly => asking.prove(),
+            Self::UntilItPasses => asking.pass(),
             Self::Once => asking.look(),
         }
     }

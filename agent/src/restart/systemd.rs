@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::bus::{Act, Bus, Unit};
+use super::handover::Finishing;
 use super::proof::{elsewhere, go_on};
 use super::{RestartError, Scene, Serving};
 use crate::tools::Process;
@@ -34,17 +35,6 @@ pub(crate) enum How {
     Restart,
 }
 
-/// `[[worker]]`: a unit such as Celery's, restarted with the release, watched, part of the proof.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Worker {
-    /// The unit.
-    pub unit: String,
-    /// How long it must stay active.
-    pub watch_for: Duration,
-    /// How long its job may take: a worker finishes its tasks first.
-    pub timeout: Duration,
-}
-
 /// Finds out whether the units can be used at all, and whether the agent may do this to them.
 pub(super) fn examine<'u>(scene: &Scene<'_>, act: Act, units: impl Iterator<Item = &'u str>) -> Result<(), RestartError> {
     let units: Vec<&str> = units.collect();
@@ -63,15 +53,34 @@ pub(super) fn examine<'u>(scene: &Scene<'_>, act: Act, units: impl Iterator<Item
 }
 
 /// One unit to be brought to the new release.
-struct Job<'a> {
-    act: Act,
-    unit: &'a str,
-    timeout: Duration,
+pub(super) struct Job<'a> {
+    pub act: Act,
+    pub unit: &'a str,
+    pub time: Time,
+}
+
+/// How long a job may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Time {
+    /// All of it.
+    Whole(Duration),
+    /// Its start. Before that, what runs may finish what it is at, for as long as its unit allows.
+    Start(Duration),
+}
+
+impl Time {
+    fn of(self, before: &Unit, left: Duration) -> Duration {
+        match self {
+            Self::Whole(time) => time,
+            Self::Start(time) if before.is_down() => time,
+            Self::Start(time) => before.may_stop_for().map_or(left, |finishing| finishing + time),
+        }
+    }
 }
 
 impl Settings {
     pub(super) fn bring(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec<Unit>, RestartError> {
-        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act: self.act(), unit, timeout: self.timeout }).collect();
+        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act: self.act(), unit, time: Time::Whole(self.timeout) }).collect();
         perform(scene, new, &jobs)
     }
 
@@ -81,12 +90,6 @@ impl Settings {
             How::Restart => Act::Restart,
         }
     }
-}
-
-/// Restarts the workers, in order.
-pub(super) fn restart_workers(scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec<Unit>, RestartError> {
-    let jobs: Vec<_> = scene.workers.iter().map(|worker| Job { act: Act::Restart, unit: &worker.unit, timeout: worker.timeout }).collect();
-    perform(scene, new, &jobs)
 }
 
 /// Starts a unit that should be there, and waits for it.
@@ -111,30 +114,71 @@ pub(super) fn with_journal(scene: &Scene<'_>, unit: Option<&str>, error: Restart
     }
 }
 
-fn perform(scene: &Scene<'_>, new: Serving<'_>, jobs: &[Job<'_>]) -> Result<Vec<Unit>, RestartError> {
+pub(super) fn perform(scene: &Scene<'_>, new: Serving<'_>, jobs: &[Job<'_>]) -> Result<Vec<Unit>, RestartError> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
     let bus = Bus::of(scene)?;
-    let mut units = Vec::new();
-    for job in jobs {
-        let before = bus.usable(job.unit)?;
-        let begun = Instant::now();
-        bus.job(job.act, job.unit, job.timeout)?;
-        let after = await_active(&bus, scene, new, job)?;
-        let did = if after.invocation == before.invocation && before.active_state == "active" { "reloaded" } else { "started anew" };
-        (scene.note)(&format!("{} was {did} in {:.1} s", job.unit, begun.elapsed().as_secs_f64()));
-        if job.act == Act::Restart && did == "reloaded" {
-            return Err(bus.failed(job.unit, "was to be restarted, and has still the invocation of before".to_owned()));
-        }
-        units.push(after);
+    jobs.iter().map(|job| carry_out(&bus, scene, new, job)).collect()
+}
+
+/// Brings one unit to a release: it is active, and no process of it works in another release.
+pub(super) fn carry_out(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_>) -> Result<Unit, RestartError> {
+    let before = bus.usable(job.unit)?;
+    let begun = Instant::now();
+    let time = job.time.of(&before, scene.watch.left());
+    let done = bus.job(job.act, job.unit, time);
+    // What was cut off is told, whatever became of the job.
+    if let Ok(now) = bus.unit(job.unit)
+        && let Some(took) = now.took_to_stop(&before)
+    {
+        tell_of_end(scene, &now, took);
     }
-    Ok(units)
+    done?;
+    let after = await_active(bus, scene, new, job, time)?;
+    let did = if after.invocation == before.invocation && before.active_state == "active" { "reloaded" } else { "started anew" };
+    (scene.note)(&format!("{} was {did} in {:.1} s", job.unit, begun.elapsed().as_secs_f64()));
+    if job.act == Act::Restart && did == "reloaded" {
+        return Err(bus.failed(job.unit, "was to be restarted, and has still the invocation of before".to_owned()));
+    }
+    Ok(after)
+}
+
+/// How long a unit may take to stop before it is told.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Says how long a unit took to finish what it was at, and when that was longer than its unit allows.
+pub(super) fn tell_of_end(scene: &Scene<'_>, unit: &Unit, took: Duration) {
+    let seconds = took.as_secs_f64();
+    match unit.stop_timeout {
+        // Other units than services have no such time.
+        Some(most) if !most.is_zero() && took >= most => (scene.warn)(&format!(
+            "{} took {seconds:.1} s to stop, and its TimeoutStopSec is {} s: systemd ends by force what is not finished by then, so what it was at \
+             may be half done, or lost; raise TimeoutStopSec where it needs longer",
+            unit.name,
+            most.as_secs_f64()
+        )),
+        _ if took >= SOON => (scene.note)(&format!("{} took {seconds:.1} s to finish what it was at", unit.name)),
+        _ => {}
+    }
+}
+
+/// That what a unit is at may take longer than there is time for, and what to do.
+pub(super) fn takes_too_long(unit: &Unit, time: Duration) -> Option<(String, &'static str)> {
+    let most = unit.may_stop_for();
+    let finishes = match most {
+        None => "as long as it likes".to_owned(),
+        Some(most) if most > time => format!("{} s", most.as_secs()),
+        Some(_) => return None,
+    };
+    let text =
+        format!("{} may finish what it is at for {finishes} (TimeoutStopSec), and the step switch has {} s", unit.name, time.as_secs());
+    Some((text, "set TimeoutStopSec in its unit to what its longest task needs, and raise switch under [timeouts] beyond that"))
 }
 
 /// Active, and no worker process in the directory of another release.
-fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_>) -> Result<Unit, RestartError> {
-    let end = Instant::now() + job.timeout;
+fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_>, time: Duration) -> Result<Unit, RestartError> {
+    let end = Instant::now() + time;
     loop {
         let unit = bus.unit(job.unit)?;
         let stray = elsewhere(&unit.workers(), new);
@@ -148,7 +192,7 @@ fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_
         if Instant::now() > end {
             return Err(match stray {
                 Some((process, cwd)) if active => in_another_release(bus, job.unit, process, &cwd),
-                _ => bus.failed(job.unit, format!("was not active within {} s", job.timeout.as_secs())),
+                _ => bus.failed(job.unit, format!("was not active within {} s", time.as_secs())),
             });
         }
         go_on(scene, "waiting for a unit")?;
@@ -185,6 +229,7 @@ impl<'a> Watched<'a> {
         if let Some(bus) = &bus {
             for name in names {
                 let known = known.iter().find(|unit| unit.name == name).cloned();
+                known.iter().for_each(|unit| bus.hear_of(unit));
                 units.push(known.map_or_else(|| bus.unit(name), Ok)?);
             }
         }
@@ -214,6 +259,12 @@ impl<'a> Watched<'a> {
         }
         self.looked.set(Some(Instant::now()));
         Ok(())
+    }
+
+    /// Looks at others, too, which finish meanwhile.
+    pub(super) fn look_at(&self, finishing: &[Finishing]) -> Result<(), RestartError> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        finishing.iter().try_for_each(|finishing| finishing.look(bus).map(drop))
     }
 
     /// The last lines of the first of them.

@@ -38,7 +38,7 @@ pub(super) struct Stage {
     app: AppName,
     cancel: Cancel,
     pub checks: Vec<Check>,
-    pub workers: Vec<systemd::Worker>,
+    pub workers: Vec<Worker>,
     pub said: RefCell<Vec<String>>,
 }
 
@@ -118,6 +118,7 @@ impl Stage {
             env: &env,
             checks: &self.checks,
             workers: &self.workers,
+            steadiness: Steadiness::Unseen,
             watch: &watch,
             note: &|text| self.said.borrow_mut().push(format!("note: {text}")),
             warn: &|text| self.said.borrow_mut().push(format!("warning: {text}")),
@@ -131,7 +132,7 @@ impl Stage {
             self.link(new);
             restart.act(scene, new.serving(), &mut prepared)?;
             let proof = restart.prove(scene, new.serving(), &prepared)?;
-            restart.settle(scene, new.serving(), former.map(Release::serving))?;
+            restart.settle(scene, new.serving(), former.map(Release::serving), &prepared)?;
             Ok(proof)
         })
     }

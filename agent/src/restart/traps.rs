@@ -1,6 +1,7 @@
 //! Set-ups that were measured to do something else than they seem to, with the cure of each. What is read here is only looked at: the command lines of
 //! processes that run, the units, the options in ini files.
 
+pub(super) mod celery;
 mod gunicorn;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use agent_wire::view::{Finding, Level};
 use super::bus::{Act, Bus, Unit};
 use super::handover::{self, Starter};
 use super::helper;
+use super::worker::Worker;
 use super::{Restart, RestartError, gunicorn as by_signal, systemd, uwsgi_fifo};
 use crate::site::Slots;
 use crate::tools::{Cancel, Process, Watch};
@@ -62,10 +64,11 @@ impl Server {
 }
 
 /// All that `doctor` should know: what stands in the way, and the traps.
-pub(super) fn find(restart: &Restart, link: &Path, workers: &[systemd::Worker]) -> Vec<Finding> {
+pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
     let mut findings = quickly(|watch| obstacles(restart, workers, watch));
     findings.extend(grants(restart, workers));
     findings.extend(of_server(restart, link));
+    findings.extend(of_workers(restart, workers, link, time));
     if findings.is_empty() {
         findings.push(finding(Level::Good, "what restarts the app is there, and none of the known traps is in its set-up", None));
     }
@@ -91,6 +94,37 @@ pub(super) fn of_server(restart: &Restart, link: &Path) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The traps in how the workers are set up, likewise. `time` is what a switch may take.
+pub(super) fn of_workers(restart: &Restart, workers: &[Worker], link: &Path, time: Duration) -> Vec<Finding> {
+    if workers.is_empty() {
+        return Vec::new();
+    }
+    let look = |watch: &Watch<'_>| -> Result<Vec<Finding>, RestartError> {
+        let bus = Bus::open(watch)?;
+        let mut findings: Vec<Finding> = workers
+            .iter()
+            .filter(|worker| worker.is_template())
+            .flat_map(|worker| in_its_slot(restart, &worker.unit, link, watch))
+            .collect();
+        for worker in workers.iter().filter(|worker| worker.is_template()) {
+            let plain = worker.unit.replace("@.", ".");
+            if bus.unit(&plain)?.goes_on() {
+                let text = format!("{plain} runs beside the instances of {}, in a release that no switch changes", worker.unit);
+                findings.push(finding(Level::Warning, text, Some(&format!("systemctl disable --now {plain}"))));
+            }
+        }
+        // The instances of a template are alike.
+        for name in workers.iter().filter_map(|worker| units_of_worker(restart, worker).into_iter().next()) {
+            let unit = bus.unit(&name)?;
+            findings.extend(celery::judge(&unit));
+            findings.extend(systemd::takes_too_long(&unit, time).map(|(text, cure)| finding(Level::Warning, text, Some(cure))));
+        }
+        Ok(findings)
+    };
+    // Without systemd there is an obstacle, and it is told as one.
+    quickly(look).unwrap_or_default()
 }
 
 /// Looks at things that answer at once or not at all.
@@ -129,8 +163,16 @@ fn units_of(restart: &Restart) -> Vec<String> {
     }
 }
 
+/// The units of a worker, or, to look at a template without slots, one that is the instance of no release.
+fn units_of_worker(restart: &Restart, worker: &Worker) -> Vec<String> {
+    match restart {
+        Restart::Handover(settings) if worker.is_template() => instances_of(settings, &worker.unit),
+        _ => vec![worker.unit.clone()],
+    }
+}
+
 /// What the agent does to units, as far as it is known beforehand.
-fn acts_of(restart: &Restart, workers: &[systemd::Worker]) -> Vec<(Act, String)> {
+fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(Act, String)> {
     let of = |acts: &[Act]| -> Vec<(Act, String)> {
         let units = units_of(restart);
         units.iter().flat_map(|unit| acts.iter().map(|act| (*act, unit.clone()))).collect()
@@ -142,12 +184,21 @@ fn acts_of(restart: &Restart, workers: &[systemd::Worker]) -> Vec<(Act, String)>
         Restart::UwsgiFifo(_) | Restart::Gunicorn(_) => of(&[Act::Restart]),
         Restart::None | Restart::Command(_) => Vec::new(),
     };
-    acts.extend(workers.iter().map(|worker| (Act::Restart, worker.unit.clone())));
+    for worker in workers {
+        match restart {
+            Restart::Handover(settings) if worker.is_template() => {
+                // Without slots, nobody knows beforehand what they are called.
+                let units = if settings.slots.is_empty() { Vec::new() } else { instances_of(settings, &worker.unit) };
+                acts.extend(units.iter().flat_map(|unit| [Act::Start, Act::Stop].map(|act| (act, unit.clone()))));
+            }
+            _ => acts.push((Act::Restart, worker.unit.clone())),
+        }
+    }
     acts
 }
 
 /// On a host that has helpers, and for an agent that is not root: the acts that there is none for.
-fn grants(restart: &Restart, workers: &[systemd::Worker]) -> Vec<Finding> {
+fn grants(restart: &Restart, workers: &[Worker]) -> Vec<Finding> {
     if nix::unistd::geteuid().is_root() || !Path::new(helper::DIR).is_dir() {
         return Vec::new();
     }
@@ -161,7 +212,14 @@ fn grants(restart: &Restart, workers: &[systemd::Worker]) -> Vec<Finding> {
 
 /// Units that do not know which release is in their slot.
 fn slots(restart: &Restart, link: &Path, watch: &Watch<'_>) -> Vec<Finding> {
-    let Restart::Handover(handover::Settings { starter: Starter::Unit(template), slots, .. }) = restart else { return Vec::new() };
+    match restart {
+        Restart::Handover(handover::Settings { starter: Starter::Unit(template), .. }) => in_its_slot(restart, template, link, watch),
+        _ => Vec::new(),
+    }
+}
+
+fn in_its_slot(restart: &Restart, template: &str, link: &Path, watch: &Watch<'_>) -> Vec<Finding> {
+    let Restart::Handover(handover::Settings { slots, .. }) = restart else { return Vec::new() };
     let Some(slot) = slots.first() else { return Vec::new() };
     let unit = Bus::open(watch).and_then(|bus| bus.unit(&handover::instance_of(template, slot.as_str())));
     let place = Slots::beside(link).link(slot);
@@ -179,9 +237,10 @@ fn slots(restart: &Restart, link: &Path, watch: &Watch<'_>) -> Vec<Finding> {
     }
 }
 
-fn obstacles(restart: &Restart, workers: &[systemd::Worker], watch: &Watch<'_>) -> Vec<Finding> {
+fn obstacles(restart: &Restart, workers: &[Worker], watch: &Watch<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let units: Vec<String> = units_of(restart).into_iter().chain(workers.iter().map(|worker| worker.unit.clone())).collect();
+    let of_workers = workers.iter().flat_map(|worker| units_of_worker(restart, worker));
+    let units: Vec<String> = units_of(restart).into_iter().chain(of_workers).collect();
     if !units.is_empty() {
         match Bus::open(watch) {
             Err(error) => findings.push(of_error(&error)),
@@ -189,6 +248,9 @@ fn obstacles(restart: &Restart, workers: &[systemd::Worker], watch: &Watch<'_>) 
                 for unit in units {
                     match bus.usable(&unit) {
                         Err(error) => findings.push(of_error(&error)),
+                        Ok(found) if celery::is_clock(&found) && !workers.iter().any(|worker| worker.unit == unit) => {
+                            findings.push(finding(Level::Error, celery::two_clocks(&unit), Some(celery::ONE_CLOCK)));
+                        }
                         Ok(unit) if unit.needs_daemon_reload => {
                             let text = format!("{} was changed on disk, and systemd has not read it again", unit.name);
                             findings.push(finding(Level::Warning, text, Some("systemctl daemon-reload")));

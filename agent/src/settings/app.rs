@@ -40,7 +40,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let backup = backup(top);
     let restart = serving::restart(name, top);
     let checks = checks::read(top);
-    let workers = serving::workers(top);
+    let workers = serving::workers(top, restart.as_ref());
     let shared = shared(top);
     let hooks = programs::hooks(top, django.as_ref(), &shared);
     let reports = report::read(name, top);

@@ -35,8 +35,8 @@ pub(super) const DRAIN: Duration = Duration::from_secs(30);
 pub(super) const RESTART_TIMEOUT: Duration = Duration::from_secs(90);
 /// `[restart] watch` of `systemd`, and `[[worker]] watch`
 pub(super) const WATCH: Duration = Duration::from_secs(10);
-/// `[[worker]] timeout`: a worker finishes its tasks first.
-pub(super) const WORKER_TIMEOUT: Duration = Duration::from_secs(300);
+/// `[[worker]] timeout`
+pub(super) const WORKER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `[[check]] status`
 pub(super) const STATUS: u16 = 200;

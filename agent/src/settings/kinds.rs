@@ -319,6 +319,8 @@ pub(super) enum Unit {
     Template,
     /// Anything that can be started by this name.
     Startable,
+    /// Either.
+    Any,
 }
 
 /// The name of a unit of systemd.
@@ -341,11 +343,14 @@ pub(super) fn unit(which: Unit) -> impl Fn(&Value<'_>) -> Option<String> {
                     Some(format!("write \"{stem}@.service\"")),
                 )
             }
-            Unit::Startable if !SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) => {
+            Unit::Startable | Unit::Any if !SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) => {
                 value.complain(format!("{name:?} has no suffix"), Some(format!("write \"{name}.service\"")))
             }
             Unit::Startable if name.contains("@.") => {
                 value.complain(format!("{name:?} is a template, which cannot be started without an instance"), None)
+            }
+            Unit::Any if name.contains("@.") && !name.ends_with("@.service") => {
+                value.complain(format!("{name:?} is a template of something else than services"), None)
             }
             _ => Some(name),
         }

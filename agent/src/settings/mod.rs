@@ -24,7 +24,7 @@ use agent_model::grant::{Grant, RefPattern};
 use agent_model::names::{AppName, RefName};
 use agent_model::request::WhenBusy;
 
-use crate::restart::{Restart, systemd::Worker};
+use crate::restart::{Restart, worker::Worker};
 use crate::site::{Limits, Shared};
 use crate::tools::{database, git, http::Check, manage, python};
 use crate::trust::Issuer;

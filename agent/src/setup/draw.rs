@@ -79,13 +79,24 @@ pub(super) fn grants(app: &App) -> Vec<(Verb, String)> {
         Restart::Handover(settings) => of(instances(settings), [Verb::Start, Verb::Stop]).collect(),
         Restart::None | Restart::UwsgiFifo(_) | Restart::Gunicorn(_) | Restart::Command(_) => Vec::new(),
     };
-    grants.extend(app.workers.iter().map(|worker| (Verb::Restart, worker.unit.clone())));
+    for worker in &app.workers {
+        match &app.restart {
+            Restart::Handover(settings) if worker.is_template() => {
+                grants.extend(of(in_slots(settings, &worker.unit), [Verb::Start, Verb::Stop]));
+            }
+            _ => grants.push((Verb::Restart, worker.unit.clone())),
+        }
+    }
     grants
 }
 
 /// The units of the slots.
 fn instances(settings: &handover::Settings) -> Vec<String> {
     let Starter::Unit(template) = &settings.starter else { return Vec::new() };
+    in_slots(settings, template)
+}
+
+fn in_slots(settings: &handover::Settings, template: &str) -> Vec<String> {
     let stem = template.trim_end_matches(".service");
     settings.slots.iter().map(|slot| format!("{stem}{slot}.service")).collect()
 }

@@ -67,8 +67,9 @@ const HANDOVER: &str = "[python]\n[django]\nsettings = \"web.settings.production
 
 #[test]
 fn the_list_follows_from_the_apps_file_and_the_host_alone() {
-    let host = Host { server: Some(Server::Gunicorn), units: ["shop-celery.service".to_owned()].into(), ..host() };
-    let drawn = draw(&app(HANDOVER), &people(), &host).unwrap();
+    let units = ["shop-celery.service", "shop-jobs@.service"].map(str::to_owned);
+    let host = Host { server: Some(Server::Gunicorn), units: units.into(), ..host() };
+    let drawn = draw(&app(&format!("{HANDOVER}[[worker]]\nunit = \"shop-jobs@.service\"\n")), &people(), &host).unwrap();
     let wanted = [
         "make the system user shop-build, who builds, and knows no secret",
         "make the system user shop, who serves, and knows the secrets",
@@ -101,6 +102,10 @@ fn the_list_follows_from_the_apps_file_and_the_host_alone() {
         "enable and start release-agent-start@shop@green.service.socket: the agent may start shop@green.service",
         "enable and start release-agent-stop@shop@green.service.socket: the agent may stop shop@green.service",
         "enable and start release-agent-restart@shop-celery.service.socket: the agent may restart shop-celery.service",
+        "enable and start release-agent-start@shop-jobs@blue.service.socket: the agent may start shop-jobs@blue.service",
+        "enable and start release-agent-stop@shop-jobs@blue.service.socket: the agent may stop shop-jobs@blue.service",
+        "enable and start release-agent-start@shop-jobs@green.service.socket: the agent may start shop-jobs@green.service",
+        "enable and start release-agent-stop@shop-jobs@green.service.socket: the agent may stop shop-jobs@green.service",
         "tell release-agent.service of what is new",
     ];
     assert_eq!(sentences(&drawn), wanted);

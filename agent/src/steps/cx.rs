@@ -10,7 +10,7 @@ use agent_model::request::Act;
 use agent_wire::event::Stream;
 
 use super::foresight::{PutOff, Since};
-use crate::restart::{Scene, Serving};
+use crate::restart::{Scene, Serving, Steadiness};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock};
 use crate::tools::database::{self, DumpFile};
@@ -230,6 +230,7 @@ impl Cx<'_> {
                 env: &env,
                 checks: &checks,
                 workers: &self.app.workers,
+                steadiness: self.steadiness.get(),
                 watch,
                 note: &note,
                 warn: &warn,
@@ -267,15 +268,6 @@ impl Cx<'_> {
 
 /// How long checks go on passing for a release that was watched before.
 const SEEN_FOR: Duration = Duration::from_millis(300);
-
-/// How long checks must go on passing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Steadiness {
-    /// As long as they are set to: nobody has seen this release serve.
-    Unseen,
-    /// For a moment: it was watched for the whole time before, in this run or in the one that made it live.
-    Seen,
-}
 
 /// Whether an answer that was given before will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

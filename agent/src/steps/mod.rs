@@ -26,7 +26,7 @@ use crate::settings::{App, Executor};
 use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
-pub(crate) use cx::{Cx, Steadiness, Target, Teller};
+pub(crate) use cx::{Cx, Target, Teller};
 pub(crate) use room::explain;
 
 /// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.

@@ -6,9 +6,9 @@ use agent_model::request::Act;
 use chrono::Utc;
 
 use super::foresight::beside;
-use super::{Brief, Cx, Did, Failure, Steadiness, Step, TAKEN_BACK, chain};
+use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain};
 use crate::faults;
-use crate::restart::{Proof, Restart};
+use crate::restart::{Prepared, Proof, Restart, Steadiness};
 use crate::site::{Migrated, Served};
 use crate::work::Job;
 
@@ -63,7 +63,7 @@ impl Step for Switch {
                 }
             }
             // From here on the new release serves, and was seen to: the former one's end can only be told as a warning.
-            if let Err(failure) = settle(cx, &release) {
+            if let Err(failure) = settle(cx, &release, &prepared) {
                 cx.warn(failure.reason);
             }
             Ok(Did::It)
@@ -103,11 +103,11 @@ impl Step for Switch {
     }
 }
 
-fn settle(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+fn settle(cx: &Cx<'_>, release: &ReleaseName, prepared: &Prepared) -> Result<(), Failure> {
     let former = cx.former.as_ref().filter(|former| *former != release);
     cx.serving(release, |new| match former {
-        Some(former) => cx.serving(former, |former| Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, Some(former)))?)),
-        None => Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, None))?),
+        Some(former) => cx.serving(former, |former| Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, Some(former), prepared))?)),
+        None => Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, None, prepared))?),
     })
 }
 

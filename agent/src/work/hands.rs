@@ -150,7 +150,7 @@ impl<'a> Users<'a> {
         let lines = |_, line: &str| tracing::debug!("{line}");
         let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(60), cancel: &cancel, lines: &lines };
         let environment = |release: &ReleaseName| self.site.environment_of(release).map(|key| self.site.environment(&key));
-        let releases = self.app.restart.in_units(&self.site.link(), &watch);
+        let releases = self.app.restart.in_units(&self.site.link(), &self.app.workers, &watch);
         releases.iter().any(|release| self.site.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
     }
 

@@ -16,6 +16,7 @@ use super::{Settings, Starter, file_name};
 use crate::faults;
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
+use crate::restart::worker::templates;
 use crate::restart::{RestartError, Scene, Serving};
 use crate::site::{self, Slot, Slots};
 use crate::tools::http;
@@ -81,7 +82,7 @@ struct Seat {
     slot: Slot,
     /// The release that it leads to.
     release: Option<ReleaseName>,
-    /// Whether its unit is stopped.
+    /// Whether its units are stopped.
     down: bool,
 }
 
@@ -103,16 +104,15 @@ fn choose<'s>(seats: &'s [Seat], new: &ReleaseName, live: Option<&ReleaseName>, 
 /// All instances of an app.
 pub(super) struct Instances<'a> {
     pub(super) scene: &'a Scene<'a>,
-    settings: &'a Settings,
-    bus: Option<Bus<'a>>,
+    pub(super) settings: &'a Settings,
+    /// Where anything of it is a unit.
+    pub(super) bus: Option<Bus<'a>>,
 }
 
 impl<'a> Instances<'a> {
     pub(super) fn open(settings: &'a Settings, scene: &'a Scene<'a>) -> Result<Self, RestartError> {
-        let bus = match settings.starter {
-            Starter::Unit(_) => Some(Bus::of(scene)?),
-            Starter::Command(_) => None,
-        };
+        let has_units = matches!(settings.starter, Starter::Unit(_)) || templates(scene).next().is_some();
+        let bus = if has_units { Some(Bus::of(scene)?) } else { None };
         Ok(Self { scene, settings, bus })
     }
 
@@ -126,20 +126,24 @@ impl<'a> Instances<'a> {
         self.bus.as_ref().map(|bus| (bus, instance_of(template, called)))
     }
 
-    fn slots(&self) -> Slots {
+    pub(super) fn slots(&self) -> Slots {
         Slots::beside(self.scene.link)
     }
 
-    /// Whether the starter can start anything at all.
+    /// Whether the starter can start anything at all, and the workers can be started.
     pub(super) fn check_starter(&self, new: Serving<'_>) -> Result<(), RestartError> {
+        for called in self.names(new.name) {
+            for unit in self.workers_called(&called) {
+                self.examine_worker(&unit)?;
+            }
+        }
         match &self.settings.starter {
             Starter::Unit(template) if !template.contains("@.") => Err(RestartError::SetUp {
                 what: format!("{template} is no template unit"),
                 cure: format!("name a template, such as {}@.service", self.scene.app),
             }),
             Starter::Unit(_) => {
-                let slots = self.settings.slots.iter().map(|slot| slot.to_string());
-                let called = if self.settings.slots.is_empty() { vec![new.name.to_string()] } else { slots.collect() };
+                let called = self.names(new.name);
                 called.iter().filter_map(|called| self.unit_called(called)).try_for_each(|(bus, unit)| bus.usable(&unit).map(drop))
             }
             Starter::Command(argv) if argv.is_empty() => Err(RestartError::SetUp {
@@ -148,6 +152,24 @@ impl<'a> Instances<'a> {
             }),
             Starter::Command(_) => Ok(()),
         }
+    }
+
+    /// What an instance of a release may be called by.
+    fn names(&self, release: &ReleaseName) -> Vec<String> {
+        let slots: Vec<String> = self.settings.slots.iter().map(|slot| slot.to_string()).collect();
+        if slots.is_empty() { vec![release.to_string()] } else { slots }
+    }
+
+    /// Whether nothing of what is called so runs.
+    fn is_down(&self, called: &str) -> Result<bool, RestartError> {
+        let Some(bus) = &self.bus else { return Ok(true) };
+        let units = self.unit_called(called).map(|(_, unit)| unit).into_iter().chain(self.workers_called(called));
+        for unit in units {
+            if !bus.unit(&unit)?.is_down() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn record_path(&self, release: &str) -> PathBuf {
@@ -245,8 +267,7 @@ impl<'a> Instances<'a> {
     fn take_slot(&self, new: &ReleaseName) -> Result<(), RestartError> {
         let (slots, link) = (self.slots(), self.scene.link);
         let state = |slot: &Slot| -> Result<Seat, RestartError> {
-            let down = self.unit_called(slot.as_str()).map_or(Ok(true), |(bus, unit)| bus.unit(&unit).map(|unit| unit.is_down()))?;
-            Ok(Seat { slot: slot.clone(), release: slots.release_of(slot), down })
+            Ok(Seat { slot: slot.clone(), release: slots.release_of(slot), down: self.is_down(slot.as_str())? })
         };
         let seats = self.settings.slots.iter().map(state).collect::<Result<Vec<_>, _>>()?;
         let public = self.settings.named().map(|socket| file_name(&socket));
@@ -279,7 +300,14 @@ impl<'a> Instances<'a> {
         let called = seat.release.as_ref().map_or_else(|| seat.slot.to_string(), ReleaseName::to_string);
         self.drain(&called, &self.settings.socket_called(seat.slot.as_str()), self.settings.drain);
         self.stop_unit(&unit, seat.release.as_ref(), self.settings.drain)?;
-        if bus.unit(&unit)?.is_down() { Ok(()) } else { Err(bus.failed(&unit, "was stopped, and is not down".to_owned())) }
+        let workers = self.workers_called(seat.slot.as_str());
+        self.await_finished(&self.let_finish(&workers)?)?;
+        for unit in std::iter::once(&unit).chain(&workers) {
+            if !bus.unit(unit)?.is_down() {
+                return Err(bus.failed(unit, "was stopped, and is not down".to_owned()));
+            }
+        }
+        Ok(())
     }
 
     fn stop_unit(&self, unit: &str, release: Option<&ReleaseName>, drain: Duration) -> Result<(), RestartError> {
@@ -457,15 +485,10 @@ impl<'a> Instances<'a> {
         self.forget(release)
     }
 
-    /// Frees the slot of a release, unless its unit runs after all, or visitors are led to it.
-    fn leave_slot(&self, release: &ReleaseName) -> Result<(), RestartError> {
+    /// Frees the slot of a release, unless one of its units runs after all, or visitors are led to it.
+    pub(super) fn leave_slot(&self, release: &ReleaseName) -> Result<(), RestartError> {
         let Some(slot) = self.settings.slot_of(self.scene.link, release) else { return Ok(()) };
-        if self.settings.names(self.scene.link, release) {
-            return Ok(());
-        }
-        if let Some((bus, unit)) = self.unit_called(slot.as_str())
-            && !bus.unit(&unit)?.is_down()
-        {
+        if self.settings.names(self.scene.link, release) || !self.is_down(slot.as_str())? {
             return Ok(());
         }
         Ok(self.slots().free(&slot)?)

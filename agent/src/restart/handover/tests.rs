@@ -400,9 +400,9 @@ fn no_release_can_be_removed_that_a_slot_leads_to_while_systemd_does_not_answer(
     let a = play.stage.release(A, APP);
     play.take("green", &a);
     if !Path::new("/run/dbus/system_bus_socket").exists() {
-        let held = play.stage.with_scene(|scene| play.restart().in_units(scene.link, scene.watch));
+        let held = play.stage.with_scene(|scene| play.restart().in_units(scene.link, scene.workers, scene.watch));
         assert_eq!(held, std::slice::from_ref(&a.name));
     }
-    assert_eq!(play.stage.with_scene(|scene| Restart::None.in_units(scene.link, scene.watch)), []);
+    assert_eq!(play.stage.with_scene(|scene| Restart::None.in_units(scene.link, scene.workers, scene.watch)), []);
     fs::remove_dir_all(play.stage.path("")).unwrap();
 }

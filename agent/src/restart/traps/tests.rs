@@ -105,7 +105,7 @@ fn doctor_says_what_stands_in_the_way_and_what_is_well() {
         unit: None,
         timeout: Duration::from_secs(1),
     });
-    let found = find(&fifo, Path::new(LINK), &[]);
+    let found = find(&fifo, Path::new(LINK), &[], Duration::from_secs(900));
     assert!(found[0].level == Level::Error && found[0].text.contains("nobody reads the FIFO"), "{found:?}");
     let argv = "uwsgi --need-app --die-on-term --listen=1024 --http-socket={socket}";
     let handover = |argv: &str| {
@@ -118,7 +118,29 @@ fn doctor_says_what_stands_in_the_way_and_what_is_well() {
             keep_warm: handover::KeepWarm::No,
         })
     };
-    assert_eq!(find(&handover(argv), Path::new(LINK), &[])[0].level, Level::Good);
-    let found = find(&handover(&format!("/nowhere/{argv}")), Path::new(LINK), &[]);
+    assert_eq!(find(&handover(argv), Path::new(LINK), &[], Duration::from_secs(900))[0].level, Level::Good);
+    let found = find(&handover(&format!("/nowhere/{argv}")), Path::new(LINK), &[], Duration::from_secs(900));
     assert!(found[0].text.contains("is not there"), "{found:?}");
+}
+
+#[test]
+fn celery_is_known_however_it_is_started() {
+    let unit = |line: &str, kill_mode: &str| Unit {
+        name: "w.service".into(),
+        kill_mode: kill_mode.into(),
+        exec_start: vec![server(line).argv],
+        ..Unit::default()
+    };
+    let (worker, beat) = ("/var/shop/app/venv/bin/celery --app shop worker", "/var/shop/app/venv/bin/celery --app shop beat");
+    assert_eq!(texts(&celery::judge(&unit(worker, "mixed"))), "");
+    for line in [worker, "/usr/bin/python3 -m celery -A shop worker", "/usr/bin/env celery -A shop worker"] {
+        let found = texts(&celery::judge(&unit(line, "control-group")));
+        assert!(found.contains("w.service has KillMode=control-group") && found.contains("KillMode=mixed"), "{line}: {found}");
+    }
+    assert_eq!(texts(&celery::judge(&unit(beat, "control-group"))), "");
+    assert_eq!(texts(&celery::judge(&unit("/usr/bin/rq worker celery", "control-group"))), "");
+    for line in [beat, "/usr/bin/python3 -m celery -A shop worker -B", "celery -A shop worker --beat"] {
+        assert!(celery::is_clock(&unit(line, "mixed")), "{line}");
+    }
+    assert!(![worker, "/usr/bin/beat", "/usr/bin/music beat"].iter().any(|line| celery::is_clock(&unit(line, "mixed"))));
 }

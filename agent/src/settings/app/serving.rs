@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use agent_model::names::AppName;
 
 use crate::restart::handover::{KeepWarm, Starter};
-use crate::restart::systemd::Worker;
+use crate::restart::worker::Worker;
 use crate::restart::{Restart, command, gunicorn, handover, systemd, uwsgi_fifo};
 use crate::settings::defaults;
 use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
@@ -150,13 +150,19 @@ fn command(section: &Section<'_>) -> Option<command::Settings> {
     Some(command::Settings { run: run?, timeout })
 }
 
-pub(super) fn workers(top: &Section<'_>) -> Vec<Worker> {
-    top.tables("worker").iter().filter_map(worker).collect()
+/// Without a restart that can be read, a template is not complained of: it may well belong to it.
+pub(super) fn workers(top: &Section<'_>, restart: Option<&Restart>) -> Vec<Worker> {
+    top.tables("worker").iter().filter_map(|section| worker(section, restart)).collect()
 }
 
-fn worker(section: &Section<'_>) -> Option<Worker> {
-    let unit = section.need("unit", unit(Unit::Startable));
+fn worker(section: &Section<'_>, restart: Option<&Restart>) -> Option<Worker> {
+    let unit = section.need("unit", unit(Unit::Any));
     let watch_for = section.get("watch", wait).unwrap_or(defaults::WATCH);
     let timeout = section.get("timeout", timeout).unwrap_or(defaults::WORKER_TIMEOUT);
-    Some(Worker { unit: unit?, watch_for, timeout })
+    let worker = Worker { unit: unit?, watch_for, timeout };
+    if worker.is_template() && restart.is_some_and(|restart| !matches!(restart, Restart::Handover(_))) {
+        let says = format!("{:?} is a template, and only handover gives each release an instance of its own", worker.unit);
+        section.complain("unit", says, "set strategy = \"handover\" under [restart], or name a unit that is restarted");
+    }
+    Some(worker)
 }

@@ -204,6 +204,10 @@ fn restart_and_workers() {
         ("[restart]\nstrategy = \"gunicorn\"\npid_file = \"/p\"\nsignal = \"hup\"", "5:10", &["did you mean \"HUP\"?"]),
         ("[restart]\nstrategy = \"command\"", "2:2", &["restart.run: is missing"]),
         ("[[worker]]", "2:1", &["worker[1].unit: is missing"]),
+        ("[[worker]]\nunit = \"w@.service\"", "3:1", &["worker[1].unit", "is a template, and only handover", "strategy = \"handover\""]),
+        ("[restart]\nstrategy = \"systemd\"\n[[worker]]\nunit = \"w@.service\"", "5:1", &["is a template"]),
+        ("[restart]\n[[worker]]\nunit = \"w@.timer\"", "4:8", &["something else than services"]),
+        ("[[worker]]\nunit = \"w\"", "3:8", &["no suffix"]),
     ]);
 }
 

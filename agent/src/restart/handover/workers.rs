@@ -1,0 +1,258 @@
+//! Workers with an instance for each release, in the slot of the release where there are slots. Two of them work at the same time only until the new
+//! one was seen to stay: the former is told to finish before visitors are led to the new release, for it would throw away tasks that it does not
+//! know, and stands ready until then, for the new one may not stay.
+//!
+//! ```text
+//!           start, watch           told to stop                finished
+//! (nothing) ────────────▶ working ─────────────▶ finishing ───────────────▶ (nothing)
+//!                            ▲                       │ the way back: started anew as soon as it has finished
+//!                            └───────────────────────┘
+//! ```
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use agent_model::names::ReleaseName;
+
+use super::instance::{Instances, instance_of};
+use crate::restart::bus::{Act, Bus, Unit};
+use crate::restart::helper;
+use crate::restart::proof::go_on;
+use crate::restart::systemd::{Job, Time, Watched, carry_out, tell_of_end};
+use crate::restart::traps::celery;
+use crate::restart::worker::{Brought, Worker, templates};
+use crate::restart::{RestartError, Scene, Serving};
+
+/// How often a worker is looked at that finishes.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often it must have been looked at for its end to be known.
+const OFTEN: Duration = Duration::from_secs(1);
+/// What systemd may take for the rest, once the time of a unit is over.
+const GOING: Duration = Duration::from_secs(10);
+
+/// How long a worker may take up tasks after it was told to stop: where Celery reads its queue without an event loop, it ends the look that is under
+/// way, and looks once more, for 2 s each (`synloop` in celery/worker/loops.py of 5.5).
+const TAKING_NOTICE: Duration = Duration::from_secs(5);
+
+/// A worker that was told to finish.
+#[derive(Debug)]
+pub(in crate::restart) struct Finishing {
+    /// Its unit, as it was before.
+    unit: Unit,
+    told: Instant,
+    looked: Cell<Instant>,
+    end: Cell<Option<End>>,
+}
+
+/// When a worker was down, counted from when it was told to finish.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// So much later.
+    After(Duration),
+    /// No later than that: nobody looked before.
+    Within(Duration),
+}
+
+impl<'a> Instances<'a> {
+    /// The units of the workers of a release.
+    pub(super) fn workers_of(&self, release: &ReleaseName) -> Vec<String> {
+        self.workers_called(&self.settings.called(self.scene.link, release))
+    }
+
+    /// The units of the workers that are called so.
+    pub(super) fn workers_called(&self, called: &str) -> Vec<String> {
+        templates(self.scene).map(|worker| instance_of(&worker.unit, called)).collect()
+    }
+
+    /// Whether a worker's unit can be started and stopped, before anything is done.
+    pub(super) fn examine_worker(&self, unit: &str) -> Result<(), RestartError> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        let state = bus.usable(unit)?;
+        if celery::is_clock(&state) {
+            return Err(RestartError::SetUp { what: celery::two_clocks(unit), cure: celery::ONE_CLOCK.to_owned() });
+        }
+        bus.may(Act::Start, unit)?;
+        // Whoever has a helper for the one needs one for the other; without, the former would go on beside the new one.
+        if helper::is_there(Act::Start, unit) && !helper::is_there(Act::Stop, unit) && !nix::unistd::geteuid().is_root() {
+            return Err(RestartError::SetUp {
+                what: format!("there is a helper to start {unit}, and none to stop it"),
+                cure: format!("systemctl enable --now {}, or agentctl setup app {}", helper::socket_unit(Act::Stop, unit), self.scene.app),
+            });
+        }
+        Ok(())
+    }
+
+    /// The workers of other releases that work or finish.
+    fn other_workers(&self, keep: &ReleaseName) -> Result<Vec<String>, RestartError> {
+        let Some(bus) = &self.bus else { return Ok(Vec::new()) };
+        let kept = self.workers_of(keep);
+        let mut others = Vec::new();
+        for worker in templates(self.scene) {
+            others.extend(
+                bus.running(&instance_of(&worker.unit, "*"))?.into_iter().filter(|unit| self.is_ours(unit) && !kept.contains(unit)),
+            );
+        }
+        Ok(others)
+    }
+
+    /// Whether a worker is called by a release or a slot; one that is not is somebody else's.
+    fn is_ours(&self, unit: &str) -> bool {
+        let called = unit.split_once('@').and_then(|(_, rest)| rest.strip_suffix(".service")).unwrap_or_default();
+        let is_set = || self.settings.slots.iter().any(|slot| slot.as_str() == called);
+        let was_set = || !self.settings.slots.is_empty() && self.slots().taken().iter().any(|(slot, _)| slot.as_str() == called);
+        called.parse::<ReleaseName>().is_ok() || is_set() || was_set()
+    }
+
+    /// Whether the workers of a release work.
+    pub(super) fn work(&self, release: &ReleaseName) -> Result<bool, RestartError> {
+        let Some(bus) = &self.bus else { return Ok(true) };
+        for unit in self.workers_of(release) {
+            if bus.unit(&unit)?.active_state != "active" {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Starts the workers of a release that do not work yet. One that is still finishing starts when it has finished.
+    pub(super) fn start_workers(&self, serving: Serving<'_>) -> Result<Vec<Brought>, RestartError> {
+        let Some(bus) = &self.bus else { return Ok(Vec::new()) };
+        let called = self.settings.called(self.scene.link, serving.name);
+        let start = |worker: &'a Worker| {
+            let unit = instance_of(&worker.unit, &called);
+            let now = bus.usable(&unit)?;
+            let unit = if now.active_state == "active" {
+                (self.scene.note)(&format!("{unit} works already"));
+                now
+            } else {
+                if now.active_state == "deactivating" {
+                    (self.scene.note)(&format!("{unit} starts anew when it has finished what it is at"));
+                }
+                let job = Job { act: Act::Start, unit: &unit, time: Time::Start(worker.timeout) };
+                carry_out(bus, self.scene, serving, &job)?
+            };
+            Ok(Brought { unit, watch_for: worker.watch_for })
+        };
+        templates(self.scene).map(start).collect()
+    }
+
+    /// Makes sure that they stay for as long as they are to be watched.
+    pub(super) fn watch_workers(&self, serving: Serving<'_>, brought: &mut [Brought]) -> Result<(), RestartError> {
+        let Some(longest) = brought.iter().map(|brought| brought.watch_for).max() else { return Ok(()) };
+        let units: Vec<Unit> = brought.iter().map(|brought| brought.unit.clone()).collect();
+        let watched = Watched::new(self.scene, units.iter().map(|unit| unit.name.as_str()), &units)?;
+        let end = Instant::now() + longest;
+        while Instant::now() < end {
+            watched.check(serving)?;
+            go_on(self.scene, "watching the new workers")?;
+            self.scene.watch.pause(LOOK);
+        }
+        watched.check(serving)?;
+        brought.iter_mut().for_each(|brought| brought.watch_for = Duration::ZERO);
+        Ok(())
+    }
+
+    /// Tells the workers of all other releases to finish what they are at.
+    pub(super) fn let_others_finish(&self, keep: &ReleaseName) -> Result<Vec<Finishing>, RestartError> {
+        self.let_finish(&self.other_workers(keep)?)
+    }
+
+    /// Tells workers to finish what they are at.
+    pub(super) fn let_finish(&self, units: &[String]) -> Result<Vec<Finishing>, RestartError> {
+        let Some(bus) = &self.bus else { return Ok(Vec::new()) };
+        let mut finishing = Vec::new();
+        for name in units {
+            let unit = bus.unit(name)?;
+            if unit.is_down() {
+                bus.forget_failure(name);
+                continue;
+            }
+            let goes_on = unit.goes_on();
+            finishing.push(Finishing::new(unit.clone()));
+            if goes_on {
+                let most = unit.stop_timeout.map_or_else(String::new, |most| format!(", for {} s at the most", most.as_secs_f64()));
+                (self.scene.note)(&format!("{name} finishes what it is at{most}"));
+                bus.let_finish(name)?;
+            }
+        }
+        Ok(finishing)
+    }
+
+    /// Waits until they take up no task any more.
+    pub(super) fn await_noticed(&self, finishing: &[Finishing]) -> Result<(), RestartError> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        for finishing in finishing {
+            while finishing.told.elapsed() < TAKING_NOTICE && !finishing.look(bus)?.is_down() {
+                go_on(self.scene, "waiting for the former workers")?;
+                self.scene.watch.pause(LOOK);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until they have finished, and tells when one was cut off. One that takes too long is left to it.
+    pub(super) fn await_finished(&self, finishing: &[Finishing]) -> Result<(), RestartError> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        // What comes after them has its time, too.
+        let keep = self.settings.drain + GOING;
+        finishing.iter().try_for_each(|finishing| finishing.wait(bus, self.scene, keep))
+    }
+}
+
+impl Finishing {
+    /// Whether it is this unit.
+    pub(super) fn is(&self, unit: &str) -> bool {
+        self.unit.name == unit
+    }
+
+    fn new(unit: Unit) -> Self {
+        let now = Instant::now();
+        // It may have been told by an earlier run.
+        let told = unit.stopping_for().and_then(|time| now.checked_sub(time)).unwrap_or(now);
+        Self { unit, told, looked: Cell::new(now), end: Cell::default() }
+    }
+
+    /// Looks whether it is down by now. It must be looked at often: systemd forgets the times of a unit that is down.
+    pub(in crate::restart) fn look(&self, bus: &Bus<'_>) -> Result<Unit, RestartError> {
+        let now = bus.unit(&self.unit.name)?;
+        let looked = self.looked.replace(Instant::now());
+        if now.is_down() && self.end.get().is_none() {
+            let known = now.took_to_stop(&self.unit).or_else(|| (looked.elapsed() < OFTEN).then(|| self.told.elapsed()));
+            self.end.set(Some(known.map_or_else(|| End::Within(self.told.elapsed()), End::After)));
+        }
+        Ok(now)
+    }
+
+    fn wait(&self, bus: &Bus<'_>, scene: &Scene<'_>, keep: Duration) -> Result<(), RestartError> {
+        let name = &self.unit.name;
+        let end = self.unit.may_stop_for().map(|most| Instant::now() + most + GOING);
+        loop {
+            let now = self.look(bus)?;
+            if let Some(end) = self.end.get() {
+                match (end, self.unit.stop_timeout) {
+                    (End::After(took), _) => tell_of_end(scene, &self.unit, took),
+                    (End::Within(time), Some(most)) if time >= most => (scene.warn)(&format!(
+                        "{name} stopped within {:.1} s, and its TimeoutStopSec is {} s: whether it finished what it was at is not known",
+                        time.as_secs_f64(),
+                        most.as_secs_f64()
+                    )),
+                    (End::Within(_), _) => {}
+                }
+                (scene.note)(&format!("{name} has stopped"));
+                bus.forget_failure(name);
+                return Ok(());
+            }
+            if now.goes_on() {
+                (scene.warn)(&format!("{name} was started again by somebody else, and works beside the new release's"));
+                return Ok(());
+            }
+            if end.is_some_and(|end| Instant::now() > end) || scene.watch.left() < keep || !scene.watch.pause(LOOK) {
+                let seconds = self.told.elapsed().as_secs();
+                (scene.warn)(&format!(
+                    "{name} has not finished what it is at after {seconds} s: it is left to it, and not waited for any longer"
+                ));
+                return Ok(());
+            }
+        }
+    }
+}

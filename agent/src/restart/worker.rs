@@ -1,0 +1,54 @@
+//! Workers: units beside the web process that run the release's code, such as Celery's. A plain unit is restarted: it stops, which lets it finish its
+//! tasks for as long as its unit allows, and starts again. A template unit has an instance for each release, as the web process has with handover:
+//! the new one starts beside the former, which is then left to finish (`handover/workers`).
+
+use std::time::Duration;
+
+use super::bus::{Act, Unit};
+use super::systemd::{Job, Time, perform};
+use super::{RestartError, Scene, Serving};
+
+/// `[[worker]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Worker {
+    /// The unit, or the template of its instances.
+    pub unit: String,
+    /// How long it must stay active.
+    pub watch_for: Duration,
+    /// How long it may take to start. Before that, the former one finishes its tasks.
+    pub timeout: Duration,
+}
+
+impl Worker {
+    /// Whether there is an instance of it for each release.
+    pub(crate) fn is_template(&self) -> bool {
+        self.unit.contains("@.")
+    }
+}
+
+/// A worker that was brought to a release.
+#[derive(Debug)]
+pub(super) struct Brought {
+    /// Its unit, as it was then.
+    pub unit: Unit,
+    /// How long it is still to be watched.
+    pub watch_for: Duration,
+}
+
+/// The workers that are restarted, in order.
+pub(super) fn plain<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
+    scene.workers.iter().filter(|worker| !worker.is_template())
+}
+
+/// The workers that have an instance for each release, in order.
+pub(super) fn templates<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
+    scene.workers.iter().filter(|worker| worker.is_template())
+}
+
+/// Restarts the plain ones, one after the other.
+pub(super) fn restart(scene: &Scene<'_>, release: Serving<'_>) -> Result<Vec<Brought>, RestartError> {
+    let jobs: Vec<_> =
+        plain(scene).map(|worker| Job { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) }).collect();
+    let units = perform(scene, release, &jobs)?;
+    Ok(plain(scene).zip(units).map(|(worker, unit)| Brought { unit, watch_for: worker.watch_for }).collect())
+}
