@@ -185,6 +185,8 @@ root = "{app}"
 allow_local = true
 repository = "{repository}"
 refs = ["*"]
+# Static files that are taken over are then the live release's own.
+read_only = true
 
 [python]
 interpreter = "/usr/bin/python3"

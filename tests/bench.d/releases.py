@@ -142,7 +142,7 @@ class Releases:
         ssh = [contestant.title.lower() for contestant in self.bench.over_ssh]
         everybody = ["agent", *self.bench.installers(), *ssh]
         print(f"\n{self.project.title} ({self.project.size()}), {self.bench.repeats} repeats, load {min(self.load):.1f} to {max(self.load):.1f}. "
-              f"Seconds from when it was asked for: median [min-max].\n")
+              f"The agent's releases are `read_only`. Seconds from when it was asked for: median [min-max].\n")
         measures = [(row, measure) for row in ("first", "same", "pin", "views") for measure in ("ready", "live", "cpu")]
         measures += [(row, measure) for row in ("back", "warm") for measure in ("live", "wall", "cpu")]
         measures += [("stage", "wall")] + [("staged", measure) for measure in ("live", "wall", "cpu")]

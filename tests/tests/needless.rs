@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,10 +17,14 @@ struct Demo {
 
 impl Demo {
     fn new(name: &str, more: &str) -> Self {
+        Self::set(name, "", more)
+    }
+
+    fn set(name: &str, first: &str, more: &str) -> Self {
         let bench = Bench::new(name);
         let repo = bench.demo_repo(2);
         let settings = demo_settings(&bench, &repo).replace("status = 200", "status = 200\nstable = \"200ms\"");
-        bench.app("demo", &format!("{settings}{more}")).start();
+        bench.app("demo", &format!("{first}{settings}{more}")).start();
         bench.ctl(["release", "main"]).expect(0);
         Self { bench, repo }
     }
@@ -88,6 +92,12 @@ fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>, i64)> {
     found
 }
 
+/// The files that are the very same ones in two directories.
+fn shared(one: &Path, other: &Path) -> Vec<PathBuf> {
+    let inode = |dir: &Path, path: &Path| dir.join(path).metadata().unwrap().ino();
+    contents(one).into_iter().map(|(path, _, _)| path).filter(|path| inode(one, path) == inode(other, path)).collect()
+}
+
 fn sql(database: &Path, query: &str) -> String {
     let output = Command::new("sqlite3").arg(database).arg(query).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -119,6 +129,7 @@ fn where_only_a_view_changes_nothing_is_done_that_is_proven_to_do_nothing() {
     let live = demo.live();
     assert_ne!(former, live);
     assert_eq!(contents(&former.join("staticfiles")), contents(&live.join("staticfiles")));
+    assert_eq!(shared(&former.join("staticfiles"), &live.join("staticfiles")), [] as [PathBuf; 0]);
     demo.bench.ctl(["fsck"]).expect(0);
     // Every source that the former one has bytecode for has one here: Python takes it as it is, and that of the changed view is new.
     let compiled = |dir: &Path, of: &str| fs::read(dir.join("board/__pycache__").join(of)).unwrap();
@@ -155,6 +166,33 @@ fn where_only_a_view_changes_nothing_is_done_that_is_proven_to_do_nothing() {
     let without_times =
         |dir: &Path| contents(&dir.join("staticfiles")).into_iter().map(|(path, bytes, _)| (path, bytes)).collect::<Vec<_>>();
     assert_eq!(without_times(&former), without_times(&demo.live()));
+}
+
+#[test]
+fn static_files_that_nobody_can_write_in_are_shared() {
+    let demo = Demo::set("read only", "read_only = true\n", "");
+    let former = demo.live().join("staticfiles");
+    demo.view_changed().released();
+    let files: Vec<_> = contents(&former).into_iter().map(|(path, _, _)| path).collect();
+    assert!(files.len() > 1, "{files:?}");
+    assert_eq!(shared(&former, &demo.live().join("staticfiles")), files);
+
+    // One that somebody can write in after all is copied.
+    let (open, former) = (&files[0], demo.live().join("staticfiles"));
+    fs::set_permissions(former.join(open), fs::Permissions::from_mode(0o644)).unwrap();
+    demo.view_changed().released();
+    let live = demo.live().join("staticfiles");
+    assert_eq!(shared(&former, &live), files[1..]);
+    fs::set_permissions(former.join(open), fs::Permissions::from_mode(0o444)).unwrap();
+    demo.bench.ctl(["fsck"]).expect(0);
+
+    // What was changed in spite of that is not taken over.
+    let damaged = live.join(&files[1]);
+    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&damaged, "another").unwrap();
+    demo.view_changed().released();
+    assert!(demo.notes("collectstatic").contains("has changed since it was sealed"), "{}", demo.notes("collectstatic"));
+    assert_ne!(fs::read(demo.live().join("staticfiles").join(&files[1])).unwrap(), b"another");
 }
 
 #[test]

@@ -68,8 +68,8 @@ impl AppEngine {
             standing.live.as_ref().and_then(|live| self.site.manifest(live).ok()).and_then(|manifest| manifest.commit.parse().ok());
         let (mut commits, mut ahead, mut changed) = (Vec::new(), 0, Vec::new());
         if let Some(live) = live.as_ref().filter(|live| git.knows(live, &watch)) {
-            let (between, new, gone) = git.between(live, &resolved.commit, &watch)?;
-            commits = between;
+            commits = git.between(live, &resolved.commit, &watch)?;
+            let (new, gone) = git.apart(live, &resolved.commit, &watch)?;
             ahead = if new == 0 && gone > 0 { -i64::try_from(gone).unwrap_or(i64::MAX) } else { i64::try_from(new).unwrap_or(i64::MAX) };
             // Where it only goes back, `ahead` says so.
             if gone > 0 && new > 0 {

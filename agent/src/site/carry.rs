@@ -1,62 +1,91 @@
 //! Files that a release takes over from an earlier one: copies, so that no release can be damaged through another; where the file system can, they share
-//! their blocks (ioctl_ficlone(2), which copying tries first).
+//! their blocks (ioctl_ficlone(2), which copying tries first). Files that nobody can write in may be the very same ones.
 
+use std::collections::BTreeSet;
 use std::fs::{self, FileTimes};
 use std::io;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use agent_model::names::ReleaseName;
 
 use super::listing::{digest_of, parse};
 use super::{Site, SiteError, Telling};
 
+/// More threads than this gain nothing: the file system is what they wait for.
+const MOST_THREADS: usize = 4;
+
+/// What a file becomes in the release that takes it over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carried {
+    /// A copy.
+    Copied,
+    /// Another name of the same file, which has no write bits.
+    Linked,
+}
+
 impl Site {
-    /// Copies a directory of a sealed release into one that is being made, with the times of its files, which visitors' caches go by. Only what the earlier
-    /// one was sealed with counts. Tells how many files there are.
+    /// Copies a directory of a sealed release into one that is being made, with the times of its files, which visitors' caches go by; or links them. Only what
+    /// the earlier one was sealed with counts. Tells how many files there are.
     ///
     /// # Errors
     /// [`SiteError::NotSealed`] when a file is not as it was sealed; [`SiteError::Io`]. Then nothing of the copy is left.
-    pub(crate) fn carry(&self, from: &ReleaseName, to: &ReleaseName, within: &Path) -> Result<u64, SiteError> {
+    pub(crate) fn carry(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Carried) -> Result<usize, SiteError> {
         let target = self.release_dir(to).join(within);
         // What the commit ships there is not copied over, and not removed.
         if fs::symlink_metadata(&target).is_ok() {
             return Err(SiteError::Io { act: "copy into", path: target, source: io::ErrorKind::AlreadyExists.into() });
         }
-        let carried = self.carry_files(from, to, within);
+        let carried = self.carry_files(from, to, within, how);
         if carried.is_err() {
             super::remove_tree(&target)?;
         }
         carried
     }
 
-    fn carry_files(&self, from: &ReleaseName, to: &ReleaseName, within: &Path) -> Result<u64, SiteError> {
+    fn carry_files(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Carried) -> Result<usize, SiteError> {
         let list = self.listing_of(from, &self.manifest(from)?)?;
+        let listed: Vec<(&Path, &str)> =
+            parse(&list).into_iter().filter(|(path, _)| path.starts_with(within)).map(|(path, (_, digest))| (path, digest)).collect();
         let (former, new) = (self.release_dir(from), self.release_dir(to));
-        let mut files = 0;
-        for (path, (_, digest)) in parse(&list).into_iter().filter(|(path, _)| path.starts_with(within)) {
-            let (source, copy) = (former.join(path), new.join(path));
-            let directory = copy.parent().unwrap_or(&new);
-            fs::create_dir_all(directory).telling("make the directory", directory)?;
-            let meta = fs::symlink_metadata(&source).telling("look at", &source)?;
-            let same = if meta.is_symlink() {
-                let leads = fs::read_link(&source).telling("read", &source)?;
-                symlink(&leads, &copy).telling("make the link", &copy)?;
-                super::listing::digest(leads.as_os_str().as_encoded_bytes()) == digest
-            } else {
-                copy_file(&source, &copy, &meta).telling("copy", &source)?;
-                digest_of(&copy, &|| true).telling("read", &copy)? == digest
-            };
-            if !same {
-                return Err(SiteError::NotSealed {
-                    release: from.clone(),
-                    why: format!("has changed since it was sealed: {}", path.display()),
-                });
-            }
-            files += 1;
+        let directories: BTreeSet<PathBuf> = listed.iter().filter_map(|(path, _)| Some(new.join(path.parent()?))).collect();
+        for directory in directories {
+            fs::create_dir_all(&directory).telling("make the directory", &directory)?;
         }
-        Ok(files)
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let carry = |part: &[(&Path, &str)]| {
+            for (path, digest) in part {
+                if !carry_file(&former.join(path), &new.join(path), digest, how)? {
+                    let why = format!("has changed since it was sealed: {}", path.display());
+                    return Err(SiteError::NotSealed { release: from.clone(), why });
+                }
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let parts: Vec<_> = listed.chunks(listed.len().div_ceil(threads).max(1)).map(|part| scope.spawn(move || carry(part))).collect();
+            let mut ended = parts.into_iter().map(thread::ScopedJoinHandle::join);
+            ended.try_for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        Ok(listed.len())
     }
+}
+
+/// Tells whether it was what it was sealed as.
+fn carry_file(source: &Path, copy: &Path, sealed: &str, how: Carried) -> Result<bool, SiteError> {
+    let meta = fs::symlink_metadata(source).telling("look at", source)?;
+    if meta.is_symlink() {
+        let leads = fs::read_link(source).telling("read", source)?;
+        symlink(&leads, copy).telling("make the link", copy)?;
+        return Ok(super::listing::digest(leads.as_os_str().as_encoded_bytes()) == sealed);
+    }
+    // Of a file that somebody may write in, or on another file system, there is a copy all the same.
+    let may_be_linked = how == Carried::Linked && meta.permissions().mode() & 0o222 == 0;
+    if !may_be_linked || fs::hard_link(source, copy).is_err() {
+        copy_file(source, copy, &meta).telling("copy", source)?;
+    }
+    Ok(digest_of(copy, &|| true).telling("read", copy)? == sealed)
 }
 
 fn copy_file(from: &Path, to: &Path, meta: &fs::Metadata) -> io::Result<()> {

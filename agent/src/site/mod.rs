@@ -36,6 +36,7 @@ use thiserror::Error;
 
 use crate::faults;
 
+pub(crate) use carry::Carried;
 pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};

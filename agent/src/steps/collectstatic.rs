@@ -8,6 +8,7 @@ use super::foresight::{Proof, same_static_files};
 use super::room::counted;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, chain, in_a_release, with_django};
 use crate::settings::Executor;
+use crate::site::Carried;
 use crate::tools::manage::Collected;
 use crate::work::{Answer, Job};
 
@@ -28,13 +29,14 @@ impl Step for CollectStatic {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
+        let how = if cx.app.read_only { Carried::Linked } else { Carried::Copied };
         match same_static_files(cx) {
-            Ok(Proof { former, grounds, told }) => match cx.site.carry(&former, &release, &grounds.root) {
+            Ok(Proof { former, grounds, told }) => match cx.site.carry(&former, &release, &grounds.root, how) {
                 Ok(files) => {
                     cx.collected = Some(grounds);
                     return Ok(Did::Nothing(format!(
                         "{} taken over from the live release, for it would make the same: {told}",
-                        counted(files, "file")
+                        counted(files as u64, "file")
                     )));
                 }
                 Err(err) => cx.note(format!("not taken over: {}", chain(&err))),

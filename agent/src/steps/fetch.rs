@@ -71,18 +71,17 @@ fn warn_of_going_back(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
         let told = format!("the manifest of the live release {former} cannot be read, so nothing can be said to descend from it");
         return if may { Ok(()) } else { Err(Failure::new(told).with_hint(MAY_GO_BACK)) };
     };
-    if !cx.git(|git, watch| git.knows(&live, watch)) {
-        if may {
-            // There is nothing to compare.
-            return Ok(());
+    let (ahead, behind) = match cx.git(|git, watch| git.apart(&live, &target.commit, watch)) {
+        Ok(counts) => counts,
+        Err(err) if cx.git(|git, watch| git.knows(&live, watch)) => return Err(err.into()),
+        // There is nothing to compare.
+        Err(_) if may => return Ok(()),
+        Err(_) => {
+            let short = live.short();
+            let told = format!("the live commit {short} is gone from the repository, so nothing can be said to descend from it");
+            return Err(Failure::new(told).with_hint(MAY_GO_BACK));
         }
-        return Err(Failure::new(format!(
-            "the live commit {} is gone from the repository, so nothing can be said to descend from it",
-            live.short()
-        ))
-        .with_hint(MAY_GO_BACK));
-    }
-    let (_, ahead, behind) = cx.git(|git, watch| git.between(&live, &target.commit, watch))?;
+    };
     if behind == 0 {
         return Ok(());
     }

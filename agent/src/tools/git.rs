@@ -630,8 +630,8 @@ impl<'a> Git<'a> {
         self.ask_text("read the commit", watch, program).map(|text| text.trim().to_owned())
     }
 
-    /// The commits that `to` has and `from` has not, newest first, at most 50; how many in all; and how many `from` has that `to` has not.
-    pub(crate) fn between(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<(Vec<Commit>, u64, u64), GitError> {
+    /// The commits that `to` has and `from` has not, newest first, at most 50.
+    pub(crate) fn between(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<Vec<Commit>, GitError> {
         let range = format!("{from}..{to}");
         let log = self.git()?.args(["log", "-50", "-z", "--format=%H%x1f%an%x1f%s", &range, "--"]);
         let text = self.ask_text("read the commits", watch, log)?;
@@ -639,12 +639,16 @@ impl<'a> Git<'a> {
             let mut parts = entry.trim_start().splitn(3, '\x1f').map(str::to_owned);
             Some(Commit { commit: parts.next().filter(|id| !id.is_empty())?, author: parts.next()?, subject: parts.next()? })
         });
-        let commits = commits.collect();
+        Ok(commits.collect())
+    }
+
+    /// How many commits `to` has that `from` has not, and how many `from` has that `to` has not.
+    pub(crate) fn apart(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<(u64, u64), GitError> {
         let count = self.git()?.args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
         let text = self.ask_text("count the commits", watch, count)?;
         let counts: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         let [behind, ahead] = *counts.as_slice() else { return Err(GitError::Answer("count the commits")) };
-        Ok((commits, ahead, behind))
+        Ok((ahead, behind))
     }
 
     /// The paths that differ between two commits, each with git's letter for how.

@@ -8,6 +8,7 @@ mod bytecode;
 mod error;
 mod host;
 mod key;
+mod known;
 mod project;
 mod requirements;
 

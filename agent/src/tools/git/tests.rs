@@ -314,10 +314,11 @@ fn what_lies_between_two_commits() {
     let third = repo.commit("shop/migrations/0001.py", "2");
     fetched(&repo, &cache, &["*"]).unwrap();
     with_git(&repo, &cache, |git, watch| {
-        let (commits, ahead, behind) = git.between(&first, &third, watch).unwrap();
+        let commits = git.between(&first, &third, watch).unwrap();
+        let (ahead, behind) = git.apart(&first, &third, watch).unwrap();
         assert_eq!((commits.len(), ahead, behind), (2, 2, 0));
         assert_eq!(commits[0].commit, third.as_str());
-        assert_eq!(git.between(&third, &first, watch).unwrap().2, 2);
+        assert_eq!(git.apart(&third, &first, watch).unwrap().1, 2);
         let changed = git.changed(&first, &third, watch).unwrap();
         assert!(changed.contains(&('M', "shop/migrations/0001.py".into())) && changed.contains(&('A', "requirements.txt".into())));
         assert_eq!(git.subject(&third, watch).unwrap(), "shop/migrations/0001.py");

@@ -28,8 +28,9 @@ class Seen:
     """What the project's code went by, as the interpreter tells of it (PEP 578)."""
 
     def __init__(self):
-        # Paths that were opened for reading or listed; those that were written or removed; and why nobody can tell what else it went by.
-        self.read, self.written, self.unsure = set(), set(), None
+        # Paths that were opened for reading or listed; those that were written or removed; those that lines were only added to, as to a log; and why
+        # nobody can tell what else it went by.
+        self.read, self.written, self.added_to, self.unsure = set(), set(), set(), None
         self.on = hasattr(sys, "addaudithook")
         if self.on:
             sys.addaudithook(self.hear)
@@ -42,14 +43,20 @@ class Seen:
             return
         if event == "open":
             path, mode, flags = args
-            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR) or isinstance(mode, str) and set(mode) & set("wax+")
-            self.note(self.written if writes else self.read, path)
+            flags = flags if isinstance(flags, int) else 0
+            writes = flags & (os.O_WRONLY | os.O_RDWR) or isinstance(mode, str) and set(mode) & set("wax+")
+            adds = flags & os.O_APPEND and not flags & (os.O_RDWR | os.O_TRUNC)
+            self.note(self.added_to if adds else self.written if writes else self.read, path)
         elif event in ("os.listdir", "os.scandir"):
             self.note(self.read, args[0] if args[0] is not None else ".")
         elif event in ("os.rename", "os.link", "os.symlink"):
             self.note(self.written, args[0])
             self.note(self.written, args[1])
-        elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.utime", "os.chmod"):
+        elif event == "os.mkdir":
+            # Where a directory is, nothing is made.
+            if not os.path.isdir(args[0]):
+                self.note(self.written, args[0])
+        elif event in ("os.remove", "os.rmdir", "os.truncate", "os.utime", "os.chmod"):
             self.note(self.written, args[0])
         elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn"):
             self.doubt("it starts programs")
@@ -83,7 +90,9 @@ class Seen:
             whole = os.path.join(parents[dir], name)
             return os.path.realpath(whole) if os.path.islink(whole) else whole
 
-        for path in sorted(map(real, self.written)):
+        # A log elsewhere is nobody's but its own; one that is read as well counts by that.
+        added_to = [path for path in map(real, self.added_to) if within(path, release)]
+        for path in sorted([*map(real, self.written), *added_to]):
             own = within(path, root) if within(path, release) else within(path, scratch, "/dev")
             if not own and not is_cache(path):
                 self.doubt("it writes " + path)
@@ -101,7 +110,8 @@ class Seen:
                     elsewhere.append([path, "%d %d %d" % (stat.st_ino, stat.st_size, stat.st_mtime_ns)])
                 except OSError:
                     elsewhere.append([path, ""])
-            elif not os.path.isdir(path):
+            # What was looked for in vain comes to be there only by a new file of the commit.
+            elif os.path.exists(path) and not os.path.isdir(path):
                 if is_cache(path):
                     dir, name = os.path.split(path)
                     path = os.path.join(os.path.dirname(dir), name.split(".")[0] + ".py")

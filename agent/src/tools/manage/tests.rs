@@ -306,6 +306,14 @@ fn what_collectstatic_goes_by_is_told() {
     let told = with("open('/etc/hostname').read()");
     let (_, was) = told.elsewhere.iter().find(|(path, _)| path == Path::new("/etc/hostname")).unwrap();
     assert!(!was.is_empty());
+
+    // Settings make sure of their directories, and open their logs, each time.
+    let elsewhere = PathBuf::from("/var/tmp").join(project.dir.path().file_name().unwrap());
+    let log =
+        format!("import logging\nBASE_DIR.mkdir(exist_ok=True)\nlogging.getLogger('x').addHandler(logging.FileHandler({elsewhere:?}))");
+    let told = with(&format!("{log}\nimport configparser\nconfigparser.ConfigParser().read([BASE_DIR / 'no.cfg'])"));
+    assert!(told.unsure.is_none() && !told.read.contains(Path::new("no.cfg")), "{told:?}");
+    fs::remove_file(elsewhere).unwrap();
 }
 
 #[test]
@@ -319,6 +327,8 @@ fn a_collectstatic_that_may_make_something_else_each_time_says_so() {
         ("import sqlite3\nsqlite3.connect(':memory:')", "it opens a database"),
         ("open('/proc/uptime').read()", "it reads /proc/uptime"),
         ("open(BASE_DIR / 'made', 'w').close()", "it writes "),
+        ("open(BASE_DIR / 'log', 'a').close()", "it writes "),
+        ("(BASE_DIR / 'new').mkdir()", "it writes "),
         ("os.rename(BASE_DIR / 'shop/urls.py', BASE_DIR / 'shop/urls.was.py')", "it writes "),
     ] {
         project.file("shop/settings.py", &format!("{SETTINGS}\n{more}\n"));

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::super::{Program, ProgramError, Watch};
 use super::key::{Key, without_userinfo};
+use super::known::{Known, file_of};
 use super::project::Way;
 use super::requirements::Tree;
 use super::{Installer, PythonError};
@@ -75,8 +76,11 @@ fn decides_nothing(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word)) || name == "PIP_DISABLE_PIP_VERSION_CHECK"
 }
 
+static INTERPRETERS: Known<Probe> = Known::new();
+static UVS: Known<Tool> = Known::new();
+
 /// What the probe prints.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct Probe {
     real: PathBuf,
     version: String,
@@ -85,6 +89,9 @@ struct Probe {
     platform: String,
     libc: Vec<String>,
     pip: Option<String>,
+    /// The files that decide the rest beside the interpreter's own; none where pip may come to be there.
+    #[serde(default)]
+    files: Vec<PathBuf>,
 }
 
 const PROBE: &str = r#"
@@ -92,8 +99,10 @@ import json, os, platform, sys, sysconfig
 try:
     import ensurepip, venv
     pip = ensurepip.version()
+    wheels = getattr(ensurepip, "_WHEEL_PKG_DIR", None) or os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
+    files = [os.__file__, ensurepip.__file__, venv.__file__, wheels]
 except Exception:
-    pip = None
+    pip, files = None, []
 print(json.dumps({
     "real": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
     "version": platform.python_version(),
@@ -102,6 +111,7 @@ print(json.dumps({
     "platform": sysconfig.get_platform(),
     "libc": platform.libc_ver(),
     "pip": pip,
+    "files": files,
 }))
 "#;
 
@@ -192,21 +202,35 @@ impl Host {
 
     /// The interpreter that is set.
     pub(super) fn interpreter(&self, wanted: &str, watch: &Watch<'_>) -> Result<Interpreter, PythonError> {
+        let file = file_of(wanted, &self.path);
+        let probe = match file.as_ref().and_then(|file| INTERPRETERS.get(file)) {
+            Some(known) => known,
+            None => {
+                let probe = self.probe(wanted, watch)?;
+                if let Some(file) = file.filter(|_| !probe.files.is_empty()) {
+                    INTERPRETERS.keep(file, &probe.files, probe.clone());
+                }
+                probe
+            }
+        };
+        let Probe { real, version, implementation, abi, platform, libc, pip, .. } = probe;
+        let binary = format!("{} {platform} {} {}", abi.unwrap_or_default(), libc.join(" "), system());
+        Ok(Interpreter { real, version, implementation, binary, pip })
+    }
+
+    fn probe(&self, wanted: &str, watch: &Watch<'_>) -> Result<Probe, PythonError> {
         let odd = |source| PythonError::OddInterpreter { interpreter: wanted.to_owned(), source };
-        let probe = match self.program(wanted).args(["-I", "-c", PROBE]).quiet().capture(watch) {
-            Ok(finished) => serde_json::from_slice::<Probe>(&finished.stdout).map_err(|_| odd(None))?,
+        match self.program(wanted).args(["-I", "-c", PROBE]).quiet().capture(watch) {
+            Ok(finished) => serde_json::from_slice(&finished.stdout).map_err(|_| odd(None)),
             Err(ProgramError::Missing(_) | ProgramError::NotThere(_)) => {
-                return Err(PythonError::NoInterpreter { wanted: wanted.to_owned(), there: self.pythons() });
+                Err(PythonError::NoInterpreter { wanted: wanted.to_owned(), there: self.pythons() })
             }
             // A version manager's shim is there for versions that are not.
             Err(ProgramError::Failed { status, .. }) if status.code() == Some(127) => {
-                return Err(PythonError::NoInterpreter { wanted: wanted.to_owned(), there: self.pythons() });
+                Err(PythonError::NoInterpreter { wanted: wanted.to_owned(), there: self.pythons() })
             }
-            Err(err) => return Err(odd(Some(err))),
-        };
-        let Probe { real, version, implementation, abi, platform, libc, pip } = probe;
-        let binary = format!("{} {platform} {} {}", abi.unwrap_or_default(), libc.join(" "), system());
-        Ok(Interpreter { real, version, implementation, binary, pip })
+            Err(err) => Err(odd(Some(err))),
+        }
     }
 
     fn pythons(&self) -> Vec<String> {
@@ -246,8 +270,18 @@ impl Host {
     }
 
     fn uv(&self, watch: &Watch<'_>) -> Result<Option<Tool>, PythonError> {
+        let file = file_of("uv", &self.path);
+        if let Some(known) = file.as_ref().and_then(|file| UVS.get(file)) {
+            return Ok(Some(known));
+        }
         match self.program("uv").arg("--version").quiet().capture(watch) {
-            Ok(finished) => Ok(Some(Tool::Uv(finished.text().split_whitespace().nth(1).unwrap_or("?").to_owned()))),
+            Ok(finished) => {
+                let uv = Tool::Uv(finished.text().split_whitespace().nth(1).unwrap_or("?").to_owned());
+                if let Some(file) = file {
+                    UVS.keep(file, &[], uv.clone());
+                }
+                Ok(Some(uv))
+            }
             Err(ProgramError::Missing(_) | ProgramError::NotThere(_)) => Ok(None),
             Err(source) => Err(PythonError::Program { act: "asking uv for its version".into(), hint: None, source }),
         }
