@@ -6,15 +6,12 @@ use std::fs::{self, FileTimes};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use agent_model::names::ReleaseName;
+use rayon::prelude::*;
 
 use super::listing::{digest_of, parse};
 use super::{Site, SiteError, Telling};
-
-/// More threads than this gain nothing: the file system is what they wait for.
-const MOST_THREADS: usize = 4;
 
 /// What a file becomes in the release that takes it over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,20 +50,12 @@ impl Site {
         for directory in directories {
             fs::create_dir_all(&directory).telling("make the directory", &directory)?;
         }
-        let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-        let carry = |part: &[(&Path, &str)]| {
-            for (path, digest) in part {
-                if !carry_file(&former.join(path), &new.join(path), digest, how)? {
-                    let why = format!("has changed since it was sealed: {}", path.display());
-                    return Err(SiteError::NotSealed { release: from.clone(), why });
-                }
+        listed.par_iter().try_for_each(|(path, digest)| {
+            if !carry_file(&former.join(path), &new.join(path), digest, how)? {
+                let why = format!("has changed since it was sealed: {}", path.display());
+                return Err(SiteError::NotSealed { release: from.clone(), why });
             }
             Ok(())
-        };
-        thread::scope(|scope| {
-            let parts: Vec<_> = listed.chunks(listed.len().div_ceil(threads).max(1)).map(|part| scope.spawn(move || carry(part))).collect();
-            let mut ended = parts.into_iter().map(thread::ScopedJoinHandle::join);
-            ended.try_for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         Ok(listed.len())
     }

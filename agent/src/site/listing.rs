@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use rayon::prelude::*;
 
 use super::{SiteError, Telling};
 
@@ -24,16 +25,23 @@ impl Listing {
     /// The list of a tree, without what stands at its top under a name in `without`.
     pub(super) fn of(root: &Path, without: &[&str]) -> Result<Self, SiteError> {
         let mut listing = Self::default();
+        let mut files = Vec::new();
         walk(root, without, &mut |found| {
+            files.push(found);
+            Ok(())
+        })?;
+        let digest = |found: &Found| {
             let whole = root.join(&found.path);
-            let digest = found.digest(&whole, &|| true).telling("read", &whole)?;
+            found.digest(&whole, &|| true).telling("read", &whole)
+        };
+        let digests: Vec<String> = files.par_iter().map(digest).collect::<Result<_, _>>()?;
+        for (found, digest) in files.iter().zip(digests) {
             listing.files += 1;
             listing.bytes += found.bytes();
             listing.text.extend(format!("{:o} {digest} ", found.mode()).bytes());
             listing.text.extend(found.path.as_os_str().as_bytes());
             listing.text.push(0);
-            Ok(())
-        })?;
+        }
         Ok(listing)
     }
 }

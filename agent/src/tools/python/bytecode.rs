@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::super::{Program, Watch};
 use super::PythonError;
 
@@ -23,16 +25,28 @@ const MOST: u64 = 64 << 20;
 /// # Errors
 /// [`PythonError::File`] when something cannot be read or written.
 pub(crate) fn carry_bytecode(former: &Path, release: &Path, changed: &[PathBuf]) -> Result<(), PythonError> {
-    carry(former, release, Path::new(""), &changed.iter().map(PathBuf::as_path).collect())
+    let mut compiled = Vec::new();
+    find(former, Path::new(""), &changed.iter().map(PathBuf::as_path).collect(), &mut compiled)?;
+    compiled.par_iter().try_for_each(|Compiled { path, source }| {
+        let Some(bytes) = retold(&former.join(path), &former.join(source), &release.join(source)) else { return Ok(()) };
+        write(&release.join(path), &bytes)
+    })
 }
 
-fn carry(former: &Path, release: &Path, within: &Path, changed: &BTreeSet<&Path>) -> Result<(), PythonError> {
-    let (from, to) = (former.join(within), release.join(within));
-    let entries = match fs::read_dir(&from) {
+/// A `.pyc` of a release, and its source, by their paths within it.
+struct Compiled {
+    path: PathBuf,
+    source: PathBuf,
+}
+
+/// Finds the bytecode of a release, for all sources but `changed`.
+fn find(release: &Path, within: &Path, changed: &BTreeSet<&Path>, found: &mut Vec<Compiled>) -> Result<(), PythonError> {
+    let dir = release.join(within);
+    let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         // The former one has it no more, or never had.
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => return Ok(()),
-        Err(source) => return Err(PythonError::File { act: "read", path: from, source }),
+        Err(source) => return Err(PythonError::File { act: "read", path: dir, source }),
     };
     for entry in entries.flatten() {
         let (name, kind) = (entry.file_name(), entry.file_type());
@@ -40,21 +54,18 @@ fn carry(former: &Path, release: &Path, within: &Path, changed: &BTreeSet<&Path>
             continue;
         }
         if name != CACHE {
-            carry(former, release, &within.join(&name), changed)?;
+            find(release, &within.join(&name), changed, found)?;
             continue;
         }
-        let cache = to.join(CACHE);
-        for compiled in fs::read_dir(from.join(CACHE)).into_iter().flatten().flatten() {
+        for compiled in fs::read_dir(dir.join(CACHE)).into_iter().flatten().flatten() {
             let name = compiled.file_name();
             // MODULE.cpython-311.pyc; what was compiled with -O has one part more.
             let parts: Vec<&str> = name.to_str().unwrap_or_default().split('.').collect();
             let [module, _, "pyc"] = parts.as_slice() else { continue };
             let source = within.join(format!("{module}.py"));
-            if changed.contains(source.as_path()) {
-                continue;
+            if !changed.contains(source.as_path()) {
+                found.push(Compiled { path: within.join(CACHE).join(&name), source });
             }
-            let Some(bytes) = retold(&compiled.path(), &former.join(&source), &release.join(&source)) else { continue };
-            write(&cache, &cache.join(&name), &bytes)?;
         }
     }
     Ok(())
@@ -77,9 +88,9 @@ fn retold(compiled: &Path, former: &Path, new: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn write(cache: &Path, path: &Path, bytes: &[u8]) -> Result<(), PythonError> {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), PythonError> {
     let failed = |source| PythonError::File { act: "write", path: path.to_owned(), source };
-    match fs::create_dir(cache) {
+    match path.parent().map_or(Ok(()), fs::create_dir) {
         Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(failed(err)),
         _ => {}
     }
