@@ -316,6 +316,23 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.assert_alone("blue", &first);
     assert_ne!(shop.machine.main_process(blue), before, "it finished, and was started anew");
 
+    shop.stages.begin("back to a release whose worker finishes for longer than the step has");
+    shop.configure(&format!("[timeouts]\nswitch = \"20s\"\n{WORKERS}"));
+    shop.begin("tenacious", 600);
+    let left = shop.machine.ctl(["activate", &second]).expect(0);
+    assert!(left.stderr.contains(&format!("! switch: {blue} has not finished what it is at after ")), "{}", left.stderr);
+    let back = shop.machine.ctl(["activate", &first]).expect(3);
+    assert!(back.stdout.contains(&format!("{blue} starts anew when it has finished")), "{back:?}");
+    assert_eq!((shop.live(), shop.state(green).as_str(), shop.state(blue).as_str()), (second.clone(), "active", "deactivating"));
+    // It was to start anew, and is not to any more.
+    shop.machine.systemctl(["kill", "--signal=KILL", blue]);
+    wait_until("it has ended", LONG, || shop.state(blue) != "deactivating");
+    assert!(["inactive", "failed"].contains(&&*shop.state(blue)), "{}", shop.state(blue));
+    assert_eq!(shop.work("worker"), [second.clone()].into());
+    shop.configure(WORKERS);
+    shop.machine.ctl(["activate", &first]).expect(0);
+    shop.assert_alone("blue", &first);
+
     shop.stages.begin("the agent dies while the former worker finishes");
     shop.begin("survives", 8);
     shop.repo.remove("fails-when-named");

@@ -258,13 +258,14 @@ impl<'a> Bus<'a> {
         }
     }
 
-    /// Makes sure, before anything is done, that the agent may do this to a unit. A job of this mode is for stopping alone; any other is refused by
-    /// systemd, but not before it has looked whether it is allowed.
+    /// Makes sure, before anything is done, that the agent may do this to a unit. A job of the one mode is for stopping alone, of the other for starting;
+    /// any other is refused by systemd, but not before it has looked whether it is allowed.
     pub(super) fn may(&self, act: Act, name: &str) -> Result<(), RestartError> {
-        if act == Act::Stop || helper::is_there(act, name) || nix::unistd::geteuid().is_root() {
+        if helper::is_there(act, name) || nix::unistd::geteuid().is_root() {
             return Ok(());
         }
-        match self.call::<OwnedObjectPath>(&format!("{} {name}", act.word()), act.method(), &(name, "triggering")) {
+        let mode = if act == Act::Stop { "isolate" } else { "triggering" };
+        match self.call::<OwnedObjectPath>(&format!("{} {name}", act.word()), act.method(), &(name, mode)) {
             Err(RestartError::Bus { source, .. }) if is_denied(&source) => Err(self.denied(act, name, source)),
             // Where it is asked in earnest, all else is told.
             _ => Ok(()),
@@ -423,7 +424,9 @@ impl Unit {
     pub(super) fn took_to_stop(&self, before: &Self) -> Option<Duration> {
         // One that did not come up after that went down once more.
         let started_since = (self.told_to_stop..self.went_down).contains(&self.was_started);
-        let took = self.went_down.checked_sub(self.told_to_stop).filter(|_| self.went_down != before.went_down && !started_since);
+        let is_remembered = self.went_down != 0;
+        let took = self.went_down.checked_sub(self.told_to_stop);
+        let took = took.filter(|_| is_remembered && self.went_down != before.went_down && !started_since);
         took.map(Duration::from_micros)
     }
 

@@ -371,7 +371,7 @@ impl Settings {
         }
         let instances = Instances::open(self, scene)?;
         scene.watch.pause(AFTER_RENAME);
-        let mut failure = instances.await_finished(&prepared.finishing).err();
+        let mut failure = instances.await_finished(&prepared.finishing, self.drain).err();
         let kept =
             |name: &ReleaseName| name == new.name || self.keep_warm == KeepWarm::Former && former.is_some_and(|former| former.name == name);
         for release in instances.running()?.iter().filter(|name| !kept(name)) {
@@ -418,13 +418,14 @@ impl Settings {
             // Its workers have the name of its slot, which it gives up when it is stopped.
             let mut workers = instances.workers_of(failed.name);
             workers.retain(|unit| !finishing.iter().any(|finishing| finishing.is(unit)));
-            let others = instances.let_finish(&workers);
-            instances.await_finished(finishing)?;
-            instances.await_finished(&others?)?;
-            instances.stop(failed.name, self.drain)
+            let finished = instances.let_finish(&workers).and_then(|others| {
+                instances.await_finished(finishing, self.drain).and_then(|()| instances.await_finished(&others, self.drain))
+            });
+            // Whatever became of them.
+            instances.stop(failed.name, self.drain).and(finished)
         });
         if let Err(error) = stopped {
-            (scene.warn)(&format!("the instance of {} could not be stopped: {error}", failed.name));
+            (scene.warn)(&format!("not all that was started for {} could be stopped: {error}", failed.name));
         }
     }
 

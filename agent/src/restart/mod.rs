@@ -162,7 +162,10 @@ impl Restart {
         match self {
             Self::Handover(settings) => settings.act(scene, new, prepared)?,
             // What does not answer goes back at once, and not when the workers have finished their tasks.
-            _ if !scene.workers.is_empty() => drop(self.ask(&Scene { workers: &[], ..*scene }, new, prepared, How::UntilItPasses)?),
+            _ if !scene.workers.is_empty() => drop(
+                self.ask(&Scene { workers: &[], ..*scene }, new, prepared, How::UntilItPasses)
+                    .map_err(|error| systemd::with_journal(scene, self.unit(), error))?,
+            ),
             _ => {}
         }
         prepared.workers.append(&mut worker::restart(scene, new)?);

@@ -171,7 +171,7 @@ impl<'a> Users<'a> {
             },
         });
         match seen {
-            Seen::Directly => !using(dir).is_empty(),
+            Seen::Directly => !using(dir).is_empty() || self.in_a_unit(dir),
             Seen::These(used) => used.iter().any(|path| path == dir) || self.in_a_unit(dir),
             Seen::Unknown => true,
         }

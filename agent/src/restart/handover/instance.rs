@@ -301,7 +301,7 @@ impl<'a> Instances<'a> {
         self.drain(&called, &self.settings.socket_called(seat.slot.as_str()), self.settings.drain);
         self.stop_unit(&unit, seat.release.as_ref(), self.settings.drain)?;
         let workers = self.workers_called(seat.slot.as_str());
-        self.await_finished(&self.let_finish(&workers)?)?;
+        self.await_finished(&self.let_finish(&workers)?, Duration::MAX)?;
         for unit in std::iter::once(&unit).chain(&workers) {
             if !bus.unit(unit)?.is_down() {
                 return Err(bus.failed(unit, "was stopped, and is not down".to_owned()));

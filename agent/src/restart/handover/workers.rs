@@ -72,6 +72,7 @@ impl<'a> Instances<'a> {
             return Err(RestartError::SetUp { what: celery::two_clocks(unit), cure: celery::ONE_CLOCK.to_owned() });
         }
         bus.may(Act::Start, unit)?;
+        bus.may(Act::Stop, unit)?;
         // Whoever has a helper for the one needs one for the other; without, the former would go on beside the new one.
         if helper::is_there(Act::Start, unit) && !helper::is_there(Act::Stop, unit) && !nix::unistd::geteuid().is_root() {
             return Err(RestartError::SetUp {
@@ -167,13 +168,13 @@ impl<'a> Instances<'a> {
                 bus.forget_failure(name);
                 continue;
             }
-            let goes_on = unit.goes_on();
             finishing.push(Finishing::new(unit.clone()));
-            if goes_on {
+            if unit.goes_on() {
                 let most = unit.stop_timeout.map_or_else(String::new, |most| format!(", for {} s at the most", most.as_secs_f64()));
                 (self.scene.note)(&format!("{name} finishes what it is at{most}"));
-                bus.let_finish(name)?;
             }
+            // One that finishes already may be about to start anew, where somebody wanted to go back: that is taken back.
+            bus.let_finish(name)?;
         }
         Ok(finishing)
     }
@@ -190,12 +191,13 @@ impl<'a> Instances<'a> {
         Ok(())
     }
 
-    /// Waits until they have finished, and tells when one was cut off. One that takes too long is left to it.
-    pub(super) fn await_finished(&self, finishing: &[Finishing]) -> Result<(), RestartError> {
+    /// Waits until they have finished, no longer than `most`, and tells when one was cut off. One that takes too long is left to it.
+    pub(super) fn await_finished(&self, finishing: &[Finishing], most: Duration) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
         // What comes after them has its time, too.
-        let keep = self.settings.drain + GOING;
-        finishing.iter().try_for_each(|finishing| finishing.wait(bus, self.scene, keep))
+        let time = most.min(self.scene.watch.left().saturating_sub(self.settings.drain + GOING));
+        let begun = Instant::now();
+        finishing.iter().try_for_each(|one| one.wait(bus, self.scene, finishing, time.saturating_sub(begun.elapsed())))
     }
 }
 
@@ -223,10 +225,15 @@ impl Finishing {
         Ok(now)
     }
 
-    fn wait(&self, bus: &Bus<'_>, scene: &Scene<'_>, keep: Duration) -> Result<(), RestartError> {
+    /// Meanwhile all of them are looked at.
+    fn wait(&self, bus: &Bus<'_>, scene: &Scene<'_>, all: &[Self], time: Duration) -> Result<(), RestartError> {
         let name = &self.unit.name;
-        let end = self.unit.may_stop_for().map(|most| Instant::now() + most + GOING);
+        let begun = Instant::now();
+        let time = self.unit.may_stop_for().map_or(time, |most| time.min(most + GOING));
         loop {
+            for other in all.iter().filter(|other| other.end.get().is_none()) {
+                other.look(bus)?;
+            }
             let now = self.look(bus)?;
             if let Some(end) = self.end.get() {
                 match (end, self.unit.stop_timeout) {
@@ -243,10 +250,10 @@ impl Finishing {
                 return Ok(());
             }
             if now.goes_on() {
-                (scene.warn)(&format!("{name} was started again by somebody else, and works beside the new release's"));
+                (scene.warn)(&format!("{name} was started again by somebody else, and goes on"));
                 return Ok(());
             }
-            if end.is_some_and(|end| Instant::now() > end) || scene.watch.left() < keep || !scene.watch.pause(LOOK) {
+            if begun.elapsed() >= time || !scene.watch.pause(LOOK) {
                 let seconds = self.told.elapsed().as_secs();
                 (scene.warn)(&format!(
                     "{name} has not finished what it is at after {seconds} s: it is left to it, and not waited for any longer"
