@@ -16,7 +16,6 @@ use agent_model::names::ReleaseName;
 
 use super::instance::{Instances, instance_of};
 use crate::restart::bus::{Act, Bus, Unit};
-use crate::restart::helper;
 use crate::restart::proof::go_on;
 use crate::restart::systemd::{Job, Time, Watched, carry_out, tell_of_end};
 use crate::restart::traps::celery;
@@ -72,15 +71,8 @@ impl<'a> Instances<'a> {
             return Err(RestartError::SetUp { what: celery::two_clocks(unit), cure: celery::ONE_CLOCK.to_owned() });
         }
         bus.may(Act::Start, unit)?;
-        bus.may(Act::Stop, unit)?;
-        // Whoever has a helper for the one needs one for the other; without, the former would go on beside the new one.
-        if helper::is_there(Act::Start, unit) && !helper::is_there(Act::Stop, unit) && !nix::unistd::geteuid().is_root() {
-            return Err(RestartError::SetUp {
-                what: format!("there is a helper to start {unit}, and none to stop it"),
-                cure: format!("systemctl enable --now {}, or agentctl setup app {}", helper::socket_unit(Act::Stop, unit), self.scene.app),
-            });
-        }
-        Ok(())
+        // Without, the former would go on beside the new one.
+        bus.may(Act::Stop, unit)
     }
 
     /// The workers of other releases that work or finish.
