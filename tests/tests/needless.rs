@@ -177,6 +177,18 @@ fn static_files_that_nobody_can_write_in_are_shared() {
     assert!(files.len() > 1, "{files:?}");
     assert_eq!(shared(&former, &demo.live().join("staticfiles")), files);
 
+    // Modes are part of what was made.
+    let settings = fs::read_to_string(demo.bench.path("config/apps/demo.toml")).unwrap();
+    demo.bench.app("demo", &settings.replace("read_only = true\n", ""));
+    demo.bench.reload();
+    demo.view_changed().released();
+    assert!(demo.notes("collectstatic").contains("the app's settings"), "{}", demo.notes("collectstatic"));
+    assert_eq!(demo.live().join("staticfiles").join(&files[0]).metadata().unwrap().mode() & 0o200, 0o200);
+    demo.bench.app("demo", &settings);
+    demo.bench.reload();
+    demo.view_changed().released();
+    demo.view_changed().released();
+
     // One that somebody can write in after all is copied.
     let (open, former) = (&files[0], demo.live().join("staticfiles"));
     fs::set_permissions(former.join(open), fs::Permissions::from_mode(0o644)).unwrap();

@@ -481,3 +481,20 @@ fn bounded<T>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_unit_took_to_stop_is_known_while_systemd_remembers_it() {
+        let at = |told_to_stop, went_down, was_started| Unit { told_to_stop, went_down, was_started, ..Unit::default() };
+        let took = |before: &Unit, now: &Unit| now.took_to_stop(before).map(|took| took.as_micros());
+        let working = at(0, 0, 1);
+        assert_eq!(took(&working, &at(5, 9, 1)), Some(4));
+        assert_eq!(took(&working, &working), None, "it has not stopped");
+        assert_eq!(took(&at(5, 9, 10), &at(5, 9, 10)), None, "that was before");
+        assert_eq!(took(&at(5, 9, 10), &at(0, 0, 0)), None, "forgotten, and no stop that took no time");
+        assert_eq!(took(&working, &at(5, 9, 7)), None, "it went down once more");
+    }
+}

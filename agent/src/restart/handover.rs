@@ -354,11 +354,11 @@ impl Settings {
 
     /// The units of the workers that have an instance for each release.
     pub(super) fn workers_of(&self, scene: &Scene<'_>, release: &ReleaseName) -> Vec<String> {
-        let called = self.called(scene.link, release);
-        worker::templates(scene).map(|worker| instance_of(&worker.unit, &called)).collect()
+        worker::instances(scene, &self.called(scene.link, release))
     }
 
-    /// Stops what is no longer asked, when the former workers have finished: until then, an agent that dies leaves something to go back to.
+    /// Stops what is no longer asked, when the former workers have finished or have had the time of the last requests: until then, an agent that dies
+    /// leaves something to go back to.
     pub(super) fn settle(
         &self,
         scene: &Scene<'_>,

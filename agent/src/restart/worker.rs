@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::bus::{Act, Unit};
+use super::handover::instance_of;
 use super::systemd::{Job, Time, perform};
 use super::{RestartError, Scene, Serving};
 
@@ -43,6 +44,11 @@ pub(super) fn plain<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Worker> +
 /// The workers that have an instance for each release, in order.
 pub(super) fn templates<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
     scene.workers.iter().filter(|worker| worker.is_template())
+}
+
+/// The units of those that have an instance for each release, by what the release or its slot is called.
+pub(super) fn instances(scene: &Scene<'_>, called: &str) -> Vec<String> {
+    templates(scene).map(|worker| instance_of(&worker.unit, called)).collect()
 }
 
 /// Restarts the plain ones, one after the other.

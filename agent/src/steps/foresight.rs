@@ -53,10 +53,10 @@ pub(super) fn made(cx: &Cx<'_>) -> Option<MadeBy> {
 
 /// A digest over the settings that decide how a release is made. Files with secrets count by what tells whether they were changed.
 fn settings_of(app: &App) -> String {
-    let App { python, django, env, build_env, secrets, shared, hooks, executor, .. } = app;
+    let App { python, django, env, build_env, secrets, shared, hooks, executor, read_only, .. } = app;
     let secrets: Vec<_> = secrets.iter().map(|file| (file, identity(file))).collect();
     let version = env!("CARGO_PKG_VERSION");
-    let text = format!("{version} {python:?} {django:?} {env:?} {build_env:?} {secrets:?} {shared:?} {hooks:?} {executor:?}");
+    let text = format!("{version} {python:?} {django:?} {env:?} {build_env:?} {secrets:?} {shared:?} {hooks:?} {executor:?} {read_only}");
     digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -19,7 +19,7 @@ use crate::restart::bus::{Act, Bus, Unit};
 use crate::restart::proof::go_on;
 use crate::restart::systemd::{Job, Time, Watched, carry_out, tell_of_end};
 use crate::restart::traps::celery;
-use crate::restart::worker::{Brought, Worker, templates};
+use crate::restart::worker::{self, Brought, Worker, templates};
 use crate::restart::{RestartError, Scene, Serving};
 
 /// How often a worker is looked at that finishes.
@@ -55,12 +55,12 @@ enum End {
 impl<'a> Instances<'a> {
     /// The units of the workers of a release.
     pub(super) fn workers_of(&self, release: &ReleaseName) -> Vec<String> {
-        self.workers_called(&self.settings.called(self.scene.link, release))
+        self.settings.workers_of(self.scene, release)
     }
 
     /// The units of the workers that are called so.
     pub(super) fn workers_called(&self, called: &str) -> Vec<String> {
-        templates(self.scene).map(|worker| instance_of(&worker.unit, called)).collect()
+        worker::instances(self.scene, called)
     }
 
     /// Whether a worker's unit can be started and stopped, before anything is done.

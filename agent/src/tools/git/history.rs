@@ -1,0 +1,161 @@
+//! Commits: found by what names them, and how they stand to each other.
+
+use std::collections::BTreeMap;
+
+use agent_model::names::{CommitId, RefName, Revision};
+use agent_wire::view::Commit;
+
+use super::{Allowed, Git, GitError, Resolved};
+use crate::tools::Watch;
+
+impl Git<'_> {
+    /// Whether the cache has a whole commit id that an allowed ref reaches: then nothing need be fetched.
+    pub(crate) fn has(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> bool {
+        let whole = revision.as_str().parse::<CommitId>();
+        whole.is_ok() && self.cache.join("HEAD").exists() && self.resolve(revision, allowed, watch).is_ok()
+    }
+
+    /// Finds the commit that a revision names, in a cache that was just fetched into. A ref that is not allowed was not fetched: whoever names one is
+    /// told so, and not that there is none.
+    pub(crate) fn find(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
+        self.resolve(revision, allowed, watch).map_err(|err| {
+            if !matches!(err, GitError::Unknown { .. }) {
+                return err;
+            }
+            // When the remote cannot be asked again, the first answer stands.
+            let remote = self.remote_refs(watch).unwrap_or_default();
+            let named = |prefix: &str| format!("{prefix}{revision}").parse::<RefName>().ok().filter(|name| remote.contains_key(name));
+            match ["", "refs/heads/", "refs/tags/"].into_iter().find_map(named) {
+                Some(reference) => GitError::RefNotAllowed { reference, whose: allowed.whose(), allowed: allowed.words() },
+                None => err,
+            }
+        })
+    }
+
+    /// Finds the commit that a revision names, among what the allowed refs reach.
+    pub(crate) fn resolve(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
+        let refs = self.refs(watch)?;
+        let text = revision.as_str();
+        let full = |prefix: &str| format!("{prefix}{text}").parse::<RefName>().ok().filter(|name| refs.contains_key(name));
+        let mut named: Vec<RefName> = ["", "refs/heads/", "refs/tags/"].into_iter().filter_map(full).collect();
+        let mut candidates: Vec<(String, CommitId, Option<RefName>)> = Vec::new();
+        named.dedup();
+        for reference in named {
+            let commit = match refs.get(&reference) {
+                Some((id, kind)) if kind == "commit" => id.parse().ok(),
+                // A tag with a message names what it tags.
+                _ => self.peel(reference.as_str(), watch)?,
+            };
+            let commit = commit.ok_or_else(|| GitError::NotACommit(reference.to_string()))?;
+            candidates.push((reference.to_string(), commit, Some(reference)));
+        }
+        if let Some(prefix) = revision.as_commit_prefix() {
+            for commit in self.commits_beginning(prefix, watch)? {
+                candidates.push((format!("commit {commit}"), commit, None));
+            }
+        }
+        let mut commits: Vec<&CommitId> = candidates.iter().map(|(_, commit, _)| commit).collect();
+        commits.sort();
+        commits.dedup();
+        match commits.len() {
+            0 => Err(self.unknown(revision, &refs)),
+            1 => {
+                let commit = candidates[0].1.clone();
+                // What was named and is allowed goes before whatever else reaches the commit.
+                let named = candidates.into_iter().filter_map(|(_, _, reference)| reference).find(|reference| allowed.allows(reference));
+                let reference = match named {
+                    Some(reference) => reference,
+                    None => self.reaching(&commit, allowed, watch)?,
+                };
+                Ok(Resolved { commit, reference })
+            }
+            _ => Err(GitError::Ambiguous {
+                revision: revision.clone(),
+                candidates: candidates.into_iter().map(|(told, _, _)| told).collect(),
+            }),
+        }
+    }
+
+    fn unknown(&self, revision: &Revision, refs: &BTreeMap<RefName, (String, String)>) -> GitError {
+        let wanted = revision.as_str().rsplit("refs/heads/").next().unwrap_or_default();
+        let mut near: Vec<(f64, String)> =
+            refs.keys().map(|reference| (strsim::jaro_winkler(wanted, reference.short()), reference.short().to_owned())).collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let nearest = near.into_iter().filter(|(likeness, _)| *likeness > 0.6).map(|(_, name)| name).take(5).collect();
+        GitError::Unknown { revision: revision.clone(), nearest }
+    }
+
+    fn peel(&self, name: &str, watch: &Watch<'_>) -> Result<Option<CommitId>, GitError> {
+        let program =
+            self.git()?.args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(format!("{name}^{{commit}}\n").into_bytes());
+        let text = self.ask_text("look up a commit", watch, program)?;
+        Ok(text.trim().strip_prefix("commit ").and_then(|id| id.parse().ok()))
+    }
+
+    fn commits_beginning(&self, prefix: &str, watch: &Watch<'_>) -> Result<Vec<CommitId>, GitError> {
+        if !self.cache.join("HEAD").exists() {
+            return Ok(Vec::new());
+        }
+        let found = self.ask_text("look up a commit", watch, self.git()?.args(["rev-parse", &format!("--disambiguate={prefix}")]))?;
+        let program = self.git()?.args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(found.into_bytes());
+        let text = self.ask_text("look up a commit", watch, program)?;
+        let commits = text.lines().filter_map(|line| line.strip_prefix("commit ")?.parse::<CommitId>().ok());
+        // git takes the first 40 digits of more for a whole id, and passes over the rest.
+        Ok(commits.filter(|commit| commit.as_str().starts_with(prefix)).collect())
+    }
+
+    fn reaching(&self, commit: &CommitId, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<RefName, GitError> {
+        let program = self.git()?.args(["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"]);
+        let text = self.ask_text("ask which refs reach the commit", watch, program)?;
+        let mut reaching = text.lines().filter_map(|line| line.parse().ok());
+        reaching.find(|reference| allowed.allows(reference)).ok_or_else(|| GitError::NotAllowed {
+            what: format!("the commit {}", commit.short()),
+            whose: allowed.whose(),
+            allowed: allowed.words(),
+        })
+    }
+
+    /// The first line of a commit's message.
+    pub(crate) fn subject(&self, commit: &CommitId, watch: &Watch<'_>) -> Result<String, GitError> {
+        let program = self.git()?.args(["log", "-1", "--format=%s", commit.as_str(), "--"]);
+        self.ask_text("read the commit", watch, program).map(|text| text.trim().to_owned())
+    }
+
+    /// The commits that `to` has and `from` has not, newest first, at most 50.
+    pub(crate) fn between(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<Vec<Commit>, GitError> {
+        let range = format!("{from}..{to}");
+        let log = self.git()?.args(["log", "-50", "-z", "--format=%H%x1f%an%x1f%s", &range, "--"]);
+        let text = self.ask_text("read the commits", watch, log)?;
+        let commits = text.split('\0').filter_map(|entry| {
+            let mut parts = entry.trim_start().splitn(3, '\x1f').map(str::to_owned);
+            Some(Commit { commit: parts.next().filter(|id| !id.is_empty())?, author: parts.next()?, subject: parts.next()? })
+        });
+        Ok(commits.collect())
+    }
+
+    /// How many commits `to` has that `from` has not, and how many `from` has that `to` has not.
+    pub(crate) fn apart(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<(u64, u64), GitError> {
+        let count = self.git()?.args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
+        let text = self.ask_text("count the commits", watch, count)?;
+        let counts: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let [behind, ahead] = *counts.as_slice() else { return Err(GitError::Answer("count the commits")) };
+        Ok((ahead, behind))
+    }
+
+    /// The paths that differ between two commits, each with git's letter for how.
+    pub(crate) fn changed(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<Vec<(char, String)>, GitError> {
+        let program = self.git()?.args(["diff", "--name-status", "-z", "--no-renames", from.as_str(), to.as_str(), "--"]);
+        let text = self.ask_text("compare the commits", watch, program)?;
+        let mut parts = text.split('\0');
+        let mut changed = Vec::new();
+        while let (Some(status), Some(path)) = (parts.next(), parts.next()) {
+            changed.extend(status.chars().next().map(|letter| (letter, path.to_owned())));
+        }
+        Ok(changed)
+    }
+
+    /// Whether the cache knows a commit.
+    pub(crate) fn knows(&self, commit: &CommitId, watch: &Watch<'_>) -> bool {
+        self.cache.join("HEAD").exists() && matches!(self.peel(commit.as_str(), watch), Ok(Some(_)))
+    }
+}
