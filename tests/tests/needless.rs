@@ -109,8 +109,13 @@ fn where_only_a_view_changes_nothing_is_done_that_is_proven_to_do_nothing() {
     let demo = Demo::new("only a view", "");
     assert!(reason(&demo.skipped(), "collectstatic").contains("not skipped"));
     let former = demo.live();
+    let (closed, _, _) = contents(&former.join("staticfiles")).swap_remove(0);
+    let closed = former.join("staticfiles").join(closed);
+    let mode = closed.metadata().unwrap().permissions();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o444)).unwrap();
 
     let skipped = demo.view_changed().released();
+    fs::set_permissions(&closed, mode).unwrap();
     assert!(reason(&skipped, "check").starts_with("goes along with the start of the new instance"), "{skipped:?}");
     let why = format!("since {} neither migrations, settings nor environment have changed", former.file_name().unwrap().display());
     assert!(reason(&skipped, "backup").contains(&why) && reason(&skipped, "migrate").contains(&why), "{skipped:?}");
@@ -129,6 +134,7 @@ fn where_only_a_view_changes_nothing_is_done_that_is_proven_to_do_nothing() {
     let live = demo.live();
     assert_ne!(former, live);
     assert_eq!(contents(&former.join("staticfiles")), contents(&live.join("staticfiles")));
+    // Nor are they the same ones, not even one that nobody could write in: only `read_only` chooses that.
     assert_eq!(shared(&former.join("staticfiles"), &live.join("staticfiles")), [] as [PathBuf; 0]);
     demo.bench.ctl(["fsck"]).expect(0);
     // Every source that the former one has bytecode for has one here: Python takes it as it is, and that of the changed view is new.
