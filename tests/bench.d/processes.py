@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -130,6 +131,30 @@ def wait_until(what, condition):
         if time.monotonic() > until:
             raise Trouble(f"waited in vain until {what}")
         time.sleep(0.01)
+
+
+def wait_until_files_are_cheap(directory, say):
+    """Waits, for six minutes at most, until the file system gives new files their numbers without passing over those of removed ones."""
+    def cost(place):
+        """Of a file, in seconds: a few hundred of them, which stay until the end."""
+        place, began = Path(tempfile.mkdtemp(dir=place)), time.monotonic()
+        for number in range(30):
+            (place / str(number)).mkdir()
+            for name in range(20):
+                os.close(os.open(place / str(number) / str(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        return (time.monotonic() - began) / (30 * 21)
+
+    until, cheap = time.monotonic() + 360, 0
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        while cheap < 3:
+            # What a file costs in memory is told by the same machine; three times in a row, for it comes and goes.
+            cheap = cheap + 1 if cost(directory) < 12 * cost(memory) else 0
+            if not cheap and time.monotonic() > until:
+                say("making a file still costs more than twelve times what it does in memory: what makes many files takes longer than it would")
+                return
+            if not cheap:
+                say("much was removed here not long ago: waiting until the file system makes files at its usual speed")
+            time.sleep(1 if cheap else 15)
 
 
 def disk(directory, without=()):

@@ -43,7 +43,6 @@ class Releases:
                 for command in commands:
                     subprocess.run(command, env=self.bench.environment, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
-        self.bench.remove(directory)
 
     def note(self, row, who, run):
         self.runs.setdefault(row, {}).setdefault(who, []).append(run)
@@ -86,7 +85,6 @@ class Releases:
                 self.note("fifo", "agent", agent.watched(lambda: agent.activate("views-0")))
         finally:
             agent.close()
-            self.bench.remove(agent.root)
 
     def by_script(self, number, installer):
         script = Script(self.bench, self.project, f"{number}-{installer}", installer)
@@ -106,7 +104,6 @@ class Releases:
                     self.note("back", who, over_ssh.rollback())
         finally:
             script.close()
-            self.bench.remove(script.root)
 
     def traced(self, number):
         agent = Agent(self.bench, self.project, f"{number}-traced", traced=True)
@@ -120,7 +117,6 @@ class Releases:
         trace = Trace(agent.trace, pid)
         for row, run in runs.items():
             self.shares.setdefault(row, []).append((run, Shares(run, trace)))
-        self.bench.remove(agent.root)
 
     # --- what is printed
 

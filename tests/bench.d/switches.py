@@ -42,7 +42,6 @@ class Switches:
                     nginx.terminate()
                     nginx.wait(30)
                 agent.close()
-                self.bench.remove(agent.root)
 
     def visited(self, per_second, by, front, switch):
         """One switch while visitors come: from a second before it until half a second after it is done, and until the last one was answered."""
