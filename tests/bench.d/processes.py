@@ -136,13 +136,13 @@ def wait_until(what, condition):
 def wait_until_files_are_cheap(directory, say):
     """Waits, for six minutes at most, until the file system gives new files their numbers without passing over those of removed ones."""
     def cost(place):
-        """Of a file, in seconds: a few hundred of them, which stay until the end."""
+        """Of a file, in seconds: as many as a small environment has, which stay until the end."""
         place, began = Path(tempfile.mkdtemp(dir=place)), time.monotonic()
-        for number in range(30):
+        for number in range(80):
             (place / str(number)).mkdir()
-            for name in range(20):
+            for name in range(30):
                 os.close(os.open(place / str(number) / str(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        return (time.monotonic() - began) / (30 * 21)
+        return (time.monotonic() - began) / (80 * 31)
 
     until, cheap = time.monotonic() + 360, 0
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:

@@ -144,6 +144,7 @@ impl Worker {
             inspection: None,
             dump: None,
             tree: None,
+            sealing: None,
             collected: None,
             since: OnceCell::new(),
             put_off: None,
@@ -441,6 +442,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         cut: None,
         // Whoever takes back goes by what is there.
         tree: None,
+        sealing: None,
         collected: None,
         since: OnceCell::new(),
         put_off: None,

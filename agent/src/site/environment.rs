@@ -2,11 +2,14 @@
 //! their marker says that they were finished. The marker vouches for a list of their files, as a release's manifest does.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use agent_model::names::ReleaseName;
 use nix::unistd::syncfs;
+use rayon::ThreadPoolBuilder;
 
 use crate::faults;
 
@@ -27,6 +30,49 @@ const VOUCHES: &str = "files ";
 pub(crate) fn is_key(name: &str) -> bool {
     let (digest, run) = name.split_once('-').unwrap_or((name, "0"));
     !digest.is_empty() && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && run.parse::<u64>().is_ok()
+}
+
+/// The rest of the sealing of an environment, while it is under way. It has ended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Sealing {
+    path: PathBuf,
+    thread: Option<JoinHandle<Result<(), SiteError>>>,
+}
+
+impl Sealing {
+    /// Waits until the environment has its marker.
+    ///
+    /// # Errors
+    /// [`SiteError`] when it got none.
+    pub(crate) fn finish(mut self) -> Result<(), SiteError> {
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(ended)) => ended,
+            Some(Err(_)) => Err(io::Error::other("what sealed it has ended early")).telling("seal", &self.path),
+        }
+    }
+}
+
+impl Drop for Sealing {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // Nobody asks any more how it ended: without its marker the environment goes with the next sweep.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn finish_seal(path: &Path, told: &str) -> Result<(), SiteError> {
+    let dir = fs::File::open(path).telling("open", path)?;
+    // By one thread alone: the others are for the steps that go on meanwhile.
+    let alone = ThreadPoolBuilder::new().num_threads(1).build().map_err(io::Error::other).telling("begin to read", path)?;
+    let listing = alone.install(|| Listing::of(path, &[MARKER, LISTING]))?;
+    // A package may have put a link of that name there.
+    write_new(&path.join(LISTING), &listing.text)?;
+    faults::at("built");
+    syncfs(&dir).telling("sync the file system of", path)?;
+    faults::at("synced");
+    write_durably(&path.join(MARKER), format!("{told}\n{VOUCHES}{}\n", digest(&listing.text)).as_bytes(), 0o444)
 }
 
 impl Site {
@@ -60,21 +106,20 @@ impl Site {
         Ok(path)
     }
 
-    /// Seals an environment: it loses its write bits, is made durable, and only then gets its marker.
-    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<(), SiteError> {
+    /// Seals an environment: it loses its write bits, and may be used from then on. What is left to do goes on beside whoever reads it: its list is
+    /// written, it is made durable, and only then gets its marker.
+    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<Sealing, SiteError> {
         let path = self.environment(key);
-        let dir = fs::File::open(&path).telling("open", &path)?;
         for entry in fs::read_dir(&path).telling("read", &path)?.flatten() {
             set_write_bits(&entry.path(), Bits::AllOff)?;
         }
-        let listing = Listing::of(&path, &[MARKER, LISTING])?;
-        let list = path.join(LISTING);
-        // A package may have put a link of that name there.
-        write_new(&list, &listing.text)?;
-        faults::at("built");
-        syncfs(&dir).telling("sync the file system of", &path)?;
-        faults::at("synced");
-        write_durably(&path.join(MARKER), format!("{told}\n{VOUCHES}{}\n", digest(&listing.text)).as_bytes(), 0o444)
+        let (sealed, told) = (path.clone(), told.to_owned());
+        let rest = move || {
+            faults::within("environment", "");
+            finish_seal(&sealed, &told)
+        };
+        let thread = thread::Builder::new().name("seal".to_owned()).spawn(rest).telling("begin to seal", &path)?;
+        Ok(Sealing { path, thread: Some(thread) })
     }
 
     /// The list of an environment's files, where one was kept when it was sealed.

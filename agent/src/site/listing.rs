@@ -34,8 +34,13 @@ impl Listing {
             let whole = root.join(&found.path);
             found.digest(&whole, &|| true).telling("read", &whole)
         };
-        let digests: Vec<String> = files.par_iter().map(digest).collect::<Result<_, _>>()?;
-        for (found, digest) in files.iter().zip(digests) {
+        let digest = |found: &Found| match digest(found) {
+            // Python writes bytecode under another name first, wherever it may write; and somebody may use the tree already.
+            Err(SiteError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && in_cache(&found.path) => Ok(None),
+            digest => digest.map(Some),
+        };
+        let digests: Vec<Option<String>> = files.par_iter().map(digest).collect::<Result<_, _>>()?;
+        for (found, digest) in files.iter().zip(digests).filter_map(|(found, digest)| Some((found, digest?))) {
             listing.files += 1;
             listing.bytes += found.bytes();
             listing.text.extend(format!("{:o} {digest} ", found.mode()).bytes());
@@ -181,8 +186,11 @@ pub(super) fn parse(text: &[u8]) -> BTreeMap<&Path, (u32, &str)> {
 
 /// Python compiles what it imports into such files, and believes them only as long as they fit what they were made of.
 fn is_cache(path: &Path) -> bool {
-    let in_cache = path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "__pycache__");
-    in_cache && path.extension().is_some_and(|ending| ending == "pyc")
+    in_cache(path) && path.extension().is_some_and(|ending| ending == "pyc")
+}
+
+fn in_cache(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "__pycache__")
 }
 
 /// SHA-256 of bytes, in hexadecimal.

@@ -37,7 +37,7 @@ use thiserror::Error;
 use crate::faults;
 
 pub(crate) use carry::Carried;
-pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
+pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, Sealing as EnvironmentSealing, is_key};
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, MadeBy, Manifest, Migrated, Sealing, Served};

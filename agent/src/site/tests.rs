@@ -235,7 +235,7 @@ fn a_sweep_finishes_what_was_cut_off_and_touches_nothing_else() {
     for key in ["a1", "b2", "c3"] {
         fs::create_dir_all(site.environment(key)).unwrap();
     }
-    site.seal_environment("c3", "told").unwrap();
+    site.seal_environment("c3", "told").unwrap().finish().unwrap();
     fs::write(site.root().join("backups").join(format!("{name}.dump.part")), "half").unwrap();
     fs::write(site.root().join("backups").join(format!("{name}.dump")), "whole").unwrap();
     site.sweep(&|path| path.ends_with("b2"), &lock).unwrap();
@@ -425,9 +425,14 @@ fn what_a_build_has_put_under_the_agents_own_names_is_neither_followed_nor_belie
     // The list of an environment, as a link to what is the agent's to write.
     let environment = site.make_environment("abc").unwrap();
     symlink(&victim, environment.join(".files")).unwrap();
-    site.seal_environment("abc", "told").unwrap();
+    site.seal_environment("abc", "told").unwrap().finish().unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
     assert!(site.has_environment("abc") && !environment.join(".files").is_symlink());
+    // A directory where the marker belongs: it gets none, and whoever waits for it is told.
+    let without = site.make_environment("ace").unwrap();
+    fs::create_dir_all(without.join(".complete/in")).unwrap();
+    let told = site.seal_environment("ace", "told").unwrap().finish().unwrap_err().to_string();
+    assert!(told.contains(".complete") && !site.has_environment("ace"), "{told}");
     // A marker, a manifest and a fact that are links, and a commit without end.
     let other = site.make_environment("def").unwrap();
     symlink(&victim, other.join(".complete")).unwrap();

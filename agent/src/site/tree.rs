@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use nix::unistd::geteuid;
+use rayon::prelude::*;
 
 use super::{SiteError, Telling};
 
@@ -73,8 +74,7 @@ pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), SiteError> {
     if bits == Bits::DirectoriesOn {
         set(mode | 0o700)?;
     }
-    for entry in fs::read_dir(path).telling("read", path)? {
-        set_write_bits(&entry.telling("read", path)?.path(), bits)?;
-    }
+    let entries: Vec<_> = fs::read_dir(path).and_then(Iterator::collect).telling("read", path)?;
+    entries.par_iter().try_for_each(|entry: &fs::DirEntry| set_write_bits(&entry.path(), bits))?;
     if bits == Bits::AllOff { set(mode & !0o222) } else { Ok(()) }
 }

@@ -77,7 +77,8 @@ impl Step for Environment {
         for warning in &warnings {
             cx.warn(warning);
         }
-        cx.site.seal_environment(&key, &wanted.told)?;
+        // The steps up to the seal only read it.
+        cx.sealing = Some(cx.site.seal_environment(&key, &wanted.told)?);
         cx.site.link_environment(&release, &key)?;
         cx.note(counted(packages as u64, "package"));
         Ok(Did::It)

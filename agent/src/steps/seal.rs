@@ -26,6 +26,9 @@ impl Step for Seal {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+        if let Some(sealing) = cx.sealing.take() {
+            sealing.finish()?;
+        }
         let (target, made_by) = (cx.target()?, made(cx));
         take_over_release(cx, target)?;
         let manifest = cx.site.seal(&Sealing {

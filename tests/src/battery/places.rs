@@ -75,7 +75,7 @@ pub(crate) const PLACES: &[Place] = &[
     place("collectstatic.middle", "collectstatic.tool", Ask::Release, "failed"),
     place("collectstatic.acted", "collectstatic.acted", Ask::Release, "failed"),
     place("seal.started", "seal.started", Ask::Release, "failed"),
-    place("seal.listed", "seal.listed", Ask::Release, "failed"),
+    place("seal.listed", "seal.listed", Ask::Rebuild, "failed"),
     place("seal.synced", "seal.synced", Ask::Release, "failed"),
     place("seal.named", "seal.named", Ask::Release, "failed"),
     place("seal.acted", "seal.acted", Ask::Release, "failed"),
