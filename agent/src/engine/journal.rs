@@ -474,7 +474,15 @@ impl Journal {
 
     /// Appends a mark unless something stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
     pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: Stands) -> Result<bool, JournalError> {
+        self.go_on(run, None, what, stands)
+    }
+
+    /// The same; and in the same transaction, whatever stands, what has ended before.
+    pub(crate) fn go_on(&self, run: RunId, ended: Option<&What>, what: &What, stands: Stands) -> Result<bool, JournalError> {
         self.write(Weight::Mark, |tx| {
+            if let Some(ended) = ended {
+                insert(tx, run, Utc::now(), ended)?;
+            }
             let there = has(tx, run, stands)? || has(tx, run, Stands::Ended)?;
             if !there {
                 insert(tx, run, Utc::now(), what)?;

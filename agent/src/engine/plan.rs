@@ -33,7 +33,7 @@ impl AppEngine {
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
         let _cache = self.site.hold_cache(&|| watch.pause(Duration::from_millis(50)))?;
         let allowed = Allowed { app: &app.refs, grant: authorised.refs(), via: None };
-        if !git.has(revision, allowed, &watch) {
+        if git.has(revision, allowed, &watch).is_none() {
             git.fetch(&app.refs, &watch)?;
         }
         let resolved = git.find(revision, allowed, &watch)?;

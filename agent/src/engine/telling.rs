@@ -47,6 +47,13 @@ impl<'a> Telling<'a> {
         self.journal.append(self.run, &[self.covered(what)])
     }
 
+    /// Appends that a step begins, and with it the end of the one before it; tells whether it may begin, which nothing but a cancel keeps it from.
+    pub(super) fn go_on(&self, ended: Option<What>, step: &str) -> Result<bool, JournalError> {
+        self.say_held();
+        let ended = ended.map(|ended| self.covered(ended));
+        self.journal.go_on(self.run, ended.as_ref(), &What::StepStarted { step: step.to_owned() }, Stands::CancelAsked)
+    }
+
     /// Says how many lines of a step were left out, and counts anew.
     pub(super) fn end_of_step(&self, step: &str) {
         self.say_held();

@@ -326,15 +326,23 @@ fn drive(
 ) -> Result<(), JournalError> {
     let begun = cx.begun;
     let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // The end of a step, which is written down together with what comes next: nothing is done in between.
+    let mut ended = None;
     loop {
         // A cancel is written by whoever asks for it; here it is only taken note of.
         if cx.cancel.asked() && !run.goes_back() && !run.is_exposed() {
             note_mark(run, Mark::CancelAsked);
         }
-        match run.next() {
+        let next = run.next();
+        if !matches!(next, Next::Do(_))
+            && let Some(ended) = ended.take()
+        {
+            telling.mark(ended)?;
+        }
+        match next {
             Next::Do(i) => {
                 let step = steps[i];
-                if !journal.append_unless(cx.run, &What::StepStarted { step: step.to_owned() }, Stands::CancelAsked)? {
+                if !telling.go_on(ended.take(), step)? {
                     note_mark(run, Mark::CancelAsked);
                     continue;
                 }
@@ -357,7 +365,7 @@ fn drive(
                             Did::Nothing(why) => Some(why),
                         };
                         let mark = if nothing.is_some() { Mark::Idle(i) } else { Mark::Done(i) };
-                        telling.mark(What::StepDone { step: step.to_owned(), ms: ms(since), nothing })?;
+                        ended = Some(What::StepDone { step: step.to_owned(), ms: ms(since), nothing });
                         note_mark(run, mark);
                     }
                     Err(failure) => {

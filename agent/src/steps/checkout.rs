@@ -42,6 +42,11 @@ impl Step for Checkout {
         if cx.app.executor == Executor::Units {
             cx.site.open_to_builder(&dir)?;
         }
+        let pointers = tree.lfs_pointers(&dir);
+        if !pointers.is_empty() {
+            let shown = pointers.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            cx.warn(format!("{} file(s) are Git LFS pointers, and their contents are not fetched: {shown}", pointers.len()));
+        }
         cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
         cx.tree = Some(tree);
         Ok(Did::It)
@@ -89,11 +94,6 @@ fn judge(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
             return Err(Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() });
         }
         cx.warn(format!("the directories of {} submodule(s) stay empty: {}", submodules.len(), submodules.join(", ")));
-    }
-    let pointers = tree.lfs_pointers();
-    if !pointers.is_empty() {
-        let shown = pointers.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        cx.warn(format!("{} file(s) are Git LFS pointers, and their contents are not fetched: {shown}", pointers.len()));
     }
     if tree.has("REVISION") {
         cx.warn("the REVISION file that the commit ships is replaced by the agent's");

@@ -10,7 +10,7 @@ use chrono::Utc;
 
 use super::room::counted;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
-use crate::tools::git::Fetched;
+use crate::tools::git::{Fetched, GitError};
 
 /// How often the cache is looked at while somebody else holds it.
 const LOOK: Duration = Duration::from_millis(50);
@@ -40,18 +40,22 @@ impl Step for Fetch {
         let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
         // A branch may have been moved since it was fetched. Whoever may go back anyway may release what it once reached; all others are held to
         // what it reaches now.
-        let known = *cx.back == Back::Always && cx.git(|git, watch| git.has(revision, cx.allowed(), watch));
-        let did = if known {
-            Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned())
-        } else {
-            match cx.git(|git, watch| git.fetch(&cx.app.refs, watch))? {
-                Fetched::Nothing => cx.note("the cache was up to date"),
-                Fetched::Refs(count) => cx.note(format!("{} brought up to date", counted(count as u64, "ref"))),
-            }
-            Did::It
-        };
-        let resolved = cx.git(|git, watch| git.find(revision, cx.allowed(), watch))?;
-        let subject = cx.git(|git, watch| git.subject(&resolved.commit, watch))?;
+        let may_be_known = *cx.back == Back::Always;
+        let (did, resolved, subject) = cx.git(|git, watch| {
+            let known = may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten();
+            let (did, resolved) = match known {
+                Some(resolved) => (Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned()), resolved),
+                None => {
+                    match git.fetch(&cx.app.refs, watch)? {
+                        Fetched::Nothing => cx.note("the cache was up to date"),
+                        Fetched::Refs(count) => cx.note(format!("{} brought up to date", counted(count as u64, "ref"))),
+                    }
+                    (Did::It, git.find(revision, cx.allowed(), watch)?)
+                }
+            };
+            let subject = git.subject(&resolved.commit, watch)?;
+            Ok::<_, GitError>((did, resolved, subject))
+        })?;
         let release = cx.site.new_name(&resolved.commit, Utc::now());
         let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
         cx.teller.resolved(&target)?;

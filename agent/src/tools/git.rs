@@ -6,10 +6,12 @@
 mod history;
 mod tree;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use agent_model::grant::RefPattern;
 use agent_model::names::{CommitId, RefName, Revision};
@@ -291,12 +293,17 @@ const NEVER_MADE: &[&str] = &["info", "shallow", "commondir", "config.worktree",
 pub(crate) struct Git<'a> {
     settings: &'a Settings,
     cache: &'a Path,
+    /// The refs of the cache, as long as nothing was changed in it.
+    known_refs: RefCell<Option<Rc<Refs>>>,
 }
+
+/// Refs, each with the object that it names and the kind of that.
+type Refs = BTreeMap<RefName, (String, String)>;
 
 impl<'a> Git<'a> {
     /// The cache at `cache`.
     pub(crate) fn new(settings: &'a Settings, cache: &'a Path) -> Self {
-        Self { settings, cache }
+        Self { settings, cache, known_refs: RefCell::default() }
     }
 
     fn git(&self) -> Result<Program, GitError> {
@@ -357,7 +364,9 @@ impl<'a> Git<'a> {
             .args(config.iter().flat_map(|setting| ["-c", setting]))
             .arg("--git-dir")
             .arg(self.cache)
-            .unshown();
+            .unshown()
+            // No hook, no helper, no maintenance, and an ssh without settings that could make it stay for the next one.
+            .self_contained();
         Ok(program)
     }
 
@@ -412,15 +421,19 @@ impl<'a> Git<'a> {
         Ok(parse_refs(&self.ask_text("ask the repository for its refs", watch, program)?))
     }
 
-    /// The refs in the cache.
-    pub(crate) fn cached_refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
-        Ok(self.refs(watch)?.into_iter().map(|(reference, (id, _))| (reference, id)).collect())
+    /// The refs in the cache, with the kind of what they name.
+    fn refs(&self, watch: &Watch<'_>) -> Result<Rc<Refs>, GitError> {
+        if let Some(known) = &*self.known_refs.borrow() {
+            return Ok(known.clone());
+        }
+        let refs = Rc::new(self.read_refs(watch)?);
+        self.known_refs.replace(Some(refs.clone()));
+        Ok(refs)
     }
 
-    /// The refs in the cache, with the kind of what they name.
-    fn refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, (String, String)>, GitError> {
+    fn read_refs(&self, watch: &Watch<'_>) -> Result<Refs, GitError> {
         if !self.cache.join("HEAD").exists() {
-            return Ok(BTreeMap::new());
+            return Ok(Refs::new());
         }
         let program = self.git()?.args(["for-each-ref", "--format=%(objectname) %(objecttype) %(refname)", "refs/heads", "refs/tags"]);
         let text = self.ask_text("read the refs of the cache", watch, program)?;
@@ -441,10 +454,16 @@ impl<'a> Git<'a> {
         self.make_cache(&remote, watch)?;
         let fits = |reference: &RefName| allowed.iter().any(|pattern| pattern.fits_ref(reference));
         let wanted: BTreeMap<_, _> = remote.into_iter().filter(|(reference, _)| fits(reference)).collect();
-        let cached = self.cached_refs(watch)?;
+        let cached = self.refs(watch)?;
         let stale: Vec<&RefName> = cached.keys().filter(|reference| !wanted.contains_key(reference)).collect();
-        let moved: Vec<&RefName> =
-            wanted.iter().filter(|(reference, id)| cached.get(*reference) != Some(id)).map(|(reference, _)| reference).collect();
+        let moved: Vec<&RefName> = wanted
+            .iter()
+            .filter(|(reference, id)| cached.get(*reference).map(|(id, _)| id) != Some(id))
+            .map(|(reference, _)| reference)
+            .collect();
+        if !(stale.is_empty() && moved.is_empty()) {
+            self.known_refs.replace(None);
+        }
         if !stale.is_empty() {
             let deletes: String = stale.iter().map(|reference| format!("delete {reference}\n")).collect();
             self.ask("forget refs that are gone", watch, self.git()?.args(["update-ref", "--stdin"]).input(deletes.into_bytes()))?;

@@ -203,6 +203,7 @@ pub(crate) struct Program {
     bounds: Option<Arc<Bounds>>,
     output: Option<Arc<File>>,
     quiet: bool,
+    self_contained: bool,
     /// So many arguments are the same every time, and tell people nothing.
     unshown: usize,
 }
@@ -248,6 +249,7 @@ impl Program {
             bounds: None,
             output: None,
             quiet: false,
+            self_contained: false,
             unshown: 0,
         }
     }
@@ -327,6 +329,12 @@ impl Program {
     /// Its lines are not passed on; they still stand in its error.
     pub(crate) fn quiet(mut self) -> Self {
         self.quiet = true;
+        self
+    }
+
+    /// It is known to leave no process behind when it has ended well: what it runs is its own.
+    pub(crate) fn self_contained(mut self) -> Self {
+        self.self_contained = true;
         self
     }
 
@@ -421,7 +429,9 @@ impl Program {
             None => command.spawn(),
         };
         let mut child = started.map_err(|source| self.cannot_start(source))?;
-        STARTED.fetch_add(1, Ordering::Relaxed);
+        if !self.self_contained {
+            STARTED.fetch_add(1, Ordering::Relaxed);
+        }
         faults::at("tool");
         let group = Process::of(child.id());
         let (sender, said) = sync_channel::<Said>(MOST_UNHEARD);
@@ -446,7 +456,11 @@ impl Program {
         let most_entries = if let Stdout::Captured(most) = stdout { most } else { usize::MAX };
         let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new(), entries: 0, most_entries };
         let ended = wait(&mut child, &group, watch, &said, &mut heard);
-        let spare_leftovers = self.leftovers == Leftovers::Leave && matches!(&ended, Ok(status) if status.success());
+        let well = matches!(&ended, Ok(status) if status.success());
+        if self.self_contained && !well {
+            STARTED.fetch_add(1, Ordering::Relaxed);
+        }
+        let spare_leftovers = self.leftovers == Leftovers::Leave && well;
         if !spare_leftovers {
             group.end_group(Duration::ZERO);
         }
@@ -470,10 +484,10 @@ impl Program {
     }
 }
 
-/// How many programs the agent has started.
+/// How many programs the agent has started that may leave processes behind.
 static STARTED: AtomicU64 = AtomicU64::new(0);
 
-/// How many programs this process has started so far: where it is the same as before, nothing was started that could be left.
+/// How many such programs this process has started so far: where it is the same as before, nothing was started that could be left.
 pub(crate) fn started() -> u64 {
     STARTED.load(Ordering::Relaxed)
 }

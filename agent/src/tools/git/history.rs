@@ -1,18 +1,16 @@
 //! Commits: found by what names them, and how they stand to each other.
 
-use std::collections::BTreeMap;
-
 use agent_model::names::{CommitId, RefName, Revision};
 use agent_wire::view::Commit;
 
-use super::{Allowed, Git, GitError, Resolved};
+use super::{Allowed, Git, GitError, Refs, Resolved};
 use crate::tools::Watch;
 
 impl Git<'_> {
-    /// Whether the cache has a whole commit id that an allowed ref reaches: then nothing need be fetched.
-    pub(crate) fn has(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> bool {
+    /// The commit of a whole id that the cache has and an allowed ref reaches: then nothing need be fetched.
+    pub(crate) fn has(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Option<Resolved> {
         let whole = revision.as_str().parse::<CommitId>();
-        whole.is_ok() && self.cache.join("HEAD").exists() && self.resolve(revision, allowed, watch).is_ok()
+        (whole.is_ok() && self.cache.join("HEAD").exists()).then(|| self.resolve(revision, allowed, watch).ok()).flatten()
     }
 
     /// Finds the commit that a revision names, in a cache that was just fetched into. A ref that is not allowed was not fetched: whoever names one is
@@ -76,7 +74,7 @@ impl Git<'_> {
         }
     }
 
-    fn unknown(&self, revision: &Revision, refs: &BTreeMap<RefName, (String, String)>) -> GitError {
+    fn unknown(&self, revision: &Revision, refs: &Refs) -> GitError {
         let wanted = revision.as_str().rsplit("refs/heads/").next().unwrap_or_default();
         let mut near: Vec<(f64, String)> =
             refs.keys().map(|reference| (strsim::jaro_winkler(wanted, reference.short()), reference.short().to_owned())).collect();
@@ -96,7 +94,10 @@ impl Git<'_> {
         if !self.cache.join("HEAD").exists() {
             return Ok(Vec::new());
         }
-        let found = self.ask_text("look up a commit", watch, self.git()?.args(["rev-parse", &format!("--disambiguate={prefix}")]))?;
+        let found = match prefix.parse::<CommitId>() {
+            Ok(whole) => format!("{whole}\n"),
+            Err(_) => self.ask_text("look up a commit", watch, self.git()?.args(["rev-parse", &format!("--disambiguate={prefix}")]))?,
+        };
         let program = self.git()?.args(["cat-file", "--batch-check=%(objecttype) %(objectname)"]).input(found.into_bytes());
         let text = self.ask_text("look up a commit", watch, program)?;
         let commits = text.lines().filter_map(|line| line.strip_prefix("commit ")?.parse::<CommitId>().ok());

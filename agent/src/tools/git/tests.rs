@@ -298,11 +298,14 @@ fn reserved_names_budgets_submodules_and_lfs_pointers_are_seen() {
     repo.commit("film.mp4", pointer);
     repo.git(&["submodule", "--quiet", "add", inner.path().to_str().unwrap(), "sub"]);
     let commit = repo.commit_all("with a submodule");
-    let (_dir, cache) = cache();
+    let (dir, cache) = cache();
     fetched(&repo, &cache, &["*"]).unwrap();
     let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap();
     assert_eq!(tree.submodules(), ["sub"]);
-    assert_eq!(tree.lfs_pointers(), ["film.mp4"]);
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    with_git(&repo, &cache, |git, watch| git.checkout(&commit, &out, &dir.path().join("index"), watch)).unwrap();
+    assert_eq!(tree.lfs_pointers(&out), ["film.mp4"]);
 }
 
 #[test]

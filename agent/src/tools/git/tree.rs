@@ -1,6 +1,10 @@
 //! What the tree of a commit holds, judged before a single file is written.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -117,13 +121,9 @@ impl Tree {
         self.entries.get(path.as_bytes()).is_some_and(|entry| entry.kind == Kind::File)
     }
 
-    /// The blobs whose contents decide: the targets of links, and what has the size of an LFS pointer.
+    /// The blobs whose contents decide: the targets of links.
     pub(super) fn blobs_to_read(&self) -> Vec<String> {
-        let decides = |entry: &&Entry| match entry.kind {
-            Kind::Link => entry.size <= 4096,
-            Kind::File => LFS_SIZES.contains(&entry.size),
-            Kind::Submodule => false,
-        };
+        let decides = |entry: &&Entry| entry.kind == Kind::Link && entry.size <= 4096;
         let mut ids: Vec<String> = self.entries.values().filter(decides).map(|entry| entry.id.clone()).collect();
         ids.sort();
         ids.dedup();
@@ -159,11 +159,11 @@ impl Tree {
         self.entries.contains_key(path.as_bytes())
     }
 
-    /// The paths of Git LFS pointers: what stands there is not the content.
-    pub(crate) fn lfs_pointers(&self) -> Vec<String> {
-        let is_pointer =
-            |entry: &Entry| entry.kind == Kind::File && self.blobs.get(&entry.id).is_some_and(|blob| blob.starts_with(LFS_BEGINNING));
-        self.entries.iter().filter(|(_, entry)| is_pointer(entry)).map(|(path, _)| shown(path)).collect()
+    /// The paths of Git LFS pointers in the tree as it was written into `dir`: what stands there is not the content. What cannot be read is none.
+    pub(crate) fn lfs_pointers(&self, dir: &Path) -> Vec<String> {
+        let of_the_size = self.entries.iter().filter(|(_, entry)| entry.kind == Kind::File && LFS_SIZES.contains(&entry.size));
+        let is_pointer = |path: &[u8]| fs::read(dir.join(OsStr::from_bytes(path))).is_ok_and(|text| text.starts_with(LFS_BEGINNING));
+        of_the_size.filter(|(path, _)| is_pointer(path)).map(|(path, _)| shown(path)).collect()
     }
 
     /// The paths of submodules.
