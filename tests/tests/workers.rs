@@ -243,8 +243,28 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     assert!(failed.stderr.contains("no worker in this release"), "{}", failed.stderr);
     assert_eq!([blue, "shop-web@blue.service"].map(|unit| shop.state(unit)), ["inactive", "inactive"], "nothing is left of it");
 
+    shop.stages.begin("a release that fails, and is the first one to have workers");
+    shop.configure("");
+    for what in ["without workers", "again"] {
+        shop.commit(what);
+        shop.release().expect(0);
+    }
+    let without = shop.live();
+    shop.configure(WORKERS);
+    shop.repo.write("noticeboard/celery.py", CELERY).write("fails-when-named", "");
+    shop.commit("with workers");
+    let failed = shop.release().expect(3);
+    assert_eq!((shop.live(), shop.public()), (without.clone(), "green".to_owned()));
+    let none = format!("shop-celery@.service is not started for {without}, which had no such worker");
+    assert!(failed.stdout.contains(&none) || failed.stderr.contains(&none), "{failed:?}");
+    // Started, it finds no clock in that release's code.
+    let clock = format!("! switch: shop-celery-beat.service, which {without} did not have, was restarted, and is not watched");
+    assert!(failed.stdout.contains(&clock) || failed.stderr.contains(&clock), "{failed:?}");
+    assert_eq!([blue, green].map(|unit| shop.state(unit)), ["inactive", "inactive"]);
+    assert_eq!(shop.work("worker"), BTreeSet::new());
+
     shop.stages.begin("the first release");
-    shop.repo.write("noticeboard/celery.py", CELERY);
+    shop.repo.remove("fails-when-named");
     shop.commit("one");
     assert_eq!(shop.findings(), "", "the examples have no trap");
     shop.release().expect(0);

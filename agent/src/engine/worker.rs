@@ -24,7 +24,7 @@ use crate::restart::Steadiness;
 use crate::settings::{App, Complaint, Executor, When, read_secrets};
 use crate::site::{Served, SiteLock};
 use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Target, Teller, explain, named};
-use crate::tools::{Cancel, end_marked, started};
+use crate::tools::{Cancel, Ticks, end_marked, end_marked_since, started};
 use crate::work::mask::Mask;
 use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
 
@@ -460,7 +460,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
 
 fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
     let Some(known) = named(step) else { return Err(Failure::new(format!("this agent knows no step {step}"))) };
-    let before = started();
+    let (before, began) = (started(), Ticks::now());
     let done = cx.hooks(When::Before).and_then(|()| {
         // A hook has a time of its own, and takes none of the step's.
         cx.at(step);
@@ -469,7 +469,7 @@ fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
     let done = done.and_then(|did| cx.hooks(When::After).map(|()| did));
     // A step leaves no process behind, whatever session it moved to. To look for them takes longer than many a step.
     if started() != before {
-        end_marked(cx.marker);
+        end_marked_since(cx.marker, began);
     }
     done
 }

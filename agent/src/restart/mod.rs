@@ -77,6 +77,8 @@ pub(crate) struct Scene<'a> {
     pub checks: &'a [Check],
     /// The workers that belong to the app.
     pub workers: &'a [Worker],
+    /// The units of those, as they are set, that the release is known not to have had. On the way back to it, it need not have them.
+    pub lacking: &'a [String],
     /// Whether the release that is brought was seen to serve before.
     pub steadiness: Steadiness,
     /// How long the former instance may take to finish its requests, and how programs are watched.
@@ -85,6 +87,13 @@ pub(crate) struct Scene<'a> {
     pub note: &'a dyn Fn(&str),
     /// A sentence that they should look at.
     pub warn: &'a dyn Fn(&str),
+}
+
+impl Scene<'_> {
+    /// Whether the release need not have this worker.
+    fn lacks(&self, worker: &Worker) -> bool {
+        self.lacking.contains(&worker.unit)
+    }
 }
 
 /// How long things must go on.
@@ -318,7 +327,8 @@ impl Restart {
     }
 
     fn ask(&self, scene: &Scene<'_>, serving: Serving<'_>, prepared: &Prepared, how: How) -> Result<Proof, RestartError> {
-        let names = self.workers_of(scene, serving.name);
+        let due: Vec<Worker> = scene.workers.iter().filter(|worker| !scene.lacks(worker)).cloned().collect();
+        let names = self.workers_of(&Scene { workers: &due, ..*scene }, serving.name);
         let known: Vec<Unit> = prepared.workers.iter().map(|brought| brought.unit.clone()).collect();
         let workers = Watched::new(scene, names.iter().map(String::as_str), &known)?;
         let workers_for = prepared.workers.iter().map(|brought| brought.watch_for).max().unwrap_or_default();

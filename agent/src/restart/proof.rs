@@ -118,7 +118,9 @@ impl Asking<'_> {
         let stable_for = questions.iter().map(|question| question.check.stable_for).max().unwrap_or_default().max(self.watch_for);
         let least = if questions.is_empty() { 0 } else { (2 * self.workers).clamp(2, MOST_ROUNDS) };
         let step = u32::try_from(least).ok().and_then(|least| stable_for.checked_div(least)).unwrap_or(stable_for);
-        let step = step.clamp(Duration::from_millis(10), Duration::from_millis(100));
+        // What need not go on for any time is asked without a pause: somebody waits.
+        let least_step = if stable_for.is_zero() { Duration::ZERO } else { Duration::from_millis(10) };
+        let step = step.clamp(least_step, Duration::from_millis(100));
         let begun = Instant::now();
         let mut rounds = 0;
         while begun.elapsed() < stable_for || rounds < least {

@@ -118,6 +118,7 @@ impl Stage {
             env: &env,
             checks: &self.checks,
             workers: &self.workers,
+            lacking: &[],
             steadiness: Steadiness::Unseen,
             watch: &watch,
             note: &|text| self.said.borrow_mut().push(format!("note: {text}")),

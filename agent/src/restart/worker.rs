@@ -51,10 +51,18 @@ pub(super) fn instances(scene: &Scene<'_>, called: &str) -> Vec<String> {
     templates(scene).map(|worker| instance_of(&worker.unit, called)).collect()
 }
 
-/// Restarts the plain ones, one after the other.
+/// Restarts the plain ones, one after the other. One that the release never had is not to go on with another's code, and need not come up.
 pub(super) fn restart(scene: &Scene<'_>, release: Serving<'_>) -> Result<Vec<Brought>, RestartError> {
-    let jobs: Vec<_> =
-        plain(scene).map(|worker| Job { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) }).collect();
-    let units = perform(scene, release, &jobs)?;
-    Ok(plain(scene).zip(units).map(|(worker, unit)| Brought { unit, watch_for: worker.watch_for }).collect())
+    let mut brought = Vec::new();
+    for worker in plain(scene) {
+        let job = Job { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) };
+        let done = perform(scene, release, &[job]);
+        if scene.lacks(worker) {
+            let how = done.map_or_else(|error| format!("does not come up: {error}"), |_| "was restarted, and is not watched".to_owned());
+            (scene.warn)(&format!("{}, which {} did not have, {how}", worker.unit, release.name));
+            continue;
+        }
+        brought.extend(done?.into_iter().map(|unit| Brought { unit, watch_for: worker.watch_for }));
+    }
+    Ok(brought)
 }

@@ -57,6 +57,9 @@ pub(crate) struct Served {
     pub at: DateTime<Utc>,
     /// How long the run took until then.
     pub ms: u64,
+    /// The workers that it had the last time, as their units are set; nothing where that was not written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<Vec<String>>,
 }
 
 /// The migrations of a release.

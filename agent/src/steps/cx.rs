@@ -216,6 +216,11 @@ impl Cx<'_> {
 
     /// Does something with the app's restart strategy.
     pub(crate) fn scene<T>(&self, act: impl FnOnce(&Scene<'_>) -> T) -> T {
+        self.scene_without(&[], act)
+    }
+
+    /// The same, for a release that is known not to have had these workers, by their units as they are set.
+    pub(crate) fn scene_without<T>(&self, lacking: &[String], act: impl FnOnce(&Scene<'_>) -> T) -> T {
         let env = self.release_env();
         let (link, instances) = (self.site.link(), self.site.instances());
         let mut checks = self.app.checks.clone();
@@ -232,6 +237,7 @@ impl Cx<'_> {
                 env: &env,
                 checks: &checks,
                 workers: &self.app.workers,
+                lacking,
                 steadiness: self.steadiness.get(),
                 watch,
                 note: &note,

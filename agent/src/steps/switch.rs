@@ -55,10 +55,12 @@ impl Step for Switch {
             let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
             faults::at("proven");
             tell(cx, &proof);
-            if served.is_none() {
+            let workers = Some(cx.app.workers.iter().map(|worker| worker.unit.clone()).collect());
+            if served.as_ref().is_none_or(|served| served.workers != workers) {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let first = served.map_or(Served { at: Utc::now(), ms, workers: None }, |served| served);
                 // It serves, and was seen to: going back because this cannot be written down would help nobody.
-                if let Err(err) = cx.site.set_fact(&release, &Served { at: Utc::now(), ms }) {
+                if let Err(err) = cx.site.set_fact(&release, &Served { workers, ..first }) {
                     cx.warn(format!("it is not written down in the release that it has served: {}", chain(&err)));
                 }
             }
@@ -97,10 +99,21 @@ impl Step for Switch {
         }
         cx.steadiness.set(Steadiness::Seen);
         cx.serving(release, |failed| match &cx.former {
-            Some(former) => cx.serving(former, |former| Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, Some(former)))?)),
+            Some(former) => {
+                let lacking = workers_that_it_never_had(cx, former);
+                cx.serving(former, |former| Ok(cx.scene_without(&lacking, |scene| cx.app.restart.back(scene, failed, Some(former)))?))
+            }
             None => Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, None))?),
         })
     }
+}
+
+/// The workers of the app, by their units as they are set, that a release is known not to have had.
+fn workers_that_it_never_had(cx: &Cx<'_>, release: &ReleaseName) -> Vec<String> {
+    let had = cx.site.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
+    // Of one that no list was written down of, they are all believed to be its own.
+    let Some(had) = had else { return Vec::new() };
+    cx.app.workers.iter().map(|worker| worker.unit.clone()).filter(|unit| !had.contains(unit)).collect()
 }
 
 fn settle(cx: &Cx<'_>, release: &ReleaseName, prepared: &Prepared) -> Result<(), Failure> {

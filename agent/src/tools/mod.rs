@@ -32,7 +32,7 @@ use crate::faults;
 use sandbox::Bounds;
 
 pub(crate) use processes::{
-    Process, boot, end_control_group, holding, is_bounded, left_by, topmost, unix_socket, used_within, using, with_variable,
+    Process, Ticks, boot, end_control_group, holding, is_bounded, left_by, topmost, unix_socket, used_within, using, with_variable,
 };
 
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
@@ -495,9 +495,14 @@ pub(crate) fn started() -> u64 {
 /// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended. With them goes what was started within
 /// bounds, left its parents, and took the marker off.
 pub(crate) fn end_marked(marker: &str) {
+    end_marked_since(marker, Ticks::BOOT);
+}
+
+/// The same, where all of them have started since: what was there before need not be looked into.
+pub(crate) fn end_marked_since(marker: &str, since: Ticks) {
     // A process may fork while it is looked for; a few rounds find the children of the last one too.
     for _ in 0..20 {
-        let found = left_by(marker);
+        let found = left_by(marker, since);
         if found.is_empty() {
             return;
         }

@@ -136,9 +136,28 @@ fn every() -> impl Iterator<Item = (Process, Stat)> {
     })
 }
 
-/// The processes that a run has left: those whose environment carries its marker, and of this user's that were started within bounds, those that carry
+/// A time as /proc tells it of processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticks(u64);
+
+impl Ticks {
+    /// What began with the boot.
+    pub(crate) const BOOT: Self = Self(0);
+
+    /// Now; no process that starts from here on is told to have started before it. Of a host that does not tell, the time of its boot.
+    pub(crate) fn now() -> Self {
+        use nix::time::{ClockId, clock_gettime};
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
+        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from);
+        let ticks =
+            per_second.zip(since_boot).and_then(|(ticks, time)| u64::try_from(time.as_nanos() * u128::from(ticks) / 1_000_000_000).ok());
+        ticks.map_or(Self::BOOT, Self)
+    }
+}
+
+/// The processes that a run has left, and that have started since: those whose environment carries its marker, and of this user's that were started within bounds, those that carry
 /// nobody's and that nobody waits for any more, for no ancestor of theirs is this process. What cannot be read is another user's, and not ours.
-pub(crate) fn left_by(marker: &str) -> Vec<Process> {
+pub(crate) fn left_by(marker: &str, since: Ticks) -> Vec<Process> {
     let all: Vec<(Process, Stat)> = every().filter(|(_, stat)| !stat.is_kernel).collect();
     let parents: HashMap<u32, u32> = all.iter().map(|(process, stat)| (process.pid, stat.parent)).collect();
     let own = std::process::id();
@@ -160,7 +179,7 @@ pub(crate) fn left_by(marker: &str) -> Vec<Process> {
             None => !is_ours(process.pid) && is_bounded(process.pid) == Some(true) && is_this_users(process.pid),
         }
     };
-    all.into_iter().map(|(process, _)| process).filter(is_left).collect()
+    all.into_iter().filter(|(_, stat)| stat.started >= since.0).map(|(process, _)| process).filter(is_left).collect()
 }
 
 /// Whether a process was started within bounds; nothing when it is gone, or is hidden from this user.

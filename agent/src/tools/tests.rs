@@ -82,14 +82,32 @@ fn what_ignores_the_signal_is_killed_with_its_children_at_the_deadline() {
     let script = "trap '' TERM; (trap '' TERM; exec sleep 321.5) & echo here; while :; do sleep 1; done";
     let (result, _) = with_watch("t:7", Duration::from_millis(300), &Cancel::default(), |watch| sh(script).run(watch));
     assert!(matches!(result, Err(ProgramError::TimedOut { .. })), "{result:?}");
-    assert!(left_by("t:7").is_empty());
+    assert!(left_by("t:7", Ticks::BOOT).is_empty());
 }
 
 #[test]
 fn a_daemon_that_left_the_group_and_holds_the_pipe_is_found_and_ended() {
     let (result, _) = minute("t:8", |watch| sh("setsid sleep 322.5 & echo started").run(watch));
     result.unwrap();
-    assert!(left_by("t:8").is_empty());
+    assert!(left_by("t:8", Ticks::BOOT).is_empty());
+}
+
+#[test]
+fn what_has_started_since_is_found_and_what_was_there_before_is_not() {
+    let (began, dir) = (Ticks::now(), tempfile::tempdir().unwrap());
+    // What has left the group is not ended with it.
+    let script =
+        "setsid sh -c 'echo $$ >new; mv new left; exec sleep 324.5' >/dev/null 2>&1 & until [ -e left ]; do sleep 0.01; done; cat left";
+    let (result, _) = minute("t:81", |watch| sh(script).dir(dir.path()).capture(watch));
+    let process = Process::of(result.unwrap().text().parse().unwrap());
+    assert_eq!(left_by("t:81", began), [process]);
+    // A tick is 10 ms where there are 100 a second.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(left_by("t:81", Ticks::now()), []);
+    end_marked_since("t:81", Ticks::now());
+    assert!(process.is_alive());
+    end_marked_since("t:81", began);
+    assert!(!process.is_alive());
 }
 
 #[test]

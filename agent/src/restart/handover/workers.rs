@@ -107,7 +107,8 @@ impl<'a> Instances<'a> {
         Ok(true)
     }
 
-    /// Starts the workers of a release that do not work yet. One that is still finishing starts when it has finished.
+    /// Starts the workers of a release that do not work yet. One that is still finishing starts when it has finished. One that the release never had is
+    /// not started for it: it would throw away the tasks that it does not know.
     pub(super) fn start_workers(&self, serving: Serving<'_>) -> Result<Vec<Brought>, RestartError> {
         let Some(bus) = &self.bus else { return Ok(Vec::new()) };
         let called = self.settings.called(self.scene.link, serving.name);
@@ -126,7 +127,14 @@ impl<'a> Instances<'a> {
             };
             Ok(Brought { unit, watch_for: worker.watch_for })
         };
-        templates(self.scene).map(start).collect()
+        let due = templates(self.scene).filter(|worker| {
+            let lacks = self.scene.lacks(worker);
+            if lacks {
+                (self.scene.note)(&format!("{} is not started for {}, which had no such worker", worker.unit, serving.name));
+            }
+            !lacks
+        });
+        due.map(start).collect()
     }
 
     /// Makes sure that they stay for as long as they are to be watched.

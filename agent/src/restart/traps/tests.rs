@@ -128,19 +128,48 @@ fn celery_is_known_however_it_is_started() {
     let unit = |line: &str, kill_mode: &str| Unit {
         name: "w.service".into(),
         kill_mode: kill_mode.into(),
-        exec_start: vec![server(line).argv],
+        // Where it is a shell's, what it is to do is one word.
+        exec_start: vec![match line.split_once(" -c ") {
+            Some((shell, script)) => vec![shell.to_owned(), "-c".to_owned(), script.to_owned()],
+            None => server(line).argv,
+        }],
         ..Unit::default()
     };
     let (worker, beat) = ("/var/shop/app/venv/bin/celery --app shop worker", "/var/shop/app/venv/bin/celery --app shop beat");
     assert_eq!(texts(&celery::judge(&unit(worker, "mixed"))), "");
-    for line in [worker, "/usr/bin/python3 -m celery -A shop worker", "/usr/bin/env celery -A shop worker"] {
+    for line in [
+        worker,
+        "/usr/bin/python3 -m celery -A shop worker",
+        "/usr/bin/env celery -A shop worker",
+        "/bin/sh -c exec /var/shop/app/venv/bin/celery -A shop worker --loglevel=\"$LEVEL\"",
+        "/bin/bash -c cd /var/shop/app && DEBUG=1 celery --app shop worker",
+    ] {
         let found = texts(&celery::judge(&unit(line, "control-group")));
         assert!(found.contains("w.service has KillMode=control-group") && found.contains("KillMode=mixed"), "{line}: {found}");
     }
     assert_eq!(texts(&celery::judge(&unit(beat, "control-group"))), "");
     assert_eq!(texts(&celery::judge(&unit("/usr/bin/rq worker celery", "control-group"))), "");
-    for line in [beat, "/usr/bin/python3 -m celery -A shop worker -B", "celery -A shop worker --beat"] {
+    for line in [
+        beat,
+        "/usr/bin/python3 -m celery -A shop worker -B",
+        "celery -A shop worker --beat",
+        "celery --app=shop -q worker -EB",
+        "celery multi start w1 -A shop -B",
+        "/bin/sh -c exec celery -A shop beat --schedule '/var/lib/shop/beat of the shop'",
+        "/bin/bash -c cd /var/shop/app; exec venv/bin/celery -A shop beat",
+    ] {
         assert!(celery::is_clock(&unit(line, "mixed")), "{line}");
     }
-    assert!(![worker, "/usr/bin/beat", "/usr/bin/music beat"].iter().any(|line| celery::is_clock(&unit(line, "mixed"))));
+    for line in [
+        worker,
+        "/usr/bin/beat",
+        "/usr/bin/music beat",
+        // Names, and no commands.
+        "celery --app beat worker --queues beat",
+        "celery -A beat worker -Q beat -O fair",
+        "/bin/sh -c exec celery -A beat worker",
+        "/bin/sh -c echo 'celery beat",
+    ] {
+        assert!(!celery::is_clock(&unit(line, "mixed")), "{line}");
+    }
 }
