@@ -380,6 +380,8 @@ fn drive(
             }
             Next::Undo(i) => {
                 let step = steps[i];
+                // An environment may be in the middle of its sealing: whether it comes to its marker is all the same now, but nothing goes on beside.
+                cx.sealing = None;
                 cx.site.make_room_for_the_way_back();
                 telling.mark(What::UndoStarted { step: step.to_owned() })?;
                 note_mark(run, Mark::UndoStarted(i));

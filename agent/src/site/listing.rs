@@ -30,11 +30,11 @@ impl Listing {
             files.push(found);
             Ok(())
         })?;
-        let digest = |found: &Found| {
+        let read = |found: &Found| {
             let whole = root.join(&found.path);
             found.digest(&whole, &|| true).telling("read", &whole)
         };
-        let digest = |found: &Found| match digest(found) {
+        let digest = |found: &Found| match read(found) {
             // Python writes bytecode under another name first, wherever it may write; and somebody may use the tree already.
             Err(SiteError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && in_cache(&found.path) => Ok(None),
             digest => digest.map(Some),

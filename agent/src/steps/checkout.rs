@@ -54,8 +54,6 @@ impl Step for Checkout {
 
     /// The directory goes, unless a migration of this release stands: only its code can reverse that.
     fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
-        // The environment may have been left in the middle of its sealing; whether it comes to its marker is all the same now.
-        cx.sealing = None;
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
         // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.

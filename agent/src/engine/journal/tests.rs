@@ -261,6 +261,20 @@ fn expose_and_cancel_exclude_each_other() {
 }
 
 #[test]
+fn a_step_that_has_ended_is_written_down_though_a_cancel_keeps_the_next_one_from_beginning() {
+    let (_dir, journal) = journal();
+    ask(&journal, "n1", "{}", &[]);
+    let done = |step: &str| What::StepDone { step: step.into(), ms: 1, nothing: None };
+    let begins = |step: &str| What::StepStarted { step: step.into() };
+    assert!(journal.go_on(RunId(1), Some(&done("fetch")), &begins("checkout"), Stands::CancelAsked).unwrap());
+    let cancel = What::CancelAsked { caller: "unix:anna".into() };
+    assert!(journal.append_unless(RunId(1), &cancel, Stands::Exposed).unwrap());
+    assert!(!journal.go_on(RunId(1), Some(&done("checkout")), &begins("seal"), Stands::CancelAsked).unwrap());
+    let told: Vec<What> = journal.marks(RunId(1)).unwrap().into_iter().map(|event| event.what).collect();
+    assert_eq!(told[told.len() - 4..], [done("fetch"), begins("checkout"), cancel, done("checkout")]);
+}
+
+#[test]
 fn one_agent_at_a_time_and_no_newer_file() {
     let (dir, journal) = journal();
     let state = dir.path().join("state");
