@@ -405,10 +405,12 @@ def daemon(act):
             act()
         os._exit(0)
     os.wait()
-before = len(open("pids").readlines()) if os.path.exists("pids") else 0
+def written():
+    return len(open("pids").readlines()) if os.path.exists("pids") else 0
+before = written()
 daemon(lambda: time.sleep(1000))
 daemon(lambda: os.execve("/bin/sleep", ["sleep", "1000"], {}))
-while len(open("pids").readlines()) < before + 2:
+while written() < before + 2:
     time.sleep(0.01)
 "#;
 

@@ -58,7 +58,7 @@ impl Step for Switch {
             let workers = Some(cx.app.workers.iter().map(|worker| worker.unit.clone()).collect());
             if served.as_ref().is_none_or(|served| served.workers != workers) {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
-                let first = served.map_or(Served { at: Utc::now(), ms, workers: None }, |served| served);
+                let first = served.unwrap_or(Served { at: Utc::now(), ms, workers: None });
                 // It serves, and was seen to: going back because this cannot be written down would help nobody.
                 if let Err(err) = cx.site.set_fact(&release, &Served { workers, ..first }) {
                     cx.warn(format!("it is not written down in the release that it has served: {}", chain(&err)));
