@@ -5,6 +5,7 @@
 
 pub(crate) mod database;
 pub(crate) mod git;
+mod hearing;
 pub(crate) mod http;
 pub(crate) mod https;
 pub(crate) mod manage;
@@ -12,16 +13,16 @@ mod processes;
 pub(crate) mod python;
 pub(crate) mod sandbox;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
@@ -29,6 +30,7 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use crate::faults;
+use hearing::{Cut, Heard, Pipes, Said, await_end, read_all, read_lines, wait};
 use sandbox::Bounds;
 
 pub(crate) use processes::{
@@ -38,16 +40,10 @@ pub(crate) use processes::{
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
 
-/// A line longer than this many bytes is cut.
-const MOST_LINE_BYTES: usize = 8 * 1024;
-/// The last lines of a program that go into its error.
-const TAIL_LINES: usize = 20;
-/// So many lines, of [`MOST_LINE_BYTES`] at the most, wait to be heard; then the program waits.
+/// So many lines, of [`hearing::MOST_LINE_BYTES`] at the most, wait to be heard; then the program waits.
 const MOST_UNHEARD: usize = 128;
 /// How long a process group has between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// The most bytes of standard output that are kept where the output is data.
-const MOST_CAPTURED: usize = 256 * 1024 * 1024;
 
 /// Set once, from anywhere, to end what a step is doing.
 #[derive(Debug, Clone, Default)]
@@ -454,7 +450,7 @@ impl Program {
         let pid = child.id();
         std::thread::spawn(move || await_end(pid, &sender));
         let most_entries = if let Stdout::Captured(most) = stdout { most } else { usize::MAX };
-        let mut heard = Heard { watch, quiet: self.quiet, tail: VecDeque::new(), captured: Vec::new(), entries: 0, most_entries };
+        let mut heard = Heard::new(watch, self.quiet, most_entries);
         let ended = wait(&mut child, &group, watch, &said, &mut heard);
         let well = matches!(&ended, Ok(status) if status.success());
         if self.self_contained && !well {
@@ -512,181 +508,6 @@ pub(crate) fn end_marked_since(marker: &str, since: Ticks) {
         std::thread::sleep(Duration::from_millis(10));
     }
     tracing::error!(marker, "processes of a step could not be ended");
-}
-
-enum Said {
-    Line(Stream, String),
-    Bytes(Vec<u8>),
-    /// It has ended, and waits to be reaped.
-    Ended,
-}
-
-#[derive(PartialEq, Eq)]
-enum Pipes {
-    Open,
-    Closed,
-}
-
-enum Cut {
-    Cancelled,
-    TimedOut(Duration),
-    TooMuch,
-    Lost(io::Error),
-}
-
-struct Heard<'a> {
-    watch: &'a Watch<'a>,
-    quiet: bool,
-    tail: VecDeque<String>,
-    captured: Vec<u8>,
-    entries: usize,
-    most_entries: usize,
-}
-
-impl Heard<'_> {
-    /// Whether there is more than can be read as data.
-    fn has_too_much(&self) -> bool {
-        self.captured.len() > MOST_CAPTURED || self.entries > self.most_entries
-    }
-
-    fn take(&mut self, said: Said) {
-        match said {
-            Said::Line(stream, line) => {
-                if !self.quiet {
-                    (self.watch.lines)(stream, &line);
-                }
-                if self.tail.len() == TAIL_LINES {
-                    self.tail.pop_front();
-                }
-                self.tail.push_back(line);
-            }
-            Said::Bytes(bytes) if !self.has_too_much() => {
-                if self.most_entries < usize::MAX {
-                    self.entries += bytes.iter().filter(|byte| **byte == 0).count();
-                }
-                self.captured.extend(bytes);
-            }
-            Said::Bytes(_) | Said::Ended => {}
-        }
-    }
-
-    /// Takes what the pipes still hold. They close when the last process that holds them ends; `patience` bounds the wait for one that does not.
-    fn drain(&mut self, said: &Receiver<Said>, patience: Duration) -> Pipes {
-        let end = Instant::now() + patience;
-        loop {
-            match said.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(next) => self.take(next),
-                Err(RecvTimeoutError::Timeout) => return Pipes::Open,
-                Err(RecvTimeoutError::Disconnected) => return Pipes::Closed,
-            }
-        }
-    }
-}
-
-/// How long a cancel or the deadline may go unnoticed.
-const LOOK: Duration = Duration::from_millis(20);
-
-fn wait(child: &mut Child, group: &Process, watch: &Watch<'_>, said: &Receiver<Said>, heard: &mut Heard<'_>) -> Result<ExitStatus, Cut> {
-    let begun = Instant::now();
-    let mut cut = None;
-    loop {
-        match said.recv_timeout(LOOK) {
-            // Whoever says that it ended holds the channel until then.
-            Ok(Said::Ended) | Err(RecvTimeoutError::Disconnected) => {
-                let status = child.wait().map_err(Cut::Lost)?;
-                return cut.map_or(Ok(status), Err);
-            }
-            Ok(next) => heard.take(next),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        if cut.is_none() {
-            cut = match (watch.cancel.asked(), watch.left().is_zero()) {
-                (true, _) => Some(Cut::Cancelled),
-                (false, true) => Some(Cut::TimedOut(begun.elapsed())),
-                // It might go on for ever: a few objects unfold to any number of files.
-                (false, false) => heard.has_too_much().then_some(Cut::TooMuch),
-            };
-            if cut.is_some() {
-                group.end_group(GRACE);
-            }
-        }
-    }
-}
-
-/// Says when a child has ended, and leaves it to be reaped by its owner: until then its number is nobody else's.
-fn await_end(pid: u32, sender: &SyncSender<Said>) {
-    use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
-    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {}
-    // Nobody hears it when the owner has given up.
-    let _ = sender.send(Said::Ended);
-}
-
-fn read_all(mut pipe: impl Read, sender: &SyncSender<Said>) {
-    let mut chunk = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = pipe.read(&mut chunk) {
-        if sender.send(Said::Bytes(chunk[..count].to_vec())).is_err() {
-            return;
-        }
-    }
-}
-
-fn read_lines(mut pipe: impl Read, stream: Stream, sender: &SyncSender<Said>) {
-    let mut chunk = vec![0; 64 * 1024];
-    let mut line: Vec<u8> = Vec::new();
-    let mut cut = false;
-    let send = |line: &mut Vec<u8>, cut: &mut bool| {
-        let text = clean(line, *cut);
-        line.clear();
-        *cut = false;
-        sender.send(Said::Line(stream, text)).is_ok()
-    };
-    while let Ok(count @ 1..) = pipe.read(&mut chunk) {
-        // A carriage return begins a line anew: tools draw their progress so.
-        for part in chunk[..count].split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
-            let (text, end) = match part.split_last() {
-                Some((end @ (b'\n' | b'\r'), text)) => (text, Some(*end)),
-                _ => (part, None),
-            };
-            let room = MOST_LINE_BYTES - line.len();
-            line.extend_from_slice(&text[..text.len().min(room)]);
-            cut |= text.len() > room;
-            let ends = end.is_some_and(|end| end == b'\n' || !line.is_empty());
-            if ends && !send(&mut line, &mut cut) {
-                // Nobody hears it any more; whoever may stay must not die of a pipe that is closed.
-                drop(io::copy(&mut pipe, &mut io::sink()));
-                return;
-            }
-        }
-    }
-    if !line.is_empty() {
-        send(&mut line, &mut cut);
-    }
-}
-
-/// A line as people may see it: valid UTF-8, without control characters and terminal sequences.
-fn clean(line: &[u8], cut: bool) -> String {
-    let said = String::from_utf8_lossy(line);
-    // Nearly every line is clean. 0xc2 begins what the control characters beyond ASCII are written with.
-    if !cut && !said.bytes().any(|byte| (byte < b' ' && byte != b'\t') || matches!(byte, 0x7f | 0xc2)) {
-        return said.into_owned();
-    }
-    let mut text = String::with_capacity(said.len());
-    let mut escape = false;
-    for c in said.chars() {
-        match c {
-            '\u{1b}' => escape = true,
-            // A terminal sequence ends with a letter (ECMA-48, 5.4).
-            _ if escape => escape = !c.is_ascii_alphabetic() && !c.is_control(),
-            '\t' => text.push(c),
-            _ if c.is_control() => text.push('\u{fffd}'),
-            _ => text.push(c),
-        }
-    }
-    if cut {
-        text.push_str(" … (cut)");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::hearing::MOST_LINE_BYTES;
 use super::*;
 use std::cell::RefCell;
 

@@ -309,6 +309,22 @@ fn reserved_names_budgets_submodules_and_lfs_pointers_are_seen() {
 }
 
 #[test]
+fn what_was_fetched_is_found_by_whoever_had_looked_before() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    let first = repo.commit("a", "1");
+    fetched(&repo, &cache, &["*"]).unwrap();
+    let (main, all) = ("main".parse().unwrap(), patterns(&["*"]));
+    let allowed = Allowed { app: &all, grant: None, via: None };
+    with_git(&repo, &cache, |git, watch| {
+        assert_eq!(git.resolve(&main, allowed, watch).unwrap().commit, first);
+        let second = repo.commit("a", "2");
+        assert_eq!(git.fetch(&all, watch).unwrap(), Fetched::Refs(1));
+        assert_eq!(git.find(&main, allowed, watch).unwrap().commit, second);
+    });
+}
+
+#[test]
 fn what_lies_between_two_commits() {
     let repo = Repo::new();
     let (_dir, cache) = cache();
