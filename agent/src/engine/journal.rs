@@ -449,6 +449,11 @@ impl Journal {
         self.write(Weight::Mark, |tx| whats.iter().try_for_each(|what| insert(tx, run, Utc::now(), what)))
     }
 
+    /// Appends what another mark follows before anything is done: it is on disk when that one is.
+    pub(crate) fn head(&self, run: RunId, what: &What) -> Result<(), JournalError> {
+        self.write(Weight::Heading, |tx| insert(tx, run, Utc::now(), what))
+    }
+
     /// Appends what may be lost when the power fails before the next mark. On a full disk it is not worth the reserve, which is for marks:
     /// [`JournalError::Full`].
     pub(crate) fn append_soon(&self, run: RunId, what: &What) -> Result<(), JournalError> {

@@ -216,7 +216,7 @@ impl AppEngine {
         // Only asked, not fetched: the release fetches, and nobody waits for the cache meanwhile.
         let remote = Git::new(&app.git, &cache).remote_refs(&watch)?;
         let tip: CommitId = remote.get(follows).ok_or_else(|| NotLooked::NoBranch(follows.clone()))?.parse()?;
-        let is_here = self.site.survey()?.iter().any(|found| found.name.commit_digits() == tip.short());
+        let is_here = self.site.release_names()?.iter().any(|name| name.commit_digits() == tip.short());
         // Whether somebody has asked for it is looked at when the request is taken: nobody can ask in between.
         if is_here {
             return Ok(Looked::Nothing);

@@ -343,7 +343,7 @@ impl AppEngine {
 
     /// Looks a release up.
     pub(crate) fn find(&self, selector: &ReleaseSelector) -> Result<ReleaseName, NotTaken> {
-        let there: Vec<ReleaseName> = self.site.survey()?.into_iter().map(|found| found.name).collect();
+        let there = self.site.release_names()?;
         let live = self.site.live().unwrap_or_default();
         let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
         match selector.select(&there, before.as_ref()) {

@@ -47,6 +47,12 @@ impl<'a> Telling<'a> {
         self.journal.append(self.run, &[self.covered(what)])
     }
 
+    /// Appends what a mark follows before anything is done.
+    pub(super) fn head(&self, what: What) -> Result<(), JournalError> {
+        self.say_held();
+        self.journal.head(self.run, &self.covered(what))
+    }
+
     /// Appends that a step begins, and with it the end of the one before it; tells whether it may begin, which nothing but a cancel keeps it from.
     pub(super) fn go_on(&self, ended: Option<What>, step: &str) -> Result<bool, JournalError> {
         self.say_held();
@@ -138,7 +144,9 @@ impl Teller for Telling<'_> {
 
     fn note(&self, step: &str, text: &str) {
         self.say_held();
-        self.say(What::Note { step: step.to_owned(), text: text.to_owned() });
+        // Like a line of output it is written a moment later: a run has many of them.
+        let what = self.covered(What::Note { step: step.to_owned(), text: text.to_owned() });
+        self.kept(|| self.journal.say(self.run, &what));
     }
 
     fn warn(&self, step: &str, text: &str) {
@@ -157,7 +165,8 @@ impl Teller for Telling<'_> {
             release: target.release.to_string(),
             subject: target.subject.clone(),
         };
-        self.mark(what).map_err(|err| Failure::new(chain(&err)))
+        // Nothing is made under its name before the mark of the next step.
+        self.head(what).map_err(|err| Failure::new(chain(&err)))
     }
 
     fn expose(&self, step: &str) -> Result<(), Failure> {

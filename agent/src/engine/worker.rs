@@ -146,6 +146,7 @@ impl Worker {
             tree: None,
             sealing: None,
             collected: None,
+            former_commit: OnceCell::new(),
             since: OnceCell::new(),
             put_off: None,
         }
@@ -268,7 +269,7 @@ impl Worker {
 
     fn find(&self, selector: &ReleaseSelector, live: Option<&ReleaseName>) -> Result<ReleaseName, Failure> {
         let engine = &self.engine;
-        let names: Vec<ReleaseName> = engine.site.survey()?.into_iter().map(|found| found.name).collect();
+        let names = engine.site.release_names()?;
         let before = previous(&engine.journal, &engine.site, &engine.name, live);
         match selector.select(&names, before.as_ref()) {
             Selected::One(release) => Ok(release.clone()),
@@ -337,7 +338,7 @@ fn drive(
         if !matches!(next, Next::Do(_))
             && let Some(ended) = ended.take()
         {
-            telling.mark(ended)?;
+            telling.head(ended)?;
         }
         match next {
             Next::Do(i) => {
@@ -454,6 +455,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         tree: None,
         sealing: None,
         collected: None,
+        former_commit: OnceCell::new(),
         since: OnceCell::new(),
         put_off: None,
         ..*cx

@@ -390,7 +390,7 @@ impl Site {
     }
 
     /// The names of the releases on disk, newest first, whatever is in them.
-    fn release_names(&self) -> Result<Vec<ReleaseName>, SiteError> {
+    pub(crate) fn release_names(&self) -> Result<Vec<ReleaseName>, SiteError> {
         self.stands()?;
         let dir = self.root.join("releases");
         let mut names = Vec::new();
@@ -412,12 +412,17 @@ impl Site {
             manifest: self.manifest(release).ok(),
             served: self.fact(release).ok().flatten(),
             failed: self.fact(release).ok().flatten(),
-            pinned: self.pin_of(release).exists(),
+            pinned: self.is_pinned(release),
         }
     }
 
     fn pin_of(&self, release: &ReleaseName) -> PathBuf {
         self.root.join(".agent/pins").join(release.as_str())
+    }
+
+    /// Whether a release is kept for ever.
+    pub(crate) fn is_pinned(&self, release: &ReleaseName) -> bool {
+        self.pin_of(release).exists()
     }
 
     /// Keeps a release for ever.

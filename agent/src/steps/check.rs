@@ -41,10 +41,9 @@ impl Step for Check {
 
 /// A migration that is changed after it was applied does nothing any more: the database has the old one.
 fn warn_of_edited_migrations(cx: &Cx<'_>) {
-    let live = cx.former.as_ref().and_then(|former| cx.site.manifest(former).ok()).and_then(|manifest| manifest.commit.parse().ok());
-    let (Some(live), Ok(target)) = (live, cx.target()) else { return };
+    let (Some(live), Ok(target)) = (cx.former_commit(), cx.target()) else { return };
     // The live commit may be gone from the repository; then there is nothing to compare.
-    let Ok(changed) = cx.git(|git, watch| git.changed(&live, &target.commit, watch)) else { return };
+    let Ok(changed) = cx.git(|git, watch| git.changed(live, &target.commit, watch)) else { return };
     for (_, path) in changed.iter().filter(|(how, path)| *how == 'M' && is_migration(path)) {
         cx.warn(format!("the migration {path} was changed since the live release; where it is applied already, the change has no effect"));
     }

@@ -29,7 +29,7 @@ pub(crate) trait Teller {
     fn warn(&self, step: &str, text: &str);
     /// Something that stands in spite of the failure, and the command that restores what was before.
     fn stands(&self, text: &str, restore: Option<&str>);
-    /// The commit and the release are known; durable when this returns.
+    /// The commit and the release are known; durable when the next step begins.
     fn resolved(&self, target: &Target) -> Result<(), Failure>;
     /// Visitors may meet it from here on; durable when this returns, and refused when somebody has cancelled.
     fn expose(&self, step: &str) -> Result<(), Failure>;
@@ -106,6 +106,8 @@ pub(crate) struct Cx<'a> {
     pub sealing: Option<EnvironmentSealing>,
     /// What the static files were made of.
     pub collected: Option<Grounds>,
+    /// The commit of the former release, once somebody has asked.
+    pub former_commit: OnceCell<Option<CommitId>>,
     /// What has changed since the live release, once somebody has asked.
     pub since: OnceCell<Result<Since, String>>,
     /// What was put off until the new instance starts.
@@ -172,11 +174,14 @@ impl Cx<'_> {
                 commit: target.commit.clone(),
                 reference: target.reference.clone(),
             }),
-            former: self.former.clone().map(|former| {
-                let commit = self.site.manifest(&former).ok().and_then(|manifest| manifest.commit.parse().ok());
-                (former, commit)
-            }),
+            former: self.former.clone().map(|former| (former, self.former_commit().cloned())),
         }
+    }
+
+    /// The commit of the release that was live when the run began, by its manifest, which never changes; nothing where that cannot be read.
+    pub(crate) fn former_commit(&self) -> Option<&CommitId> {
+        let read = || self.site.manifest(self.former.as_ref()?).ok()?.commit.parse().ok();
+        self.former_commit.get_or_init(read).as_ref()
     }
 
     /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.
@@ -250,10 +255,10 @@ impl Cx<'_> {
     pub(crate) fn serving<T>(&self, release: &ReleaseName, act: impl FnOnce(Serving<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let commit = match &self.target {
             Some(target) if target.release == *release => target.commit.clone(),
-            _ => {
-                let manifest = self.site.manifest(release)?;
-                manifest.commit.parse().map_err(|err| Failure::new(chain(&err)))?
-            }
+            _ => match self.former_commit().filter(|_| self.former.as_ref() == Some(release)) {
+                Some(commit) => commit.clone(),
+                None => self.site.manifest(release)?.commit.parse().map_err(|err| Failure::new(chain(&err)))?,
+            },
         };
         let dir = self.site.release_dir(release);
         act(Serving { name: release, commit: &commit, dir: &dir })

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use agent_model::grant::Back;
-use agent_model::names::CommitId;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::counted;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
-use crate::tools::git::{Fetched, GitError};
+use crate::tools::git::{Apart, Fetched, GitError};
 
 /// How often the cache is looked at while somebody else holds it.
 const LOOK: Duration = Duration::from_millis(50);
@@ -41,7 +40,7 @@ impl Step for Fetch {
         // A branch may have been moved since it was fetched. Whoever may go back anyway may release what it once reached; all others are held to
         // what it reaches now.
         let may_be_known = *cx.back == Back::Always;
-        let (did, resolved, subject) = cx.git(|git, watch| {
+        let (did, resolved, subject, apart) = cx.git(|git, watch| {
             let known = may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten();
             let (did, resolved) = match known {
                 Some(resolved) => (Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned()), resolved),
@@ -53,31 +52,33 @@ impl Step for Fetch {
                     (Did::It, git.find(revision, cx.allowed(), watch)?)
                 }
             };
-            let subject = git.subject(&resolved.commit, watch)?;
-            Ok::<_, GitError>((did, resolved, subject))
+            let (subject, apart) = match cx.former_commit() {
+                Some(live) => git.subject_and_apart(live, &resolved.commit, watch).map(|(subject, apart)| (subject, Some(apart)))?,
+                None => (git.subject(&resolved.commit, watch)?, None),
+            };
+            Ok::<_, GitError>((did, resolved, subject, apart))
         })?;
         let release = cx.site.new_name(&resolved.commit, Utc::now());
         let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
         cx.teller.resolved(&target)?;
-        warn_of_going_back(cx, &target)?;
+        warn_of_going_back(cx, &target, apart)?;
         cx.target = Some(target);
         Ok(did)
     }
 }
 
 /// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.
-fn warn_of_going_back(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
+fn warn_of_going_back(cx: &Cx<'_>, target: &Target, apart: Option<Apart>) -> Result<(), Failure> {
     let Some(former) = cx.former.as_ref() else { return Ok(()) };
     let may = target.reference.as_ref().is_some_and(|reference| cx.back.allows(reference));
-    let live = cx.site.manifest(former).ok().and_then(|manifest| manifest.commit.parse::<CommitId>().ok());
-    let Some(live) = live else {
+    let (Some(live), Some(apart)) = (cx.former_commit(), apart) else {
         // There is nothing to compare with.
         let told = format!("the manifest of the live release {former} cannot be read, so nothing can be said to descend from it");
         return if may { Ok(()) } else { Err(Failure::new(told).with_hint(MAY_GO_BACK)) };
     };
-    let (ahead, behind) = match cx.git(|git, watch| git.apart(&live, &target.commit, watch)) {
+    let (ahead, behind) = match apart {
         Ok(counts) => counts,
-        Err(err) if cx.git(|git, watch| git.knows(&live, watch)) => return Err(err.into()),
+        Err(err) if cx.git(|git, watch| git.knows(live, watch)) => return Err(err.into()),
         // There is nothing to compare.
         Err(_) if may => return Ok(()),
         Err(_) => {

@@ -84,8 +84,8 @@ fn compare(cx: &Cx<'_>) -> Result<Since, String> {
     if cx.site.environment_of(&former) != cx.site.environment_of(&target.release) {
         return Err("the environment is another".to_owned());
     }
-    let commit = cx.site.manifest(&former).ok().and_then(|manifest| manifest.commit.parse().ok()).ok_or_else(untold)?;
-    let changed = cx.git(|git, watch| git.changed(&commit, &target.commit, watch));
+    let commit = cx.former_commit().ok_or_else(untold)?;
+    let changed = cx.git(|git, watch| git.changed(commit, &target.commit, watch));
     let changed = changed.map_err(|_| format!("the commit of {former} is not in the repository any more"))?;
     Ok(Since { former, made, changed })
 }

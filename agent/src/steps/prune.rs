@@ -37,7 +37,7 @@ impl Step for Prune {
         let old = old(cx.site, cx.app, way_back.as_ref(), &users)?;
         for release in &old {
             // Somebody may have pinned it while others were removed.
-            if cx.site.find(release).pinned {
+            if cx.site.is_pinned(release) {
                 continue;
             }
             cx.site.remove_release(release)?;
@@ -80,8 +80,8 @@ pub(super) fn frees(cx: &Cx<'_>, way_back: Option<&ReleaseName>, beyond: Beyond)
     let (site, ask) = (cx.site, || cx.used());
     let keep = if beyond == Beyond::AsSet { cx.app.keep_releases } else { 2 };
     let old = beyond_newest(site, way_back, keep, &Users::of_run(cx.app, site, &ask))?;
-    let stay: Vec<String> =
-        site.survey()?.iter().filter(|found| !old.contains(&found.name)).filter_map(|found| site.environment_of(&found.name)).collect();
+    let names = site.release_names()?;
+    let stay: Vec<String> = names.iter().filter(|name| !old.contains(name)).filter_map(|name| site.environment_of(name)).collect();
     let unused = site.environments()?.into_iter().filter(|key| !stay.contains(key));
     Ok(old.iter().map(|release| site.size_of_release(release).bytes).sum::<u64>()
         + unused.map(|key| site.size_of_environment(&key).bytes).sum::<u64>())
@@ -94,17 +94,17 @@ pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>, users:
 
 fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, users: &Users<'_>) -> Result<Vec<ReleaseName>, SiteError> {
     let live = site.live()?;
-    let releases = site.survey()?.into_iter().map(|found| {
-        let hold = if Some(&found.name) == live.as_ref() {
+    let releases = site.release_names()?.into_iter().map(|name| {
+        let hold = if Some(&name) == live.as_ref() {
             Some(Hold::Live)
-        } else if Some(&found.name) == way_back {
+        } else if Some(&name) == way_back {
             Some(Hold::Previous)
-        } else if found.pinned {
+        } else if site.is_pinned(&name) {
             Some(Hold::Pinned)
         } else {
             None
         };
-        Kept { name: found.name, hold }
+        Kept { name, hold }
     });
     let releases: Vec<Kept> = releases.collect();
     let unused = removable(releases, keep);
@@ -117,7 +117,7 @@ fn is_of(backup: &Path, release: &ReleaseName) -> bool {
 }
 
 fn remove_unused_environments(site: &Site, users: &Users<'_>) -> Result<u64, SiteError> {
-    let used: Vec<String> = site.survey()?.iter().filter_map(|found| site.environment_of(&found.name)).collect();
+    let used: Vec<String> = site.release_names()?.iter().filter_map(|name| site.environment_of(name)).collect();
     let mut removed = 0;
     for key in site.environments()? {
         if !used.contains(&key) && !users.has(&site.environment(&key)) {

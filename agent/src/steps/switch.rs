@@ -35,7 +35,7 @@ impl Step for Switch {
         cx.site.live()?;
         warn_of_newer_migrations(cx, &release)?;
         load_before_what_cannot_hand_over(cx)?;
-        let served = cx.site.find(&release).served;
+        let served: Option<Served> = cx.site.fact(&release).ok().flatten();
         if served.is_some() {
             cx.steadiness.set(Steadiness::Seen);
         }
@@ -138,7 +138,7 @@ fn warn_of_newer_migrations(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Fa
     if !matches!(cx.act, Act::Activate { .. }) {
         return Ok(());
     }
-    for newer in cx.site.survey()?.iter().map(|found| &found.name).filter(|name| *name > release) {
+    for newer in cx.site.release_names()?.iter().filter(|name| *name > release) {
         let migrated = cx.site.fact::<Migrated>(newer).unwrap_or_else(|err| {
             cx.warn(format!("what the newer release {newer} migrated cannot be told: {}", chain(&err)));
             None

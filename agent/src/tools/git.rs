@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use super::{Program, ProgramError, Watch};
 
+pub(crate) use history::Apart;
 pub(crate) use tree::{Budget, Tree, TreeError};
 
 /// Where an app's commits come from, and how they are reached.
@@ -297,6 +298,12 @@ pub(crate) struct Git<'a> {
     known_refs: RefCell<Option<Rc<Refs>>>,
 }
 
+/// Something that git is asked, and what for.
+struct Question {
+    act: &'static str,
+    program: Program,
+}
+
 /// Refs, each with the object that it names and the kind of that.
 type Refs = BTreeMap<RefName, (String, String)>;
 
@@ -414,11 +421,40 @@ impl<'a> Git<'a> {
         self.ask(act, watch, program).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Asks two things at once, of which neither changes anything. Only the first one's words are heard while it speaks.
+    fn ask_both(&self, watch: &Watch<'_>, first: Question, second: Question) -> (Result<String, GitError>, Result<String, GitError>) {
+        let Watch { marker, deadline, cancel, .. } = *watch;
+        std::thread::scope(|scope| {
+            let second = scope.spawn(move || {
+                let watch = Watch { marker, deadline, cancel, lines: &|_, _| {} };
+                second.program.capture(&watch).map(|told| told.text()).map_err(|source| GitError::Program { act: second.act, source })
+            });
+            let first = self.ask_text(first.act, watch, first.program);
+            (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
     /// What the remote has: its branches and tags. Names that no ref may have here are passed over.
     pub(crate) fn remote_refs(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
+        let Question { act, program } = self.asks_for_remote_refs()?;
+        Ok(parse_refs(&self.ask_text(act, watch, program)?))
+    }
+
+    fn asks_for_remote_refs(&self) -> Result<Question, GitError> {
         // Without a repository of its own: the cache may not be there yet.
         let program = self.git()?.args(["ls-remote", "--heads", "--tags", "--refs", "--"]).arg(self.settings.repository.url());
-        Ok(parse_refs(&self.ask_text("ask the repository for its refs", watch, program)?))
+        Ok(Question { act: "ask the repository for its refs", program })
+    }
+
+    /// What the remote has, and meanwhile what the cache has.
+    fn refs_of_both(&self, watch: &Watch<'_>) -> Result<BTreeMap<RefName, String>, GitError> {
+        if self.known_refs.borrow().is_some() || !self.cache.join("HEAD").exists() {
+            return self.remote_refs(watch);
+        }
+        let (remote, cached) = self.ask_both(watch, self.asks_for_remote_refs()?, self.asks_for_refs()?);
+        let remote = parse_refs(&remote?);
+        self.known_refs.replace(Some(Rc::new(parse_known_refs(&cached?))));
+        Ok(remote)
     }
 
     /// The refs in the cache, with the kind of what they name.
@@ -435,19 +471,18 @@ impl<'a> Git<'a> {
         if !self.cache.join("HEAD").exists() {
             return Ok(Refs::new());
         }
+        let Question { act, program } = self.asks_for_refs()?;
+        Ok(parse_known_refs(&self.ask_text(act, watch, program)?))
+    }
+
+    fn asks_for_refs(&self) -> Result<Question, GitError> {
         let program = self.git()?.args(["for-each-ref", "--format=%(objectname) %(objecttype) %(refname)", "refs/heads", "refs/tags"]);
-        let text = self.ask_text("read the refs of the cache", watch, program)?;
-        let refs = text.lines().filter_map(|line| {
-            let mut words = line.splitn(3, ' ');
-            let (id, kind, name) = (words.next()?, words.next()?, words.next()?);
-            Some((name.parse().ok()?, (id.to_owned(), kind.to_owned())))
-        });
-        Ok(refs.collect())
+        Ok(Question { act: "read the refs of the cache", program })
     }
 
     /// Brings the allowed refs of the remote into the cache, and forgets those that the remote no longer has.
     pub(crate) fn fetch(&self, allowed: &[RefPattern], watch: &Watch<'_>) -> Result<Fetched, GitError> {
-        let remote = self.remote_refs(watch)?;
+        let remote = self.refs_of_both(watch)?;
         if remote.is_empty() {
             return Err(GitError::Empty(self.settings.repository.url()));
         }
@@ -564,6 +599,15 @@ impl<'a> Git<'a> {
         ]);
         program.run(watch).map_err(|source| GitError::Program { act: "write the tree", source })
     }
+}
+
+fn parse_known_refs(text: &str) -> Refs {
+    let refs = text.lines().filter_map(|line| {
+        let mut words = line.splitn(3, ' ');
+        let (id, kind, name) = (words.next()?, words.next()?, words.next()?);
+        Some((name.parse().ok()?, (id.to_owned(), kind.to_owned())))
+    });
+    refs.collect()
 }
 
 fn parse_refs(text: &str) -> BTreeMap<RefName, String> {

@@ -1,12 +1,16 @@
-//! What a program says, as lines or as data, from its pipes to whoever watches it; and when it has ended, or must.
+//! What a program says, as lines or as data, from its pipes to whoever watches it; and when it has ended, or must. One thread hears all of it: poll(2)
+//! wakes it for the pipes, and for the end of the program (pidfd_open(2)).
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ExitStatus};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{GRACE, Process, Watch};
 
@@ -16,14 +20,12 @@ pub(super) const MOST_LINE_BYTES: usize = 8 * 1024;
 const TAIL_LINES: usize = 20;
 /// The most bytes of standard output that are kept where the output is data.
 const MOST_CAPTURED: usize = 256 * 1024 * 1024;
-
-/// What is heard of a program.
-pub(super) enum Said {
-    Line(Stream, String),
-    Bytes(Vec<u8>),
-    /// It has ended, and waits to be reaped.
-    Ended,
-}
+/// So much is read at once.
+const CHUNK: usize = 64 * 1024;
+/// How long a cancel or the deadline may go unnoticed.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the end of a program may, where the kernel does not tell of it (before Linux 5.3).
+const LOOK_FOR_THE_END: Duration = Duration::from_millis(5);
 
 /// Whether anybody holds the other end.
 #[derive(PartialEq, Eq)]
@@ -40,150 +42,232 @@ pub(super) enum Cut {
     Lost(io::Error),
 }
 
+/// What becomes of what a program says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stdout {
+    Lines,
+    /// As data, of which there may be so many entries that end with a NUL.
+    Captured(usize),
+}
+
 /// What was heard so far.
-pub(super) struct Heard<'a> {
+struct Heard<'a> {
     watch: &'a Watch<'a>,
     quiet: bool,
-    /// Its last lines.
-    pub tail: VecDeque<String>,
-    /// Its standard output, where that is data.
-    pub captured: Vec<u8>,
+    tail: VecDeque<String>,
+    captured: Vec<u8>,
     entries: usize,
     most_entries: usize,
 }
 
-impl<'a> Heard<'a> {
-    /// Nothing yet. A quiet program's lines are not passed on; of data there may be so many entries that end with a NUL.
-    pub(super) fn new(watch: &'a Watch<'a>, quiet: bool, most_entries: usize) -> Self {
-        Self { watch, quiet, tail: VecDeque::new(), captured: Vec::new(), entries: 0, most_entries }
-    }
-
-    /// Whether there is more than can be read as data.
-    pub(super) fn has_too_much(&self) -> bool {
+impl Heard<'_> {
+    fn has_too_much(&self) -> bool {
         self.captured.len() > MOST_CAPTURED || self.entries > self.most_entries
     }
 
-    fn take(&mut self, said: Said) {
-        match said {
-            Said::Line(stream, line) => {
-                if !self.quiet {
-                    (self.watch.lines)(stream, &line);
-                }
-                if self.tail.len() == TAIL_LINES {
-                    self.tail.pop_front();
-                }
-                self.tail.push_back(line);
-            }
-            Said::Bytes(bytes) if !self.has_too_much() => {
-                if self.most_entries < usize::MAX {
-                    self.entries += bytes.iter().filter(|byte| **byte == 0).count();
-                }
-                self.captured.extend(bytes);
-            }
-            Said::Bytes(_) | Said::Ended => {}
+    fn line(&mut self, stream: Stream, line: String) {
+        if !self.quiet {
+            (self.watch.lines)(stream, &line);
         }
+        if self.tail.len() == TAIL_LINES {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line);
     }
 
-    /// Takes what the pipes still hold. They close when the last process that holds them ends; `patience` bounds the wait for one that does not.
-    pub(super) fn drain(&mut self, said: &Receiver<Said>, patience: Duration) -> Pipes {
-        let end = Instant::now() + patience;
-        loop {
-            match said.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(next) => self.take(next),
-                Err(RecvTimeoutError::Timeout) => return Pipes::Open,
-                Err(RecvTimeoutError::Disconnected) => return Pipes::Closed,
-            }
-        }
-    }
-}
-
-/// How long a cancel or the deadline may go unnoticed.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// Hears a program until it has ended, or is ended for one of the reasons to.
-pub(super) fn wait(
-    child: &mut Child,
-    group: &Process,
-    watch: &Watch<'_>,
-    said: &Receiver<Said>,
-    heard: &mut Heard<'_>,
-) -> Result<ExitStatus, Cut> {
-    let begun = Instant::now();
-    let mut cut = None;
-    loop {
-        match said.recv_timeout(LOOK) {
-            // Whoever says that it ended holds the channel until then.
-            Ok(Said::Ended) | Err(RecvTimeoutError::Disconnected) => {
-                let status = child.wait().map_err(Cut::Lost)?;
-                return cut.map_or(Ok(status), Err);
-            }
-            Ok(next) => heard.take(next),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        if cut.is_none() {
-            cut = match (watch.cancel.asked(), watch.left().is_zero()) {
-                (true, _) => Some(Cut::Cancelled),
-                (false, true) => Some(Cut::TimedOut(begun.elapsed())),
-                // It might go on for ever: a few objects unfold to any number of files.
-                (false, false) => heard.has_too_much().then_some(Cut::TooMuch),
-            };
-            if cut.is_some() {
-                group.end_group(GRACE);
-            }
-        }
-    }
-}
-
-/// Says when a child has ended, and leaves it to be reaped by its owner: until then its number is nobody else's.
-pub(super) fn await_end(pid: u32, sender: &SyncSender<Said>) {
-    use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
-    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {}
-    // Nobody hears it when the owner has given up.
-    let _ = sender.send(Said::Ended);
-}
-
-/// Reads data until the pipe is closed.
-pub(super) fn read_all(mut pipe: impl Read, sender: &SyncSender<Said>) {
-    let mut chunk = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = pipe.read(&mut chunk) {
-        if sender.send(Said::Bytes(chunk[..count].to_vec())).is_err() {
+    fn data(&mut self, bytes: &[u8]) {
+        if self.has_too_much() {
             return;
         }
+        if self.most_entries < usize::MAX {
+            self.entries += bytes.iter().filter(|byte| **byte == 0).count();
+        }
+        self.captured.extend_from_slice(bytes);
     }
 }
 
-/// Reads lines until the pipe is closed.
-pub(super) fn read_lines(mut pipe: impl Read, stream: Stream, sender: &SyncSender<Said>) {
-    let mut chunk = vec![0; 64 * 1024];
-    let mut line: Vec<u8> = Vec::new();
-    let mut cut = false;
-    let send = |line: &mut Vec<u8>, cut: &mut bool| {
-        let text = clean(line, *cut);
-        line.clear();
-        *cut = false;
-        sender.send(Said::Line(stream, text)).is_ok()
-    };
-    while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+/// What comes through one of the pipes, and how it is read.
+struct Pipe {
+    from: File,
+    stream: Stream,
+    /// The line that has begun; none of data.
+    line: Option<Line>,
+}
+
+/// A line that has begun.
+#[derive(Default)]
+struct Line {
+    bytes: Vec<u8>,
+    is_cut: bool,
+}
+
+impl Line {
+    /// Takes what comes next of it, and of those behind it; `hear` is given each that ends.
+    fn take(&mut self, chunk: &[u8], mut hear: impl FnMut(String)) {
         // A carriage return begins a line anew: tools draw their progress so.
-        for part in chunk[..count].split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        for part in chunk.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             let (text, end) = match part.split_last() {
                 Some((end @ (b'\n' | b'\r'), text)) => (text, Some(*end)),
                 _ => (part, None),
             };
-            let room = MOST_LINE_BYTES - line.len();
-            line.extend_from_slice(&text[..text.len().min(room)]);
-            cut |= text.len() > room;
-            let ends = end.is_some_and(|end| end == b'\n' || !line.is_empty());
-            if ends && !send(&mut line, &mut cut) {
-                // Nobody hears it any more; whoever may stay must not die of a pipe that is closed.
-                drop(io::copy(&mut pipe, &mut io::sink()));
-                return;
+            let room = MOST_LINE_BYTES - self.bytes.len();
+            self.bytes.extend_from_slice(&text[..text.len().min(room)]);
+            self.is_cut |= text.len() > room;
+            if end.is_some_and(|end| end == b'\n' || !self.bytes.is_empty()) {
+                hear(self.end());
             }
         }
     }
-    if !line.is_empty() {
-        send(&mut line, &mut cut);
+
+    /// What there is of it, for nothing more will come.
+    fn end(&mut self) -> String {
+        let text = clean(&self.bytes, self.is_cut);
+        self.bytes.clear();
+        self.is_cut = false;
+        text
+    }
+}
+
+/// What a program reads, as far as it has not been written yet.
+pub(super) struct Input<'a> {
+    to: PipeWriter,
+    left: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    /// A pipe, and what will be written into it.
+    pub(super) fn pipe(left: &'a [u8]) -> io::Result<(PipeReader, Self)> {
+        let (from, to) = io::pipe()?;
+        // Whoever writes more than there is room for must not wait: the program may be waiting to be heard.
+        rustix::io::ioctl_fionbio(&to, true)?;
+        Ok((from, Self { to, left }))
+    }
+
+    /// Writes what there is room for; nothing when there is no more to write.
+    fn go_on(mut self) -> Option<Self> {
+        match self.to.write(self.left) {
+            Ok(count) => self.left = &self.left[count..],
+            Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // The program may end without reading all of it; how it ends is told by its status.
+            Err(_) => return None,
+        }
+        (!self.left.is_empty()).then_some(self)
+    }
+}
+
+/// A program that is heard.
+pub(super) struct Hearing<'a> {
+    heard: Heard<'a>,
+    input: Option<Input<'a>>,
+    /// Those that somebody holds the other end of.
+    pipes: Vec<Pipe>,
+    chunk: Vec<u8>,
+}
+
+impl<'a> Hearing<'a> {
+    /// Hears a child through its pipes, and gives it its input. A quiet one's lines are not passed on.
+    pub(super) fn of(child: &mut Child, input: Option<Input<'a>>, stdout: Stdout, quiet: bool, watch: &'a Watch<'a>) -> Self {
+        let most_entries = if let Stdout::Captured(most) = stdout { most } else { usize::MAX };
+        let heard = Heard { watch, quiet, tail: VecDeque::new(), captured: Vec::new(), entries: 0, most_entries };
+        let pipe = |from: OwnedFd, stream, line| Pipe { from: from.into(), stream, line };
+        let out = child.stdout.take().map(|out| pipe(out.into(), Stream::Stdout, (stdout == Stdout::Lines).then(Line::default)));
+        let err = child.stderr.take().map(|err| pipe(err.into(), Stream::Stderr, Some(Line::default())));
+        Self { heard, input, pipes: out.into_iter().chain(err).collect(), chunk: vec![0; CHUNK] }
+    }
+
+    /// Hears it until it has ended, or is ended for one of the reasons to.
+    pub(super) fn until_the_end(&mut self, child: &mut Child, group: &Process) -> Result<ExitStatus, Cut> {
+        let begun = Instant::now();
+        let end = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let look = if end.is_some() { LOOK } else { LOOK_FOR_THE_END };
+        let mut cut = None;
+        loop {
+            let ended = self.listen(end.as_ref(), look);
+            if (ended || end.is_none())
+                && let Some(status) = child.try_wait().map_err(Cut::Lost)?
+            {
+                return cut.map_or(Ok(status), Err);
+            }
+            if cut.is_none() {
+                let watch = self.heard.watch;
+                cut = match (watch.cancel.asked(), watch.left().is_zero()) {
+                    (true, _) => Some(Cut::Cancelled),
+                    (false, true) => Some(Cut::TimedOut(begun.elapsed())),
+                    // It might go on for ever: a few objects unfold to any number of files.
+                    (false, false) => self.heard.has_too_much().then_some(Cut::TooMuch),
+                };
+                if cut.is_some() {
+                    group.end_group(GRACE);
+                }
+            }
+        }
+    }
+
+    /// Takes what the pipes still hold. They close when the last process that holds them ends; `patience` bounds the wait for one that does not.
+    pub(super) fn drain(&mut self, patience: Duration) -> Pipes {
+        let until = Instant::now() + patience;
+        while !self.pipes.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Pipes::Open;
+            }
+            self.listen(None, left);
+        }
+        Pipes::Closed
+    }
+
+    /// What was heard: its last lines, its standard output where that is data, and whether that is more than can be read so. Nobody hears any more of it,
+    /// but whoever may stay must not die of a pipe that is closed, nor wait for room in it.
+    pub(super) fn told(self) -> (Vec<String>, Vec<u8>, bool) {
+        for Pipe { mut from, .. } in self.pipes {
+            std::thread::spawn(move || io::copy(&mut from, &mut io::sink()));
+        }
+        let too_much = self.heard.has_too_much();
+        (self.heard.tail.into(), self.heard.captured, too_much)
+    }
+
+    /// Waits until something comes, there is room for more input, or `end` tells the end of the program; for `patience` at the most. Takes what has come,
+    /// and tells whether it was the end.
+    fn listen(&mut self, end: Option<&OwnedFd>, patience: Duration) -> bool {
+        let mut asked: Vec<PollFd<'_>> = self.pipes.iter().map(|pipe| PollFd::new(pipe.from.as_fd(), PollFlags::POLLIN)).collect();
+        asked.extend(self.input.iter().map(|input| PollFd::new(input.to.as_fd(), PollFlags::POLLOUT)));
+        asked.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
+        // Rounded up, for a wait of nothing would be repeated until the time is over.
+        let patience = PollTimeout::try_from(patience + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        if !poll(&mut asked, patience).is_ok_and(|woken| woken > 0) {
+            return false;
+        }
+        let mut woken = asked.iter().map(|one| one.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
+        let Self { heard, pipes, chunk, .. } = self;
+        pipes.retain_mut(|pipe| !woken.next().unwrap_or(false) || pipe.read(chunk, heard));
+        if let Some(input) = self.input.take() {
+            self.input = if woken.next().unwrap_or(false) { input.go_on() } else { Some(input) };
+        }
+        end.is_some() && woken.next().unwrap_or(false)
+    }
+}
+
+impl Pipe {
+    /// Reads what is there; tells whether more may come.
+    fn read(&mut self, chunk: &mut [u8], heard: &mut Heard<'_>) -> bool {
+        let stream = self.stream;
+        match (self.from.read(chunk), &mut self.line) {
+            (Err(err), _) if err.kind() == io::ErrorKind::Interrupted => true,
+            (Ok(count @ 1..), Some(line)) => {
+                line.take(&chunk[..count], |line| heard.line(stream, line));
+                true
+            }
+            (Ok(count @ 1..), None) => {
+                heard.data(&chunk[..count]);
+                true
+            }
+            (Ok(0) | Err(_), line) => {
+                if let Some(line) = line.as_mut().filter(|line| !line.bytes.is_empty()) {
+                    heard.line(stream, line.end());
+                }
+                false
+            }
+        }
     }
 }
 

@@ -16,13 +16,12 @@ pub(crate) mod sandbox;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
@@ -30,7 +29,7 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use crate::faults;
-use hearing::{Cut, Heard, Pipes, Said, await_end, read_all, read_lines, wait};
+use hearing::{Cut, Hearing, Input, Pipes, Stdout};
 use sandbox::Bounds;
 
 pub(crate) use processes::{
@@ -40,8 +39,6 @@ pub(crate) use processes::{
 /// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
 
-/// So many lines, of [`hearing::MOST_LINE_BYTES`] at the most, wait to be heard; then the program waits.
-const MOST_UNHEARD: usize = 128;
 /// How long a process group has between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -218,13 +215,6 @@ impl Finished {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stdout {
-    Lines,
-    /// As data, of which there may be so many entries that end with a NUL.
-    Captured(usize),
-}
-
 impl Program {
     /// A program by name or path, with the fixed environment: `PATH`, `HOME`, `USER`, `LOGNAME` of the agent, and a UTF-8 locale.
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
@@ -386,13 +376,26 @@ impl Program {
     }
 
     fn command(&self, marker: &str) -> Command {
-        let mut command = Command::new(&self.argv[0]);
+        let name = self.argv[0].as_os_str();
+        // Looked for here, it is started without a copy of this process (posix_spawn(3)): a search in the child, along a PATH of its own, would need one.
+        let mut command = Command::new(self.found_in_path().as_deref().unwrap_or(Path::new(name)));
+        command.arg0(name);
         command.args(&self.argv[1..]).current_dir(&self.dir).env_clear().envs(&self.env).process_group(0);
         // What may stay when the program has ended must not be found, and ended, as a leftover of the run later.
         if self.leftovers == Leftovers::End {
             command.env(MARKER, marker);
         }
         command
+    }
+
+    /// The program that its name means, along the `PATH` of its environment, as execvp(3) would find it. Nothing where it is a path, or is not there.
+    fn found_in_path(&self) -> Option<PathBuf> {
+        let name = Path::new(&self.argv[0]);
+        let places = self.env.get(OsStr::new("PATH")).filter(|_| name.parent() == Some(Path::new("")))?;
+        // Those that are no absolute paths are meant from where it runs.
+        std::env::split_paths(places)
+            .map(|place| self.dir.join(place).join(name))
+            .find(|path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok())
     }
 
     fn cannot_start(&self, source: io::Error) -> ProgramError {
@@ -415,43 +418,30 @@ impl Program {
             return Err(ProgramError::Cancelled(self.shown()));
         }
         let mut command = self.command(watch.marker);
+        let cannot_start = |source| self.cannot_start(source);
         let output = match &self.output {
-            Some(file) => file.try_clone().map_err(|source| self.cannot_start(source))?.into(),
+            Some(file) => file.try_clone().map_err(cannot_start)?.into(),
             None => Stdio::piped(),
         };
-        command.stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() }).stdout(output).stderr(Stdio::piped());
+        let (stdin, input) = match self.input.as_slice() {
+            [] => (Stdio::null(), None),
+            input => Input::pipe(input).map(|(stdin, input)| (stdin.into(), Some(input))).map_err(cannot_start)?,
+        };
+        command.stdin(stdin).stdout(output).stderr(Stdio::piped());
         let started = match &self.bounds {
             Some(bounds) => bounds.spawn(&mut command),
             None => command.spawn(),
         };
-        let mut child = started.map_err(|source| self.cannot_start(source))?;
+        let mut child = started.map_err(cannot_start)?;
         if !self.self_contained {
             STARTED.fetch_add(1, Ordering::Relaxed);
         }
         faults::at("tool");
         let group = Process::of(child.id());
-        let (sender, said) = sync_channel::<Said>(MOST_UNHEARD);
-        if let Some(mut stdin) = child.stdin.take() {
-            let input = self.input.clone();
-            // The program may end without reading all of it; how it ends is told by its status.
-            std::thread::spawn(move || drop(stdin.write_all(&input)));
-        }
-        if let Some(pipe) = child.stdout.take() {
-            let sender = sender.clone();
-            std::thread::spawn(move || match stdout {
-                Stdout::Lines => read_lines(pipe, Stream::Stdout, &sender),
-                Stdout::Captured(_) => read_all(pipe, &sender),
-            });
-        }
-        if let Some(pipe) = child.stderr.take() {
-            let sender = sender.clone();
-            std::thread::spawn(move || read_lines(pipe, Stream::Stderr, &sender));
-        }
-        let pid = child.id();
-        std::thread::spawn(move || await_end(pid, &sender));
-        let most_entries = if let Stdout::Captured(most) = stdout { most } else { usize::MAX };
-        let mut heard = Heard::new(watch, self.quiet, most_entries);
-        let ended = wait(&mut child, &group, watch, &said, &mut heard);
+        // With it goes our own hold on what the program reads.
+        drop(command);
+        let mut hearing = Hearing::of(&mut child, input, stdout, self.quiet, watch);
+        let ended = hearing.until_the_end(&mut child, &group);
         let well = matches!(&ended, Ok(status) if status.success());
         if self.self_contained && !well {
             STARTED.fetch_add(1, Ordering::Relaxed);
@@ -461,13 +451,11 @@ impl Program {
             group.end_group(Duration::ZERO);
         }
         // Pipes that stay open are held by a process that left the group.
-        if heard.drain(&said, Duration::from_millis(200)) == Pipes::Open && !spare_leftovers {
+        if hearing.drain(Duration::from_millis(200)) == Pipes::Open && !spare_leftovers {
             end_marked(watch.marker);
-            heard.drain(&said, GRACE);
+            hearing.drain(GRACE);
         }
-        let too_much = heard.has_too_much();
-        let Heard { tail, captured, .. } = heard;
-        let tail: Vec<String> = tail.into();
+        let (tail, captured, too_much) = hearing.told();
         match ended {
             Err(Cut::TooMuch) => Err(ProgramError::TooMuch(self.shown())),
             Ok(status) if status.success() && too_much => Err(ProgramError::TooMuch(self.shown())),

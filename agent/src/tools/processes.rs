@@ -128,11 +128,12 @@ impl Process {
     }
 }
 
+/// The processes that are alive, but for threads of the kernel: those run from nowhere, and hold nothing.
 fn every() -> impl Iterator<Item = (Process, Stat)> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
         let stat = stat(pid)?;
-        (!matches!(stat.state, 'Z' | 'X')).then_some((Process { pid, started: Some(stat.started) }, stat))
+        (!matches!(stat.state, 'Z' | 'X') && !stat.is_kernel).then_some((Process { pid, started: Some(stat.started) }, stat))
     })
 }
 
@@ -158,7 +159,7 @@ impl Ticks {
 /// The processes that a run has left, and that have started since: those whose environment carries its marker, and of this user's that were started within bounds, those that carry
 /// nobody's and that nobody waits for any more, for no ancestor of theirs is this process. What cannot be read is another user's, and not ours.
 pub(crate) fn left_by(marker: &str, since: Ticks) -> Vec<Process> {
-    let all: Vec<(Process, Stat)> = every().filter(|(_, stat)| !stat.is_kernel).collect();
+    let all: Vec<(Process, Stat)> = every().collect();
     let parents: HashMap<u32, u32> = all.iter().map(|(process, stat)| (process.pid, stat.parent)).collect();
     let own = std::process::id();
     let is_ours = |pid: u32| {

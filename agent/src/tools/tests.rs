@@ -70,6 +70,40 @@ fn it_reads_nothing_unless_it_is_given_something() {
 }
 
 #[test]
+fn more_is_read_and_said_at_once_than_pipes_hold() {
+    let given: Vec<u8> = (0..4_000_000_u32).map(|at| at.to_le_bytes()[0] | 1).collect();
+    let (result, _) = minute("t:14", |watch| sh("tee /dev/stderr").input(given.clone()).quiet().capture(watch));
+    assert!(result.unwrap().stdout == given);
+    // One that ends without reading it all is none the worse for that.
+    let (result, _) = minute("t:15", |watch| sh("head -c 3").input(given.clone()).capture(watch));
+    assert_eq!(result.unwrap().stdout, given[..3]);
+}
+
+#[test]
+fn a_program_is_found_along_the_path_of_its_own_environment() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let script = |dir: &Path, mode| {
+        let path = dir.join("one-of-two");
+        std::fs::write(&path, "#!/bin/sh\necho \"$0\"\n").unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        path
+    };
+    // What nobody may run is passed over, as execvp(3) does.
+    script(first.path(), 0o644);
+    let found = script(second.path(), 0o755);
+    let path = std::env::join_paths([first.path(), second.path(), Path::new("/bin")]).unwrap();
+    let (result, _) = minute("t:16", |watch| Program::new("one-of-two").env("PATH", path).capture(watch));
+    assert_eq!(result.unwrap().text(), found.to_str().unwrap());
+    // A part of it that is no absolute path is meant from where the program runs.
+    let (result, _) = minute("t:17", |watch| Program::new("one-of-two").env("PATH", ".:/bin").dir(second.path()).capture(watch));
+    result.unwrap();
+    // It is called what it was asked for as.
+    let (result, _) =
+        minute("t:18", |watch| Program::new("sh").args(["-c", "tr '\\0' '\\n' </proc/$$/cmdline | head -n 1"]).capture(watch));
+    assert_eq!(result.unwrap().text(), "sh");
+}
+
+#[test]
 fn the_environment_is_fixed() {
     let (result, _) = minute("t:6", |watch| Program::new("/usr/bin/env").env("MINE", "1").capture(watch));
     let mut names: Vec<String> = result.unwrap().text().lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
@@ -117,6 +151,23 @@ fn what_may_stay_stays_when_the_program_succeeded() {
     let process = Process::of(result.unwrap().text().parse().unwrap());
     assert!(process.is_alive());
     process.signal(Signal::SIGKILL);
+}
+
+#[test]
+fn what_may_stay_may_go_on_speaking() {
+    // More than a pipe holds (pipe(7)).
+    let script = "(sleep 0.5; head -c 300000 /dev/zero && echo >spoken; exec sleep 325.5) & echo $!";
+    let dir = tempfile::tempdir().unwrap();
+    let (result, lines) = minute("t:91", |watch| sh(script).dir(dir.path()).leftovers(Leftovers::Leave).run(watch));
+    result.unwrap();
+    let process = Process::of(lines[0].1.parse().unwrap());
+    let until = Instant::now() + Duration::from_secs(30);
+    while !dir.path().join("spoken").exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let spoke = dir.path().join("spoken").exists();
+    process.signal(Signal::SIGKILL);
+    assert!(spoke, "nobody reads what it says");
 }
 
 #[test]

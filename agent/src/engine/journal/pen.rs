@@ -32,6 +32,8 @@ const RESERVE: usize = 1024 * 1024;
 pub(super) enum Weight {
     /// A mark: on disk when the writing returns, and worth the reserve on a full disk.
     Mark,
+    /// What goes in front of a mark that is about to be written, before anything is done: on disk with that mark, and worth the reserve as well.
+    Heading,
     /// What may be lost when the power fails: on disk with the next mark.
     Line,
 }
@@ -41,7 +43,7 @@ impl Weight {
     fn synchronous(self) -> &'static str {
         match self {
             Self::Mark => "full",
-            Self::Line => "normal",
+            Self::Heading | Self::Line => "normal",
         }
     }
 }
@@ -173,7 +175,7 @@ impl Pen {
         let mut writer = locked(&self.writer);
         self.write_what_waits(&mut writer);
         let done = match writer.once(weight, &act) {
-            Err(err) if is_full(&err) && weight == Weight::Mark && fs::remove_file(self.reserve()).is_ok() => {
+            Err(err) if is_full(&err) && weight != Weight::Line && fs::remove_file(self.reserve()).is_ok() => {
                 tracing::error!("the disk of {} is full: the reserve of the journal is given back", self.path.display());
                 self.spent.store(true, Ordering::Release);
                 writer.once(weight, &act)

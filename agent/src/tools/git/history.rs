@@ -3,8 +3,19 @@
 use agent_model::names::{CommitId, RefName, Revision};
 use agent_wire::view::Commit;
 
-use super::{Allowed, Git, GitError, Refs, Resolved};
+use super::{Allowed, Git, GitError, Question, Refs, Resolved};
 use crate::tools::Watch;
+
+/// How many commits one of two has that the other has not, and the other way round.
+pub(crate) type Apart = Result<(u64, u64), GitError>;
+
+const COUNT: &str = "count the commits";
+
+fn parse_counts(text: &str) -> Apart {
+    let counts: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    let [behind, ahead] = *counts.as_slice() else { return Err(GitError::Answer(COUNT)) };
+    Ok((ahead, behind))
+}
 
 impl Git<'_> {
     /// The commit of a whole id that the cache has and an allowed ref reaches: then nothing need be fetched.
@@ -118,8 +129,19 @@ impl Git<'_> {
 
     /// The first line of a commit's message.
     pub(crate) fn subject(&self, commit: &CommitId, watch: &Watch<'_>) -> Result<String, GitError> {
+        let Question { act, program } = self.asks_for_subject(commit)?;
+        Ok(self.ask_text(act, watch, program)?.trim().to_owned())
+    }
+
+    fn asks_for_subject(&self, commit: &CommitId) -> Result<Question, GitError> {
         let program = self.git()?.args(["log", "-1", "--format=%s", commit.as_str(), "--"]);
-        self.ask_text("read the commit", watch, program).map(|text| text.trim().to_owned())
+        Ok(Question { act: "read the commit", program })
+    }
+
+    /// The same, and meanwhile how far another commit is apart from it, as [`Git::apart`] has it.
+    pub(crate) fn subject_and_apart(&self, from: &CommitId, commit: &CommitId, watch: &Watch<'_>) -> Result<(String, Apart), GitError> {
+        let (subject, counts) = self.ask_both(watch, self.asks_for_subject(commit)?, self.asks_how_far(from, commit)?);
+        Ok((subject?.trim().to_owned(), counts.and_then(|counts| parse_counts(&counts))))
     }
 
     /// The commits that `to` has and `from` has not, newest first, at most 50.
@@ -135,12 +157,14 @@ impl Git<'_> {
     }
 
     /// How many commits `to` has that `from` has not, and how many `from` has that `to` has not.
-    pub(crate) fn apart(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Result<(u64, u64), GitError> {
-        let count = self.git()?.args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
-        let text = self.ask_text("count the commits", watch, count)?;
-        let counts: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        let [behind, ahead] = *counts.as_slice() else { return Err(GitError::Answer("count the commits")) };
-        Ok((ahead, behind))
+    pub(crate) fn apart(&self, from: &CommitId, to: &CommitId, watch: &Watch<'_>) -> Apart {
+        let Question { act, program } = self.asks_how_far(from, to)?;
+        parse_counts(&self.ask_text(act, watch, program)?)
+    }
+
+    fn asks_how_far(&self, from: &CommitId, to: &CommitId) -> Result<Question, GitError> {
+        let program = self.git()?.args(["rev-list", "--count", "--left-right", &format!("{from}...{to}"), "--"]);
+        Ok(Question { act: COUNT, program })
     }
 
     /// The paths that differ between two commits, each with git's letter for how.
