@@ -22,8 +22,8 @@ use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
 use crate::settings::{App, Complaint, Executor, When, read_secrets};
-use crate::site::{Served, SiteLock};
-use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Target, Teller, explain, named};
+use crate::site::{Served, SiteLock, Underway};
+use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Target, Teller, explain, named, not_written_down};
 use crate::tools::{Cancel, Ticks, end_marked, end_marked_since, started};
 use crate::work::mask::Mask;
 use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
@@ -144,7 +144,8 @@ impl Worker {
             inspection: None,
             dump: None,
             tree: None,
-            sealing: None,
+            before_seal: Vec::new(),
+            before_end: None,
             collected: None,
             former_commit: OnceCell::new(),
             since: OnceCell::new(),
@@ -382,7 +383,7 @@ fn drive(
             Next::Undo(i) => {
                 let step = steps[i];
                 // An environment may be in the middle of its sealing: whether it comes to its marker is all the same now, but nothing goes on beside.
-                cx.sealing = None;
+                (cx.before_seal, cx.before_end) = (Vec::new(), None);
                 cx.site.make_room_for_the_way_back();
                 telling.mark(What::UndoStarted { step: step.to_owned() })?;
                 note_mark(run, Mark::UndoStarted(i));
@@ -413,6 +414,9 @@ fn drive(
             Next::End(outcome) => {
                 faults::within("end", "");
                 faults::at("started");
+                if let Some(Err(err)) = cx.before_end.take().map(Underway::finish) {
+                    telling.mark(What::Warning { step: None, text: not_written_down(&err) })?;
+                }
                 let live = cx.site.live().unwrap_or_default();
                 let outcome = hold_against_the_link(outcome, live.as_ref(), cx, telling)?;
                 telling.mark(What::Ended { outcome: word_of(outcome), live: live.map(|live| live.to_string()), ms: ms(begun) })?;
@@ -453,7 +457,8 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         cut: None,
         // Whoever takes back goes by what is there.
         tree: None,
-        sealing: None,
+        before_seal: Vec::new(),
+        before_end: None,
         collected: None,
         former_commit: OnceCell::new(),
         since: OnceCell::new(),

@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
 
 use agent_model::names::ReleaseName;
 use nix::unistd::syncfs;
@@ -15,7 +14,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
-use super::{Site, SiteError, Telling, own_file, write_durably, write_new};
+use super::{Site, SiteError, Telling, Underway, own_file, write_durably, write_new};
 
 /// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
 pub(crate) const MARKER: &str = ".complete";
@@ -30,36 +29,6 @@ const VOUCHES: &str = "files ";
 pub(crate) fn is_key(name: &str) -> bool {
     let (digest, run) = name.split_once('-').unwrap_or((name, "0"));
     !digest.is_empty() && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && run.parse::<u64>().is_ok()
-}
-
-/// The rest of the sealing of an environment, while it is under way. It has ended when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Sealing {
-    path: PathBuf,
-    thread: Option<JoinHandle<Result<(), SiteError>>>,
-}
-
-impl Sealing {
-    /// Waits until the environment has its marker.
-    ///
-    /// # Errors
-    /// [`SiteError`] when it got none.
-    pub(crate) fn finish(mut self) -> Result<(), SiteError> {
-        match self.thread.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(ended)) => ended,
-            Some(Err(_)) => Err(io::Error::other("what sealed it has ended early")).telling("seal", &self.path),
-        }
-    }
-}
-
-impl Drop for Sealing {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // Nobody asks any more how it ended: without its marker the environment goes with the next sweep.
-            let _ = thread.join();
-        }
-    }
 }
 
 fn finish_seal(path: &Path, told: &str) -> Result<(), SiteError> {
@@ -108,7 +77,7 @@ impl Site {
 
     /// Seals an environment: it loses its write bits, and may be used from then on. What is left to do goes on beside whoever reads it: its list is
     /// written, it is made durable, and only then gets its marker.
-    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<Sealing, SiteError> {
+    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<Underway, SiteError> {
         let path = self.environment(key);
         for entry in fs::read_dir(&path).telling("read", &path)?.flatten() {
             set_write_bits(&entry.path(), Bits::AllOff)?;
@@ -118,8 +87,7 @@ impl Site {
             faults::within("environment", "");
             finish_seal(&sealed, &told)
         };
-        let thread = thread::Builder::new().name("seal".to_owned()).spawn(rest).telling("begin to seal", &path)?;
-        Ok(Sealing { path, thread: Some(thread) })
+        Underway::begin("seal", &path, rest)
     }
 
     /// The list of an environment's files, where one was kept when it was sealed.

@@ -22,6 +22,7 @@ mod seal;
 mod slots;
 mod takeover;
 mod tree;
+mod underway;
 mod verify;
 
 use std::fs;
@@ -37,13 +38,14 @@ use thiserror::Error;
 use crate::faults;
 
 pub(crate) use carry::Carried;
-pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, Sealing as EnvironmentSealing, is_key};
+pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use seal::{Failed, MadeBy, Manifest, Migrated, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use takeover::hand_over;
 pub(crate) use tree::{Size, remove_tree};
+pub(crate) use underway::Underway;
 pub(crate) use verify::Chart;
 
 /// The directory in a release that the agent keeps its facts in.

@@ -16,7 +16,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
-use super::{FACTS, Site, SiteError, Telling, own_file, remove_durably, write_durably};
+use super::{FACTS, Site, SiteError, Telling, Underway, own_file, remove_durably, write_durably};
 
 /// What a release is. Durable after all that it vouches for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -291,9 +291,20 @@ impl Site {
 
     /// Writes a fact about a release.
     pub(crate) fn set_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(), SiteError> {
+        let (path, text) = self.fact_to_write(release, fact)?;
+        write_durably(&path, &text, 0o444)
+    }
+
+    /// Begins to write a fact about a release.
+    pub(crate) fn begin_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<Underway, SiteError> {
+        let (path, text) = self.fact_to_write(release, fact)?;
+        Underway::begin("write", &path.clone(), move || write_durably(&path, &text, 0o444))
+    }
+
+    fn fact_to_write<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(PathBuf, Vec<u8>), SiteError> {
         let path = self.facts_of(release)?.join(F::FILE);
         let text = serde_json::to_vec(fact).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
-        write_durably(&path, &text, 0o444)
+        Ok((path, text))
     }
 
     /// Removes a fact about a release, if it is one.

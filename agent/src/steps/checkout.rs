@@ -49,6 +49,7 @@ impl Step for Checkout {
         }
         cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
         cx.tree = Some(tree);
+        cx.before_seal.push(cx.site.begin_to_sync(&dir)?);
         Ok(Did::It)
     }
 

@@ -12,7 +12,7 @@ use agent_wire::event::Stream;
 use super::foresight::{PutOff, Since};
 use crate::restart::{Scene, Serving, Steadiness};
 use crate::settings::{App, When};
-use crate::site::{EnvironmentSealing, Site, SiteLock};
+use crate::site::{Site, SiteLock, Underway};
 use crate::tools::database::{self, DumpFile};
 use crate::tools::git::{Allowed, Git, Tree};
 use crate::tools::manage::{Grounds, Inspection};
@@ -102,8 +102,10 @@ pub(crate) struct Cx<'a> {
     pub dump: Option<database::Dump>,
     /// What the commit holds, once it was checked out.
     pub tree: Option<Tree>,
-    /// The sealing of the environment that was built, while it is under way.
-    pub sealing: Option<EnvironmentSealing>,
+    /// What the seal waits for: the first sync of the tree, the sealing of the environment that was built.
+    pub before_seal: Vec<Underway>,
+    /// What the end of the run waits for: that the release has served is being written down in it.
+    pub before_end: Option<Underway>,
     /// What the static files were made of.
     pub collected: Option<Grounds>,
     /// The commit of the former release, once somebody has asked.

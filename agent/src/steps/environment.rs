@@ -78,7 +78,7 @@ impl Step for Environment {
             cx.warn(warning);
         }
         // The steps up to the seal only read it.
-        cx.sealing = Some(cx.site.seal_environment(&key, &wanted.told)?);
+        cx.before_seal.push(cx.site.seal_environment(&key, &wanted.told)?);
         cx.site.link_environment(&release, &key)?;
         cx.note(counted(packages as u64, "package"));
         Ok(Did::It)

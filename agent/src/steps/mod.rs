@@ -28,6 +28,7 @@ use crate::work::{Failure, chain};
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Target, Teller};
 pub(crate) use room::explain;
+pub(crate) use switch::not_written_down;
 
 /// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.
 pub(crate) static PIPELINE: &[&dyn Step] = &[

@@ -8,7 +8,7 @@ use super::foresight::made;
 use super::room::{bytes, counted};
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
 use crate::settings::Executor;
-use crate::site::{FACTS, Sealing};
+use crate::site::{FACTS, Sealing, Underway};
 
 pub(super) struct Seal;
 
@@ -26,9 +26,7 @@ impl Step for Seal {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        if let Some(sealing) = cx.sealing.take() {
-            sealing.finish()?;
-        }
+        cx.before_seal.drain(..).try_for_each(Underway::finish)?;
         let (target, made_by) = (cx.target()?, made(cx));
         take_over_release(cx, target)?;
         let manifest = cx.site.seal(&Sealing {

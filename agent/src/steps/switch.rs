@@ -9,7 +9,7 @@ use super::foresight::beside;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain};
 use crate::faults;
 use crate::restart::{Prepared, Proof, Restart, Steadiness};
-use crate::site::{Migrated, Served};
+use crate::site::{Migrated, Served, SiteError};
 use crate::work::Job;
 
 pub(super) struct Switch;
@@ -40,7 +40,7 @@ impl Step for Switch {
             cx.steadiness.set(Steadiness::Seen);
         }
         let prepared = beside(cx, |cx| cx.serving(&release, |new| Ok(cx.scene(|scene| cx.app.restart.prepare(scene, new))?)))?;
-        cx.serving(&release, |new| {
+        cx.before_end = cx.serving(&release, |new| {
             let mut prepared = prepared;
             faults::at("prepared");
             cx.teller.expose(self.name())?;
@@ -56,20 +56,23 @@ impl Step for Switch {
             faults::at("proven");
             tell(cx, &proof);
             let workers = Some(cx.app.workers.iter().map(|worker| worker.unit.clone()).collect());
+            let mut writing = None;
             if served.as_ref().is_none_or(|served| served.workers != workers) {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let first = served.unwrap_or(Served { at: Utc::now(), ms, workers: None });
-                // It serves, and was seen to: going back because this cannot be written down would help nobody.
-                if let Err(err) = cx.site.set_fact(&release, &Served { workers, ..first }) {
-                    cx.warn(format!("it is not written down in the release that it has served: {}", chain(&err)));
+                // Should the fact be lost, the journal knows.
+                match cx.site.begin_fact(&release, &Served { workers, ..first }) {
+                    Ok(begun) => writing = Some(begun),
+                    Err(err) => cx.warn(not_written_down(&err)),
                 }
             }
             // From here on the new release serves, and was seen to: the former one's end can only be told as a warning.
             if let Err(failure) = settle(cx, &release, &prepared) {
                 cx.warn(failure.reason);
             }
-            Ok(Did::It)
-        })
+            Ok(writing)
+        })?;
+        Ok(Did::It)
     }
 
     fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
@@ -106,6 +109,11 @@ impl Step for Switch {
             None => Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, None))?),
         })
     }
+}
+
+/// It serves, and was seen to: going back because that cannot be written down would help nobody.
+pub(crate) fn not_written_down(err: &SiteError) -> String {
+    format!("it is not written down in the release that it has served: {}", chain(err))
 }
 
 /// The workers of the app, by their units as they are set, that a release is known not to have had.

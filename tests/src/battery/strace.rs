@@ -14,7 +14,7 @@ use crate::wait::wait_until;
 /// A step, the calls that it makes, and how its run may end when the agent dies at one of them.
 const STEPS: &[(&str, &[&str], &[&str])] = &[
     ("seal", &["mkdir", "write", "fchmod", "rename", "fsync", "syncfs"], &["failed"]),
-    ("switch", &["symlink", "rename", "fsync", "write", "fchmod", "pwrite64"], &["failed", "rolled_back"]),
+    ("switch", &["symlink", "rename", "fsync", "fdatasync", "write", "fchmod", "pwrite64"], &["failed", "rolled_back"]),
     ("prune", &["rename", "unlinkat"], &["done"]),
 ];
 
