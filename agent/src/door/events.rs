@@ -49,16 +49,16 @@ async fn feed(
         bell.mark_unchanged();
         let reading = journal.clone();
         let page = tokio::task::spawn_blocking(move || {
-            let Page { events, over } = reading.page(run, after)?;
+            let Page { events, over, more } = reading.page(run, after)?;
             let mut text = String::new();
             let mut read = None;
             for (n, at, what) in events {
                 write(&mut text, run, n, at, &what, shape)?;
                 read = Some((n, is_end(&what)));
             }
-            Ok::<_, JournalError>((read, text, over))
+            Ok::<_, JournalError>((read, text, over, more))
         });
-        let (read, text, over) = match page.await {
+        let (read, text, over, more) = match page.await {
             Ok(Ok(page)) => page,
             Ok(Err(err)) => return tracing::error!(run = run.0, "events cannot be read: {}", chain(&err)),
             Err(err) => return tracing::error!(run = run.0, "events cannot be read: {err}"),
@@ -68,7 +68,10 @@ async fn feed(
             if sender.send(Ok(text.into())).await.is_err() || is_end {
                 return;
             }
-            continue;
+            // What was written since rings the bell.
+            if more {
+                continue;
+            }
         }
         if over {
             return;

@@ -38,8 +38,10 @@ fn file_of(pid: u32, name: &str) -> Option<Vec<u8>> {
 }
 
 fn stat(pid: u32) -> Option<Stat> {
-    let bytes = file_of(pid, "stat")?;
-    let text = String::from_utf8_lossy(&bytes);
+    // It is one line, of 52 numbers and a name, which the kernel gives whole to whoever has room for it.
+    let mut bytes = [0; 2048];
+    let count = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes[..count]);
     // The name, field 2, stands in parentheses and may hold anything.
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;

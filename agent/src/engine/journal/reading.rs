@@ -17,6 +17,8 @@ pub(crate) struct Page {
     pub events: Vec<(u64, DateTime<Utc>, String)>,
     /// Whether the run was over before they were read.
     pub over: bool,
+    /// Whether there may be more of them already.
+    pub more: bool,
 }
 
 /// So many bytes of events are read for a follower at a time.
@@ -114,7 +116,7 @@ impl Journal {
             bytes += text.len();
             events.push((n, moment(at), text));
         }
-        Ok(Page { events, over })
+        Ok(Page { events, over, more: bytes >= PAGE })
     }
 
     /// The runs that have begun and not ended: app, number, and the step that they are at.

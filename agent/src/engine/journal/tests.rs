@@ -145,10 +145,11 @@ fn a_page_has_what_is_worth_a_turn_and_the_next_one_goes_on() {
     ask(&journal, "n1", "{}", &[]);
     (0..100).for_each(|number| journal.say(RunId(1), &output(number, 8000)).unwrap());
     journal.append(RunId(1), &[ended(OutcomeWord::Failed)]).unwrap();
-    let (mut after, mut read) = (0, 0);
-    loop {
-        let Page { events, over } = journal.page(RunId(1), after).unwrap();
+    let (mut after, mut read, mut goes_on) = (0, 0, true);
+    while goes_on {
+        let Page { events, over, more } = journal.page(RunId(1), after).unwrap();
         assert!(over);
+        goes_on = more;
         let Some((last, ..)) = events.last() else { break };
         assert!(events.iter().map(|(_, _, text)| text.len()).sum::<usize>() < PAGE + 9000);
         assert!(events.iter().zip(after + 1..).all(|((n, ..), wanted)| *n == wanted));
