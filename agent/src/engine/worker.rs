@@ -382,7 +382,7 @@ fn drive(
             }
             Next::Undo(i) => {
                 let step = steps[i];
-                // An environment may be in the middle of its sealing: whether it comes to its marker is all the same now, but nothing goes on beside.
+                // An environment may be in the middle of its sealing, a fact half written: how that ends is all the same now, but nothing goes on beside.
                 (cx.before_seal, cx.before_end) = (Vec::new(), None);
                 cx.site.make_room_for_the_way_back();
                 telling.mark(What::UndoStarted { step: step.to_owned() })?;

@@ -460,3 +460,20 @@ fn what_a_build_has_put_under_the_agents_own_names_is_neither_followed_nor_belie
     };
     assert!(site.seal(&sealing).is_err());
 }
+
+#[test]
+fn what_is_under_way_has_ended_when_nobody_waits_for_it_any_more() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = ended.clone();
+    let rest = move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        told.store(true, Ordering::Release);
+        Err(SiteError::Vanished("2026-01-01-00-00-00-0123456789ab".parse().unwrap()))
+    };
+    let begin = |rest| Underway::begin("try", Path::new("/"), rest).unwrap();
+    drop(begin(rest.clone()));
+    assert!(ended.load(Ordering::Acquire), "it goes on beside whoever comes next");
+    assert!(matches!(begin(rest).finish(), Err(SiteError::Vanished(_))), "how it ended is not told");
+}

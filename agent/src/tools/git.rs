@@ -9,15 +9,17 @@ mod tree;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::thread;
 
 use agent_model::grant::RefPattern;
 use agent_model::names::{CommitId, RefName, Revision};
 use thiserror::Error;
 
-use super::{Program, ProgramError, Watch};
+use super::{Program, ProgramError, Watch, first_program};
 
 pub(crate) use history::Apart;
 pub(crate) use tree::{Budget, Tree, TreeError};
@@ -424,13 +426,18 @@ impl<'a> Git<'a> {
     /// Asks two things at once, of which neither changes anything. Only the first one's words are heard while it speaks.
     fn ask_both(&self, watch: &Watch<'_>, first: Question, second: Question) -> (Result<String, GitError>, Result<String, GitError>) {
         let Watch { marker, deadline, cancel, .. } = *watch;
-        std::thread::scope(|scope| {
-            let second = scope.spawn(move || {
+        let act = second.act;
+        let unasked = |source| GitError::Program { act, source: ProgramError::Start { program: "git".to_owned(), source } };
+        thread::scope(|scope| {
+            let second = thread::Builder::new().spawn_scoped(scope, move || {
                 let watch = Watch { marker, deadline, cancel, lines: &|_, _| {} };
-                second.program.capture(&watch).map(|told| told.text()).map_err(|source| GitError::Program { act: second.act, source })
+                second.program.capture(&watch).map(|told| told.text()).map_err(|source| GitError::Program { act, source })
             });
             let first = self.ask_text(first.act, watch, first.program);
-            (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            let second = second
+                .map_err(unasked)
+                .and_then(|asked| asked.join().unwrap_or_else(|_| Err(unasked(io::Error::other("the thread that asked has ended early")))));
+            (first, second)
         })
     }
 
@@ -618,8 +625,7 @@ fn parse_refs(text: &str) -> BTreeMap<RefName, String> {
 /// An absolute path for a program in the agent's PATH; the bare name when it is not there, so that starting it names it.
 fn find_in_path(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_absolute() && path.is_file());
-    found.unwrap_or_else(|| name.into())
+    first_program(std::env::split_paths(&path).filter(|dir| dir.is_absolute()), Path::new(name)).unwrap_or_else(|| name.into())
 }
 
 /// A path as one word for the shell that git gives GIT_SSH_COMMAND to.

@@ -6,10 +6,12 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ExitStatus};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{GRACE, Process, Watch};
@@ -180,7 +182,7 @@ impl<'a> Hearing<'a> {
         let begun = Instant::now();
         let end = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let look = if end.is_some() { LOOK } else { LOOK_FOR_THE_END };
-        let mut cut = None;
+        let (mut cut, mut kill_at) = (None, None);
         loop {
             let ended = self.listen(end.as_ref(), look);
             if (ended || end.is_none())
@@ -197,8 +199,14 @@ impl<'a> Hearing<'a> {
                     (false, false) => self.heard.has_too_much().then_some(Cut::TooMuch),
                 };
                 if cut.is_some() {
-                    group.end_group(GRACE);
+                    group.signal_group(Signal::SIGTERM);
+                    kill_at = Some(Instant::now() + GRACE);
                 }
+            }
+            // Until then it is heard: whoever waits for room in a pipe cannot end.
+            if kill_at.is_some_and(|at| at <= Instant::now()) {
+                group.end_group();
+                kill_at = None;
             }
         }
     }
@@ -220,7 +228,8 @@ impl<'a> Hearing<'a> {
     /// but whoever may stay must not die of a pipe that is closed, nor wait for room in it.
     pub(super) fn told(self) -> (Vec<String>, Vec<u8>, bool) {
         for Pipe { mut from, .. } in self.pipes {
-            std::thread::spawn(move || io::copy(&mut from, &mut io::sink()));
+            // Where there can be no thread more, the pipe closes.
+            let _ = thread::Builder::new().spawn(move || io::copy(&mut from, &mut io::sink()));
         }
         let too_much = self.heard.has_too_much();
         (self.heard.tail.into(), self.heard.captured, too_much)

@@ -393,9 +393,7 @@ impl Program {
         let name = Path::new(&self.argv[0]);
         let places = self.env.get(OsStr::new("PATH")).filter(|_| name.parent() == Some(Path::new("")))?;
         // Those that are no absolute paths are meant from where it runs.
-        std::env::split_paths(places)
-            .map(|place| self.dir.join(place).join(name))
-            .find(|path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok())
+        first_program(std::env::split_paths(places).map(|place| self.dir.join(place)), name)
     }
 
     fn cannot_start(&self, source: io::Error) -> ProgramError {
@@ -448,7 +446,7 @@ impl Program {
         }
         let spare_leftovers = self.leftovers == Leftovers::Leave && well;
         if !spare_leftovers {
-            group.end_group(Duration::ZERO);
+            group.end_group();
         }
         // Pipes that stay open are held by a process that left the group.
         if hearing.drain(Duration::from_millis(200)) == Pipes::Open && !spare_leftovers {
@@ -466,6 +464,16 @@ impl Program {
             Err(Cut::Lost(source)) => Err(ProgramError::Start { program: self.shown(), source }),
         }
     }
+}
+
+/// The first of the directories' files of this name that is a program.
+pub(crate) fn first_program(dirs: impl Iterator<Item = PathBuf>, name: &Path) -> Option<PathBuf> {
+    dirs.map(|dir| dir.join(name)).find(|path| is_program(path))
+}
+
+/// Whether this user may run a file (access(2)).
+pub(crate) fn is_program(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 /// How many programs the agent has started that may leave processes behind.

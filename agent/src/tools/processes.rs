@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -115,18 +115,17 @@ impl Process {
         }
     }
 
-    /// Ends the process group that it leads: TERM, and KILL after `grace`. The group may outlive its leader.
-    pub(crate) fn end_group(&self, grace: Duration) {
-        let Ok(pid) = i32::try_from(self.pid) else { return };
-        let group = Pid::from_raw(pid);
-        if !grace.is_zero() {
-            let _ = killpg(group, Signal::SIGTERM);
-            let end = Instant::now() + grace;
-            while Instant::now() < end && self.is_alive() {
-                std::thread::sleep(Duration::from_millis(10));
-            }
+    /// Ends the process group that it leads, which may outlive it.
+    pub(crate) fn end_group(&self) {
+        self.signal_group(Signal::SIGKILL);
+    }
+
+    /// Sends a signal to the process group that it leads.
+    pub(crate) fn signal_group(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.pid) {
+            // Failing means that nobody is left in it.
+            let _ = killpg(Pid::from_raw(pid), signal);
         }
-        let _ = killpg(group, Signal::SIGKILL);
     }
 }
 

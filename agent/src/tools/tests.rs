@@ -121,6 +121,15 @@ fn what_ignores_the_signal_is_killed_with_its_children_at_the_deadline() {
 }
 
 #[test]
+fn what_says_much_when_it_is_told_to_end_is_heard_to_its_end() {
+    // More than a pipe holds (pipe(7)), and many lines of it.
+    let script = "trap 'seq 100000; echo last; exit 1' TERM; sleep 321.7 & while :; do wait; done";
+    let (result, lines) = with_watch("t:19", Duration::from_millis(300), &Cancel::default(), |watch| sh(script).run(watch));
+    assert!(matches!(&result, Err(ProgramError::TimedOut { tail, .. }) if tail.last().is_some_and(|line| line == "last")), "{result:?}");
+    assert_eq!(lines.len(), 100_001);
+}
+
+#[test]
 fn a_daemon_that_left_the_group_and_holds_the_pipe_is_found_and_ended() {
     let (result, _) = minute("t:8", |watch| sh("setsid sleep 322.5 & echo started").run(watch));
     result.unwrap();

@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
-use super::{JournalError, is_damage, wait_for_others};
+use super::error::is_damage;
+use super::{JournalError, wait_for_others};
 
 /// What came of looking.
 #[derive(Default)]

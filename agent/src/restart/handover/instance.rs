@@ -565,7 +565,7 @@ impl<'a> Instances<'a> {
         if master.is_alive() {
             (self.scene.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
         }
-        master.end_group(Duration::ZERO);
+        master.end_group();
         let end = Instant::now() + Duration::from_secs(2);
         while master.is_alive() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));

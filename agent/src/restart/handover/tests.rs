@@ -202,7 +202,7 @@ fn a_live_instance_that_is_gone_is_revived() {
     play.switch(&a, None).unwrap();
     assert_eq!(revive(), Revived::NotNeeded);
     let master = play.masters(&a)[0];
-    master.end_group(Duration::ZERO);
+    master.end_group();
     while master.is_alive() {
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -68,7 +68,7 @@ impl Play {
 
 impl Drop for Play {
     fn drop(&mut self) {
-        self.master.end_group(Duration::ZERO);
+        self.master.end_group();
     }
 }
 

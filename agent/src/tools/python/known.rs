@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::super::manage::identity;
+use super::super::{first_program, is_program};
 
 /// Answers by the program that gave them.
 pub(super) struct Known<T> {
@@ -45,11 +45,10 @@ impl<T: Clone> Known<T> {
 /// The file that a program's name leads to, where that file alone decides what runs: it is no script, as version managers put before interpreters, and is not
 /// in an environment, whose `pyvenv.cfg` says which interpreter it is.
 pub(super) fn file_of(program: &str, path: &OsStr) -> Option<PathBuf> {
-    let is_program = |file: &PathBuf| file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
     let file = if program.contains('/') {
         Some(PathBuf::from(program)).filter(|file| file.is_absolute() && is_program(file))
     } else {
-        std::env::split_paths(path).map(|dir| dir.join(program)).find(is_program).filter(|file| file.is_absolute())
+        first_program(std::env::split_paths(path), Path::new(program)).filter(|file| file.is_absolute())
     }?;
     let of_environment = file.ancestors().skip(1).take(2).any(|dir| dir.join("pyvenv.cfg").exists());
     let mut magic = [0; 4];
@@ -60,6 +59,7 @@ pub(super) fn file_of(program: &str, path: &OsStr) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::fs::symlink;
 
     use super::*;
