@@ -377,6 +377,12 @@ impl Journal {
         self.pen.settle(run)
     }
 
+    /// Appends that a run begins, unless it is over; tells whether it was appended. Another mark follows before anything is done, and this is on disk when
+    /// that one is.
+    pub(crate) fn begin(&self, run: RunId, planned: &What) -> Result<bool, JournalError> {
+        self.go_on_with(Weight::Heading, run, None, planned, Stands::Ended)
+    }
+
     /// Appends a mark unless something stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
     pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: Stands) -> Result<bool, JournalError> {
         self.go_on(run, None, what, stands)
@@ -384,7 +390,11 @@ impl Journal {
 
     /// The same; and in the same transaction, whatever stands, what has ended before.
     pub(crate) fn go_on(&self, run: RunId, ended: Option<&What>, what: &What, stands: Stands) -> Result<bool, JournalError> {
-        self.write(Weight::Mark, |tx| {
+        self.go_on_with(Weight::Mark, run, ended, what, stands)
+    }
+
+    fn go_on_with(&self, weight: Weight, run: RunId, ended: Option<&What>, what: &What, stands: Stands) -> Result<bool, JournalError> {
+        self.write(weight, |tx| {
             if let Some(ended) = ended {
                 insert(tx, run, Utc::now(), ended)?;
             }

@@ -210,7 +210,7 @@ impl Worker {
             let past = self.past_of(chosen.as_ref().and_then(|chosen| chosen.as_ref().ok()))?;
             let plan = draw(&Brief { act: &act, app: &app, past });
             // Somebody may have cancelled it while it waited.
-            if !journal.append_unless(due.run, &planned(&plan, live.as_ref()), Stands::Ended)? {
+            if !journal.begin(due.run, &planned(&plan, live.as_ref()))? {
                 return Ok(());
             }
             faults::within("plan", "");

@@ -581,31 +581,37 @@ fn remove_durably(path: &Path) -> Result<(), SiteError> {
 
 /// Replaces a small file so that it is there whole or not at all, and durable when this returns.
 fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
-    use std::io::Write;
     // Requests that are carried out on the spot come on threads of their own, and the temporary name is one for all of them.
     static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = parent.join(format!(".{name}.{}", std::process::id()));
-    let written = (|| {
-        // One that a dead agent of the same number left may not be writable for its own user.
-        match fs::remove_file(&temporary) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-            removed => removed?,
-        }
-        let mut file = fs::File::create_new(&temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
+    let temporary = temporary_of(path);
+    let written = write_temporary(&temporary, bytes, mode).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The cause is told; a temporary file that stays harms nobody.
         let _ = fs::remove_file(&temporary);
     }
     written.telling("write", path)?;
-    sync_dir(parent)
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// The name that a file has until it is whole.
+fn temporary_of(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}", std::process::id()))
+}
+
+/// Writes a file that is to be renamed once it is durable.
+fn write_temporary(temporary: &Path, bytes: &[u8], mode: u32) -> io::Result<fs::File> {
+    use std::io::Write;
+    // One that a dead agent of the same number left may not be writable for its own user.
+    match fs::remove_file(temporary) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    let mut file = fs::File::create_new(temporary)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    Ok(file)
 }
 
 #[cfg(test)]

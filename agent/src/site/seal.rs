@@ -16,7 +16,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
-use super::{FACTS, Site, SiteError, Telling, Underway, own_file, remove_durably, write_durably};
+use super::{FACTS, Site, SiteError, Telling, Underway, own_file, remove_durably, sync_dir, temporary_of, write_durably, write_temporary};
 
 /// What a release is. Durable after all that it vouches for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,11 +196,6 @@ impl Site {
             let text = serde_json::to_vec(made_by).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
             fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o400))).telling("write", &path)?;
         }
-        faults::at("listed");
-        // An fd inside the releases: syncfs on another file system would be a silent no-op.
-        let inside = fs::File::open(&dir).telling("open", &dir)?;
-        syncfs(&inside).telling("sync the file system of", &dir)?;
-        faults::at("synced");
         let manifest = Manifest {
             v: 1,
             app: sealing.app.to_owned(),
@@ -218,7 +213,16 @@ impl Site {
         };
         let path = self.manifest_path(sealing.release);
         let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
-        write_durably(&path, &text, 0o444)?;
+        let temporary = temporary_of(&path);
+        write_temporary(&temporary, &text, 0o444).telling("write", &path)?;
+        faults::at("listed");
+        // An fd inside the releases: syncfs on another file system would be a silent no-op.
+        let inside = fs::File::open(&dir).telling("open", &dir)?;
+        syncfs(&inside).telling("sync the file system of", &dir)?;
+        faults::at("synced");
+        // All of it is on the disk, the manifest as well, which gets its name last.
+        fs::rename(&temporary, &path).telling("write", &path)?;
+        sync_dir(&facts)?;
         faults::at("named");
         Ok(manifest)
     }

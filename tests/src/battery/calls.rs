@@ -43,10 +43,10 @@ enum On {
 }
 
 const CALLS: &[Call] = &[
-    Call { name: "create", place: "seal.synced", calls: "openat", on: On::Manifest, then: Then::Ends("failed") },
+    Call { name: "create", place: "seal.started", calls: "openat", on: On::Manifest, then: Then::Ends("failed") },
     Call { name: "write", place: "seal.started", calls: "write", on: On::Release(".release/files"), then: Then::Ends("failed") },
     Call { name: "write-journal", place: "seal.acted", calls: "pwrite64", on: On::Journal, then: Then::Stops },
-    Call { name: "fsync", place: "seal.synced", calls: "fsync,fdatasync", on: On::Manifest, then: Then::Ends("failed") },
+    Call { name: "fsync", place: "seal.synced", calls: "fsync,fdatasync", on: On::Release(".release"), then: Then::Ends("failed") },
     Call { name: "fsync-journal", place: "seal.acted", calls: "fsync,fdatasync", on: On::Journal, then: Then::Stops },
     Call { name: "syncfs", place: "seal.listed", calls: "syncfs", on: On::Anything, then: Then::Ends("failed") },
     Call { name: "rename", place: "switch.linked", calls: "rename,renameat,renameat2", on: On::Anything, then: Then::Ends("rolled_back") },

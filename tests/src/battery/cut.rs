@@ -2,7 +2,7 @@
 
 use super::disks::Kind;
 use super::kill::{first_release, one_more};
-use super::places::PLACES;
+use super::places::{Death, PLACES};
 use super::rig::{Rig, What};
 use super::{Case, Group};
 
@@ -30,7 +30,7 @@ pub(crate) fn groups() -> Vec<Group> {
                     place.stop(rig);
                     cut(rig, *before);
                     let first = first_release(rig);
-                    place.judge(rig, &first);
+                    place.judge(rig, &first, Death::PowerCut);
                     1
                 })
                 .quick_when(quick)

@@ -1,6 +1,6 @@
 //! Killed at every place: the agent alone, or the agent and all that it started.
 
-use super::places::PLACES;
+use super::places::{Death, PLACES};
 use super::rig::{Rig, What};
 use super::{Case, Group};
 
@@ -24,7 +24,7 @@ pub(crate) fn groups() -> Vec<Group> {
                     }
                     rig.start();
                     let first = first_release(rig);
-                    place.judge(rig, &first);
+                    place.judge(rig, &first, Death::Kill);
                     1
                 })
                 .quick_when(quick)
