@@ -40,6 +40,26 @@ pub struct Rate {
     pub slow_path: String,
 }
 
+impl Rate {
+    /// The same, or half of what is answered in a second when eight visitors come again as soon as they were answered, where that is less: of a load
+    /// that a machine cannot bear, requests are lost whatever is released meanwhile.
+    pub fn within_reach(self) -> Self {
+        /// Whoever has just started is slow at first: what is answered in this time does not count.
+        const WARM_UP: Duration = Duration::from_secs(1);
+        const MEASURED: Duration = Duration::from_secs(2);
+        let shared = Shared::new(self);
+        let from = shared.begun + WARM_UP;
+        let until = from + MEASURED;
+        let answered: usize = std::thread::scope(|scope| {
+            let visitors: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| shared.answered_between(from, until))).collect();
+            visitors.into_iter().map(|visitor| visitor.join().expect("a visit does not panic")).sum()
+        });
+        let half = u32::try_from(answered).unwrap_or(u32::MAX) / u32::try_from(MEASURED.as_secs()).unwrap_or(1) / 2;
+        let per_second = shared.rate.per_second.min(half.max(1));
+        Self { per_second, ..shared.rate }
+    }
+}
+
 /// What the visit asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -111,16 +131,7 @@ struct Shared {
 impl Load {
     /// They come from now on.
     pub fn begin(rate: Rate) -> Self {
-        let shared = Arc::new(Shared {
-            rate,
-            begun: Instant::now(),
-            next: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            ended: OnceLock::new(),
-            kept: Mutex::default(),
-            visits: Mutex::default(),
-            threads: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(rate));
         (0..THREADS).for_each(|_| shared.call());
         Self(shared)
     }
@@ -138,6 +149,25 @@ impl Load {
 }
 
 impl Shared {
+    fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            begun: Instant::now(),
+            next: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            ended: OnceLock::new(),
+            kept: Mutex::default(),
+            visits: Mutex::default(),
+            threads: Mutex::default(),
+        }
+    }
+
+    /// One visitor comes again and again; tells how often he got what he came for between these moments.
+    fn answered_between(&self, from: Instant, until: Instant) -> usize {
+        let visits = std::iter::from_fn(|| Some(self.visit(1, Instant::now())).filter(|visit| visit.answered < until));
+        visits.filter(|visit| visit.answered >= from && !visit.is_lost()).count()
+    }
+
     /// Calls one more thread.
     fn call(self: &Arc<Self>) {
         self.waiting.fetch_add(1, Ordering::SeqCst);

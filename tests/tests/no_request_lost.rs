@@ -113,8 +113,14 @@ impl Site {
         self.led.live();
     }
 
-    fn visitors(&self, nginx: &Nginx, per_second: u32) -> Load {
-        Load::begin(Rate { socket: nginx.socket(), per_second, path: "/visit".into(), slow_path: "/slow".into() })
+    /// Visitors so many times a second, or as often as this machine can bear; and how often that is.
+    fn visitors(&self, nginx: &Nginx, per_second: u32) -> (Load, String) {
+        let rate = Rate { socket: nginx.socket(), per_second, path: "/visit".into(), slow_path: "/slow".into() }.within_reach();
+        let comes_to = match rate.per_second {
+            all if all == per_second => format!("{all} requests/s"),
+            fewer => format!("{fewer} requests/s, for this machine does not bear {per_second}"),
+        };
+        (Load::begin(rate), comes_to)
     }
 
     /// Every visit got what it came for, from one of so many releases, all of which visitors were led to when it was made or answered.
@@ -145,7 +151,7 @@ fn twenty_releases_and_twenty_rollbacks_lose_no_request() {
     let (mut site, nginx) = Site::new("no request lost", CHECKS, Server::Uwsgi);
     let first = site.repo.head();
 
-    let load = site.visitors(&nginx, 100);
+    let (load, rate) = site.visitors(&nginx, 100);
     let mut commits = Vec::new();
     for number in 1..=3 {
         let commit = site.page(&format!("Page {number}"));
@@ -153,23 +159,23 @@ fn twenty_releases_and_twenty_rollbacks_lose_no_request() {
         site.switch(&["rollback"], &first);
         commits.push(commit);
     }
-    site.check("3 releases and 3 rollbacks at 100 requests/s", &load.end(), &nginx, 4);
+    site.check(&format!("3 releases and 3 rollbacks at {rate}"), &load.end(), &nginx, 4);
 
-    let load = site.visitors(&nginx, 300);
+    let (load, rate) = site.visitors(&nginx, 300);
     for commit in &commits[..2] {
         site.switch(&["activate", commit], commit);
         site.switch(&["rollback"], &first);
     }
-    site.check("2 and 2 at 300 requests/s", &load.end(), &nginx, 3);
+    site.check(&format!("2 and 2 at {rate}"), &load.end(), &nginx, 3);
 
     site.set(&site.settings(CHECKS, "keep_warm = true\n"));
-    let load = site.visitors(&nginx, 300);
+    let (load, rate) = site.visitors(&nginx, 300);
     // Each twice: the second time it is warm.
     for commit in commits.iter().flat_map(|commit| [commit; 2]).cycle().take(15) {
         site.switch(&["activate", commit], commit);
         site.switch(&["rollback"], &first);
     }
-    site.check("15 and 15 at 300 requests/s, the former release kept warm", &load.end(), &nginx, 4);
+    site.check(&format!("15 and 15 at {rate}, the former release kept warm"), &load.end(), &nginx, 4);
     assert_eq!(site.bench.runs().iter().filter(|run| run["outcome"] == "live").count(), 1 + 20 + 20);
 }
 
@@ -177,13 +183,13 @@ fn twenty_releases_and_twenty_rollbacks_lose_no_request() {
 fn a_proxy_that_keeps_connections_for_less_than_the_drain_loses_no_request() {
     let (mut site, nginx) = Site::new("no request lost over kept connections", "stable = \"0s\"", Server::Gunicorn);
     let first = site.repo.head();
-    let load = site.visitors(&nginx, 300);
+    let (load, rate) = site.visitors(&nginx, 300);
     let commit = site.page("Another page");
     site.switch(&["release", "main"], &commit);
     site.switch(&["rollback"], &first);
     site.switch(&["activate", &commit], &commit);
     site.switch(&["rollback"], &first);
-    site.check("2 and 2 of gunicorn at 300 requests/s, with connections that nginx keeps", &load.end(), &nginx, 2);
+    site.check(&format!("2 and 2 of gunicorn at {rate}, with connections that nginx keeps"), &load.end(), &nginx, 2);
     let told: String = site.bench.runs().iter().map(|run| format!("{:?}", site.bench.events(run["run"].as_u64().unwrap()))).collect();
     assert!(
         told.contains("has finished and stopped") && !told.contains("still open after"),
@@ -226,9 +232,9 @@ fn releases_that_do_not_serve_lose_no_request() {
     for (what, make, told) in broken {
         site.repo.reset(&first);
         let commit = make(&site.repo);
-        let load = site.visitors(&nginx, 100);
+        let (load, rate) = site.visitors(&nginx, 100);
         let done = site.bench.ctl(["release", "main"]);
-        let met = site.check(what, &load.end(), &nginx, 1);
+        let met = site.check(&format!("{what}, at {rate}"), &load.end(), &nginx, 1);
         done.expect(1).says(&[told]);
         assert_eq!(met.releases.keys().collect::<Vec<_>>(), [&first], "{commit} met visitors");
     }
