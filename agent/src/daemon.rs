@@ -114,8 +114,6 @@ enum Ended {
     Inherited(#[source] std::io::Error),
     #[error(transparent)]
     Runner(#[from] RunnerError),
-    #[error("this agent was built with the feature `failpoints`: a variable of its environment could stop it in the middle of a release")]
-    ForTests,
     #[error("the runtime cannot be started")]
     Runtime(#[source] std::io::Error),
 }
@@ -124,7 +122,6 @@ impl Ended {
     fn code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NoHome(_) => 64,
-            Self::ForTests => 70,
             Self::App(_) | Self::Bind(_) | Self::Inherited(_) | Self::Runner(RunnerError::NoSocket { .. }) => 69,
             Self::Runner(RunnerError::Line(_)) => 74,
             Self::Runtime(_) => 71,
@@ -169,7 +166,6 @@ impl Ended {
                 Some("`listen` in [https] of agent.toml must name free addresses of this host".to_owned())
             }
             Self::Bind(BindError::NoGroup(_)) => Some("make it (groupadd), or name another in agent.toml".to_owned()),
-            Self::ForTests => Some("build it without that feature: cargo build --release".to_owned()),
             Self::App(err) => match &err.source {
                 NotTaken::Site(err) => err.hint(),
                 _ => None,
@@ -180,7 +176,7 @@ impl Ended {
 }
 
 /// The whole program. This is the one place that decides exit codes: 0 after a drain, 64 for a configuration or a command line that cannot be
-/// used, 65 for a journal of a newer version, 70 for a build that is only for tests, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
+/// used, 65 for a journal of a newer version, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
 pub fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -224,10 +220,6 @@ fn start_log() {
 }
 
 fn serve(arguments: &Arguments) -> Result<(), Ended> {
-    // What tests need must not be what an operator runs, whoever built it.
-    if faults::COMPILED_IN && !cfg!(debug_assertions) {
-        return Err(Ended::ForTests);
-    }
     let _faults = faults::begin();
     let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
     let env = |name: &str| std::env::var(name).ok();

@@ -7,8 +7,8 @@
 //!
 //! The name of a place begins with what the app's thread is at: a step (`switch.renamed`), or the way back of one (`switch.undo.renamed`).
 
-/// Whether this agent can be stopped so.
-pub(crate) const COMPILED_IN: bool = cfg!(feature = "failpoints");
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!("the feature `failpoints` is for tests: a variable of its environment could stop such an agent in the middle of a release");
 
 #[cfg(feature = "failpoints")]
 pub(crate) use compiled::{at, begin, within};

@@ -32,6 +32,7 @@ pub use git_server::{GitServer, Serving};
 pub use hostile::Hostile;
 pub use http::{Answer, Place, get, request};
 pub use issuer::{Issuer, Replies};
+pub use jsonschema;
 pub use load::{Kind, Led, Load, Met, Over, Rate, Visit};
 pub use network::{HOST, Network, SigningKey, form, nonce, now};
 pub use nginx::{Nginx, Upstream};

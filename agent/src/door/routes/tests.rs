@@ -104,7 +104,7 @@ impl Contract {
     fn complaints(&self, name: &str, value: &Value) -> Vec<String> {
         self.schema(name);
         let schema = json!({ "$ref": format!("#/components/schemas/{name}"), "components": self.components });
-        let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap();
+        let validator = agent_tests::jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap();
         validator.iter_errors(value).map(|err| format!("{}: {err}", err.instance_path())).collect()
     }
 
