@@ -457,6 +457,16 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_asked_for_half_of_what_it_bears_at_the_most() {
+        let directory = tempfile::tempdir().unwrap();
+        serve(&directory.path().join("s"), Duration::from_millis(100), usize::MAX);
+        // Eight visitors, each answered ten times a second at the most.
+        let within = rate(&directory).within_reach().per_second;
+        assert!((10..=40).contains(&within), "{within}");
+        assert_eq!(Rate { per_second: 3, ..rate(&directory) }.within_reach().per_second, 3);
+    }
+
+    #[test]
     fn a_server_that_is_not_there_is_asked_all_the_same() {
         let directory = tempfile::tempdir().unwrap();
         let load = Load::begin(rate(&directory));
