@@ -180,14 +180,14 @@ fn unfinished(bench: &Bench) -> Vec<PathBuf> {
 
 #[test]
 fn net_06_stalls_mid_pack() {
-    let (bench, repo, server) = over_tls("a stall", "[timeouts]\nfetch = \"3s\"");
+    let (bench, repo, server) = over_tls("a stall", "[timeouts]\nfetch = \"6s\"");
     large(&repo, "Two");
     server.serve(Serving::Stalling(1 << 20));
     fails(
         &bench,
         &[
             "cannot fetch from the repository",
-            // What is left of the step's three seconds when the refs are known.
+            // What is left of the step's six seconds when the refs are known.
             "git fetch was ended at its timeout, after",
             "did not come in time",
             "raise fetch under [timeouts]",

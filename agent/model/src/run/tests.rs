@@ -148,8 +148,18 @@ fn live_once(
     }
 }
 
+/// What a failed check says. There are millions of histories, and it is put into words for one at the most.
+struct Told<'h>(&'h [Nature], Trouble, &'h History);
+
+impl std::fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(natures, trouble, history) = self;
+        write!(f, "{natures:?} {trouble:?} {:?} -> {:?}", history.marks, history.outcome)
+    }
+}
+
 fn check(natures: &[Nature], trouble: Trouble, history: &History) {
-    let told = format!("{natures:?} {trouble:?} {:?} -> {:?}", history.marks, history.outcome);
+    let told = Told(natures, trouble, history);
     let world = &history.world;
     assert!(world.started.iter().all(|times| *times <= 1), "no step is started twice: {told}");
     let mut run = replay(Aim::Serve, natures, &history.marks);
@@ -197,20 +207,24 @@ fn every_plan(mut visit: impl FnMut(&[Nature])) {
     }
 }
 
-fn nothing_or(range: std::ops::Range<usize>) -> impl Iterator<Item = Option<usize>> + Clone {
-    std::iter::once(None).chain(range.map(Some))
+fn nothing_or(steps: impl Iterator<Item = usize>) -> impl Iterator<Item = Option<usize>> {
+    std::iter::once(None).chain(steps.map(Some))
 }
 
 #[test]
 fn every_history_of_every_short_plan_ends_in_agreement_with_the_world() {
     let mut histories = 0_u64;
     every_plan(|natures| {
-        let steps = natures.len();
-        // A step either exposes the run or has nothing to do; one such step a history.
-        let quirks = nothing_or(0..steps).map(|exposes| (exposes, None)).chain((0..steps).map(|idle| (None, Some(idle))));
-        for fails in nothing_or(0..steps) {
-            for (exposes, idle) in quirks.clone() {
-                for undo_fails in nothing_or(0..steps) {
+        for fails in nothing_or(0..natures.len()) {
+            // Behind a step whose failure takes the run back, none begins: what would become of it makes no other history. Nor does the taking-back of
+            // a step that has none.
+            let last = fails.filter(|i| natures[*i].on_failure == OnFailure::Unwind);
+            let begun = last.map_or(natures.len(), |last| last + 1);
+            let taken_back = (0..begun).filter(|i| natures[*i].undo == Undo::TakeBack);
+            // A step either exposes the run or has nothing to do; one such step a history.
+            let idle = (0..begun).filter(|i| fails != Some(*i)).map(|idle| (None, Some(idle)));
+            for (exposes, idle) in nothing_or(0..begun).map(|exposes| (exposes, None)).chain(idle) {
+                for undo_fails in nothing_or(taken_back.clone()) {
                     let calm = Trouble { fails, exposes, idle, undo_fails, ..Trouble::default() };
                     let points = play(natures, calm).points;
                     // Each crash point alone, each cancel point alone, and each pair of the two; the later of two crashes is met on the way back.
