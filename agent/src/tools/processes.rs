@@ -1,6 +1,6 @@
 //! Processes by number, safe against numbers that are used again; and the search for processes by what /proc says of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use rayon::prelude::*;
 
 use super::sandbox::TELLTALE_LINE;
 
@@ -129,10 +130,12 @@ impl Process {
     }
 }
 
-/// The processes that are alive, but for threads of the kernel: those run from nowhere, and hold nothing.
-fn every() -> impl Iterator<Item = (Process, Stat)> {
+/// The processes that are alive, but for threads of the kernel: those run from nowhere, and hold nothing. They are looked at side by side, for the kernel
+/// takes its time to tell.
+fn every() -> impl ParallelIterator<Item = (Process, Stat)> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
+    let pids: Vec<u32> = pids.collect();
+    pids.into_par_iter().filter_map(|pid| {
         let stat = stat(pid)?;
         (!matches!(stat.state, 'Z' | 'X') && !stat.is_kernel).then_some((Process { pid, started: Some(stat.started) }, stat))
     })
@@ -291,25 +294,24 @@ pub(crate) fn end_control_group() -> bool {
 /// What processes use within `root`: the directories that are directly in one of `parts`, and that a process runs from. Only what this user may look
 /// into is seen.
 pub(crate) fn used_within(root: &Path, parts: &[&str]) -> Vec<PathBuf> {
-    let mut used = Vec::new();
-    for (process, _) in every() {
+    let used_by = |process: Process| {
         let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", process.pid)).ok();
         let maps = file_of(process.pid, "maps").unwrap_or_default();
         let maps = String::from_utf8_lossy(&maps);
         let mapped = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
-        for path in process.cwd().into_iter().chain(link("exe")).chain(mapped) {
-            let Ok(within) = path.strip_prefix(root) else { continue };
-            let mut names = within.components().map(|part| part.as_os_str());
-            if let (Some(part), Some(name)) = (names.next(), names.next())
-                && parts.iter().any(|known| part == *known)
-            {
-                used.push(root.join(part).join(name));
-            }
-        }
-    }
-    used.sort();
-    used.dedup();
-    used
+        let paths = process.cwd().into_iter().chain(link("exe")).chain(mapped);
+        let used = paths.filter_map(|path| {
+            let mut names = path.strip_prefix(root).ok()?.components().map(|part| part.as_os_str());
+            let (part, name) = (names.next()?, names.next()?);
+            parts.iter().any(|known| part == *known).then(|| root.join(part).join(name))
+        });
+        used.collect::<BTreeSet<PathBuf>>()
+    };
+    every()
+        .map(|(process, _)| used_by(process))
+        .reduce(BTreeSet::new, |some, more| some.into_iter().chain(more).collect())
+        .into_iter()
+        .collect()
 }
 
 /// The processes that run from within `dir`: by their working directory, their program, or a file that they have mapped.
