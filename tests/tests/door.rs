@@ -606,7 +606,7 @@ fn dos_10_output_without_end() {
     let bench = Bench::new("dos 10");
     let repo = repository(&bench);
     let hook = |run: &str| format!("[[hook]]\nafter = \"checkout\"\nrun = [\"sh\", \"-c\", {run:?}]\n");
-    let hooks = hook("head -c 1000000000 /dev/zero") + &hook("yes 'a line of output that goes on and on' | head -n 200000");
+    let hooks = hook("head -c 300000000 /dev/zero") + &hook("yes 'a line of output that goes on and on' | head -n 200000");
     bench.app("plain", &format!("repository = {:?}\n{hooks}", repo.path())).start();
     bench.ctl(["--quiet", "release", "main"]).expect(0);
     let stored: u64 = fs::read_dir(bench.path("state")).unwrap().flatten().map(|entry| entry.metadata().unwrap().len()).sum();
