@@ -114,7 +114,7 @@ enum Ended {
     Inherited(#[source] std::io::Error),
     #[error(transparent)]
     Runner(#[from] RunnerError),
-    #[error("the runtime cannot be started")]
+    #[error("the threads that the agent needs cannot be started")]
     Runtime(#[source] std::io::Error),
 }
 
@@ -221,6 +221,8 @@ fn start_log() {
 
 fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let _faults = faults::begin();
+    // What is done side by side has its threads from the start. When a build has taken all that there are, its processes must still be found.
+    rayon::ThreadPoolBuilder::new().build_global().map_err(|err| Ended::Runtime(std::io::Error::other(err)))?;
     let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
     let env = |name: &str| std::env::var(name).ok();
     let config = directory(arguments.config.as_deref(), whose, env).ok_or(Ended::NoHome("config"))?;

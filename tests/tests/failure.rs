@@ -94,7 +94,7 @@ fn what_answers_wrongly_never_meets_a_visitor_when_it_is_handed_over() {
         ("    import os, signal\n    os.kill(os.getppid(), signal.SIGKILL)\n    os._exit(1)", ""),
     ];
     let settings = fs::read_to_string(bench.path("config/apps/demo.toml")).unwrap();
-    bench.write("config/apps/demo.toml", settings.replace("stable = ", "timeout = \"1s\"\nwithin = \"3s\"\nstable = "));
+    bench.write("config/apps/demo.toml", settings.replace("stable = ", "timeout = \"3s\"\nwithin = \"7s\"\nstable = "));
     bench.stop();
     bench.start();
     for (body, word) in cases {
