@@ -584,7 +584,7 @@ fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> 
     // Requests that are carried out on the spot come on threads of their own, and the temporary name is one for all of them.
     static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let temporary = temporary_of(path);
+    let temporary = temporary_beside(path);
     let written = write_temporary(&temporary, bytes, mode).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The cause is told; a temporary file that stays harms nobody.
@@ -595,7 +595,7 @@ fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> 
 }
 
 /// The name that a file has until it is whole.
-fn temporary_of(path: &Path) -> PathBuf {
+fn temporary_beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}", std::process::id()))
 }

@@ -16,7 +16,9 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
-use super::{FACTS, Site, SiteError, Telling, Underway, own_file, remove_durably, sync_dir, temporary_of, write_durably, write_temporary};
+use super::{
+    FACTS, Site, SiteError, Telling, Underway, own_file, remove_durably, sync_dir, temporary_beside, write_durably, write_temporary,
+};
 
 /// What a release is. Durable after all that it vouches for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -213,7 +215,7 @@ impl Site {
         };
         let path = self.manifest_path(sealing.release);
         let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
-        let temporary = temporary_of(&path);
+        let temporary = temporary_beside(&path);
         write_temporary(&temporary, &text, 0o444).telling("write", &path)?;
         faults::at("listed");
         // An fd inside the releases: syncfs on another file system would be a silent no-op.
