@@ -619,13 +619,10 @@ fn variables(home: &Path) -> BTreeMap<String, String> {
 pub(crate) fn binaries() -> &'static Path {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {
-        // The battery has others than the tests: tests/battery has just built them.
-        if let Some(directory) = std::env::var_os("BENCH_BINARIES") {
-            return project("").join(directory);
-        }
-        // target/<profile>/deps/<test>
-        let test = std::env::current_exe().expect("a process knows its program");
-        let directory = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps").to_owned();
+        // target/<profile>/deps/<test>, target/<profile>/battery
+        let program = std::env::current_exe().expect("a process knows its program");
+        let is_profile = |directory: &&Path| directory.file_name().is_some_and(|name| name != "deps");
+        let directory = program.ancestors().skip(1).find(is_profile).expect("programs lie in target/<profile>").to_owned();
         // tests/run has just built them, and says so.
         if std::env::var_os("BENCH_BINARIES_ARE_BUILT").is_none() {
             let profile = match directory.file_name().and_then(OsStr::to_str) {
@@ -633,7 +630,7 @@ pub(crate) fn binaries() -> &'static Path {
                 Some(other) => other,
             };
             let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            cargo.args(["build", "--quiet", "-p", "release-agent", "-p", "agentctl", "--profile", profile]).current_dir(project(""));
+            cargo.args(["build", "--quiet", "--workspace", "--profile", profile]).current_dir(project(""));
             cargo.arg("--target-dir").arg(directory.parent().expect("target/<profile> has a parent"));
             let output = cargo.output().expect("cargo is there when tests are");
             assert!(output.status.success(), "the agent cannot be built:\n{}", String::from_utf8_lossy(&output.stderr));

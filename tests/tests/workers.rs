@@ -70,9 +70,10 @@ def say(*words):
     with open("/var/shop/shared/said", "a") as said:
         print(*words, NAME, file=said)
 @app.task(name="work")
-def work(name, seconds):
+def work(name):
     say("begun", name)
-    time.sleep(seconds)
+    while not os.path.exists(f"/var/shop/shared/end-{name}"):
+        time.sleep(0.1)
     say("ended", name)
 "#;
 
@@ -146,10 +147,22 @@ impl Shop {
         self.machine.run(argv.into_iter().chain([script.as_str()])).expect(0);
     }
 
-    /// Sends a task of so many seconds, and waits until it has begun.
-    fn begin(&self, name: &str, seconds: u32) {
-        self.send("work", &format!("{name:?}, {seconds}"));
+    /// Sends a task that works until it is [ended](Self::end), and waits until it has begun.
+    fn begin(&self, name: &str) {
+        self.send("work", &format!("{name:?}"));
         wait_until("the task has begun", LONG, || !self.said("begun", name).is_empty());
+    }
+
+    /// Lets a task come to its end, or be over as soon as it begins.
+    fn end(&self, name: &str) {
+        self.machine.write(&format!("/var/shop/shared/end-{name}"), "");
+    }
+
+    /// Waits until a worker is told to finish, and lets its task take so long that a run speaks of it.
+    fn end_while_finishing(&self, name: &str, unit: &str) {
+        wait_until("the worker finishes", LONG, || self.state(unit) == "deactivating");
+        std::thread::sleep(Duration::from_secs(2));
+        self.end(name);
     }
 
     /// The releases that said this of a task, each as often as it did.
@@ -272,14 +285,16 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.assert_alone("blue", &first);
 
     shop.stages.begin("the second one, which knows a task that the first does not");
-    shop.begin("early", 10);
+    shop.begin("early");
+    shop.end("late");
     let fresh = format!("{CELERY}\n@app.task(name=\"fresh\")\ndef fresh():\n    say('ended', 'fresh')\n");
     shop.repo.write("noticeboard/celery.py", &fresh);
     shop.commit("two");
     let run = shop.machine.begin(["agentctl", "release", "main"]);
     wait_until("visitors are led to it", LONG, || shop.public() == "green");
     shop.send("fresh", "");
-    shop.send("work", "\"late\", 0");
+    shop.send("work", "\"late\"");
+    shop.end_while_finishing("early", blue);
     let told = run.finish().expect(0);
     let second = shop.live();
     shop.was_done_once("early", &first);
@@ -298,7 +313,7 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.stages.begin("back, while a task takes longer than its unit allows");
     shop.machine.write("/etc/systemd/system/shop-celery@.service.d/short.conf", "[Service]\nTimeoutStopSec=25\n");
     shop.configure(&format!("[timeouts]\nswitch = \"25s\"\n{WORKERS}"));
-    shop.begin("endless", 600);
+    shop.begin("endless");
     let back = shop.machine.ctl(["rollback"]).expect(0);
     let too_long = format!("{blue} may finish what it is at for 25 s (TimeoutStopSec), and the step switch has 2");
     assert!(back.stderr.contains(&too_long), "{}", back.stderr);
@@ -329,16 +344,18 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.stages.begin("a release that fails when its worker has taken over");
     shop.machine.run(["rm", "/etc/systemd/system/shop-celery@.service.d/short.conf"]).expect(0);
     shop.machine.systemctl(["daemon-reload"]);
-    shop.begin("meanwhile", 8);
+    shop.begin("meanwhile");
     shop.repo.write("noticeboard/celery.py", &fresh).write("fails-when-named", "");
     shop.commit("four");
-    shop.release().expect(3);
+    let run = shop.machine.begin(["agentctl", "release", "main"]);
+    shop.end_while_finishing("meanwhile", blue);
+    run.finish().expect(3);
     shop.was_done_once("meanwhile", &first);
     shop.assert_alone("blue", &first);
     assert_ne!(shop.machine.main_process(blue), before, "it finished, and was started anew");
 
     shop.stages.begin("back to a release whose worker finishes for longer than the step has");
-    shop.begin("tenacious", 600);
+    shop.begin("tenacious");
     // Its unit allows it five minutes; the run has more urgent things to do than to wait for that.
     let left = shop.machine.ctl(["activate", &second]).expect(0);
     assert!(left.stderr.contains(&format!("! switch: {blue} has not finished what it is at after ")), "{}", left.stderr);
@@ -356,12 +373,13 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.assert_alone("blue", &first);
 
     shop.stages.begin("the agent dies while the former worker finishes");
-    shop.begin("survives", 8);
+    shop.begin("survives");
     shop.repo.remove("fails-when-named");
     shop.commit("five");
     shop.machine.ctl(["release", "--no-follow", "main"]).expect(0);
     wait_until("the former worker finishes", LONG, || shop.state(blue) == "deactivating");
     shop.kill_the_agent();
+    shop.end("survives");
     wait_until("the run has ended", LONG, || shop.machine.ctl(["status", "--json"]).json()["apps"][0]["run"].is_null());
     assert_eq!(shop.last_outcome(), "rolled_back");
     shop.was_done_once("survives", &first);
@@ -403,7 +421,7 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.machine.write("/etc/systemd/system/shop-celery.service", example("shop-celery.service").replace("5min", "4s"));
     shop.configure("[[worker]]\nunit = \"shop-celery.service\"\nwatch = \"1s\"");
     shop.machine.systemctl(["start", "shop-celery.service"]);
-    shop.begin("slow", 600);
+    shop.begin("slow");
     let told = shop.release().expect(0);
     assert!(told.stderr.contains("! switch: shop-celery.service took 4."), "{}", told.stderr);
     assert_eq!(shop.work("worker"), [shop.live()].into());
