@@ -183,6 +183,11 @@ impl Booted {
         self.write("/etc/systemd/system/release-agent.service.d/direct.conf", format!("{example}{more}"))
     }
 
+    /// Has no package that comes or goes make the index of all manual pages anew, which whoever installed it would wait for (man-db's trigger of dpkg).
+    pub fn leave_the_index_of_pages(&self) {
+        self.run(["rm", "--force", "/var/lib/man-db/auto-update"]).expect(0);
+    }
+
     /// A program within the machine, with the environment of a login of root.
     pub fn command<S: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new("nsenter");

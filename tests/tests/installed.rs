@@ -88,6 +88,7 @@ impl Shop {
             "rm -rf /var/shop /etc/nginx/sites-enabled/default; v=$(ls /usr/lib/postgresql | tail -1); pg_dropcluster --stop $v main || true
              pg_createcluster --start $v main; su postgres -c 'createuser shop && createdb --owner shop shop'",
         );
+        shop.machine.leave_the_index_of_pages();
         shop.machine.run(["dpkg", "--install", &package]).expect(0);
         shop.published();
         shop.machine.write("/etc/release-agent/apps/shop.env", "SECRET_KEY=the-secret-of-the-site-the-secret-of-the-site-0123456789\n");

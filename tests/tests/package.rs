@@ -111,6 +111,7 @@ fn the_package_comes_goes_on_and_goes_and_the_site_serves_all_the_while() {
     let second = site.package("0.1.0-2");
 
     eprintln!("--- install");
+    machine.leave_the_index_of_pages();
     machine.run(["dpkg", "--install", &first]).expect(0);
     assert_eq!(site.state("release-agent.service"), "active");
     assert_eq!(machine.property("release-agent.service", "UnitFileState"), "enabled");

@@ -8,11 +8,16 @@ use crate::tools::http::{Target, listens};
 
 const BROKEN: &str = "import nothing_of_that_name\n";
 
-/// A gunicorn of its own, installed once for all tests.
+/// The gunicorn that tests/run has installed, or one that is installed here, once for all tests.
 pub(in crate::restart) fn gunicorn() -> &'static Path {
     static VENV: OnceLock<PathBuf> = OnceLock::new();
     VENV.get_or_init(|| {
-        let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-gunicorn");
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+        let installed = target.join("test-tools/venv");
+        if installed.join("bin/gunicorn").exists() {
+            return installed;
+        }
+        let venv = target.join("test-gunicorn");
         let run = |program: &Path, args: &[&str]| assert!(std::process::Command::new(program).args(args).status().unwrap().success());
         if !venv.join("bin/gunicorn").exists() {
             run(Path::new("python3"), &["-m", "venv", "--clear", venv.to_str().unwrap()]);
