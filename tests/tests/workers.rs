@@ -212,9 +212,11 @@ impl Shop {
         assert_eq!(self.machine.run(["pgrep", "--full", "--count", "bin/celery .* beat( |$)"]).stdout.trim(), "1");
     }
 
-    fn kill_the_agent(&self) {
+    /// Kills the agent, and waits until the next one is ready: what that one waits for is to happen meanwhile.
+    fn kill_the_agent(&self, meanwhile: impl FnOnce()) {
         let restarts = self.machine.property(AGENT, "NRestarts");
         kill(Pid::from_raw(self.machine.main_process(AGENT)), Signal::SIGKILL).unwrap();
+        meanwhile();
         wait_until("systemd has started the agent again", LONG, || {
             self.machine.property(AGENT, "NRestarts") != restarts && self.state(AGENT) == "active"
         });
@@ -378,8 +380,7 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.commit("five");
     shop.machine.ctl(["release", "--no-follow", "main"]).expect(0);
     wait_until("the former worker finishes", LONG, || shop.state(blue) == "deactivating");
-    shop.kill_the_agent();
-    shop.end("survives");
+    shop.kill_the_agent(|| shop.end("survives"));
     wait_until("the run has ended", LONG, || shop.machine.ctl(["status", "--json"]).json()["apps"][0]["run"].is_null());
     assert_eq!(shop.last_outcome(), "rolled_back");
     shop.was_done_once("survives", &first);

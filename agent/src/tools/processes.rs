@@ -160,8 +160,28 @@ impl Ticks {
     }
 }
 
-/// The processes that a run has left, and that have started since: those whose environment carries its marker, and of this user's that were started within bounds, those that carry
-/// nobody's and that nobody waits for any more, for no ancestor of theirs is this process. What cannot be read is another user's, and not ours.
+/// The environment of a process; empty when it cannot be read. The kernel reads it, as it does the arguments, from the process's own memory (proc(5)), where
+/// execve(2) writes them last: of a process that becomes another program it tells neither for a moment, which is waited for.
+fn environ_of(pid: u32) -> Vec<u8> {
+    const MOST_LOOKS: u32 = 100;
+    for look in 1..=MOST_LOOKS {
+        let Some(environ) = file_of(pid, "environ") else { break };
+        if !environ.is_empty() {
+            return environ;
+        }
+        // It may have become the other program since the look at its environment; then the next look finds one, if it has any.
+        let has_arguments = file_of(pid, "cmdline").is_none_or(|arguments| !arguments.is_empty());
+        if has_arguments && look > 2 || stat(pid).is_none_or(|stat| matches!(stat.state, 'Z' | 'X')) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Vec::new()
+}
+
+/// The processes that a run has left, and that have started since: those whose environment carries its marker, and of this user's that were started
+/// within bounds, those that carry nobody's and that nobody waits for any more, for no ancestor of theirs is this process. What cannot be read is another
+/// user's, and not ours.
 pub(crate) fn left_by(marker: &str, since: Ticks) -> Vec<Process> {
     let all: Vec<(Process, Stat)> = every().collect();
     let parents: HashMap<u32, u32> = all.iter().map(|(process, stat)| (process.pid, stat.parent)).collect();
@@ -178,7 +198,7 @@ pub(crate) fn left_by(marker: &str, since: Ticks) -> Vec<Process> {
     };
     let marked = format!("{}=", super::MARKER);
     let is_left = |process: &Process| {
-        let environ = file_of(process.pid, "environ").unwrap_or_default();
+        let environ = environ_of(process.pid);
         match environ.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(marked.as_bytes())) {
             Some(found) => found == marker.as_bytes(),
             None => !is_ours(process.pid) && is_bounded(process.pid) == Some(true) && is_this_users(process.pid),
@@ -205,7 +225,7 @@ fn is_bounded_itself() -> bool {
 pub(crate) fn with_variable(name: &str, value: &str) -> Vec<Process> {
     let wanted = format!("{name}={value}");
     let carries = |process: &Process| {
-        let environ = file_of(process.pid, "environ").unwrap_or_default();
+        let environ = environ_of(process.pid);
         environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     };
     every().map(|(process, _)| process).filter(carries).collect()

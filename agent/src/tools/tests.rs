@@ -137,6 +137,17 @@ fn a_daemon_that_left_the_group_and_holds_the_pipe_is_found_and_ended() {
 }
 
 #[test]
+fn what_becomes_another_program_again_and_again_is_found_each_time() {
+    let script = tempfile::NamedTempFile::with_suffix(".sh").unwrap().into_temp_path();
+    std::fs::write(&script, "exec sh \"$0\"\n").unwrap();
+    let mut child = std::process::Command::new("sh").arg(&script).env(MARKER, "t:20").spawn().unwrap();
+    let looks: Vec<usize> = (0..200).map(|_| left_by("t:20", Ticks::BOOT).len()).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(looks, [1; 200]);
+}
+
+#[test]
 fn what_has_started_since_is_found_and_what_was_there_before_is_not() {
     let (began, dir) = (Ticks::now(), tempfile::tempdir().unwrap());
     // What has left the group is not ended with it.
