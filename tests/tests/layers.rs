@@ -101,3 +101,16 @@ fn what_only_one_place_may_do_is_done_nowhere_else() {
         }
     }
 }
+
+/// A file that the program of the tests does not name would never run, and nobody would be told.
+#[test]
+fn every_file_of_tests_from_outside_belongs_to_their_program() {
+    let directory = project().join("tests/tests");
+    let mut files: Vec<String> = sources(&directory)
+        .iter()
+        .map(|path| path.strip_prefix(&directory).unwrap().with_extension("").to_str().unwrap().to_owned())
+        .collect();
+    files.retain(|name| name != "main");
+    files.sort();
+    assert_eq!(floors(&directory.join("main.rs")), files);
+}
