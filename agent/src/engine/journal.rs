@@ -25,6 +25,7 @@ use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::CLOCK_SKEW;
 use chrono::{DateTime, Utc};
 use nix::fcntl::Flock;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
@@ -434,20 +435,27 @@ const CACHE: i32 = -1024;
 /// More than there are different ones, so that none is made twice.
 const STATEMENTS: usize = 64;
 
+/// A connection to the file, for whoever asks the same again and again.
+fn connection_to(path: &Path) -> Result<Connection, JournalError> {
+    let connection = Connection::open(path)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // What is planned for certain values is planned anew for others, which costs more than what it is for (the query planner stability guarantee,
+    // sqlite.org/queryplanner-ng.html).
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cache_size", CACHE)?;
+    Ok(connection)
+}
+
 /// The two connections to the file, and what the journal says of itself.
 fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), JournalError> {
-    let mut writer = Connection::open(path)?;
+    let mut writer = connection_to(path)?;
     writer.busy_handler(Some(wait_for_others))?;
     writer.pragma_update(None, "journal_mode", "wal")?;
     writer.pragma_update(None, "foreign_keys", "on")?;
-    writer.set_prepared_statement_cache_capacity(STATEMENTS);
-    writer.pragma_update(None, "cache_size", CACHE)?;
     let about = schema::bring_up(&mut writer, path)?;
-    let reader = Connection::open(path)?;
+    let reader = connection_to(path)?;
     reader.pragma_update(None, "query_only", "on")?;
     reader.busy_timeout(std::time::Duration::from_secs(5))?;
-    reader.set_prepared_statement_cache_capacity(STATEMENTS);
-    reader.pragma_update(None, "cache_size", CACHE)?;
     Ok((writer, reader, about))
 }
 
@@ -530,13 +538,12 @@ fn text_of(run: RunId, what: &What) -> Result<String, JournalError> {
     serde_json::to_string(what).map_err(|source| JournalError::Malformed { run: run.0, n: 0, source })
 }
 
+const APPEND: &str = "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)";
+
 /// Appends one event that changes nothing of the run's row.
 fn insert_line(tx: &Sheet<'_>, line: &Line) -> Result<(), JournalError> {
     tx.runs.borrow_mut().insert(line.run);
-    tx.prepare_cached(
-        "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)",
-    )?
-    .execute(params![line.run, line.at, line.text])?;
+    tx.prepare_cached(APPEND)?.execute(params![line.run, line.at, line.text])?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use agent_wire::event::{OutcomeWord, What};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{CACHE, Journal, JournalError, locked, moment};
+use super::{Journal, JournalError, connection_to, locked, moment};
 
 /// The most letters that are kept of those that were given up.
 const MOST_GIVEN_UP: u32 = 1000;
@@ -175,9 +175,8 @@ fn letter_of(row: &Row<'_>) -> rusqlite::Result<Letter> {
 impl Outbox {
     /// Opens it.
     pub(crate) fn open(journal: Arc<Journal>) -> Result<Self, JournalError> {
-        let reader = Connection::open(&journal.path)?;
+        let reader = connection_to(&journal.path)?;
         reader.pragma_update(None, "query_only", "on")?;
-        reader.pragma_update(None, "cache_size", CACHE)?;
         Ok(Self { journal, reader })
     }
 

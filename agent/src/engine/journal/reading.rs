@@ -29,6 +29,7 @@ pub(super) const LAST_ENDED: &str = "WHERE app = ? AND ended IS NOT NULL AND tur
 pub(super) const OUTCOMES: &str = "SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome";
 pub(super) const GONE_LIVE: &str =
     "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND turns AND release IS NOT NULL ORDER BY run DESC LIMIT 200";
+pub(super) const NEXT: &str = "SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n";
 pub(super) const UNDER_WAY: &str = "SELECT app, run, step FROM run WHERE ended IS NULL AND begun IS NOT NULL AND turns ORDER BY app";
 pub(super) const ON_THE_SPOT: &str = "SELECT run FROM run WHERE ended IS NULL AND NOT turns";
 
@@ -106,7 +107,7 @@ impl Journal {
             let mut query = reader.prepare_cached("SELECT ended IS NOT NULL FROM run WHERE run = ?")?;
             query.query_row([run.0], |row| row.get(0)).optional()?.unwrap_or(true)
         };
-        let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n")?;
+        let mut query = reader.prepare_cached(NEXT)?;
         let mut rows = query.query(params![run.0, after])?;
         let (mut events, mut bytes) = (Vec::new(), 0);
         while bytes < PAGE

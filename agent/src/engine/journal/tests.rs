@@ -1,9 +1,9 @@
-use super::reading::{GONE_LIVE, LAST_ENDED, ON_THE_SPOT, OUTCOMES, PAGE, RUN, UNDER_WAY};
+use super::reading::{GONE_LIVE, LAST_ENDED, NEXT, ON_THE_SPOT, OUTCOMES, PAGE, RUN, UNDER_WAY};
 use super::*;
 use agent_model::request::Admission;
 use agent_wire::event::Event;
 use agent_wire::view;
-use rusqlite::params_from_iter;
+use rusqlite::{StatementStatus, params_from_iter};
 
 fn journal() -> (tempfile::TempDir, Journal) {
     let dir = tempfile::tempdir().unwrap();
@@ -176,6 +176,23 @@ fn what_is_asked_at_each_start_and_of_each_app_goes_through_no_history() {
         assert_eq!(steps.iter().find(scans), None, "{query}: {steps:?}");
         // The few runs that are under way may be sorted.
         assert!(query == UNDER_WAY || !steps.iter().any(|step| step.contains("TEMP B-TREE")), "{query}: {steps:?}");
+    }
+}
+
+#[test]
+fn what_is_asked_again_with_other_values_is_not_planned_again() {
+    let (_dir, journal) = journal();
+    for (run, nonce) in [(RunId(1), "n1"), (RunId(2), "n2"), (RunId(3), "n3")] {
+        ask(&journal, nonce, "{}", &[]);
+        journal.append(run, &[planned()]).unwrap();
+        assert!(journal.page(run, 1).unwrap().events.iter().any(|(_, _, text)| text.contains("planned")));
+    }
+    let often = |connection: &Connection, statement: &str| {
+        let statement = connection.prepare_cached(statement).unwrap();
+        [StatementStatus::Run, StatementStatus::RePrepare].map(|status| statement.get_status(status))
+    };
+    for [runs, anew] in [journal.pen.with_connection(|writer| often(writer, APPEND)), often(&locked(&journal.reader), NEXT)] {
+        assert!(runs >= 3 && anew == 0, "of {runs} times {anew} were planned anew");
     }
 }
 
