@@ -37,7 +37,7 @@ impl AppEngine {
             git.fetch(&app.refs, &watch)?;
         }
         let resolved = git.find(revision, allowed, &watch)?;
-        let tree = git.tree(&resolved.commit, None, app.limits.files, &watch)?;
+        let tree = git.tree(&resolved.commit, app.limits.files, &watch)?;
         let standing = self.standing(self.journal.standing(&self.name)?)?;
         let disk = self.site.disk()?;
         let mut warnings = Vec::new();

@@ -143,7 +143,6 @@ impl Worker {
             steadiness: Cell::new(Steadiness::Unseen),
             inspection: None,
             dump: None,
-            listing: None,
             tree: None,
             before_seal: Vec::new(),
             before_end: None,
@@ -457,7 +456,6 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         dump: cx.dump.clone(),
         cut: None,
         // Whoever takes back goes by what is there.
-        listing: None,
         tree: None,
         before_seal: Vec::new(),
         before_end: None,

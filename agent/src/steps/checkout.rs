@@ -28,8 +28,7 @@ impl Step for Checkout {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let (target, dir) = (cx.target()?.clone(), cx.dir()?);
-        let listing = cx.listing.take();
-        let tree = cx.git(|git, watch| git.tree(&target.commit, listing, cx.app.limits.files, watch))?;
+        let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
         judge(cx, &tree)?;
         room::for_tree(cx, &tree)?;
         cx.site.stands()?;

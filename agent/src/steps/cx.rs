@@ -14,7 +14,7 @@ use crate::restart::{Scene, Serving, Steadiness};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock, Underway};
 use crate::tools::database::{self, DumpFile};
-use crate::tools::git::{Allowed, Git, Listing, Tree};
+use crate::tools::git::{Allowed, Git, Tree};
 use crate::tools::manage::{Grounds, Inspection};
 use crate::tools::{Cancel, Watch};
 use crate::work::{Answer, Bytecode, Failure, Hands, Job, Order, Ordered, chain};
@@ -100,8 +100,6 @@ pub(crate) struct Cx<'a> {
     pub inspection: Option<Inspection>,
     /// The dump that was taken.
     pub dump: Option<database::Dump>,
-    /// What git listed of the commit, until it is checked out.
-    pub listing: Option<Listing>,
     /// What the commit holds, once it was checked out.
     pub tree: Option<Tree>,
     /// What the seal waits for: the first sync of the tree, the sealing of the environment that was built.

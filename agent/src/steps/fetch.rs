@@ -40,7 +40,7 @@ impl Step for Fetch {
         // A branch may have been moved since it was fetched. Whoever may go back anyway may release what it once reached; all others are held to
         // what it reaches now.
         let may_be_known = *cx.back == Back::Always;
-        let (did, resolved, (subject, apart), listing) = cx.git(|git, watch| {
+        let (did, resolved, subject, apart) = cx.git(|git, watch| {
             let known = may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten();
             let (did, resolved) = match known {
                 Some(resolved) => (Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned()), resolved),
@@ -52,13 +52,12 @@ impl Step for Fetch {
                     (Did::It, git.find(revision, cx.allowed(), watch)?)
                 }
             };
-            let (told, listing) = git.listing_beside(&resolved.commit, cx.app.limits.files, watch, || match cx.former_commit() {
-                Some(live) => git.subject_and_apart(live, &resolved.commit, watch).map(|(subject, apart)| (subject, Some(apart))),
-                None => Ok((git.subject(&resolved.commit, watch)?, None)),
-            })?;
-            Ok::<_, GitError>((did, resolved, told?, listing))
+            let (subject, apart) = match cx.former_commit() {
+                Some(live) => git.subject_and_apart(live, &resolved.commit, watch).map(|(subject, apart)| (subject, Some(apart)))?,
+                None => (git.subject(&resolved.commit, watch)?, None),
+            };
+            Ok::<_, GitError>((did, resolved, subject, apart))
         })?;
-        cx.listing = listing;
         let release = cx.site.new_name(&resolved.commit, Utc::now());
         let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
         cx.teller.resolved(&target)?;

@@ -300,10 +300,6 @@ pub(crate) struct Git<'a> {
     known_refs: RefCell<Option<Rc<Refs>>>,
 }
 
-/// What git lists of a tree, as it came.
-#[derive(Debug)]
-pub(crate) struct Listing(Vec<u8>);
-
 /// Something that git is asked, and what for.
 struct Question {
     act: &'static str,
@@ -583,44 +579,14 @@ impl<'a> Git<'a> {
         }
     }
 
-    /// Does what else there is to do, and meanwhile has git list the tree of a commit, for [`Git::tree`]. There is no listing where git has none to give:
-    /// it says why when it is asked again.
-    pub(crate) fn listing_beside<T>(
-        &self,
-        commit: &CommitId,
-        most: u64,
-        watch: &Watch<'_>,
-        act: impl FnOnce() -> T,
-    ) -> Result<(T, Option<Listing>), GitError> {
-        let program = self.lists_tree(commit)?;
-        let Watch { marker, deadline, cancel, .. } = *watch;
-        Ok(thread::scope(|scope| {
-            let listing = thread::Builder::new().spawn_scoped(scope, move || {
-                let watch = Watch { marker, deadline, cancel, lines: &|_, _| {} };
-                program.capture_entries(most, &watch).ok().map(|listed| Listing(listed.stdout))
-            });
-            let done = act();
-            (done, listing.ok().and_then(|listing| listing.join().ok().flatten()))
-        }))
-    }
-
-    fn lists_tree(&self, commit: &CommitId) -> Result<Program, GitError> {
-        Ok(self.git()?.args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]))
-    }
-
-    /// What the tree of a commit holds, if those are no more than `most` files; by the listing, where there is one.
-    pub(crate) fn tree(&self, commit: &CommitId, listing: Option<Listing>, most: u64, watch: &Watch<'_>) -> Result<Tree, GitError> {
-        let listing = match listing {
-            Some(Listing(listing)) => listing,
-            None => {
-                let listed = self.lists_tree(commit)?.capture_entries(most, watch).map_err(|source| match source {
-                    ProgramError::TooMuch(_) => GitError::Tree(TreeError::Endless { allowed: most }),
-                    source => GitError::Program { act: "list the tree", source },
-                })?;
-                listed.stdout
-            }
-        };
-        let mut tree = Tree::parse(&listing).ok_or(GitError::Answer("list the tree"))?;
+    /// What the tree of a commit holds, if those are no more than `most` files.
+    pub(crate) fn tree(&self, commit: &CommitId, most: u64, watch: &Watch<'_>) -> Result<Tree, GitError> {
+        let program = self.git()?.args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
+        let listing = program.capture_entries(most, watch).map_err(|source| match source {
+            ProgramError::TooMuch(_) => GitError::Tree(TreeError::Endless { allowed: most }),
+            source => GitError::Program { act: "list the tree", source },
+        })?;
+        let mut tree = Tree::parse(&listing.stdout).ok_or(GitError::Answer("list the tree"))?;
         let wanted = tree.blobs_to_read();
         if !wanted.is_empty() {
             let input: String = wanted.iter().map(|id| format!("{id}\n")).collect();

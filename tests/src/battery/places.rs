@@ -68,7 +68,7 @@ pub(crate) const PLACES: &[Place] = &[
     place("fetch.second", "fetch.tool=1*off->1*return(stop)", Ask::Release, "failed"),
     place("fetch.acted", "fetch.acted", Ask::Release, "failed"),
     place("checkout.started", "checkout.started", Ask::Release, "failed"),
-    place("checkout.middle", "checkout.tool", Ask::Release, "failed"),
+    place("checkout.middle", "checkout.tool=1*off->1*return(stop)", Ask::Release, "failed"),
     place("checkout.written", "checkout.written", Ask::Release, "failed"),
     place("checkout.acted", "checkout.acted", Ask::Release, "failed"),
     place("link-shared.started", "link-shared.started", Ask::Release, "failed"),

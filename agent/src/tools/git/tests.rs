@@ -229,7 +229,7 @@ fn modes_links_and_odd_names_come_out_as_they_went_in() {
     symlink("nowhere-yet", repo.path().join("dangling")).unwrap();
     let commit = repo.commit_all("odd");
     fetched(&repo, &cache, &["*"]).unwrap();
-    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, None, 1000, watch)).unwrap();
+    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap();
     tree.judge(Budget { files: 100, bytes: 10_000 }, &[".release", "venv"]).unwrap();
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
@@ -243,24 +243,6 @@ fn modes_links_and_odd_names_come_out_as_they_went_in() {
     assert_eq!(fs::read_link(out.join("inner")).unwrap(), Path::new("run.sh"));
 }
 
-#[test]
-fn a_tree_is_the_same_whether_it_was_listed_before_or_not_and_says_itself_why_it_cannot_be() {
-    let repo = Repo::new();
-    let (_dir, cache) = cache();
-    (0..3).for_each(|number| fs::write(repo.path().join(format!("file-{number}")), "x").unwrap());
-    let commit = repo.commit_all("three files");
-    fetched(&repo, &cache, &["*"]).unwrap();
-    with_git(&repo, &cache, |git, watch| {
-        let (done, listing) = git.listing_beside(&commit, 3, watch, || "done").unwrap();
-        assert_eq!((done, listing.is_some()), ("done", true));
-        let shown = |listing| format!("{:?}", git.tree(&commit, listing, 3, watch).unwrap());
-        assert_eq!(shown(listing), shown(None));
-        let (_, too_long) = git.listing_beside(&commit, 2, watch, || ()).unwrap();
-        let told = git.tree(&commit, too_long, 2, watch);
-        assert!(matches!(told, Err(GitError::Tree(TreeError::Endless { allowed: 2 }))), "{told:?}");
-    });
-}
-
 fn judged(prepare: impl FnOnce(&Path), reserved: &[&str]) -> Result<(), TreeError> {
     let repo = Repo::new();
     let (_dir, cache) = cache();
@@ -269,7 +251,7 @@ fn judged(prepare: impl FnOnce(&Path), reserved: &[&str]) -> Result<(), TreeErro
     prepare(repo.path());
     let commit = repo.commit_all("judged");
     fetched(&repo, &cache, &["*"]).unwrap();
-    with_git(&repo, &cache, |git, watch| git.tree(&commit, None, 1000, watch)).unwrap().judge(Budget { files: 50, bytes: 1000 }, reserved)
+    with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap().judge(Budget { files: 50, bytes: 1000 }, reserved)
 }
 
 #[test]
@@ -318,7 +300,7 @@ fn reserved_names_budgets_submodules_and_lfs_pointers_are_seen() {
     let commit = repo.commit_all("with a submodule");
     let (dir, cache) = cache();
     fetched(&repo, &cache, &["*"]).unwrap();
-    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, None, 1000, watch)).unwrap();
+    let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap();
     assert_eq!(tree.submodules(), ["sub"]);
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
