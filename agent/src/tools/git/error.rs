@@ -1,0 +1,165 @@
+//! Why git did not do what it should, and what to do about it.
+
+use std::path::PathBuf;
+
+use agent_model::names::{RefName, Revision};
+use thiserror::Error;
+
+use super::{TreeError, Whose};
+use crate::tools::ProgramError;
+
+/// What went wrong with a repository.
+#[derive(Debug, Error)]
+pub(crate) enum GitError {
+    /// git itself.
+    #[error("cannot {act}")]
+    Program {
+        /// What was tried.
+        act: &'static str,
+        /// How it failed.
+        #[source]
+        source: ProgramError,
+    },
+    /// git said something that is not understood.
+    #[error("git answered something unexpected when asked to {0}")]
+    Answer(&'static str),
+    /// The remote has no branch or tag.
+    #[error("the repository {0} has no branch and no tag yet")]
+    Empty(String),
+    /// Nothing has this name.
+    #[error("the repository has no branch, tag or commit {revision}")]
+    Unknown {
+        /// The name.
+        revision: Revision,
+        /// The names that are nearest to it.
+        nearest: Vec<String>,
+    },
+    /// It exists, but is not allowed.
+    #[error("{what} is reached by no ref that {whose} allows ({})", allowed.join(", "))]
+    NotAllowed {
+        /// The commit.
+        what: String,
+        /// Who does not allow it.
+        whose: Whose,
+        /// The patterns.
+        allowed: Vec<String>,
+    },
+    /// The ref exists, but is not allowed, and so was never fetched.
+    #[error("the repository has {reference}, but {whose} allows only {}", allowed.join(", "))]
+    RefNotAllowed {
+        /// The ref.
+        reference: RefName,
+        /// Who does not allow it.
+        whose: Whose,
+        /// The patterns.
+        allowed: Vec<String>,
+    },
+    /// More than one thing has this name.
+    #[error("{revision} is ambiguous: it may be {}", candidates.join(" or "))]
+    Ambiguous {
+        /// The name.
+        revision: Revision,
+        /// What it may be.
+        candidates: Vec<String>,
+    },
+    /// The cache belongs to somebody else, who may have put anything into it.
+    #[error("the cache {} belongs to another user than the agent", .0.display())]
+    ForeignCache(PathBuf),
+    /// The cache cannot be looked at.
+    #[error("cannot look at the cache {}", path.display())]
+    Cache {
+        /// The cache.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is a tag of something that is no commit.
+    #[error("{0} names no commit, but a tree or a blob")]
+    NotACommit(String),
+    /// The tree holds something that cannot be released.
+    #[error("{0}")]
+    Tree(#[from] TreeError),
+}
+
+impl GitError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown { nearest, .. } if nearest.is_empty() => Some(
+                "push it first, or look at `repository` and `refs` in the app's file: only what those refs reach is fetched".to_owned(),
+            ),
+            Self::Unknown { nearest, .. } => Some(format!("did you mean {}?", nearest.join(", "))),
+            Self::NotAllowed { whose, .. } | Self::RefNotAllowed { whose, .. } => Some(match whose {
+                Whose::App => "release a commit that one of them reaches, or add its branch to `refs` in the app's file".to_owned(),
+                Whose::Grant => "release a commit that one of them reaches, or have `refs` of the grant in agent.toml widened".to_owned(),
+                Whose::Request => "push the commit to that ref, if the app and the grant allow it, or name another `ref`".to_owned(),
+            }),
+            Self::Ambiguous { .. } => Some("give more digits, or the full name: refs/heads/… or refs/tags/…".to_owned()),
+            Self::Empty(_) => Some("push a branch to it first".to_owned()),
+            Self::Program { source, .. } => program_hint(source),
+            Self::Tree(err) => err.hint(),
+            Self::NotACommit(_) => Some("name a branch, a commit, or a tag of a commit".to_owned()),
+            Self::ForeignCache(path) => {
+                let user = nix::unistd::geteuid();
+                let user = nix::unistd::User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
+                let path = path.display();
+                Some(format!("look who changed that, then remove {path}, which is fetched anew, or: chown -R {user} {path}"))
+            }
+            Self::Answer(_) | Self::Cache { .. } => None,
+        }
+    }
+
+    /// The last lines of git.
+    pub(crate) fn tail(&self) -> &[String] {
+        match self {
+            Self::Program { source, .. } => source.tail(),
+            _ => &[],
+        }
+    }
+}
+
+const BAD_CERTIFICATE: &str = "the server's certificate is not believed: it may have expired, be for another name, or have an issuer that this host does not \
+                               know (SSL_CERT_FILE in the agent's environment names others); look at this host's clock, too";
+const NOBODY_LISTENS: &str =
+    "nobody listens there: look at the app's `repository`, and whether the server is up and a firewall lets the agent reach it";
+const OUT_OF_REACH: &str = "the server is out of reach: look at the network and at firewalls";
+const CUT_OFF: &str = "the connection was cut off in the middle: ask for the release again; the cache is as it was";
+
+fn program_hint(source: &ProgramError) -> Option<String> {
+    let said = source.tail().join("\n");
+    // The first that fits counts: what is told more closely stands before what may follow from it.
+    let cures = [
+        ("Permission denied (publickey", "the host does not know the agent's key: add the public half of `ssh_key` as a deploy key"),
+        (
+            "has changed and you have requested strict checking",
+            "the host answers with another key than `known_hosts` has: ask whoever runs it whether its key was changed; if it was not, somebody may \
+             stand in between",
+        ),
+        ("Host key verification failed", "the host's key is not trusted: put it into `known_hosts` (ssh-keyscan HOST, and compare it)"),
+        ("could not read Username", "the repository wants a login: use ssh with a deploy key; the agent keeps no passwords"),
+        ("Could not resolve host", "the name does not resolve: look at the host's DNS"),
+        ("certificate verification failed", BAD_CERTIFICATE),
+        ("SSL certificate problem", BAD_CERTIFICATE),
+        ("The requested URL returned error: 5", "the forge itself fails: ask for the release again when it answers"),
+        ("' not found", "look at the app's `repository`: the forge has none of that name, or shows it only to those who log in"),
+        ("Couldn't connect to server", NOBODY_LISTENS),
+        ("Connection refused", NOBODY_LISTENS),
+        ("timed out", OUT_OF_REACH),
+        ("No route to host", OUT_OF_REACH),
+        ("Network is unreachable", OUT_OF_REACH),
+        ("Operation too slow", "the server fell silent: ask for the release again"),
+        ("early EOF", CUT_OFF),
+        ("hung up unexpectedly", CUT_OFF),
+        ("Recv failure", CUT_OFF),
+        ("dubious ownership", "the repository belongs to another user than the agent: change its owner"),
+        ("does not appear to be a git repository", "look at the app's `repository`: there is no repository at that place"),
+        ("invalid gitfile format", "look at the app's `repository`: there is a file at that place, and no repository"),
+        ("No space left on device", "the disk is full: `agentctl prune` removes old releases"),
+        ("fsckObjects", "the repository holds a malformed object; git fsck in a clone names it"),
+    ];
+    match source {
+        ProgramError::Missing(_) => Some("install git".to_owned()),
+        _ => cures.iter().find(|(part, _)| said.contains(part)).map(|(_, cure)| *cure).or(source.hint()).map(str::to_owned),
+    }
+}
