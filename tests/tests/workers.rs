@@ -244,7 +244,8 @@ fn watched_for_long() -> String {
 fn cut_off(told: &Done, unit: &str, most: u64) -> f64 {
     let (begin, end) = (format!("! switch: {unit} took "), format!(" s to stop, and its TimeoutStopSec is {most} s"));
     let seconds = told.stderr.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(seconds, _)| seconds);
-    seconds.unwrap_or_else(|| panic!("{unit} was not cut off:\n{}", told.stderr)).parse().unwrap()
+    assert!(seconds.is_some(), "{unit} was not cut off:\n{}", told.stderr);
+    seconds.unwrap().parse().unwrap()
 }
 
 #[test]
