@@ -1,7 +1,7 @@
 //! Units of systemd, spoken to through D-Bus. The exit status of a job says little: a unit counts as up when it stays up.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::bus::{Act, Bus, Unit};
@@ -181,7 +181,7 @@ fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_
     let end = Instant::now() + time;
     loop {
         let unit = bus.unit(job.unit)?;
-        let stray = elsewhere(&unit.workers(), new);
+        let stray = stray(&unit, new);
         let active = unit.active_state == "active";
         if active && stray.is_none() {
             return Ok(unit);
@@ -198,6 +198,17 @@ fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_
         go_on(scene, "waiting for a unit")?;
         scene.watch.pause(LOOK);
     }
+}
+
+/// A process of a unit that does its work in another release. The kernel tells of no worker at its end where it works; while none that lives works in the
+/// release that should serve, the main process counts too, for those to come are started where it is: uWSGI, reloading, ends its workers first.
+fn stray(unit: &Unit, serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+    let workers = unit.workers();
+    let has_arrived = |worker: &Process| worker.cwd().is_some_and(|cwd| cwd.starts_with(serving.dir));
+    elsewhere(&workers, serving).or_else(|| {
+        let are_ending = workers.iter().any(Process::is_ending) && !workers.iter().any(has_arrived);
+        are_ending.then(|| elsewhere(&[Process::of(unit.main_pid)], serving)).flatten()
+    })
 }
 
 fn in_another_release(bus: &Bus<'_>, unit: &str, process: Process, cwd: &Path) -> RestartError {
@@ -250,7 +261,7 @@ impl<'a> Watched<'a> {
                 "flaps: systemd had to start it again"
             } else if now.main_pid != before.main_pid || now.invocation != before.invocation {
                 "was restarted in between"
-            } else if let Some((process, cwd)) = elsewhere(&now.workers(), serving) {
+            } else if let Some((process, cwd)) = stray(&now, serving) {
                 return Err(in_another_release(bus, &before.name, process, &cwd));
             } else {
                 continue;

@@ -83,6 +83,12 @@ impl Process {
         fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
     }
 
+    /// Whether it is coming to its end, or has: the kernel has no working directory of it any more, ENOENT. Of another user's process it tells none at all,
+    /// EACCES (proc_pid_cwd(5)), which says nothing of its end.
+    pub(crate) fn is_ending(&self) -> bool {
+        fs::read_link(format!("/proc/{}/cwd", self.pid)).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// What it was started as; empty when that cannot be read.
     pub(crate) fn argv(&self) -> Vec<String> {
         let cmdline = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();

@@ -1,10 +1,13 @@
 //! What can be seen without a systemd; what needs one is tested from outside, in a machine that is booted for it.
 
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
 
 use super::*;
 use crate::restart::Restart;
-use crate::restart::tests::{A, APP, Stage};
+use crate::restart::tests::{A, APP, B, Stage};
 
 #[test]
 fn without_a_bus_the_cure_is_told_before_anything_is_done() {
@@ -22,4 +25,107 @@ fn without_a_bus_the_cure_is_told_before_anything_is_done() {
     let a = stage.release(A, APP);
     let error = stage.with_scene(|scene| Restart::Systemd(settings.clone()).prepare(scene, a.serving()).map(drop)).unwrap_err();
     assert!(error.to_string().contains("cannot reach systemd") && error.hint().unwrap().contains("is dbus running"), "{error}");
+}
+
+/// A process that starts its workers in the first release and then, as uWSGI does in a reload, ends them before it changes into the second one.
+const RELOADS: &str = r#"
+    while read -r _; do
+        cd "$1"
+        for _ in 1 2 3 4; do sleep 60 & done
+        echo
+        read -r _
+        kill -9 $(jobs -p); wait
+        sleep 0.2
+        cd "$2"
+        echo
+    done"#;
+
+/// One that stays in the first release, while its workers come and go in the second one.
+const STAYS: &str = r#"
+    cd "$2"; sleep 60 & first=$!; cd "$1"
+    echo
+    read -r _
+    for ((round = 0; round < 50; round++)); do
+        cd "$2"
+        others=
+        for _ in 1 2 3 4; do sleep 60 & others="$others $!"; done
+        sleep 0.02
+        cd "$1"
+        kill -9 $others; wait $others
+    done
+    echo
+    read -r _
+    kill $first"#;
+
+struct Master {
+    process: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Master {
+    fn of(script: &str, a: &Path, b: &Path) -> Self {
+        let mut process = Command::new("bash")
+            .args(["-c", script, "master"])
+            .args([a, b])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (orders, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()).lines());
+        Self { process, orders, answers }
+    }
+
+    fn order(&mut self) {
+        self.orders.write_all(b"\n").unwrap();
+    }
+
+    fn await_answer(&mut self) {
+        self.answers.next().unwrap().unwrap();
+    }
+
+    fn unit(&self) -> Unit {
+        Unit { main_pid: self.process.id(), ..Unit::default() }
+    }
+
+    fn end(mut self) {
+        drop(self.orders);
+        self.process.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_worker_at_its_end_does_not_say_that_the_unit_has_arrived() {
+    let stage = Stage::new();
+    let (a, b) = (stage.release(A, APP), stage.release(B, APP));
+    let mut master = Master::of(RELOADS, &a.dir, &b.dir);
+    for _ in 0..20 {
+        master.order();
+        master.await_answer();
+        assert!(stray(&master.unit(), b.serving()).is_some());
+        master.order();
+        while stray(&master.unit(), b.serving()).is_some() {}
+        assert_eq!(Process::of(master.process.id()).cwd().as_deref(), Some(b.dir.as_path()));
+        master.await_answer();
+    }
+    master.end();
+}
+
+#[test]
+fn where_a_main_process_stays_the_end_of_one_worker_among_others_says_nothing() {
+    let stage = Stage::new();
+    let (a, b) = (stage.release(A, APP), stage.release(B, APP));
+    let mut master = Master::of(STAYS, &a.dir, &b.dir);
+    master.await_answer();
+    master.order();
+    let unit = master.unit();
+    thread::scope(|scope| {
+        let answered = scope.spawn(|| master.await_answer());
+        while !answered.is_finished() {
+            assert_eq!(stray(&unit, b.serving()), None);
+        }
+    });
+    assert_ne!(stray(&unit, a.serving()), None);
+    master.end();
 }
