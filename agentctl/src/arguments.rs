@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 
 use agent_model::names::AppName;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::fault::{Exit, Fault};
 use crate::out::Out;
@@ -57,11 +59,11 @@ struct Common {
     #[arg(long, global = true)]
     json: bool,
     /// Print only the last line, and only when it went wrong
-    #[arg(short, long, global = true, conflicts_with_all = ["verbose", "json"])]
+    #[arg(short, long, global = true, conflicts_with = "json")]
     quiet: bool,
-    /// Print all output of all steps
-    #[arg(short, long, global = true)]
-    verbose: bool,
+    /// Print what each step found, and the proof that the release serves; -vv prints all output too
+    #[arg(short, long, global = true, action = ArgAction::Count, env = "AGENTCTL_VERBOSE", hide_env_values = true)]
+    verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -208,6 +210,11 @@ impl Cli {
         let command = Self::command().mut_args(|arg| if unset(&arg) { arg.env(None) } else { arg });
         let matches = command.try_get_matches_from(arguments).map_err(Fault::Usage)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(Fault::Usage)?;
+        // The variable says what is usual here; only two options that were typed contradict each other.
+        if cli.common.quiet && matches.value_source("verbose") == Some(ValueSource::CommandLine) {
+            let says = "the argument '--quiet' cannot be used with '--verbose'";
+            return Err(Fault::Usage(Self::command().error(ErrorKind::ArgumentConflict, says)));
+        }
         cli.common.route.settle::<Self>(&matches)?;
         Ok(cli)
     }
@@ -242,8 +249,9 @@ impl Common {
         match (self.json, self.quiet, self.verbose) {
             (true, _, _) => Manner::Json,
             (_, true, _) => Manner::Quiet,
-            (_, _, true) => Manner::Words(Detail::Full),
-            _ => Manner::Words(Detail::Usual),
+            (_, _, 0) => Manner::Words(Detail::Usual),
+            (_, _, 1) => Manner::Words(Detail::Sentences),
+            _ => Manner::Words(Detail::Full),
         }
     }
 }

@@ -67,7 +67,7 @@ async fn tell(client: &Client, out: &mut Out, manner: Manner, wish: Wish) -> Res
         (Manner::Words(detail), Stream::Words) => detail,
         (Manner::Quiet | Manner::Json, Stream::Words) => Detail::Usual,
     };
-    let mut story = Story::new(wish.run, detail, wish.opening, &client.called);
+    let mut story = Story::new(wish.run, detail, wish.opening, &client.called).fit(out.width_of(wish.stream));
     let mut board = Board::new(out, if manner == Manner::Json { Stream::Data } else { wish.stream });
     let mut follower = Follower::new(client, wish.run, wish.token);
     let mut begun = false;

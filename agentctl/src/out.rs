@@ -3,6 +3,7 @@
 //! What comes in is styled; what goes out to something that shows no styles is stripped of them.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -17,6 +18,8 @@ pub(crate) struct Out {
     stderr: Sink,
     /// The width of the terminal that standard output is, if it is one.
     pub(crate) width: Option<u16>,
+    /// The same of standard error.
+    words_width: Option<u16>,
     /// Whether a line may move on standard error.
     lively: bool,
 }
@@ -45,8 +48,8 @@ impl Out {
         Self {
             stdout: Sink { styled: styled(anstream::AutoStream::choice(&io::stdout())), writer: Box::new(io::stdout()) },
             stderr: Sink { styled: styled(anstream::AutoStream::choice(&io::stderr())), writer: Box::new(io::stderr()) },
-            // comfy-table knows how to ask the terminal, and answers nothing when standard output is none.
-            width: comfy_table::Table::new().width(),
+            width: width_of(io::stdout()),
+            words_width: width_of(io::stderr()),
             lively: io::stderr().is_terminal() && !dumb,
         }
     }
@@ -55,7 +58,7 @@ impl Out {
     #[cfg(test)]
     pub(crate) fn plain(stdout: impl Write + 'static, stderr: impl Write + 'static) -> Self {
         let sink = |writer| Sink { writer, styled: false };
-        Self { stdout: sink(Box::new(stdout)), stderr: sink(Box::new(stderr)), width: None, lively: false }
+        Self { stdout: sink(Box::new(stdout)), stderr: sink(Box::new(stderr)), width: None, words_width: None, lively: false }
     }
 
     /// Data, which somebody may read by machine.
@@ -70,6 +73,16 @@ impl Out {
     pub(crate) fn words(&mut self, text: &str) {
         // Nobody is left to be told.
         let _ = self.stderr.say(text);
+    }
+}
+
+impl Out {
+    /// The width of the terminal that a stream is, if it is one.
+    pub(crate) fn width_of(&self, stream: Stream) -> Option<u16> {
+        match stream {
+            Stream::Data => self.width,
+            Stream::Words => self.words_width,
+        }
     }
 }
 
@@ -165,6 +178,11 @@ impl Drop for Board<'_> {
     fn drop(&mut self) {
         self.still();
     }
+}
+
+/// How wide a stream's terminal is; nothing where it is none.
+fn width_of(stream: impl AsFd) -> Option<u16> {
+    terminal_size::terminal_size_of(stream).map(|(width, _)| width.0)
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -612,6 +612,8 @@ fn variables(home: &Path) -> BTreeMap<String, String> {
     }
     variables.insert("LANG".into(), "C.UTF-8".into());
     variables.insert("NO_COLOR".into(), "1".into());
+    // Tests look at what each step found, and not only at its line.
+    variables.insert("AGENTCTL_VERBOSE".into(), "1".into());
     variables
 }
 

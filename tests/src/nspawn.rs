@@ -216,7 +216,7 @@ impl Booted {
     /// Runs the ctl to its end.
     #[track_caller]
     pub fn ctl<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Done {
-        self.run(["agentctl"].into_iter().chain(args))
+        self.run(["env", "AGENTCTL_VERBOSE=1", "agentctl"].into_iter().chain(args))
     }
 
     /// Runs systemctl, which must succeed; answers with what it printed.

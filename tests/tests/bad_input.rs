@@ -343,7 +343,7 @@ fn hooks_that_fail_hang_wait_and_leave_something_behind() {
     fails(&bench, &["release", "main"], 1, &["killed by SIGSEGV"]);
     // Nobody answers a question.
     set(&bench, &hook(&["sh", "-c", "read answer || echo nobody answers"], ""));
-    let done = bench.ctl(["--verbose", "release", "main"]).expect(0);
+    let done = bench.ctl(["-vv", "release", "main"]).expect(0);
     assert!(done.stderr.contains("nobody answers"), "{}", done.stderr);
     // A daemon in a session of its own holds the pipe.
     set(&bench, &hook(&["sh", "-c", "setsid sleep 1000 & echo started"], ""));
@@ -386,7 +386,7 @@ fn secrets_stand_nowhere() {
     let hook = "env; echo $API_KEY >&2; printf %s $API_KEY | base64; echo https://me:hunter2@example.com/x; exit 3";
     let toml = format!("[secrets]\nfiles = [{file:?}]\n[[hook]]\nafter = \"checkout\"\nrun = [\"sh\", \"-c\", {hook:?}]\n");
     set(&bench, &settings(&repo, &toml));
-    let done = fails(&bench, &["--verbose", "release", "main"], 1, &["API_KEY=***", "TOKEN=***", "https://***@example.com"]);
+    let done = fails(&bench, &["-vv", "release", "main"], 1, &["API_KEY=***", "TOKEN=***", "https://***@example.com"]);
     let encoded = "aHVudGVyMi1hbmQtc29tZS1tb3Jl";
     let forbidden = [secret, "two words of it", encoded, "hunter2"];
     assert!(forbidden.iter().all(|text| !done.stderr.contains(text)), "{}", done.stderr);

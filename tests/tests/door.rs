@@ -263,7 +263,7 @@ fn says(name: &str, secrets: &str, script: &str) -> (Bench, Vec<u8>) {
     bench.write("say.sh", script);
     let hook = format!("[[hook]]\nafter = \"checkout\"\nrun = [\"sh\", {:?}]\n", bench.path("say.sh"));
     bench.app("plain", &format!("repository = {:?}\n[secrets]\nfiles = [{file:?}]\n{hook}", repo.path())).start();
-    let done = bench.ctl(["-v", "release", "main"]);
+    let done = bench.ctl(["-vv", "release", "main"]);
     assert!(done.stderr.contains("the end of it"), "the tool was not heard:\n{}", done.stderr);
     let mut all = written(&bench);
     all.extend(done.stderr.into_bytes());

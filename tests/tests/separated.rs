@@ -105,7 +105,7 @@ database = "sqlite"
 #[test]
 fn a_django_release_is_made_by_those_who_may_and_nobody_else_can_change_it() {
     let (machine, _repo) = shop("django", DJANGO, |machine| machine.demo_repo("shop", 3));
-    let first = machine.ctl(["release", "v1", "-v"]).expect(0);
+    let first = machine.ctl(["release", "v1", "-vv"]).expect(0);
     assert!(first.stderr.contains("1 static file copied"), "{}", first.stderr);
     assert!(first.stderr.contains("board.0001_initial"), "{}", first.stderr);
     let live = machine.live("shop").unwrap();
@@ -116,7 +116,7 @@ fn a_django_release_is_made_by_those_who_may_and_nobody_else_can_change_it() {
     assert_agents_own(&machine, "/var/shop/backups");
 
     // The same requirements: the environment is taken over. A migration, a dump of a database that has something in it.
-    let second = machine.ctl(["release", "v2", "-v"]).expect(0);
+    let second = machine.ctl(["release", "v2", "-vv"]).expect(0);
     assert!(second.stderr.contains("taken over: nothing that decides it has changed"), "{}", second.stderr);
     let dump = format!("/var/shop/backups/{}.sqlite3", machine.live("shop").unwrap());
     let tables = machine.run(["sqlite3", &dump, ".tables"]).expect(0).stdout;
@@ -189,7 +189,7 @@ fn prv_01_to_06_and_14_to_16_code_of_strangers_does_what_it_may_and_nothing_else
             run("app-hook")
         ),
     );
-    let released = machine.ctl(["release", "main", "-v"]).expect(0);
+    let released = machine.ctl(["release", "main", "-vv"]).expect(0);
     let told = |line: &str| released.stderr.contains(line) || released.stdout.contains(line);
     assert!(told("TOLD app-hook ***") && told("TOLD build-hook None") && told("TOLD installer None"), "{}", released.stderr);
     let tried = tried(&(released.stdout + &released.stderr));
@@ -248,7 +248,7 @@ fn each_bound_of_the_step_runners_that_can_be_shown_keeps_something_back() {
     let run = |who: &str| format!("run = [\"/usr/bin/python3\", \"attack.py\", \"{who}\", \"/none\"]");
     set(&machine, &format!("[[hook]]\nafter = \"checkout\"\n{}\n[[hook]]\nafter = \"seal\"\n{}\n", run("build"), run("app")));
     let attacked = || {
-        let released = machine.ctl(["release", "main", "-v"]).expect(0);
+        let released = machine.ctl(["release", "main", "-vv"]).expect(0);
         tried(&(released.stdout + &released.stderr))
     };
     let held = attacked();

@@ -306,7 +306,7 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     let fresh = format!("{CELERY}\n@app.task(name=\"fresh\")\ndef fresh():\n    say('ended', 'fresh')\n");
     shop.repo.write("noticeboard/celery.py", &fresh);
     shop.commit("two");
-    let run = shop.machine.begin(["agentctl", "release", "main"]);
+    let run = shop.machine.begin(["agentctl", "-v", "release", "main"]);
     wait_until("visitors are led to it", LONG, || shop.public() == "green");
     shop.send("fresh", "");
     shop.send("work", "\"late\"");
@@ -359,7 +359,7 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.begin("meanwhile");
     shop.repo.write("noticeboard/celery.py", &fresh).write("fails-when-named", "");
     shop.commit("four");
-    let run = shop.machine.begin(["agentctl", "release", "main"]);
+    let run = shop.machine.begin(["agentctl", "-v", "release", "main"]);
     shop.end_while_finishing("meanwhile", blue);
     run.finish().expect(3);
     shop.was_done_once("meanwhile", &first);

@@ -109,5 +109,6 @@ fn release_view(found: &Found, live: Option<&ReleaseName>, before: Option<&Relea
         run: manifest.map(|manifest| manifest.run),
         made: manifest.map(|manifest| manifest.made),
         ms: found.served.as_ref().map(|served| served.ms),
+        subject: manifest.and_then(|manifest| manifest.subject.clone()),
     }
 }

@@ -146,6 +146,9 @@ pub struct Release {
     pub made: Option<DateTime<Utc>>,
     /// How long the run took that made it live first.
     pub ms: Option<u64>,
+    /// The first line of the commit's message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
 }
 
 /// How a release stands.

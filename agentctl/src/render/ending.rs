@@ -2,7 +2,7 @@
 
 use agent_wire::event::OutcomeWord;
 
-use super::words::{BOLD, DIM, clean_line, count, painted, style_of, took};
+use super::words::{BOLD, DIM, clean, clean_line, count, painted, shortened, style_of, took};
 
 /// What is known of a run when it ends.
 #[derive(Debug, Default)]
@@ -29,7 +29,12 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) enum Cause {
     /// A step failed.
-    Step(String),
+    Step {
+        /// Which.
+        step: String,
+        /// In few words, why; nothing where it gave no reason.
+        why: Option<String>,
+    },
     /// The agent stopped, perhaps in the middle of a step.
     Stopped(Option<String>),
 }
@@ -52,7 +57,7 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
                 Some(live) => format!("the former release {live} still serves and was never left"),
                 None => "no release is live".into(),
             };
-            format!("{app}: failed{}: {stands}", at(known))
+            format!("{app}: failed{}; {stands}", at(known))
         }
         OutcomeWord::Failed if known.action == "check" => {
             let whom =
@@ -63,11 +68,11 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
         OutcomeWord::RolledBack => {
             let release = release.unwrap_or_else(|| "the new release".into());
             let stands = live.map_or_else(|| "no release is live now".into(), |live| format!("{live} serves again"));
-            format!("{app}: rolled back{}: {release} was live for a moment; {stands}", at(known))
+            format!("{app}: rolled back{}; {release} was live for a moment; {stands}", at(known))
         }
         OutcomeWord::Stuck => {
             let stands = live.map(|live| format!("; the link names {live}")).unwrap_or_default();
-            format!("{app}: stuck{}: a person must look: agentctl doctor, agentctl logs {run}{stands}", at(known))
+            format!("{app}: stuck{}; a person must look: agentctl doctor, agentctl logs {run}{stands}", at(known))
         }
         OutcomeWord::Cancelled => {
             let stands = match live {
@@ -86,6 +91,50 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
     lines
 }
 
+/// The most that the last line says of a cause.
+const MOST_CAUSE: usize = 120;
+
+/// Why a step failed, in few words: the exception that the tool ended with and where it was raised, else the first line of the step's own reason.
+pub(super) fn why(reason: &str, tail: &[String]) -> Option<String> {
+    let tail: Vec<String> = tail.iter().map(|line| clean_line(line)).collect();
+    let raised = tail.iter().enumerate().rev().find_map(|(place, line)| Some((place, exception(line)?)));
+    let why = match raised {
+        Some((place, raised)) => match frame(&tail[..place]) {
+            Some(frame) => format!("{raised} ({frame})"),
+            None => raised,
+        },
+        None => clean(reason).lines().next().map(str::trim).unwrap_or_default().to_owned(),
+    };
+    (!why.is_empty()).then(|| shortened(&why, MOST_CAUSE))
+}
+
+/// What a line says that ends a traceback of Python's: `pkg.ModuleNotFoundError: No module named 'x'`. A message of a single word means nothing without
+/// the name of its exception (`KeyError: 'DB'`).
+fn exception(line: &str) -> Option<String> {
+    let (name, message) = line.split_once(": ")?;
+    let class = name.rsplit('.').next()?;
+    let named = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let kinds = ["Error", "Exception", "Configured", "NotReady", "NotFound", "DoesNotExist", "Exit"];
+    if !name.split('.').all(named) || !class.starts_with(|c: char| c.is_ascii_uppercase()) || !kinds.iter().any(|kind| class.ends_with(kind)) {
+        return None;
+    }
+    let message = message.trim();
+    Some(if message.split_whitespace().count() > 2 { message.to_owned() } else { format!("{class}: {message}") })
+}
+
+/// The place in the traceback that is the project's own, as `wsgi.py:5`; the innermost one where none is.
+fn frame(traceback: &[String]) -> Option<String> {
+    let frames = traceback.iter().rev().filter_map(|line| {
+        let (file, rest) = line.trim().strip_prefix("File \"")?.split_once("\", line ")?;
+        let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        Some((file.to_owned(), number))
+    });
+    let frames: Vec<(String, String)> = frames.collect();
+    let own = |(file, _): &&(String, String)| !file.contains("/site-packages/") && !file.contains("/lib/python") && !file.starts_with('<');
+    let (file, number) = frames.iter().find(own).or(frames.first())?;
+    Some(format!("{}:{number}", file.rsplit('/').next().unwrap_or(file)))
+}
+
 /// Whether the action is one that makes a release live.
 fn serves(action: &str) -> bool {
     matches!(action, "release" | "activate" | "")
@@ -97,10 +146,12 @@ fn named(action: &str) -> String {
 
 fn at(known: &Known) -> String {
     match &known.cause {
-        Some(Cause::Step(step)) if *step == known.action => String::new(),
-        Some(Cause::Step(step)) => format!(" at {}", clean_line(step)),
-        Some(Cause::Stopped(Some(step))) => format!(", for the agent stopped during {}", clean_line(step)),
-        Some(Cause::Stopped(None)) => ", for the agent stopped".into(),
+        Some(Cause::Step { step, why }) => {
+            let step = if *step == known.action { String::new() } else { format!(" at {}", clean_line(step)) };
+            why.as_ref().map_or_else(|| step.clone(), |why| format!("{step}: {why}"))
+        }
+        Some(Cause::Stopped(Some(step))) => format!(", because the agent stopped during {}", clean_line(step)),
+        Some(Cause::Stopped(None)) => ", because the agent stopped".into(),
         None => String::new(),
     }
 }

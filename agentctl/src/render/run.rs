@@ -4,17 +4,19 @@ use agent_wire::event::{Event, OutcomeWord, PlannedStep, Stream, What};
 use chrono::{DateTime, Utc};
 
 use super::ending::{self, Cause, Known};
-use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, short_ref, took};
+use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, short_ref, shortened, took};
 
 /// How wide the names of steps are.
 const NAME: usize = 14;
 
 /// How much is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Detail {
-    /// Steps, and the end of the output of those that fail.
+    /// A line for each step, warnings, and the end of the output of a step that fails.
     Usual,
-    /// All output too.
+    /// Every sentence of a step too: what it found, and the proof that the release serves.
+    Sentences,
+    /// All output of programs too.
     Full,
 }
 
@@ -79,12 +81,22 @@ pub(crate) struct Story {
     /// So many lines of the plan have been told.
     told: usize,
     now: Option<Now>,
+    /// The first sentence of the step at hand: what its line says beside its name.
+    gist: Option<String>,
+    /// How many columns a line may take; a pipe takes any number.
+    width: Option<usize>,
 }
 
 impl Story {
     /// The story of a run, before its first event; `called` is how this program is called to reach its agent again.
     pub(crate) fn new(run: u64, detail: Detail, opening: Opening, called: &str) -> Self {
-        Self { detail, opening, known: Known { run, called: called.to_owned(), ..Known::default() }, plan: Vec::new(), told: 0, now: None }
+        let known = Known { run, called: called.to_owned(), ..Known::default() };
+        Self { detail, opening, known, plan: Vec::new(), told: 0, now: None, gist: None, width: None }
+    }
+
+    /// The same story for a terminal of so many columns: a step's line is cut there, unless more than a line is wanted of each.
+    pub(crate) fn fit(self, width: Option<u16>) -> Self {
+        Self { width: width.map(usize::from).filter(|_| self.detail == Detail::Usual), ..self }
     }
 
     /// What goes on now.
@@ -128,15 +140,18 @@ impl Story {
                 let subject = subject.as_deref().map(|subject| format!(" {}", clean_line(subject))).unwrap_or_default();
                 let reference = reference.as_deref().map(|name| format!(", reached by {}", short_ref(name))).unwrap_or_default();
                 lines.push(format!("· commit {}{subject}{}", painted(BOLD, short(commit)), painted(DIM, reference)));
-                lines.push(format!("· release {}", painted(BOLD, clean_line(release))));
+                if self.detail >= Detail::Sentences {
+                    lines.push(format!("· release {}", painted(BOLD, clean_line(release))));
+                }
                 self.known.release = Some(release.clone());
             }
             What::StepStarted { step } => {
                 self.skips_before(Some(step), lines);
                 self.now = Some(Now::of(event, step, Direction::Forward));
+                self.gist = None;
             }
             What::Output { step, stream, line } => self.output(step, *stream, line, lines),
-            What::Note { step, text } => lines.push(painted(DIM, format!("· {} {}", padded(step), indented(text, NAME + 3)))),
+            What::Note { step, text } => self.note(step, text, lines),
             What::Warning { step, text } => {
                 self.known.warnings += 1;
                 let step = step.as_deref().map(|step| format!("{}: ", clean_line(step))).unwrap_or_default();
@@ -148,6 +163,8 @@ impl Story {
                 }
             }
             What::Exposed { .. } => {
+                // What the step found before is not what its line should say: that the release was proven is in the last line.
+                self.gist = Some(String::new());
                 if self.detail == Detail::Full {
                     lines.push(painted(DIM, "· from here on visitors may meet the new release"));
                 }
@@ -155,17 +172,21 @@ impl Story {
             What::StepDone { step, ms, nothing } => {
                 self.now = None;
                 lines.push(match nothing {
-                    Some(reason) => skipped(step, reason),
-                    None => format!("{} {} {:>7}", painted(GOOD, "✓"), padded(step), took(*ms)),
+                    Some(reason) => self.skipped(step, reason),
+                    None => {
+                        let line = format!("{} {} {:>7}", painted(GOOD, "✓"), padded(step), took(*ms));
+                        let gist = self.gist.take().map(|gist| self.cut(NAME + 12, &gist)).filter(|gist| !gist.is_empty());
+                        gist.map_or_else(|| line.clone(), |gist| format!("{line}  {}", painted(DIM, gist)))
+                    }
                 });
             }
             What::StepFailed { step, ms, reason, hint, tail } => {
                 self.now = None;
+                let (glyph, after) = self.failure_of(step, ending::why(reason, tail));
                 let reason = indented(reason, NAME + 12);
-                let (glyph, after) = self.failure_of(step);
                 lines.push(format!("{glyph} {} {:>7}  {reason}{after}", padded(step), took(*ms)));
                 // With all output shown, its end has been shown.
-                if self.detail == Detail::Usual {
+                if self.detail < Detail::Full {
                     lines.extend(tail.iter().map(|line| format!("  {} {}", painted(DIM, "│"), clean_line(line))));
                 }
                 if let Some(hint) = hint {
@@ -224,13 +245,36 @@ impl Story {
         }
     }
 
+    /// Where a line is all that a step gets, its first sentence goes there.
+    fn note(&mut self, step: &str, text: &str, lines: &mut Vec<String>) {
+        if self.detail >= Detail::Sentences {
+            lines.push(painted(DIM, format!("· {} {}", padded(step), indented(text, NAME + 3))));
+        } else if self.now.as_ref().is_some_and(|now| now.step == step) {
+            self.gist.get_or_insert_with(|| clean_line(text));
+        }
+    }
+
+    /// Text that begins at a column, cut where the terminal ends.
+    fn cut(&self, column: usize, text: &str) -> String {
+        let text = clean_line(text.trim_end());
+        match self.width {
+            Some(width) => shortened(&text, width.saturating_sub(column)),
+            None => text,
+        }
+    }
+
+    fn skipped(&self, step: &str, reason: &str) -> String {
+        let reason = if self.detail == Detail::Usual { self.cut(NAME + 12, reason) } else { indented(reason, NAME + 3) };
+        painted(DIM, format!("– {} skipped: {reason}", padded(step)))
+    }
+
     /// Takes in that a step failed: how it is marked, and what its failure means.
-    fn failure_of(&mut self, step: &str) -> (String, &'static str) {
+    fn failure_of(&mut self, step: &str, why: Option<String>) -> (String, &'static str) {
         if self.plan.iter().any(|planned| planned.step == step && planned.warn) {
             self.known.warnings += 1;
             (painted(WARN, "!"), " (the run goes on without it)")
         } else {
-            self.known.cause.get_or_insert_with(|| Cause::Step(step.to_owned()));
+            self.known.cause.get_or_insert_with(|| Cause::Step { step: step.to_owned(), why });
             (painted(BAD, "✗"), "")
         }
     }
@@ -246,7 +290,7 @@ impl Story {
         };
         for planned in &self.plan[self.told..end] {
             if let Some(reason) = &planned.skipped {
-                lines.push(skipped(&planned.step, reason));
+                lines.push(self.skipped(&planned.step, reason));
             }
         }
         self.told = end;
@@ -255,8 +299,4 @@ impl Story {
 
 fn padded(step: &str) -> String {
     format!("{:NAME$}", clean_line(step))
-}
-
-fn skipped(step: &str, reason: &str) -> String {
-    painted(DIM, format!("– {} skipped: {}", padded(step), indented(reason, NAME + 3)))
 }

@@ -1,10 +1,10 @@
 //! Releases and runs in columns. No borders anywhere: what a person reads aligns, and what a pipe takes can be cut.
 
 use agent_wire::view::{Release, ReleaseState, Releases, Run, RunState, Runs};
+use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, Utc};
-use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 
-use super::words::{ago, clean_line, outcome, short, short_ref, took};
+use super::words::{BAD, DIM, GOOD, ago, clean_line, outcome, painted, short, short_ref, shortened, style_of, took, width};
 
 /// The releases of an app, the live one marked.
 pub(crate) fn releases(releases: &Releases, now: DateTime<Utc>, width: Option<u16>) -> String {
@@ -12,7 +12,7 @@ pub(crate) fn releases(releases: &Releases, now: DateTime<Utc>, width: Option<u1
         return "no release yet; the first one is made with: agentctl release REF".into();
     }
     let rows = releases.releases.iter().map(|release| release_row(release, now)).collect();
-    table(["", "release", "commit", "ref", "state", "who", "when", "took"], rows, width)
+    table(["", "release", "state", "subject", "when", "ref", "who", "commit", "took"], rows, RELEASES, width)
 }
 
 /// Runs.
@@ -21,10 +21,10 @@ pub(crate) fn runs(runs: &Runs, now: DateTime<Utc>, width: Option<u16>) -> Strin
         return "no run yet; the first one begins with: agentctl release REF".into();
     }
     let rows = runs.runs.iter().map(|run| run_row(run, now)).collect();
-    table(["run", "app", "what", "who", "outcome", "release", "when", "took"], rows, width)
+    table(["run", "app", "what", "outcome", "when", "took", "who", "release"], rows, RUNS, width)
 }
 
-fn release_row(release: &Release, now: DateTime<Utc>) -> Vec<Cell> {
+fn release_row(release: &Release, now: DateTime<Utc>) -> [Painted; 9] {
     let live = release.state == ReleaseState::Live;
     let mut state = match release.state {
         ReleaseState::Live => "live",
@@ -39,75 +39,157 @@ fn release_row(release: &Release, now: DateTime<Utc>) -> Vec<Cell> {
             state = format!("{state}, {word}");
         }
     }
-    let texts = [
+    let style = match release.state {
+        ReleaseState::Live => GOOD.bold(),
+        ReleaseState::Failed => BAD,
+        ReleaseState::Incomplete => DIM,
+        ReleaseState::Good | ReleaseState::Sealed => Style::new(),
+    };
+    [
         if live { "*" } else { "" }.to_owned(),
         clean_line(&release.name),
-        short(&release.commit),
-        release.reference.as_deref().map(short_ref).unwrap_or_default(),
         state,
-        release.caller.as_deref().map(clean_line).unwrap_or_default(),
+        release.subject.as_deref().map(clean_line).unwrap_or_default(),
         release.made.map(|made| ago(made, now)).unwrap_or_default(),
+        release.reference.as_deref().map(short_ref).unwrap_or_default(),
+        release.caller.as_deref().map(clean_line).unwrap_or_default(),
+        short(&release.commit),
         release.ms.map(took).unwrap_or_default(),
-    ];
-    texts
-        .into_iter()
-        .map(|text| match release.state {
-            ReleaseState::Live => Cell::new(text).add_attribute(Attribute::Bold).fg(Color::Green),
-            ReleaseState::Failed => Cell::new(text).fg(Color::Red),
-            ReleaseState::Incomplete => Cell::new(text).add_attribute(Attribute::Dim),
-            ReleaseState::Good | ReleaseState::Sealed => Cell::new(text),
-        })
-        .collect()
+    ]
+    .map(|text| Painted { text, style })
 }
 
-fn run_row(run: &Run, now: DateTime<Utc>) -> Vec<Cell> {
-    let (ended, colour) = match (run.state, run.outcome) {
-        (RunState::Waiting, _) => ("waiting".to_owned(), Some(Color::Cyan)),
-        (RunState::Running, _) => (format!("running{}", at(run)), Some(Color::Cyan)),
+fn run_row(run: &Run, now: DateTime<Utc>) -> [Painted; 8] {
+    let (ended, style) = match (run.state, run.outcome) {
+        (RunState::Waiting, _) => ("waiting".to_owned(), BUSY),
+        (RunState::Running, _) => (format!("running{}", at(run)), BUSY),
         (RunState::Ended, Some(word)) => match word.exit_code() {
-            0 => (outcome(word).to_owned(), Some(Color::Green)),
-            7 => (outcome(word).to_owned(), Some(Color::Yellow)),
-            _ => (format!("{}{}", outcome(word), at(run)), Some(Color::Red)),
+            0 | 7 => (outcome(word).to_owned(), style_of(word)),
+            _ => (format!("{}{}", outcome(word), at(run)), style_of(word)),
         },
-        (RunState::Ended, None) => ("ended".to_owned(), None),
+        (RunState::Ended, None) => ("ended".to_owned(), Style::new()),
     };
-    let mut cells = vec![
-        Cell::new(run.run),
-        Cell::new(clean_line(&run.app)),
-        Cell::new(super::words::action(&run.action, run.of.as_deref(), None)),
-        Cell::new(clean_line(&run.caller)),
-    ];
-    let ended = Cell::new(ended);
-    cells.push(match colour {
-        Some(colour) => ended.fg(colour),
-        None => ended,
-    });
-    cells.push(Cell::new(run.release.as_deref().map(clean_line).unwrap_or_default()));
-    cells.push(Cell::new(ago(run.accepted, now)));
-    cells.push(Cell::new(run.ms.map(took).unwrap_or_default()));
-    cells
+    let plain = |text: String| Painted { text, style: Style::new() };
+    [
+        plain(run.run.to_string()),
+        plain(clean_line(&run.app)),
+        plain(super::words::action(&run.action, run.of.as_deref(), None)),
+        Painted { text: ended, style },
+        plain(ago(run.accepted, now)),
+        plain(run.ms.map(took).unwrap_or_default()),
+        plain(clean_line(&run.caller)),
+        plain(run.release.as_deref().map(clean_line).unwrap_or_default()),
+    ]
 }
+
+/// What is under way.
+const BUSY: Style = AnsiColor::Cyan.on_default();
 
 fn at(run: &Run) -> String {
     run.step.as_deref().map(|step| format!(" at {}", clean_line(step))).unwrap_or_default()
 }
 
-fn table<const N: usize>(header: [&str; N], rows: Vec<Vec<Cell>>, width: Option<u16>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).force_no_tty().enforce_styling();
-    table.style_text_only();
-    table.set_header(header.map(|title| Cell::new(title).add_attribute(Attribute::Dim)));
-    table.add_rows(rows);
-    if let Some(width) = width {
-        table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
+/// A way to make a table narrower.
+#[derive(Debug, Clone, Copy)]
+enum Measure {
+    /// Cut the texts of a column to so many columns of the terminal.
+    Shorten(&'static str, usize),
+    /// Leave the column out.
+    Drop(&'static str),
+}
+
+/// What fits in which place: as much is done as the width demands, in this order. A release's name and the number of a run always stay whole, since
+/// people copy them.
+const RELEASES: &[Measure] = &[
+    Measure::Shorten("subject", 40),
+    Measure::Drop("took"),
+    Measure::Shorten("subject", 24),
+    Measure::Drop("commit"),
+    Measure::Drop("who"),
+    Measure::Drop("ref"),
+    // The name of a release has its time.
+    Measure::Drop("when"),
+    Measure::Shorten("subject", 12),
+    Measure::Drop("subject"),
+    Measure::Shorten("state", 10),
+];
+const RUNS: &[Measure] = &[
+    Measure::Shorten("what", 40),
+    Measure::Drop("took"),
+    Measure::Shorten("what", 24),
+    Measure::Shorten("who", 16),
+    Measure::Drop("release"),
+    Measure::Shorten("what", 16),
+    Measure::Drop("who"),
+    Measure::Shorten("app", 12),
+    Measure::Drop("when"),
+    Measure::Shorten("outcome", 12),
+];
+
+/// How far columns stand apart.
+const GAP: usize = 2;
+
+/// A text and how it is painted.
+struct Painted {
+    text: String,
+    style: Style,
+}
+
+/// Columns of text, each with its title.
+struct Columns {
+    titles: Vec<&'static str>,
+    rows: Vec<Vec<Painted>>,
+}
+
+impl Columns {
+    fn widths(&self) -> Vec<usize> {
+        let widest = |place: usize| self.rows.iter().map(|row| width(&row[place].text)).max().unwrap_or(0);
+        self.titles.iter().enumerate().map(|(place, title)| width(title).max(widest(place))).collect()
     }
-    let release = header.iter().position(|title| *title == "release");
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, if index + 1 == N { 0 } else { 2 }));
-        // A name that is broken in two can be copied by nobody.
-        if Some(index) == release {
-            column.set_constraint(ColumnConstraint::ContentWidth);
+
+    /// Takes the measures, one after the other, until it is narrow enough.
+    fn fit(&mut self, measures: &[Measure], columns: usize) {
+        for measure in measures {
+            let widths = self.widths();
+            if widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1) <= columns {
+                return;
+            }
+            let (Measure::Shorten(title, _) | Measure::Drop(title)) = measure;
+            let Some(place) = self.titles.iter().position(|known| known == title) else { continue };
+            match measure {
+                Measure::Shorten(_, most) => {
+                    self.rows.iter_mut().for_each(|row| row[place].text = shortened(&row[place].text, *most));
+                }
+                Measure::Drop(_) => {
+                    self.titles.remove(place);
+                    self.rows.iter_mut().for_each(|row| drop(row.remove(place)));
+                }
+            }
         }
     }
-    table.trim_fmt()
+
+    fn text(&self) -> String {
+        let widths = self.widths();
+        let line = |cells: Vec<(&str, Style)>| {
+            let mut line = String::new();
+            let last = cells.iter().rposition(|(text, _)| !text.is_empty()).unwrap_or(0);
+            for (place, (text, style)) in cells.into_iter().enumerate().take(last + 1) {
+                let gap = if place == last { 0 } else { widths[place] - width(text) + GAP };
+                line = format!("{line}{}{:gap$}", painted(style, text), "");
+            }
+            line
+        };
+        let head = line(self.titles.iter().map(|title| (*title, DIM)).collect());
+        let rows = self.rows.iter().map(|row| line(row.iter().map(|cell| (cell.text.as_str(), cell.style)).collect()));
+        std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The rows below their titles, no wider than the terminal where there is one.
+fn table<const N: usize>(titles: [&'static str; N], rows: Vec<[Painted; N]>, measures: &[Measure], width: Option<u16>) -> String {
+    let mut columns = Columns { titles: titles.to_vec(), rows: rows.into_iter().map(Vec::from).collect() };
+    if let Some(width) = width {
+        columns.fit(measures, usize::from(width));
+    }
+    columns.text()
 }

@@ -120,6 +120,17 @@ fn a_release_that_goes_live() {
     assert_snapshot!(told(whats.clone()), @r"
     · waits behind run 11
     · commit 1a2b3c4d5e6f Fix the cart, reached by main
+    ✓ fetch            0.3 s
+    – link-shared    skipped: nothing is shared
+    ! migrate: it took a lock
+    ✓ migrate        1 min 01 s  two migrations to apply
+    ✓ switch           1.2 s
+    – prune          skipped: nothing is too old
+    shop: 2026-11-20-22-45-23-1a2b3c4d5e6f is live, with 1 warning (run 12, 8.4 s)
+    ");
+    assert_snapshot!(told_with(Detail::Sentences, Opening::Told, whats.clone()), @r"
+    · waits behind run 11
+    · commit 1a2b3c4d5e6f Fix the cart, reached by main
     · release 2026-11-20-22-45-23-1a2b3c4d5e6f
     ✓ fetch            0.3 s
     – link-shared    skipped: nothing is shared
@@ -170,7 +181,6 @@ fn a_release_that_fails_before_the_switch() {
     };
     assert_snapshot!(told(whats(Some(OLD))), @r"
     · commit 1a2b3c4d5e6f Fix the cart, reached by main
-    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
     ✓ fetch            0.3 s
     – link-shared    skipped: nothing is shared
     ✗ migrate          2.1 s  manage.py migrate: exit status 1
@@ -180,13 +190,13 @@ fn a_release_that_fails_before_the_switch() {
     ↩ fetch          taken back (0.0 s)
     ! stands: shop.0041 is applied
       restore with: pg_restore -d shop /var/shop/backups/x.dump
-    shop: failed at migrate: the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
+    shop: failed at migrate: IntegrityError: NOT NULL; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
     next: agentctl logs 12 shows all output
     ");
     let without = told(whats(None));
-    assert_snapshot!(without.lines().rev().nth(1).unwrap(), @"shop: failed at migrate: no release is live (run 12, 8.4 s)");
+    assert_snapshot!(without.lines().rev().nth(1).unwrap(), @"shop: failed at migrate: IntegrityError: NOT NULL; no release is live (run 12, 8.4 s)");
     // What was shown as it came is not shown again.
-    assert!(!told_with(Detail::Full, Opening::Told, whats(None)).contains("IntegrityError"));
+    assert!(!told_with(Detail::Full, Opening::Told, whats(None)).contains("│ IntegrityError"));
 }
 
 #[test]
@@ -209,22 +219,20 @@ fn a_release_that_is_taken_back() {
     };
     assert_snapshot!(told(whats(OutcomeWord::RolledBack, Some(OLD))), @r"
     · commit 1a2b3c4d5e6f Fix the cart, reached by main
-    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
     – link-shared    skipped: nothing is shared
     ✗ switch          30.0 s  old workers answer
     ↩ switch         taken back (0.4 s)
-    shop: rolled back at switch: 2026-11-20-22-45-23-1a2b3c4d5e6f was live for a moment; 2026-11-20-20-00-00-0a1b2c3d4e5f serves again (run 12, 8.4 s)
+    shop: rolled back at switch: old workers answer; 2026-11-20-22-45-23-1a2b3c4d5e6f was live for a moment; 2026-11-20-20-00-00-0a1b2c3d4e5f serves again (run 12, 8.4 s)
     next: agentctl logs 12 shows all output
     ");
-    assert_snapshot!(told(whats(OutcomeWord::RolledBack, None)).lines().rev().nth(1).unwrap(), @"shop: rolled back at switch: 2026-11-20-22-45-23-1a2b3c4d5e6f was live for a moment; no release is live now (run 12, 8.4 s)");
+    assert_snapshot!(told(whats(OutcomeWord::RolledBack, None)).lines().rev().nth(1).unwrap(), @"shop: rolled back at switch: old workers answer; 2026-11-20-22-45-23-1a2b3c4d5e6f was live for a moment; no release is live now (run 12, 8.4 s)");
     assert_snapshot!(told(whats(OutcomeWord::Stuck, Some(NEW))), @r"
     · commit 1a2b3c4d5e6f Fix the cart, reached by main
-    · release 2026-11-20-22-45-23-1a2b3c4d5e6f
     – link-shared    skipped: nothing is shared
     ✗ switch          30.0 s  old workers answer
     ✗ switch         could not be taken back: the unit
                      does not start
-    shop: stuck at switch: a person must look: agentctl doctor, agentctl logs 12; the link names 2026-11-20-22-45-23-1a2b3c4d5e6f (run 12, 8.4 s)
+    shop: stuck at switch: old workers answer; a person must look: agentctl doctor, agentctl logs 12; the link names 2026-11-20-22-45-23-1a2b3c4d5e6f (run 12, 8.4 s)
     next: when it is understood: agentctl activate RELEASE
     ");
 }
@@ -251,7 +259,7 @@ fn a_run_that_is_stopped_from_outside() {
     assert_snapshot!(told(stopped), @r"
     – link-shared    skipped: nothing is shared
     ! the agent stopped in the middle of this run, and has started again
-    shop: failed, for the agent stopped during migrate: the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
+    shop: failed, because the agent stopped during migrate; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
     next: agentctl logs 12 shows all output
     ");
 }
@@ -379,6 +387,7 @@ fn release(name: &str, state: ReleaseState) -> Release {
         run: Some(12),
         made: Some(now() - TimeDelta::hours(3)),
         ms: Some(8400),
+        subject: Some("Fix the cart, which forgot what was in it".into()),
     }
 }
 
@@ -406,22 +415,45 @@ fn releases_stand_in_columns() {
         caller: None,
         made: None,
         ms: None,
+        subject: None,
         ..release("2026-11-19-10-00-00-ffffffffffff", ReleaseState::Incomplete)
     };
     let list = Releases { releases: vec![release(NEW, ReleaseState::Live), release(OLD, ReleaseState::Good), bare] };
     assert_snapshot!(plain(&releases(&list, now(), None)), @r"
-       release                           commit        ref   state                   who        when     took
-    *  2026-11-20-22-45-23-1a2b3c4d5e6f  1a2b3c4d5e6f  main  live                    unix:anna  3 h ago  8.4 s
-       2026-11-20-20-00-00-0a1b2c3d4e5f  0a1b2c3d4e5f  main  good, previous, pinned  unix:anna  3 h ago  8.4 s
-       2026-11-19-10-00-00-ffffffffffff  ffffffffffff        incomplete
+       release                           state                   subject                                    when     ref   who        commit        took
+    *  2026-11-20-22-45-23-1a2b3c4d5e6f  live                    Fix the cart, which forgot what was in it  3 h ago  main  unix:anna  1a2b3c4d5e6f  8.4 s
+       2026-11-20-20-00-00-0a1b2c3d4e5f  good, previous, pinned  Fix the cart, which forgot what was in it  3 h ago  main  unix:anna  0a1b2c3d4e5f  8.4 s
+       2026-11-19-10-00-00-ffffffffffff  incomplete                                                                                   ffffffffffff
     ");
-    // A narrow terminal breaks no release's name.
-    assert!(plain(&releases(&list, now(), Some(60))).contains(NEW));
+    // A narrow terminal loses columns, and no word is broken.
+    assert_snapshot!(plain(&releases(&list, now(), Some(100))), @r"
+       release                           state                   subject                   when     ref
+    *  2026-11-20-22-45-23-1a2b3c4d5e6f  live                    Fix the cart, which for…  3 h ago  main
+       2026-11-20-20-00-00-0a1b2c3d4e5f  good, previous, pinned  Fix the cart, which for…  3 h ago  main
+       2026-11-19-10-00-00-ffffffffffff  incomplete
+    ");
+    assert_snapshot!(plain(&releases(&list, now(), Some(80))), @r"
+       release                           state                   subject
+    *  2026-11-20-22-45-23-1a2b3c4d5e6f  live                    Fix the car…
+       2026-11-20-20-00-00-0a1b2c3d4e5f  good, previous, pinned  Fix the car…
+       2026-11-19-10-00-00-ffffffffffff  incomplete
+    ");
+    assert_snapshot!(plain(&releases(&list, now(), Some(60))), @r"
+       release                           state
+    *  2026-11-20-22-45-23-1a2b3c4d5e6f  live
+       2026-11-20-20-00-00-0a1b2c3d4e5f  good, previous, pinned
+       2026-11-19-10-00-00-ffffffffffff  incomplete
+    ");
+    for width in 48..140 {
+        let text = plain(&releases(&list, now(), Some(width)));
+        assert!(text.lines().all(|line| words::width(line) <= usize::from(width)), "{width}:\n{text}");
+        assert!(text.contains(NEW));
+    }
     assert!(releases(&list, now(), None).contains("\x1b["));
     assert_snapshot!(releases(&Releases { releases: vec![] }, now(), None), @"no release yet; the first one is made with: agentctl release REF");
     assert_snapshot!(plain(&prunable(&Releases { releases: vec![release(OLD, ReleaseState::Sealed)] }, now(), None)), @r"
-       release                           commit        ref   state   who        when     took
-       2026-11-20-20-00-00-0a1b2c3d4e5f  0a1b2c3d4e5f  main  sealed  unix:anna  3 h ago  8.4 s
+      release                           state   subject                                    when     ref   who        commit        took
+      2026-11-20-20-00-00-0a1b2c3d4e5f  sealed  Fix the cart, which forgot what was in it  3 h ago  main  unix:anna  0a1b2c3d4e5f  8.4 s
 
     prune would remove 1 release
     ");
@@ -440,13 +472,33 @@ fn runs_stand_in_columns() {
         ],
     };
     assert_snapshot!(plain(&runs(&list, now(), None)), @r"
-    run  app   what          who        outcome             release                           when       took
-    14   shop  release main  unix:anna  waiting                                               4 min ago
-    13   shop  release main  unix:anna  running at migrate                                    4 min ago
-    12   shop  release main  unix:anna  failed at migrate   2026-11-20-22-45-23-1a2b3c4d5e6f  4 min ago  8.4 s
-    11   shop  release main  unix:anna  live                2026-11-20-22-45-23-1a2b3c4d5e6f  4 min ago  8.4 s
-    10   shop  release main  unix:anna  superseded          2026-11-20-22-45-23-1a2b3c4d5e6f  4 min ago  8.4 s
+    run  app   what          outcome             when       took   who        release
+    14   shop  release main  waiting             4 min ago         unix:anna
+    13   shop  release main  running at migrate  4 min ago         unix:anna
+    12   shop  release main  failed at migrate   4 min ago  8.4 s  unix:anna  2026-11-20-22-45-23-1a2b3c4d5e6f
+    11   shop  release main  live                4 min ago  8.4 s  unix:anna  2026-11-20-22-45-23-1a2b3c4d5e6f
+    10   shop  release main  superseded          4 min ago  8.4 s  unix:anna  2026-11-20-22-45-23-1a2b3c4d5e6f
     ");
+    assert_snapshot!(plain(&runs(&list, now(), Some(80))), @r"
+    run  app   what          outcome             when       who
+    14   shop  release main  waiting             4 min ago  unix:anna
+    13   shop  release main  running at migrate  4 min ago  unix:anna
+    12   shop  release main  failed at migrate   4 min ago  unix:anna
+    11   shop  release main  live                4 min ago  unix:anna
+    10   shop  release main  superseded          4 min ago  unix:anna
+    ");
+    assert_snapshot!(plain(&runs(&list, now(), Some(60))), @r"
+    run  app   what          outcome             when
+    14   shop  release main  waiting             4 min ago
+    13   shop  release main  running at migrate  4 min ago
+    12   shop  release main  failed at migrate   4 min ago
+    11   shop  release main  live                4 min ago
+    10   shop  release main  superseded          4 min ago
+    ");
+    for width in 50..140 {
+        let text = plain(&runs(&list, now(), Some(width)));
+        assert!(text.lines().all(|line| words::width(line) <= usize::from(width)), "{width}:\n{text}");
+    }
     assert_snapshot!(runs(&Runs { runs: vec![] }, now(), None), @"no run yet; the first one begins with: agentctl release REF");
 }
 
@@ -768,4 +820,54 @@ fn the_first_line_says_what_was_asked() {
     form.revision = Some("main".into());
     assert_eq!(plain(&taken(12, &form)), "run 12: release main of shop");
     assert_eq!(plain(&taken(13, &Form::new("shop", Right::Prune, "0123456789abcdef".into()))), "run 13: prune shop");
+}
+
+#[test]
+fn the_last_line_says_why_in_the_words_of_what_failed() {
+    let said = |reason: &str, tail: &str| ending::why(reason, &tail.lines().map(str::to_owned).collect::<Vec<_>>());
+    let traceback = "\
+Traceback (most recent call last):
+  File \"/srv/shop/releases/x/venv/lib/python3.11/site-packages/gunicorn/util.py\", line 370, in import_app
+    mod = importlib.import_module(module)
+  File \"/usr/lib/python3.11/importlib/__init__.py\", line 126, in import_module
+    return _bootstrap._gcd_import(name[level:], package, level)
+  File \"<frozen importlib._bootstrap>\", line 1206, in _gcd_import
+  File \"/srv/shop/releases/x/menu/wsgi.py\", line 5, in <module>
+    import menu.nope
+ModuleNotFoundError: No module named 'menu.nope'
+unable to load app 0";
+    assert_eq!(said("the instance ended", traceback).as_deref(), Some("No module named 'menu.nope' (wsgi.py:5)"));
+    assert_eq!(said("exit status 1", "KeyError: 'DB'").as_deref(), Some("KeyError: 'DB'"));
+    let wrapped = "django.db.utils.OperationalError: no such table: shop_order";
+    assert_eq!(said("exit status 1", wrapped).as_deref(), Some("no such table: shop_order"));
+    // Lines that only look like it, and no tail at all.
+    assert_eq!(said("cannot fetch main\nfrom there", "remote: ERROR: access denied").as_deref(), Some("cannot fetch main"));
+    assert_eq!(said("", ""), None);
+    let long = said(&"word ".repeat(100), "").unwrap();
+    assert!(words::width(&long) <= 120 && long.ends_with('…'), "{long}");
+}
+
+#[test]
+fn a_step_has_one_line_that_ends_where_the_terminal_does() {
+    let whats = [
+        accepted("release", Some("main")),
+        planned(),
+        started("fetch"),
+        What::Note { step: "fetch".into(), text: "a long sentence about the cache, which was up to date, and so on".into() },
+        What::Note { step: "fetch".into(), text: "another one".into() },
+        done("fetch", 320),
+        started("migrate"),
+        What::StepDone { step: "migrate".into(), ms: 3, nothing: Some("a reason that goes on and on, far beyond the end".into()) },
+    ];
+    let mut story = Story::new(12, Detail::Usual, Opening::Told, "agentctl").fit(Some(60));
+    let mut lines = Vec::new();
+    for (n, what) in (1..).zip(whats) {
+        lines.extend(story.tell(&Event { run: 12, n, at: now(), what }).lines);
+    }
+    assert_snapshot!(plain(&lines.join("\n")), @r"
+    ✓ fetch            0.3 s  a long sentence about the cache,…
+    – link-shared    skipped: nothing is shared
+    – migrate        skipped: a reason that goes on and on, far…
+    ");
+    assert!(lines.iter().all(|line| words::width(&plain(line)) <= 60));
 }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use agent_wire::event::OutcomeWord;
 use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, TimeDelta, Utc};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// What went well.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -145,6 +146,26 @@ pub(crate) fn action(action: &str, of: Option<&str>, app: Option<&str>) -> Strin
 /// Text behind a first line, every further line indented.
 pub(crate) fn indented(text: &str, by: usize) -> String {
     clean(text).trim_end().replace('\n', &format!("\n{:by$}", ""))
+}
+
+/// How many columns text takes on a terminal.
+pub(crate) fn width(text: &str) -> usize {
+    UnicodeWidthStr::width(text)
+}
+
+/// Text of so many columns at the most; what is cut off is marked.
+pub(crate) fn shortened(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let mut cut = String::new();
+    for letter in text.chars() {
+        if width(&cut) + UnicodeWidthChar::width(letter).unwrap_or(0) + 1 > columns {
+            break;
+        }
+        cut.push(letter);
+    }
+    if columns == 0 { cut } else { format!("{}…", cut.trim_end()) }
 }
 
 /// A word as a shell reads it back.

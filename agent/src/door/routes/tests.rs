@@ -255,6 +255,7 @@ fn every_view_is_as_the_contract_says() {
         run: said.then_some(7),
         made: said.then(moment),
         ms: said.then_some(12),
+        subject: said.then(|| "More".into()),
     };
     let run = |said: bool| Run {
         run: 7,
