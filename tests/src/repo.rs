@@ -23,7 +23,7 @@ impl Repo {
         repo
     }
 
-    /// The demo project with its releases up to `upto` (1 to 3): tags `v1` and so on.
+    /// The demo project with its releases up to `upto` (1 to 4): tags `v1` and so on.
     pub fn demo(directory: impl Into<PathBuf>, upto: u8) -> Self {
         let directory = directory.into();
         let script = project("packaging/demo/make-repository");
@@ -148,14 +148,14 @@ mod tests {
     #[test]
     fn the_demo_is_the_same_for_everybody_and_grows() {
         let root = tempfile::tempdir().unwrap();
-        let whole = Repo::demo(root.path().join("whole"), 3);
+        let whole = Repo::demo(root.path().join("whole"), 4);
         let grown = Repo::demo(root.path().join("grown"), 1);
         assert_eq!(grown.git(["tag", "--list"]), "v1");
-        Repo::demo(grown.path(), 3);
-        for tag in ["v1", "v2", "v3"] {
+        Repo::demo(grown.path(), 4);
+        for tag in ["v1", "v2", "v3", "v4"] {
             assert_eq!(whole.id(tag), grown.id(tag));
         }
-        assert_eq!(whole.id("main"), whole.id("v3"));
+        assert_eq!(whole.id("main"), whole.id("v4"));
         assert!(whole.git(["status", "--porcelain"]).is_empty());
     }
 }

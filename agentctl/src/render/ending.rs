@@ -115,7 +115,10 @@ fn exception(line: &str) -> Option<String> {
     let class = name.rsplit('.').next()?;
     let named = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let kinds = ["Error", "Exception", "Configured", "NotReady", "NotFound", "DoesNotExist", "Exit"];
-    if !name.split('.').all(named) || !class.starts_with(|c: char| c.is_ascii_uppercase()) || !kinds.iter().any(|kind| class.ends_with(kind)) {
+    if !name.split('.').all(named)
+        || !class.starts_with(|c: char| c.is_ascii_uppercase())
+        || !kinds.iter().any(|kind| class.ends_with(kind))
+    {
         return None;
     }
     let message = message.trim();

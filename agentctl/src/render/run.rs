@@ -6,6 +6,9 @@ use chrono::{DateTime, Utc};
 use super::ending::{self, Cause, Known};
 use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, short_ref, shortened, took};
 
+/// How long a step's line may be where there is no terminal.
+const COLUMNS: usize = 100;
+
 /// How wide the names of steps are.
 const NAME: usize = 14;
 
@@ -83,7 +86,7 @@ pub(crate) struct Story {
     now: Option<Now>,
     /// The first sentence of the step at hand: what its line says beside its name.
     gist: Option<String>,
-    /// How many columns a line may take; a pipe takes any number.
+    /// How many columns the line of a step may take.
     width: Option<usize>,
 }
 
@@ -94,9 +97,11 @@ impl Story {
         Self { detail, opening, known, plan: Vec::new(), told: 0, now: None, gist: None, width: None }
     }
 
-    /// The same story for a terminal of so many columns: a step's line is cut there, unless more than a line is wanted of each.
+    /// The same story for a terminal of so many columns: a step's line is cut there, unless more than a line is wanted of each. A log of CI has no
+    /// terminal, and long lines are no better to read there.
     pub(crate) fn fit(self, width: Option<u16>) -> Self {
-        Self { width: width.map(usize::from).filter(|_| self.detail == Detail::Usual), ..self }
+        let width = width.map_or(COLUMNS, usize::from);
+        Self { width: Some(width).filter(|_| self.detail == Detail::Usual), ..self }
     }
 
     /// What goes on now.
