@@ -23,6 +23,7 @@ mod hostile_git;
 mod hostile_paths;
 mod http;
 mod installed;
+mod interpreters;
 mod layers;
 mod needless;
 mod no_request_lost;

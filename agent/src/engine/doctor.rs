@@ -6,7 +6,7 @@ use agent_wire::event::Stream;
 use agent_wire::view::{Finding, Level};
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
-use super::AppEngine;
+use super::{AppEngine, previous};
 use crate::restart::Restart;
 use crate::settings::{Executor, read_secrets};
 use crate::tools::git::Git;
@@ -199,6 +199,7 @@ impl AppEngine {
                 );
             }
         }
+        self.examine_interpreters(chart);
         match Program::new("uv").arg("--version").capture(watch) {
             Ok(said) => chart.add("installer", Level::Good, said.text(), None),
             Err(_) => chart.add(
@@ -207,6 +208,20 @@ impl AppEngine {
                 "pip installs; uv is not in the agent's PATH",
                 Some("uv makes environments ten times faster".to_owned()),
             ),
+        }
+    }
+
+    /// Whether the releases that may have to be started have the interpreters that they were made with.
+    fn examine_interpreters(&self, chart: &mut Chart) {
+        let live = self.site.live().ok().flatten();
+        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        for (release, role) in [(live, "live"), (before, "previous")] {
+            let Some(release) = release else { continue };
+            let Some(gone) = self.site.interpreter_gone(&release) else { continue };
+            let text = format!("the interpreter of the {role} release {release}, {}, is gone: it cannot be started again", gone.display());
+            let cure = "install that interpreter again, or make the commit anew with the one that is set: agentctl release REF --rebuild"
+                .to_owned();
+            chart.add("python", Level::Error, text, Some(cure));
         }
     }
 

@@ -114,6 +114,28 @@ impl Site {
         target.strip_prefix("../../environments").ok()?.to_str().filter(|key| is_key(key)).map(str::to_owned)
     }
 
+    /// What the environment of a release was made of, as it was told when it was sealed: installer, interpreter, requirements.
+    pub(crate) fn made_of(&self, release: &ReleaseName) -> Option<String> {
+        let marker = self.environment(&self.environment_of(release)?).join(MARKER);
+        let text = own_file(&marker, MOST_MARKER).ok()?;
+        Some(String::from_utf8_lossy(&text).lines().next()?.to_owned()).filter(|told| !told.starts_with(VOUCHES))
+    }
+
+    /// The interpreter of a release's environment, where that is not on this host any more: the release cannot be started without it.
+    pub(crate) fn interpreter_gone(&self, release: &ReleaseName) -> Option<PathBuf> {
+        let python = self.environment(&self.environment_of(release)?).join("bin/python");
+        let is_link = |path: &Path| path.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+        if python.exists() || !is_link(&python) {
+            return None;
+        }
+        // `python` leads to `python3` beside it, and that one to the host's.
+        let mut gone = python;
+        while let Ok(next) = fs::read_link(&gone) {
+            gone = gone.parent().unwrap_or(Path::new("/")).join(next);
+        }
+        Some(gone)
+    }
+
     /// The keys of all environments on disk.
     pub(crate) fn environments(&self) -> Result<Vec<String>, SiteError> {
         let dir = self.root().join("environments");

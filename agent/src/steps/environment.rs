@@ -39,6 +39,9 @@ impl Step for Environment {
         for note in &wanted.notes {
             cx.note(note);
         }
+        for warning in &wanted.warnings {
+            cx.warn(warning);
+        }
         if !is_key(&wanted.key) {
             return Err(Failure::new(format!("{:?} is no key of an environment", wanted.key)));
         }
@@ -52,6 +55,9 @@ impl Step for Environment {
         let key = if cx.site.has_environment(&wanted.key) { format!("{}-{}", wanted.key, cx.run) } else { wanted.key.clone() };
         let place = cx.site.make_environment(&key)?;
         cx.note(format!("building: {}", wanted.told));
+        if let Some(warning) = cx.former.as_ref().and_then(|former| another_installer(&cx.site.made_of(former)?, &wanted.told)) {
+            cx.warn(warning);
+        }
         let caches = if rebuild { Caches::Empty } else { Caches::Keep };
         if cx.app.executor == Executor::Units {
             cx.site.open_to_builder(&place)?;
@@ -85,6 +91,21 @@ impl Step for Environment {
     }
 }
 
+/// That another program installs than the one that made the live release's environment: the two do not install quite the same.
+fn another_installer(former: &str, wanted: &str) -> Option<String> {
+    let of = |told: &str| Some(told.split_once(", ")?.0.to_owned()).filter(|tool| tool.contains(' '));
+    let (former, wanted) = (of(former)?, of(wanted)?);
+    let name = |tool: &str| tool.split(' ').next().unwrap_or_default().to_owned();
+    let left_out = match (name(&former).as_str(), name(&wanted).as_str()) {
+        ("pip", "uv") => {
+            "uv leaves out setuptools (pkg_resources), which pip brings along before Python 3.12: a project that needs it must ask for it"
+        }
+        ("uv", "pip") => "pip brings setuptools along before Python 3.12, and resolves some requirements to other versions",
+        _ => return None,
+    };
+    Some(format!("{wanted} installs this environment, and {former} installed that of the live release: {left_out}"))
+}
+
 /// The newest complete environment of a key: the one that was built first, or one that was built anew by a later run.
 fn newest(site: &Site, key: &str) -> Result<Option<String>, Failure> {
     let age = |name: &str| match name.strip_prefix(key) {
@@ -94,4 +115,18 @@ fn newest(site: &Site, key: &str) -> Result<Option<String>, Failure> {
     };
     let known = site.environments()?.into_iter().filter(|name| site.has_environment(name));
     Ok(known.filter_map(|name| Some((age(&name)?, name))).max().map(|(_, name)| name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_installer_is_told_and_another_version_of_it_is_not() {
+        let told = |former, wanted| another_installer(former, wanted).unwrap_or_default();
+        assert!(told("pip 23.0.1, CPython 3.11.2", "uv 0.13.8, CPython 3.11.2").contains("setuptools"));
+        assert!(told("uv 0.13.8, CPython 3.11.2, x", "pip 23.0.1, CPython 3.11.2").starts_with("pip 23.0.1 installs"));
+        assert_eq!(told("uv 0.13.7, CPython 3.11.2", "uv 0.13.8, CPython 3.11.2"), "");
+        assert_eq!(told("", "uv 0.13.8, CPython 3.11.2"), "");
+    }
 }

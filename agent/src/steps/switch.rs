@@ -31,6 +31,13 @@ impl Step for Switch {
         let release = cx.target()?.release.clone();
         // Nothing unsealed ever goes live, whoever asks.
         cx.site.manifest(&release)?;
+        if let Some(interpreter) = cx.site.interpreter_gone(&release) {
+            return Err(Failure::new(format!("the interpreter of {release}, {}, is not on this host any more", interpreter.display()))
+                .with_hint(format!(
+                    "install it again, or make the commit anew with the interpreter that is set: agentctl release {}",
+                    cx.target()?.commit
+                )));
+        }
         // What stands where the link belongs must be ours to replace; said while nothing is exposed.
         cx.site.live()?;
         warn_of_newer_migrations(cx, &release)?;

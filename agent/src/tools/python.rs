@@ -3,6 +3,7 @@
 //!
 //! What a requirement file says is never printed, except the names of packages and of index hosts: a file may turn out to be something else.
 
+mod advice;
 mod build;
 mod bytecode;
 mod error;
@@ -62,6 +63,7 @@ pub(crate) struct Wanted {
     reading: Reading,
     packages: Vec<String>,
     writable: Vec<PathBuf>,
+    warnings: Vec<String>,
     key: String,
 }
 
@@ -104,6 +106,11 @@ impl Wanted {
     /// What people should know: an index of the project's own, files that were passed over.
     pub(crate) fn notes(&self) -> &[String] {
         &self.reading.notes
+    }
+
+    /// What they should look at: a file of the release that asks for another interpreter.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Builds it at its final path, for an environment cannot be moved, and verifies it. What is there after a failure is the caller's to remove.
@@ -171,7 +178,8 @@ fn wanted_on(host: Host, settings: &Settings, release: &Path, watch: &Watch<'_>)
         key.add("release", tree.root().as_os_str().as_encoded_bytes());
     }
     let (packages, writable) = (settings.packages.clone(), settings.writable.clone());
-    Ok(Wanted { host, interpreter, tool, way, reading, packages, writable, key: key.finish() })
+    let warnings = project::other_interpreter(&tree, &interpreter).into_iter().collect();
+    Ok(Wanted { host, interpreter, tool, way, reading, packages, writable, warnings, key: key.finish() })
 }
 
 #[cfg(test)]

@@ -247,6 +247,8 @@ pub(crate) struct Wanted {
     pub told: String,
     /// What people should know.
     pub notes: Vec<String>,
+    /// What they should look at.
+    pub warnings: Vec<String>,
 }
 
 impl Answer {

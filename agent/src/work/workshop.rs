@@ -117,7 +117,12 @@ impl Asked<'_, '_> {
         let (name, dir) = self.release()?;
         let settings = self.workshop.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
         let wanted = python::wanted(settings, &dir, self.watch)?;
-        let answer = Wanted { key: wanted.key().to_owned(), told: wanted.told(), notes: wanted.notes().to_vec() };
+        let answer = Wanted {
+            key: wanted.key().to_owned(),
+            told: wanted.told(),
+            notes: wanted.notes().to_vec(),
+            warnings: wanted.warnings().to_vec(),
+        };
         *lock(&self.workshop.wanted) = Some((name.clone(), wanted));
         Ok(Answer::Wanted(answer))
     }

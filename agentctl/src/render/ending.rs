@@ -103,9 +103,17 @@ pub(super) fn why(reason: &str, tail: &[String]) -> Option<String> {
             Some(frame) => format!("{raised} ({frame})"),
             None => raised,
         },
-        None => clean(reason).lines().next().map(str::trim).unwrap_or_default().to_owned(),
+        None => match tail.iter().rev().find_map(|line| said_wrong(line)) {
+            Some(said) => said.to_owned(),
+            None => clean(reason).lines().next().map(str::trim).unwrap_or_default().to_owned(),
+        },
     };
     (!why.is_empty()).then(|| shortened(&why, MOST_CAUSE))
+}
+
+/// What a line says that tells an error, as git, pip and uv write it.
+fn said_wrong(line: &str) -> Option<&str> {
+    ["cause: ", "ERROR: ", "error: ", "fatal: "].iter().find_map(|start| line.trim_start().strip_prefix(start)).map(str::trim)
 }
 
 /// What a line says that ends a traceback of Python's: `pkg.ModuleNotFoundError: No module named 'x'`. A message of a single word means nothing without

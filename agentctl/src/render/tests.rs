@@ -840,6 +840,9 @@ unable to load app 0";
     assert_eq!(said("exit status 1", "KeyError: 'DB'").as_deref(), Some("KeyError: 'DB'"));
     let wrapped = "django.db.utils.OperationalError: no such table: shop_order";
     assert_eq!(said("exit status 1", wrapped).as_deref(), Some("no such table: shop_order"));
+    let uv = "error: No solution found when resolving dependencies\n  cause: Because six was not found, we\n\nhint: x";
+    assert_eq!(said("exit status 1", uv).as_deref(), Some("Because six was not found, we"));
+    assert_eq!(said("exit status 128", "fatal: not a tree").as_deref(), Some("not a tree"));
     // Lines that only look like it, and no tail at all.
     assert_eq!(said("cannot fetch main\nfrom there", "remote: ERROR: access denied").as_deref(), Some("cannot fetch main"));
     assert_eq!(said("", ""), None);

@@ -12,6 +12,7 @@ use agent_wire::event::Stream;
 
 use super::super::sandbox::Bounds;
 use super::super::{Program, ProgramError, Watch};
+use super::advice;
 use super::host::Tool;
 use super::key::without_userinfo;
 use super::project::{Closure, Way};
@@ -230,8 +231,9 @@ impl Build<'_> {
     fn failed(&self, act: String, mut source: ProgramError, heard: &[String]) -> PythonError {
         if let ProgramError::Failed { tail, .. } | ProgramError::TimedOut { tail, .. } = &mut source {
             tail.iter_mut().for_each(|line| *line = without_userinfo(line));
+            advice::begin_with_the_error(tail, heard);
         }
-        let hint = hint(heard, |name| self.asked_by(name));
+        let hint = advice::hint(heard, |name| self.asked_by(name));
         PythonError::Program { act, hint, source }
     }
 
@@ -351,156 +353,9 @@ impl Installed {
     }
 }
 
-/// What to do about a failed install, by what the installers and compilers are known to say.
-fn hint(heard: &[String], asked_by: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let find = |words: &[&str]| heard.iter().find(|line| words.iter().any(|word| line.contains(word)));
-    let asking = |name: &str| asked_by(name).map(|place| format!(", which {place} asks for,")).unwrap_or_default();
-
-    if find(&["No space left on device", "os error 28"]).is_some() {
-        return Some("the disk is full; `agentctl prune` removes old releases".into());
-    }
-    // Before «no such package»: pip says that too of an index that it cannot reach.
-    let unreachable = [
-        "NewConnectionError",
-        "Name or service not known",
-        "Temporary failure in name resolution",
-        "Connection refused",
-        "Network is unreachable",
-        "ConnectTimeoutError",
-        "ReadTimeoutError",
-        "Read timed out",
-        "error sending request",
-        "dns error",
-        "Failed to fetch",
-        "CERTIFICATE_VERIFY_FAILED",
-        "ProxyError",
-    ];
-    if let Some(line) = find(&unreachable) {
-        return Some(format!(
-            "the package index is out of reach from this host{}: look at its network, proxy and index settings, and at indexes that the requirements name",
-            host_in(line)
-        ));
-    }
-    if find(&["DO NOT MATCH THE HASHES", "Hash mismatch for"]).is_some() {
-        return Some("what the index serves is not what the hashes name: do not release it before you know why".into());
-    }
-    if find(&[
-        "Hashes are required in --require-hashes mode",
-        "all requirements must have their hashes",
-        "all requirements must have a hash",
-        "all requirements must be pinned upfront",
-    ])
-    .is_some()
-    {
-        return Some("some requirements have hashes, so all must have one, those that the packages bring too: lock them anew".into());
-    }
-    let headers: &[(&[&str], &str)] = &[
-        (&["Python.h"], "apt install python3-dev build-essential (the headers of this interpreter)"),
-        (&["pg_config"], "apt install libpq-dev build-essential, or ask for psycopg2-binary or psycopg[binary]"),
-        (&["mysql_config", "mysqlclient.pc", "MYSQLCLIENT_CFLAGS"], "apt install default-libmysqlclient-dev pkg-config build-essential"),
-        (&["ffi.h"], "apt install libffi-dev build-essential"),
-        (&["libxml/xmlversion.h", "xslt-config"], "apt install libxml2-dev libxslt1-dev build-essential"),
-        (&["lber.h"], "apt install libldap-dev libsasl2-dev build-essential"),
-        (&["jpeglib.h", "headers or library files could not be found for jpeg"], "apt install libjpeg-dev zlib1g-dev build-essential"),
-        (
-            &[
-                "command 'gcc' failed: No such file",
-                "unable to execute 'gcc'",
-                "command 'x86_64-linux-gnu-gcc' failed: No such file",
-                "error: command 'cc' failed",
-            ],
-            "apt install build-essential python3-dev",
-        ),
-        (
-            &["can't find Rust compiler", "requires Rust"],
-            "install a Rust compiler, or a newer pip or interpreter for which there is a wheel",
-        ),
-    ];
-    if let Some((_, cure)) = headers.iter().find(|(words, _)| find(words).is_some()) {
-        return Some(format!(
-            "a package has no wheel for this interpreter and must be compiled, and something for that is missing: {cure}"
-        ));
-    }
-    if let Some(name) = find(&["Failed to build", "Failed building wheel for", "subprocess-exited-with-error", "Build backend failed"]) {
-        let name = name_after(name, &["Failed building wheel for ", "Failed to build "]).unwrap_or_default();
-        return Some(
-            format!(
-                "the package {name}{} could not be built; its own lines say why. Is there a version with a wheel for this interpreter?",
-                asking(&name)
-            )
-            .replace("package  ", "package "),
-        );
-    }
-    if let Some(line) = find(&["requires a different Python", "Requires-Python", "does not satisfy Python"]) {
-        return Some(format!("this interpreter is not one that the packages are for: {}", line.trim()));
-    }
-    let missing = [
-        "No matching distribution found for ",
-        "Because there is no version of ",
-        "Because there are no versions of ",
-        "Because only ",
-        "cause: Because ",
-    ];
-    if let Some(line) = find(&[
-        "No matching distribution found for",
-        "was not found in the package registry",
-        "was not found in the provided package locations",
-        "there is no version of",
-        "there are no versions of",
-    ]) && let Some(name) = name_after(line, &missing)
-    {
-        return Some(format!("no such package or version: {name}{} is not in the index as it is asked for", asking(&name)));
-    }
-    if find(&["ResolutionImpossible", "conflicting dependencies", "No solution found when resolving"]).is_some() {
-        return Some("the requirements contradict each other; the lines above say which".into());
-    }
-    if find(&["externally-managed-environment", "Could not find an activated virtualenv"]).is_some() {
-        return Some("the command would install outside of the environment; `python -m pip` is the one inside".into());
-    }
-    if find(&["lock file is not up to date", "pyproject.toml changed significantly", "needs to be updated"]).is_some() {
-        return Some("the lock does not belong to this pyproject.toml: lock anew and commit both".into());
-    }
-    None
-}
-
-fn name_after(line: &str, starts: &[&str]) -> Option<String> {
-    let at = starts.iter().find_map(|start| line.find(start).map(|at| at + start.len()))?;
-    let rest = line[at..].trim_start_matches(['`', '\'', '"']);
-    let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c))).unwrap_or(rest.len());
-    (end > 0).then(|| rest[..end].to_owned())
-}
-
-fn host_in(line: &str) -> String {
-    let url = line.split_whitespace().find(|word| word.contains("://"));
-    let host = url.and_then(|url| Some(url.split_once("://")?.1.split(['/', ')', '\'', '"']).next()?.to_owned()));
-    let named = line.split_once("host='").and_then(|(_, rest)| Some(rest.split_once('\'')?.0.to_owned()));
-    host.or(named).map(|host| format!(" ({host})")).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hint_of(line: &str) -> String {
-        hint(&["noise".to_owned(), line.to_owned()], |name| (name == "nosuch").then(|| "requirements.txt, line 3".to_owned()))
-            .unwrap_or_default()
-    }
-
-    #[test]
-    fn what_installers_say_becomes_advice() {
-        let pip = hint_of("ERROR: No matching distribution found for nosuch==1");
-        assert_eq!(
-            pip,
-            "no such package or version: nosuch, which requirements.txt, line 3 asks for, is not in the index as it is asked for"
-        );
-        assert_eq!(hint_of("  cause: Because nosuch was not found in the package registry and you require nosuch==1, we"), pip);
-        assert_eq!(hint_of("  cause: Because there is no version of nosuch==1 and you require nosuch==1, we"), pip);
-        assert!(hint_of("fatal error: Python.h: No such file or directory").contains("python3-dev"));
-        assert!(hint_of("Error: pg_config executable not found.").contains("libpq-dev"));
-        assert!(hint_of("  cause: Failed to fetch: http://127.0.0.1:9/simple/six/").contains("(127.0.0.1:9)"));
-        assert!(hint_of("ERROR: Failed building wheel for nosuch").contains("requirements.txt, line 3"));
-        assert_eq!(hint_of("all is well"), "");
-    }
 
     #[test]
     fn packages_are_told_by_their_directories() {

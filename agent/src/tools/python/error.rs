@@ -1,5 +1,6 @@
 //! Why an environment cannot be had.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -83,6 +84,8 @@ pub(crate) enum PythonError {
     NothingFound {
         /// The names.
         looked_for: String,
+        /// What stands beside a manage.py further down.
+        below: Option<PathBuf>,
     },
     /// There is something where the environment is to be.
     #[error("{} is there already; an environment is built where nothing is", .0.display())]
@@ -134,15 +137,18 @@ fn those(there: &[String]) -> String {
 
 impl PythonError {
     /// What to do about it, where that is known.
-    pub(crate) fn hint(&self) -> Option<&str> {
-        match self {
+    pub(crate) fn hint(&self) -> Option<Cow<'_, str>> {
+        let hint = match self {
             Self::Program { hint, source, .. } => hint.as_deref().or(source.hint()),
-            Self::NoTool { hint, .. } | Self::NoEnsurepip { hint, .. } => Some(hint),
+            Self::NoTool { hint, .. } | Self::NoEnsurepip { hint, .. } => Some(hint.as_str()),
             Self::NoInterpreter { .. } => Some("install it, or set [python] interpreter to one that is there"),
             Self::OddInterpreter { .. } => Some("set [python] interpreter to a Python 3 that runs as the agent's user"),
             Self::NotThere { .. } => Some("is it committed, and is [python] requirements right?"),
             Self::Outside { .. } => Some("put the file itself into the repository instead of a link or a path that leaves it"),
-            Self::NothingFound { .. } => {
+            Self::NothingFound { below: Some(file), .. } => {
+                return Some(Cow::from(format!("the project is further down: set [python] requirements = [\"{}\"]", file.display())));
+            }
+            Self::NothingFound { below: None, .. } => {
                 Some("set [python] requirements to the file that says it, or [python] install to the commands that install")
             }
             Self::NothingInstalled { .. } | Self::Absent(_) => {
@@ -151,7 +157,8 @@ impl PythonError {
             Self::Unreadable { .. } | Self::Refused { .. } | Self::AlreadyThere(_) | Self::File { .. } | Self::NotAnEnvironment { .. } => {
                 None
             }
-        }
+        };
+        hint.map(Cow::from)
     }
 
     /// The last lines of the program that failed.

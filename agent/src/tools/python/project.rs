@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::host::Interpreter;
 use super::key::Key;
 use super::requirements::{Asked, LINE_ENDS, Reading, Tree, index_of, package_of};
 use super::{PythonError, Settings};
@@ -73,7 +74,10 @@ impl Way {
             let file = file.display().to_string();
             reading.asked.iter().filter(|asked| asked.file == file).count()
         };
-        let packages = |file: PathBuf| format!("{} ({} packages)", file.display(), count(&file));
+        let packages = |file: PathBuf| match count(&file) {
+            1 => format!("{} (1 package)", file.display()),
+            several => format!("{} ({several} packages)", file.display()),
+        };
         match self {
             Self::Requirements { files, made } => {
                 let named: Vec<&PathBuf> = files.iter().chain(made.iter().map(|made| &made.from)).collect();
@@ -129,7 +133,7 @@ pub(super) fn find(settings: &Settings, tree: &Tree, reading: &mut Reading) -> R
     }
     let Some((first, others)) = there.split_first() else {
         if settings.packages.is_empty() {
-            return Err(PythonError::NothingFound { looked_for: LOOKED_FOR.join(", ") });
+            return Err(PythonError::NothingFound { looked_for: LOOKED_FOR.join(", "), below: below(tree) });
         }
         reading.notes.push("the release has no requirements; only the packages that are set are installed".into());
         return Ok(Way::PackagesOnly);
@@ -140,6 +144,50 @@ pub(super) fn find(settings: &Settings, tree: &Tree, reading: &mut Reading) -> R
         reading.notes.push(format!("{first} is used; passed over: {}", passed.join(", ")));
     }
     named(&[PathBuf::from(first)], tree, reading)
+}
+
+/// That `.python-version` asks for another interpreter than the one that is set, which is the one that counts.
+pub(super) fn other_interpreter(tree: &Tree, interpreter: &Interpreter) -> Option<String> {
+    let file = Path::new(".python-version");
+    let bytes = tree.read_if_there(file).ok().flatten()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
+    let wanted = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    // Only a plain version can be compared; pyenv knows names and `system`, too.
+    if !wanted.starts_with(|c: char| c.is_ascii_digit()) || !wanted.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit()) {
+        return None;
+    }
+    let fits = interpreter.version == wanted || interpreter.version.starts_with(&format!("{wanted}."));
+    (!fits).then(|| {
+        format!(".python-version asks for {wanted}, and [python] interpreter is {interpreter}, which is what counts; set `interpreter` to the other one, or change the file")
+    })
+}
+
+/// The first of the files that stands beside a manage.py further down, as in a repository of several projects.
+fn below(tree: &Tree) -> Option<PathBuf> {
+    let in_project = |dir: &PathBuf| dir.join("manage.py").is_file();
+    let found = directories(tree.root(), DEEPEST).into_iter().filter(in_project).find_map(|dir| {
+        let file = LOOKED_FOR.iter().map(|name| dir.join(name)).find(|file| file.is_file())?;
+        Some(file.strip_prefix(tree.root()).ok()?.to_owned())
+    });
+    found
+}
+
+/// How many directories down a project is looked for.
+const DEEPEST: usize = 3;
+
+/// The directories in one, those near it first. What cannot be read is passed over: this only makes a hint better.
+fn directories(root: &Path, deepest: usize) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut level = vec![root.to_owned()];
+    for _ in 0..deepest {
+        let entries = level.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+        let mut next: Vec<PathBuf> =
+            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect();
+        next.sort();
+        found.extend(next.iter().cloned());
+        level = next;
+    }
+    found
 }
 
 fn has_project(tree: &Tree) -> Result<bool, PythonError> {

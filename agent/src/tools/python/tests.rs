@@ -204,6 +204,32 @@ fn refusals_name_the_file_and_the_line() {
 }
 
 #[test]
+fn a_project_further_down_is_pointed_at() {
+    let files = [("README", ""), ("front/package.json", "{}"), ("apps/web/manage.py", ""), ("apps/web/requirements.txt", "six\n")];
+    let err = refusal(&files, &settings());
+    assert_eq!(err.hint().unwrap(), "the project is further down: set [python] requirements = [\"apps/web/requirements.txt\"]");
+    // Requirements of something that is no Django project are nobody's.
+    let err = refusal(&[("README", ""), ("docs/requirements.txt", "sphinx\n")], &settings());
+    assert!(err.hint().unwrap().contains("[python] install"), "{err}");
+}
+
+#[test]
+fn a_file_that_asks_for_another_interpreter_is_told() {
+    let warnings = |wanted: &str| {
+        let release = release(&[("requirements.txt", "six\n"), (".python-version", wanted)]);
+        want(host(), &settings(), &release).unwrap().warnings().to_vec()
+    };
+    let said = warnings("# of pyenv\n2.7\n");
+    assert!(said.len() == 1 && said[0].starts_with(".python-version asks for 2.7, and [python] interpreter is CPython 3."), "{said:?}");
+    let output = std::process::Command::new(PYTHON).args(["-c", "import platform; print(platform.python_version())"]).output().unwrap();
+    let version = String::from_utf8(output.stdout).unwrap();
+    let minor = version.trim().rsplit_once('.').unwrap().0;
+    for fits in [version.as_str(), minor, "3", "system", "pypy3.10-7.3.12", ""] {
+        assert_eq!(warnings(fits), Vec::<String>::new(), "{fits:?}");
+    }
+}
+
+#[test]
 fn a_missing_program_is_told_with_its_cure() {
     let uv_project = [("uv.lock", "version = 1\n"), ("pyproject.toml", "[project]\nname='x'\n")];
     let err = want(host_without_uv(), &settings(), &release(&uv_project)).unwrap_err();
