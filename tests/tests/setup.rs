@@ -335,7 +335,8 @@ fn commands(guide: &str, fence: &str) -> Vec<String> {
 fn install_package(machine: &Booted, command: &str) {
     let directory = tempfile::tempdir().unwrap();
     let package = build_package(directory.path(), &[]);
-    fs::copy(package, machine.path("/srv/release-agent.deb")).unwrap();
+    let name = package.file_name().unwrap();
+    fs::copy(&package, machine.path("/srv").join(name)).unwrap();
     run(machine, "cd /srv", command);
     machine.run(["chown", "--recursive", "release-agent", "/srv/shop"]).expect(0);
 }
@@ -459,7 +460,11 @@ fn the_guide_from_capistrano_leaves_what_serves_alone() {
         }
         run(&machine, "", command);
     }
-    assert_eq!(machine.run(["cat", "/var/www/shop/current/page"]).expect(0).stdout, "old\n");
+    // By the path that it had when its server started, too.
+    for page in ["/var/www/shop/current/page", "/var/www/shop/releases/20261120224523/page"] {
+        assert_eq!(machine.run(["cat", page]).expect(0).stdout, "old\n");
+    }
+    assert_eq!(machine.ctl(["list"]).expect(0).stdout.trim(), "no release yet; the first one is made with: agentctl release REF");
     for (path, how) in [
         ("/var/www/shop", "release-agent:release-agent 755"),
         ("/var/www/shop/releases", "release-agent:shop-build 2755"),

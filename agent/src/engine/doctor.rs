@@ -200,14 +200,28 @@ impl AppEngine {
             }
         }
         self.examine_interpreters(chart);
-        match Program::new("uv").arg("--version").capture(watch) {
-            Ok(said) => chart.add("installer", Level::Good, said.text(), None),
-            Err(_) => chart.add(
+        // With units the caches are the builder's, and not the agent's to look into.
+        let refused = app.executor == Executor::Direct && python::installer_was_refused(&self.site.caches());
+        let own = python::own_installer();
+        match python.installer {
+            python::Installer::Auto if refused => chart.add(
                 "installer",
-                Level::Good,
-                "pip installs; uv is not in the agent's PATH",
-                Some("uv makes environments ten times faster".to_owned()),
+                Level::Warning,
+                format!("pip installs: the package index had no {own} when it was asked within the last day"),
+                Some("see that the index has it; agentctl release REF --rebuild asks again".to_owned()),
             ),
+            python::Installer::Auto => {
+                chart.add(
+                    "installer",
+                    Level::Good,
+                    format!("{own} installs; the agent fetches it where it is not there, and a uv of the host changes nothing"),
+                    None,
+                );
+            }
+            python::Installer::Uv => {
+                chart.add("installer", Level::Good, format!("the uv of the host installs, and {own} where there is none"), None)
+            }
+            python::Installer::Pip => chart.add("installer", Level::Good, "pip installs, as [python] installer says", None),
         }
     }
 

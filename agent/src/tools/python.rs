@@ -10,6 +10,7 @@ mod error;
 mod host;
 mod key;
 mod known;
+mod own;
 mod project;
 mod requirements;
 
@@ -20,7 +21,7 @@ use super::Watch;
 use super::sandbox::Bounds;
 pub(crate) use bytecode::{carry_bytecode, compile};
 pub(crate) use error::PythonError;
-use host::{Host, Interpreter, Tool};
+use host::{Host, Interpreter, Tool, Whose};
 use key::Key;
 use project::Way;
 use requirements::{Reading, Tree};
@@ -113,6 +114,19 @@ impl Wanted {
         &self.warnings
     }
 
+    /// Whether the program that installs must be fetched first.
+    pub(crate) fn lacks_its_installer(&self, caches: &Path) -> bool {
+        matches!(self.tool, Tool::Uv(_, Whose::Agents)) && !own::program(caches).is_file()
+    }
+
+    /// Fetches the program that installs, where it is not there.
+    ///
+    /// # Errors
+    /// [`PythonError`] when it cannot be had.
+    pub(crate) fn fetch_installer(&self, place: Place<'_>, watch: &Watch<'_>) -> Result<(), PythonError> {
+        if self.lacks_its_installer(place.caches) { own::fetch(&self.host, &self.interpreter, place, watch) } else { Ok(()) }
+    }
+
     /// Builds it at its final path, for an environment cannot be moved, and verifies it. What is there after a failure is the caller's to remove.
     ///
     /// # Errors
@@ -132,6 +146,7 @@ impl Wanted {
             writable.push(cache);
         }
         writable.extend_from_slice(&self.writable);
+        self.fetch_installer(place, watch)?;
         let bounds = Arc::new(Bounds { writable, hidden: place.hidden.to_vec() });
         build::Build { wanted: self, venv, release, place, bounds, watch, note }.run()
     }
@@ -143,6 +158,16 @@ impl Wanted {
 /// [`PythonError`] when the interpreter or the installer is missing, or the release asks for something that is refused.
 pub(crate) fn wanted(settings: &Settings, release: &Path, watch: &Watch<'_>) -> Result<Wanted, PythonError> {
     wanted_on(Host::here(), settings, release, watch)
+}
+
+/// The agent's own installer, for people.
+pub(crate) fn own_installer() -> String {
+    format!("uv {}", own::VERSION)
+}
+
+/// Whether the agent's own uv was asked for in vain not long ago.
+pub(crate) fn installer_was_refused(caches: &Path) -> bool {
+    own::was_refused(caches)
 }
 
 /// The caches that the agent's own environment names, and so gives to the installers of every app.

@@ -116,7 +116,7 @@ impl Asked<'_, '_> {
     fn want(&self) -> Result<Answer, Failure> {
         let (name, dir) = self.release()?;
         let settings = self.workshop.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
-        let wanted = python::wanted(settings, &dir, self.watch)?;
+        let wanted = self.with_installer(settings, python::wanted(settings, &dir, self.watch)?, &dir)?;
         let answer = Wanted {
             key: wanted.key().to_owned(),
             told: wanted.told(),
@@ -138,21 +138,61 @@ impl Asked<'_, '_> {
         let Some((_, wanted)) = wanted.as_ref().filter(|(_, wanted)| key.starts_with(wanted.key())) else {
             return Err(Failure::new(format!("the release {name} does not ask for the environment {key}")));
         };
-        let (caches_dir, scratch) = match &self.workshop.ground {
+        let built = self.among_installers(|within| {
+            if caches == Caches::Empty {
+                // Built anew means from what the index has, and not from what an earlier building left.
+                site.clear(within.caches)?;
+            }
+            Ok(wanted.build(&place, &dir, within, self.watch, self.note)?)
+        })?;
+        Ok(Answer::Built { packages: built.packages, warnings: built.warnings })
+    }
+
+    /// Does something with what installers keep, and a place for their temporary files.
+    fn among_installers<T>(&self, act: impl FnOnce(python::Place<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+        let site = self.workshop.site;
+        let (caches, scratch) = match &self.workshop.ground {
             Ground::Root => (site.caches(), site.scratch_dir(&format!("installers-{}", self.order.run))?),
             Ground::Own { caches, scratch } => (caches.clone(), scratch.clone()),
         };
-        if caches == Caches::Empty {
-            // Built anew means from what the index has, and not from what an earlier building left.
-            site.clear(&caches_dir)?;
-        }
-        let within = python::Place { scratch: &scratch, caches: &caches_dir, hidden: &self.workshop.hidden };
-        let built = wanted.build(&place, &dir, within, self.watch, self.note);
+        let done = act(python::Place { scratch: &scratch, caches: &caches, hidden: &self.workshop.hidden });
         if matches!(self.workshop.ground, Ground::Root) {
             remove_tree(&scratch)?;
         }
-        let built = built?;
-        Ok(Answer::Built { packages: built.packages, warnings: built.warnings })
+        done
+    }
+
+    /// What is wanted, by an installer that is there. Where nothing is to be built, none is needed; where the agent's own uv cannot be had, pip does it.
+    fn with_installer(&self, settings: &python::Settings, wanted: python::Wanted, dir: &Path) -> Result<python::Wanted, Failure> {
+        let caches = match &self.workshop.ground {
+            Ground::Root => self.workshop.site.caches(),
+            Ground::Own { caches, .. } => caches.clone(),
+        };
+        if !wanted.lacks_its_installer(&caches) || self.workshop.site.has_environment(wanted.key()) {
+            return Ok(wanted);
+        }
+        let by_pip = || {
+            let by_pip = python::Settings { installer: python::Installer::Pip, ..settings.clone() };
+            python::wanted(&by_pip, dir, self.watch).ok().filter(|_| settings.installer == python::Installer::Auto)
+        };
+        if python::installer_was_refused(&caches)
+            && let Some(by_pip) = by_pip()
+        {
+            return Ok(by_pip);
+        }
+        match self.among_installers(|place| Ok(wanted.fetch_installer(place, self.watch)?)) {
+            Ok(()) => {
+                (self.note)("fetched the agent's own uv, by which it installs");
+                Ok(wanted)
+            }
+            // Another attempt by pip would be as cancelled as this one.
+            Err(failure) if self.watch.cancel.asked() || self.watch.left().is_zero() => Err(failure),
+            Err(failure) => {
+                let by_pip = by_pip().ok_or_else(|| failure.clone())?;
+                (self.note)(&format!("pip installs, since the agent's own uv cannot be had: {}", failure.reason));
+                Ok(by_pip)
+            }
+        }
     }
 
     fn hook(&self, place: usize, wanted: &str) -> Result<Answer, Failure> {

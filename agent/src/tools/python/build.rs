@@ -13,8 +13,9 @@ use agent_wire::event::Stream;
 use super::super::sandbox::Bounds;
 use super::super::{Program, ProgramError, Watch};
 use super::advice;
-use super::host::Tool;
+use super::host::{Tool, Whose};
 use super::key::without_userinfo;
+use super::own;
 use super::project::{Closure, Way};
 use super::requirements::normalised;
 use super::{Built, Place, PythonError, Wanted};
@@ -61,6 +62,13 @@ impl Build<'_> {
         self.wanted.host.program(program).env("TMPDIR", scratch).envs(caches).confined(&self.bounds)
     }
 
+    fn uv(&self) -> PathBuf {
+        match self.wanted.tool {
+            Tool::Uv(_, Whose::Agents) => own::program(self.place.caches),
+            _ => PathBuf::from("uv"),
+        }
+    }
+
     fn python(&self) -> PathBuf {
         self.venv.join("bin/python")
     }
@@ -69,9 +77,9 @@ impl Build<'_> {
         let real = &self.wanted.interpreter.real;
         // In `/`, so that no file of the release is taken for a module or a setting.
         let program = match &self.wanted.tool {
-            Tool::Uv(_) => {
+            Tool::Uv(..) => {
                 let seed = if matches!(self.wanted.way, Way::Commands(_)) { ["--seed"].as_slice() } else { &[] };
-                self.program("uv").args(["venv", "--no-project"]).args(seed).arg("--python").arg(real).arg(self.venv)
+                self.program(self.uv()).args(["venv", "--no-project"]).args(seed).arg("--python").arg(real).arg(self.venv)
             }
             Tool::Pip(_) => self.program(real).args(["-I", "-m", "venv"]).arg(self.venv),
         };
@@ -106,7 +114,7 @@ impl Build<'_> {
             Way::PackagesOnly => self.install(self.as_args(packages), "the packages that are set"),
             Way::UvLock { dir } => {
                 let program = self
-                    .inside("uv")
+                    .inside(self.uv())
                     .args(["sync", "--frozen", "--no-dev", "--no-install-project", "--link-mode=copy", "--compile-bytecode"])
                     .arg("--python")
                     .arg(self.python())
@@ -154,7 +162,7 @@ impl Build<'_> {
 
     /// Installs what uv has in its cache whole, without asking an index for anything. Tells whether it had.
     fn install_from_cache(&self, args: &[OsString]) -> Result<bool, PythonError> {
-        if !matches!(self.wanted.tool, Tool::Uv(_)) {
+        if !matches!(self.wanted.tool, Tool::Uv(..)) {
             return Ok(false);
         }
         match self.uv_install().arg("--offline").args(args).dir(self.release).quiet().capture(self.watch) {
@@ -170,13 +178,13 @@ impl Build<'_> {
 
     fn uv_install(&self) -> Program {
         // Copies: an environment that shares files with uv's cache would change with it.
-        let program = self.program("uv").args(["pip", "install", "--link-mode=copy", "--compile-bytecode"]);
+        let program = self.program(self.uv()).args(["pip", "install", "--link-mode=copy", "--compile-bytecode"]);
         program.arg("--python").arg(self.python())
     }
 
     fn install(&self, args: impl IntoIterator<Item = OsString>, what: &str) -> Result<(), PythonError> {
         let program = match &self.wanted.tool {
-            Tool::Uv(_) => self.uv_install(),
+            Tool::Uv(..) => self.uv_install(),
             // Isolated, or modules at the root of the project would be taken for those of the standard library.
             Tool::Pip(_) => self.program(self.python()).args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
         };
@@ -184,7 +192,7 @@ impl Build<'_> {
     }
 
     /// A program for which the environment is active.
-    fn inside(&self, program: &str) -> Program {
+    fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Program {
         let bin = self.venv.join("bin");
         let path = std::iter::once(bin).chain(std::env::split_paths(&self.wanted.host.path));
         let program = self.program(program);
@@ -284,7 +292,7 @@ impl Build<'_> {
     /// What does not fit together, by the installer's own check.
     fn check(&self) -> Result<Vec<String>, PythonError> {
         let program = match &self.wanted.tool {
-            Tool::Uv(_) => self.program("uv").args(["pip", "check", "--python"]).arg(self.python()),
+            Tool::Uv(..) => self.program(self.uv()).args(["pip", "check", "--python"]).arg(self.python()),
             Tool::Pip(_) => self.program(self.python()).args(["-I", "-m", "pip", "check"]),
         };
         match program.quiet().run(self.watch) {

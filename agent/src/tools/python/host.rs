@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::super::{Program, ProgramError, Watch};
 use super::key::{Key, without_userinfo};
 use super::known::{Known, file_of};
+use super::own;
 use super::project::Way;
 use super::requirements::Tree;
 use super::{Installer, PythonError};
@@ -154,16 +155,25 @@ impl Interpreter {
 /// The program that makes the environment and fills it, with its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Tool {
-    /// `uv`
-    Uv(String),
+    /// uv of this version.
+    Uv(String, Whose),
     /// The pip that venv brings.
     Pip(String),
+}
+
+/// Whose uv it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The one in the agent's PATH.
+    Hosts,
+    /// The agent's own.
+    Agents,
 }
 
 impl fmt::Display for Tool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Uv(version) => write!(f, "uv {version}"),
+            Self::Uv(version, _) => write!(f, "uv {version}"),
             Self::Pip(version) => write!(f, "pip {version}"),
         }
     }
@@ -247,6 +257,8 @@ impl Host {
     /// The program that makes the environment.
     pub(super) fn tool(&self, installer: Installer, way: &Way, interpreter: &Interpreter, watch: &Watch<'_>) -> Result<Tool, PythonError> {
         let pip = || interpreter.pip.clone().map(Tool::Pip).ok_or_else(|| interpreter.no_ensurepip());
+        // It is fetched by the pip that the interpreter carries.
+        let own = interpreter.pip.is_some().then(|| Tool::Uv(own::VERSION.to_owned(), Whose::Agents));
         let missing = |needed_by: String, hint: &str| PythonError::NoTool { needed_by, program: "uv", hint: hint.to_owned() };
         let uv_lock = "install uv for the agent's user or for all (pipx install uv), or name a requirements file in [python] requirements";
         match (installer, way) {
@@ -255,18 +267,34 @@ impl Host {
                 line: None,
                 why: "can only be installed by uv, and [python] installer is \"pip\"".into(),
             }),
-            (_, Way::UvLock { dir }) => self.uv(watch)?.ok_or_else(|| missing(dir.join("uv.lock").display().to_string(), uv_lock)),
+            (Installer::Uv, Way::UvLock { dir }) => {
+                self.uv(watch)?.or(own).ok_or_else(|| missing(dir.join("uv.lock").display().to_string(), uv_lock))
+            }
+            (Installer::Auto, Way::UvLock { dir }) => {
+                let uv = self.usual_uv(own, watch)?;
+                uv.ok_or_else(|| missing(dir.join("uv.lock").display().to_string(), uv_lock))
+            }
+            // Whoever sets it means the one that is there.
             (Installer::Uv, _) => self
                 .uv(watch)?
+                .or(own)
                 .ok_or_else(|| missing("installer = \"uv\"".into(), "install uv (pipx install uv), or set [python] installer = \"auto\"")),
             (Installer::Pip, _) => pip(),
             // Commands may call pip, which an environment made by uv has not.
             (Installer::Auto, Way::Commands(_)) if interpreter.pip.is_some() => pip(),
-            (Installer::Auto, _) => match self.uv(watch)? {
+            (Installer::Auto, _) => match self.usual_uv(own, watch)? {
                 Some(uv) => Ok(uv),
                 None => pip(),
             },
         }
+    }
+
+    /// The uv of the version that the agent knows. One of the host's that is the same saves fetching it; another one serves only where the agent's own cannot
+    /// be had, for want of a pip.
+    fn usual_uv(&self, own: Option<Tool>, watch: &Watch<'_>) -> Result<Option<Tool>, PythonError> {
+        let hosts = self.uv(watch)?;
+        let is_the_same = matches!(&hosts, Some(Tool::Uv(version, _)) if version == own::VERSION);
+        Ok(if is_the_same { hosts } else { own.or(hosts) })
     }
 
     fn uv(&self, watch: &Watch<'_>) -> Result<Option<Tool>, PythonError> {
@@ -276,7 +304,7 @@ impl Host {
         }
         match self.program("uv").arg("--version").quiet().capture(watch) {
             Ok(finished) => {
-                let uv = Tool::Uv(finished.text().split_whitespace().nth(1).unwrap_or("?").to_owned());
+                let uv = Tool::Uv(finished.text().split_whitespace().nth(1).unwrap_or("?").to_owned(), Whose::Hosts);
                 if let Some(file) = file {
                     UVS.keep(file, &[], uv.clone());
                 }
@@ -306,7 +334,7 @@ impl Host {
         let prefixes: &[&str] = match (way, tool) {
             (Way::Commands(_), _) => &["PIP_", "UV_", "POETRY_"],
             (Way::PoetryLock { .. }, _) => &["POETRY_", "PIP_", "UV_"],
-            (_, Tool::Uv(_)) => &["UV_"],
+            (_, Tool::Uv(..)) => &["UV_"],
             (_, Tool::Pip(_)) => &["PIP_"],
         };
         let mut variables: Vec<_> =

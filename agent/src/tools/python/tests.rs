@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use tempfile::TempDir;
 
@@ -25,6 +25,11 @@ fn settings() -> Settings {
         install: Vec::new(),
         writable: Vec::new(),
     }
+}
+
+/// What makes pip install on a host without uv.
+fn by_pip() -> Settings {
+    Settings { installer: Installer::Pip, ..settings() }
 }
 
 fn release(files: &[(&str, &str)]) -> TempDir {
@@ -231,15 +236,9 @@ fn a_file_that_asks_for_another_interpreter_is_told() {
 
 #[test]
 fn a_missing_program_is_told_with_its_cure() {
-    let uv_project = [("uv.lock", "version = 1\n"), ("pyproject.toml", "[project]\nname='x'\n")];
-    let err = want(host_without_uv(), &settings(), &release(&uv_project)).unwrap_err();
-    assert!(err.to_string().starts_with("uv.lock needs uv") && err.hint().unwrap().contains("pipx install uv"), "{err}");
     let poetry_project = [("poetry.lock", ""), ("pyproject.toml", "[tool.poetry]\n")];
     let err = want(host_without_uv(), &settings(), &release(&poetry_project)).unwrap_err();
     assert!(err.to_string().starts_with("poetry.lock needs poetry") && err.hint().unwrap().contains("poetry export"), "{err}");
-    let err = want(host_without_uv(), &Settings { installer: Installer::Uv, ..settings() }, &release(&[("requirements.txt", "six")]))
-        .unwrap_err();
-    assert!(err.to_string().contains("needs uv"), "{err}");
     let err =
         want(host(), &Settings { interpreter: "python3.2".into(), ..settings() }, &release(&[("requirements.txt", "six")])).unwrap_err();
     assert!(err.to_string().contains("/usr/bin/python3"), "{err}");
@@ -253,7 +252,7 @@ fn pip_builds_and_is_not_misled_by_the_project() {
         ("typing.py", "raise SystemExit(3)"),
         ("pip.py", "raise SystemExit(4)"),
     ]);
-    let wanted = want(host_without_uv(), &settings(), &release).unwrap();
+    let wanted = want(host_without_uv(), &by_pip(), &release).unwrap();
     assert!(wanted.told().starts_with("pip "), "{}", wanted.told());
     let (built, place) = build(&wanted, &release);
     assert_eq!(built.unwrap(), Built { packages: 1, warnings: Vec::new() });
@@ -303,8 +302,8 @@ fn what_is_named_by_hashes_and_cached_needs_no_index() {
 #[test]
 fn markers_that_leave_out_everything_are_an_error() {
     let release = release(&[("requirements.txt", "six; sys_platform == 'win32'\nattrs; python_version < '3'\n")]);
-    for host in [host(), host_without_uv()] {
-        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+    for (host, settings) in [(host(), settings()), (host_without_uv(), by_pip())] {
+        let (built, _) = build(&want(host, &settings, &release).unwrap(), &release);
         assert!(matches!(built, Err(PythonError::NothingInstalled { asked: 2 })), "{built:?}");
     }
 }
@@ -312,8 +311,8 @@ fn markers_that_leave_out_everything_are_an_error() {
 #[test]
 fn a_package_that_is_not_there_is_named_with_its_line() {
     let release = release(&[("requirements.txt", "-r more.txt\n"), ("more.txt", "six\n\nsix-nine-of-nothing==1.0\n")]);
-    for host in [host(), host_without_uv()] {
-        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+    for (host, settings) in [(host(), settings()), (host_without_uv(), by_pip())] {
+        let (built, _) = build(&want(host, &settings, &release).unwrap(), &release);
         let err = built.unwrap_err();
         let hint = err.hint().unwrap_or_default();
         assert!(hint.contains("six-nine-of-nothing, which more.txt, line 3 asks for"), "{err} {hint} {:?}", err.tail());
@@ -364,8 +363,8 @@ fn an_editable_package_counts_however_it_is_installed() {
         ("requirements.txt", "-e ./shop\n"),
         ("shop/setup.py", "import setuptools\nsetuptools.setup(name='shop', py_modules=[])\n"),
     ]);
-    for host in [host(), host_without_uv()] {
-        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+    for (host, settings) in [(host(), settings()), (host_without_uv(), by_pip())] {
+        let (built, _) = build(&want(host, &settings, &release).unwrap(), &release);
         assert_eq!(built.unwrap().packages, 1);
     }
 }
@@ -398,7 +397,7 @@ fn a_pipfile_lock_needs_no_pipenv() {
     assert_eq!(built.unwrap().packages, 3);
 
     let wrong = release_with_hash(&"0".repeat(64));
-    let (built, _) = build(&want(host_without_uv(), &settings(), &wrong).unwrap(), &wrong);
+    let (built, _) = build(&want(host_without_uv(), &by_pip(), &wrong).unwrap(), &wrong);
     assert!(built.unwrap_err().hint().unwrap().contains("not what the hashes name"));
 }
 
@@ -409,8 +408,8 @@ fn release_with_hash(hash: &str) -> TempDir {
 #[test]
 fn packages_are_installed_beside_hashed_requirements() {
     let release = release(&[("requirements.txt", &format!("six==1.16.0 --hash={SIX_HASH}\n"))]);
-    for host in [host(), host_without_uv()] {
-        let wanted = want(host, &Settings { packages: vec!["idna".into(), "six".into()], ..settings() }, &release).unwrap();
+    for (host, settings) in [(host(), settings()), (host_without_uv(), by_pip())] {
+        let wanted = want(host, &Settings { packages: vec!["idna".into(), "six".into()], ..settings.clone() }, &release).unwrap();
         let (built, _) = build(&wanted, &release);
         assert_eq!(built.unwrap().packages, 2);
     }
@@ -484,10 +483,55 @@ fn commands_of_the_operator_run_inside_the_environment() {
 fn what_does_not_fit_together_is_a_warning() {
     let lock = r#"{"default": {"requests": {"version": "==2.31.0"}}}"#;
     let release = release(&[("Pipfile.lock", lock)]);
-    for host in [host(), host_without_uv()] {
-        let (built, _) = build(&want(host, &settings(), &release).unwrap(), &release);
+    for (host, settings) in [(host(), settings()), (host_without_uv(), by_pip())] {
+        let (built, _) = build(&want(host, &settings, &release).unwrap(), &release);
         let warnings = built.unwrap().warnings;
         assert!(warnings.iter().any(|line| line.contains("certifi")), "{warnings:?}");
         assert!(warnings.iter().all(|line| line.contains("requests")), "{warnings:?}");
     }
+}
+
+#[test]
+fn the_agent_brings_a_uv_of_its_own_and_the_hosts_changes_nothing() {
+    let release = release(&[("requirements.txt", "six==1.16.0\n")]);
+    let (caches, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let place = Place { scratch: scratch.path(), caches: caches.path(), hidden: &[] };
+    let wanted = want(host_without_uv(), &settings(), &release).unwrap();
+    assert!(wanted.told().starts_with(&format!("uv {}, ", own::VERSION)), "{}", wanted.told());
+    assert!(wanted.lacks_its_installer(caches.path()));
+    // What an older agent had fetched goes.
+    write(caches.path(), "agent-uv/0.0.1/bin/uv", "");
+    let built = watched(|watch| wanted.build(&scratch.path().join("venv"), release.path(), place, watch, &|_| {}));
+    assert_eq!(built.unwrap().packages, 1);
+    assert!(!wanted.lacks_its_installer(caches.path()) && !caches.path().join("agent-uv/0.0.1").exists());
+    let said = std::process::Command::new(own::program(caches.path())).arg("--version").output().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).starts_with(&format!("uv {}", own::VERSION)), "{said:?}");
+
+    // Another uv of the host's is not used, and one that is the same makes the same key.
+    let other = tempfile::tempdir().unwrap();
+    let uv_that_is = |version: &str| {
+        write(other.path(), "uv", format!("#!/bin/sh\necho uv {version}\n"));
+        fs::set_permissions(other.path().join("uv"), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = std::env::join_paths([other.path(), Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
+        want(Host { path, ..Host::here() }, &settings(), &release).unwrap()
+    };
+    let (another, same) = (uv_that_is("0.0.1"), uv_that_is(own::VERSION));
+    assert_eq!((another.key(), same.key()), (wanted.key(), wanted.key()));
+    assert!(!same.lacks_its_installer(scratch.path()) && another.lacks_its_installer(scratch.path()));
+}
+
+#[test]
+fn an_index_without_uv_is_not_asked_for_it_again_at_once() {
+    let release = release(&[("requirements.txt", "six==1.16.0\n")]);
+    let (caches, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let place = Place { scratch: scratch.path(), caches: caches.path(), hidden: &[] };
+    let mut host = host_without_uv();
+    host.variables.retain(|(name, _)| !["PIP_INDEX_URL", "PIP_FIND_LINKS"].contains(&name.as_str()));
+    // Nothing listens there.
+    host.variables.extend([("PIP_INDEX_URL".to_owned(), "http://127.0.0.1:9/simple".into()), ("PIP_RETRIES".to_owned(), "0".into())]);
+    let wanted = want(host, &settings(), &release).unwrap();
+    assert!(!installer_was_refused(caches.path()));
+    let err = watched(|watch| wanted.fetch_installer(place, watch)).unwrap_err();
+    assert!(err.to_string().contains("by which the agent installs"), "{err}");
+    assert!(wanted.lacks_its_installer(caches.path()) && installer_was_refused(caches.path()));
 }
