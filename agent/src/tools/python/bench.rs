@@ -61,12 +61,13 @@ fn succeed(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The directory of a uv.
+/// The directory of a uv that is the agent's own, by its version.
 pub(crate) fn uv() -> PathBuf {
-    let path = once("uv", |path| {
-        let venv = path.with_extension("pip");
+    let wanted = format!("uv=={}", super::own::VERSION);
+    let path = once(&wanted, |path| {
+        let venv = path.with_file_name("uv-by-pip");
         succeed(Command::new(PYTHON).args(["-m", "venv"]).arg(&venv));
-        succeed(Command::new(venv.join("bin/pip")).args(["install", "-q", "uv", "--target"]).arg(path));
+        succeed(Command::new(venv.join("bin/pip")).args(["install", "-q", &wanted, "--target"]).arg(path));
     });
     path.join("bin")
 }

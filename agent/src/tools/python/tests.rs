@@ -324,7 +324,7 @@ fn an_index_of_the_project_is_noted_and_one_out_of_reach_is_told() {
     let release = release(&[("requirements.txt", "--index-url http://user:secret@127.0.0.1:9/token/simple\nsix\n")]);
     let mut host = host_without_uv();
     host.variables.retain(|(name, _)| name != "PIP_FIND_LINKS");
-    let wanted = want(host, &settings(), &release).unwrap();
+    let wanted = want(host, &by_pip(), &release).unwrap();
     assert_eq!(wanted.notes(), ["requirements.txt, line 1, names an index of its own: http://127.0.0.1:9"]);
     let place = tempfile::tempdir().unwrap();
     let (built, lines) = heard(|watch| wanted.build(&place.path().join("venv"), release.path(), place_in(&place), watch, &|_| {}));
