@@ -14,6 +14,7 @@ pub(crate) mod python;
 mod running;
 pub(crate) mod sandbox;
 mod supervisor;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -36,8 +37,9 @@ use running::Running;
 use sandbox::Bounds;
 use supervisor::{Request, Supervised};
 
-pub(crate) use processes::{Process, boot, end_control_group, holding, is_bounded, topmost, unix_socket, used_within, using, with_variable};
+pub(crate) use processes::{Process, boot, end_control_group, holding, is_bounded, topmost, unix_socket, with_variable};
 pub(crate) use supervisor::serve_if_asked;
+pub(crate) use usage::{Place as UsagePlace, Usage, usage};
 
 /// The variable that every program of a run gets, for people and for the last look ([`last_look`]): `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";

@@ -1,6 +1,6 @@
 //! Processes by number, safe against numbers that are used again; and the search for processes by what /proc says of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -323,41 +323,4 @@ pub(crate) fn end_control_group() -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     false
-}
-
-/// What processes use within `root`: the directories that are directly in one of `parts`, and that a process runs from. Only what this user may look
-/// into is seen.
-pub(crate) fn used_within(root: &Path, parts: &[&str]) -> Vec<PathBuf> {
-    let used_by = |process: Process| {
-        let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", process.pid)).ok();
-        let maps = file_of(process.pid, "maps").unwrap_or_default();
-        let maps = String::from_utf8_lossy(&maps);
-        let mapped = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
-        let paths = process.cwd().into_iter().chain(link("exe")).chain(mapped);
-        let used = paths.filter_map(|path| {
-            let mut names = path.strip_prefix(root).ok()?.components().map(|part| part.as_os_str());
-            let (part, name) = (names.next()?, names.next()?);
-            parts.iter().any(|known| part == *known).then(|| root.join(part).join(name))
-        });
-        used.collect::<BTreeSet<PathBuf>>()
-    };
-    every()
-        .map(|(process, _)| used_by(process))
-        .reduce(BTreeSet::new, |some, more| some.into_iter().chain(more).collect())
-        .into_iter()
-        .collect()
-}
-
-/// The processes that run from within `dir`: by their working directory, their program, or a file that they have mapped.
-pub(crate) fn using(dir: &Path) -> Vec<Process> {
-    let mapped = |process: &Process| {
-        let maps = file_of(process.pid, "maps").unwrap_or_default();
-        let maps = String::from_utf8_lossy(&maps);
-        maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).any(|path| Path::new(path).starts_with(dir))
-    };
-    let uses = |process: &Process| {
-        let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", process.pid)).ok();
-        process.cwd().into_iter().chain(link("exe")).any(|path| path.starts_with(dir)) || mapped(process)
-    };
-    every().map(|(process, _)| process).filter(uses).collect()
 }
