@@ -36,6 +36,7 @@ use crate::settings::Executor;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::setup::{self, Manner, Wish};
+use crate::tools::serve_if_asked;
 use crate::work::runner::{Runner, RunnerError};
 use crate::work::{Side, chain};
 
@@ -178,6 +179,10 @@ impl Ended {
 /// The whole program. This is the one place that decides exit codes: 0 after a drain, 64 for a configuration or a command line that cannot be
 /// used, 65 for a journal of a newer version, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
 pub fn run() -> ExitCode {
+    // Before anything else: it starts with each program of a run.
+    if let Some(code) = serve_if_asked() {
+        return code;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(err) => {

@@ -41,6 +41,9 @@ def listen():
 
 def agents():
     own = {os.getpid(), os.getppid()}
+    # The step runner is the parent of this program's supervisor.
+    with open(f"/proc/{os.getppid()}/stat") as file:
+        own.add(int(file.read().rsplit(") ", 1)[1].split()[1]))
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with open(f"/proc/{pid}/comm") as file:
             if file.read().strip() == "release-agent" and int(pid) not in own:

@@ -39,7 +39,7 @@ pub use nginx::{Nginx, Upstream};
 pub use nspawn::{Booted, Inside};
 pub use package::{build_archive, build_package};
 pub use postgres::{Holder, PASSWORD, Postgres};
-pub use processes::{Process, processes_about};
+pub use processes::{KILL_AGENT, KILL_AGENT_IN_PYTHON, Process, processes_about};
 pub use repo::Repo;
 pub use shop::{Stages, Visitors, example, serving, shop_file};
 pub use unit_app::{AGENT, UNIT, UnitApp};

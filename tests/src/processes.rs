@@ -6,6 +6,19 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// What a shell says that the agent has started, to kill the agent: that is its parent, or the parent of its supervisor.
+pub const KILL_AGENT: &str = "p=$PPID; if grep -q -- --supervise /proc/$p/cmdline; then p=$(cut -d' ' -f4 /proc/$p/stat); fi; kill -9 $p";
+
+/// The same for Python, as the function `kill_agent`; it needs nothing but what is built in. A server's parent is the agent itself.
+pub const KILL_AGENT_IN_PYTHON: &str = "\
+def kill_agent():
+    import os, signal
+    parent = os.getppid()
+    if b'--supervise' in open(f'/proc/{parent}/cmdline', 'rb').read():
+        parent = int(open(f'/proc/{parent}/stat').read().rsplit(') ', 1)[1].split()[1])
+    os.kill(parent, signal.SIGKILL)
+";
+
 /// A process that was there a moment ago.
 #[derive(Debug, Clone)]
 pub struct Process {

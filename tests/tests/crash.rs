@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use agent_tests::{Bench, Repo, demo_settings, wait_until};
+use agent_tests::{Bench, KILL_AGENT, KILL_AGENT_IN_PYTHON, Repo, demo_settings, processes_about, wait_until};
 use serde_json::Value;
 
 const MOST: Duration = Duration::from_secs(120);
@@ -13,7 +13,7 @@ const MOST: Duration = Duration::from_secs(120);
 /// Kills the agent, which is the parent of whatever runs this, once: when the file is there.
 fn killer(bench: &Bench, at: &str) -> String {
     let file = bench.path(format!("kill-{at}"));
-    format!(r#"["/bin/sh", "-c", "if [ -e {0} ]; then rm {0}; kill -9 $PPID; sleep 60; fi"]"#, file.display())
+    format!(r#"["/bin/sh", "-c", "if [ -e {0} ]; then rm {0}; {KILL_AGENT}; sleep 60; fi"]"#, file.display())
 }
 
 fn arm(bench: &Bench, at: &str) {
@@ -104,8 +104,8 @@ fn killed_while_the_new_release_loads_and_while_it_is_asked_after_the_swap() {
     repo.write(
         "noticeboard/wsgi.py",
         format!(
-            "import os, signal\nfrom django.core.wsgi import get_wsgi_application\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'noticeboard.settings')\n\
-             if os.path.exists({loading:?}):\n    os.unlink({loading:?})\n    os.kill(os.getppid(), signal.SIGKILL)\n\
+            "import os\n{KILL_AGENT_IN_PYTHON}\nfrom django.core.wsgi import get_wsgi_application\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'noticeboard.settings')\n\
+             if os.path.exists({loading:?}):\n    os.unlink({loading:?})\n    kill_agent()\n\
              application = get_wsgi_application()\n"
         ),
     );
@@ -152,8 +152,8 @@ fn killed_in_the_middle_of_two_migrations_the_run_is_stuck_and_activate_is_the_w
     let kill = bench.path("kill-migrate");
     let migration = |name: &str, after: &str, operation: &str| {
         format!(
-            "import os, signal, time\nfrom django.db import migrations, models\n\
-             def die(apps, schema_editor):\n    if os.path.exists({kill:?}):\n        os.unlink({kill:?})\n        os.kill(os.getppid(), signal.SIGKILL)\n        time.sleep(60)\n\
+            "import os, time\n{KILL_AGENT_IN_PYTHON}\nfrom django.db import migrations, models\n\
+             def die(apps, schema_editor):\n    if os.path.exists({kill:?}):\n        os.unlink({kill:?})\n        kill_agent()\n        time.sleep(60)\n\
              class Migration(migrations.Migration):\n    # {name}\n    dependencies = [('board', '{after}')]\n    operations = [{operation}]\n"
         )
     };
@@ -189,8 +189,8 @@ fn killed_before_any_migration_was_applied_nothing_stands() {
     repo.write(
         "board/migrations/0003_three.py",
         format!(
-            "import os, signal, time\nfrom django.db import migrations\n\
-             def die(apps, schema_editor):\n    if os.path.exists({kill:?}):\n        os.unlink({kill:?})\n        os.kill(os.getppid(), signal.SIGKILL)\n        time.sleep(60)\n\
+            "import os, time\n{KILL_AGENT_IN_PYTHON}\nfrom django.db import migrations\n\
+             def die(apps, schema_editor):\n    if os.path.exists({kill:?}):\n        os.unlink({kill:?})\n        kill_agent()\n        time.sleep(60)\n\
              class Migration(migrations.Migration):\n    dependencies = [('board', '0002_notice_colour')]\n    operations = [migrations.RunPython(die, die)]\n"
         ),
     );
@@ -230,7 +230,7 @@ fn a_second_death_during_the_way_back_changes_nothing() {
     let bench = Bench::new("dies twice");
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
-    let script = format!("if [ -e {0} ]; then rm {0}; kill -9 $PPID; sleep 60; fi", bench.path("kill-act").display());
+    let script = format!("if [ -e {0} ]; then rm {0}; {KILL_AGENT}; sleep 60; fi", bench.path("kill-act").display());
     let settings = format!(
         "repository = {:?}\nrefs = [\"main\"]\n[restart]\nstrategy = \"command\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
         repo.path()
@@ -253,4 +253,36 @@ fn a_second_death_during_the_way_back_changes_nothing() {
     assert_eq!(events_of(&bench.events(run["run"].as_u64().unwrap()), "stopped").len(), 2);
     assert_eq!(bench.live("site").unwrap(), live);
     bench.assert_sound();
+}
+
+#[test]
+fn what_a_dead_agent_had_started_ends_by_itself() {
+    let bench = Bench::new("dies alone");
+    let repo = bench.repo("site");
+    repo.write("index.html", "one").commit("one");
+    let (steps, ready) = (bench.path("steps"), bench.path("ready"));
+    // It leaves its session and its environment, ignores what it can, and becomes another process again and again.
+    let away = bench.write("away.sh", format!("trap '' TERM HUP INT\necho . >>{}\nsetsid env -i sh \"$0\" &\n", steps.display()));
+    let script = format!("setsid env -i sh {} </dev/null >/dev/null 2>&1 & touch {}; exec sleep 1000", away.display(), ready.display());
+    bench.app(
+        "site",
+        &format!(
+            "repository = {:?}\nrefs = [\"main\"]\n[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
+            repo.path()
+        ),
+    );
+    bench.start();
+    bench.ctl(["release", "--no-follow", "main"]).expect(0);
+    let count = || fs::read_to_string(&steps).unwrap_or_default().len();
+    wait_until("the hook runs", MOST, || ready.exists() && count() > 10);
+    bench.kill();
+    // Nobody starts the agent again.
+    wait_until("all that it started has ended", MOST, || {
+        let before = count();
+        std::thread::sleep(Duration::from_millis(200));
+        count() == before && processes_about(&bench.path("")).is_empty()
+    });
+    bench.start();
+    wait_until("the run has ended", MOST, || bench.last_run()["state"] == "ended");
+    assert_eq!(bench.last_run()["outcome"], "failed");
 }

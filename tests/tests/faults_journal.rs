@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use agent_tests::{Answer, Bench, Network, Repo, SigningKey, form, is_root, now, wait_until};
+use agent_tests::{Answer, Bench, KILL_AGENT, Network, Repo, SigningKey, form, is_root, now, wait_until};
 use serde_json::{Value, json};
 
 const MOST: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ impl Scene {
 /// A hook that kills the agent once, when the file `kill` is there.
 fn killer(side: &str, step: &str) -> impl Fn(&Bench) -> String {
     move |bench| {
-        let script = format!("if [ -e {0} ]; then rm {0}; kill -9 $PPID; sleep 60; fi", bench.path("kill").display());
+        let script = format!("if [ -e {0} ]; then rm {0}; {KILL_AGENT}; sleep 60; fi", bench.path("kill").display());
         format!("[[hook]]\n{side} = {step:?}\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n")
     }
 }

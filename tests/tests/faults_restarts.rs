@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_tests::{AGENT, Bench, Place, SITE_SOCKET, UnitApp, demo_settings, processes_about, wait_until};
+use agent_tests::{AGENT, Bench, KILL_AGENT, Place, SITE_SOCKET, UnitApp, demo_settings, processes_about, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -244,7 +244,7 @@ fn rst_07_crash_loop() {
     let bench = Bench::new("a crash loop");
     let repo = bench.repo("plain");
     repo.write("page.html", "one").commit("One");
-    let script = format!("if [ -e {0} ]; then echo x >>{0}; kill -9 $PPID; sleep 60; fi", bench.path("kill").display());
+    let script = format!("if [ -e {0} ]; then echo x >>{0}; {KILL_AGENT}; sleep 60; fi", bench.path("kill").display());
     let restart = format!("[restart]\nstrategy = \"command\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]");
     bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{restart}\n", repo.path())).start();
     bench.ctl(["release", "main"]).expect(0);

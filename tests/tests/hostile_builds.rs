@@ -536,6 +536,103 @@ while not os.path.exists({:?}):
     hostile.holds();
 }
 
+/// A program without any library that a wheel brings as its `python`, in the place of the interpreter's. It forks at once, and goes on forking; each
+/// process asks the agent who it is, and says in the directory `open` that it was there, and what it was told. Its first process becomes what was asked for.
+const FORKING_PYTHON: &str = r#"
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+static const char request[] = "GET /v1/whoami HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n";
+static void ask(int record) {
+    struct sockaddr_un agent = { .sun_family = AF_UNIX, .sun_path = "BENCH/run/control.sock" };
+    char answer[4096];
+    int line = socket(AF_UNIX, SOCK_STREAM, 0);
+    ssize_t count = -1, more = 0;
+    if (!connect(line, (struct sockaddr *) &agent, sizeof agent) && write(line, request, sizeof request - 1) > 0)
+        for (count = 0; count < 4000 && (more = read(line, answer + count, 4000 - count)) > 0; count += more);
+    answer[count < 0 ? 0 : count] = 0;
+    const char *told = count < 0 ? "no connection\n" : strstr(answer, " 200 ") ? "heard\n" : "unheard\n";
+    if (write(record, told, strlen(told)) < 0) _exit(4);
+    close(line);
+}
+int main(int argc, char **argv) {
+    int record = open("BENCH/open/record", O_WRONLY | O_APPEND | O_CREAT, 0666);
+    int steps = open("BENCH/open/steps", O_WRONLY | O_APPEND | O_CREAT, 0666);
+    for (int at = 0; at < 5; at++)
+        if (!fork()) {
+            char *none[] = { 0 };
+            environ = none;
+            setsid(); close(0); close(1); close(2);
+            ask(record);
+            for (;;) { if (write(steps, ".", 1) != 1) _exit(5); if (fork()) _exit(0); setsid(); usleep(500); }
+        }
+    if (argc > 1) execv("/usr/bin/python3", argv);
+    return 0;
+}
+"#;
+
+#[test]
+fn bld_15_a_program_of_a_wheel_that_forks_at_once() {
+    let hostile = ready(Bench::new("bld 15"), PYTHON);
+    let bench = &hostile.bench;
+    let open = bench.path("open");
+    fs::create_dir_all(&open).unwrap();
+    let made = bench.path("made");
+    let source = FORKING_PYTHON.replace("BENCH", &bench.path("").display().to_string().trim_end_matches('/').to_owned());
+    let source = source.replace("#include <fcntl.h>", "#define _GNU_SOURCE\n#include <fcntl.h>");
+    bench.write("made/python.c", source);
+    let compiled = Command::new("gcc").args(["-O1", "-static", "-o", "python", "python.c"]).current_dir(&made).status().unwrap();
+    assert!(compiled.success());
+    let wheel = r#"
+import zipfile
+info = "bad-1.0.dist-info"
+with zipfile.ZipFile("bad-1.0-py3-none-any.whl", "w") as wheel:
+    wheel.write("python", "bad-1.0.data/scripts/python")
+    wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: bad\nVersion: 1.0\n")
+    wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: here\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr(f"{info}/RECORD", f"bad-1.0.data/scripts/python,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+"#;
+    let mut python = bench.command("/usr/bin/python3");
+    python.args(["-c", wheel]).current_dir(&made);
+    bench.begin(python).finish(Duration::from_secs(60)).expect(0);
+    let record = || fs::read_to_string(open.join("record")).unwrap_or_default();
+    let steps = || fs::metadata(open.join("steps")).map_or(0, |meta| meta.len());
+    // Where nobody holds it, it is the agent's own user.
+    let free = Command::new(made.join("python")).status().unwrap();
+    assert!(free.success());
+    wait_until("it was heard", Duration::from_secs(20), || record().contains("heard\n"));
+    assert!(!record().contains("unheard"), "{}", record());
+    wait_until("it is ended", Duration::from_secs(60), || {
+        let of_it = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        of_it.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == made.join("python"))).for_each(|pid| {
+            Process { pid, command: String::new(), environment: Vec::new() }.signal(nix::sys::signal::Signal::SIGKILL);
+        });
+        let before = steps();
+        std::thread::sleep(Duration::from_millis(100));
+        steps() == before
+    });
+    for file in ["record", "steps"] {
+        fs::remove_file(open.join(file)).unwrap();
+    }
+    // uv installs no script of this name.
+    hostile.set(&format!("{PYTHON}installer = \"pip\"\nwritable = [{open:?}]\n"));
+    fs::create_dir_all(hostile.repo.path().join("wheels")).unwrap();
+    fs::copy(made.join("bad-1.0-py3-none-any.whl"), hostile.repo.path().join("wheels/bad-1.0-py3-none-any.whl")).unwrap();
+    hostile.repo.write("requirements.txt", "./wheels/bad-1.0-py3-none-any.whl\n").commit("Attack");
+    // Whether the release goes live is of no account here.
+    drop(bench.ctl(["release", "main"]));
+    assert!(steps() > 0, "the attack has not run");
+    let before = steps();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(steps(), before, "something of it still runs");
+    assert!(!record().lines().any(|line| line == "heard"), "a package was taken for the agent's own user: {}", record());
+    assert!(record().lines().count() > 0);
+}
+
 /// A file system in memory, mounted for as long as the value lives.
 struct Mounted(PathBuf);
 

@@ -22,6 +22,7 @@ mod hostile_builds;
 mod hostile_git;
 mod hostile_paths;
 mod http;
+mod in_use;
 mod installed;
 mod interpreters;
 mod layers;

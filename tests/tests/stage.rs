@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use agent_tests::{Bench, Repo, demo_settings, is_root, wait_until};
+use agent_tests::{Bench, KILL_AGENT, KILL_AGENT_IN_PYTHON, Repo, demo_settings, is_root, wait_until};
 use serde_json::Value;
 
 const MOST: Duration = Duration::from_secs(120);
@@ -18,7 +18,7 @@ const DAEMON: u32 = 1;
 fn hooks_that_kill(bench: &Bench, steps: &[&str]) -> String {
     let hook = |side: &str, step: &str| {
         let file = bench.path(format!("kill-{side}-{step}"));
-        let run = format!("if [ -e {0} ]; then rm {0}; kill -9 $PPID; sleep 60; fi", file.display());
+        let run = format!("if [ -e {0} ]; then rm {0}; {KILL_AGENT}; sleep 60; fi", file.display());
         format!("\n[[hook]]\n{side} = \"{step}\"\nrun = [\"/bin/sh\", \"-c\", {run:?}]\n")
     };
     steps.iter().map(|step| hook("before", step) + &hook("after", step)).collect()
@@ -170,9 +170,9 @@ fn a_staged_release_is_met_by_nobody_and_goes_live_with_its_migration_by_an_acti
 fn migration(bench: &Bench, repo: &Repo, name: &str, after: &str) {
     let (fail, kill) = (bench.path(format!("fail-{name}")), bench.path(format!("kill-{name}")));
     let text = format!(
-        "import os, signal, time\nfrom django.db import migrations\n\n\ndef go(apps, schema_editor):\n    if os.path.exists({fail:?}):\n        \
+        "import os, time\n{KILL_AGENT_IN_PYTHON}\nfrom django.db import migrations\n\n\ndef go(apps, schema_editor):\n    if os.path.exists({fail:?}):\n        \
          raise ValueError('the cows are out')\n    if os.path.exists({kill:?}):\n        os.unlink({kill:?})\n        \
-         os.kill(os.getppid(), signal.SIGKILL)\n        time.sleep(60)\n    schema_editor.execute('CREATE TABLE made_by_{name} (x int)')\n\n\n\
+         kill_agent()\n        time.sleep(60)\n    schema_editor.execute('CREATE TABLE made_by_{name} (x int)')\n\n\n\
          class Migration(migrations.Migration):\n    dependencies = [('board', '{after}')]\n    operations = [migrations.RunPython(go, go)]\n"
     );
     repo.write(&format!("board/migrations/{name}.py"), text);

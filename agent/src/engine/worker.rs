@@ -24,7 +24,7 @@ use crate::restart::Steadiness;
 use crate::settings::{App, Complaint, Executor, When, read_secrets};
 use crate::site::{Served, SiteLock, Underway};
 use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Target, Teller, explain, named, not_written_down};
-use crate::tools::{Cancel, Ticks, end_marked, end_marked_since, started};
+use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
 use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
 
@@ -41,7 +41,8 @@ impl Worker {
         let engine = &self.engine;
         for due in engine.journal.due(&engine.name)?.into_iter().filter(|due| due.begun) {
             tracing::warn!(run = due.run.0, app = %engine.name, "the agent stopped in the middle of this run; it is taken back");
-            end_marked(&engine.journal.marker(due.run));
+            // The supervisors of its programs have ended them when the agent died; what got away from them is looked for.
+            last_look(&engine.journal.marker(due.run));
             self.carry_out(&due)?;
         }
         let app = engine.settings();
@@ -397,7 +398,6 @@ fn drive(
                 let undone = named(step).map_or(Ok(()), |known| known.undo(&mut back));
                 let Cx { inspection, .. } = back;
                 cx.inspection = inspection;
-                end_marked(cx.marker);
                 faults::at("acted");
                 telling.broken()?;
                 match undone {
@@ -469,18 +469,12 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
 
 fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
     let Some(known) = named(step) else { return Err(Failure::new(format!("this agent knows no step {step}"))) };
-    let (before, began) = (started(), Ticks::now());
     let done = cx.hooks(When::Before).and_then(|()| {
         // A hook has a time of its own, and takes none of the step's.
         cx.at(step);
         known.run(cx).map_err(|failure| tell_of_its_time(failure, step, cx))
     });
-    let done = done.and_then(|did| cx.hooks(When::After).map(|()| did));
-    // A step leaves no process behind, whatever session it moved to. To look for them takes longer than many a step.
-    if started() != before {
-        end_marked_since(cx.marker, began);
-    }
-    done
+    done.and_then(|did| cx.hooks(When::After).map(|()| did))
 }
 
 /// What ended at the step's timeout has something to wait for, or not enough time: both are told.

@@ -42,6 +42,7 @@ impl Site {
                 fs::remove_file(entry.path()).telling("remove the stale link", &entry.path())?;
             }
         }
+        self.note_the_swap(release);
         let temporary = self.root().join(format!("{TEMPORARY}{}-{release}", std::process::id()));
         std::os::unix::fs::symlink(Path::new("releases").join(release.as_str()), &temporary).telling("make the link", &temporary)?;
         faults::at("linked");

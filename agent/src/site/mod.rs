@@ -7,11 +7,12 @@
 //! shared/  backups/
 //! app -> releases/<name>
 //! slots/<slot> -> ../releases/<name>   with handover in slots: which release each of their units runs
-//! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances; room for the way back
+//! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances, which release was live when; room for the way back
 //! ```
 
 mod carry;
 mod environment;
+mod history;
 pub(crate) mod layout;
 mod leftovers;
 mod link;

@@ -218,9 +218,7 @@ impl<'a> Git<'a> {
             .args(config.iter().flat_map(|setting| ["-c", setting]))
             .arg("--git-dir")
             .arg(self.cache)
-            .unshown()
-            // No hook, no helper, no maintenance, and an ssh without settings that could make it stay for the next one.
-            .self_contained();
+            .unshown();
         Ok(program)
     }
 

@@ -1,20 +1,19 @@
 //! What a program says, as lines or as data, from its pipes to whoever watches it; and when it has ended, or must. One thread hears all of it: poll(2)
-//! wakes it for the pipes, and for the end of the program (pidfd_open(2)).
+//! wakes it for the pipes, and for the end of the program.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, ExitStatus};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{GRACE, Process, Watch};
+use super::running::Running;
+use super::{GRACE, Watch};
 
 /// A line longer than this many bytes is cut.
 pub(super) const MOST_LINE_BYTES: usize = 8 * 1024;
@@ -28,6 +27,8 @@ const CHUNK: usize = 64 * 1024;
 const LOOK: Duration = Duration::from_millis(20);
 /// How long the end of a program may, where the kernel does not tell of it (before Linux 5.3).
 const LOOK_FOR_THE_END: Duration = Duration::from_millis(5);
+/// How long a supervisor may take to kill what it was told to kill. It gives up before that by itself; one that was stopped from outside does not.
+const MOST_TO_KILL: Duration = Duration::from_secs(70);
 
 /// Whether anybody holds the other end.
 #[derive(PartialEq, Eq)]
@@ -130,65 +131,39 @@ impl Line {
     }
 }
 
-/// What a program reads, as far as it has not been written yet.
-pub(super) struct Input<'a> {
-    to: PipeWriter,
-    left: &'a [u8],
-}
-
-impl<'a> Input<'a> {
-    /// A pipe, and what will be written into it.
-    pub(super) fn pipe(left: &'a [u8]) -> io::Result<(PipeReader, Self)> {
-        let (from, to) = io::pipe()?;
-        // Whoever writes more than there is room for must not wait: the program may be waiting to be heard.
-        rustix::io::ioctl_fionbio(&to, true)?;
-        Ok((from, Self { to, left }))
-    }
-
-    /// Writes what there is room for; nothing when there is no more to write.
-    fn go_on(mut self) -> Option<Self> {
-        match self.to.write(self.left) {
-            Ok(count) => self.left = &self.left[count..],
-            Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // The program may end without reading all of it; how it ends is told by its status.
-            Err(_) => return None,
-        }
-        (!self.left.is_empty()).then_some(self)
-    }
-}
-
 /// A program that is heard.
 pub(super) struct Hearing<'a> {
     heard: Heard<'a>,
-    input: Option<Input<'a>>,
     /// Those that somebody holds the other end of.
     pipes: Vec<Pipe>,
     chunk: Vec<u8>,
 }
 
 impl<'a> Hearing<'a> {
-    /// Hears a child through its pipes, and gives it its input. A quiet one's lines are not passed on.
-    pub(super) fn of(child: &mut Child, input: Option<Input<'a>>, stdout: Stdout, quiet: bool, watch: &'a Watch<'a>) -> Self {
+    /// Hears a program through its pipes. A quiet one's lines are not passed on.
+    pub(super) fn of(running: &mut Running, stdout: Stdout, quiet: bool, watch: &'a Watch<'a>) -> Self {
         let most_entries = if let Stdout::Captured(most) = stdout { most } else { usize::MAX };
         let heard = Heard { watch, quiet, tail: VecDeque::new(), captured: Vec::new(), entries: 0, most_entries };
         let pipe = |from: OwnedFd, stream, line| Pipe { from: from.into(), stream, line };
-        let out = child.stdout.take().map(|out| pipe(out.into(), Stream::Stdout, (stdout == Stdout::Lines).then(Line::default)));
-        let err = child.stderr.take().map(|err| pipe(err.into(), Stream::Stderr, Some(Line::default())));
-        Self { heard, input, pipes: out.into_iter().chain(err).collect(), chunk: vec![0; CHUNK] }
+        let (out, err) = running.output();
+        let out = out.map(|out| pipe(out.into(), Stream::Stdout, (stdout == Stdout::Lines).then(Line::default)));
+        let err = err.map(|err| pipe(err.into(), Stream::Stderr, Some(Line::default())));
+        Self { heard, pipes: out.into_iter().chain(err).collect(), chunk: vec![0; CHUNK] }
     }
 
     /// Hears it until it has ended, or is ended for one of the reasons to.
-    pub(super) fn until_the_end(&mut self, child: &mut Child, group: &Process) -> Result<ExitStatus, Cut> {
+    pub(super) fn until_the_end(&mut self, running: &mut Running) -> Result<ExitStatus, Cut> {
         let begun = Instant::now();
-        let end = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        let look = if end.is_some() { LOOK } else { LOOK_FOR_THE_END };
-        let (mut cut, mut kill_at) = (None, None);
+        let (mut cut, mut kill_at, mut give_up_at) = (None, None, None);
         loop {
-            let ended = self.listen(end.as_ref(), look);
-            if (ended || end.is_none())
-                && let Some(status) = child.try_wait().map_err(Cut::Lost)?
-            {
-                return cut.map_or(Ok(status), Err);
+            let can_tell = running.end().is_some();
+            let ended = self.listen(running.end(), if can_tell { LOOK } else { LOOK_FOR_THE_END });
+            if ended || !can_tell {
+                match running.ended() {
+                    Ok(None) => {}
+                    Ok(Some(status)) => return cut.map_or(Ok(status), Err),
+                    Err(err) => return Err(cut.unwrap_or(Cut::Lost(err))),
+                }
             }
             if cut.is_none() {
                 let watch = self.heard.watch;
@@ -199,14 +174,19 @@ impl<'a> Hearing<'a> {
                     (false, false) => self.heard.has_too_much().then_some(Cut::TooMuch),
                 };
                 if cut.is_some() {
-                    group.signal_group(Signal::SIGTERM);
+                    running.terminate();
                     kill_at = Some(Instant::now() + GRACE);
                 }
             }
+            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
             // Until then it is heard: whoever waits for room in a pipe cannot end.
-            if kill_at.is_some_and(|at| at <= Instant::now()) {
-                group.end_group();
-                kill_at = None;
+            if is_due(kill_at) {
+                running.kill();
+                (kill_at, give_up_at) = (None, Some(Instant::now() + MOST_TO_KILL));
+            }
+            if is_due(give_up_at) {
+                running.give_up();
+                give_up_at = None;
             }
         }
     }
@@ -235,23 +215,19 @@ impl<'a> Hearing<'a> {
         (self.heard.tail.into(), self.heard.captured, too_much)
     }
 
-    /// Waits until something comes, there is room for more input, or `end` tells the end of the program; for `patience` at the most. Takes what has come,
-    /// and tells whether it was the end.
-    fn listen(&mut self, end: Option<&OwnedFd>, patience: Duration) -> bool {
+    /// Waits until something comes, or `end` tells the end of the program; for `patience` at the most. Takes what has come, and tells whether it was the
+    /// end.
+    fn listen(&mut self, end: Option<BorrowedFd<'_>>, patience: Duration) -> bool {
         let mut asked: Vec<PollFd<'_>> = self.pipes.iter().map(|pipe| PollFd::new(pipe.from.as_fd(), PollFlags::POLLIN)).collect();
-        asked.extend(self.input.iter().map(|input| PollFd::new(input.to.as_fd(), PollFlags::POLLOUT)));
-        asked.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
+        asked.extend(end.map(|end| PollFd::new(end, PollFlags::POLLIN)));
         // Rounded up, for a wait of nothing would be repeated until the time is over.
         let patience = PollTimeout::try_from(patience + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
         if !poll(&mut asked, patience).is_ok_and(|woken| woken > 0) {
             return false;
         }
         let mut woken = asked.iter().map(|one| one.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
-        let Self { heard, pipes, chunk, .. } = self;
+        let Self { heard, pipes, chunk } = self;
         pipes.retain_mut(|pipe| !woken.next().unwrap_or(false) || pipe.read(chunk, heard));
-        if let Some(input) = self.input.take() {
-            self.input = if woken.next().unwrap_or(false) { input.go_on() } else { Some(input) };
-        }
         end.is_some() && woken.next().unwrap_or(false)
     }
 }

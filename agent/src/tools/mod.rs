@@ -1,5 +1,5 @@
 //! The only one who runs programs. A program gets an argument vector and never a shell, a fixed environment, no standard input, a process group
-//! of its own, a deadline; every line that it says is passed on as it comes; and what is left of its group is ended with it.
+//! of its own, a deadline; every line that it says is passed on as it comes; and what it leaves is ended with it, by its supervisor.
 //!
 //! The other modules here only build commands and read what came out.
 
@@ -11,17 +11,20 @@ pub(crate) mod https;
 pub(crate) mod manage;
 mod processes;
 pub(crate) mod python;
+mod running;
 pub(crate) mod sandbox;
+mod supervisor;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
@@ -29,14 +32,16 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use crate::faults;
-use hearing::{Cut, Hearing, Input, Pipes, Stdout};
+use hearing::{Cut, Hearing, Pipes, Stdout};
+use running::Running;
 use sandbox::Bounds;
+use supervisor::{Request, Supervised};
 
-pub(crate) use processes::{
-    Process, Ticks, boot, end_control_group, holding, is_bounded, left_by, topmost, unix_socket, used_within, using, with_variable,
-};
+pub(crate) use processes::{Process, boot, end_control_group, holding, is_bounded, topmost, unix_socket, with_variable};
+pub(crate) use supervisor::serve_if_asked;
+pub(crate) use usage::{Place as UsagePlace, Usage, usage};
 
-/// The variable that marks every process that a run started, whatever session or group it moves to: `<journal>:<run>`.
+/// The variable that every program of a run gets, for people and for the last look ([`last_look`]): `<journal>:<run>`.
 pub(crate) const MARKER: &str = "RELEASE_RUN_ID";
 
 /// How long a process group has between TERM and KILL.
@@ -144,6 +149,15 @@ pub(crate) enum ProgramError {
         /// Its last lines.
         tail: Vec<String>,
     },
+    /// Nobody can tell how it ended.
+    #[error("{program} was ended with its supervisor")]
+    Lost {
+        /// Its name and first arguments.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Somebody cancelled.
     #[error("{0} was ended: the run is cancelled")]
     Cancelled(String),
@@ -157,12 +171,14 @@ impl ProgramError {
     pub(crate) fn hint(&self) -> Option<&'static str> {
         // Nothing in a run kills without a word before: what is killed so at once is mostly the kernel's choice.
         let killed = |status: &ExitStatus| status.signal() == Some(Signal::SIGKILL as i32);
-        match self {
-            Self::Failed { status, .. } if killed(status) => Some(
-                "somebody else killed it: where memory ran out, journalctl -k says so, and more memory helps or a higher limit (MemoryMax)",
-            ),
-            _ => None,
-        }
+        let is_killed = match self {
+            Self::Failed { status, .. } => killed(status),
+            Self::Lost { .. } => true,
+            _ => false,
+        };
+        is_killed.then_some(
+            "somebody else killed it: where memory ran out, journalctl -k says so, and more memory helps or a higher limit (MemoryMax)",
+        )
     }
 
     /// The last lines that the program said.
@@ -196,7 +212,6 @@ pub(crate) struct Program {
     bounds: Option<Arc<Bounds>>,
     output: Option<Arc<File>>,
     quiet: bool,
-    self_contained: bool,
     /// So many arguments are the same every time, and tell people nothing.
     unshown: usize,
 }
@@ -235,7 +250,6 @@ impl Program {
             bounds: None,
             output: None,
             quiet: false,
-            self_contained: false,
             unshown: 0,
         }
     }
@@ -318,12 +332,6 @@ impl Program {
         self
     }
 
-    /// It is known to leave no process behind when it has ended well: what it runs is its own.
-    pub(crate) fn self_contained(mut self) -> Self {
-        self.self_contained = true;
-        self
-    }
-
     /// The arguments that it has so far are not shown to people.
     pub(crate) fn unshown(mut self) -> Self {
         self.unshown = self.argv.len() - 1;
@@ -364,7 +372,8 @@ impl Program {
         self.run_with(watch, Stdout::Captured(usize::try_from(most).unwrap_or(usize::MAX)))
     }
 
-    /// Starts it as a server: with the run's mark taken off, in a group of its own, its output to `log`; it outlives the run and the agent.
+    /// Starts it as a server: with the run's mark taken off, in a group of its own, its output to `log`. It outlives the run and the agent, and so it is
+    /// started by the agent itself: a supervisor would end it with the run.
     ///
     /// # Errors
     /// [`ProgramError`] when it cannot be started.
@@ -372,20 +381,27 @@ impl Program {
         let started = |source| self.cannot_start(source);
         let errors = log.try_clone().map_err(started)?;
         let server = Self { leftovers: Leftovers::Leave, ..self.clone() };
-        server.command("").stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map_err(started)
+        let mut command = server.request("").command().map_err(started)?;
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map_err(started)
     }
 
-    fn command(&self, marker: &str) -> Command {
+    fn request(&self, marker: &str) -> Request {
         let name = self.argv[0].as_os_str();
-        // Looked for here, it is started without a copy of this process (posix_spawn(3)): a search in the child, along a PATH of its own, would need one.
-        let mut command = Command::new(self.found_in_path().as_deref().unwrap_or(Path::new(name)));
-        command.arg0(name);
-        command.args(&self.argv[1..]).current_dir(&self.dir).env_clear().envs(&self.env).process_group(0);
+        let mut env: Vec<_> = self.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         // What may stay when the program has ended must not be found, and ended, as a leftover of the run later.
         if self.leftovers == Leftovers::End {
-            command.env(MARKER, marker);
+            env.push((MARKER.into(), marker.into()));
         }
-        command
+        Request {
+            // Looked for here, it is started without a copy of the process that does so (posix_spawn(3)): a search in the child, along a PATH of its own,
+            // would need one.
+            file: self.found_in_path().unwrap_or_else(|| name.into()),
+            argv: self.argv.clone(),
+            dir: self.dir.clone(),
+            env,
+            input: self.input.clone(),
+            bounds: self.bounds.as_deref().cloned(),
+        }
     }
 
     /// The program that its name means, along the `PATH` of its environment, as execvp(3) would find it. Nothing where it is a path, or is not there.
@@ -415,42 +431,30 @@ impl Program {
         if watch.cancel.asked() {
             return Err(ProgramError::Cancelled(self.shown()));
         }
-        let mut command = self.command(watch.marker);
         let cannot_start = |source| self.cannot_start(source);
         let output = match &self.output {
             Some(file) => file.try_clone().map_err(cannot_start)?.into(),
             None => Stdio::piped(),
         };
-        let (stdin, input) = match self.input.as_slice() {
-            [] => (Stdio::null(), None),
-            input => Input::pipe(input).map(|(stdin, input)| (stdin.into(), Some(input))).map_err(cannot_start)?,
+        let request = self.request(watch.marker);
+        let started = match self.leftovers {
+            Leftovers::End => Supervised::start(&request, watch.marker, output, Stdio::piped()).map(Running::Supervised),
+            // What it starts may be the server, which outlives the run.
+            Leftovers::Leave => request.command().and_then(|mut command| Running::alone(command.stdout(output).stderr(Stdio::piped()))),
         };
-        command.stdin(stdin).stdout(output).stderr(Stdio::piped());
-        let started = match &self.bounds {
-            Some(bounds) => bounds.spawn(&mut command),
-            None => command.spawn(),
-        };
-        let mut child = started.map_err(cannot_start)?;
-        if !self.self_contained {
-            STARTED.fetch_add(1, Ordering::Relaxed);
-        }
+        let mut running = started.map_err(cannot_start)?;
         faults::at("tool");
-        let group = Process::of(child.id());
-        // With it goes our own hold on what the program reads.
-        drop(command);
-        let mut hearing = Hearing::of(&mut child, input, stdout, self.quiet, watch);
-        let ended = hearing.until_the_end(&mut child, &group);
+        let mut hearing = Hearing::of(&mut running, stdout, self.quiet, watch);
+        let ended = hearing.until_the_end(&mut running);
         let well = matches!(&ended, Ok(status) if status.success());
-        if self.self_contained && !well {
-            STARTED.fetch_add(1, Ordering::Relaxed);
-        }
         let spare_leftovers = self.leftovers == Leftovers::Leave && well;
-        if !spare_leftovers {
-            group.end_group();
+        if self.leftovers == Leftovers::Leave && !well {
+            running.kill();
         }
-        // Pipes that stay open are held by a process that left the group.
-        if hearing.drain(Duration::from_millis(200)) == Pipes::Open && !spare_leftovers {
-            end_marked(watch.marker);
+        // Pipes that stay open are held by a process that nobody could end, or that was handed them from outside; or the supervisor was killed.
+        let is_lost = matches!(ended, Err(Cut::Lost(_)));
+        if is_lost || hearing.drain(Duration::from_millis(200)) == Pipes::Open && !spare_leftovers {
+            last_look(watch.marker);
             hearing.drain(GRACE);
         }
         let (tail, captured, too_much) = hearing.told();
@@ -461,7 +465,7 @@ impl Program {
             Ok(status) => Err(ProgramError::Failed { program: self.shown(), status, tail }),
             Err(Cut::Cancelled) => Err(ProgramError::Cancelled(self.shown())),
             Err(Cut::TimedOut(after)) => Err(ProgramError::TimedOut { program: self.shown(), after, tail }),
-            Err(Cut::Lost(source)) => Err(ProgramError::Start { program: self.shown(), source }),
+            Err(Cut::Lost(source)) => Err(ProgramError::Lost { program: self.shown(), source }),
         }
     }
 }
@@ -476,25 +480,20 @@ pub(crate) fn is_program(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// How many programs the agent has started that may leave processes behind.
-static STARTED: AtomicU64 = AtomicU64::new(0);
-
-/// How many such programs this process has started so far: where it is the same as before, nothing was started that could be left.
-pub(crate) fn started() -> u64 {
-    STARTED.load(Ordering::Relaxed)
-}
-
-/// Ends every process that carries the marker; those of a run that is over, or of a step whose program has ended. With them goes what was started within
-/// bounds, left its parents, and took the marker off.
-pub(crate) fn end_marked(marker: &str) {
-    end_marked_since(marker, Ticks::BOOT);
-}
-
-/// The same, where all of them have started since: what was there before need not be looked into.
-pub(crate) fn end_marked_since(marker: &str, since: Ticks) {
+/// The last look for processes of a run, through all of /proc: of a run that a dead agent left, and of a program whose supervisor was killed. What has the
+/// mark in its environment is ended, and what was started within bounds and took the mark off. Other programs can get away from it, so nothing else goes
+/// by it: a supervisor knows from the kernel what its program left.
+pub(crate) fn last_look(marker: &str) {
+    // Those of a dead agent end what they have by themselves, and know better what that is.
+    for _ in 0..500 {
+        if processes::supervisors_of(marker).is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     // A process may fork while it is looked for; a few rounds find the children of the last one too.
     for _ in 0..20 {
-        let found = left_by(marker, since);
+        let found = processes::strays_of(marker);
         if found.is_empty() {
             return;
         }

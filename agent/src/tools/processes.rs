@@ -1,6 +1,6 @@
 //! Processes by number, safe against numbers that are used again; and the search for processes by what /proc says of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -22,17 +22,18 @@ pub(crate) struct Process {
 /// Of field 9: a thread of the kernel's (`PF_KTHREAD` of its sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-struct Stat {
+pub(super) struct Stat {
     state: char,
     parent: u32,
     /// Whether it is a thread of the kernel's.
     is_kernel: bool,
-    started: u64,
+    /// When it started, in clock ticks since boot.
+    pub(super) started: u64,
 }
 
 /// A file of a process. Those of /proc have no length, and a read that goes by the length begins with 32 bytes and goes on in small steps: that is
 /// eight system calls for each file, of hundreds of processes.
-fn file_of(pid: u32, name: &str) -> Option<Vec<u8>> {
+pub(super) fn file_of(pid: u32, name: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
     fs::File::open(format!("/proc/{pid}/{name}")).ok()?.take(u64::MAX).read_to_end(&mut bytes).ok()?;
     Some(bytes)
@@ -50,6 +51,16 @@ fn stat(pid: u32) -> Option<Stat> {
     let flags: u32 = fields.nth(4)?.parse().ok()?;
     let started = fields.nth(12)?.parse().ok()?;
     Some(Stat { state, parent, is_kernel: flags & PF_KTHREAD != 0, started })
+}
+
+/// The parent of a process.
+pub(super) fn parent_of(pid: u32) -> Option<u32> {
+    stat(pid).map(|stat| stat.parent)
+}
+
+/// The name that the kernel has for a process (proc_pid_comm(5)).
+pub(super) fn name_of(pid: u32) -> String {
+    file_of(pid, "comm").map_or_else(|| "a program".to_owned(), |name| String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
 impl Process {
@@ -138,32 +149,13 @@ impl Process {
 
 /// The processes that are alive, but for threads of the kernel: those run from nowhere, and hold nothing. They are looked at side by side, for the kernel
 /// takes its time to tell.
-fn every() -> impl ParallelIterator<Item = (Process, Stat)> {
+pub(super) fn every() -> impl ParallelIterator<Item = (Process, Stat)> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let pids: Vec<u32> = pids.collect();
     pids.into_par_iter().filter_map(|pid| {
         let stat = stat(pid)?;
         (!matches!(stat.state, 'Z' | 'X') && !stat.is_kernel).then_some((Process { pid, started: Some(stat.started) }, stat))
     })
-}
-
-/// A time as /proc tells it of processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticks(u64);
-
-impl Ticks {
-    /// What began with the boot.
-    pub(crate) const BOOT: Self = Self(0);
-
-    /// Now; no process that starts from here on is told to have started before it. Of a host that does not tell, the time of its boot.
-    pub(crate) fn now() -> Self {
-        use nix::time::{ClockId, clock_gettime};
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
-        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from);
-        let ticks =
-            per_second.zip(since_boot).and_then(|(ticks, time)| u64::try_from(time.as_nanos() * u128::from(ticks) / 1_000_000_000).ok());
-        ticks.map_or(Self::BOOT, Self)
-    }
 }
 
 /// The environment of a process; empty when it cannot be read. The kernel reads it, as it does the arguments, from the process's own memory (proc(5)), where
@@ -185,10 +177,32 @@ fn environ_of(pid: u32) -> Vec<u8> {
     Vec::new()
 }
 
-/// The processes that a run has left, and that have started since: those whose environment carries its marker, and of this user's that were started
-/// within bounds, those that carry nobody's and that nobody waits for any more, for no ancestor of theirs is this process. What cannot be read is another
-/// user's, and not ours.
-pub(crate) fn left_by(marker: &str, since: Ticks) -> Vec<Process> {
+/// The supervisors of a run, other than those of this process, that are at work: they say which run is theirs.
+pub(super) fn supervisors_of(marker: &str) -> Vec<Process> {
+    let is_one = |process: &Process| {
+        let argv = process.argv();
+        matches!(argv.as_slice(), [_, argument, of, ..] if argument == super::supervisor::ARGUMENT && of == marker)
+    };
+    strangers().into_iter().filter(|process| is_one(process) && has_mark(process.pid, marker) == Some(true)).collect()
+}
+
+/// The processes of a run that nobody watches over any more: those whose environment carries its mark, and of this user's those that were started within
+/// bounds and carry no mark. What cannot be read is another user's, and not ours.
+pub(super) fn strays_of(marker: &str) -> Vec<Process> {
+    let user = nix::unistd::geteuid().to_string();
+    let is_this_users = |pid: u32| {
+        let status = file_of(pid, "status").unwrap_or_default();
+        let status = String::from_utf8_lossy(&status);
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)) == Some(user.as_str())
+    };
+    let is_stray = |process: &Process| {
+        has_mark(process.pid, marker).unwrap_or_else(|| is_bounded(process.pid) == Some(true) && is_this_users(process.pid))
+    };
+    strangers().into_iter().filter(is_stray).collect()
+}
+
+/// The processes that do not descend from this one: what does is watched over, by a supervisor or by the agent itself.
+fn strangers() -> Vec<Process> {
     let all: Vec<(Process, Stat)> = every().collect();
     let parents: HashMap<u32, u32> = all.iter().map(|(process, stat)| (process.pid, stat.parent)).collect();
     let own = std::process::id();
@@ -196,21 +210,15 @@ pub(crate) fn left_by(marker: &str, since: Ticks) -> Vec<Process> {
         let mut ancestors = std::iter::successors(Some(pid), |pid| parents.get(pid).copied()).take(parents.len() + 1);
         ancestors.any(|pid| pid == own)
     };
-    let user = nix::unistd::geteuid().to_string();
-    let is_this_users = |pid: u32| {
-        let status = file_of(pid, "status").unwrap_or_default();
-        let status = String::from_utf8_lossy(&status);
-        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)) == Some(user.as_str())
-    };
+    all.into_iter().map(|(process, _)| process).filter(|process| !is_ours(process.pid)).collect()
+}
+
+/// Whether a process carries the mark of this run; nothing where it carries none.
+fn has_mark(pid: u32, marker: &str) -> Option<bool> {
+    let environ = environ_of(pid);
     let marked = format!("{}=", super::MARKER);
-    let is_left = |process: &Process| {
-        let environ = environ_of(process.pid);
-        match environ.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(marked.as_bytes())) {
-            Some(found) => found == marker.as_bytes(),
-            None => !is_ours(process.pid) && is_bounded(process.pid) == Some(true) && is_this_users(process.pid),
-        }
-    };
-    all.into_iter().filter(|(_, stat)| stat.started >= since.0).map(|(process, _)| process).filter(is_left).collect()
+    let found = environ.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(marked.as_bytes()));
+    found.map(|found| found == marker.as_bytes())
 }
 
 /// Whether a process was started within bounds; nothing when it is gone, or is hidden from this user.
@@ -315,41 +323,4 @@ pub(crate) fn end_control_group() -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     false
-}
-
-/// What processes use within `root`: the directories that are directly in one of `parts`, and that a process runs from. Only what this user may look
-/// into is seen.
-pub(crate) fn used_within(root: &Path, parts: &[&str]) -> Vec<PathBuf> {
-    let used_by = |process: Process| {
-        let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", process.pid)).ok();
-        let maps = file_of(process.pid, "maps").unwrap_or_default();
-        let maps = String::from_utf8_lossy(&maps);
-        let mapped = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
-        let paths = process.cwd().into_iter().chain(link("exe")).chain(mapped);
-        let used = paths.filter_map(|path| {
-            let mut names = path.strip_prefix(root).ok()?.components().map(|part| part.as_os_str());
-            let (part, name) = (names.next()?, names.next()?);
-            parts.iter().any(|known| part == *known).then(|| root.join(part).join(name))
-        });
-        used.collect::<BTreeSet<PathBuf>>()
-    };
-    every()
-        .map(|(process, _)| used_by(process))
-        .reduce(BTreeSet::new, |some, more| some.into_iter().chain(more).collect())
-        .into_iter()
-        .collect()
-}
-
-/// The processes that run from within `dir`: by their working directory, their program, or a file that they have mapped.
-pub(crate) fn using(dir: &Path) -> Vec<Process> {
-    let mapped = |process: &Process| {
-        let maps = file_of(process.pid, "maps").unwrap_or_default();
-        let maps = String::from_utf8_lossy(&maps);
-        maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).any(|path| Path::new(path).starts_with(dir))
-    };
-    let uses = |process: &Process| {
-        let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", process.pid)).ok();
-        process.cwd().into_iter().chain(link("exe")).any(|path| path.starts_with(dir)) || mapped(process)
-    };
-    every().map(|(process, _)| process).filter(uses).collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! The kernel's Landlock holds a program and all that it starts to a list of directories, whoever's files they are, and nothing takes that back. Here
 //! that is: read what is not hidden; write only where it is meant to; listen on no TCP port; send signals to its own kind alone. Domains belong to
-//! threads and are inherited, so a thread of its own enters one, starts the program, and ends; the agent itself stays as it is.
+//! threads and are inherited, so a thread of the program's supervisor enters one, starts the program, and ends. The supervisor itself stays outside, where
+//! the program can neither signal nor trace it.
 //!
 //! A kernel that knows only a part of that holds that part, and one without Landlock holds nothing: [`kernel`] says so, for `doctor`.
 
@@ -15,7 +16,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
     path_beneath_rules,
 };
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
 
 /// The newest version of Landlock of which something is used: with it, connecting to Unix sockets is held as well.
@@ -71,18 +72,16 @@ fn judged(status: LandlockStatus) -> Held {
 }
 
 impl Bounds {
-    /// Starts a program within the bounds.
+    /// Starts a program within the bounds; [`limit`] comes before it.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        let mut child = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let held = scope.spawn(|| {
                 give_up_powers()?;
                 self.enter().map_err(io::Error::other)?;
                 command.spawn()
             });
             held.join().unwrap_or_else(|_| Err(io::Error::other("the thread that should start it ended")))
-        })?;
-        limit(&mut child)?;
-        Ok(child)
+        })
     }
 
     /// Holds the calling thread, and all that it will start, to the bounds.
@@ -162,25 +161,14 @@ const TELLTALE: u64 = 0;
 /// What `/proc/PID/limits` calls the telltale.
 pub(super) const TELLTALE_LINE: &str = "Max file locks";
 
-/// Holds what was started a moment ago, and what it will start, to a number of processes, and gives it the telltale. It has hardly begun to be read from
-/// the disk by then.
-fn limit(child: &mut Child) -> io::Result<()> {
+/// Holds this process, a supervisor, and what it will start to a number of processes, and gives it the telltale. The program inherits both, so nothing of
+/// it ever runs without them.
+pub(super) fn limit() -> io::Result<()> {
     let most = threads_of_user().saturating_add(MORE_PROCESSES);
-    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    for (resource, most) in [(Resource::Locks, TELLTALE), (Resource::Nproc, most)] {
-        match prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
-            // What cannot be told from other programs later is not let run.
-            Err(err) if resource == Resource::Locks && err != rustix::io::Errno::SRCH => {
-                // It may have ended by itself.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(err.into());
-            }
-            // A host that allows fewer processes stays as it is; a program that has ended already needs no limit.
-            Err(err) => tracing::debug!("a limit of a program stays as it is: {err}"),
-            Ok(_) => {}
-        }
-    }
+    // What cannot be told from other programs later is not let run.
+    setrlimit(Resource::Locks, Rlimit { current: Some(TELLTALE), maximum: Some(TELLTALE) })?;
+    // A host that allows fewer processes stays as it is.
+    let _ = setrlimit(Resource::Nproc, Rlimit { current: Some(most), maximum: Some(most) });
     Ok(())
 }
 

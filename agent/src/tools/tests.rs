@@ -2,7 +2,12 @@ use super::hearing::MOST_LINE_BYTES;
 use super::*;
 use std::cell::RefCell;
 
-fn with_watch<T>(marker: &str, deadline: Duration, cancel: &Cancel, act: impl FnOnce(&Watch<'_>) -> T) -> (T, Vec<(Stream, String)>) {
+pub(super) fn with_watch<T>(
+    marker: &str,
+    deadline: Duration,
+    cancel: &Cancel,
+    act: impl FnOnce(&Watch<'_>) -> T,
+) -> (T, Vec<(Stream, String)>) {
     let lines = RefCell::new(Vec::new());
     let hear = |stream: Stream, line: &str| lines.borrow_mut().push((stream, line.to_owned()));
     let watch = Watch { marker, deadline: Instant::now() + deadline, cancel, lines: &hear };
@@ -10,11 +15,11 @@ fn with_watch<T>(marker: &str, deadline: Duration, cancel: &Cancel, act: impl Fn
     (result, lines.into_inner())
 }
 
-fn sh(script: &str) -> Program {
+pub(super) fn sh(script: &str) -> Program {
     Program::new("/bin/sh").args(["-c", script])
 }
 
-fn minute<T>(marker: &str, act: impl FnOnce(&Watch<'_>) -> T) -> (T, Vec<(Stream, String)>) {
+pub(super) fn minute<T>(marker: &str, act: impl FnOnce(&Watch<'_>) -> T) -> (T, Vec<(Stream, String)>) {
     with_watch(marker, Duration::from_secs(60), &Cancel::default(), act)
 }
 
@@ -117,14 +122,14 @@ fn what_ignores_the_signal_is_killed_with_its_children_at_the_deadline() {
     let script = "trap '' TERM; (trap '' TERM; exec sleep 321.5) & echo here; while :; do sleep 1; done";
     let (result, _) = with_watch("t:7", Duration::from_millis(300), &Cancel::default(), |watch| sh(script).run(watch));
     assert!(matches!(result, Err(ProgramError::TimedOut { .. })), "{result:?}");
-    assert!(left_by("t:7", Ticks::BOOT).is_empty());
+    assert_eq!(with_variable(MARKER, "t:7"), []);
 }
 
 #[test]
 fn what_says_much_when_it_is_told_to_end_is_heard_to_its_end() {
     // More than a pipe holds (pipe(7)), and many lines of it.
     let script = "trap 'seq 100000; echo last; exit 1' TERM; sleep 321.7 & while :; do wait; done";
-    let (result, lines) = with_watch("t:19", Duration::from_millis(300), &Cancel::default(), |watch| sh(script).run(watch));
+    let (result, lines) = with_watch("t:19", Duration::from_secs(3), &Cancel::default(), |watch| sh(script).run(watch));
     assert!(matches!(&result, Err(ProgramError::TimedOut { tail, .. }) if tail.last().is_some_and(|line| line == "last")), "{result:?}");
     assert_eq!(lines.len(), 100_001);
 }
@@ -133,36 +138,7 @@ fn what_says_much_when_it_is_told_to_end_is_heard_to_its_end() {
 fn a_daemon_that_left_the_group_and_holds_the_pipe_is_found_and_ended() {
     let (result, _) = minute("t:8", |watch| sh("setsid sleep 322.5 & echo started").run(watch));
     result.unwrap();
-    assert!(left_by("t:8", Ticks::BOOT).is_empty());
-}
-
-#[test]
-fn what_becomes_another_program_again_and_again_is_found_each_time() {
-    let script = tempfile::NamedTempFile::with_suffix(".sh").unwrap().into_temp_path();
-    std::fs::write(&script, "exec sh \"$0\"\n").unwrap();
-    let mut child = std::process::Command::new("sh").arg(&script).env(MARKER, "t:20").spawn().unwrap();
-    let looks: Vec<usize> = (0..200).map(|_| left_by("t:20", Ticks::BOOT).len()).collect();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(looks, [1; 200]);
-}
-
-#[test]
-fn what_has_started_since_is_found_and_what_was_there_before_is_not() {
-    let (began, dir) = (Ticks::now(), tempfile::tempdir().unwrap());
-    // What has left the group is not ended with it.
-    let script =
-        "setsid sh -c 'echo $$ >new; mv new left; exec sleep 324.5' >/dev/null 2>&1 & until [ -e left ]; do sleep 0.01; done; cat left";
-    let (result, _) = minute("t:81", |watch| sh(script).dir(dir.path()).capture(watch));
-    let process = Process::of(result.unwrap().text().parse().unwrap());
-    assert_eq!(left_by("t:81", began), [process]);
-    // A tick is 10 ms where there are 100 a second.
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(left_by("t:81", Ticks::now()), []);
-    end_marked_since("t:81", Ticks::now());
-    assert!(process.is_alive());
-    end_marked_since("t:81", began);
-    assert!(!process.is_alive());
+    assert_eq!(with_variable(MARKER, "t:8"), []);
 }
 
 #[test]

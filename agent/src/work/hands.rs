@@ -1,7 +1,7 @@
 //! Who does a run's jobs: the agent itself, or the step runners of the app.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::{Answer, Failure, Job, Order, Side, Workshop};
 use crate::settings::{App, Executor};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
-use crate::tools::{Cancel, Watch, using};
+use crate::tools::{Cancel, Usage, UsagePlace, Watch, usage};
 
 /// Who does a run's jobs.
 pub(crate) enum Hands<'a> {
@@ -111,7 +111,7 @@ pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
     }
 }
 
-/// The processes that run from a root's directories.
+/// What processes use of a root's directories.
 pub(crate) struct Users<'a> {
     app: &'a App,
     site: &'a Site,
@@ -121,12 +121,15 @@ pub(crate) struct Users<'a> {
 }
 
 enum Seen {
-    /// The agent's user may look for itself.
-    Directly,
     /// These are used.
-    These(Vec<PathBuf>),
+    These(BTreeSet<PathBuf>),
     /// Nobody could tell.
     Unknown,
+}
+
+/// What processes use of a root, as far as this user may see.
+pub(super) fn usage_of(site: &Site) -> Usage {
+    usage(&UsagePlace { root: site.root(), parts: &["releases", "environments"], link: &site.link() })
 }
 
 impl<'a> Users<'a> {
@@ -154,25 +157,45 @@ impl<'a> Users<'a> {
         releases.iter().any(|release| self.site.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
     }
 
-    /// Whether a process runs from a directory; also when nobody can tell.
+    /// The directories that processes use, as far as the agent itself may see. A process that was started through the link uses the release that was live
+    /// then, and its environment.
+    fn seen_here(&self) -> BTreeSet<PathBuf> {
+        let Usage { mut dirs, since } = usage_of(self.site);
+        for process in since {
+            let releases = self.site.live_around(process.started).into_iter().filter(|release| {
+                let dir = self.site.release_dir(release);
+                process.has_one_of.is_empty() || process.has_one_of.iter().any(|path| dir.join(path).exists())
+            });
+            for release in releases {
+                dirs.extend(self.site.environment_of(&release).map(|key| self.site.environment(&key)));
+                dirs.insert(self.site.release_dir(&release));
+            }
+        }
+        dirs
+    }
+
+    fn look(&self) -> Seen {
+        if self.app.executor == Executor::Direct {
+            return Seen::These(self.seen_here());
+        }
+        // The runner sees what its own user's processes work in, and the agent sees the command lines of all.
+        match self.ask() {
+            Ok(Answer::Used(used)) => Seen::These(self.seen_here().into_iter().chain(used).collect()),
+            Ok(other) => {
+                tracing::error!("{}", other.unexpected().reason);
+                Seen::Unknown
+            }
+            Err(failure) => {
+                tracing::warn!("nobody can tell which releases are in use, so none is removed: {}", failure.reason);
+                Seen::Unknown
+            }
+        }
+    }
+
+    /// Whether a process uses a directory; also when nobody can tell.
     pub(crate) fn has(&self, dir: &Path) -> bool {
-        let seen = self.seen.get_or_init(|| match self.app.executor {
-            Executor::Direct => Seen::Directly,
-            Executor::Units => match self.ask() {
-                Ok(Answer::Used(used)) => Seen::These(used),
-                Ok(other) => {
-                    tracing::error!("{}", other.unexpected().reason);
-                    Seen::Unknown
-                }
-                Err(failure) => {
-                    tracing::warn!("nobody can tell which releases are in use, so none is removed: {}", failure.reason);
-                    Seen::Unknown
-                }
-            },
-        });
-        match seen {
-            Seen::Directly => !using(dir).is_empty() || self.in_a_unit(dir),
-            Seen::These(used) => used.iter().any(|path| path == dir) || self.in_a_unit(dir),
+        match self.seen.get_or_init(|| self.look()) {
+            Seen::These(used) => used.contains(dir) || self.in_a_unit(dir),
             Seen::Unknown => true,
         }
     }

@@ -12,7 +12,7 @@ use crate::site::{Site, hand_over, remove_tree};
 use crate::tools::database::{self, DumpFile};
 use crate::tools::manage::{Django, Inspection, Tree};
 use crate::tools::sandbox::Bounds;
-use crate::tools::{Program, ProgramError, Watch, python, used_within};
+use crate::tools::{Program, ProgramError, Watch, python};
 
 /// Where programs that build keep what is theirs.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ impl<'a> Workshop<'a> {
             Job::Migrate => asked.migrate(),
             Job::Load => Ok(Answer::Warnings(asked.django(Tree::Sealed)?.get().load(watch)?)),
             Job::Dump => asked.dump(into),
-            Job::Used => Ok(Answer::Used(used_within(self.site.root(), &["releases", "environments"]))),
+            Job::Used => Ok(Answer::Used(super::hands::usage_of(self.site).dirs.into_iter().collect())),
         }
     }
 }

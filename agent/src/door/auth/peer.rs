@@ -1,10 +1,15 @@
 //! A process on this host, by what the kernel says of the socket that it connected with (unix(7), `SO_PEERCRED` and `SO_PEERGROUPS`): as it was
-//! at connect(2). Its number decides nothing that it may do, for another process may have it by now; it can only be a reason to refuse.
+//! at connect(2). Its number decides nothing that it may do, for another process may have it by now; it can only be a reason to refuse. From Linux 6.5 on
+//! the kernel hands over the process itself (`SO_PEERPIDFD`), and a number that was used again is found out.
 
+use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use agent_model::grant::{Caller, Power};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use tokio::net::UnixStream;
 
@@ -24,11 +29,8 @@ pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
     if uid == UNMAPPED {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the user is not mapped into this namespace"));
     }
-    // Another user's processes may be hidden (proc(5), hidepid), and need a grant anyway; one from outside this namespace has no number here.
-    let number = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     if uid == geteuid().as_raw()
-        && let Some(number) = number
-        && let Some(why) = match is_bounded(number) {
+        && let Some(why) = match is_build(stream, credentials.pid()) {
             Some(false) => None,
             Some(true) => Some("a program that installs packages asks for nothing"),
             // Whoever asks waits for the answer.
@@ -46,6 +48,32 @@ pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
     let power = if uid == 0 || uid == geteuid().as_raw() { Power::Own } else { Power::Granted };
     Ok(Caller::Unix { user, groups, power })
+}
+
+/// Whether the process that connected runs within the bounds of a build; nothing when it is gone, or hidden.
+fn is_build(stream: &UnixStream, number: Option<i32>) -> Option<bool> {
+    let process = match getsockopt(stream, sockopt::PeerPidfd) {
+        Ok(process) => process,
+        // An older kernel. One from outside this namespace has no number here.
+        Err(Errno::ENOPROTOOPT) => {
+            return number.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0).map_or(Some(false), is_bounded);
+        }
+        Err(_) => return None,
+    };
+    let answer = match number_of(&process)? {
+        // It is there, and outside of this namespace.
+        0 => Some(false),
+        number => is_bounded(number.try_into().ok()?),
+    };
+    // What was read is of this very process when it has not ended by now (pidfd_open(2)).
+    let mut asked = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ended| ended == 0).then_some(answer).flatten()
+}
+
+/// The number of a process in this namespace; 0 where it has none here, and negative where it has ended (proc_pid_fdinfo(5)).
+fn number_of(process: &OwnedFd) -> Option<i32> {
+    let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+    told.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
 /// The supplementary groups (`SO_PEERGROUPS`, since Linux 4.13).
@@ -92,5 +120,36 @@ mod tests {
         assert_eq!(user, User::from_uid(geteuid()).unwrap().unwrap().name);
         assert!(!groups.is_empty());
         assert_eq!(power, Power::Own);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_ended_is_nobody_whoever_holds_its_connection() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("socket");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        // It connects, leaves the connection to its child, and is gone.
+        let script = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); os.fork() and os._exit(0); \
+            sys.stdout.close(); s.recv(1)";
+        let mut child = std::process::Command::new("python3").args(["-c", script]).arg(&path).spawn().unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        child.wait().unwrap();
+        // Nor is the process that has its number now (proc_sys_kernel(5), `ns_last_pid`), where this user may choose that.
+        let number = stream.peer_cred().unwrap().pid().unwrap();
+        let namesake = (0..200).find_map(|_| {
+            fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).ok()?;
+            let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            if other.id() == number.cast_unsigned() {
+                return Some(other);
+            }
+            other.kill().unwrap();
+            other.wait().unwrap();
+            None
+        });
+        let refused = of(&stream);
+        if let Some(mut other) = namesake {
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }
