@@ -256,7 +256,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     // Before anything is written into it, which would make an old one look new.
     let newest = journal.newest();
     let (failed, failures) = mpsc::unbounded_channel();
-    let engines = Arc::new(Engines::new(journal.clone(), failed));
+    let engines = Arc::new(Engines::new(journal.clone(), door::rights_of(settings.clone()), failed));
     engines.recover_spot()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
     // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.

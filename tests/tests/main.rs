@@ -8,6 +8,7 @@ mod crash;
 mod database;
 mod docs;
 mod door;
+mod evidence;
 mod failure;
 mod faults_clock;
 mod faults_concurrency;

@@ -418,6 +418,21 @@ pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) 
     Ok(Authorised { caller, right, refs: together(&fitting), back })
 }
 
+/// The grant that would let this caller do this, for an operator to add.
+pub fn missing_grant(caller: &str, app: &str, right: Right) -> String {
+    let more = if caller.starts_with("oidc:") {
+        ", claims = { … }; a job that is unusual needs the claim in which it is among them"
+    } else {
+        ""
+    };
+    let to = match caller.split_once(':') {
+        Some(("unix", user)) => format!("unix-user:{user}"),
+        Some(("oidc", job)) => format!("oidc:{}", job.split(':').next().unwrap_or(job)),
+        _ => caller.to_owned(),
+    };
+    format!("an operator can add it to agent.toml: [[grant]] to = \"{to}\", apps = [\"{app}\"], actions = [\"{right}\"]{more}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -280,6 +280,14 @@ pub enum Refusal {
         /// The app.
         app: AppName,
     },
+    /// The caller was known when the request was taken, and is not known any more.
+    #[error("{caller} is trusted no more: {why}")]
+    Untrusted {
+        /// Who asked.
+        caller: String,
+        /// What has changed.
+        why: String,
+    },
     /// Locked.
     #[error("the app is locked by {}: {}", .0.who, .0.why)]
     Locked(Lock),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_model::grant::Caller;
+use agent_model::grant::{Caller, missing_grant};
 use agent_model::names::{BadName, ReleaseName};
 use agent_model::request::{Refusal, Right};
 use agent_wire::form::{BadForm, NotNow};
@@ -249,6 +249,12 @@ impl Refused {
         Self::new(Code::Unauthenticated, "the events of a run are read with its token, or by whoever may read its app", Some(hint))
     }
 
+    /// The evidence of a request that other hosts would still take.
+    pub(super) fn good_elsewhere(seconds: u64) -> Self {
+        let detail = "the request is meant for other hosts, too, and is still good there: its evidence is not given yet";
+        Self::new(Code::NotAllowed, detail, Some(format!("ask again in {} s", seconds + 1)))
+    }
+
     /// A request is addressed, and this host has no name.
     pub(super) fn no_host() -> Self {
         let hint = "leave out aud, iat and exp, or set `host` in [https] of agent.toml".to_owned();
@@ -297,20 +303,6 @@ impl Refused {
         let hint = "the agent's own log says more: journalctl -u release-agent".to_owned();
         Self::new(Code::Internal, "the agent could not do this", Some(hint))
     }
-}
-
-fn missing_grant(caller: &str, app: &str, right: Right) -> String {
-    let more = if caller.starts_with("oidc:") {
-        ", claims = { … }; a job that is unusual needs the claim in which it is among them"
-    } else {
-        ""
-    };
-    let to = match caller.split_once(':') {
-        Some(("unix", user)) => format!("unix-user:{user}"),
-        Some(("oidc", job)) => format!("oidc:{}", job.split(':').next().unwrap_or(job)),
-        _ => caller.to_owned(),
-    };
-    format!("an operator can add it to agent.toml: [[grant]] to = \"{to}\", apps = [\"{app}\"], actions = [\"{right}\"]{more}")
 }
 
 impl IntoResponse for Refused {
@@ -377,6 +369,7 @@ impl From<Refusal> for Refused {
         let detail = refusal.to_string();
         let (code, hint) = match refusal {
             Refusal::NotAllowed { caller, right, app } => (Code::NotAllowed, Some(missing_grant(&caller, app.as_str(), right))),
+            Refusal::Untrusted { .. } => (Code::NotAllowed, Some("ask again with a key or a job that is trusted".to_owned())),
             Refusal::Locked(_) => (Code::Locked, Some("agentctl unlock ends it, for those who may".to_owned())),
             Refusal::Busy(run) => (Code::Busy, Some(format!("follow it: agentctl logs -f {run}"))),
             Refusal::QueueFull => (Code::QueueFull, Some("agentctl status shows what waits".to_owned())),

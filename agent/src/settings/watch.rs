@@ -71,6 +71,11 @@ impl InForce {
         self.inner.material.borrow().clone()
     }
 
+    /// The file of the keys that are known.
+    pub(crate) fn allowed_signers(&self) -> PathBuf {
+        self.inner.config_dir.join("allowed_signers")
+    }
+
     /// The settings now and each time that they change.
     pub(crate) fn follow(&self) -> watch::Receiver<Arc<Settings>> {
         self.inner.settings.subscribe()

@@ -9,7 +9,7 @@ use agent_wire::view;
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Due, Journal, JournalError, back_of, has_unresolved, locked, moment, standing};
+use super::{Due, Journal, JournalError, Proof, back_of, has_unresolved, locked, moment, standing};
 
 /// A page of what a run's followers read.
 pub(crate) struct Page {
@@ -132,13 +132,15 @@ impl Journal {
     pub(crate) fn due(&self, app: &AppName) -> Result<Vec<Due>, JournalError> {
         let reader = locked(&self.reader);
         let mut query = reader.prepare_cached(
-            "SELECT run, form, caller, refs, begun IS NOT NULL, back FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
+            "SELECT run, form, caller, refs, begun IS NOT NULL, back, proof, signatures FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
         )?;
         let rows = query.query_map([app.as_str()], |row| {
             let refs: Option<String> = row.get(3)?;
             let refs = refs.and_then(|refs| serde_json::from_str(&refs).ok());
             let back = back_of(row.get(5)?);
-            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, back, begun: row.get(4)? })
+            let signatures: Option<String> = row.get(7)?;
+            let proof = Proof::of_columns(row.get(6)?, signatures.as_deref());
+            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, back, proof, begun: row.get(4)? })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }

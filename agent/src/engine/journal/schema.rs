@@ -8,7 +8,7 @@ use super::JournalError;
 use super::sound::complaint;
 
 /// The version that this agent writes; `PRAGMA user_version` holds it.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 pub(super) const TABLES: &str = "
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -99,6 +99,18 @@ CREATE INDEX run_accepted ON run (accepted);
 CREATE INDEX run_ended ON run (ended);
 ";
 
+/// What version 4 has beside that: whose request a run was, so that it can be proven to others and judged again.
+const EVIDENCE: &str = "
+-- The commit that the run is about, once it is known.
+ALTER TABLE run ADD COLUMN commit_id TEXT;
+-- JSON: the caller, as it was known; NULL in rows of older agents.
+ALTER TABLE run ADD COLUMN proof TEXT;
+-- JSON: the SSHSIG blobs over the bytes of `form`, in base64; NULL where there were none.
+ALTER TABLE run ADD COLUMN signatures TEXT;
+-- The fingerprints of the keys that made them, with a space between.
+ALTER TABLE run ADD COLUMN keys TEXT;
+";
+
 /// What a journal says of itself.
 pub(super) struct About {
     /// What tells it from every other one.
@@ -143,6 +155,9 @@ pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About
     }
     if found < 3 {
         transaction.execute_batch(MANY)?;
+    }
+    if found < 4 {
+        transaction.execute_batch(EVIDENCE)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

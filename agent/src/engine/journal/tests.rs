@@ -17,12 +17,14 @@ fn shop() -> AppName {
 
 fn ask(journal: &Journal, nonce: &str, form: &str, supersedes: &[RunId]) -> Taken {
     let app = shop();
+    let evidence = Evidence { text: form.to_owned(), ..Evidence::default() };
     let asked = Asked {
         app: &app,
         action: "release",
         of: Some("main"),
         caller: "unix:anna",
-        form,
+        evidence: &evidence,
+        proof: None,
         refs: None,
         back: &Back::Never,
         nonce,
@@ -233,6 +235,8 @@ fn a_journal_of_before_is_brought_up_to_date_by_its_events() {
     assert_eq!(stands(&journal), wanted);
     journal.pen.with_connection(|connection| {
         let back = "DROP INDEX run_last_ended; DROP INDEX run_of_outcome; DROP INDEX run_accepted; DROP INDEX run_ended;
+            ALTER TABLE run DROP COLUMN commit_id; ALTER TABLE run DROP COLUMN proof; ALTER TABLE run DROP COLUMN signatures;
+            ALTER TABLE run DROP COLUMN keys;
             ALTER TABLE run DROP COLUMN exposed; ALTER TABLE run DROP COLUMN cancel_asked; PRAGMA user_version = 2";
         connection.execute_batch(back).unwrap();
     });
