@@ -244,6 +244,7 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     // What releases hold is for others to read (a web server, the app's user); what is secret is made with modes of its own.
     umask(Mode::from_bits_truncate(0o022));
     let journal = Arc::new(Journal::open(&state)?);
+    settings.keep_revoked_in(&state);
     carry_on(&socket, settings, &journal).map_err(|ended| match ended.of_journal() {
         // What was met first is told by what was found in all of it.
         Some(err) if err.is_damage() => journal.looked_through().map_or_else(Ended::Journal, |()| ended),

@@ -42,4 +42,5 @@ mod ssh;
 mod stage;
 mod systemd;
 mod tls;
+mod trust_files;
 mod workers;

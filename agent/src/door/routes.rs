@@ -430,6 +430,7 @@ async fn doctor(
         if query.app.is_none() && all {
             let newest = shared.house.engines.journal().newest();
             findings.extend(rights::findings(&settings, &shared.house.settings.material(), newest, Utc::now()));
+            findings.extend(rights::open_files(shared.house.settings.config_dir(), &settings));
         }
         findings.sort_by_key(|finding| finding.level);
         Ok(Json(view::Doctor { findings }))

@@ -13,6 +13,7 @@ pub(crate) mod report;
 pub(crate) mod secrets;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trusted;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
