@@ -272,12 +272,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
         Ok::<_, Ended>((listener, Bound::bind(&settings, inherited.network)?))
     })?;
     let mut troubles = engines.apply(&settings.settings());
-    let last_released = engines.all().iter().filter_map(|engine| engine.last_released()).max();
-    // A journal that is older than a release was exchanged, or came back from a backup; and one that is new cannot tell how late it was.
-    if let Some(moment) = last_released.filter(|moment| engines.journal().is_new() || *moment > newest) {
-        engines.journal().has_been(moment);
-        engines.journal().forget_nothing()?;
-    }
+    engines.notice_an_older_journal(newest)?;
     // With units an app is set up after its file was written: until then its root is not the agent's to write in, and that is no reason to end.
     if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == Executor::Direct {
         return Err(troubles.swap_remove(0).into());

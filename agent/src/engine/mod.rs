@@ -4,6 +4,7 @@ mod doctor;
 mod fsck;
 pub(crate) mod journal;
 mod look;
+mod memory;
 mod plan;
 mod replay;
 mod rights;
@@ -304,6 +305,7 @@ impl AppEngine {
         match taken {
             Taken::New(run) => {
                 faults::at("accepted");
+                self.remember(run, evidence, token.as_deref());
                 if request.act.takes_turns() {
                     self.poke();
                 } else {

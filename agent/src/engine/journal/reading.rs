@@ -150,6 +150,13 @@ impl Journal {
         standing(&locked(&self.reader), app)
     }
 
+    /// The last number that was given to a run, whether the run is kept or not.
+    pub(crate) fn last_number(&self) -> Result<u64, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'run'")?;
+        Ok(query.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
+    }
+
     /// One run.
     pub(crate) fn run(&self, run: RunId) -> Result<Option<view::Run>, JournalError> {
         let reader = locked(&self.reader);
