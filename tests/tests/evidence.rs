@@ -178,3 +178,40 @@ fn a_run_that_waits_ends_when_its_grant_is_taken_away_or_narrowed() {
     let (_, end) = scene.waits_while(|answer| assert!(json(answer)["run"].is_u64()));
     assert_eq!(end["outcome"], "live", "{end}");
 }
+
+fn copy(bench: &Bench, from: &str, to: &str) {
+    let _ = fs::remove_dir_all(bench.path(to));
+    let mut copy = bench.command("cp");
+    copy.arg("-a").arg(bench.path(from)).arg(bench.path(to));
+    bench.begin(copy).finish(MOST).expect(0);
+}
+
+/// What leaves no release behind: a lock, which the operator ends again.
+#[test]
+fn a_state_directory_from_a_backup_carries_nothing_out_again() {
+    let scene = Scene::new("state from a backup", |key| key.line("ci"));
+    let lock = || form("lock", json!({ "why": "audit" }));
+    let send = |form: &Value| scene.network.ask(&scene.key, form);
+    assert_eq!(send(&lock()).status, 202);
+    scene.bench.ctl(["unlock"]).expect(0);
+    scene.bench.stop();
+    copy(&scene.bench, "state", "backup");
+    scene.bench.start();
+    let later = lock();
+    assert_eq!(send(&later).status, 202);
+    scene.bench.ctl(["unlock"]).expect(0);
+    // Once, and once more: the same backup may be put back again.
+    for _ in 0..2 {
+        scene.bench.stop();
+        copy(&scene.bench, "backup", "state");
+        scene.bench.start();
+        let again = send(&later);
+        assert_eq!((again.status, json(&again)["code"].as_str()), (410, Some("out_of_window")), "{}", again.body);
+        assert!(scene.bench.log().contains("the journal is older than what it should know"));
+    }
+    assert!(scene.bench.ask_json("/v1/apps/plain")["lock"].is_null());
+    // A restart without any such thing is none.
+    scene.bench.stop();
+    scene.bench.start();
+    assert_eq!(scene.bench.log().matches("is older than what it should know").count(), 2);
+}
