@@ -64,7 +64,7 @@ pub(super) async fn take(
     };
     // Who asks is known, and only now what: step 6.
     let text = std::str::from_utf8(&body).map_err(|_| Refused::malformed("the request is not UTF-8"))?.to_owned();
-    let form: Form = serde_json::from_str(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
+    let form = Form::parse(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
     let addressed = form.aud.is_some() || form.iat.is_some() || form.exp.is_some();
     if addressed || matches!(peer, Peer::Network) {
         signed::envelope(&form, &shared.house, Utc::now())?;
