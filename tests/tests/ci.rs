@@ -166,7 +166,12 @@ fn github_actions() {
     let there = job.bench.path("checked-out");
     fs::create_dir(&there).unwrap();
     let here = format!("cd {}\n{checkout}\ngit rev-parse HEAD", there.display());
-    let git = [("GITHUB_TOKEN", "x"), ("GITHUB_SERVER_URL", server.as_str()), ("GITHUB_REPOSITORY", name.as_str()), ("GITHUB_SHA", commit.as_str())];
+    let git = [
+        ("GITHUB_TOKEN", "x"),
+        ("GITHUB_SERVER_URL", server.as_str()),
+        ("GITHUB_REPOSITORY", name.as_str()),
+        ("GITHUB_SHA", commit.as_str()),
+    ];
     job.run("bash", &here, &git).expect(0).says(&[&commit]);
     job.run("bash", &line(&text, "run: sh").replacen("ci/", "sh ci/", 1), &variables).expect(0).says(&["\"outcome\":\"live\""]);
     assert_eq!(job.bench.runs()[0]["caller"], "oidc:ci:acme/shop");

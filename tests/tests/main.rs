@@ -38,6 +38,7 @@ mod report;
 mod restart;
 mod separated;
 mod setup;
+mod shares;
 mod signed;
 mod ssh;
 mod stage;

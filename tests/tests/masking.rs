@@ -38,7 +38,9 @@ fn a_secret_is_masked_in_every_form_in_which_programs_print_it() {
         bench.app("site", &settings).start();
         let told = bench.ctl(["release", "-v", "main"]).expect(1);
         let told = format!("{}{}{}", told.stdout, told.stderr, bench.ctl(["logs", "1", "--json"]).stdout);
-        for form in ["as it is:", "repr:", "ascii:", "bytes:", "json:", "log:", "twice:", "shell:", "url:", "form:", "html:", "RuntimeError"] {
+        for form in
+            ["as it is:", "repr:", "ascii:", "bytes:", "json:", "log:", "twice:", "shell:", "url:", "form:", "html:", "RuntimeError: "]
+        {
             let lines: Vec<&str> = told.lines().filter(|line| line.contains(form)).collect();
             assert!(!lines.is_empty(), "{form} in {told}");
             for line in lines {

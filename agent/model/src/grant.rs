@@ -80,6 +80,11 @@ impl Caller {
         matches!(self, Self::Agent | Self::Unix { power: Power::Own, .. })
     }
 
+    /// Whether the caller may have any share of the agent: whoever could do without it, and a webhook, whose looks have a pace of their own.
+    pub fn has_no_limit(&self) -> bool {
+        self.needs_no_grant() || matches!(self, Self::Hint { .. })
+    }
+
     /// The principals that a grant would have to name, for a sentence that says which is missing.
     pub fn principals(&self) -> Vec<String> {
         match self {

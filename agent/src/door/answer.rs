@@ -73,6 +73,8 @@ pub(super) enum Code {
     Locked,
     /// Too many runs wait.
     QueueFull,
+    /// One caller asks too often.
+    TooOften,
     /// Something of the agent's own failed.
     Internal,
     /// The app's root cannot be used; the hint says why.
@@ -121,6 +123,7 @@ impl Code {
             Self::Repository => "repository",
             Self::Locked => "locked",
             Self::QueueFull => "queue_full",
+            Self::TooOften => "too_often",
             Self::Internal => "internal",
             Self::Root => "root",
             Self::DiskFull => "disk_full",
@@ -151,7 +154,7 @@ impl Code {
             Self::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Repository => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Locked => StatusCode::LOCKED,
-            Self::QueueFull | Self::TooManyHints => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::TooOften | Self::TooManyHints => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::UnknownCaller => StatusCode::FORBIDDEN,
@@ -328,7 +331,7 @@ const CHALLENGES: [&str; 2] = ["Agent-Signature namespace=\"release-agent.v1\"",
 
 /// After how many seconds it is worth asking again, where that alone may help (RFC 9110, section 10.2.3).
 fn retry_after(code: &str) -> Option<u32> {
-    [(Code::QueueFull, 30), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60), (Code::NoKeys, 10)]
+    [(Code::QueueFull, 30), (Code::TooOften, 60), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60), (Code::NoKeys, 10)]
         .into_iter()
         .find_map(|(known, seconds)| (known.word() == code).then_some(seconds))
 }
@@ -372,6 +375,8 @@ impl From<Refusal> for Refused {
             Refusal::Untrusted { .. } => (Code::NotAllowed, Some("ask again with a key or a job that is trusted".to_owned())),
             Refusal::Locked(_) => (Code::Locked, Some("agentctl unlock ends it, for those who may".to_owned())),
             Refusal::Busy(run) => (Code::Busy, Some(format!("follow it: agentctl logs -f {run}"))),
+            Refusal::TooManyWait(_) => (Code::QueueFull, Some("wait for them, or cancel some: agentctl status shows them".to_owned())),
+            Refusal::TooOften(_) => (Code::TooOften, Some("ask again in a minute".to_owned())),
             Refusal::QueueFull => (Code::QueueFull, Some("agentctl status shows what waits".to_owned())),
             Refusal::Stuck(run) => {
                 (Code::Stuck, Some(format!("read what happened (agentctl logs {run}), then agentctl activate a release that works")))

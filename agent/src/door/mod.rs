@@ -5,6 +5,7 @@ mod auth;
 mod connection;
 mod events;
 mod hints;
+mod lines;
 mod long;
 pub(crate) mod network;
 mod rights;

@@ -320,7 +320,7 @@ async fn run_evidence(
         let Evidence { text, signatures, keys } =
             shared.house.engines.journal().evidence(run).map_err(NotTaken::from)?.ok_or(NotTaken::NoRun(run))?;
         // Another host that it names would still take it: then it is nobody's to have but the one who signed.
-        let form: Option<Form> = serde_json::from_str(&text).ok();
+        let form = Form::parse(&text).ok();
         let until = form.filter(|form| form.aud.as_ref().is_some_and(|hosts| hosts.len() > 1)).and_then(|form| form.exp);
         let until = until.map(|exp| exp.saturating_add(agent_wire::form::CLOCK_SKEW));
         if let Some(left) = until.and_then(|until| until.checked_sub(u64::try_from(Utc::now().timestamp()).unwrap_or_default())) {

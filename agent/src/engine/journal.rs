@@ -12,6 +12,7 @@ mod pen;
 mod reading;
 mod schema;
 mod sound;
+mod spent;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,10 +64,21 @@ pub(crate) struct Asked<'a> {
     pub nonce: &'a str,
     /// The ID token that speaks for the caller: it starts one run at the most.
     pub token: Option<&'a str>,
+    /// Whether there is a limit to how much of the agent the caller may have.
+    pub limit: Limit,
     /// Whether the run waits for its turn; else it ends where it is taken.
     pub takes_turns: bool,
     /// The commit to be released, where it is only taken when nobody has asked for that commit yet.
     pub first_for: Option<&'a CommitId>,
+}
+
+/// Whether a caller is held to a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The agent's own user, root, and the agent itself.
+    None,
+    /// Everybody else.
+    Share,
 }
 
 /// What became of a request.
@@ -304,6 +316,14 @@ impl Journal {
                     return Ok(Taken::AskedBefore);
                 }
             }
+            if asked.limit == Limit::Share
+                && let Err(refusal) = spent::share(tx, asked.caller)?.admit(asked.caller)
+            {
+                return Ok(Taken::Refused(refusal));
+            }
+            if !asked.takes_turns {
+                spent::forget_spot(tx, asked.app)?;
+            }
             let standing = standing(tx, asked.app)?;
             let (running, waiting): (_, Vec<RunId>) = (standing.running, standing.waiting.iter().map(|(run, _)| *run).collect());
             let admission = match admit(standing) {
@@ -442,7 +462,8 @@ fn before(connection: &Connection, nonce: &str, form: &str, caller: &str) -> Res
 /// Whether any run of an app was ever asked to release or stage a commit, whatever became of it. A release's name ends with the first digits of its commit.
 fn was_asked_for(connection: &Connection, app: &AppName, commit: &CommitId) -> Result<bool, rusqlite::Error> {
     let mut query = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action IN ('release', 'stage') AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action IN ('release', 'stage') AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))
+            OR EXISTS (SELECT 1 FROM past WHERE app = ?1 AND commit_id IN (?2, ?3))",
     )?;
     query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))
 }

@@ -27,6 +27,18 @@ impl AppEngine {
         }
     }
 
+    /// Has the journal forget what is older than `[journal] keep` says.
+    pub(super) fn forget_old_runs(&self) -> Result<(), JournalError> {
+        let Some(keep) = self.settings().keep_runs.and_then(|keep| TimeDelta::from_std(keep).ok()) else { return Ok(()) };
+        // A directory that cannot be read at the moment has releases that nobody knows of.
+        let Ok(there) = self.site.release_names() else { return Ok(()) };
+        let forgotten = self.journal.forget_old(&self.name, Utc::now() - keep, &there)?;
+        if forgotten > 0 {
+            tracing::info!(app = %self.name, forgotten, "the journal has forgotten runs that ended longer ago than [journal] keep says");
+        }
+        Ok(())
+    }
+
     /// A moment that the journal should know of and does not, as far as the root tells. `newest` is the newest that it knows.
     fn missed(&self, newest: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, JournalError> {
         let remembered = match self.site.memory() {

@@ -33,7 +33,7 @@ use crate::settings::{App, Settings};
 use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
-use journal::{Asked, Evidence, Journal, JournalError, Stands, Taken};
+use journal::{Asked, Evidence, Journal, JournalError, Limit, Stands, Taken};
 use look::Looker;
 use worker::Worker;
 
@@ -292,6 +292,7 @@ impl AppEngine {
             back: authorised.back(),
             nonce: &form.nonce,
             token: token.as_deref(),
+            limit: if authorised.caller().has_no_limit() { Limit::None } else { Limit::Share },
             takes_turns: request.act.takes_turns(),
             first_for: first_for.as_ref(),
         };

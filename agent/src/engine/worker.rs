@@ -64,7 +64,10 @@ impl Worker {
                 return Ok(());
             }
             match self.engine.journal.due(&self.engine.name)?.first() {
-                Some(due) => self.carry_out(due)?,
+                Some(due) => {
+                    self.carry_out(due)?;
+                    self.engine.forget_old_runs()?;
+                }
                 // An error means that nobody can poke any more: the agent is going down.
                 None if self.pokes.recv().is_err() => return Ok(()),
                 None => {}
@@ -315,7 +318,7 @@ pub(super) fn draw(brief: &Brief<'_>) -> Plan {
 }
 
 fn request_of(due: &Due) -> Option<Request> {
-    let form: Form = serde_json::from_str(&due.form).ok()?;
+    let form = Form::parse(&due.form).ok()?;
     Request::try_from(&form).ok()
 }
 

@@ -84,7 +84,9 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
         Some(agent) if complaints.is_empty() => {
             let key = agent.https.as_ref().and_then(|https| https.key_file(config_dir));
             let hidden: Vec<PathBuf> = hidden(config_dir, &read).into_iter().chain(key).collect();
-            read.iter_mut().for_each(|one| one.app.hidden = hidden.clone());
+            for one in &mut read {
+                (one.app.hidden, one.app.keep_runs) = (hidden.clone(), agent.keep_runs);
+            }
             let apps: BTreeMap<AppName, Arc<App>> = read.into_iter().map(|one| (one.app.name.clone(), Arc::new(one.app))).collect();
             Ok(Settings { agent, apps })
         }

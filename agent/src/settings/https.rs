@@ -1,7 +1,7 @@
 //! `[https]` of `agent.toml`, and the files that go with it. They are read apart from the settings: a key that is revoked, or a certificate that
 //! was renewed, counts at once, whatever else may be wrong with a file of some app.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ pub(crate) struct Https {
     pub host: HostId,
     /// `listen`: addresses and ports; sockets of the service manager come beside them.
     pub listen: Vec<SocketAddr>,
+    /// `proxies`: whose addresses may have more connections than others, for many people come by them.
+    pub proxies: Vec<IpAddr>,
     /// `certificate`: the chain in PEM form; without it, `tls/cert.pem` in the configuration directory.
     pub certificate: Option<Place>,
     /// `key`: its private key in PEM form; without it, `tls/key.pem` in the configuration directory.
@@ -54,6 +56,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Https> {
     Some(Https {
         host: host?,
         listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([0, 0, 0, 0], 8443))]),
+        proxies: section.get("proxies", list(parsed(parse_proxy))).unwrap_or_default(),
         certificate: section.get("certificate", place),
         key: section.get("key", place),
         url: section.get("url", parsed(parse_url)),
@@ -62,6 +65,10 @@ pub(super) fn read(section: &Section<'_>) -> Option<Https> {
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{:?} is no address with a port, such as 0.0.0.0:8443 or [::]:8443", shown(text)))
+}
+
+fn parse_proxy(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("{:?} is no address, such as 10.0.0.5 or fd00::5", shown(text)))
 }
 
 fn parse_url(text: &str) -> Result<String, String> {

@@ -102,7 +102,7 @@ impl InForce {
             return;
         }
         let new = file.with_extension("new");
-        if let Err(err) = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)) {
+        if let Err(err) = write_closed(&new, &text).and_then(|()| std::fs::rename(&new, file)) {
             tracing::warn!("the list of revoked keys cannot be kept in {}: {err}", file.display());
         }
     }
@@ -219,6 +219,13 @@ impl InForce {
             failed = self.reload().is_err();
         }
     }
+}
+
+/// Writes a small file that nobody else can read.
+fn write_closed(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 enum Ring {

@@ -1,6 +1,8 @@
 //! The proof of whose request a run was, kept with the run; and the two lines that the system log gets of each run: when it was accepted, and when it
 //! ended. Both are written by the journal itself, so no way to end a run can miss them.
 
+use std::fmt;
+
 use agent_model::names::RunId;
 use rusqlite::{OptionalExtension, params};
 
@@ -67,12 +69,24 @@ impl Entry {
 
     /// Tells the system log. Called once the transaction is committed.
     pub(super) fn tell(&self) {
-        let Self { run, app, action, caller, keys, commit, outcome } = self;
-        let (app, action, caller, keys, commit) = (app.as_str(), action.as_str(), caller.as_str(), keys.as_deref(), commit.as_deref());
-        match outcome.as_deref() {
-            None => tracing::info!(run, app, action, caller, keys, commit, "a request was accepted"),
-            Some(outcome) => tracing::info!(run, app, action, caller, keys, commit, outcome, "a run ended"),
+        match &self.outcome {
+            None => tracing::info!("a request was accepted: {self}"),
+            Some(_) => tracing::info!("a run ended: {self}"),
         }
+    }
+}
+
+impl fmt::Display for Entry {
+    /// All of it in the line itself, for journalctl shows fields only to whoever asks for them; and quoted, for a caller's name may be a stranger's text.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { run, app, action, caller, keys, commit, outcome } = self;
+        write!(formatter, "run={run} app={app:?} action={action:?} caller={caller:?}")?;
+        for (name, value) in [("keys", keys), ("commit", commit), ("outcome", outcome)] {
+            if let Some(value) = value {
+                write!(formatter, " {name}={value:?}")?;
+            }
+        }
+        Ok(())
     }
 }
 

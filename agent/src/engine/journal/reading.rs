@@ -27,6 +27,7 @@ pub(super) const PAGE: usize = 128 * 1024;
 // What is asked again and again goes by an index, and costs the same however many runs there were.
 pub(super) const LAST_ENDED: &str = "WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1";
 pub(super) const OUTCOMES: &str = "SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome";
+pub(super) const PAST_OUTCOMES: &str = "SELECT outcome, count FROM past_outcome WHERE app = ?";
 pub(super) const GONE_LIVE: &str =
     "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND turns AND release IS NOT NULL ORDER BY run DESC LIMIT 200";
 pub(super) const NEXT: &str = "SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n";
@@ -187,9 +188,16 @@ impl Journal {
     /// How many runs of an app ended in each way.
     pub(crate) fn outcomes(&self, app: &AppName) -> Result<BTreeMap<String, u64>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(OUTCOMES)?;
-        let rows = query.query_map([app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut counts = BTreeMap::new();
+        for query in [OUTCOMES, PAST_OUTCOMES] {
+            let mut query = reader.prepare_cached(query)?;
+            let rows = query.query_map([app.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
+            for row in rows {
+                let (outcome, count) = row?;
+                *counts.entry(outcome).or_default() += count;
+            }
+        }
+        Ok(counts)
     }
 
     /// The releases of an app that went live and were proven, the latest first.

@@ -109,6 +109,11 @@ ALTER TABLE run ADD COLUMN proof TEXT;
 ALTER TABLE run ADD COLUMN signatures TEXT;
 -- The fingerprints of the keys that made them, with a space between.
 ALTER TABLE run ADD COLUMN keys TEXT;
+CREATE INDEX run_on_the_spot ON run (app, run) WHERE turns = 0;
+-- Of runs that are forgotten: the commits that were asked for, how many runs that took turns ended in each way, and how late it was.
+CREATE TABLE past (app TEXT NOT NULL, commit_id TEXT NOT NULL, PRIMARY KEY (app, commit_id)) WITHOUT ROWID;
+CREATE TABLE past_outcome (app TEXT NOT NULL, outcome TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (app, outcome)) WITHOUT ROWID;
+INSERT INTO about VALUES ('newest', '0');
 ";
 
 /// What a journal says of itself.
@@ -129,6 +134,7 @@ pub(super) struct About {
 pub(super) const NEWEST: &str = "SELECT max(
     coalesce((SELECT max(accepted) FROM run), 0),
     coalesce((SELECT max(ended) FROM run), 0),
+    coalesce((SELECT CAST(value AS INTEGER) FROM about WHERE key = 'newest'), 0),
     coalesce((SELECT max(at) FROM event WHERE run IN (SELECT run FROM run WHERE ended IS NULL)), 0))";
 
 /// Makes the tables, or finds them.

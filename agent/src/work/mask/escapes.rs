@@ -158,7 +158,9 @@ fn bytes_of(letter: char, text: &str, form: impl Fn(&str) -> Option<(u32, usize)
 
 /// The length of a reference of HTML's to this letter.
 fn entity(letter: char, text: &str) -> Option<usize> {
-    let name = text.strip_prefix('&')?.split_once(';')?.0;
+    let name = text.strip_prefix('&')?;
+    // None is longer; what is looked through to its end again and again would take long.
+    let name = &name[..name.bytes().take(11).position(|byte| byte == b';')?];
     let number = |text: &str, radix| u32::from_str_radix(text, radix).ok().and_then(char::from_u32);
     let meant = match name {
         "amp" => Some('&'),
@@ -166,11 +168,10 @@ fn entity(letter: char, text: &str) -> Option<usize> {
         "gt" => Some('>'),
         "quot" => Some('"'),
         "apos" => Some('\''),
-        name if name.len() <= 10 => match name.strip_prefix('#')? {
+        name => match name.strip_prefix('#')? {
             digits if digits.starts_with(['x', 'X']) => number(digits.get(1..)?, 16),
             digits => number(digits, 10),
         },
-        _ => None,
     };
     (meant == Some(letter)).then_some(name.len() + 2)
 }
