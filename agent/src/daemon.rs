@@ -249,6 +249,7 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     // What releases hold is for others to read (a web server, the app's user); what is secret is made with modes of its own.
     umask(Mode::from_bits_truncate(0o022));
     let journal = Arc::new(Journal::open(&state)?);
+    settings.keep_revoked_in(&state);
     carry_on(&socket, settings, &journal).map_err(|ended| match ended.of_journal() {
         // What was met first is told by what was found in all of it.
         Some(err) if err.is_damage() => journal.looked_through().map_or_else(Ended::Journal, |()| ended),
@@ -261,7 +262,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     // Before anything is written into it, which would make an old one look new.
     let newest = journal.newest();
     let (failed, failures) = mpsc::unbounded_channel();
-    let engines = Arc::new(Engines::new(journal.clone(), failed));
+    let engines = Arc::new(Engines::new(journal.clone(), door::rights_of(settings.clone()), failed));
     engines.recover_spot()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
     // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.
@@ -276,12 +277,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
         Ok::<_, Ended>((listener, Bound::bind(&settings, inherited.network)?))
     })?;
     let mut troubles = engines.apply(&settings.settings());
-    let last_released = engines.all().iter().filter_map(|engine| engine.last_released()).max();
-    // A journal that is older than a release was exchanged, or came back from a backup; and one that is new cannot tell how late it was.
-    if let Some(moment) = last_released.filter(|moment| engines.journal().is_new() || *moment > newest) {
-        engines.journal().has_been(moment);
-        engines.journal().forget_nothing()?;
-    }
+    engines.notice_an_older_journal(newest)?;
     // With units an app is set up after its file was written: until then its root is not the agent's to write in, and that is no reason to end.
     if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == Executor::Direct {
         return Err(troubles.swap_remove(0).into());

@@ -148,6 +148,7 @@ Examples:
     /// Show how every app stands: live release, run, queue, lock, last outcome, disk
     Status,
     /// Show one release with its manifest; the live one when none is named
+    #[command(after_help = show::EXAMPLES)]
     Show(show::Show),
     /// List the runs, newest first; those of all apps when none is named
     Runs(runs::Runs),

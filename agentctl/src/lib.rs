@@ -77,11 +77,14 @@ pub fn run() -> ExitCode {
 
 /// Runs the program, prints why it could not be done, and picks the exit code. Nothing else does either.
 fn run_with(arguments: impl IntoIterator<Item = OsString>, mut out: Out) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let hides = arguments.iter().any(|argument| render::words::hides(&argument.to_string_lossy()));
     let ended = Cli::read(arguments).and_then(|cli| cli.run(&mut out));
     match ended {
         Ok(Exit(code)) => code,
         Err(Fault::Usage(err)) => {
-            let text = err.render().ansi().to_string();
+            // It repeats what it was given, colours and all that a terminal obeys.
+            let text = if hides { render::words::clean(&err.render().to_string()) } else { err.render().ansi().to_string() };
             if err.use_stderr() {
                 out.words(&text);
             } else if let Err(fault) = out.data(&text) {

@@ -2,6 +2,7 @@
 //!
 //! What comes in is styled; what goes out to something that shows no styles is stripped of them.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::fault::Fault;
 use crate::render::run::Now;
+use crate::render::words::tame;
 
 /// Where all output goes.
 pub(crate) struct Out {
@@ -27,10 +29,14 @@ pub(crate) struct Out {
 struct Sink {
     writer: Box<dyn Write>,
     styled: bool,
+    /// Whether it is a terminal, which obeys what is written to it.
+    obeys: bool,
 }
 
 impl Sink {
     fn say(&mut self, text: &str) -> io::Result<()> {
+        let tamed = if self.obeys { Cow::Owned(tame(text)) } else { Cow::Borrowed(text) };
+        let text = tamed.as_ref();
         let written = if self.styled {
             self.writer.write_all(text.as_bytes())
         } else {
@@ -46,8 +52,16 @@ impl Out {
         let styled = |choice| choice != anstream::ColorChoice::Never;
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         Self {
-            stdout: Sink { styled: styled(anstream::AutoStream::choice(&io::stdout())), writer: Box::new(io::stdout()) },
-            stderr: Sink { styled: styled(anstream::AutoStream::choice(&io::stderr())), writer: Box::new(io::stderr()) },
+            stdout: Sink {
+                styled: styled(anstream::AutoStream::choice(&io::stdout())),
+                obeys: io::stdout().is_terminal(),
+                writer: Box::new(io::stdout()),
+            },
+            stderr: Sink {
+                styled: styled(anstream::AutoStream::choice(&io::stderr())),
+                obeys: io::stderr().is_terminal(),
+                writer: Box::new(io::stderr()),
+            },
             width: width_of(io::stdout()),
             words_width: width_of(io::stderr()),
             lively: io::stderr().is_terminal() && !dumb,
@@ -57,7 +71,7 @@ impl Out {
     /// Two writers that show no styles.
     #[cfg(test)]
     pub(crate) fn plain(stdout: impl Write + 'static, stderr: impl Write + 'static) -> Self {
-        let sink = |writer| Sink { writer, styled: false };
+        let sink = |writer| Sink { writer, styled: false, obeys: false };
         Self { stdout: sink(Box::new(stdout)), stderr: sink(Box::new(stderr)), width: None, words_width: None, lively: false }
     }
 

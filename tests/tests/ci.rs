@@ -158,7 +158,22 @@ fn github_actions() {
         ("GITHUB_REF", "refs/heads/main"),
         ("GITHUB_SHA", &commit),
     ];
-    job.run("bash", &line(&text, "run:"), &variables).expect(0).says(&["\"outcome\":\"live\""]);
+    // No action of others runs with the job's identity.
+    assert!(!text.contains("uses:"), "{text}");
+    let checkout = block(&text, "run: |");
+    let server = format!("file://{}", job.repo.path().parent().unwrap().display());
+    let name = job.repo.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let there = job.bench.path("checked-out");
+    fs::create_dir(&there).unwrap();
+    let here = format!("cd {}\n{checkout}\ngit rev-parse HEAD", there.display());
+    let git = [
+        ("GITHUB_TOKEN", "x"),
+        ("GITHUB_SERVER_URL", server.as_str()),
+        ("GITHUB_REPOSITORY", name.as_str()),
+        ("GITHUB_SHA", commit.as_str()),
+    ];
+    job.run("bash", &here, &git).expect(0).says(&[&commit]);
+    job.run("bash", &line(&text, "run: sh").replacen("ci/", "sh ci/", 1), &variables).expect(0).says(&["\"outcome\":\"live\""]);
     assert_eq!(job.bench.runs()[0]["caller"], "oidc:ci:acme/shop");
 }
 

@@ -182,3 +182,39 @@ fn addresses_are_taken_up_and_given_up_while_the_agent_runs() {
     bench.stop();
     bench.start_refused().expect(69).says(&["cannot listen on", "`listen` in [https]"]);
 }
+
+/// What an agent answers to bytes, with a status of its own or by hanging up.
+fn told(mut stream: impl std::io::Read + std::io::Write, bytes: &str) -> String {
+    stream.write_all(bytes.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // A connection that is broken off has said what it had to say.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_bare_lf_is_refused_wherever_it_stands_in_a_head() {
+    let (bench, network, _) = open("bare LF", "");
+    bench.start();
+    let socket = || std::os::unix::net::UnixStream::connect(bench.path("run/control.sock")).unwrap();
+    let good = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let bad = [
+        "GET /healthz HTTP/1.1\nHost: x\r\nConnection: close\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: x\nConnection: close\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\n",
+        "GET /healthz HTTP/1.1\nHost: x\nConnection: close\n\n",
+    ];
+    for over in ["socket", "network"] {
+        let ask = |bytes: &str| if over == "socket" { told(socket(), bytes) } else { told(network.stream(), bytes) };
+        assert!(ask(good).starts_with("HTTP/1.1 200"), "{over}");
+        for bad in bad {
+            let answer = ask(bad);
+            assert!(answer.starts_with("HTTP/1.1 400") || answer.is_empty(), "{over}, {bad:?}: {answer}");
+        }
+        // A body may have as many as it likes, and the request behind it is one.
+        let body = "POST /v1/requests HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n\n\n\n\n";
+        assert!(ask(&format!("{body}{good}")).contains("ok\n"), "{over}");
+        let smuggled = format!("{body}GET /healthz HTTP/1.1\nHost: x\r\nConnection: close\r\n\r\n");
+        assert!(!ask(&smuggled).contains("ok\n"), "{over}");
+    }
+}

@@ -80,6 +80,11 @@ impl Caller {
         matches!(self, Self::Agent | Self::Unix { power: Power::Own, .. })
     }
 
+    /// Whether the caller may have any share of the agent: whoever could do without it, and a webhook, whose looks have a pace of their own.
+    pub fn has_no_limit(&self) -> bool {
+        self.needs_no_grant() || matches!(self, Self::Hint { .. })
+    }
+
     /// The principals that a grant would have to name, for a sentence that says which is missing.
     pub fn principals(&self) -> Vec<String> {
         match self {
@@ -416,6 +421,21 @@ pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) 
         None => Back::Always,
     };
     Ok(Authorised { caller, right, refs: together(&fitting), back })
+}
+
+/// The grant that would let this caller do this, for an operator to add.
+pub fn missing_grant(caller: &str, app: &str, right: Right) -> String {
+    let more = if caller.starts_with("oidc:") {
+        ", claims = { … }; a job that is unusual needs the claim in which it is among them"
+    } else {
+        ""
+    };
+    let to = match caller.split_once(':') {
+        Some(("unix", user)) => format!("unix-user:{user}"),
+        Some(("oidc", job)) => format!("oidc:{}", job.split(':').next().unwrap_or(job)),
+        _ => caller.to_owned(),
+    };
+    format!("an operator can add it to agent.toml: [[grant]] to = \"{to}\", apps = [\"{app}\"], actions = [\"{right}\"]{more}")
 }
 
 #[cfg(test)]

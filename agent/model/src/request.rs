@@ -260,6 +260,33 @@ pub enum Waiting {
 /// The most runs that may wait for one app.
 pub const MOST_WAITING: usize = 100;
 
+/// The most runs of one caller that may wait, for all apps together. The agent's own user and root may have any number.
+pub const MOST_WAITING_OF_ONE: usize = 20;
+/// The most requests of one caller that are taken within a minute, likewise.
+pub const MOST_A_MINUTE: usize = 60;
+
+/// How much of the agent one caller has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share {
+    /// The runs that wait.
+    pub waiting: usize,
+    /// The requests that were taken within the last minute.
+    pub lately: usize,
+}
+
+impl Share {
+    /// Whether one more may be taken of this caller.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyWait`] or [`Refusal::TooOften`]
+    pub fn admit(self, caller: &str) -> Result<(), Refusal> {
+        if self.waiting >= MOST_WAITING_OF_ONE {
+            return Err(Refusal::TooManyWait(caller.to_owned()));
+        }
+        if self.lately >= MOST_A_MINUTE { Err(Refusal::TooOften(caller.to_owned())) } else { Ok(()) }
+    }
+}
+
 /// How a request is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
@@ -280,6 +307,14 @@ pub enum Refusal {
         /// The app.
         app: AppName,
     },
+    /// The caller was known when the request was taken, and is not known any more.
+    #[error("{caller} is trusted no more: {why}")]
+    Untrusted {
+        /// Who asked.
+        caller: String,
+        /// What has changed.
+        why: String,
+    },
     /// Locked.
     #[error("the app is locked by {}: {}", .0.who, .0.why)]
     Locked(Lock),
@@ -289,6 +324,12 @@ pub enum Refusal {
     /// Too many wait.
     #[error("{MOST_WAITING} runs are waiting already")]
     QueueFull,
+    /// One caller has too many that wait.
+    #[error("{0} has {MOST_WAITING_OF_ONE} runs waiting already")]
+    TooManyWait(String),
+    /// One caller asks too often.
+    #[error("{0} has asked {MOST_A_MINUTE} times within a minute")]
+    TooOften(String),
     /// A run ended stuck.
     #[error("run {0} ended stuck: a person must look, and nothing but activate is taken until a release is live again")]
     Stuck(RunId),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_model::grant::Caller;
+use agent_model::grant::{Caller, missing_grant};
 use agent_model::names::{BadName, ReleaseName};
 use agent_model::request::{Refusal, Right};
 use agent_wire::form::{BadForm, NotNow};
@@ -73,6 +73,8 @@ pub(super) enum Code {
     Locked,
     /// Too many runs wait.
     QueueFull,
+    /// One caller asks too often.
+    TooOften,
     /// Something of the agent's own failed.
     Internal,
     /// The app's root cannot be used; the hint says why.
@@ -121,6 +123,7 @@ impl Code {
             Self::Repository => "repository",
             Self::Locked => "locked",
             Self::QueueFull => "queue_full",
+            Self::TooOften => "too_often",
             Self::Internal => "internal",
             Self::Root => "root",
             Self::DiskFull => "disk_full",
@@ -151,7 +154,7 @@ impl Code {
             Self::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Repository => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Locked => StatusCode::LOCKED,
-            Self::QueueFull | Self::TooManyHints => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::TooOften | Self::TooManyHints => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::UnknownCaller => StatusCode::FORBIDDEN,
@@ -249,6 +252,12 @@ impl Refused {
         Self::new(Code::Unauthenticated, "the events of a run are read with its token, or by whoever may read its app", Some(hint))
     }
 
+    /// The evidence of a request that other hosts would still take.
+    pub(super) fn good_elsewhere(seconds: u64) -> Self {
+        let detail = "the request is meant for other hosts, too, and is still good there: its evidence is not given yet";
+        Self::new(Code::NotAllowed, detail, Some(format!("ask again in {} s", seconds + 1)))
+    }
+
     /// A request is addressed, and this host has no name.
     pub(super) fn no_host() -> Self {
         let hint = "leave out aud, iat and exp, or set `host` in [https] of agent.toml".to_owned();
@@ -299,20 +308,6 @@ impl Refused {
     }
 }
 
-fn missing_grant(caller: &str, app: &str, right: Right) -> String {
-    let more = if caller.starts_with("oidc:") {
-        ", claims = { … }; a job that is unusual needs the claim in which it is among them"
-    } else {
-        ""
-    };
-    let to = match caller.split_once(':') {
-        Some(("unix", user)) => format!("unix-user:{user}"),
-        Some(("oidc", job)) => format!("oidc:{}", job.split(':').next().unwrap_or(job)),
-        _ => caller.to_owned(),
-    };
-    format!("an operator can add it to agent.toml: [[grant]] to = \"{to}\", apps = [\"{app}\"], actions = [\"{right}\"]{more}")
-}
-
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -336,7 +331,7 @@ const CHALLENGES: [&str; 2] = ["Agent-Signature namespace=\"release-agent.v1\"",
 
 /// After how many seconds it is worth asking again, where that alone may help (RFC 9110, section 10.2.3).
 fn retry_after(code: &str) -> Option<u32> {
-    [(Code::QueueFull, 30), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60), (Code::NoKeys, 10)]
+    [(Code::QueueFull, 30), (Code::TooOften, 60), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60), (Code::NoKeys, 10)]
         .into_iter()
         .find_map(|(known, seconds)| (known.word() == code).then_some(seconds))
 }
@@ -377,8 +372,11 @@ impl From<Refusal> for Refused {
         let detail = refusal.to_string();
         let (code, hint) = match refusal {
             Refusal::NotAllowed { caller, right, app } => (Code::NotAllowed, Some(missing_grant(&caller, app.as_str(), right))),
+            Refusal::Untrusted { .. } => (Code::NotAllowed, Some("ask again with a key or a job that is trusted".to_owned())),
             Refusal::Locked(_) => (Code::Locked, Some("agentctl unlock ends it, for those who may".to_owned())),
             Refusal::Busy(run) => (Code::Busy, Some(format!("follow it: agentctl logs -f {run}"))),
+            Refusal::TooManyWait(_) => (Code::QueueFull, Some("wait for them, or cancel some: agentctl status shows them".to_owned())),
+            Refusal::TooOften(_) => (Code::TooOften, Some("ask again in a minute".to_owned())),
             Refusal::QueueFull => (Code::QueueFull, Some("agentctl status shows what waits".to_owned())),
             Refusal::Stuck(run) => {
                 (Code::Stuck, Some(format!("read what happened (agentctl logs {run}), then agentctl activate a release that works")))

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 
+use super::lines::StrictLines;
 use super::stopped;
 
 /// How long a client may take to send its headers, or to begin the next request on the same connection.
@@ -38,7 +39,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
         .max_buf_size(MOST_HEADER_BYTES)
         .max_headers(MOST_HEADERS)
         .half_close(true);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(StrictLines::new(stream)), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -5,6 +5,7 @@ mod auth;
 mod connection;
 mod events;
 mod hints;
+mod lines;
 mod long;
 pub(crate) mod network;
 mod rights;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::engine::Engines;
+use crate::engine::{Engines, Rights};
 use crate::settings::watch::InForce;
 
 pub(crate) use socket::{BindError, ControlSocket, serve};
@@ -38,6 +39,11 @@ impl House {
     pub(crate) fn new(engines: Arc<Engines>, settings: InForce) -> Self {
         Self { engines, settings, tokens: auth::token::Tokens::default() }
     }
+}
+
+/// Who judges the callers of runs again when their turn has come.
+pub(crate) fn rights_of(settings: InForce) -> Arc<dyn Rights> {
+    Arc::new(auth::again::InForceRights(settings))
 }
 
 /// Waits until the agent stops.

@@ -20,14 +20,19 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::connection::{self, Seats};
+use super::seldom::Seldom;
 use super::socket::BindError;
 use super::{House, auth, routes, stopped};
 use crate::settings::watch::InForce;
 
 /// The most connections at a time.
 const MOST_CONNECTIONS: usize = 512;
-/// The most of them from one address, or from one network of IPv6, so that nobody shuts the others out.
+/// The most of them from one address, or from the 64 bits of IPv6 that one network has, so that nobody shuts the others out.
 const MOST_OF_ONE: usize = 128;
+/// The most of them from the 48 bits of IPv6 that one site has (RFC 6177): it has 65,536 networks.
+const MOST_OF_A_SITE: usize = 256;
+/// The most of them from an address of `proxies`: whoever comes by it is many.
+const MOST_OF_A_PROXY: usize = 448;
 /// The most handshakes at a time; each costs a signature.
 const MOST_HANDSHAKES: usize = 64;
 /// How long a handshake may take.
@@ -86,7 +91,8 @@ struct Hall {
     router: axum::Router,
     places: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
-    seats: Seats<IpAddr>,
+    seats: Seats<Network>,
+    settings: InForce,
 }
 
 /// Serves until `stop` says so. Addresses that the settings gain or lose while the agent runs are taken up and given up.
@@ -100,6 +106,7 @@ pub(crate) async fn serve(bound: Bound, house: House, mut stop: watch::Receiver<
         places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         handshakes: Arc::new(Semaphore::new(MOST_HANDSHAKES)),
         seats: Seats::default(),
+        settings: house.settings.clone(),
     };
     let stopping = stop.clone();
     let begin = |listener: TcpListener| -> JoinHandle<()> { tokio::spawn(accept(listener, hall.clone(), stopping.clone())) };
@@ -155,20 +162,28 @@ async fn accept(listener: TcpListener, hall: Hall, stop: watch::Receiver<bool>) 
             Ok(accepted) => accepted,
             Err(err) => {
                 // Out of descriptors: those that are in use will come back.
-                tracing::warn!("a connection could not be accepted: {err}");
+                static UNACCEPTED: Seldom = Seldom::new();
+                if let Some(untold) = UNACCEPTED.tells() {
+                    tracing::warn!(untold, "a connection could not be accepted: {err}");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         // Without a word: a stranger is owed none before the handshake, and a handshake is what is short.
-        let (Ok(place), Some(seat)) = (hall.places.clone().try_acquire_owned(), hall.seats.take(network_of(address.ip()), MOST_OF_ONE))
-        else {
-            tracing::debug!("a connection from {address} is turned away: too many are open");
+        let proxies = hall.settings.settings().agent.https.as_ref().map(|https| https.proxies.clone()).unwrap_or_default();
+        let seats: Option<Vec<_>> =
+            seats_of(address.ip(), &proxies).into_iter().map(|(network, most)| hall.seats.take(network, most)).collect();
+        let (Ok(place), Some(seats)) = (hall.places.clone().try_acquire_owned(), seats) else {
+            static SHUT_OUT: Seldom = Seldom::new();
+            if let Some(untold) = SHUT_OUT.tells() {
+                tracing::warn!(untold, "a connection from {address} is turned away: too many are open, in all or from there");
+            }
             continue;
         };
         let (hall, stop) = (hall.clone(), stop.clone());
         tokio::spawn(async move {
-            let (_place, _seat) = (place, seat);
+            let (_place, _seats) = (place, seats);
             welcome(stream, address, hall, stop).await;
         });
     }
@@ -190,13 +205,46 @@ async fn welcome(stream: TcpStream, address: SocketAddr, hall: Hall, stop: watch
     }
 }
 
-/// Whom a seat belongs to: an address, or the 64 bits of IPv6 that one subscriber has (RFC 6177).
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+/// Whom a seat belongs to: an address, or the first bits of one.
+type Network = (IpAddr, u8);
+
+/// The seats that a connection takes, each with the most that its network may have.
+fn seats_of(address: IpAddr, proxies: &[IpAddr]) -> Vec<(Network, usize)> {
+    let address = address.to_canonical();
+    if proxies.iter().any(|proxy| proxy.to_canonical() == address) {
+        return vec![((address, 128), MOST_OF_A_PROXY)];
+    }
+    match address {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+            let network = |d: u16, bits| (IpAddr::from([a, b, c, d, 0, 0, 0, 0]), bits);
+            vec![(network(d, 64), MOST_OF_ONE), (network(0, 48), MOST_OF_A_SITE)]
         }
-        address => address,
+        address => vec![((address, 32), MOST_OF_ONE)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_site_of_ipv6_cannot_take_every_seat_and_a_proxy_has_more_than_others() {
+        let seats = Seats::default();
+        let open = |address: String, proxies: &[IpAddr]| {
+            let address = address.parse().unwrap();
+            seats_of(address, proxies).into_iter().map(|(network, most)| seats.take(network, most)).collect::<Option<Vec<_>>>()
+        };
+        // Every connection from another network of the same site.
+        let held: Vec<_> = (0..MOST_CONNECTIONS).filter_map(|n| open(format!("2001:db8:1:{n:x}::1"), &[])).collect();
+        assert_eq!(held.len(), MOST_OF_A_SITE);
+        let one: Vec<_> = (0..MOST_CONNECTIONS).filter_map(|n| open(format!("2001:db8:2:7::{n:x}"), &[])).collect();
+        assert_eq!(one.len(), MOST_OF_ONE);
+        assert!(open("2001:db8:2:8::1".to_owned(), &[]).is_some(), "another network of that site has room");
+        let proxy: IpAddr = "10.0.0.5".parse().unwrap();
+        let by_proxy: Vec<_> = (0..MOST_CONNECTIONS).filter_map(|_| open("::ffff:10.0.0.5".to_owned(), &[proxy])).collect();
+        assert_eq!(by_proxy.len(), MOST_OF_A_PROXY);
+        drop(held);
+        assert!(open("2001:db8:1:ffff::1".to_owned(), &[]).is_some(), "seats are free again");
     }
 }

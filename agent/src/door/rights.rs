@@ -1,10 +1,13 @@
 //! Who may do what: told to whoever asks about themselves, and to whoever looks the whole set-up over.
 
+use std::path::Path;
+
 use agent_model::grant::{Caller, Downgrade, Grant, KeyKinds, Principal, Scope};
 use agent_wire::view::{Finding, GrantView, Level, Whoami};
 use chrono::{DateTime, Utc};
 
 use crate::settings::https::Material;
+use crate::settings::trusted::{self, Open};
 use crate::settings::{Agent, Settings};
 
 /// How long before its end a certificate is worth a word: ACME clients renew at a third of 90 days.
@@ -131,6 +134,12 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
         find("certificate", Level::Warning, text, Some("clients that ask for the host by that name will not trust it"));
     }
     findings
+}
+
+/// Which files of the configuration others than root and the agent can change.
+pub(super) fn open_files(config_dir: &Path, settings: &Settings) -> Vec<Finding> {
+    let finding = |open: Open| Finding { app: None, what: "files".to_owned(), level: Level::Error, text: open.says, cure: Some(open.cure) };
+    trusted::look(config_dir, settings).into_iter().map(finding).collect()
 }
 
 const NO_HTTPS: &str = "set [https] in agent.toml";

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use agent_model::grant::{Authorised, Caller, authorise};
 use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
 use agent_model::request::Right;
+use agent_wire::form::Form;
+use agent_wire::sshsig::NAMESPACE;
 use agent_wire::{EVENTS_TYPE, view};
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -22,6 +24,7 @@ use super::auth::{self, Known, ticket};
 use super::long::WhileThere;
 use super::take::{Acting, take};
 use super::{House, events, hints, long, rights};
+use crate::engine::journal::Evidence;
 use crate::engine::{AppEngine, NotTaken};
 use crate::report::metrics;
 use crate::tools::Cancel;
@@ -59,6 +62,7 @@ fn reading() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/v1/runs", get(runs)),
         ("/v1/runs/{run}", get(run)),
         ("/v1/runs/{run}/events", get(run_events)),
+        ("/v1/runs/{run}/evidence", get(run_evidence)),
         ("/v1/doctor", get(doctor)),
         ("/v1/whoami", get(whoami)),
         ("/healthz", get(healthz)),
@@ -281,6 +285,14 @@ fn by_ticket(shared: &Shared, token: &str, run: &str) -> Result<(RunId, view::Ru
         return Err(Refused::no_ticket());
     }
     let known = journal.run(run).map_err(NotTaken::from)?.ok_or(NotTaken::NoRun(run))?;
+    let now = Utc::now();
+    if known.ended.is_some_and(|ended| ticket::is_over(ended, now.max(journal.newest()))) {
+        return Err(Refused::no_ticket());
+    }
+    // A token is worth no more than the key that it was given for.
+    let proof = journal.proof(run).map_err(NotTaken::from)?.unwrap_or_default();
+    let app: AppName = known.app.parse()?;
+    auth::again::caller(&proof, &known.caller, &app, &shared.house.settings, now).map_err(|_| Refused::no_ticket())?;
     Ok((run, known))
 }
 
@@ -296,6 +308,36 @@ impl<S: Send + Sync> FromRequestParts<S> for FollowedBy {
 
 async fn run(State(shared): State<Shared>, Known(caller): Known, Named(run): Named<String>) -> Result<Json<view::Run>, Refused> {
     blocking(move || readable(&shared, &caller, &run).map(|(_, run)| Json(run))).await
+}
+
+async fn run_evidence(
+    State(shared): State<Shared>,
+    Known(caller): Known,
+    Named(run): Named<String>,
+) -> Result<Json<view::Evidence>, Refused> {
+    blocking(move || {
+        let (run, known) = readable(&shared, &caller, &run)?;
+        let Evidence { text, signatures, keys } =
+            shared.house.engines.journal().evidence(run).map_err(NotTaken::from)?.ok_or(NotTaken::NoRun(run))?;
+        // Another host that it names would still take it: then it is nobody's to have but the one who signed.
+        let form = Form::parse(&text).ok();
+        let until = form.filter(|form| form.aud.as_ref().is_some_and(|hosts| hosts.len() > 1)).and_then(|form| form.exp);
+        let until = until.map(|exp| exp.saturating_add(agent_wire::form::CLOCK_SKEW));
+        if let Some(left) = until.and_then(|until| until.checked_sub(u64::try_from(Utc::now().timestamp()).unwrap_or_default())) {
+            return Err(Refused::good_elsewhere(left));
+        }
+        Ok(Json(view::Evidence {
+            run: run.0,
+            caller: known.caller,
+            accepted: known.accepted,
+            request: text,
+            signatures,
+            keys,
+            namespace: NAMESPACE.to_owned(),
+            allowed_signers: shared.house.settings.allowed_signers().display().to_string(),
+        }))
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -388,6 +430,7 @@ async fn doctor(
         if query.app.is_none() && all {
             let newest = shared.house.engines.journal().newest();
             findings.extend(rights::findings(&settings, &shared.house.settings.material(), newest, Utc::now()));
+            findings.extend(rights::open_files(shared.house.settings.config_dir(), &settings));
         }
         findings.sort_by_key(|finding| finding.level);
         Ok(Json(view::Doctor { findings }))

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::answer::Refused;
 use super::connection::{self, MOST_HEADER_BYTES, Seats};
+use super::seldom::Seldom;
 use super::{House, auth, routes, stopped};
 
 /// The most connections at a time.
@@ -25,6 +26,9 @@ const MOST_CONNECTIONS: usize = 256;
 const MOST_OF_ONE: usize = 64;
 /// The most that are told why they are turned away, at a time; the others are only turned away.
 const MOST_ON_THE_WAY_OUT: usize = 32;
+
+/// Whoever connects too often decides how many of these lines there would be.
+static SHUT_OUT: Seldom = Seldom::new();
 
 /// Why the socket could not be bound.
 #[derive(Debug, Error)]
@@ -149,13 +153,18 @@ pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::
             Ok((stream, _)) => stream,
             Err(err) => {
                 // Out of descriptors: those that are in use will come back.
-                tracing::warn!("a connection could not be accepted: {err}");
+                static UNACCEPTED: Seldom = Seldom::new();
+                if let Some(untold) = UNACCEPTED.tells() {
+                    tracing::warn!(untold, "a connection could not be accepted: {err}");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!("{MOST_CONNECTIONS} connections are open; one more is turned away");
+            if let Some(untold) = SHUT_OUT.tells() {
+                tracing::warn!(untold, "{MOST_CONNECTIONS} connections are open; one more is turned away");
+            }
             away(stream, format!("there are {MOST_CONNECTIONS}"));
             continue;
         };
@@ -163,7 +172,9 @@ pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::
         let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
         let most = if uid == 0 || uid == geteuid().as_raw() { usize::MAX } else { MOST_OF_ONE };
         let Some(seat) = seats.take(uid, most) else {
-            tracing::warn!("one user has {MOST_OF_ONE} connections open; one more is turned away");
+            if let Some(untold) = SHUT_OUT.tells() {
+                tracing::warn!(untold, uid, "one user has {MOST_OF_ONE} connections open; one more is turned away");
+            }
             away(stream, format!("you have {MOST_OF_ONE}"));
             continue;
         };
@@ -174,7 +185,10 @@ pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::
             let router = match auth::peer::of(&stream) {
                 Ok(caller) => router.layer(axum::Extension(auth::Peer::Local(caller))),
                 Err(err) => {
-                    tracing::warn!("nobody knows who connected: {err}");
+                    static UNKNOWN: Seldom = Seldom::new();
+                    if let Some(untold) = UNKNOWN.tells() {
+                        tracing::warn!(untold, "nobody knows who connected: {err}");
+                    }
                     routes::nobody(&format!("nobody knows who asks: {err}"))
                 }
             };

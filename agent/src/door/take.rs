@@ -21,6 +21,7 @@ use super::auth::{Peer, signed, ticket};
 use super::routes::{Shared, blocking};
 use super::seldom::Seldom;
 use crate::engine::Accepted;
+use crate::engine::journal::Evidence;
 use crate::trust::Job;
 use crate::work::chain;
 
@@ -32,6 +33,14 @@ pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Acting {
     pub(super) shared: Shared,
     pub(super) reading: Router,
+}
+
+/// Who asks, and what proved it.
+struct Asker {
+    caller: Caller,
+    /// The job that an ID token speaks for.
+    job: Option<Job>,
+    evidence: Evidence,
 }
 
 pub(super) async fn take(
@@ -49,13 +58,13 @@ pub(super) async fn take(
         return Err(Refused::encoded());
     }
     let body = whole(body, MOST_REQUEST_BYTES).await?;
-    let (caller, job) = match &peer {
-        Peer::Local(caller) => (caller.clone(), None),
+    let Asker { caller, job, evidence } = match &peer {
+        Peer::Local(caller) => Asker { caller: caller.clone(), job: None, evidence: Evidence::default() },
         Peer::Network => caller_on_the_network(&shared, &headers, &body).await?,
     };
     // Who asks is known, and only now what: step 6.
     let text = std::str::from_utf8(&body).map_err(|_| Refused::malformed("the request is not UTF-8"))?.to_owned();
-    let form: Form = serde_json::from_str(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
+    let form = Form::parse(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
     let addressed = form.aud.is_some() || form.iat.is_some() || form.exp.is_some();
     if addressed || matches!(peer, Peer::Network) {
         signed::envelope(&form, &shared.house, Utc::now())?;
@@ -68,7 +77,8 @@ pub(super) async fn take(
     if let Some(job) = &job {
         token::judge(job, &form, &request.act, shared.house.engines.journal().memory())?;
     }
-    let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &text)?)).await?;
+    let evidence = Evidence { text, ..evidence };
+    let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &evidence)?)).await?;
     let (status, run) = match accepted {
         Accepted::New(run) => (StatusCode::ACCEPTED, run),
         Accepted::Before(run) => (StatusCode::OK, run),
@@ -80,7 +90,7 @@ pub(super) async fn take(
 
 /// Steps 1 to 5, or an ID token, with the job that it speaks for. Whatever is wrong, the answer is the same; but nobody is told to be unknown while the
 /// keys of an issuer are.
-async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<(Caller, Option<Job>), Refused> {
+async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<Asker, Refused> {
     let house = &shared.house;
     let refused = |why: &dyn std::error::Error| {
         static UNPROVEN: Seldom = Seldom::new();
@@ -91,13 +101,13 @@ async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Byte
     };
     if headers.contains_key(header::AUTHORIZATION) && !headers.contains_key(SIGNATURE_HEADER) {
         return match token::caller(house, headers, body, Utc::now()).await {
-            Ok((caller, job)) => Ok((caller, Some(job))),
+            Ok((caller, job)) => Ok(Asker { caller, job: Some(job), evidence: Evidence::default() }),
             Err(why @ Unproven::NoKeys(_)) => Err(Refused::no_keys(&why)),
             Err(why) => Err(refused(&why)),
         };
     }
-    let caller = signed::caller(headers, body, &house.settings.material(), Utc::now()).map_err(|why| refused(&why))?;
-    Ok((caller, None))
+    let (caller, evidence) = signed::caller(headers, body, &house.settings.material(), Utc::now()).map_err(|why| refused(&why))?;
+    Ok(Asker { caller, job: None, evidence })
 }
 
 /// Answers a signed request to read as the address itself would have answered the same caller.

@@ -4,12 +4,15 @@
 //! the next mark to be durable ([`Journal::say`]). Readers have a connection of their own, and wait on a bell.
 
 mod check;
+mod connection;
 mod error;
+mod evidence;
 pub(crate) mod outbox;
 mod pen;
 mod reading;
 mod schema;
 mod sound;
+mod spent;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,14 +28,16 @@ use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::CLOCK_SKEW;
 use chrono::{DateTime, Utc};
 use nix::fcntl::Flock;
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
 pub(crate) use check::Checked;
 pub(crate) use error::JournalError;
+pub(crate) use evidence::{Evidence, Proof};
 
 use crate::site::hold_for_good;
+use connection::{connect, wait_for_others};
+use evidence::Entry;
 use pen::{Pen, Sheet, Weight};
 pub(crate) use reading::Page;
 use sound::Verdict;
@@ -47,8 +52,10 @@ pub(crate) struct Asked<'a> {
     pub of: Option<&'a str>,
     /// Who asks.
     pub caller: &'a str,
-    /// The form, as it came.
-    pub form: &'a str,
+    /// The form, as it came, and what proves whose it is.
+    pub evidence: &'a Evidence,
+    /// The caller, as it can be judged again.
+    pub proof: Option<&'a str>,
     /// The patterns of refs that the caller's grant is narrowed to.
     pub refs: Option<&'a [String]>,
     /// From where the caller may go back.
@@ -57,10 +64,21 @@ pub(crate) struct Asked<'a> {
     pub nonce: &'a str,
     /// The ID token that speaks for the caller: it starts one run at the most.
     pub token: Option<&'a str>,
+    /// Whether there is a limit to how much of the agent the caller may have.
+    pub limit: Limit,
     /// Whether the run waits for its turn; else it ends where it is taken.
     pub takes_turns: bool,
     /// The commit to be released, where it is only taken when nobody has asked for that commit yet.
     pub first_for: Option<&'a CommitId>,
+}
+
+/// Whether a caller is held to a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The agent's own user, root, and the agent itself.
+    None,
+    /// Everybody else.
+    Share,
 }
 
 /// What became of a request.
@@ -95,6 +113,8 @@ pub(crate) struct Due {
     pub refs: Option<Vec<String>>,
     /// From where the caller may go back.
     pub back: Back,
+    /// How the caller was known.
+    pub proof: Proof,
     /// Whether it has begun.
     pub begun: bool,
 }
@@ -280,7 +300,7 @@ impl Journal {
         // There may be room again since it was given back.
         self.pen.keep_reserve();
         self.write(Weight::Mark, |tx| {
-            if let Some(before) = before(tx, asked.nonce, asked.form, asked.caller)? {
+            if let Some(before) = before(tx, asked.nonce, &asked.evidence.text, asked.caller)? {
                 return Ok(before);
             }
             if let Some(token) = asked.token
@@ -296,6 +316,14 @@ impl Journal {
                     return Ok(Taken::AskedBefore);
                 }
             }
+            if asked.limit == Limit::Share
+                && let Err(refusal) = spent::share(tx, asked.caller)?.admit(asked.caller)
+            {
+                return Ok(Taken::Refused(refusal));
+            }
+            if !asked.takes_turns {
+                spent::forget_spot(tx, asked.app)?;
+            }
             let standing = standing(tx, asked.app)?;
             let (running, waiting): (_, Vec<RunId>) = (standing.running, standing.waiting.iter().map(|(run, _)| *run).collect());
             let admission = match admit(standing) {
@@ -309,21 +337,28 @@ impl Journal {
                 insert(tx, run, now, &end)?;
             }
             let refs = asked.refs.map(|refs| serde_json::json!(refs).to_string());
+            let Evidence { text, signatures, keys } = asked.evidence;
+            let signatures = (!signatures.is_empty()).then(|| serde_json::json!(signatures).to_string());
+            let keys = (!keys.is_empty()).then(|| keys.join(" "));
             tx.prepare_cached(
-                "INSERT INTO run (app, action, of, caller, form, refs, back, nonce, token, accepted, turns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run (app, action, of, caller, form, refs, back, nonce, token, accepted, turns, proof, signatures, keys)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 asked.app.as_str(),
                 asked.action,
                 asked.of,
                 asked.caller,
-                asked.form,
+                text,
                 refs,
                 back_text(asked.back),
                 asked.nonce,
                 asked.token,
                 now.timestamp_millis(),
-                asked.takes_turns
+                asked.takes_turns,
+                asked.proof,
+                signatures,
+                keys
             ])?;
             let run = RunId(u64::try_from(tx.last_insert_rowid()).unwrap_or_default());
             let accepted = What::Accepted {
@@ -413,52 +448,6 @@ impl Journal {
     }
 }
 
-/// How long the journal may be locked by another program, a backup or somebody with sqlite3, until the agent gives up. Looked at so often.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// Waits for another program that has locked the journal; says so after a second.
-fn wait_for_others(looks: i32) -> bool {
-    let waited = LOOK * u32::try_from(looks).unwrap_or_default();
-    if waited == std::time::Duration::from_secs(1) {
-        tracing::warn!(
-            "another program has locked the journal (fuser -v journal.db names it): the agent waits {} s at the most",
-            PATIENCE.as_secs()
-        );
-    }
-    std::thread::sleep(LOOK);
-    waited < PATIENCE
-}
-
-/// A connection keeps so many KiB of pages at the most, as SQLite has it (a negative number): it would keep them for good.
-const CACHE: i32 = -1024;
-/// More than there are different ones, so that none is made twice.
-const STATEMENTS: usize = 64;
-
-/// A connection to the file, for whoever asks the same again and again.
-fn connection_to(path: &Path) -> Result<Connection, JournalError> {
-    let connection = Connection::open(path)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    // What is planned for certain values is planned anew for others, which costs more than what it is for (the query planner stability guarantee,
-    // sqlite.org/queryplanner-ng.html).
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.pragma_update(None, "cache_size", CACHE)?;
-    Ok(connection)
-}
-
-/// The two connections to the file, and what the journal says of itself.
-fn connect(path: &Path) -> Result<(Connection, Connection, schema::About), JournalError> {
-    let mut writer = connection_to(path)?;
-    writer.busy_handler(Some(wait_for_others))?;
-    writer.pragma_update(None, "journal_mode", "wal")?;
-    writer.pragma_update(None, "foreign_keys", "on")?;
-    let about = schema::bring_up(&mut writer, path)?;
-    let reader = connection_to(path)?;
-    reader.pragma_update(None, "query_only", "on")?;
-    reader.busy_timeout(std::time::Duration::from_secs(5))?;
-    Ok((writer, reader, about))
-}
-
 fn moment(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
@@ -473,7 +462,8 @@ fn before(connection: &Connection, nonce: &str, form: &str, caller: &str) -> Res
 /// Whether any run of an app was ever asked to release or stage a commit, whatever became of it. A release's name ends with the first digits of its commit.
 fn was_asked_for(connection: &Connection, app: &AppName, commit: &CommitId) -> Result<bool, rusqlite::Error> {
     let mut query = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action IN ('release', 'stage') AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))",
+        "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action IN ('release', 'stage') AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))
+            OR EXISTS (SELECT 1 FROM past WHERE app = ?1 AND commit_id IN (?2, ?3))",
     )?;
     query.query_row(params![app.as_str(), commit.as_str(), commit.short()], |row| row.get(0))
 }
@@ -559,7 +549,10 @@ fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<
         What::Planned { .. } => set("begun", &at),
         What::StepStarted { step } => set("step", step),
         What::StepFailed { step, .. } => set("step", step),
-        What::Resolved { release, .. } => set("release", release),
+        What::Resolved { commit, release, .. } => {
+            set("commit_id", commit)?;
+            set("release", release)
+        }
         What::CancelAsked { .. } => set(Stands::CancelAsked.column(), &at),
         What::Exposed { .. } => set(Stands::Exposed.column(), &at),
         What::Ended { outcome, .. } => {
@@ -567,10 +560,18 @@ fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<
             if matches!(outcome, OutcomeWord::Live | OutcomeWord::Done) {
                 set("step", &rusqlite::types::Null)?;
             }
-            set("ended", &at)
+            set("ended", &at)?;
+            tell(tx, run)
         }
+        What::Accepted { .. } => tell(tx, run),
         _ => Ok(()),
     }
+}
+
+/// Has the system log told of a run, once this is written.
+fn tell(tx: &Sheet<'_>, run: RunId) -> Result<(), JournalError> {
+    tx.entries.borrow_mut().extend(Entry::of(tx, run)?);
+    Ok(())
 }
 
 /// The word for an outcome that the model decided.

@@ -15,7 +15,7 @@ use agent_wire::event::Stream;
 use agent_wire::form::{BadForm, Form};
 use thiserror::Error;
 
-use super::journal::JournalError;
+use super::journal::{Evidence, JournalError};
 use super::{Accepted, AppEngine, NotTaken, locked};
 use crate::site::SiteError;
 use crate::tools::git::{Git, GitError};
@@ -230,7 +230,8 @@ impl AppEngine {
             ..Form::new(self.name.as_str(), Right::Release, nonce()?)
         };
         let text = serde_json::to_string(&form)?;
-        match self.take(&authorised, &Request::try_from(&form)?, &form, &text) {
+        let evidence = Evidence { text, ..Evidence::default() };
+        match self.take(&authorised, &Request::try_from(&form)?, &form, &evidence) {
             Ok(accepted) => Ok(Looked::Took(accepted, tip)),
             // Somebody has asked while the repository was.
             Err(NotTaken::AskedBefore) => Ok(Looked::Nothing),

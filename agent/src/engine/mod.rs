@@ -4,8 +4,10 @@ mod doctor;
 mod fsck;
 pub(crate) mod journal;
 mod look;
+mod memory;
 mod plan;
 mod replay;
+mod rights;
 mod telling;
 mod views;
 mod worker;
@@ -31,11 +33,12 @@ use crate::settings::{App, Settings};
 use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
-use journal::{Asked, Journal, JournalError, Stands, Taken};
+use journal::{Asked, Evidence, Journal, JournalError, Limit, Stands, Taken};
 use look::Looker;
 use worker::Worker;
 
 pub(crate) use look::Heard;
+pub(crate) use rights::Rights;
 
 /// Why a request was not taken.
 #[derive(Debug, Error)]
@@ -139,6 +142,7 @@ pub(crate) struct AppEngine {
     poke: Mutex<Option<Sender<()>>>,
     phase: Mutex<Phase>,
     looker: Looker,
+    rights: Arc<dyn Rights>,
 }
 
 /// Whether an app's thread takes up what is due.
@@ -247,22 +251,18 @@ impl AppEngine {
     }
 
     /// Takes a request: from here on it has a number, and will end.
-    pub(crate) fn take(&self, authorised: &Authorised, request: &Request, form: &Form, text: &str) -> Result<Accepted, NotTaken> {
+    pub(crate) fn take(&self, authorised: &Authorised, request: &Request, form: &Form, evidence: &Evidence) -> Result<Accepted, NotTaken> {
         let caller = authorised.caller().to_string();
         if let Err(refused) = self.refuse_what_cannot_be_meant(&request.act) {
             // What was taken once keeps its answer, though it could not be asked anew: the run to cancel is over, the release to activate is pruned.
-            return match self.journal.asked_before(&form.nonce, text, &caller)? {
+            return match self.journal.asked_before(&form.nonce, &evidence.text, &caller)? {
                 Some(Taken::Before(run)) => Ok(Accepted::Before(run)),
                 Some(Taken::NonceReused) => Err(NotTaken::NonceReused),
                 _ => Err(refused),
             };
         }
-        if let Act::Release { via: Some(via), .. } | Act::Stage { via: Some(via), .. } = &request.act
-            && !authorised.allows_ref(via)
-        {
-            let refs = authorised.refs().unwrap_or_default().iter().map(|pattern| pattern.as_str().to_owned()).collect();
-            return Err(NotTaken::RefNotGranted { caller, reference: via.clone(), refs });
-        }
+        rights::allows_the_ref(authorised, &request.act)?;
+        let proof = self.rights.remember(authorised.caller());
         let of = form
             .revision
             .clone()
@@ -286,11 +286,13 @@ impl AppEngine {
             action: request.act.right().word(),
             of: of.as_deref(),
             caller: &caller,
-            form: text,
+            evidence,
+            proof: proof.as_deref(),
             refs: refs.as_deref(),
             back: authorised.back(),
             nonce: &form.nonce,
             token: token.as_deref(),
+            limit: if authorised.caller().has_no_limit() { Limit::None } else { Limit::Share },
             takes_turns: request.act.takes_turns(),
             first_for: first_for.as_ref(),
         };
@@ -304,6 +306,7 @@ impl AppEngine {
         match taken {
             Taken::New(run) => {
                 faults::at("accepted");
+                self.remember(run, evidence, token.as_deref());
                 if request.act.takes_turns() {
                     self.poke();
                 } else {
@@ -427,6 +430,7 @@ fn previous(journal: &Journal, site: &Site, app: &AppName, live: Option<&Release
 /// The engines of all apps.
 pub(crate) struct Engines {
     journal: Arc<Journal>,
+    rights: Arc<dyn Rights>,
     apps: RwLock<BTreeMap<AppName, Running>>,
     /// Engines of apps that were removed, until their last run has ended.
     leaving: Mutex<Vec<Running>>,
@@ -452,8 +456,8 @@ pub(crate) struct NotStarted {
 
 impl Engines {
     /// No engine yet. A journal that fails in the middle of a run is told through `failed`: the agent must stop then, and start again.
-    pub(crate) fn new(journal: Arc<Journal>, failed: tokio::sync::mpsc::UnboundedSender<JournalError>) -> Self {
-        Self { journal, apps: RwLock::default(), leaving: Mutex::default(), draining: AtomicBool::new(false), failed }
+    pub(crate) fn new(journal: Arc<Journal>, rights: Arc<dyn Rights>, failed: tokio::sync::mpsc::UnboundedSender<JournalError>) -> Self {
+        Self { journal, rights, apps: RwLock::default(), leaving: Mutex::default(), draining: AtomicBool::new(false), failed }
     }
 
     /// The journal.
@@ -520,6 +524,7 @@ impl Engines {
             poke: Mutex::new(Some(poke)),
             phase: Mutex::new(Phase::Working),
             looker: Looker::default(),
+            rights: self.rights.clone(),
         });
         let worker = Worker { engine: engine.clone(), lock, pokes };
         // Before anybody can ask for anything new.

@@ -65,7 +65,10 @@ impl Worker {
                 return Ok(());
             }
             match self.engine.journal.due(&self.engine.name)?.first() {
-                Some(due) => self.carry_out(due)?,
+                Some(due) => {
+                    self.carry_out(due)?;
+                    self.engine.forget_old_runs()?;
+                }
                 // An error means that nobody can poke any more: the agent is going down.
                 None if self.pokes.recv().is_err() => return Ok(()),
                 None => {}
@@ -188,6 +191,7 @@ impl Worker {
         // What stands in the way before the first step fails the first step, in the same words and with the same end.
         let mut obstacle = None;
         let mut chosen: Option<Result<ReleaseName, Failure>> = None;
+        let mut again = None;
         let live = engine.site.live().unwrap_or_else(|err| {
             obstacle = Some(Failure::from(err));
             None
@@ -221,16 +225,24 @@ impl Worker {
                 standing.may_begin(&request).map_err(|refusal| Failure::new(format!("while it waited for its turn: {refusal}")))
             });
             obstacle = obstacle.or(refused.err());
+            // The keys and the grants may be others than when it was taken.
+            match engine.may_still(due, &request) {
+                Ok(authorised) => again = authorised,
+                Err(failure) => obstacle = obstacle.or(Some(failure)),
+            }
             let natures = plan.steps().map(|card| card.nature).collect();
             Replayed { run: Run::new(plan.aim, natures), steps: plan.steps().map(|card| card.step).collect(), former: live, target: None }
         };
-        let refs = due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect::<Vec<RefPattern>>());
+        let (refs, back) = match again {
+            Some(authorised) => (authorised.refs().map(<[RefPattern]>::to_vec), authorised.back().clone()),
+            None => (due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect()), due.back.clone()),
+        };
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.clone().unwrap_or_default()).collect();
         engine.site.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
         let hands = self.hands(&app, &env);
-        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &due.back, &telling, &cancel, &marker, &hands, &env);
+        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &back, &telling, &cancel, &marker, &hands, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
         if act == Act::Mend {
             cx.served = journal.ever_live(&engine.name)?;
@@ -307,7 +319,7 @@ pub(super) fn draw(brief: &Brief<'_>) -> Plan {
 }
 
 fn request_of(due: &Due) -> Option<Request> {
-    let form: Form = serde_json::from_str(&due.form).ok()?;
+    let form = Form::parse(&due.form).ok()?;
     Request::try_from(&form).ok()
 }
 

@@ -1,13 +1,14 @@
 //! `agent.toml`: who may ask for what, and the agent's own ways.
 
 use std::path::Path;
+use std::time::Duration;
 
 use agent_model::grant::{Downgrade, Grant, KeyKinds, Principal, RefPattern, Scope};
 use agent_model::names::AppName;
 use agent_model::request::Right;
 use agent_wire::sshsig::MOST_SIGNATURES;
 
-use super::kinds::{integer, one_of, parsed, some_list, switch, text, texts_by_name, timeout};
+use super::kinds::{duration, integer, one_of, parsed, some_list, switch, text, texts_by_name, timeout};
 use super::reader::{self, Section, Value, nearest, shown};
 use super::{Agent, Complaint, Executor, defaults, https, issuer};
 
@@ -25,9 +26,14 @@ pub(super) fn read(top: &Section<'_>) -> Option<Agent> {
         socket_group: top.get("socket_group", parsed(parse_group)),
         drain_timeout: top.get("drain_timeout", timeout).unwrap_or(defaults::DRAIN_TIMEOUT),
         executor: top.get("executor", one_of(&[("direct", Executor::Direct), ("units", Executor::Units)])).unwrap_or(Executor::Direct),
+        keep_runs: top.table("journal").and_then(|section| section.get("keep", duration(LEAST_KEPT..=MOST_KEPT))),
         https: top.table("https").and_then(|section| https::read(&section)),
     })
 }
+
+/// For how long runs may be kept: a day at least, for what was asked a moment ago is still looked up.
+const LEAST_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const MOST_KEPT: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
 fn grant(section: &Section<'_>, issuers: &issuer::Kinds) -> Option<Grant> {
     let to = section.need("to", principals);

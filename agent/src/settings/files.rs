@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_model::names::AppName;
 
 use super::secrets::{read_hints, read_secrets, read_text};
+use super::trusted::{refuse_open_directories, refuse_writable};
 use super::{App, Complaint, Executor, Settings, agent, app, defaults, reader};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
@@ -48,7 +48,7 @@ pub(crate) fn directory(given: Option<&Path>, whose: Whose, env: impl Fn(&str) -
 
 /// Reads everything in `config_dir`; every complaint of every file when there is any. A file or directory that is not there sets nothing.
 pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
-    let mut complaints = Vec::new();
+    let mut complaints = refuse_open_directories(config_dir);
     let agent_file = config_dir.join("agent.toml");
     let agent_text = read_if_there(&agent_file).unwrap_or_else(|complaint| {
         complaints.push(*complaint);
@@ -84,7 +84,9 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
         Some(agent) if complaints.is_empty() => {
             let key = agent.https.as_ref().and_then(|https| https.key_file(config_dir));
             let hidden: Vec<PathBuf> = hidden(config_dir, &read).into_iter().chain(key).collect();
-            read.iter_mut().for_each(|one| one.app.hidden = hidden.clone());
+            for one in &mut read {
+                (one.app.hidden, one.app.keep_runs) = (hidden.clone(), agent.keep_runs);
+            }
             let apps: BTreeMap<AppName, Arc<App>> = read.into_iter().map(|one| (one.app.name.clone(), Arc::new(one.app))).collect();
             Ok(Settings { agent, apps })
         }
@@ -205,11 +207,7 @@ fn read_if_there(file: &Path) -> Result<Option<String>, Box<Complaint>> {
 /// What stands in these files is run, so nobody else may write in them.
 fn read_trusted(file: &Path) -> Result<String, Box<Complaint>> {
     let text = read_text(file)?;
-    let mode = fs::metadata(file).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
-    if mode & 0o002 != 0 {
-        let says = format!("can be written by anybody on this host (mode {:04o}), and decides what is run", mode & 0o7777);
-        return Err(Box::new(Complaint::of_file(file, says).hint(format!("chmod o-w {}", file.display()))));
-    }
+    refuse_writable(file)?;
     Ok(text)
 }
 

@@ -1,7 +1,7 @@
 //! `[https]` of `agent.toml`, and the files that go with it. They are read apart from the settings: a key that is revoked, or a certificate that
 //! was renewed, counts at once, whatever else may be wrong with a file of some app.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use agent_model::names::HostId;
 use super::kinds::{list, parsed, text};
 use super::reader::{Section, Value, shown};
 use super::secrets::{read_closed, read_text};
+use super::trusted::refuse_writable;
 use super::{Complaint, Settings};
 use crate::trust::{BadLine, Certificate, CertificateError, Revoked, Signers};
 
@@ -20,6 +21,8 @@ pub(crate) struct Https {
     pub host: HostId,
     /// `listen`: addresses and ports; sockets of the service manager come beside them.
     pub listen: Vec<SocketAddr>,
+    /// `proxies`: whose addresses may have more connections than others, for many people come by them.
+    pub proxies: Vec<IpAddr>,
     /// `certificate`: the chain in PEM form; without it, `tls/cert.pem` in the configuration directory.
     pub certificate: Option<Place>,
     /// `key`: its private key in PEM form; without it, `tls/key.pem` in the configuration directory.
@@ -53,6 +56,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Https> {
     Some(Https {
         host: host?,
         listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([0, 0, 0, 0], 8443))]),
+        proxies: section.get("proxies", list(parsed(parse_proxy))).unwrap_or_default(),
         certificate: section.get("certificate", place),
         key: section.get("key", place),
         url: section.get("url", parsed(parse_url)),
@@ -61,6 +65,10 @@ pub(super) fn read(section: &Section<'_>) -> Option<Https> {
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{:?} is no address with a port, such as 0.0.0.0:8443 or [::]:8443", shown(text)))
+}
+
+fn parse_proxy(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("{:?} is no address, such as 10.0.0.5 or fd00::5", shown(text)))
 }
 
 fn parse_url(text: &str) -> Result<String, String> {
@@ -91,8 +99,20 @@ pub(crate) struct Material {
     pub signers: Arc<Signers>,
     /// `revoked_keys`
     pub revoked: Arc<Revoked>,
+    /// Whether there is such a file, or was one before.
+    pub listed: Listed,
     /// The certificate; nothing without `[https]`.
     pub certificate: Option<Arc<Certificate>>,
+}
+
+/// Whether a list of revoked keys is known of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// There was never one.
+    #[default]
+    Never,
+    /// There is one, or was one before: one that is gone revokes no fewer keys.
+    Once,
 }
 
 /// The files that go with `[https]`, for whoever watches them.
@@ -122,7 +142,7 @@ fn path_of(place: Option<&Place>, config_dir: &Path, usual: &str) -> Option<Path
 pub(super) fn load(settings: &Settings, config_dir: &Path, before: &Material) -> (Material, Vec<Complaint>) {
     let Some(https) = &settings.agent.https else {
         // What was revoked stays so until a list says otherwise.
-        return (Material { revoked: before.revoked.clone(), ..Material::default() }, Vec::new());
+        return (Material { revoked: before.revoked.clone(), listed: before.listed, ..Material::default() }, Vec::new());
     };
     let mut complaints = Vec::new();
     let lines = |file: &Path, bad: Vec<BadLine>| {
@@ -142,7 +162,16 @@ pub(super) fn load(settings: &Settings, config_dir: &Path, before: &Material) ->
         }
     };
     let file = config_dir.join("revoked_keys");
+    let there = is_there(&file);
+    let listed = if there { Listed::Once } else { before.listed };
     let revoked = match read_if_there(&file).map(|text| Revoked::parse(&text)) {
+        _ if !there && before.listed == Listed::Once => {
+            complaints.push(
+                Complaint::of_file(&file, "is gone, and was there before: the keys that it revoked stay revoked")
+                    .hint(format!("put it back; an empty one revokes no key: install -m 644 /dev/null {}", file.display())),
+            );
+            before.revoked.clone()
+        }
         Ok((revoked, bad)) if bad.is_empty() => Arc::new(revoked),
         Ok((revoked, bad)) => {
             complaints.extend(lines(&file, bad));
@@ -160,14 +189,20 @@ pub(super) fn load(settings: &Settings, config_dir: &Path, before: &Material) ->
             before.certificate.clone()
         }
     };
-    (Material { signers, revoked, certificate }, complaints)
+    (Material { signers, revoked, listed, certificate }, complaints)
+}
+
+/// Whether there is such a file; one that nobody can look at counts as there, and is complained of when it is read.
+fn is_there(file: &Path) -> bool {
+    !matches!(file.symlink_metadata(), Err(err) if err.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn read_if_there(file: &Path) -> Result<String, Box<Complaint>> {
-    match file.symlink_metadata() {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        _ => read_text(file),
+    if !is_there(file) {
+        return Ok(String::new());
     }
+    refuse_writable(file)?;
+    read_text(file)
 }
 
 fn read_certificate(https: &Https, config_dir: &Path) -> Result<Certificate, Box<Complaint>> {

@@ -13,6 +13,7 @@ pub(crate) mod report;
 pub(crate) mod secrets;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trusted;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
@@ -82,6 +83,8 @@ pub(crate) struct Agent {
     pub drain_timeout: Duration,
     /// `executor`: who runs the programs of releases.
     pub executor: Executor,
+    /// `keep` in `[journal]`: for how long runs are kept after their end; for ever without it.
+    pub keep_runs: Option<Duration>,
     /// `[https]`: how it can be asked over the network; not at all without it.
     pub https: Option<https::Https>,
 }
@@ -150,6 +153,8 @@ pub(crate) struct App {
     pub hooks: Vec<Hook>,
     /// `[[report]]`
     pub reports: Vec<report::Report>,
+    /// `keep` in `[journal]` of agent.toml: for how long runs are kept after their end; for ever without it. Known when all files were read.
+    pub keep_runs: Option<Duration>,
     /// `executor` of agent.toml; known when all files were read.
     pub executor: Executor,
     /// What programs that run code of strangers may not read, for the sake of all apps; known when all files were read.

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,9 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
-use super::https::{self, Material};
+use super::https::{self, Listed, Material};
 use super::{Complaint, Settings, load};
+use crate::trust::Revoked;
 
 /// How long the directories must be quiet before the files are read: editors and package managers write in several strokes.
 const QUIET: Duration = Duration::from_millis(200);
@@ -37,6 +38,8 @@ struct Inner {
     settings: watch::Sender<Arc<Settings>>,
     material: watch::Sender<Arc<Material>>,
     complaints: watch::Sender<Arc<Vec<Complaint>>>,
+    /// Where the list of revoked keys is kept, so that one that is lost is missed after a restart, too.
+    kept: OnceLock<PathBuf>,
     /// Held while files are read, so that what was read later is never replaced by what was read earlier.
     reading: Mutex<()>,
 }
@@ -56,6 +59,7 @@ impl InForce {
             settings: watch::Sender::new(settings),
             material: watch::Sender::new(Arc::new(material)),
             complaints: watch::Sender::new(Arc::default()),
+            kept: OnceLock::new(),
             reading: Mutex::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -69,6 +73,48 @@ impl InForce {
     /// What the files beside the settings hold now.
     pub(crate) fn material(&self) -> Arc<Material> {
         self.inner.material.borrow().clone()
+    }
+
+    /// Keeps the list of revoked keys in the agent's state directory from now on. Where the list itself is gone, what was kept of it is in force.
+    pub(crate) fn keep_revoked_in(&self, state: &Path) {
+        let file = self.inner.kept.get_or_init(|| state.join("revoked_keys"));
+        if let Ok(text) = std::fs::read_to_string(file) {
+            // It was written by the agent; a line that is damaged revokes nothing, and the others do.
+            let (revoked, _) = Revoked::parse(&text);
+            self.inner.material.send_if_modified(|in_force| {
+                let missed = in_force.listed == Listed::Never;
+                if missed {
+                    *in_force = Arc::new(Material { revoked: Arc::new(revoked), listed: Listed::Once, ..(**in_force).clone() });
+                }
+                missed
+            });
+        }
+        // Complaints are logged by the reload itself.
+        let _ = self.reload();
+    }
+
+    /// Writes the list of revoked keys down, where it is another one than is kept.
+    fn keep_revoked(&self) {
+        let material = self.material();
+        let Some(file) = self.inner.kept.get().filter(|_| material.listed == Listed::Once) else { return };
+        let text = material.revoked.to_string();
+        if std::fs::read_to_string(file).is_ok_and(|kept| kept == text) {
+            return;
+        }
+        let new = file.with_extension("new");
+        if let Err(err) = write_closed(&new, &text).and_then(|()| std::fs::rename(&new, file)) {
+            tracing::warn!("the list of revoked keys cannot be kept in {}: {err}", file.display());
+        }
+    }
+
+    /// The configuration directory.
+    pub(crate) fn config_dir(&self) -> &Path {
+        &self.inner.config_dir
+    }
+
+    /// The file of the keys that are known.
+    pub(crate) fn allowed_signers(&self) -> PathBuf {
+        self.inner.config_dir.join("allowed_signers")
     }
 
     /// The settings now and each time that they change.
@@ -107,6 +153,7 @@ impl InForce {
         if renewed {
             tracing::info!("the keys or the certificate have changed and are in force");
         }
+        self.keep_revoked();
         let complaints = Arc::new(complaints);
         self.inner.complaints.send_if_modified(|old| {
             for complaint in complaints.iter().filter(|complaint| !old.contains(complaint)) {
@@ -172,6 +219,13 @@ impl InForce {
             failed = self.reload().is_err();
         }
     }
+}
+
+/// Writes a small file that nobody else can read.
+fn write_closed(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 enum Ring {

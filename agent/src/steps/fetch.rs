@@ -10,6 +10,7 @@ use chrono::Utc;
 use super::room::counted;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
 use crate::tools::git::{Apart, Fetched, GitError};
+use crate::work::chain;
 
 /// How often the cache is looked at while somebody else holds it.
 const LOOK: Duration = Duration::from_millis(50);
@@ -37,20 +38,23 @@ impl Step for Fetch {
         cx.site.stands()?;
         // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
         let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
-        // A branch may have been moved since it was fetched. Whoever may go back anyway may release what it once reached; all others are held to
-        // what it reaches now.
+        // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
         let may_be_known = *cx.back == Back::Always;
         let (did, resolved, subject, apart) = cx.git(|git, watch| {
-            let known = may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten();
-            let (did, resolved) = match known {
-                Some(resolved) => (Did::Nothing("the commit is in the cache, and an allowed ref reaches it".to_owned()), resolved),
-                None => {
-                    match git.fetch(&cx.app.refs, watch)? {
-                        Fetched::Nothing => cx.note("the cache was up to date"),
-                        Fetched::Refs(count) => cx.note(format!("{} brought up to date", counted(count as u64, "ref"))),
-                    }
+            // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
+            let (did, resolved) = match git.fetch(&cx.app.refs, watch) {
+                Ok(Fetched::Nothing) => (Did::Nothing("the cache was up to date".to_owned()), git.find(revision, cx.allowed(), watch)?),
+                Ok(Fetched::Refs(count)) => {
+                    cx.note(format!("{} brought up to date", counted(count as u64, "ref")));
                     (Did::It, git.find(revision, cx.allowed(), watch)?)
                 }
+                Err(err) => match may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten() {
+                    Some(resolved) => {
+                        cx.warn(format!("the repository cannot be asked whether a ref still reaches the commit: {}", chain(&err)));
+                        (Did::Nothing("the commit is in the cache".to_owned()), resolved)
+                    }
+                    None => return Err(err),
+                },
             };
             let (subject, apart) = match cx.former_commit() {
                 Some(live) => git.subject_and_apart(live, &resolved.commit, watch).map(|(subject, apart)| (subject, Some(apart)))?,

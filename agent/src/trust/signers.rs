@@ -5,6 +5,7 @@
 //! one principal only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use agent_wire::sshsig::{BadBlob, NAMESPACE, PublicKey};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -261,6 +262,13 @@ fn parse_moment(text: &str) -> Result<DateTime<Utc>, Wrong> {
 /// The keys that are believed no more, whatever else is said of them: by fingerprint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Revoked(BTreeSet<String>);
+
+impl fmt::Display for Revoked {
+    /// As [`Revoked::parse`] reads it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|print| writeln!(formatter, "{print}"))
+    }
+}
 
 impl Revoked {
     /// Reads the text of `revoked_keys`: a public key a line, or its fingerprint. What can be read is revoked, whatever stands beside it; the bad

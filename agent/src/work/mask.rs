@@ -1,11 +1,14 @@
 //! Secrets, masked by value: whatever prints them, wherever they come out.
 
+mod escapes;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
 
 use agent_wire::event::Stream;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use escapes::Escaped;
 
 /// What stands in a secret's place.
 const MASK: &str = "***";
@@ -21,6 +24,8 @@ pub(crate) struct Mask {
     texts: Vec<String>,
     /// Those that are looked for across the end of a line.
     whole: Vec<String>,
+    /// Those that programs write otherwise when they quote or escape them.
+    escaped: Vec<Escaped>,
 }
 
 impl Mask {
@@ -32,6 +37,8 @@ impl Mask {
         let within: Vec<String> = whole.iter().filter_map(|value| password_in(value).map(str::to_owned)).collect();
         whole.extend(within);
         whole.retain(|text| text.trim().len() >= SHORTEST);
+        let mut escaped: Vec<Escaped> = whole.iter().filter_map(|value| Escaped::of(value)).collect();
+        escaped.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         let mut texts = whole.clone();
         for value in &whole {
             texts.extend(encoded(value.as_bytes()));
@@ -48,12 +55,18 @@ impl Mask {
         texts.retain(|text| text.trim().len() >= SHORTEST);
         texts.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
         texts.dedup();
-        Self { texts, whole }
+        Self { texts, whole, escaped }
     }
 
     /// The text with every secret masked, and the user part of every URL that holds a password.
     pub(crate) fn cover<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut covered = Cow::Borrowed(text);
+        // First: what is found as it is may be a part of what is not.
+        for secret in &self.escaped {
+            if let Some(text) = secret.cover(&covered, MASK) {
+                covered = Cow::Owned(text);
+            }
+        }
         for secret in &self.texts {
             if covered.contains(secret.as_str()) {
                 covered = Cow::Owned(covered.replace(secret.as_str(), MASK));

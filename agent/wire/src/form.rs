@@ -3,7 +3,12 @@
 
 use agent_model::names::{BadName, CommitId, HostId, RefName, RunId};
 use agent_model::request::{Act, Rebuild, Request, Right};
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 /// A request as it is sent to `POST /v1/requests`.
@@ -50,8 +55,24 @@ pub struct Form {
     /// 128 random bits in hexadecimal or base64url: the same bytes sent again start nothing new.
     pub nonce: String,
     /// What else can be wished for.
-    #[serde(default, skip_serializing_if = "Options::is_plain")]
+    #[serde(default, skip_serializing_if = "Options::is_plain", deserialize_with = "by_name")]
     pub options: Options,
+}
+
+/// Reads an object, member by member: what is derived takes a list too, and members by their places, whose meaning would be another one in another
+/// version.
+fn by_name<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Members<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+        type Value = T;
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object with named members")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_map(Members(PhantomData))
 }
 
 /// What else can be wished for.
@@ -110,6 +131,17 @@ fn named<T: std::str::FromStr<Err = BadName>>(member: &'static str, text: &str) 
 }
 
 impl Form {
+    /// Reads the text of a request.
+    ///
+    /// # Errors
+    /// When it is no object, or has a member that is not known, twice there, or of another type.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let form = by_name(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(form)
+    }
+
     /// A form with only an app, an action and a nonce.
     pub fn new(app: impl Into<String>, action: Right, nonce: String) -> Self {
         Self {
@@ -309,7 +341,7 @@ mod tests {
     use super::*;
 
     fn form(text: &str) -> Result<Request, String> {
-        let form: Form = serde_json::from_str(text).map_err(|err| err.to_string())?;
+        let form = Form::parse(text).map_err(|err| err.to_string())?;
         Request::try_from(&form).map_err(|err| err.to_string())
     }
 
@@ -341,6 +373,15 @@ mod tests {
             (r#"{"v":1,"app":"shop","action":"prune","nonce":"short"}"#, "`nonce`"),
             (r#"{"v":1,"app":"shop","action":"lock","why":"a\nb","nonce":"0123456789abcdef"}"#, "`why`"),
             (r#"{"v":1,"app":"shop","action":"prune","nonce":"0123456789abcdef","force":true}"#, "unknown field `force`"),
+            (
+                r#"[1,null,"shop","prune",null,null,null,null,null,null,null,null,null,"0123456789abcdef",{}]"#,
+                "an object with named members",
+            ),
+            (
+                r#"{"v":1,"app":"shop","action":"release","ref":"main","nonce":"0123456789abcdef","options":[true]}"#,
+                "an object with named members",
+            ),
+            (r#"{"v":1,"app":"shop","action":"prune","nonce":"0123456789abcdef"} {}"#, "trailing characters"),
             (r#"{"v":1,"v":1,"app":"shop","action":"prune","nonce":"0123456789abcdef"}"#, "duplicate field `v`"),
         ] {
             let err = form(text).unwrap_err();

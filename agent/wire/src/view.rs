@@ -221,6 +221,27 @@ pub struct Run {
     pub ms: Option<u64>,
 }
 
+/// `GET /v1/runs/{run}/evidence`: what proves whose request a run was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The run.
+    pub run: u64,
+    /// Who asked.
+    pub caller: String,
+    /// When it was taken.
+    pub accepted: DateTime<Utc>,
+    /// The request, to the byte: what was signed.
+    pub request: String,
+    /// The SSHSIG blobs over it, in base64; none where the kernel or an ID token said who asks.
+    pub signatures: Vec<String>,
+    /// The fingerprints of the keys that made them, in the same order.
+    pub keys: Vec<String>,
+    /// The namespace of the signatures.
+    pub namespace: String,
+    /// The agent's file of keys that it knows.
+    pub allowed_signers: String,
+}
+
 /// How a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

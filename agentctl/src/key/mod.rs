@@ -10,6 +10,7 @@
 pub(crate) mod ssh_agent;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use agent_wire::sshsig::{BadBlob, Hash, NAMESPACE, Proof, PublicKey, Sshsig};
@@ -31,6 +32,14 @@ pub(crate) enum KeyError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// Others can read it, or exchange it.
+    #[error("the key {} is open to others (mode {mode:04o})", path.display())]
+    Open {
+        /// The key.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
     },
     /// Something else is in it.
     #[error("{} holds no OpenSSH key", path.display())]
@@ -149,6 +158,7 @@ impl Key {
             Found::Public(public) => return Self::held(path, public, means),
             Found::Private(private) => private,
         };
+        closed(path)?;
         let public = private.public_key().to_bytes().map_err(|source| KeyError::Sign { path: path.to_owned(), source })?;
         let public = PublicKey::from_blob(&public).map_err(|_| KeyError::Kind { path: path.to_owned() })?;
         if matches!(public, PublicKey::Hardware { .. }) {
@@ -215,6 +225,16 @@ impl Key {
         };
         Ok(Sshsig { key: self.public.clone(), namespace: NAMESPACE.into(), hash: Hash::Sha512, proof })
     }
+}
+
+/// Refuses a private key that others can open, as ssh does (sshkey_perm_ok in OpenSSH's authfile.c): one that is not ours is its owner's to close.
+fn closed(path: &Path) -> Result<(), KeyError> {
+    let metadata = std::fs::metadata(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+    let mode = metadata.mode() & 0o7777;
+    if metadata.uid() == nix::unistd::getuid().as_raw() && mode & 0o077 != 0 {
+        return Err(KeyError::Open { path: path.to_owned(), mode });
+    }
+    Ok(())
 }
 
 fn found(path: &Path) -> Result<Found, KeyError> {

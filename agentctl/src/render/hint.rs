@@ -137,6 +137,7 @@ fn refused(problem: &Problem) -> Option<&'static str> {
 fn key(err: &KeyError) -> Option<String> {
     Some(match err {
         KeyError::NoKey { .. } => "it should begin with -----BEGIN OPENSSH PRIVATE KEY-----; ssh-keygen -t ed25519 makes such a key".into(),
+        KeyError::Open { path, .. } => format!("chmod 600 {}", path.display()),
         KeyError::Kind { .. } => "make a key with: ssh-keygen -t ed25519".into(),
         KeyError::NoTerminal { .. } => {
             "put the key into an ssh-agent with ssh-add, or the passphrase into a file that AGENTCTL_KEY_PASSPHRASE_FILE names".into()

@@ -18,6 +18,7 @@ mod fsck;
 mod page;
 mod table;
 
+pub(crate) mod evidence;
 pub(crate) mod init;
 pub(crate) mod sign;
 

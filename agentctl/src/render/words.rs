@@ -49,8 +49,7 @@ pub(crate) fn clean(text: &str) -> String {
         match letter {
             '\n' => cleaned.push('\n'),
             '\t' => cleaned.push_str("    "),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
-            letter if letter.is_control() => {}
+            letter if is_unseen(letter) => {}
             letter => cleaned.push(letter),
         }
     }
@@ -60,6 +59,47 @@ pub(crate) fn clean(text: &str) -> String {
 /// The same on one line.
 pub(crate) fn clean_line(text: &str) -> String {
     clean(text).replace('\n', " ")
+}
+
+/// Whether a character moves the cursor, changes the order of what is read, or takes no room: with it a text shows something else than it says.
+fn is_unseen(letter: char) -> bool {
+    matches!(letter,
+        // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
+        '\u{ad}' | '\u{61c}' | '\u{180e}'
+        // Zero-width ones and marks of direction; line and paragraph separators; embeddings, overrides, isolates, invisible operators.
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        // The byte order mark, annotations, tags.
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        || letter.is_control()
+}
+
+/// Whether a text has characters that nobody sees, line ends and tabs aside.
+pub(crate) fn hides(text: &str) -> bool {
+    text.chars().any(|letter| is_unseen(letter) && !matches!(letter, '\n' | '\t'))
+}
+
+/// A text as a terminal may have it: of what a terminal obeys, colours and line ends alone. The rest is written out in the way of JSON, so data stay the
+/// same data.
+pub(crate) fn tame(text: &str) -> String {
+    let mut tamed = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        let (taken, after) = rest.split_at(colour(rest).unwrap_or(letter.len_utf8()));
+        rest = after;
+        if taken.len() > letter.len_utf8() || matches!(letter, '\n' | '\t') || !is_unseen(letter) {
+            tamed.push_str(taken);
+        } else {
+            tamed.extend(letter.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    tamed
+}
+
+/// The length of the sequence for a colour or a weight that a text begins with (ECMA-48, section 8.3.117, SGR).
+fn colour(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
+    parameters[end..].starts_with('m').then_some(2 + end + 1)
 }
 
 /// How long something took.

@@ -1,5 +1,6 @@
 //! Who asks: a file for each way to prove it. Only what is here makes callers.
 
+pub(super) mod again;
 pub(super) mod peer;
 pub(super) mod signed;
 pub(super) mod ticket;

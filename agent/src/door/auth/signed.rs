@@ -26,6 +26,7 @@ use thiserror::Error;
 
 use crate::door::House;
 use crate::door::answer::Refused;
+use crate::engine::journal::Evidence;
 use crate::settings::https::Material;
 use crate::trust::{self, Untrusted, fingerprint};
 
@@ -58,17 +59,25 @@ pub(in crate::door) enum Unproven {
     Wrong(String),
 }
 
-/// Who signed these bytes: steps 1 to 5.
-pub(in crate::door) fn caller(headers: &HeaderMap, body: &[u8], material: &Material, now: DateTime<Utc>) -> Result<Caller, Unproven> {
+/// Who signed these bytes: steps 1 to 5. What proves it is kept with the run.
+pub(in crate::door) fn caller(
+    headers: &HeaderMap,
+    body: &[u8],
+    material: &Material,
+    now: DateTime<Utc>,
+) -> Result<(Caller, Evidence), Unproven> {
     let mut signers = Vec::new();
+    let mut evidence = Evidence::default();
     for text in self::headers(headers)? {
         let signature = blob(text)?;
         let signer = known(&signature, material, now)?;
         namespace(&signature)?;
         proven(&signature, body)?;
         signers.push(signer);
+        evidence.keys.push(fingerprint(&signature.key));
+        evidence.signatures.push(text.to_owned());
     }
-    Ok(Caller::Keys(signers))
+    Ok((Caller::Keys(signers), evidence))
 }
 
 /// Step 1: the signatures, as text.
@@ -95,7 +104,7 @@ fn blob(text: &str) -> Result<Sshsig, Unproven> {
 }
 
 /// Step 3: whose key it is, now. What is revoked is revoked, whatever else is said of it.
-fn known(signature: &Sshsig, material: &Material, now: DateTime<Utc>) -> Result<Signer, Unproven> {
+pub(super) fn known(signature: &Sshsig, material: &Material, now: DateTime<Utc>) -> Result<Signer, Unproven> {
     material.revoked.check(&signature.key)?;
     let principal = material.signers.principal(&signature.key, now)?.to_owned();
     let key = match signature.key {

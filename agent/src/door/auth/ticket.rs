@@ -6,6 +6,7 @@ use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
 use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
 
 fn message(run: RunId) -> String {
     format!("events of run {run}")
@@ -20,6 +21,14 @@ pub(in crate::door) fn of(run: RunId, key: &str) -> String {
 pub(in crate::door) fn is_of(token: &str, run: RunId, key: &str) -> bool {
     let Ok(tag) = URL_SAFE_NO_PAD.decode(token) else { return false };
     verify(&Key::new(HMAC_SHA256, key.as_bytes()), message(run).as_bytes(), &tag).is_ok()
+}
+
+/// How long a run's token is good after the run has ended: whoever follows it may have to come back.
+const GOOD_AFTER_THE_END: TimeDelta = TimeDelta::hours(1);
+
+/// Whether the token of a run that has ended is good no more.
+pub(in crate::door) fn is_over(ended: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    now.signed_duration_since(ended) > GOOD_AFTER_THE_END
 }
 
 /// The bearer token of a request (RFC 6750, section 2.1), when it has exactly one.
@@ -40,6 +49,13 @@ mod tests {
         assert!(is_of(&token, RunId(7), "key"));
         assert!(!is_of(&token, RunId(8), "key") && !is_of(&token, RunId(7), "other"));
         assert!(!is_of("", RunId(7), "key") && !is_of(&token[1..], RunId(7), "key") && !is_of(&format!("{token}="), RunId(7), "key"));
+    }
+
+    #[test]
+    fn a_token_is_good_for_an_hour_after_its_run() {
+        let ended: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
+        assert!(!is_over(ended, ended + TimeDelta::minutes(60)));
+        assert!(is_over(ended, ended + TimeDelta::minutes(61)));
     }
 
     #[test]

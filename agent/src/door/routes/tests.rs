@@ -387,7 +387,7 @@ fn every_code_is_in_the_contract_with_its_status() {
     let problem = |code: &str, status: u16, hint| Problem { status, code: code.into(), detail: "no".into(), hint };
     contract.hold("Problem", &problem("busy", 409, some("wait")), &problem("busy", 409, None));
     let codes = all!(Code: Malformed, Unauthenticated, OtherHost, OutOfWindow, Clock, NoKeys, NotAllowed, NotFound, NoApp, NoRun, NoRelease, WrongMethod, TooSlow, Busy, Stuck, Over, TooLate, Ambiguous,
-        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, Internal, Root, DiskFull, UnknownCaller, UnprovenHint, TooManyHints, Crowded, Draining);
+        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, TooOften, Internal, Root, DiskFull, UnknownCaller, UnprovenHint, TooManyHints, Crowded, Draining);
     let mut answered: BTreeSet<(u64, String)> = BTreeSet::new();
     for (name, answer) in contract.components["responses"].as_object().unwrap() {
         let content = answer["content"].as_object().unwrap();

@@ -18,7 +18,8 @@ use agent_wire::event::{OutcomeWord, What};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Journal, JournalError, connection_to, locked, moment};
+use super::connection::connection_to;
+use super::{Journal, JournalError, locked, moment};
 
 /// The most letters that are kept of those that were given up.
 const MOST_GIVEN_UP: u32 = 1000;

@@ -16,6 +16,7 @@ use chrono::Utc;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::watch;
 
+use super::evidence::Entry;
 use super::{JournalError, Line, insert_line, locked};
 
 /// How long a line waits for others. Whoever follows reads it that much later.
@@ -87,6 +88,8 @@ struct Waiting {
 pub(super) struct Sheet<'a> {
     transaction: Transaction<'a>,
     pub(super) runs: std::cell::RefCell<BTreeSet<u64>>,
+    /// What the system log is told of once it is committed.
+    pub(super) entries: std::cell::RefCell<Vec<Entry>>,
 }
 
 impl std::ops::Deref for Sheet<'_> {
@@ -303,10 +306,11 @@ impl Writer {
             self.weight = Some(weight);
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let sheet = Sheet { transaction, runs: std::cell::RefCell::default() };
+        let sheet = Sheet { transaction, runs: std::cell::RefCell::default(), entries: std::cell::RefCell::default() };
         let done = act(&sheet)?;
-        let Sheet { transaction, runs } = sheet;
+        let Sheet { transaction, runs, entries } = sheet;
         transaction.commit()?;
+        entries.into_inner().iter().for_each(Entry::tell);
         Ok((done, runs.into_inner()))
     }
 }

@@ -9,7 +9,7 @@ use agent_wire::view;
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Due, Journal, JournalError, back_of, has_unresolved, locked, moment, standing};
+use super::{Due, Journal, JournalError, Proof, back_of, has_unresolved, locked, moment, standing};
 
 /// A page of what a run's followers read.
 pub(crate) struct Page {
@@ -27,6 +27,7 @@ pub(super) const PAGE: usize = 128 * 1024;
 // What is asked again and again goes by an index, and costs the same however many runs there were.
 pub(super) const LAST_ENDED: &str = "WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1";
 pub(super) const OUTCOMES: &str = "SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome";
+pub(super) const PAST_OUTCOMES: &str = "SELECT outcome, count FROM past_outcome WHERE app = ?";
 pub(super) const GONE_LIVE: &str =
     "SELECT release FROM run WHERE app = ? AND outcome = 'live' AND turns AND release IS NOT NULL ORDER BY run DESC LIMIT 200";
 pub(super) const NEXT: &str = "SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n";
@@ -132,13 +133,15 @@ impl Journal {
     pub(crate) fn due(&self, app: &AppName) -> Result<Vec<Due>, JournalError> {
         let reader = locked(&self.reader);
         let mut query = reader.prepare_cached(
-            "SELECT run, form, caller, refs, begun IS NOT NULL, back FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
+            "SELECT run, form, caller, refs, begun IS NOT NULL, back, proof, signatures FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
         )?;
         let rows = query.query_map([app.as_str()], |row| {
             let refs: Option<String> = row.get(3)?;
             let refs = refs.and_then(|refs| serde_json::from_str(&refs).ok());
             let back = back_of(row.get(5)?);
-            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, back, begun: row.get(4)? })
+            let signatures: Option<String> = row.get(7)?;
+            let proof = Proof::of_columns(row.get(6)?, signatures.as_deref());
+            Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, back, proof, begun: row.get(4)? })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -146,6 +149,13 @@ impl Journal {
     /// How an app's runs stand; lock, live release and settings are for the caller to fill in.
     pub(crate) fn standing(&self, app: &AppName) -> Result<Standing, JournalError> {
         standing(&locked(&self.reader), app)
+    }
+
+    /// The last number that was given to a run, whether the run is kept or not.
+    pub(crate) fn last_number(&self) -> Result<u64, JournalError> {
+        let reader = locked(&self.reader);
+        let mut query = reader.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'run'")?;
+        Ok(query.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
     }
 
     /// One run.
@@ -178,9 +188,16 @@ impl Journal {
     /// How many runs of an app ended in each way.
     pub(crate) fn outcomes(&self, app: &AppName) -> Result<BTreeMap<String, u64>, JournalError> {
         let reader = locked(&self.reader);
-        let mut query = reader.prepare_cached(OUTCOMES)?;
-        let rows = query.query_map([app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut counts = BTreeMap::new();
+        for query in [OUTCOMES, PAST_OUTCOMES] {
+            let mut query = reader.prepare_cached(query)?;
+            let rows = query.query_map([app.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
+            for row in rows {
+                let (outcome, count) = row?;
+                *counts.entry(outcome).or_default() += count;
+            }
+        }
+        Ok(counts)
     }
 
     /// The releases of an app that went live and were proven, the latest first.

@@ -8,7 +8,7 @@ use super::JournalError;
 use super::sound::complaint;
 
 /// The version that this agent writes; `PRAGMA user_version` holds it.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 pub(super) const TABLES: &str = "
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -99,6 +99,23 @@ CREATE INDEX run_accepted ON run (accepted);
 CREATE INDEX run_ended ON run (ended);
 ";
 
+/// What version 4 has beside that: whose request a run was, so that it can be proven to others and judged again.
+const EVIDENCE: &str = "
+-- The commit that the run is about, once it is known.
+ALTER TABLE run ADD COLUMN commit_id TEXT;
+-- JSON: the caller, as it was known; NULL in rows of older agents.
+ALTER TABLE run ADD COLUMN proof TEXT;
+-- JSON: the SSHSIG blobs over the bytes of `form`, in base64; NULL where there were none.
+ALTER TABLE run ADD COLUMN signatures TEXT;
+-- The fingerprints of the keys that made them, with a space between.
+ALTER TABLE run ADD COLUMN keys TEXT;
+CREATE INDEX run_on_the_spot ON run (app, run) WHERE turns = 0;
+-- Of runs that are forgotten: the commits that were asked for, how many runs that took turns ended in each way, and how late it was.
+CREATE TABLE past (app TEXT NOT NULL, commit_id TEXT NOT NULL, PRIMARY KEY (app, commit_id)) WITHOUT ROWID;
+CREATE TABLE past_outcome (app TEXT NOT NULL, outcome TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (app, outcome)) WITHOUT ROWID;
+INSERT INTO about VALUES ('newest', '0');
+";
+
 /// What a journal says of itself.
 pub(super) struct About {
     /// What tells it from every other one.
@@ -117,6 +134,7 @@ pub(super) struct About {
 pub(super) const NEWEST: &str = "SELECT max(
     coalesce((SELECT max(accepted) FROM run), 0),
     coalesce((SELECT max(ended) FROM run), 0),
+    coalesce((SELECT CAST(value AS INTEGER) FROM about WHERE key = 'newest'), 0),
     coalesce((SELECT max(at) FROM event WHERE run IN (SELECT run FROM run WHERE ended IS NULL)), 0))";
 
 /// Makes the tables, or finds them.
@@ -143,6 +161,9 @@ pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About
     }
     if found < 3 {
         transaction.execute_batch(MANY)?;
+    }
+    if found < 4 {
+        transaction.execute_batch(EVIDENCE)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

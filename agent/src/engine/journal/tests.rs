@@ -1,5 +1,7 @@
-use super::reading::{GONE_LIVE, LAST_ENDED, NEXT, ON_THE_SPOT, OUTCOMES, PAGE, RUN, UNDER_WAY};
+use super::reading::{GONE_LIVE, LAST_ENDED, NEXT, ON_THE_SPOT, OUTCOMES, PAGE, PAST_OUTCOMES, RUN, UNDER_WAY};
+use super::spent::SPOT;
 use super::*;
+use agent_model::names::ReleaseName;
 use agent_model::request::Admission;
 use agent_wire::event::Event;
 use agent_wire::view;
@@ -17,16 +19,19 @@ fn shop() -> AppName {
 
 fn ask(journal: &Journal, nonce: &str, form: &str, supersedes: &[RunId]) -> Taken {
     let app = shop();
+    let evidence = Evidence { text: form.to_owned(), ..Evidence::default() };
     let asked = Asked {
         app: &app,
         action: "release",
         of: Some("main"),
         caller: "unix:anna",
-        form,
+        evidence: &evidence,
+        proof: None,
         refs: None,
         back: &Back::Never,
         nonce,
         token: None,
+        limit: Limit::None,
         takes_turns: true,
         first_for: None,
     };
@@ -165,7 +170,7 @@ fn what_is_asked_at_each_start_and_of_each_app_goes_through_no_history() {
     let (_dir, journal) = journal();
     let reader = locked(&journal.reader);
     let last_ended = format!("{RUN} {LAST_ENDED}");
-    for query in [&last_ended, OUTCOMES, GONE_LIVE, STUCK, UNDER_WAY, ON_THE_SPOT, schema::NEWEST] {
+    for query in [&last_ended, OUTCOMES, PAST_OUTCOMES, SPOT, GONE_LIVE, STUCK, UNDER_WAY, ON_THE_SPOT, schema::NEWEST] {
         let mut explain = reader.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
         let steps: Vec<String> = explain
             .query_map(params_from_iter(["shop"].iter().take(query.matches('?').count().min(1))), |row| row.get(3))
@@ -233,6 +238,9 @@ fn a_journal_of_before_is_brought_up_to_date_by_its_events() {
     assert_eq!(stands(&journal), wanted);
     journal.pen.with_connection(|connection| {
         let back = "DROP INDEX run_last_ended; DROP INDEX run_of_outcome; DROP INDEX run_accepted; DROP INDEX run_ended;
+            ALTER TABLE run DROP COLUMN commit_id; ALTER TABLE run DROP COLUMN proof; ALTER TABLE run DROP COLUMN signatures;
+            DROP INDEX run_on_the_spot; DROP TABLE past; DROP TABLE past_outcome; DELETE FROM about WHERE key = 'newest';
+            ALTER TABLE run DROP COLUMN keys;
             ALTER TABLE run DROP COLUMN exposed; ALTER TABLE run DROP COLUMN cancel_asked; PRAGMA user_version = 2";
         connection.execute_batch(back).unwrap();
     });
@@ -312,5 +320,98 @@ fn nobody_else_can_read_it() {
     for entry in fs::read_dir(dir.path().join("state")).unwrap().flatten() {
         let mode = entry.metadata().unwrap().permissions().mode() & 0o077;
         assert_eq!(mode & 0o066 & if entry.file_name() == "reserve" { 0 } else { 0o077 }, 0, "{:?}", entry.file_name());
+    }
+}
+
+/// An act on the spot, and how long ago it was.
+fn on_the_spot(journal: &Journal, nonce: &str, hours: i64) -> RunId {
+    let (app, evidence) = (shop(), Evidence { text: "{}".to_owned(), ..Evidence::default() });
+    let asked = Asked {
+        app: &app,
+        action: "lock",
+        of: None,
+        caller: "unix:anna",
+        evidence: &evidence,
+        proof: None,
+        refs: None,
+        back: &Back::Never,
+        nonce,
+        token: None,
+        limit: Limit::None,
+        takes_turns: false,
+        first_for: None,
+    };
+    let Taken::New(run) = journal.take(&asked, |_| Ok(Admission { supersedes: Vec::new() })).unwrap() else { panic!("not taken") };
+    journal.append(run, &[ended(OutcomeWord::Done)]).unwrap();
+    age(journal, run, hours);
+    run
+}
+
+fn age(journal: &Journal, run: RunId, hours: i64) {
+    let by = hours * 3_600_000;
+    journal.pen.with_connection(|connection| {
+        connection
+            .execute("UPDATE run SET accepted = accepted - ?1, ended = ended - ?1 WHERE run = ?2", [by, run.0.cast_signed()])
+            .unwrap();
+        connection.execute("UPDATE event SET at = at - ?1 WHERE run = ?2", [by, run.0.cast_signed()]).unwrap();
+    });
+}
+
+fn numbers(journal: &Journal) -> Vec<u64> {
+    journal.runs(&shop(), 0, 1000).unwrap().into_iter().map(|run| run.run).collect()
+}
+
+#[test]
+fn locks_and_unlocks_without_end_are_not_kept_for_ever() {
+    let (dir, journal) = journal();
+    ask(&journal, "first", "{}", &[]);
+    for n in 0..150 {
+        on_the_spot(&journal, &format!("old {n}"), 4);
+    }
+    for n in 0..120 {
+        on_the_spot(&journal, &format!("new {n}"), 0);
+    }
+    let kept = numbers(&journal);
+    // What is young is kept however much of it there is, and of the rest nothing beyond the hundredth; a release is none of them.
+    assert_eq!((kept.len(), kept.contains(&1)), (1 + 120, true), "{kept:?}");
+    assert_eq!(journal.check(&shop(), &|| true).flaws, []);
+    assert_eq!(journal.last_number().unwrap(), 271, "a number is never given twice");
+    // How late it was is known when the newest is gone.
+    let newest = journal.newest();
+    journal.pen.with_connection(|connection| {
+        connection.execute("UPDATE about SET value = ? WHERE key = 'newest'", [(newest.timestamp_millis() + 5_000).to_string()]).unwrap()
+    });
+    drop(journal);
+    assert!(Journal::open(&dir.path().join("state")).unwrap().newest() > newest);
+}
+
+#[test]
+fn old_runs_are_forgotten_and_what_is_asked_of_them_is_not() {
+    let (_dir, journal) = journal();
+    let commit = |n: u64| format!("{n:040x}");
+    let release = |n: u64, outcome: OutcomeWord| {
+        ask(&journal, &format!("n{n}"), "{}", &[]);
+        let release = format!("2026-01-01-00-00-{n:02}-{}", &commit(n)[..12]);
+        journal
+            .append(RunId(n), &[planned(), What::Resolved { commit: commit(n), reference: None, release, subject: None }, ended(outcome)])
+            .unwrap();
+        age(&journal, RunId(n), 1000);
+    };
+    for n in 1..=40 {
+        release(n, if n % 2 == 0 { OutcomeWord::Live } else { OutcomeWord::Failed });
+    }
+    let before = journal.outcomes(&shop()).unwrap();
+    let there: ReleaseName = format!("2026-01-01-00-00-04-{}", &commit(4)[..12]).parse().unwrap();
+    let day = |hours: i64| Utc::now() - chrono::TimeDelta::hours(hours);
+    assert_eq!(journal.forget_old(&shop(), day(2000), std::slice::from_ref(&there)).unwrap(), 0, "none is so old");
+    assert_eq!(journal.forget_old(&shop(), day(24), std::slice::from_ref(&there)).unwrap(), 19);
+    let kept = numbers(&journal);
+    assert_eq!((kept.len(), kept.contains(&4), kept.contains(&1)), (21, true, false), "{kept:?}");
+    assert_eq!(journal.outcomes(&shop()).unwrap(), before, "counters never go back");
+    assert_eq!(journal.check(&shop(), &|| true).flaws, []);
+    // A webhook has no commit released a second time, however long ago the first one was.
+    for (n, asked) in [(1, true), (4, true), (40, true), (41, false)] {
+        let commit: CommitId = commit(n).parse().unwrap();
+        assert_eq!(was_asked_for(&locked(&journal.reader), &shop(), &commit).unwrap(), asked, "{n}");
     }
 }

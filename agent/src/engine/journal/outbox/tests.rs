@@ -5,7 +5,7 @@ use agent_model::names::RunId;
 use agent_model::request::Admission;
 
 use super::*;
-use crate::engine::journal::{Asked, Taken};
+use crate::engine::journal::{Asked, Evidence, Limit, Taken};
 
 const COMMIT: &str = "1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b";
 
@@ -20,11 +20,13 @@ fn run(journal: &Journal, action: &str, nonce: &str) -> RunId {
         action,
         of: Some("main"),
         caller: "unix:anna",
-        form: "{}",
+        evidence: &Evidence { text: "{}".to_owned(), ..Evidence::default() },
+        proof: None,
         refs: None,
         back: &Back::Never,
         nonce,
         token: None,
+        limit: Limit::None,
         takes_turns: matches!(action, "release" | "activate" | "prune"),
         first_for: None,
     };

@@ -1,0 +1,52 @@
+//! Whether a caller may still do what was asked some time ago. A run may wait for hours, and a key that was revoked or a grant that was removed in the
+//! meantime must not be carried out.
+
+use agent_model::grant::{Authorised, Caller, missing_grant};
+use agent_model::names::AppName;
+use agent_model::request::{Act, Refusal, Request, Right};
+
+use super::journal::{Due, Proof};
+use super::{AppEngine, NotTaken};
+use crate::work::{Failure, chain};
+
+/// Who can judge a caller again. Only the door makes callers, so the door answers.
+pub(crate) trait Rights: Send + Sync {
+    /// The caller, as it is kept with the run.
+    fn remember(&self, caller: &Caller) -> Option<String>;
+
+    /// Whether the caller of a run may do this now; nothing where an older agent kept too little to tell.
+    ///
+    /// # Errors
+    /// Why not.
+    fn again(&self, proof: &Proof, caller: &str, right: Right, app: &AppName) -> Result<Option<Authorised>, Refusal>;
+}
+
+/// A release names the ref that must reach its commit; the grant must allow that ref.
+pub(super) fn allows_the_ref(authorised: &Authorised, act: &Act) -> Result<(), NotTaken> {
+    if let Act::Release { via: Some(via), .. } | Act::Stage { via: Some(via), .. } = act
+        && !authorised.allows_ref(via)
+    {
+        let refs = authorised.refs().unwrap_or_default().iter().map(|pattern| pattern.as_str().to_owned()).collect();
+        return Err(NotTaken::RefNotGranted { caller: authorised.caller().to_string(), reference: via.clone(), refs });
+    }
+    Ok(())
+}
+
+impl AppEngine {
+    /// Asks again when a run's turn has come, by the keys and grants that are in force now.
+    pub(super) fn may_still(&self, due: &Due, request: &Request) -> Result<Option<Authorised>, Failure> {
+        let right = request.act.right();
+        let waited = "while it waited for its turn";
+        let again = self.rights.again(&due.proof, &due.caller, right, &self.name).map_err(|refusal| {
+            let failure = Failure::new(format!("{waited}: {refusal}"));
+            match refusal {
+                Refusal::NotAllowed { .. } => failure.with_hint(missing_grant(&due.caller, self.name.as_str(), right)),
+                _ => failure,
+            }
+        })?;
+        if let Some(authorised) = &again {
+            allows_the_ref(authorised, &request.act).map_err(|err| Failure::new(format!("{waited}: {}", chain(&err))))?;
+        }
+        Ok(again)
+    }
+}
