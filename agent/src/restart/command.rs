@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::{RestartError, Scene, Serving};
-use crate::tools::{Leftovers, Watch};
+use crate::tools::{Leftovers, ProgramError, Watch};
 
 /// `[restart] strategy = "command"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The argument vector, run in the live release's directory.
     pub run: Vec<String>,
-    /// How long it may take.
+    /// What goes back to the release that the link leads to; where it is not set, `run` does.
+    pub back: Option<Vec<String>>,
+    /// How long each may take.
     pub timeout: Duration,
 }
 
@@ -25,12 +27,27 @@ impl Settings {
 
     /// Runs it in the release's directory. What it starts may stay: it may be the server.
     pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
+        self.execute(&self.run, scene, new)
+            .map_err(|source| RestartError::Program { act: format!("the restart command failed for {}", new.name), source })
+    }
+
+    /// The way back, by a command of its own where there is one: what hung once hangs again.
+    pub(super) fn back(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<(), RestartError> {
+        let argv = self.back.as_ref().unwrap_or(&self.run);
+        self.execute(argv, scene, former).map_err(|source| RestartError::Process {
+            what: format!("the command that goes back to {} failed: {source}", former.name),
+            cure: self
+                .back
+                .is_none()
+                .then(|| "run was run again; set back under [restart] to a command that goes back in any case".to_owned()),
+            tail: source.tail().to_vec(),
+        })
+    }
+
+    fn execute(&self, argv: &[String], scene: &Scene<'_>, release: Serving<'_>) -> Result<(), ProgramError> {
         let deadline = scene.watch.deadline.min(Instant::now() + self.timeout);
         let watch = Watch { marker: scene.watch.marker, deadline, cancel: scene.watch.cancel, lines: scene.watch.lines };
-        new.program(&self.run, scene.env)
-            .leftovers(Leftovers::Leave)
-            .run(&watch)
-            .map_err(|source| RestartError::Program { act: format!("the restart command failed for {}", new.name), source })
+        release.program(argv, scene.env).leftovers(Leftovers::Leave).run(&watch)
     }
 }
 

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::bus::Act;
-use super::master::Master;
+use super::master::{Absent, Master, is_fresh};
 use super::proof::go_on;
 use super::{RestartError, Scene, Serving, systemd};
-use crate::tools::Process;
+use crate::tools::{Process, Ticks};
 
 const LOOK: Duration = Duration::from_millis(20);
 /// How long the workers of a new master must be the same ones before the old master is told to go.
@@ -59,11 +59,9 @@ impl Settings {
         path.into()
     }
 
-    fn nobody(&self) -> RestartError {
-        RestartError::SetUp {
-            what: format!("the pid file {} names no process that runs", self.pid_file.display()),
-            cure: "start gunicorn with --pid set to that path, or name the unit that starts it as unit under [restart]".to_owned(),
-        }
+    fn absent(&self) -> Absent<'static> {
+        let seen = format!("the pid file {} names no process that runs", self.pid_file.display());
+        Absent { server: "gunicorn", seen, timeout: self.timeout }
     }
 
     pub(super) fn prepare(&self, scene: &Scene<'_>) -> Result<Option<Master>, RestartError> {
@@ -84,37 +82,46 @@ impl Settings {
                 (scene.warn)(&format!("gunicorn is not running; {unit} will be started"));
                 Ok(None)
             }
-            (None, None) => Err(self.nobody()),
+            (None, None) => self.absent().at_first(scene).map(|()| None),
         }
     }
 
-    /// Signals, and waits until every worker is new.
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
-        let Some(before) = self.master() else { return self.start(scene, new).map(Some) };
+    /// Signals, and waits until every worker is new. A master that was started since, when the link led here already, needs no signal.
+    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, since: Option<Ticks>) -> Result<Option<Master>, RestartError> {
+        match self.master() {
+            Some(master) if is_fresh(&master, since) => self.await_fresh(scene, new, master).map(Some),
+            Some(before) => self.signal(scene, new, before).map(Some),
+            None => self.start(scene, new).map(Some),
+        }
+    }
+
+    fn signal(&self, scene: &Scene<'_>, new: Serving<'_>, before: Master) -> Result<Master, RestartError> {
         match self.how {
             How::Hup => {
                 (scene.note)(&format!("sent HUP to gunicorn's master (process {})", before.process.pid()));
                 before.process.signal(Signal::SIGHUP);
                 before.await_new(scene, new, self.timeout)?;
                 let workers = before.process.children();
-                Ok(Some(before.with_workers(workers)))
+                Ok(before.with_workers(workers))
             }
-            How::Usr2 => self.second_master(scene, new, &before).map(Some),
+            How::Usr2 => self.second_master(scene, new, &before),
         }
     }
 
     fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Master, RestartError> {
-        let Some(unit) = &self.unit else { return Err(self.nobody()) };
-        systemd::start(scene, unit, self.timeout)?;
-        let end = Instant::now() + self.timeout;
-        let master = loop {
-            match self.master() {
-                Some(master) => break master,
-                None if Instant::now() > end => return Err(self.nobody()),
-                None => go_on(scene, "waiting for gunicorn")?,
-            }
-            scene.watch.pause(LOOK);
-        };
+        let since = Ticks::now();
+        if let Some(unit) = &self.unit {
+            systemd::start(scene, unit, self.timeout)?;
+        }
+        let master = self.absent().await_started(scene, new, || self.master())?;
+        // One that was started before the link led here may have loaded another release.
+        if self.unit.is_none() && !is_fresh(&master, Some(since)) {
+            return self.signal(scene, new, master);
+        }
+        self.await_fresh(scene, new, master)
+    }
+
+    fn await_fresh(&self, scene: &Scene<'_>, new: Serving<'_>, master: Master) -> Result<Master, RestartError> {
         let fresh = master.with_workers(Vec::new());
         fresh.await_new(scene, new, self.timeout)?;
         Ok(fresh)
@@ -133,12 +140,7 @@ impl Settings {
             }
             Err(old.error(format!("gunicorn's new master {what} within {} s; the old one still serves", self.timeout.as_secs()), None))
         };
-        let gone = || {
-            old.error(
-                "gunicorn's new master ended; the old one still serves".to_owned(),
-                Some("its log has the traceback; started as python -m gunicorn, it cannot start a second master at all"),
-            )
-        };
+        let gone = || old.error("gunicorn's new master ended; the old one still serves".to_owned(), Some("its log has the traceback"));
         let fresh = loop {
             let child = old.process.children().into_iter().find(|child| !old.workers.contains(child));
             match read(&second) {

@@ -287,6 +287,7 @@ impl Settings {
             socket: Some(&self.socket_of(scene.link, new.name)),
             alive: &|| instances.alive(instance, new.name),
             tail: &|| instances.tail(instance, new.name),
+            hopeless: &|_| None,
             workers: instances.workers(instance),
             watch_for: stable_for,
         }

@@ -6,22 +6,108 @@ use std::time::{Duration, Instant};
 
 use super::proof::{elsewhere, go_on, last_lines, log_of};
 use super::{RestartError, Scene, Serving};
-use crate::tools::Process;
+use crate::tools::{Process, Ticks};
 
 const LOOK: Duration = Duration::from_millis(20);
+
+/// What shows which release a worker runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShownBy {
+    /// Its working directory.
+    Directory,
+    /// Its answers, or the options of its server. After uWSGI's `c` and `w` the workers keep the directory of the release in which the master was
+    /// started, while lazy-apps and pythonpath have them load the code that the link leads to.
+    Answers,
+    /// Nothing: the directory is the master's, and no answer names a release.
+    Nothing,
+}
+
+impl ShownBy {
+    /// The first process that is shown to run another release.
+    pub(super) fn stray(self, processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+        if self == Self::Answers { None } else { elsewhere(processes, serving) }
+    }
+
+    /// What to do where one works in another release.
+    pub(super) fn cure(self) -> &'static str {
+        match self {
+            Self::Directory | Self::Answers => {
+                "the server goes back to the directory that it was started in: give it chdir = <the link app> (doctor has the details)"
+            }
+            Self::Nothing => {
+                "set release_header in a [[check]]: after c and w the workers keep the master's directory, and only answers show whose code they run"
+            }
+        }
+    }
+}
 
 /// A master, with the workers that it had when it was looked at.
 #[derive(Debug, Clone)]
 pub(super) struct Master {
     pub process: Process,
     pub workers: Vec<Process>,
+    shown_by: ShownBy,
     log: Option<(PathBuf, u64)>,
+}
+
+/// A server that is not there, and that the agent has no unit to start by.
+pub(super) struct Absent<'a> {
+    /// Its name.
+    pub server: &'a str,
+    /// What was seen: `nobody reads the FIFO /run/shop/fifo`.
+    pub seen: String,
+    /// How long it is waited for.
+    pub timeout: Duration,
+}
+
+impl Absent<'_> {
+    pub(super) fn error(&self, what: String) -> RestartError {
+        let cure = format!("start {}, or name the unit that starts it as unit under [restart]", self.server);
+        RestartError::SetUp { what, cure }
+    }
+
+    /// Before the first release there is no link for a server to run in, so there is no server either: the release goes on, and waits for it.
+    pub(super) fn at_first(&self, scene: &Scene<'_>) -> Result<(), RestartError> {
+        if fs::symlink_metadata(scene.link).is_ok() {
+            return Err(self.error(self.seen.clone()));
+        }
+        let (server, link, seconds) = (self.server, scene.link.display(), self.timeout.as_secs());
+        (scene.warn)(&format!("{}: start {server} as soon as {link} is there; this release waits {seconds} s for it", self.seen));
+        Ok(())
+    }
+
+    /// Waits until somebody else has started it: a person at the first release, or what supervises it after a release that ended it.
+    pub(super) fn await_started<T>(&self, scene: &Scene<'_>, new: Serving<'_>, find: impl Fn() -> Option<T>) -> Result<T, RestartError> {
+        let (server, link, seconds) = (self.server, scene.link.display(), self.timeout.as_secs());
+        (scene.note)(&format!("{}: waiting for {server} to be started, {seconds} s at the most; {link} leads to {}", self.seen, new.name));
+        let end = Instant::now() + self.timeout;
+        loop {
+            if let Some(found) = find() {
+                return Ok(found);
+            }
+            if Instant::now() > end {
+                return Err(self.error(format!("{}: {server} was not started within {seconds} s", self.seen)));
+            }
+            go_on(scene, "waiting for the server to be started")?;
+            scene.watch.pause(LOOK);
+        }
+    }
+}
+
+/// Whether it was started at that time or later.
+pub(super) fn is_fresh(master: &Master, since: Option<Ticks>) -> bool {
+    since.is_some_and(|since| master.process.has_started_since(since))
 }
 
 impl Master {
     pub(super) fn of(process: Process) -> Self {
         let log = log_of(&process).and_then(|path| fs::metadata(&path).ok().map(|meta| (path, meta.len())));
-        Self { workers: process.children(), log, process }
+        Self { workers: process.children(), shown_by: ShownBy::Directory, log, process }
+    }
+
+    /// The same master, of whose workers something else may show which release they run.
+    pub(super) fn shown_by(self, shown_by: ShownBy) -> Self {
+        Self { shown_by, ..self }
     }
 
     /// The same master, with these as the workers of before.
@@ -34,16 +120,26 @@ impl Master {
         self.log.as_ref().map(|(path, from)| last_lines(path, *from)).unwrap_or_default()
     }
 
+    /// Whether it writes what goes wrong into a file.
+    pub(super) fn has_log(&self) -> bool {
+        self.log.is_some()
+    }
+
     /// Fails when it is gone, or when one of its workers is in another release.
     pub(super) fn check(&self, serving: Serving<'_>) -> Result<(), RestartError> {
         self.check_alive(serving)?;
-        match elsewhere(&self.process.children(), serving) {
+        match self.stray(&self.process.children(), serving) {
             None => Ok(()),
             Some((process, cwd)) => Err(self.error(
                 format!("process {} of {} works in another release, {}", process.pid(), self.process.pid(), cwd.display()),
-                Some(KEEPS_DIRECTORY),
+                Some(self.shown_by.cure()),
             )),
         }
+    }
+
+    /// The first of these processes that is shown to run another release.
+    pub(super) fn stray(&self, processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+        self.shown_by.stray(processes, serving)
     }
 
     pub(super) fn check_alive(&self, serving: Serving<'_>) -> Result<(), RestartError> {
@@ -62,7 +158,7 @@ impl Master {
 
     /// Waits until every worker is another process than before, and none is in another release.
     pub(super) fn await_new(&self, scene: &Scene<'_>, serving: Serving<'_>, timeout: Duration) -> Result<(), RestartError> {
-        self.await_workers(scene, serving, timeout, || self.process.children())
+        self.await_workers(scene, serving, timeout, || Ok(self.process.children()))
     }
 
     /// The same, where something else than the process table says who the workers are.
@@ -71,15 +167,15 @@ impl Master {
         scene: &Scene<'_>,
         serving: Serving<'_>,
         timeout: Duration,
-        workers: impl Fn() -> Vec<Process>,
+        mut workers: impl FnMut() -> Result<Vec<Process>, RestartError>,
     ) -> Result<(), RestartError> {
         let end = Instant::now() + timeout;
         let mut seen: Vec<Process> = Vec::new();
         loop {
             self.check_alive(serving)?;
-            let now = workers();
+            let now = workers()?;
             let old = now.iter().filter(|worker| self.workers.contains(worker)).count();
-            let stray = elsewhere(&now, serving);
+            let stray = self.stray(&now, serving);
             if !now.is_empty() && old == 0 && stray.is_none() && now == seen {
                 return Ok(());
             }
@@ -89,7 +185,7 @@ impl Master {
                     _ if now.is_empty() => self.error(format!("the master (process {}) has no worker with a loaded app after {seconds} s", self.process.pid()), None),
                     Some((process, cwd)) => self.error(
                         format!("after {seconds} s, process {} still works in another release, {}", process.pid(), cwd.display()),
-                        Some(KEEPS_DIRECTORY),
+                        Some(self.shown_by.cure()),
                     ),
                     None => self.error(
                         format!("{old} of {} workers are still the ones from before after {seconds} s", now.len()),
@@ -107,6 +203,3 @@ impl Master {
         RestartError::Process { what, cure: cure.map(str::to_owned), tail: self.tail() }
     }
 }
-
-const KEEPS_DIRECTORY: &str =
-    "the server goes back to the directory that it was started in: give it chdir = <the link app> (doctor has the details)";

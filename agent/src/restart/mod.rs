@@ -17,21 +17,22 @@ mod traps;
 pub(crate) mod uwsgi_fifo;
 pub(crate) mod worker;
 
+use std::cell::Cell;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_model::names::{AppName, CommitId, ReleaseName};
 
-use agent_wire::view::Finding;
+use agent_wire::view::{Finding, Level};
 
-use crate::tools::http::Check;
-use crate::tools::{Program, Watch};
+use crate::tools::http::{Check, Wrong};
+use crate::tools::{Program, Ticks, Watch};
 
 use bus::{Act, Unit};
 pub(crate) use error::RestartError;
 use handover::{Finishing, Stood};
 use master::Master;
-use proof::Asking;
+use proof::{Asking, go_on};
 use systemd::Watched;
 use worker::{Brought, Worker};
 
@@ -110,6 +111,8 @@ pub(crate) enum Steadiness {
 pub(crate) struct Prepared {
     /// The master as it serves the new release.
     master: Option<Master>,
+    /// From when on a master that is started loads the release that is brought, where it was not there before.
+    since: Option<Ticks>,
     /// The units of the strategy, as they were when their jobs were done.
     units: Vec<Unit>,
     /// The workers, likewise.
@@ -145,9 +148,13 @@ impl Restart {
     pub(crate) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Prepared, RestartError> {
         systemd::examine(scene, Act::Restart, worker::plain(scene).map(|worker| worker.unit.as_str()))?;
         let workers = traps::of_workers(self, scene.workers, scene.link, scene.watch.left());
-        for finding in traps::of_server(self, scene.link).into_iter().chain(workers) {
-            let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
-            (scene.warn)(&format!("{}{cure}", finding.text));
+        for finding in traps::of_server(self, scene.link, new.dir).into_iter().chain(workers) {
+            match (finding.level, finding.cure) {
+                // It would be called live and would not be.
+                (Level::Error, Some(cure)) => return Err(RestartError::SetUp { what: finding.text, cure }),
+                (_, Some(cure)) => (scene.warn)(&format!("{}: {cure}", finding.text)),
+                (_, None) => (scene.warn)(&finding.text),
+            }
         }
         let mut prepared = Prepared::default();
         match self {
@@ -158,6 +165,8 @@ impl Restart {
             Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
             Self::Command(settings) => settings.prepare()?,
         }
+        // Nothing can have been started in a link that is not there yet.
+        prepared.since = scene.link.symlink_metadata().is_err().then(Ticks::now);
         Ok(prepared)
     }
 
@@ -186,12 +195,45 @@ impl Restart {
         let explained = |error| systemd::with_journal(scene, self.unit(), error);
         match self {
             Self::None | Self::Handover(_) => {}
-            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
+            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
             Self::Systemd(settings) => prepared.units = settings.bring(scene, release)?,
-            Self::Gunicorn(settings) => prepared.master = settings.act(scene, release).map_err(explained)?,
+            Self::Gunicorn(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
             Self::Command(settings) => settings.act(scene, release)?,
         }
         Ok(())
+    }
+
+    /// The same on the way back. What supervises a master that the failed release has ended starts it again, and perhaps too early: then it ends once more.
+    fn bring_back(&self, scene: &Scene<'_>, former: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        let begun = Instant::now();
+        loop {
+            let error = match self.bring(scene, former, prepared) {
+                Err(error @ RestartError::Process { .. }) if self.unit().is_none() && self.master().is_none() => error,
+                brought => return brought,
+            };
+            if begun.elapsed() > self.patience() {
+                return Err(error);
+            }
+            go_on(scene, "going back to the former release")?;
+        }
+    }
+
+    /// The master that is spoken to, where there is one.
+    fn master(&self) -> Option<Master> {
+        match self {
+            Self::UwsgiFifo(settings) => settings.master(),
+            Self::Gunicorn(settings) => settings.master(),
+            Self::None | Self::Handover(_) | Self::Systemd(_) | Self::Command(_) => None,
+        }
+    }
+
+    /// How long a master that ended is waited for.
+    fn patience(&self) -> Duration {
+        match self {
+            Self::UwsgiFifo(settings) => settings.timeout,
+            Self::Gunicorn(settings) => settings.timeout,
+            Self::None | Self::Handover(_) | Self::Systemd(_) | Self::Command(_) => Duration::ZERO,
+        }
     }
 
     /// The unit that a server belongs to which is not spoken to through systemd.
@@ -262,11 +304,20 @@ impl Restart {
             }
             return Ok(());
         };
-        let mut prepared = Prepared::default();
+        // The link leads to the former release already.
+        let mut prepared = Prepared { since: Some(Ticks::now()), ..Prepared::default() };
         match self {
             // A second master may be there, and the first one never left the former release.
             Self::Gunicorn(settings) if settings.stands(scene, former)? => {}
-            _ => self.bring(scene, former, &mut prepared)?,
+            Self::Command(settings) => match settings.back(scene, former) {
+                Ok(()) => {}
+                // Answers say more than how a command ended.
+                Err(error) if names_a_release(scene) && self.prove(scene, former, &prepared).is_ok() => {
+                    (scene.warn)(&format!("{error}; the checks were answered by {} all the same", former.name));
+                }
+                Err(error) => return Err(error),
+            },
+            _ => self.bring_back(scene, former, &mut prepared)?,
         }
         prepared.workers = worker::restart(scene, former)?;
         self.prove(scene, former, &prepared).map(|_| ())
@@ -342,6 +393,7 @@ impl Restart {
             socket: None,
             alive: &workers_alive,
             tail: &Vec::new,
+            hopeless: &|_| None,
             // Nobody knows how many there are; as many as most have.
             workers: 4,
             watch_for: workers_for,
@@ -353,25 +405,37 @@ impl Restart {
                 let units = Watched::new(scene, settings.units.iter().map(String::as_str), &prepared.units)?;
                 let alive = || units.check(serving).and_then(|()| workers.check(serving));
                 let tail = || units.tail();
-                asking = Asking { alive: &alive, tail: &tail, workers: units.workers(), ..asking };
+                let tries = Cell::new(0);
+                let hopeless = |wrong: &Wrong| units.has_no_app(serving, wrong, &tries);
+                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: units.workers(), ..asking };
                 asking.watch_for = workers_for.max(settings.watch_for);
                 how.ask(&asking)
             }
             Self::UwsgiFifo(_) | Self::Gunicorn(_) => {
-                let found = || match self {
-                    Self::UwsgiFifo(settings) => settings.master(),
-                    Self::Gunicorn(settings) => settings.master(),
-                    _ => None,
-                };
-                let Some(master) = prepared.master.clone().or_else(found) else { return how.ask(&asking) };
+                let Some(mut master) = prepared.master.clone().or_else(|| self.master()) else { return how.ask(&asking) };
+                if let Self::UwsgiFifo(settings) = self {
+                    let shown_by = settings.shown_by(scene, &master.process);
+                    master = master.shown_by(shown_by);
+                }
                 let alive = || master.check(serving).and_then(|()| workers.check(serving));
                 let tail = || master.tail();
-                asking = Asking { alive: &alive, tail: &tail, workers: master.process.children().len().max(1), ..asking };
+                let tries = Cell::new(0);
+                let hopeless = |wrong: &Wrong| match self {
+                    Self::UwsgiFifo(settings) => settings.has_no_app(&master, serving, wrong, &tries),
+                    _ => None,
+                };
+                let answering = master.process.children().len().max(1);
+                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: answering, ..asking };
                 asking.watch_for = workers_for.max(MASTER_FOR);
                 how.ask(&asking)
             }
         }
     }
+}
+
+/// Whether an answer tells which release it is of.
+fn names_a_release(scene: &Scene<'_>) -> bool {
+    scene.checks.iter().any(|check| check.release_header.is_some())
 }
 
 /// How long a master is watched, whatever the checks say.

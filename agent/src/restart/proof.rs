@@ -25,6 +25,8 @@ pub(super) struct Asking<'a> {
     pub alive: &'a dyn Fn() -> Result<(), RestartError>,
     /// The last lines of what should serve.
     pub tail: &'a dyn Fn() -> Vec<String>,
+    /// Why there is no use in asking again after such an answer, if that is known.
+    pub hopeless: &'a dyn Fn(&Wrong) -> Option<String>,
     /// How many workers answer.
     pub workers: usize,
     /// How long it must be alive, even where no check says so.
@@ -100,6 +102,9 @@ impl Asking<'_> {
                 };
                 // What killed it says more than the question that it left unanswered.
                 (self.alive)()?;
+                if let Some(when) = (self.hopeless)(&error.wrong) {
+                    return Err(RestartError::Check { when, source: Box::new(error), tail: (self.tail)() });
+                }
                 self.go_on("waiting for the checks to pass")?;
                 if begun.elapsed() >= question.check.within || matches!(error.wrong, Wrong::Unaskable(_)) {
                     let seconds = question.check.within.as_secs_f64();

@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::bus::{Act, Bus, Unit};
 use super::handover::Finishing;
-use super::proof::{elsewhere, go_on};
+use super::master::ShownBy;
+use super::proof::go_on;
+use super::traps::{self, Server};
+use super::uwsgi_fifo::times_without_app;
 use super::{RestartError, Scene, Serving};
 use crate::tools::Process;
+use crate::tools::http::Wrong;
 
 /// How often a unit is looked at while it is watched.
 const LOOK: Duration = Duration::from_millis(100);
@@ -51,6 +55,9 @@ pub(super) fn examine<'u>(scene: &Scene<'_>, act: Act, units: impl Iterator<Item
     }
     Ok(())
 }
+
+/// How many answers of a uWSGI without an app are enough, at least.
+const WITHOUT_APP: usize = 10;
 
 /// One unit to be brought to the new release.
 pub(super) struct Job<'a> {
@@ -181,7 +188,8 @@ fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_
     let end = Instant::now() + time;
     loop {
         let unit = bus.unit(job.unit)?;
-        let stray = stray(&unit, new);
+        let shown_by = shown_by(scene, &unit);
+        let stray = stray(&unit, shown_by, new);
         let active = unit.active_state == "active";
         if active && stray.is_none() {
             return Ok(unit);
@@ -191,7 +199,7 @@ fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_
         }
         if Instant::now() > end {
             return Err(match stray {
-                Some((process, cwd)) if active => in_another_release(bus, job.unit, process, &cwd),
+                Some((process, cwd)) if active => in_another_release(bus, (job.unit, shown_by), process, &cwd),
                 _ => bus.failed(job.unit, format!("was not active within {} s", time.as_secs())),
             });
         }
@@ -200,26 +208,34 @@ fn await_active(bus: &Bus<'_>, scene: &Scene<'_>, new: Serving<'_>, job: &Job<'_
     }
 }
 
+/// What shows which release a unit's processes run.
+fn shown_by(scene: &Scene<'_>, unit: &Unit) -> ShownBy {
+    if traps::forks(unit) { traps::shown_after_fork(scene, Server::of_unit(unit.clone())) } else { ShownBy::Directory }
+}
+
 /// A process of a unit that does its work in another release. The kernel tells of no worker at its end where it works; while none that lives works in the
 /// release that should serve, the main process counts too, for those to come are started where it is: uWSGI, reloading, ends its workers first.
-fn stray(unit: &Unit, serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+fn stray(unit: &Unit, shown_by: ShownBy, serving: Serving<'_>) -> Option<(Process, PathBuf)> {
     let workers = unit.workers();
     let has_arrived = |worker: &Process| worker.cwd().is_some_and(|cwd| cwd.starts_with(serving.dir));
-    elsewhere(&workers, serving).or_else(|| {
+    shown_by.stray(&workers, serving).or_else(|| {
         let are_ending = workers.iter().any(Process::is_ending) && !workers.iter().any(has_arrived);
-        are_ending.then(|| elsewhere(&[Process::of(unit.main_pid)], serving)).flatten()
+        are_ending.then(|| shown_by.stray(&[Process::of(unit.main_pid)], serving)).flatten()
     })
 }
 
-fn in_another_release(bus: &Bus<'_>, unit: &str, process: Process, cwd: &Path) -> RestartError {
+fn in_another_release(bus: &Bus<'_>, (unit, shown_by): (&str, ShownBy), process: Process, cwd: &Path) -> RestartError {
+    let cure = match shown_by {
+        ShownBy::Nothing => shown_by.cure(),
+        ShownBy::Directory | ShownBy::Answers => {
+            "the server keeps the directory that it was started in: let it change into the link app by its own option (chdir), or restart the unit \
+             instead of reloading it"
+        }
+    };
     RestartError::Unit {
         unit: unit.to_owned(),
         what: format!("has a worker in another release: process {} works in {}", process.pid(), cwd.display()),
-        cure: Some(
-            "the server keeps the directory that it was started in: let it change into the link app by its own option (chdir), or restart the unit \
-             instead of reloading it"
-                .to_owned(),
-        ),
+        cure: Some(cure.to_owned()),
         tail: bus.journal(unit),
     }
 }
@@ -227,7 +243,7 @@ fn in_another_release(bus: &Bus<'_>, unit: &str, process: Process, cwd: &Path) -
 /// Units that must stay as they are: active, the same main process, never restarted in between.
 pub(super) struct Watched<'a> {
     bus: Option<Bus<'a>>,
-    units: Vec<Unit>,
+    units: Vec<(Unit, ShownBy)>,
     looked: Cell<Option<Instant>>,
 }
 
@@ -241,7 +257,9 @@ impl<'a> Watched<'a> {
             for name in names {
                 let known = known.iter().find(|unit| unit.name == name).cloned();
                 known.iter().for_each(|unit| bus.hear_of(unit));
-                units.push(known.map_or_else(|| bus.unit(name), Ok)?);
+                let unit = known.map_or_else(|| bus.unit(name), Ok)?;
+                let shown_by = shown_by(scene, &unit);
+                units.push((unit, shown_by));
             }
         }
         Ok(Self { bus, units, looked: Cell::new(None) })
@@ -253,7 +271,7 @@ impl<'a> Watched<'a> {
         if self.looked.get().is_some_and(|looked| looked.elapsed() < LOOK) {
             return Ok(());
         }
-        for before in &self.units {
+        for (before, shown_by) in &self.units {
             let now = bus.unit(&before.name)?;
             let what = if !matches!(now.active_state.as_str(), "active" | "reloading") || now.sub_state == "auto-restart" {
                 "did not stay active"
@@ -261,8 +279,8 @@ impl<'a> Watched<'a> {
                 "flaps: systemd had to start it again"
             } else if now.main_pid != before.main_pid || now.invocation != before.invocation {
                 "was restarted in between"
-            } else if let Some((process, cwd)) = stray(&now, serving) {
-                return Err(in_another_release(bus, &before.name, process, &cwd));
+            } else if let Some((process, cwd)) = stray(&now, *shown_by, serving) {
+                return Err(in_another_release(bus, (&before.name, *shown_by), process, &cwd));
             } else {
                 continue;
             };
@@ -281,12 +299,27 @@ impl<'a> Watched<'a> {
     /// The last lines of the first of them.
     pub(super) fn tail(&self) -> Vec<String> {
         let first = self.bus.as_ref().zip(self.units.first());
-        first.map(|(bus, unit)| bus.journal(&unit.name)).unwrap_or_default()
+        first.map(|(bus, (unit, _))| bus.journal(&unit.name)).unwrap_or_default()
+    }
+
+    /// Why there is no use in asking the first of them again, if it is uWSGI: it answers 500 by itself again and again.
+    pub(super) fn has_no_app(&self, serving: Serving<'_>, wrong: &Wrong, tries: &Cell<usize>) -> Option<String> {
+        let times = times_without_app(wrong, tries);
+        if times < WITHOUT_APP.max(2 * self.workers()) {
+            return None;
+        }
+        let (unit, _) = self.units.first()?;
+        Server::of_unit(unit.clone()).runs("uwsgi").then(|| {
+            format!(
+                "{} answered {times} times in a row that it has no app for {}, or that the app raised an exception",
+                unit.name, serving.name
+            )
+        })
     }
 
     /// How many processes do the work of the first of them.
     pub(super) fn workers(&self) -> usize {
-        self.units.first().map_or(1, |unit| unit.workers().len().max(1))
+        self.units.first().map_or(1, |(unit, _)| unit.workers().len().max(1))
     }
 }
 

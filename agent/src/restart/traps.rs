@@ -15,8 +15,9 @@ use agent_wire::view::{Finding, Level};
 use super::bus::{Act, Bus, Unit};
 use super::handover::{self, Starter};
 use super::helper;
+use super::master::ShownBy;
 use super::worker::Worker;
-use super::{Restart, RestartError, gunicorn as by_signal, systemd, uwsgi_fifo};
+use super::{Restart, RestartError, Scene, gunicorn as by_signal, systemd, uwsgi_fifo};
 use crate::site::Slots;
 use crate::tools::{Cancel, Process, Watch};
 
@@ -37,25 +38,33 @@ enum Way {
 
 /// A server as it runs, or as its unit would start it.
 #[derive(Debug, Clone, Default)]
-struct Server {
+pub(super) struct Server {
     argv: Vec<String>,
+    /// The variables that it was started with, where it runs and they can be read.
+    env: Vec<(String, String)>,
+    /// What it was started as, where it runs: the interpreter, of a script.
+    program: Option<String>,
     /// The directory in which it was started.
     dir: Option<PathBuf>,
     unit: Option<Unit>,
 }
 
 impl Server {
-    fn of(process: &Process, unit: Option<Unit>) -> Self {
-        Self { argv: process.argv(), dir: process.cwd(), unit }
+    pub(super) fn of(process: &Process, unit: Option<Unit>) -> Self {
+        let argv = process.argv();
+        Self { program: argv.first().cloned(), argv, env: process.environ(), dir: process.cwd(), unit }
     }
 
-    fn of_unit(unit: Unit) -> Self {
+    pub(super) fn of_unit(unit: Unit) -> Self {
         let dir = (!unit.working_directory.is_empty()).then(|| PathBuf::from(unit.working_directory.trim_start_matches(['!', '-'])));
-        Self { argv: unit.exec_start.first().cloned().unwrap_or_default(), dir, unit: Some(unit) }
+        let running = (unit.main_pid != 0).then(|| Process::of(unit.main_pid));
+        let env = running.map(|process| process.environ()).unwrap_or_default();
+        let program = running.and_then(|process| process.argv().into_iter().next());
+        Self { argv: unit.exec_start.first().cloned().unwrap_or_default(), env, program, dir, unit: Some(unit) }
     }
 
     /// Whether it is this program, by itself or as a script: `uwsgi`, `uwsgi-core`, `pyuwsgi`.
-    fn runs(&self, name: &str) -> bool {
+    pub(super) fn runs(&self, name: &str) -> bool {
         let fits = |file: &str| {
             file.trim_start_matches("py").strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
         };
@@ -65,9 +74,9 @@ impl Server {
 
 /// All that `doctor` should know: what stands in the way, and the traps.
 pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
-    let mut findings = quickly(|watch| obstacles(restart, workers, watch));
+    let mut findings = quickly(|watch| obstacles(restart, workers, link, watch));
     findings.extend(grants(restart, workers));
-    findings.extend(of_server(restart, link));
+    findings.extend(of_server(restart, link, link));
     findings.extend(of_workers(restart, workers, link, time));
     if findings.is_empty() {
         findings.push(finding(Level::Good, "what restarts the app is there, and none of the known traps is in its set-up", None));
@@ -76,14 +85,14 @@ pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Dur
     findings
 }
 
-/// The traps in how the server is set up: what every release warns of.
-pub(super) fn of_server(restart: &Restart, link: &Path) -> Vec<Finding> {
+/// The traps in how the server is set up: what every release warns of, or fails by. `dir` is the release that it is to serve.
+pub(super) fn of_server(restart: &Restart, link: &Path, dir: &Path) -> Vec<Finding> {
     let mut findings = quickly(|watch| slots(restart, link, watch));
     for (server, way) in quickly(|watch| servers(restart, watch)) {
         let found = if server.runs("uwsgi") {
             uwsgi::judge(&server, way, link)
         } else if server.runs("gunicorn") {
-            gunicorn::judge(&server, way, link)
+            gunicorn::judge(&server, way, gunicorn::Place { link, dir })
         } else {
             Vec::new()
         };
@@ -94,6 +103,17 @@ pub(super) fn of_server(restart: &Restart, link: &Path) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether a unit's reload has uWSGI's master fork again.
+pub(super) fn forks(unit: &Unit) -> bool {
+    way_of(unit, systemd::How::ReloadOrRestart) == Way::Fork
+}
+
+/// What shows which release uWSGI's workers run after its master has forked them again.
+pub(super) fn shown_after_fork(scene: &Scene<'_>, server: Server) -> ShownBy {
+    let is_named = scene.checks.iter().any(|check| check.release_header.is_some());
+    if is_named || uwsgi::loads_from(&server, scene.link) { ShownBy::Answers } else { ShownBy::Nothing }
 }
 
 /// The traps in how the workers are set up, likewise. `time` is what a switch may take.
@@ -237,7 +257,7 @@ fn in_its_slot(restart: &Restart, template: &str, link: &Path, watch: &Watch<'_>
     }
 }
 
-fn obstacles(restart: &Restart, workers: &[Worker], watch: &Watch<'_>) -> Vec<Finding> {
+fn obstacles(restart: &Restart, workers: &[Worker], link: &Path, watch: &Watch<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let of_workers = workers.iter().flat_map(|worker| units_of_worker(restart, worker));
     let units: Vec<String> = units_of(restart).into_iter().chain(of_workers).collect();
@@ -263,6 +283,10 @@ fn obstacles(restart: &Restart, workers: &[Worker], watch: &Watch<'_>) -> Vec<Fi
     }
     let absent = |started_by: &Option<String>, text: String, cure: &str| match started_by {
         Some(unit) => finding(Level::Warning, format!("{text}; a release would start {unit}"), None),
+        // Nothing can have been started in a link that is not there.
+        None if link.symlink_metadata().is_err() => {
+            finding(Level::Warning, format!("{text}; the first release waits for it to be started, once {} is there", link.display()), None)
+        }
         None => finding(Level::Error, text, Some(cure)),
     };
     match restart {

@@ -2,24 +2,34 @@
 //! writer (`core/fifo.c`): so it is opened without waiting, again and again for a moment, written to once, and what happened is read from the
 //! processes.
 
+mod stats;
+
+use std::cell::Cell;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use serde::Deserialize;
 
 use super::bus::Act;
-use super::master::Master;
-use super::proof::{elsewhere, go_on};
-use super::{RestartError, Scene, Serving, systemd};
-use crate::tools::{Process, holding, topmost};
+use super::master::{Absent, Master, ShownBy, is_fresh};
+use super::proof::go_on;
+use super::traps::Server;
+use super::{RestartError, Scene, Serving, systemd, traps};
+use crate::tools::http::Wrong;
+use crate::tools::{Process, Ticks, holding, topmost};
+use stats::State;
 
 /// How long the master may take to make the FIFO anew.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long nothing may change until `c` is written once more.
+const IGNORED: Duration = Duration::from_secs(3);
+/// How long workers that accept requests may have no app where no check asks them.
+const WITHOUT_APP: Duration = Duration::from_secs(2);
+/// How many answers of a server without an app are enough, at least.
+const ANSWERS: usize = 5;
 
 /// `[restart] strategy = "uwsgi-fifo"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,34 +77,17 @@ impl How {
     }
 }
 
-/// What the stats server says: the part that is read.
-#[derive(Debug, Deserialize)]
-struct Stats {
-    pid: u32,
-    #[serde(default)]
-    workers: Vec<StatsWorker>,
-}
-
-#[derive(Debug, Deserialize)]
-struct StatsWorker {
-    #[serde(default)]
-    pid: u32,
-    #[serde(default)]
-    accepting: u32,
-    #[serde(default)]
-    apps: Vec<serde_json::Value>,
-}
-
 impl Settings {
     /// The master: who has the FIFO open, or whom the stats server names.
     pub(super) fn master(&self) -> Option<Master> {
         let fifo = fs::canonicalize(&self.fifo).ok()?;
         let holders = topmost(&holding(&fifo));
+        let stats = self.stats.as_deref().and_then(stats::ask);
         let holder = holders.first().copied();
-        let process = holder.or_else(|| self.stats().map(|stats| Process::of(stats.pid))).filter(Process::is_alive)?;
+        let process = holder.or_else(|| stats.as_ref().map(|stats| stats.master)).filter(Process::is_alive)?;
         let mut master = Master::of(process);
-        if let Some(workers) = self.stats_workers() {
-            master.workers = workers.into_iter().map(|worker| worker.0).collect();
+        if let Some(stats) = stats {
+            master.workers = stats.workers.into_iter().map(|worker| worker.0).collect();
         }
         Some(master)
     }
@@ -111,27 +104,18 @@ impl Settings {
         }
     }
 
-    fn stats(&self) -> Option<Stats> {
-        let stream = UnixStream::connect(self.stats.as_ref()?).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        let mut text = String::new();
-        stream.take(16 * 1024 * 1024).read_to_string(&mut text).ok()?;
-        // With stats-http, headers stand before it.
-        serde_json::from_str(&text[text.find('{')?..]).ok()
+    /// The workers that the stats server tells of.
+    fn workers(&self) -> Option<Vec<(Process, State)>> {
+        self.stats.as_deref().and_then(stats::ask).map(|stats| stats.workers)
     }
 
-    /// The workers, and whether each has loaded its app and accepts requests; nothing without a stats server.
-    fn stats_workers(&self) -> Option<Vec<(Process, bool)>> {
-        let stats = self.stats()?;
-        let workers = stats.workers.into_iter().filter(|worker| worker.pid != 0);
-        Some(workers.map(|worker| (Process::of(worker.pid), worker.accepting != 0 && !worker.apps.is_empty())).collect())
+    fn absent(&self) -> Absent<'static> {
+        Absent { server: "uWSGI", seen: format!("nobody reads the FIFO {}", self.fifo.display()), timeout: self.timeout }
     }
 
     fn nobody(&self) -> RestartError {
-        RestartError::SetUp {
-            what: format!("nobody reads the FIFO {}: uWSGI is not running, or has another one", self.fifo.display()),
-            cure: "start uWSGI with master-fifo set to that path, or name the unit that starts it as unit under [restart]".to_owned(),
-        }
+        let absent = self.absent();
+        absent.error(format!("{}: uWSGI is not running, or has another master-fifo", absent.seen))
     }
 
     pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
@@ -173,29 +157,35 @@ impl Settings {
                 ));
                 Ok(None)
             }
-            (None, None) => Err(self.nobody()),
+            (None, None) => self.absent().at_first(scene).map(|()| None),
         }
     }
 
-    /// Writes the byte and waits until every worker is new.
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
+    /// Writes the byte and waits until every worker is new. A master that was started since, when the link led here already, needs none.
+    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, since: Option<Ticks>) -> Result<Option<Master>, RestartError> {
         // The master makes its FIFO anew after each byte: one that cannot be found at once may be found in a moment.
         let before = self.await_master(scene, AGAIN);
         if self.how == How::Quit {
             return self.quit_and_start(scene, new, before.as_ref());
         }
-        if let Err(error) = self.write(scene, self.how.byte()) {
-            return match (&self.unit, error) {
-                (Some(_), RestartError::SetUp { .. }) => self.start(scene, new),
-                (_, error) => Err(error),
-            };
+        match before {
+            Some(master) if is_fresh(&master, since) => self.await_fresh(scene, new, master),
+            None if open_fifo(&self.fifo).is_err() => self.start(scene, new),
+            before => self.reload(scene, new, before),
+        }
+    }
+
+    fn reload(&self, scene: &Scene<'_>, new: Serving<'_>, before: Option<Master>) -> Result<Option<Master>, RestartError> {
+        match self.write(scene, self.how.byte()) {
+            Err(RestartError::SetUp { .. }) => return self.start(scene, new),
+            written => written?,
         }
         (scene.note)(&format!("wrote {} to {}", char::from(self.how.byte()), self.fifo.display()));
         let Some(before) = before else { return Ok(self.await_master(scene, AGAIN)) };
-        if self.stats.is_some() {
-            before.await_workers(scene, new, self.timeout, || self.loaded())?;
-        } else if self.how.replaces_every_child() {
-            before.await_new(scene, new, self.timeout)?;
+        let shown_by = self.shown_by(scene, &before.process);
+        let before = before.shown_by(shown_by);
+        if self.stats.is_some() || self.how.replaces_every_child() {
+            self.await_replaced(scene, new, &before)?;
         } else {
             self.await_some(scene, new, &before)?;
         }
@@ -203,10 +193,57 @@ impl Settings {
         Ok(Some(before.with_workers(workers)))
     }
 
-    /// The workers of the stats server, once all of them have loaded their app.
-    fn loaded(&self) -> Vec<Process> {
-        let workers = self.stats_workers().unwrap_or_default();
-        if workers.iter().all(|(_, loaded)| *loaded) { workers.into_iter().map(|worker| worker.0).collect() } else { Vec::new() }
+    /// What shows which release the workers of this master run.
+    pub(super) fn shown_by(&self, scene: &Scene<'_>, master: &Process) -> ShownBy {
+        if self.how.replaces_every_child() { ShownBy::Directory } else { traps::shown_after_fork(scene, Server::of(master, None)) }
+    }
+
+    /// Waits until every worker is another one than before, and, as far as the stats server tells, has done what it can to load the app.
+    fn await_replaced(&self, scene: &Scene<'_>, new: Serving<'_>, before: &Master) -> Result<(), RestartError> {
+        let mut ignored = Ignored::new(self, before);
+        let mut without_app: Option<Instant> = None;
+        before.await_workers(scene, new, self.timeout, || {
+            if self.stats.is_none() {
+                return Ok(before.process.children());
+            }
+            let workers = self.workers().unwrap_or_default();
+            let processes: Vec<Process> = workers.iter().map(|worker| worker.0).collect();
+            if processes.iter().any(|process| before.workers.contains(process)) {
+                ignored.look(scene, &processes)?;
+            }
+            if workers.iter().all(|(_, state)| *state == State::Ready) {
+                return Ok(processes);
+            }
+            if !workers.iter().all(|(_, state)| *state == State::WithoutApp) {
+                return Ok(Vec::new());
+            }
+            // An app may be loaded by the first request for it, so the checks ask; they also find out that there is none.
+            if !scene.checks.is_empty() {
+                return Ok(processes);
+            }
+            if without_app.get_or_insert_with(Instant::now).elapsed() > WITHOUT_APP {
+                let what = format!("every worker of uWSGI accepts requests, and none has an app: {} could not be loaded", new.name);
+                return Err(before.error(what, Some("uWSGI's log has the traceback")));
+            }
+            Ok(Vec::new())
+        })
+    }
+
+    /// Why there is no use in asking uWSGI again, as far as that is known: it answered 500 by itself again and again, and neither its stats server nor
+    /// its log tells of an app.
+    pub(super) fn has_no_app(&self, master: &Master, new: Serving<'_>, wrong: &Wrong, tries: &Cell<usize>) -> Option<String> {
+        let times = times_without_app(wrong, tries);
+        let workers = self.workers();
+        let least = ANSWERS.max(2 * workers.as_ref().map_or(0, Vec::len));
+        if times < least {
+            return None;
+        }
+        let said = |line: &String| line.contains("no python application found") || line.contains("*** no app loaded");
+        let has_none = match workers {
+            Some(workers) => workers.iter().all(|(_, state)| *state == State::WithoutApp),
+            None => !master.has_log() || master.tail().iter().any(said),
+        };
+        has_none.then(|| format!("uWSGI has no app: it could not load {}, and answered so {times} times in a row", new.name))
     }
 
     /// A chain reload leaves the children that are no workers (the http router, spoolers), and only the stats server tells which they are: the
@@ -216,6 +253,7 @@ impl Settings {
         let end = Instant::now() + self.timeout;
         let mut seen = before.process.children();
         let mut changed = Instant::now();
+        let mut ignored = Ignored::new(self, before);
         loop {
             before.check_alive(new)?;
             let now = before.process.children();
@@ -223,7 +261,10 @@ impl Settings {
                 (seen, changed) = (now.clone(), Instant::now());
             }
             let old = now.iter().filter(|child| before.workers.contains(child)).count();
-            let stray = elsewhere(&now, new).is_some();
+            let stray = before.stray(&now, new).is_some();
+            if old == before.workers.len() {
+                ignored.look(scene, &now)?;
+            }
             if old == 0 && !now.is_empty() && !stray {
                 return Ok(());
             }
@@ -242,12 +283,25 @@ impl Settings {
     }
 
     fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
-        let Some(unit) = &self.unit else { return Err(self.nobody()) };
-        systemd::start(scene, unit, self.timeout)?;
-        let Some(master) = self.await_master(scene, Duration::from_secs(5)) else { return Err(self.nobody()) };
-        // It was only started: whoever it has is new.
+        let since = Ticks::now();
+        let master = match &self.unit {
+            Some(unit) => {
+                systemd::start(scene, unit, self.timeout)?;
+                self.await_master(scene, Duration::from_secs(5)).ok_or_else(|| self.nobody())?
+            }
+            None => self.absent().await_started(scene, new, || self.master())?,
+        };
+        // One that was started before the link led here may have loaded another release.
+        if self.unit.is_none() && !is_fresh(&master, Some(since)) {
+            return self.reload(scene, new, Some(master));
+        }
+        self.await_fresh(scene, new, master)
+    }
+
+    /// It was only started: whoever it has is new.
+    fn await_fresh(&self, scene: &Scene<'_>, new: Serving<'_>, master: Master) -> Result<Option<Master>, RestartError> {
         let fresh = master.with_workers(Vec::new());
-        fresh.await_new(scene, new, self.timeout)?;
+        self.await_replaced(scene, new, &fresh)?;
         Ok(Some(fresh))
     }
 
@@ -289,6 +343,38 @@ impl Settings {
             go_on(scene, "writing to uWSGI's FIFO")?;
             scene.watch.pause(Duration::from_millis(20));
         }
+    }
+}
+
+/// How often the answer was uWSGI's own 500 in a row (`uwsgi_500` of its `core/errors.c`): that of a worker that has no app, or whose app raised.
+pub(super) fn times_without_app(wrong: &Wrong, tries: &Cell<usize>) -> usize {
+    let is_own = matches!(wrong, Wrong::Status { got: 500, body, .. } if body == "Internal Server Error");
+    tries.set(if is_own { tries.get() + 1 } else { 0 });
+    tries.get()
+}
+
+/// Writes `c` again where uWSGI has ignored it: it does while another chain reload goes on (`uwsgi_chain_reload` of its `core/master_utils.c`), as one
+/// does on the way back, and that one replaced some workers before the link changed. Where it was not ignored, the second one is.
+struct Ignored<'a> {
+    settings: &'a Settings,
+    seen: Vec<Process>,
+    changed: Instant,
+}
+
+impl<'a> Ignored<'a> {
+    fn new(settings: &'a Settings, before: &Master) -> Self {
+        Self { settings, seen: before.workers.clone(), changed: Instant::now() }
+    }
+
+    fn look(&mut self, scene: &Scene<'_>, now: &[Process]) -> Result<(), RestartError> {
+        if now != self.seen {
+            (self.seen, self.changed) = (now.to_vec(), Instant::now());
+        }
+        if self.settings.how == How::Chain && self.changed.elapsed() > IGNORED {
+            self.settings.write(scene, How::Chain.byte())?;
+            self.changed = Instant::now();
+        }
+        Ok(())
     }
 }
 

@@ -37,7 +37,7 @@ use running::Running;
 use sandbox::Bounds;
 use supervisor::{Request, Supervised};
 
-pub(crate) use processes::{Process, boot, end_control_group, holding, is_bounded, topmost, unix_socket, with_variable};
+pub(crate) use processes::{Process, Ticks, boot, end_control_group, holding, is_bounded, topmost, unix_socket, with_variable};
 pub(crate) use supervisor::serve_if_asked;
 pub(crate) use usage::{Place as UsagePlace, Usage, usage};
 

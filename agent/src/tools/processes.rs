@@ -63,6 +63,22 @@ pub(super) fn name_of(pid: u32) -> String {
     file_of(pid, "comm").map_or_else(|| "a program".to_owned(), |name| String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
+/// A time as /proc tells it of processes, in clock ticks since the boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticks(u64);
+
+impl Ticks {
+    /// Now; no process that starts from here on is told to have started before it. Of a host that does not tell, the time of its boot.
+    pub(crate) fn now() -> Self {
+        use nix::time::{ClockId, clock_gettime};
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
+        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(std::time::Duration::from);
+        let ticks =
+            per_second.zip(since_boot).and_then(|(ticks, time)| u64::try_from(time.as_nanos() * u128::from(ticks) / 1_000_000_000).ok());
+        Self(ticks.unwrap_or(0))
+    }
+}
+
 impl Process {
     /// The process that has this number now.
     pub(crate) fn of(pid: u32) -> Self {
@@ -82,6 +98,18 @@ impl Process {
     /// When it started, in clock ticks since boot.
     pub(crate) fn started(&self) -> Option<u64> {
         self.started
+    }
+
+    /// Whether it was started at that time or later.
+    pub(crate) fn has_started_since(&self, since: Ticks) -> bool {
+        self.started.is_some_and(|started| started >= since.0)
+    }
+
+    /// The variables that it was started with; none when they cannot be read.
+    pub(crate) fn environ(&self) -> Vec<(String, String)> {
+        let environ = environ_of(self.pid);
+        let text = String::from_utf8_lossy(&environ);
+        text.split('\0').filter_map(|variable| variable.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     /// Whether it is still there, and not merely waiting to be reaped.

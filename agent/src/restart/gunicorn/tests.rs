@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use super::*;
 use crate::restart::Restart;
-use crate::restart::tests::{A, APP, B, Stage, Visitors, all_answered};
+use crate::restart::tests::{A, APP, B, Stage, Visitors, all_answered, visit};
 use crate::tools::Program;
 use crate::tools::http::{Target, listens};
 
@@ -27,6 +27,26 @@ pub(in crate::restart) fn gunicorn() -> &'static Path {
     })
 }
 
+/// A gunicorn in the link of this directory.
+fn start(root: &Path, program: &[&str], options: &[&str]) {
+    let log = fs::OpenOptions::new().create(true).append(true).open(root.join("log")).unwrap();
+    let mut argv: Vec<String> = program.iter().map(|part| gunicorn().join("bin").join(part).to_string_lossy().into_owned()).collect();
+    if program == ["python"] {
+        argv.extend(["-m".to_owned(), "gunicorn".to_owned()]);
+    }
+    let mut child = Program::from_argv(&argv)
+        .args(["--workers=2", "--graceful-timeout=5", "--no-control-socket"])
+        .arg(format!("--bind=unix:{}", root.join("web.sock").display()))
+        .arg(format!("--pid={}", root.join("pid").display()))
+        .arg(format!("--chdir={}", root.join("app").display()))
+        .args(options)
+        .arg("app:application")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .start_server(log)
+        .unwrap();
+    std::thread::spawn(move || child.wait());
+}
+
 struct Play {
     stage: Stage,
     settings: Settings,
@@ -40,22 +60,7 @@ impl Play {
         let release = stage.release(A, APP);
         stage.link(&release);
         let settings = Settings { pid_file: stage.path("pid"), unit: None, how, timeout: Duration::from_secs(10) };
-        let log = fs::File::create(stage.path("log")).unwrap();
-        let mut argv: Vec<String> = program.iter().map(|part| gunicorn().join("bin").join(part).to_string_lossy().into_owned()).collect();
-        if program == ["python"] {
-            argv.extend(["-m".to_owned(), "gunicorn".to_owned()]);
-        }
-        let mut child = Program::from_argv(&argv)
-            .args(["--workers=2", "--graceful-timeout=5", "--no-control-socket"])
-            .arg(format!("--bind=unix:{}", socket.display()))
-            .arg(format!("--pid={}", settings.pid_file.display()))
-            .arg(format!("--chdir={}", stage.path("app").display()))
-            .args(options)
-            .arg("app:application")
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .start_server(log)
-            .unwrap();
-        std::thread::spawn(move || child.wait());
+        start(&stage.path(""), program, options);
         let end = Instant::now() + Duration::from_secs(10);
         while !(listens(&socket) && read(&settings.pid_file).is_some_and(|master| master.children().len() == 2)) {
             assert!(Instant::now() < end, "gunicorn does not come up: {}", fs::read_to_string(stage.path("log")).unwrap());
@@ -95,18 +100,86 @@ fn hup_loses_no_request_and_every_worker_is_new() {
 
 #[test]
 fn hup_to_a_release_that_cannot_be_loaded_ends_the_master_and_is_told_with_its_traceback() {
-    let play = Play::new(How::Hup, &["gunicorn"], &[]);
+    let mut play = Play::new(How::Hup, &["gunicorn"], &[]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, BROKEN));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(error.to_string().contains("ended: it could not load"), "{error}");
     assert!(error.tail().iter().any(|line| line.contains("nothing_of_that_name")), "{:?}", error.tail());
+    // Nothing starts it again: that is waited for, and told.
+    play.settings.timeout = Duration::from_secs(1);
     let stuck = play.stage.back(&play.restart(), &b, Some(&a)).unwrap_err();
-    assert!(stuck.to_string().contains("names no process that runs"), "{stuck}");
+    assert!(stuck.to_string().contains("names no process that runs") && stuck.hint().unwrap().contains("unit"), "{stuck}");
+}
+
+#[test]
+fn a_master_that_hup_ended_is_waited_for_where_something_else_starts_it() {
+    let play = Play::new(How::Hup, &["gunicorn"], &[]);
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, BROKEN));
+    play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
+    let root = play.stage.path("");
+    let supervisor = std::thread::spawn(move || {
+        // As supervisord does after a second: the first try may still load what failed.
+        std::thread::sleep(Duration::from_millis(1500));
+        start(&root, &["gunicorn"], &[]);
+    });
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    supervisor.join().unwrap();
+    assert_eq!(visit(&play.stage.path("web.sock"), "/").unwrap(), A);
+}
+
+#[test]
+fn a_master_that_ends_once_more_on_the_way_back_is_waited_for_again() {
+    // As one does that was started again while the link still led to what cannot be loaded.
+    let configuration = tempfile::NamedTempFile::with_suffix(".py").unwrap();
+    fs::write(configuration.path(), "def on_reload(server):\n    raise SystemExit(1)\n").unwrap();
+    let play = Play::new(How::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, BROKEN));
+    let (root, before) = (play.stage.path(""), read(&play.settings.pid_file).unwrap());
+    let supervisor = std::thread::spawn(move || {
+        while before.is_alive() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        start(&root, &["gunicorn"], &[]);
+    });
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    supervisor.join().unwrap();
+    assert_ne!(read(&play.settings.pid_file), Some(before));
+    assert_eq!(visit(&play.stage.path("web.sock"), "/").unwrap(), A);
+}
+
+#[test]
+fn the_first_release_waits_for_the_gunicorn_that_can_only_start_in_it() {
+    let mut stage = Stage::new();
+    stage.checks = vec![stage.check(Target::Unix(stage.path("web.sock")))];
+    let settings = Settings { pid_file: stage.path("pid"), unit: None, how: How::Hup, timeout: Duration::from_secs(30) };
+    let a = stage.release(A, APP);
+    let root = stage.path("");
+    let operator = std::thread::spawn(move || {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !root.join("app").exists() {
+            assert!(Instant::now() < end, "the link never comes");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        start(&root, &["gunicorn"], &[]);
+    });
+    let play = Play { stage, settings };
+    let switched = play.stage.switch(&play.restart(), &a, None);
+    operator.join().unwrap();
+    switched.unwrap();
+    assert!(play.stage.warnings()[0].contains("start gunicorn as soon as"), "{:?}", play.stage.warnings());
 }
 
 #[test]
 fn hup_with_preload_changes_nothing_and_is_found_out() {
-    let mut play = Play::new(How::Hup, &["gunicorn"], &["--preload"]);
+    let play = Play::new(How::Hup, &["gunicorn"], &["--preload"]);
+    let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
+    let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
+    assert!(matches!(error, RestartError::SetUp { .. }) && error.to_string().contains("forks the old app again"), "{error}");
+    // Where neither its command line nor its configuration tells, the answers do.
+    let configuration = tempfile::NamedTempFile::with_suffix(".py").unwrap();
+    fs::write(configuration.path(), "preload_app = bool(1)\n").unwrap();
+    let mut play = Play::new(How::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);
     play.stage.checks[0].within = Duration::from_secs(1);
     play.settings.timeout = Duration::from_secs(3);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));

@@ -103,9 +103,9 @@ fn a_worker_at_its_end_does_not_say_that_the_unit_has_arrived() {
     for _ in 0..20 {
         master.order();
         master.await_answer();
-        assert!(stray(&master.unit(), b.serving()).is_some());
+        assert!(stray(&master.unit(), ShownBy::Directory, b.serving()).is_some());
         master.order();
-        while stray(&master.unit(), b.serving()).is_some() {}
+        while stray(&master.unit(), ShownBy::Directory, b.serving()).is_some() {}
         assert_eq!(Process::of(master.process.id()).cwd().as_deref(), Some(b.dir.as_path()));
         master.await_answer();
     }
@@ -123,9 +123,31 @@ fn where_a_main_process_stays_the_end_of_one_worker_among_others_says_nothing() 
     thread::scope(|scope| {
         let answered = scope.spawn(|| master.await_answer());
         while !answered.is_finished() {
-            assert_eq!(stray(&unit, b.serving()), None);
+            assert_eq!(stray(&unit, ShownBy::Directory, b.serving()), None);
         }
     });
-    assert_ne!(stray(&unit, a.serving()), None);
+    assert_ne!(stray(&unit, ShownBy::Directory, a.serving()), None);
     master.end();
+}
+
+#[test]
+fn workers_that_a_unit_forks_again_are_not_judged_by_their_directory_where_answers_tell() {
+    let stage = Stage::new();
+    let (a, b) = (stage.release(A, APP), stage.release(B, APP));
+    let reload = |byte: &str| Unit {
+        can_reload: true,
+        exec_reload: vec![vec!["/bin/sh".to_owned(), "-c".to_owned(), format!("echo {byte} > /run/fifo")]],
+        ..Unit::default()
+    };
+    let shown = |stage: &Stage, byte: &str| stage.with_scene(|scene| shown_by(scene, &reload(byte)));
+    assert_eq!((shown(&stage, "c"), shown(&stage, "r")), (ShownBy::Nothing, ShownBy::Directory));
+    let mut asked = stage;
+    asked.checks = vec![asked.check(crate::tools::http::Target::Unix("/run/web.sock".into()))];
+    assert_eq!((shown(&asked, "c"), shown(&asked, "r")), (ShownBy::Answers, ShownBy::Directory));
+    let mut worker = std::process::Command::new("sleep").arg("600").current_dir(&a.dir).spawn().unwrap();
+    let processes = [Process::of(worker.id())];
+    assert!(ShownBy::Directory.stray(&processes, b.serving()).is_some() && ShownBy::Nothing.stray(&processes, b.serving()).is_some());
+    assert_eq!(ShownBy::Answers.stray(&processes, b.serving()), None);
+    worker.kill().unwrap();
+    worker.wait().unwrap();
 }

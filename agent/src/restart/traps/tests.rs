@@ -1,5 +1,5 @@
 use super::*;
-use crate::restart::tests::Stage;
+use crate::restart::tests::{A, APP, B, Stage};
 use crate::restart::{handover, uwsgi_fifo};
 
 const LINK: &str = "/var/shop/app";
@@ -65,15 +65,97 @@ fn options_are_read_from_ini_files_with_their_variables() {
 
 #[test]
 fn each_trap_of_gunicorn_is_told_with_its_cure() {
-    let judge = |line: &str, way| texts(&gunicorn::judge(&server(line), way, Path::new(LINK)));
+    let place = gunicorn::Place { link: Path::new(LINK), dir: Path::new("/var/shop/releases/x") };
+    let judge = |line: &str, way| texts(&gunicorn::judge(&server(line), way, place));
     assert!(judge("/var/shop/app/venv/bin/gunicorn --chdir /var/shop/app x", Way::Reload).contains("old environment"));
-    assert!(judge("/var/shop/app/venv/bin/python /var/shop/app/venv/bin/gunicorn x", Way::Second).contains("old environment"));
+    assert!(judge("/var/shop/environments/1/bin/python /var/shop/app/venv/bin/gunicorn x", Way::Second).contains("old environment"));
+    assert_eq!(judge("/var/shop/app/venv/bin/python /var/shop/app/venv/bin/gunicorn x", Way::Second), "");
     assert_eq!(judge("/var/shop/app/venv/bin/python -m gunicorn --chdir /var/shop/app x", Way::Reload), "");
-    assert!(judge("python -m gunicorn x", Way::Second).contains("no new master"));
+    let found = judge("python -m gunicorn x", Way::Second);
+    assert!(found.starts_with("Warning") && found.contains("hides Python's") && found.contains("signal = \"HUP\""), "{found}");
     assert!(judge("python -m gunicorn --preload x", Way::Reload).contains("nothing changes"));
     let unit = Unit { name: "shop.service".into(), kind: "notify".into(), ..Unit::default() };
     let started = Server { unit: Some(unit), ..server("gunicorn x") };
-    assert!(texts(&gunicorn::judge(&started, Way::Second, Path::new(LINK))).contains("systemd stops both"));
+    let found = texts(&gunicorn::judge(&started, Way::Second, place));
+    assert!(found.contains("systemd stops both") && found.contains("signal = \"HUP\""), "{found}");
+}
+
+#[test]
+fn gunicorns_script_is_an_error_only_where_the_environment_is_another() {
+    let stage = Stage::new();
+    let (a, b) = (stage.release(A, APP), stage.release(B, APP));
+    for (release, environment) in [(&a, "one"), (&b, "two")] {
+        let bin = stage.path("environments").join(environment).join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("gunicorn"), format!("#!{}/python\n", bin.display())).unwrap();
+        std::os::unix::fs::symlink(bin.parent().unwrap(), release.dir.join("venv")).unwrap();
+    }
+    stage.link(&a);
+    let link = stage.path("app");
+    let line = format!("{}/venv/bin/gunicorn --chdir {0} x", link.display());
+    let judge = |server: &Server, dir: &Path| texts(&gunicorn::judge(server, Way::Reload, gunicorn::Place { link: &link, dir }));
+    // It does not run: it will be started as what the release has.
+    assert!(judge(&server(&line), &a.dir).starts_with("Warning"));
+    assert!(judge(&server(&line), &b.dir).starts_with("Warning"));
+    let running = Server { program: Some(stage.path("environments/one/bin/python").to_string_lossy().into_owned()), ..server(&line) };
+    assert!(judge(&running, &a.dir).starts_with("Warning"));
+    assert!(judge(&running, &b.dir).starts_with("Error"));
+}
+
+#[test]
+fn what_a_release_configures_gunicorn_to_do_is_read_where_gunicorn_reads_it() {
+    let stage = Stage::new();
+    let (a, b) = (stage.release(A, APP), stage.release(B, APP));
+    stage.link(&a);
+    let link = stage.path("app");
+    let configured = |text: &str| std::fs::write(b.dir.join("gunicorn.conf.py"), text).unwrap();
+    let judge = |line: &str, way: Way| texts(&gunicorn::judge(&server(line), way, gunicorn::Place { link: &link, dir: &b.dir }));
+    configured("workers = 2\ndaemon = True  # as it was\n");
+    let found = judge("venv/bin/gunicorn --bind unix:{socket} x", Way::Anew);
+    assert!(found.starts_with("Error") && found.contains("daemon = True in") && found.contains("ends as soon as it is started"), "{found}");
+    let linked = format!("{}/venv/bin/python -m gunicorn -c {0}/gunicorn.conf.py x", link.display());
+    // By its pid file the master is found, in the background or not.
+    assert_eq!(judge(&linked, Way::Reload), "");
+    configured("preload_app=True\n");
+    assert!(judge(&linked, Way::Reload).contains("preload_app = True in"), "the new release's file is read, and not the live one's");
+    for text in ["preload_app = True\npreload_app = False\n", "if DEBUG:\n    preload_app = True\n", "# preload_app = True\n", ""] {
+        configured(text);
+        assert_eq!(judge(&linked, Way::Reload), "", "{text}");
+    }
+    assert!(judge("gunicorn -D x", Way::Anew).contains("gunicorn with -D ends"));
+    let by_env = Server { env: vec![("GUNICORN_CMD_ARGS".into(), "--workers 3 --preload".into())], ..server(&linked) };
+    let found = texts(&gunicorn::judge(&by_env, Way::Reload, gunicorn::Place { link: &link, dir: &b.dir }));
+    assert!(found.contains("gunicorn with --preload forks the old app again"), "{found}");
+}
+
+#[test]
+fn what_of_uwsgis_options_cannot_be_read_fails_no_release() {
+    let stage = Stage::new();
+    let hidden = |line: &str| texts(&uwsgi::judge(&server(line), Way::Fork, Path::new(LINK)));
+    for source in [format!("--ini={}", stage.path("gone.ini").display()), "--yaml=/etc/app.yml".to_owned(), "/etc/app.xml".to_owned()] {
+        let found = hidden(&format!("uwsgi {source} --listen=1024 --die-on-term"));
+        assert!(found.starts_with("Warning") && found.contains("as far as its options can be read"), "{source}: {found}");
+    }
+    // Options and paths come by the environment, too.
+    let mut started = server("uwsgi --module app --listen=1024 --die-on-term");
+    assert!(texts(&uwsgi::judge(&started, Way::Fork, Path::new(LINK))).starts_with("Error"));
+    started.env =
+        [("UWSGI_LAZY_APPS", "1"), ("PYTHONPATH", "/srv/lib:/var/shop/app")].map(|(name, value)| (name.into(), value.into())).to_vec();
+    assert_eq!(texts(&uwsgi::judge(&started, Way::Fork, Path::new(LINK))), "");
+}
+
+#[test]
+fn what_leads_to_the_link_by_another_link_follows_it() {
+    let stage = Stage::new();
+    let release = stage.release(A, APP);
+    stage.link(&release);
+    std::os::unix::fs::symlink(stage.path("app"), stage.path("current")).unwrap();
+    let judge = |path: &Path| {
+        let line = format!("uwsgi --lazy-apps --module app --pythonpath={} --listen=1024 --die-on-term", path.display());
+        texts(&uwsgi::judge(&server(&line), Way::Fork, &stage.path("app")))
+    };
+    assert_eq!(judge(&stage.path("current")), "");
+    assert!(judge(&release.dir).contains("without pythonpath"));
 }
 
 #[test]
@@ -105,7 +187,11 @@ fn doctor_says_what_stands_in_the_way_and_what_is_well() {
         unit: None,
         timeout: Duration::from_secs(1),
     });
-    let found = find(&fifo, Path::new(LINK), &[], Duration::from_secs(900));
+    // Before the first release, nothing can have been started in the link.
+    let found = find(&fifo, &stage.path("app"), &[], Duration::from_secs(900));
+    assert!(found[0].level == Level::Warning && found[0].text.contains("the first release waits for it"), "{found:?}");
+    stage.link(&stage.release(A, APP));
+    let found = find(&fifo, &stage.path("app"), &[], Duration::from_secs(900));
     assert!(found[0].level == Level::Error && found[0].text.contains("nobody reads the FIFO"), "{found:?}");
     let argv = "uwsgi --need-app --die-on-term --listen=1024 --http-socket={socket}";
     let handover = |argv: &str| {

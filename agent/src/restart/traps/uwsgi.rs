@@ -9,11 +9,27 @@ use super::{Server, Way, finding};
 
 /// The options in their order. uWSGI takes them from every source alike.
 #[derive(Debug, Default)]
-pub(super) struct Options(Vec<(String, String)>);
+pub(super) struct Options {
+    list: Vec<(String, String)>,
+    /// A source of options that could not be read: what it says is not known.
+    unread: Option<String>,
+}
+
+/// Sources of options in other words than those of ini files.
+const OTHER_SOURCES: [&str; 10] =
+    ["xml", "yaml", "yml", "json", "config", "ini-paste", "ini-paste-logged", "sqlite3", "ldap", "zerg-config"];
 
 impl Options {
     pub(super) fn of(server: &Server) -> Self {
         let mut options = Self::default();
+        for (name, value) in &server.env {
+            // As uWSGI does with its environment: UWSGI_LAZY_APPS is lazy-apps.
+            if let Some(name) = name.strip_prefix("UWSGI_") {
+                options.add(&name.to_ascii_lowercase(), value.clone(), &server.dir.clone().unwrap_or_default(), 0);
+            } else if name == "PYTHONPATH" {
+                value.split(':').for_each(|path| options.list.push(("pythonpath".to_owned(), path.to_owned())));
+            }
+        }
         let mut args = server.argv.iter().skip_while(|arg| !arg.contains("uwsgi")).skip(1).peekable();
         let dir = server.dir.clone().unwrap_or_default();
         while let Some(arg) = args.next() {
@@ -42,6 +58,8 @@ impl Options {
                 options.add(name, value, &dir, 0);
             } else if arg.ends_with(".ini") {
                 options.add("ini", arg.clone(), &dir, 0);
+            } else if [".xml", ".yaml", ".yml", ".json"].iter().any(|end| arg.ends_with(end)) {
+                options.add("config", arg.clone(), &dir, 0);
             } else if let Some((name, value)) = arg.split_once('=') {
                 options.add(name, value.to_owned(), &dir, 0);
             }
@@ -54,11 +72,14 @@ impl Options {
         if matches!(name.as_str(), "ini" | "include" | "inherit") && depth < 4 {
             let (file, section) = value.split_once(':').unwrap_or((&value, "uwsgi"));
             let file = dir.join(file);
-            // What cannot be read is not judged.
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            self.read_ini(&text, section, &file, depth + 1);
+            match fs::read_to_string(&file) {
+                Ok(text) => self.read_ini(&text, section, &file, depth + 1),
+                Err(_) => self.unread = Some(value.clone()),
+            }
+        } else if OTHER_SOURCES.contains(&name.as_str()) {
+            self.unread = Some(value.clone());
         }
-        self.0.push((name, value));
+        self.list.push((name, value));
     }
 
     /// The lines of one section; `%d` is the file's directory, `%(name)` an option from before.
@@ -71,7 +92,7 @@ impl Options {
             } else if inside && !line.starts_with([';', '#']) && !line.is_empty() {
                 let (name, value) = line.split_once('=').unwrap_or((line, ""));
                 let mut value = value.trim().replace("%d", &format!("{}/", dir.display()));
-                for (known, replacement) in self.0.clone() {
+                for (known, replacement) in self.list.clone() {
                     value = value.replace(&format!("%({known})"), &replacement);
                 }
                 self.add(name.trim(), value, &dir, depth);
@@ -80,7 +101,7 @@ impl Options {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.list.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether an option without a value is on.
@@ -89,7 +110,7 @@ impl Options {
     }
 
     fn all(&self, names: &[&str]) -> Vec<&str> {
-        self.0.iter().filter(|(known, _)| names.contains(&known.as_str())).map(|(_, value)| value.as_str()).collect()
+        self.list.iter().filter(|(known, _)| names.contains(&known.as_str())).map(|(_, value)| value.as_str()).collect()
     }
 }
 
@@ -109,29 +130,66 @@ const FLAGS: [&str; 12] = [
     "strict",
 ];
 
+/// Whether a path leads through the link, by its own words or by another link that leads where it does.
+fn is_through(path: &str, link: &Path) -> bool {
+    let (path, releases) = (Path::new(path), link.with_file_name("releases"));
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let leads_there = || path.is_absolute() && real(path).zip(real(link)).is_some_and(|(path, live)| path.starts_with(live));
+    path.starts_with(link) || !path.starts_with(releases) && leads_there()
+}
+
+const PYTHONPATH: [&str; 3] = ["pythonpath", "python-path", "pp"];
+const LAZY: [&str; 2] = ["lazy-apps", "lazy"];
+
+/// Whether each worker loads the app by itself, and from where the link leads: what can be read of the options says so.
+pub(super) fn loads_from(server: &Server, link: &Path) -> bool {
+    let options = Options::of(server);
+    server.runs("uwsgi") && options.on(&LAZY) && options.all(&PYTHONPATH).iter().any(|path| is_through(path, link))
+}
+
 /// What is wrong, or will be one day.
 pub(super) fn judge(server: &Server, way: Way, link: &Path) -> Vec<Finding> {
     let options = Options::of(server);
+    let mut found = found_in(&options, server, way, link);
+    if let Some(source) = &options.unread {
+        // What cannot be read may say otherwise, so no release fails by it.
+        for finding in found.iter_mut().filter(|finding| finding.level == Level::Error) {
+            finding.level = Level::Warning;
+            finding.text = format!("{} (as far as its options can be read; {source} cannot)", finding.text);
+        }
+    }
+    found
+}
+
+fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
-    let releases = link.parent().map(|root| root.join("releases")).unwrap_or_default();
+    let releases = link.with_file_name("releases");
     let named = |path: &str, base: &Path| Path::new(path).starts_with(base);
     let chdir = options.all(&["chdir", "chdir2"]);
-    let pythonpath = options.all(&["pythonpath", "python-path", "pp"]);
-    let lazy = options.on(&["lazy-apps", "lazy"]);
-    let follows = |paths: &[&str]| paths.iter().any(|path| named(path, link));
+    let pythonpath = options.all(&PYTHONPATH);
+    let lazy = options.on(&LAZY);
+    let follows = |paths: &[&str]| paths.iter().any(|path| is_through(path, link));
+    // Such a file may well put its own directory before others.
+    let by_file = follows(&options.all(&["wsgi-file", "file"]))
+        || options.all(&["mount"]).iter().any(|mount| mount.split_once('=').is_some_and(|(_, file)| is_through(file, link)));
+    let if_old = if by_file { Level::Warning } else { Level::Error };
 
     if way == Way::Fork && !(lazy && follows(&pythonpath)) {
-        let text = if lazy {
-            "a chain reload (c, w) of uWSGI forks from a master that stays in the former release: with lazy-apps and without pythonpath it runs the old \
-             code with the new environment"
+        let (level, text) = if lazy {
+            (
+                if_old,
+                "a chain reload (c, w) of uWSGI forks from a master that stays in the former release: with lazy-apps and without pythonpath it runs the \
+                 old code with the new environment",
+            )
         } else {
-            "a chain reload (c, w) of uWSGI without lazy-apps forks the old app again: nothing changes, and nothing says so"
+            (Level::Error, "a chain reload (c, w) of uWSGI without lazy-apps forks the old app again: nothing changes, and nothing says so")
         };
-        found.push(finding(
-            Level::Error,
-            text,
-            Some("use the graceful reload (r), or give uWSGI lazy-apps and pythonpath = <the link app>"),
-        ));
+        let cure = "use the graceful reload (r), or give uWSGI lazy-apps and pythonpath = <the link app>";
+        found.push(finding(level, text, Some(cure)));
+    } else if way == Way::Fork && follows(&chdir) {
+        let text = "a chain reload (c, w) of uWSGI keeps the working directory of the release in which its master was started: the workers run the new \
+                    code, and a file that it opens by a relative path is the former one's";
+        found.push(finding(Level::Warning, text, Some("remove chdir from uWSGI's options, or use the graceful reload (r)")));
     }
     if way == Way::Fork && options.on(&["need-app"]) {
         let text = "with need-app, the first worker that cannot load the release takes the master down in a chain reload";
@@ -142,11 +200,8 @@ pub(super) fn judge(server: &Server, way: Way, link: &Path) -> Vec<Finding> {
         if chdir.is_empty() && pythonpath.is_empty() && started_in_release {
             let text = "uWSGI was started inside the release and has no chdir: on a reload it goes back to the directory that it was started in, and runs \
                         the old code with the new environment";
-            found.push(finding(
-                Level::Error,
-                text,
-                Some("set chdir = <the link app> in uWSGI's options; WorkingDirectory in the unit does not do it"),
-            ));
+            let cure = "set chdir = <the link app> in uWSGI's options; WorkingDirectory in the unit does not do it";
+            found.push(finding(if_old, text, Some(cure)));
         }
         let http = options.all(&["http", "https", "http-router"]);
         if !http.is_empty() {
@@ -190,7 +245,9 @@ pub(super) fn judge(server: &Server, way: Way, link: &Path) -> Vec<Finding> {
                 "{} stops uWSGI by SIGTERM, which it takes for a reload: stopping lasts until TimeoutStopSec and ends in a kill",
                 unit.name
             );
-            found.push(finding(Level::Error, text, Some("give uWSGI die-on-term, or the unit KillSignal=SIGQUIT")));
+            // Only a restart stops it before another one starts.
+            let level = if way == Way::Restart { Level::Error } else { Level::Warning };
+            found.push(finding(level, text, Some("give uWSGI die-on-term, or the unit KillSignal=SIGQUIT")));
         }
         None if way == Way::Anew && !dies => {
             let text = "the instances are ended by SIGTERM, which uWSGI takes for a reload";

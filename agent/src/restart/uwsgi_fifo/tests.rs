@@ -1,10 +1,29 @@
 use super::*;
 use crate::restart::Restart;
-use crate::restart::tests::{A, APP, B, Release, Stage, Visitors, nearly_all_answered};
+use crate::restart::tests::{A, APP, B, Release, Stage, Visitors, nearly_all_answered, visit};
 use crate::tools::http::Target;
 use crate::tools::{Leftovers, Program};
 
 const BROKEN: &str = "import nothing_of_that_name\n";
+
+/// A uWSGI; `{link}` in its options is the link, `{root}` its directory.
+fn start(root: &Path, options: &[String]) -> Process {
+    let log = fs::OpenOptions::new().create(true).append(true).open(root.join("log")).unwrap();
+    let text = |path: &str| root.join(path).to_string_lossy().into_owned();
+    let mut child = Program::new("/usr/bin/uwsgi")
+        .args(["--plugin", "python3", "--master", "--processes=2", "--listen=1024", "--die-on-term", "--py-call-osafterfork"])
+        .arg(format!("--http-socket={}", text("web.sock")))
+        .arg(format!("--master-fifo={}", text("fifo")))
+        .arg(format!("--stats={}", text("stats")))
+        .args(options.iter().map(|option| option.replace("{link}", &text("app")).replace("{root}", &text(""))))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .leftovers(Leftovers::Leave)
+        .start_server(log)
+        .unwrap();
+    let master = Process::of(child.id());
+    std::thread::spawn(move || child.wait());
+    master
+}
 
 /// A uWSGI that runs already, as one finds it on a host.
 struct Play {
@@ -28,24 +47,12 @@ impl Play {
             unit: None,
             timeout: Duration::from_secs(20),
         };
-        let log = fs::File::create(stage.path("log")).unwrap();
-        let link = stage.path("app");
-        let mut child = Program::new("/usr/bin/uwsgi")
-            .args(["--plugin", "python3", "--master", "--processes=2", "--listen=1024", "--die-on-term", "--py-call-osafterfork"])
-            .arg(format!("--http-socket={}", socket.display()))
-            .arg(format!("--master-fifo={}", settings.fifo.display()))
-            .arg(format!("--stats={}", stage.path("stats").display()))
-            .args(options.iter().map(|option| option.replace("{link}", &link.to_string_lossy())))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .leftovers(Leftovers::Leave)
-            .start_server(log)
-            .unwrap();
-        let master = Process::of(child.id());
-        std::thread::spawn(move || child.wait());
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        let master = start(&stage.path(""), &options);
         let play = Self { stage, settings, master };
         let end = Instant::now() + Duration::from_secs(10);
         while !(crate::tools::http::listens(&socket)
-            && play.settings.stats().is_some_and(|stats| stats.workers.iter().all(|worker| worker.accepting == 1)))
+            && play.settings.workers().is_some_and(|workers| workers.iter().all(|(_, state)| *state != State::Loading)))
         {
             assert!(Instant::now() < end, "uWSGI does not come up: {}", fs::read_to_string(play.stage.path("log")).unwrap());
             std::thread::sleep(Duration::from_millis(20));
@@ -101,22 +108,184 @@ fn a_chain_reload_with_the_right_options_brings_the_new_release() {
     nearly_all_answered(&visitors.go().0);
 }
 
+/// What our own example has, and what the manual of uWSGI shows.
+const CHAIN: [&str; 4] = ["--lazy-apps", "--pythonpath={link}", "--chdir={link}", "--module=app"];
+
 #[test]
-fn a_chain_reload_that_only_forks_the_old_app_again_is_found_out() {
-    let mut play = Play::chdir(&[]);
-    play.settings.how = How::Workers;
-    play.settings.timeout = Duration::from_secs(2);
+fn workers_that_keep_the_masters_directory_and_load_the_new_code_are_believed() {
+    for (how, release_header, stats) in
+        [(How::Chain, Some("X-Release"), true), (How::Workers, Some("X-Release"), false), (How::Chain, None, true)]
+    {
+        let mut play = Play::new(APP, &CHAIN);
+        play.settings.how = how;
+        play.stage.checks[0].release_header = release_header.map(str::to_owned);
+        if !stats {
+            play.settings.stats = None;
+        }
+        let (a, b) = (play.live(), play.stage.release(B, APP));
+        let visitors = Visitors::come(&play.stage.path("web.sock"));
+        play.stage.switch(&play.restart(), &b, Some(&a)).unwrap();
+        // The master's directory is that of the former release, and so is each worker's; the code is not.
+        assert!(play.master.children().iter().all(|worker| worker.cwd().unwrap() == a.dir));
+        assert_eq!(visit(&play.stage.path("web.sock"), "/").unwrap(), B);
+        assert!(play.stage.warnings()[0].contains("a file that it opens by a relative path"), "{:?}", play.stage.warnings());
+        play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+        let (seen, _) = visitors.go();
+        nearly_all_answered(&seen);
+        assert_eq!(seen.last(), Some(&Ok(A.to_owned())));
+    }
+}
+
+#[test]
+fn a_chain_reload_that_would_only_fork_the_old_app_again_is_refused_before_anything_is_switched() {
+    for options in [["--chdir={link}", "--wsgi-file=app.py"], ["--pythonpath={link}", "--module=app"]] {
+        let mut play = Play::new(APP, &options);
+        play.settings.how = How::Chain;
+        play.stage.checks[0].release_header = None;
+        let (a, b) = (play.live(), play.stage.release(B, APP));
+        let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
+        assert!(matches!(error, RestartError::SetUp { .. }) && error.to_string().contains("forks the old app again"), "{error}");
+        assert!(error.hint().unwrap().contains("lazy-apps and pythonpath"));
+        assert_eq!(fs::canonicalize(play.stage.path("app")).unwrap(), a.dir);
+    }
+}
+
+#[test]
+fn a_chain_reload_that_only_forked_the_old_app_again_is_found_out_where_no_option_can_be_read() {
+    let of_ini = |text: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let ini = root.path().join("app.ini");
+        fs::write(&ini, format!("[uwsgi]\n{text}\n")).unwrap();
+        let mut play = Play::new(APP, &[&format!("--ini={}", ini.display()), "--pythonpath={link}"]);
+        fs::remove_file(ini).unwrap();
+        play.settings.how = How::Workers;
+        play.settings.timeout = Duration::from_secs(2);
+        play.stage.checks[0].within = Duration::from_secs(1);
+        play
+    };
+    let mut play = of_ini("wsgi-file = app.py\nchdir = %(pythonpath)");
+    // No answer tells whose it is, so the directory must.
+    play.stage.checks[0].release_header = None;
     let (a, b) = (play.live(), play.stage.release(B, APP));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(error.to_string().contains("still works in another release"), "{error}");
+    assert!(error.hint().unwrap().contains("release_header"), "{:?}", error.hint());
     // With no directory to betray them, the answers do.
-    let mut play = Play::new(APP, &["--pythonpath={link}", "--module=app"]);
-    play.settings.how = How::Workers;
-    play.stage.checks[0].within = Duration::from_secs(1);
+    let play = of_ini("module = app");
     let (a, b) = (play.live(), play.stage.release(B, APP));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains(&format!("answers still come from {A}")), "{cause}");
+}
+
+#[test]
+fn a_release_without_an_app_is_taken_back_as_soon_as_the_answers_show_it() {
+    let chdir = ["--chdir={link}", "--wsgi-file=app.py"];
+    for (how, options, stats) in [
+        (How::Graceful, chdir.as_slice(), true),
+        (How::Graceful, chdir.as_slice(), false),
+        (How::Chain, CHAIN.as_slice(), true),
+        (How::Workers, CHAIN.as_slice(), false),
+    ] {
+        let mut play = Play::new(APP, options);
+        play.settings.how = how;
+        play.settings.timeout = Duration::from_secs(50);
+        play.stage.checks[0].within = Duration::from_secs(50);
+        if !stats {
+            play.settings.stats = None;
+        }
+        let (a, b) = (play.live(), play.stage.release(B, BROKEN));
+        let visitors = Visitors::come(&play.stage.path("web.sock"));
+        let begun = Instant::now();
+        let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
+        assert!(error.to_string().contains("uWSGI has no app: it could not load"), "{how:?}: {error}");
+        assert!(error.tail().iter().any(|line| line.contains("nothing_of_that_name") || line.contains("no python application")));
+        play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+        let took = begun.elapsed();
+        let (seen, _) = visitors.go();
+        // Each of the two would have been waited out, one after the other.
+        assert!(took < Duration::from_secs(40), "{how:?} took {took:?}");
+        assert_eq!(seen.last(), Some(&Ok(A.to_owned())), "{how:?}");
+    }
+    // Where nobody is asked, the stats server says it.
+    let mut play = Play::new(APP, &chdir);
+    play.settings.timeout = Duration::from_secs(50);
+    play.stage.checks.clear();
+    let (a, b) = (play.live(), play.stage.release(B, BROKEN));
+    let begun = Instant::now();
+    let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
+    assert!(error.to_string().contains("none has an app") && begun.elapsed() < Duration::from_secs(30), "{error}");
+}
+
+#[test]
+fn a_second_chain_reload_that_uwsgi_ignores_is_asked_for_again() {
+    let mut play = Play::new(APP, &CHAIN);
+    play.settings.how = How::Chain;
+    let (a, b) = (play.live(), play.stage.release(B, APP));
+    play.stage.link(&b);
+    let former = play.master.children();
+    play.stage.with_scene(|scene| play.settings.write(scene, b'c')).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    // One worker has the new release by now, and the chain has not come to the other one.
+    while !play.settings.workers().unwrap().iter().any(|(worker, state)| !former.contains(worker) && *state == State::Ready) {
+        assert!(Instant::now() < end, "no worker is replaced");
+    }
+    assert!(former.iter().any(Process::is_alive));
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    assert!((0..10).all(|_| visit(&play.stage.path("web.sock"), "/").unwrap() == A));
+}
+
+#[test]
+fn a_master_that_its_release_ended_is_waited_for_where_something_else_starts_it() {
+    let play = Play::chdir(&["--need-app"]);
+    let (a, b) = (play.live(), play.stage.release(B, BROKEN));
+    let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
+    assert!(error.to_string().contains("ended: it could not load"), "{error}");
+    let (root, options) = (play.stage.path(""), ["--chdir={link}", "--wsgi-file=app.py", "--need-app"].map(str::to_owned));
+    let supervisor = std::thread::spawn(move || {
+        // Longer than the moment for which a FIFO that is made anew is looked for.
+        std::thread::sleep(Duration::from_secs(3));
+        start(&root, &options)
+    });
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    assert_eq!(visit(&play.stage.path("web.sock"), "/").unwrap(), A);
+    supervisor.join().unwrap().end_group();
+}
+
+#[test]
+fn the_first_release_waits_for_the_server_that_can_only_start_in_it() {
+    let stage = || {
+        let mut stage = Stage::new();
+        stage.checks = vec![stage.check(Target::Unix(stage.path("web.sock")))];
+        stage
+    };
+    let settings = |stage: &Stage, timeout: u64| Settings {
+        fifo: stage.path("fifo"),
+        how: How::Graceful,
+        stats: Some(stage.path("stats")),
+        unit: None,
+        timeout: Duration::from_secs(timeout),
+    };
+    let first = stage();
+    let a = first.release(A, APP);
+    let root = first.path("");
+    let operator = std::thread::spawn(move || {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !root.join("app").exists() {
+            assert!(Instant::now() < end, "the link never comes");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        start(&root, &["--chdir={link}".to_owned(), "--wsgi-file=app.py".to_owned()])
+    });
+    let switched = first.switch(&Restart::UwsgiFifo(settings(&first, 30)), &a, None);
+    operator.join().unwrap().end_group();
+    switched.unwrap();
+    assert!(first.warnings()[0].contains("start uWSGI as soon as"), "{:?}", first.warnings());
+    // Where nobody starts it, no release is called live.
+    let alone = stage();
+    let a = alone.release(A, APP);
+    let error = alone.switch(&Restart::UwsgiFifo(settings(&alone, 1)), &a, None).unwrap_err();
+    assert!(error.to_string().contains("uWSGI was not started within 1 s") && error.hint().unwrap().contains("unit under"), "{error}");
 }
 
 #[test]
@@ -135,18 +304,14 @@ fn a_release_that_cannot_be_loaded_is_taken_back() {
     play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
     // The way back after a crash may be gone again.
     play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
-    // The stats server knows at once that no app was loaded.
-    play.settings.stats = Some(play.stage.path("stats"));
-    play.settings.timeout = Duration::from_secs(2);
-    let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
-    assert!(error.to_string().contains("loaded"), "{error}");
 }
 
 #[test]
 fn a_master_that_ends_for_need_app_is_told_with_its_traceback() {
-    let play = Play::chdir(&["--need-app"]);
+    let mut play = Play::chdir(&["--need-app"]);
     let (a, b) = (play.live(), play.stage.release(B, BROKEN));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
+    play.settings.timeout = Duration::from_secs(1);
     assert!(error.to_string().contains("ended: it could not load"), "{error}");
     assert!(error.tail().iter().any(|line| line.contains("No module named 'nothing_of_that_name'")), "{:?}", error.tail());
     let stuck = play.stage.back(&play.restart(), &b, Some(&a)).unwrap_err();
@@ -157,14 +322,15 @@ fn a_master_that_ends_for_need_app_is_told_with_its_traceback() {
 fn nobody_there_is_an_error_with_its_cure_and_never_a_wait() {
     let stage = Stage::new();
     let a = stage.release(A, APP);
+    stage.link(&a);
     let fifo = stage.path("fifo");
-    let mut settings = Settings { fifo: fifo.clone(), how: How::Graceful, stats: None, unit: None, timeout: Duration::from_secs(5) };
+    let mut settings = Settings { fifo: fifo.clone(), how: How::Graceful, stats: None, unit: None, timeout: Duration::from_secs(1) };
     let prepare = |settings: &Settings| stage.with_scene(|scene| settings.prepare(scene, a.serving())).unwrap_err();
     let absent = prepare(&settings);
     assert!(absent.to_string().contains("nobody reads the FIFO") && absent.hint().is_some(), "{absent}");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(prepare(&settings).to_string().contains("nobody reads the FIFO"));
-    let written = stage.with_scene(|scene| settings.act(scene, a.serving())).unwrap_err();
+    let written = stage.with_scene(|scene| settings.act(scene, a.serving(), None)).unwrap_err();
     assert!(written.to_string().contains("nobody reads the FIFO"), "{written}");
     settings.how = How::Quit;
     assert!(prepare(&settings).to_string().contains("no unit is named"));

@@ -146,8 +146,9 @@ fn gunicorn(section: &Section<'_>) -> Option<gunicorn::Settings> {
 
 fn command(section: &Section<'_>) -> Option<command::Settings> {
     let run = section.need("run", kinds::command);
+    let back = section.get("back", kinds::command);
     let timeout = section.get("timeout", timeout).unwrap_or(defaults::RESTART_TIMEOUT);
-    Some(command::Settings { run: run?, timeout })
+    Some(command::Settings { run: run?, back, timeout })
 }
 
 /// Without a restart that can be read, a template is not complained of: it may well belong to it.
