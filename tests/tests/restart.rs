@@ -114,12 +114,20 @@ fn uwsgi_by_its_fifo_follows_the_link_and_is_taken_back_when_it_does_not_serve()
     assert_eq!(serving(&bench), Some(repo.id("v2")));
     bench.assert_sound();
 
-    // A chain reload without lazy-apps forks the old code again, silently: the proof sees who answers.
-    set(&bench, &fifo_settings("c"));
+    // A chain reload without lazy-apps forks the old code again, silently: what doctor calls an error fails the release, before any visitor meets it,
+    // whether an answer would tell or not.
     let commit = with_healthz(&repo, "    return HttpResponse('ok')");
-    let done = bench.ctl(["release", "main"]).expect(3);
-    assert!(done.stderr.contains(&repo.id("v2")[..12]), "the release that still answers is named:\n{}", done.stderr);
-    assert_eq!(bench.live("demo").unwrap(), live);
+    for chain in [fifo_settings("c"), fifo_settings("c").replace("release_header = \"X-Release\"", "")] {
+        set(&bench, &chain);
+        let done = bench.ctl(["release", "main"]).expect(1);
+        assert!(
+            done.stderr.contains("forks the old app again") && done.stderr.contains("hint: use the graceful reload"),
+            "{}",
+            done.stderr
+        );
+        assert_eq!(bench.live("demo").unwrap(), live);
+        assert_eq!(serving(&bench), Some(repo.id("v2")));
+    }
     let doctor = bench.ctl(["doctor"]);
     assert!(doctor.stdout.contains("lazy-apps"), "the trap is found:\n{}", doctor.stdout);
 
@@ -163,5 +171,75 @@ fn gunicorn_by_hup_follows_the_link_and_is_taken_back_when_it_does_not_serve() {
     bench.ctl(["release", "main"]).expect(3);
     assert_eq!(serving(&bench), Some(commit));
     server.signal(nix::sys::signal::Signal::SIGTERM);
+    bench.assert_sound();
+}
+
+#[test]
+fn the_first_release_waits_for_its_server_and_a_chain_reload_brings_the_next_one() {
+    let bench = Bench::new("the first one in place");
+    let repo = bench.demo_repo(3);
+    let (link, fifo) = (bench.root_of("demo").join("app"), bench.path("run/fifo"));
+    let restart = |time: &str| format!("[restart]\nstrategy = \"uwsgi-fifo\"\nfifo = {fifo:?}\nsignal = \"c\"\ntimeout = \"{time}\"\n");
+    bench.app("demo", &settings(&bench, &repo, &restart("2s"))).start();
+
+    // Nobody starts it: nothing is called live that nobody serves, and the link goes again.
+    let done = bench.ctl(["release", "v1"]).expect(3);
+    assert!(done.stderr.contains("uWSGI was not started within 2 s") && done.stderr.contains("hint: start uWSGI"), "{}", done.stderr);
+    assert_eq!(bench.live("demo"), None);
+    bench.assert_sound();
+
+    set(&bench, &settings(&bench, &repo, &restart("60s")));
+    let release = bench.ctl_begin(["release", "v1"]);
+    wait_until("there is a link to start it in", MOST, || link.exists());
+    let mut uwsgi = bench.command("uwsgi");
+    with_app_env(&bench, &mut uwsgi);
+    uwsgi.args(["--plugin", "python3", "--master", "--die-on-term", "--processes", "2", "--listen", "1024"]);
+    uwsgi.args(["--module", "noticeboard.wsgi", "--lazy-apps"]).arg("--pythonpath").arg(&link);
+    uwsgi.arg("--http-socket").arg(bench.path(SITE_SOCKET)).arg("--master-fifo").arg(&fifo);
+    uwsgi.arg("--chdir").arg(&link).arg("--virtualenv").arg(link.join("venv"));
+    let server = bench.begin(uwsgi);
+    let done = release.finish(MOST).expect(0);
+    assert!(done.stderr.contains("start uWSGI as soon as"), "{}", done.stderr);
+    assert_eq!(serving(&bench), Some(repo.id("v1")));
+
+    // The workers keep the directory of the first release, in which the master was started, and have the code of the next one.
+    let done = bench.ctl(["release", "v2"]).expect(0);
+    assert!(done.stderr.contains("by a relative path"), "{}", done.stderr);
+    assert_eq!(serving(&bench), Some(repo.id("v2")));
+    bench.ctl(["rollback"]).expect(0);
+    assert_eq!(serving(&bench), Some(repo.id("v1")));
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    bench.assert_sound();
+}
+
+#[test]
+fn a_gunicorn_that_a_release_ended_is_waited_for_where_another_supervisor_starts_it() {
+    let (bench, repo) = first_release("gunicorn supervised");
+    let (link, pid_file) = (bench.root_of("demo").join("app"), bench.path("run/gunicorn.pid"));
+    let all = settings(&bench, &repo, &format!("[restart]\nstrategy = \"gunicorn\"\npid_file = {pid_file:?}\ntimeout = \"30s\"\n"))
+        .replace("\"pyuwsgi", "\"gunicorn==23.0.0\", \"pyuwsgi");
+    set(&bench, all.split("[restart]").next().unwrap());
+    bench.ctl(["release", "v2"]).expect(0);
+    let mut supervisor = bench.command("sh");
+    with_app_env(&bench, &mut supervisor);
+    let gunicorn = format!(
+        "{link}/venv/bin/python -m gunicorn --workers 2 --chdir {link} --pid '{pid}' --bind 'unix:{socket}' noticeboard.wsgi",
+        link = link.display(),
+        pid = pid_file.display(),
+        socket = bench.path(SITE_SOCKET).display()
+    );
+    supervisor.args(["-c", &format!("cd /; while :; do {gunicorn}; sleep 1; done")]);
+    bench.begin(supervisor);
+    wait_until("gunicorn serves", MOST, || serving(&bench).is_some());
+    set(&bench, &all);
+
+    // It can be imported by everybody but gunicorn.
+    with_healthz(&repo, "    return HttpResponse('ok')");
+    let wsgi = fs::read_to_string(repo.path().join("noticeboard/wsgi.py")).unwrap();
+    repo.write("noticeboard/wsgi.py", format!("import sys\nif 'gunicorn' in sys.modules:\n    raise ImportError('not here')\n{wsgi}"));
+    repo.commit("Not for gunicorn");
+    let done = bench.ctl(["release", "main"]).expect(3);
+    assert!(done.stderr.contains("it could not load") && done.stderr.contains("waiting for gunicorn to be started"), "{}", done.stderr);
+    assert_eq!(serving(&bench), Some(repo.id("v2")));
     bench.assert_sound();
 }
