@@ -36,6 +36,18 @@ fn helpers_have_next_to_no_power() {
     }
 }
 
+/// Of what an example does not bind, everybody who copies it has none.
+#[test]
+fn every_example_of_a_unit_is_bound() {
+    let units = std::fs::read_dir(project("systemd/examples")).unwrap().map(|entry| entry.unwrap().path());
+    let services: Vec<_> = units.filter(|path| path.extension().is_some_and(|ending| ending == "service")).collect();
+    assert!(services.len() >= 7, "{services:?}");
+    for unit in services {
+        let judged = Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=20"]).arg(&unit).output().unwrap();
+        assert!(judged.status.success(), "{}:\n{}", unit.display(), String::from_utf8_lossy(&judged.stdout));
+    }
+}
+
 /// The agent's user, with a shell on the host: as much as whoever breaks into the agent has.
 struct Intruder<'m>(&'m Booted);
 

@@ -1,5 +1,4 @@
 //! Secrets in what programs print, in whatever form they print them.
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -59,7 +59,8 @@ fn one_caller_has_a_share_of_the_queue_and_others_have_theirs() {
 #[test]
 fn one_caller_is_heard_so_often_within_a_minute_and_root_as_often_as_it_likes() {
     let (bench, network, [ci, anna], _) = scene("so often within a minute");
-    let pin = |key: &SigningKey, n: u32| network.ask(key, &form(if n % 2 == 0 { "lock" } else { "unlock" }, json!({ "why": "x" })));
+    let pin =
+        |key: &SigningKey, n: u32| network.ask(key, &form(if n.is_multiple_of(2) { "lock" } else { "unlock" }, json!({ "why": "x" })));
     // On a machine so slow that a minute goes by meanwhile, it takes a few more.
     let taken = (0..600).take_while(|n| pin(&ci, *n).status == 202).count();
     assert!((60..600).contains(&taken), "{taken}");

@@ -185,7 +185,7 @@ fn addresses_are_taken_up_and_given_up_while_the_agent_runs() {
 
 /// What an agent answers to bytes, with a status of its own or by hanging up.
 fn told(mut stream: impl std::io::Read + std::io::Write, bytes: &str) -> String {
-    stream.write_all(bytes.as_bytes()).unwrap();
+    stream.write_all(bytes.as_bytes()).expect("the agent reads");
     let mut answer = Vec::new();
     // A connection that is broken off has said what it had to say.
     let _ = stream.read_to_end(&mut answer);
