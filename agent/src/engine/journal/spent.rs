@@ -11,8 +11,7 @@ use super::pen::{Sheet, Weight};
 use super::schema::NEWEST;
 use super::{Journal, JournalError};
 
-/// So many of the acts on the spot of an app are kept, and all that are younger than this: by then no signed request and no ID token can come again.
-const KEPT_ON_THE_SPOT: u32 = 100;
+/// Of the acts on the spot of an app a hundred are kept, and all that are younger than this: by then no signed request and no ID token can come again.
 const KEPT_FOR: TimeDelta = TimeDelta::hours(3);
 /// So many runs are forgotten at once: nobody who writes waits long.
 const AT_ONCE: u32 = 200;
@@ -34,13 +33,13 @@ pub(super) fn share(tx: &Connection, caller: &str) -> Result<Share, JournalError
 pub(super) fn forget_spot(tx: &Sheet<'_>, app: &AppName) -> Result<(), JournalError> {
     let before = (Utc::now() - KEPT_FOR).timestamp_millis();
     let mut query = tx.prepare_cached(SPOT)?;
-    let old = query.query_map(params![app.as_str(), KEPT_ON_THE_SPOT], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let old = query.query_map([app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let old: Vec<(u64, i64)> = old.collect::<Result<_, _>>()?;
     forget(tx, old.into_iter().filter(|(_, accepted)| *accepted < before).map(|(run, _)| run))
 }
 
 pub(super) const SPOT: &str =
-    "SELECT run, accepted FROM run WHERE app = ? AND turns = 0 AND ended IS NOT NULL ORDER BY run DESC LIMIT 200 OFFSET ?";
+    "SELECT run, accepted FROM run WHERE app = ? AND turns = 0 AND ended IS NOT NULL ORDER BY run DESC LIMIT 200 OFFSET 100";
 
 /// Removes runs with their events. How late it was is not forgotten with them.
 fn forget(tx: &Sheet<'_>, runs: impl IntoIterator<Item = u64>) -> Result<(), JournalError> {

@@ -351,7 +351,10 @@ fn age(journal: &Journal, run: RunId, hours: i64) {
     let by = hours * 3_600_000;
     journal.pen.with_connection(|connection| {
         connection
-            .execute("UPDATE run SET accepted = accepted - ?1, ended = ended - ?1 WHERE run = ?2", [by, run.0.cast_signed()])
+            .execute(
+                "UPDATE run SET accepted = accepted - ?1, begun = begun - ?1, ended = ended - ?1 WHERE run = ?2",
+                [by, run.0.cast_signed()],
+            )
             .unwrap();
         connection.execute("UPDATE event SET at = at - ?1 WHERE run = ?2", [by, run.0.cast_signed()]).unwrap();
     });
@@ -388,7 +391,7 @@ fn locks_and_unlocks_without_end_are_not_kept_for_ever() {
 #[test]
 fn old_runs_are_forgotten_and_what_is_asked_of_them_is_not() {
     let (_dir, journal) = journal();
-    let commit = |n: u64| format!("{n:040x}");
+    let commit = |n: u64| format!("{n:012x}{:028}", 0);
     let release = |n: u64, outcome: OutcomeWord| {
         ask(&journal, &format!("n{n}"), "{}", &[]);
         let release = format!("2026-01-01-00-00-{n:02}-{}", &commit(n)[..12]);
