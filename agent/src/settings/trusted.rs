@@ -23,8 +23,8 @@ pub(super) fn refuse_writable(path: &Path) -> Result<(), Box<Complaint>> {
     if mode & OTHERS_WRITE == 0 {
         return Ok(());
     }
-    let what = if metadata.is_dir() { "what is in it is" } else { "it decides what is" };
-    let says = format!("can be written by anybody on this host (mode {:04o}), and {what} believed or run", mode & 0o7777);
+    let does = if metadata.is_dir() { "holds" } else { "decides" };
+    let says = format!("can be written by anybody on this host (mode {:04o}), and {does} what is believed or run", mode & 0o7777);
     Err(Box::new(Complaint::of_file(path, says).hint(format!("chmod o-w {}", path.display()))))
 }
 
