@@ -32,6 +32,7 @@ use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted, NotTaken};
 use crate::faults;
 use crate::report::reporter::Reporter;
+use crate::restore;
 use crate::settings::Executor;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
@@ -70,8 +71,17 @@ struct Arguments {
     /// Do what `agentctl setup app` asks for, as root
     #[arg(long, value_name = "APP", hide = true, conflicts_with = "runner")]
     setup_app: Option<AppName>,
-    /// With --setup-app: who serves the app
-    #[arg(long, value_name = "USER", requires = "setup_app", hide = true)]
+    /// Do what `agentctl restore` asks for, as root
+    #[arg(long, value_name = "APP", hide = true, conflicts_with_all = ["runner", "setup_app"], requires = "dump")]
+    restore: Option<AppName>,
+    /// With --restore: the dump
+    #[arg(long, value_name = "FILE", requires = "restore", hide = true)]
+    dump: Option<PathBuf>,
+    /// With --restore: the dump is the standard input, and a variable has the secrets
+    #[arg(long, requires = "restore", hide = true)]
+    as_user: bool,
+    /// With --setup-app: who serves the app; with --restore: who made the dump
+    #[arg(long, value_name = "USER", hide = true)]
     user: Option<String>,
     /// With --setup-app: who builds its releases
     #[arg(long, value_name = "USER", requires = "setup_app", hide = true)]
@@ -95,6 +105,14 @@ impl Arguments {
         let env = |name: &str| std::env::var(name).ok();
         let config = directory(self.config.as_deref(), Whose::System, env)?;
         Some(Wish { app: self.setup_app.clone()?, user: self.user.clone(), build_user: self.build_user.clone(), config, manner })
+    }
+
+    /// The restore that is asked for, if one is.
+    fn restore(&self) -> Option<restore::Wanted> {
+        let env = |name: &str| std::env::var(name).ok();
+        let part = if self.as_user { restore::Part::AsUser } else { restore::Part::Whole };
+        let config = directory(self.config.as_deref(), Whose::System, env)?;
+        Some(restore::Wanted { app: self.restore.clone()?, dump: self.dump.clone()?, user: self.user.clone(), config, part })
     }
 }
 
@@ -193,6 +211,9 @@ pub fn run() -> ExitCode {
     };
     if let Some(wish) = arguments.wish() {
         return ExitCode::from(setup::run(&wish));
+    }
+    if let Some(wanted) = arguments.restore() {
+        return ExitCode::from(restore::run(&wanted));
     }
     start_log();
     memory::keep_private();

@@ -14,6 +14,7 @@ mod engine;
 mod report;
 mod door;
 mod setup;
+mod restore;
 
 mod daemon;
 

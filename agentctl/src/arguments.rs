@@ -13,8 +13,8 @@ use crate::render::run::Detail;
 use crate::route::Route;
 use crate::session::{Manner, Session};
 use crate::{
-    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, runs, setup, shell, show, sign, status,
-    whoami,
+    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restore, runs, setup, shell, show, sign,
+    status, whoami,
 };
 
 /// The command line as a value: completions and manual pages are made from it.
@@ -92,6 +92,22 @@ Examples:
 Exits 0 when all is so, 1 when something failed, 2 for the configuration, and 4
 when it is refused: not root, no answer, or something that must not be.")]
     Setup(setup::Setup),
+    /// Put a dump from before a migration back, as root
+    #[command(after_help = "\
+A run that fails after it migrated prints this command, complete. Rows that were
+written since the dump are lost, and tables that were made since are removed. All of
+it is one transaction: the database is as in the dump, or nothing has changed.
+Extensions of PostgreSQL stay as they are.
+
+The command reaches the database as Django does, by the settings and the app's
+secrets, as the user who made the dump. Nobody types a password.
+
+Example:
+  agentctl restore shop --user=shop /var/shop/backups/2026-11-20-22-45-23-1a2b3c4d5e6f.dump
+
+Exits 0 when it is done, 1 when it failed, 2 for the configuration or a file that is
+no dump, and 4 when somebody else than root asks.")]
+    Restore(restore::Restore),
     /// Write a signed request to a file, for curl or for another day
     #[command(after_help = sign::EXAMPLES)]
     Sign(sign::Sign),
@@ -226,6 +242,7 @@ impl Cli {
         match verb {
             Verb::Init(init) => init.run(out),
             Verb::Setup(setup) => setup.run(),
+            Verb::Restore(restore) => restore.run(),
             Verb::Completions(completions) => completions.run(out, command()),
             Verb::Man(man) => man.run(out, command()),
             Verb::Sign(sign) => sign.run::<Self>(out, common.app, common.route),

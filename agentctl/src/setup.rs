@@ -44,9 +44,7 @@ enum What {
 impl Setup {
     /// Becomes the daemon's program, which does it. Comes back only when that cannot be started.
     pub(crate) fn run(self) -> Result<Exit, Fault> {
-        let program = beside_us().unwrap_or_else(|| PathBuf::from(DAEMON));
-        let source = Command::new(&program).args(self.arguments()).exec();
-        Err(Fault::Disk { act: "run", path: program, source })
+        become_the_daemon(self.arguments())
     }
 
     fn arguments(self) -> Vec<OsString> {
@@ -59,6 +57,13 @@ impl Setup {
         arguments.extend([(dry_run, "--dry-run"), (yes, "--yes")].into_iter().filter(|(is, _)| *is).map(|(_, word)| word.into()));
         arguments
     }
+}
+
+/// Becomes the daemon's program, with these arguments. Comes back only when that cannot be started.
+pub(crate) fn become_the_daemon(arguments: Vec<OsString>) -> Result<Exit, Fault> {
+    let program = beside_us().unwrap_or_else(|| PathBuf::from(DAEMON));
+    let source = Command::new(&program).args(arguments).exec();
+    Err(Fault::Disk { act: "run", path: program, source })
 }
 
 /// The one that was installed with this program.

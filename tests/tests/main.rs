@@ -1,6 +1,7 @@
 //! The tests from outside, in one program: each of its modules would else be linked with all that they share.
 
 mod auth;
+mod backups;
 mod bad_input;
 mod ci;
 mod cli;

@@ -277,6 +277,17 @@ fn what_was_foreseen_and_is_not_so_fails_the_release_before_anybody_meets_it() {
     assert!(["check", "backup", "migrate"].iter().all(|step| reason(&skipped, step).contains("not skipped")), "{skipped:?}");
     assert_eq!(sql(&database, "select count(*) from django_migrations where name = '0002_notice_colour'"), "1");
     assert!(sql(&database, "select group_concat(name) from pragma_table_info('board_notice')").contains("colour"));
+
+    // Another database, which is empty: no hint leads to an empty site.
+    let aside = database.with_extension("aside");
+    fs::rename(&database, &aside).unwrap();
+    fs::write(&database, "").unwrap();
+    demo.view_changed();
+    let refused = demo.bench.ctl(["release", "main"]).expect(1);
+    fs::rename(&aside, &database).unwrap();
+    let refused =
+        refused.says(&["the database is not as the live release left it", "the database that the settings name is empty: see which one"]);
+    assert!(!refused.stderr.contains("Ask for the release again"), "{}", refused.stderr);
 }
 
 #[test]

@@ -128,6 +128,18 @@ fn a_django_release_is_made_by_those_who_may_and_nobody_else_can_change_it() {
     assert!(failed.stderr.contains("✗ collectstatic") && failed.stderr.contains("[build_env]"), "{}", failed.stderr);
     assert_eq!(machine.run(["sh", "-c", "ls -A /var/shop/releases | wc -l"]).stdout.trim(), "2");
 
+    // The dump is put back by root, who neither knows a secret by heart nor runs the app's code; the file stays its user's.
+    let columns =
+        ["sqlite3", "/var/shop/shared/media/db.sqlite3", "select count(*) from pragma_table_info('board_notice') where name = 'colour'"];
+    assert_eq!(machine.run(columns).stdout.trim(), "1");
+    machine
+        .run(["agentctl", "restore", "shop", "--user=shop", &dump])
+        .expect(0)
+        .says(&["done: the database is as it was when the dump was made"]);
+    assert_eq!(machine.run(columns).stdout.trim(), "0");
+    assert_eq!(machine.run(["stat", "-c", "%U", "/var/shop/shared/media/db.sqlite3"]).stdout.trim(), "shop");
+    machine.run(["agentctl", "restore", "shop", "--user=nobody-of-that-name", &dump]).expect(2);
+
     let said = machine.ctl(["doctor"]);
     assert!(said.stdout.contains("shop-build builds, shop checks, migrates and serves"), "{}{}", said.stdout, said.stderr);
     machine.ctl(["fsck"]).expect(0);

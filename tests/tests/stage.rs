@@ -225,6 +225,9 @@ fn an_activate_that_fails_leaves_what_was_staged_and_says_what_stands() {
     let found = release(&bench, &second);
     assert_eq!((&found["state"], &found["migrations"]), (&"live".into(), &serde_json::json!(["board.0003_three", "board.0004_four"])));
     let beside = format!("{second}.run-{}.sqlite3", bench.last_run()["run"]);
+    // A dump that went beside an earlier one is the one that its command names.
+    let record: Value = serde_json::from_str(&fs::read_to_string(facts.join("migrated.json")).unwrap()).unwrap();
+    assert!(record["restore"].as_str().unwrap().contains(&beside), "{record}");
     assert_eq!(backups(&bench), [dumps, vec![beside, dump]].concat(), "the dump from before the first migration stays");
     assert_eq!(serving(&bench), repo.head());
     bench.assert_sound();

@@ -88,7 +88,7 @@ impl Worker {
         let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
         let cancel = Cancel::default();
         let act = Act::Check;
-        let hands = self.hands(&app, &env);
+        let hands = hands(&self.engine, &app, &env);
         let mut cx = self.cx(&app, RunId(0), &act, "agent", None, &Back::Always, &silent, &cancel, "revive", &hands, &env);
         cx.former = None;
         cx.target = self.target_of(&live).ok();
@@ -147,6 +147,7 @@ impl Worker {
             steadiness: Cell::new(Steadiness::Unseen),
             inspection: None,
             dump: None,
+            restore: None,
             tree: None,
             before_seal: Vec::new(),
             before_end: None,
@@ -154,17 +155,6 @@ impl Worker {
             former_commit: OnceCell::new(),
             since: OnceCell::new(),
             put_off: None,
-        }
-    }
-
-    /// Who does the jobs of a run.
-    fn hands<'a>(&'a self, app: &'a App, env: &'a [(String, String)]) -> Hands<'a> {
-        match app.executor {
-            Executor::Direct => {
-                let hidden = app.hidden.iter().cloned().chain([self.engine.journal.place().to_owned()]).collect();
-                Hands::Own(Box::new(Workshop::new(app, &self.engine.site, env, hidden, Ground::Root)))
-            }
-            Executor::Units => Hands::units(app),
         }
     }
 
@@ -241,7 +231,7 @@ impl Worker {
         engine.site.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
-        let hands = self.hands(&app, &env);
+        let hands = hands(engine, &app, &env);
         let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &back, &telling, &cancel, &marker, &hands, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
         if act == Act::Mend {
@@ -304,8 +294,19 @@ impl Worker {
     }
 }
 
+/// Who does an app's jobs.
+pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, String)]) -> Hands<'a> {
+    match app.executor {
+        Executor::Direct => {
+            let hidden = app.hidden.iter().cloned().chain([engine.journal.place().to_owned()]).collect();
+            Hands::Own(Box::new(Workshop::new(app, &engine.site, env, hidden, Ground::Root)))
+        }
+        Executor::Units => Hands::units(app),
+    }
+}
+
 /// The secrets that are the agent's to know.
-fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+pub(super) fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     match app.executor {
         Executor::Direct => read_secrets(&app.secrets),
         Executor::Units => Ok(Vec::new()),
@@ -466,6 +467,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
         steadiness: Cell::new(Steadiness::Unseen),
         inspection: cx.inspection.take(),
         dump: cx.dump.clone(),
+        restore: cx.restore.clone(),
         cut: None,
         // Whoever takes back goes by what is there.
         tree: None,

@@ -75,6 +75,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         executor: Executor::Direct,
         hidden: Vec::new(),
         keep_runs: None,
+        config: PathBuf::new(),
         // Last, because a question mark ends the reading.
         root: root?,
         git: git?,
@@ -172,12 +173,15 @@ fn shared(top: &Section<'_>) -> Shared {
     Shared { dirs, files }
 }
 
+const BACKUPS: [(&str, Option<database::Kind>); 3] =
+    [("auto", None), ("postgres", Some(database::Kind::Postgres)), ("sqlite", Some(database::Kind::Sqlite))];
+
 fn backup(top: &Section<'_>) -> Option<database::Settings> {
     let section = top.table("backup")?;
-    let kind = section.need("database", one_of(&[("postgres", database::Kind::Postgres), ("sqlite", database::Kind::Sqlite)]));
+    let kind = section.get("database", one_of(&BACKUPS)).flatten();
     let keep = section.get("keep", count(10_000)).unwrap_or(defaults::KEEP_BACKUPS);
     if !top.has("django") {
         section.complain("", "is made before a migration, and there is none without [django]", "add [django], or leave [backup] out");
     }
-    Some(database::Settings { kind: kind?, keep })
+    Some(database::Settings { kind, keep })
 }

@@ -86,6 +86,7 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
             let hidden: Vec<PathBuf> = hidden(config_dir, &read).into_iter().chain(key).collect();
             for one in &mut read {
                 (one.app.hidden, one.app.keep_runs) = (hidden.clone(), agent.keep_runs);
+                one.app.config = config_dir.to_owned();
             }
             let apps: BTreeMap<AppName, Arc<App>> = read.into_iter().map(|one| (one.app.name.clone(), Arc::new(one.app))).collect();
             Ok(Settings { agent, apps })
@@ -118,7 +119,7 @@ pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Com
     carried_out_by(&mut app, Executor::Units);
     // What other apps have is hidden from whoever builds; a file of theirs that cannot be read is theirs to put right.
     let others = app_files(config_dir).unwrap_or_default().iter().filter_map(|file| read_app(file).ok()).collect::<Vec<_>>();
-    app.hidden = hidden(config_dir, &others);
+    (app.hidden, app.config) = (hidden(config_dir, &others), config_dir.to_owned());
     Ok(app)
 }
 

@@ -103,6 +103,8 @@ pub(crate) enum Executor {
 pub(crate) struct App {
     /// The file's name without `.toml`.
     pub name: AppName,
+    /// The configuration directory; known when all files were read.
+    pub config: PathBuf,
     /// `root`: `/var/app` for the app named `app`, else `/var/<app>`.
     pub root: PathBuf,
     /// `repository`, `allow_local`, `ssh_key`, `known_hosts`

@@ -148,6 +148,9 @@ pub(super) fn draw(app: &App, people: &People, host: &Host) -> Result<Drawn, Ref
     services(app, people, host, &mut drawn)?;
     server(app, people, host, &mut drawn);
     enabling(app, people, &mut drawn);
+    if app.backup.is_none() && app.django.as_ref().is_some_and(|django| django.migrate) {
+        drawn.notes.push(format!("no dump will be made before migrations: add [backup] to {}", host.file.display()));
+    }
     for unit in &host.idle {
         drawn.notes.push(format!(
             "{unit} lets the agent act, and no app's file asks for it any more. To take that back: systemctl disable --now {unit}"

@@ -62,7 +62,7 @@ fn text_of<'a>(drawn: &'a Drawn, ending: &str) -> Option<&'a str> {
     })
 }
 
-const HANDOVER: &str = "[python]\n[django]\nsettings = \"web.settings.production\"\n[secrets]\nfiles = [\"/etc/shop/b.env\", \"/etc/shop/a.env\"]\n\
+const HANDOVER: &str = "[python]\n[django]\nsettings = \"web.settings.production\"\n[backup]\n[secrets]\nfiles = [\"/etc/shop/b.env\", \"/etc/shop/a.env\"]\n\
                         [shared]\ndirs = [\"media/photos\"]\nfiles = [\".env\"]\n[restart]\nslots = [\"blue\", \"green\"]\n[[worker]]\nunit = \"shop-celery.service\"\n";
 
 #[test]
@@ -110,6 +110,8 @@ fn the_list_follows_from_the_apps_file_and_the_host_alone() {
     ];
     assert_eq!(sentences(&drawn), wanted);
     assert_eq!(drawn.notes.len(), 1, "{:?}", drawn.notes);
+    let without = draw(&app(&HANDOVER.replace("[backup]\n", "")), &people(), &host).unwrap();
+    assert!(without.notes.iter().any(|note| note.starts_with("no dump will be made before migrations")), "{:?}", without.notes);
     // In the order in which the runner counts them.
     let drop_in = text_of(&drawn, "release-agent-app@shop.service.d/setup.conf").unwrap();
     assert_eq!(

@@ -9,7 +9,8 @@ use super::cx::Ask;
 use super::foresight::nothing_to_migrate;
 use super::room::bytes;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, before_it_serves, migrate, with_django};
-use crate::tools::database::{self, Part};
+use crate::tools::database::{self, Kind, Part};
+use crate::tools::manage::Inspection;
 use crate::work::{Answer, Bytecode, Job};
 
 pub(super) struct Backup;
@@ -39,13 +40,18 @@ impl Step for Backup {
         if migrate::schema_of(&inspection)?.pending.is_empty() {
             return Ok(Did::Nothing("no migration to apply".to_owned()));
         }
-        let to = place(cx, &cx.target()?.release, settings)?;
+        warn_of_an_empty_one(cx, &inspection);
+        let kind = settings.kind_of(&inspection.vendor)?;
+        let to = place(cx, &cx.target()?.release, kind)?;
         let part = Part::create(&to)?;
-        let restore = match cx.work_into(&Job::Dump, &part.file())? {
-            Answer::Dumped { restore } => restore,
+        let user = match cx.work_into(&Job::Dump, &part.file())? {
+            Answer::Dumped { user } => user,
+            Answer::NothingToDump(why) => return Ok(Did::Nothing(why)),
             other => return Err(other.unexpected()),
         };
-        let dump = cx.watched(|watch| part.keep(settings.kind, restore, watch))?;
+        let dump = cx.watched(|watch| part.keep(kind, watch))?;
+        let user = (user != "root").then_some(user.as_str());
+        cx.restore = Some(database::restore_command(cx.app.name.as_str(), user, &cx.app.config, &dump.path));
         cx.note(format!("{}, {}, verified", dump.path.display(), bytes(dump.bytes)));
         cx.dump = Some(dump);
         Ok(Did::It)
@@ -57,12 +63,15 @@ impl Step for Backup {
         if migrate::stands(cx, &target.release)? {
             return Ok(());
         }
-        let plain = migrate::earlier(cx, &target.release)?.is_none().then(|| cx.site.backup(&target.release, settings.kind.ending()));
-        for path in plain.into_iter().chain([beside(cx, &target.release, settings)]) {
-            let mut part = path.clone().into_os_string();
-            part.push(".part");
-            cx.site.remove_backup(part.as_ref())?;
-            cx.site.remove_backup(&path)?;
+        let alone = migrate::earlier(cx, &target.release)?.is_none();
+        for kind in settings.kinds() {
+            let plain = alone.then(|| cx.site.backup(&target.release, kind.ending()));
+            for path in plain.into_iter().chain([beside(cx, &target.release, kind)]) {
+                let mut part = path.clone().into_os_string();
+                part.push(".part");
+                cx.site.remove_backup(part.as_ref())?;
+                cx.site.remove_backup(&path)?;
+            }
         }
         Ok(())
     }
@@ -70,14 +79,34 @@ impl Step for Backup {
 
 /// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
 /// and this one goes beside it.
-fn place(cx: &Cx<'_>, release: &ReleaseName, settings: &database::Settings) -> Result<PathBuf, Failure> {
+fn place(cx: &Cx<'_>, release: &ReleaseName, kind: Kind) -> Result<PathBuf, Failure> {
     Ok(match migrate::earlier(cx, release)? {
-        None => cx.site.backup(release, settings.kind.ending()),
-        Some(_) => beside(cx, release, settings),
+        None => cx.site.backup(release, kind.ending()),
+        Some(_) => beside(cx, release, kind),
     })
 }
 
 /// The place of a dump that has the number of its run.
-fn beside(cx: &Cx<'_>, release: &ReleaseName, settings: &database::Settings) -> PathBuf {
-    cx.site.backup(release, &format!("run-{}.{}", cx.run, settings.kind.ending()))
+fn beside(cx: &Cx<'_>, release: &ReleaseName, kind: Kind) -> PathBuf {
+    cx.site.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
+}
+
+/// An empty database may not be the one that the live release serves from.
+fn warn_of_an_empty_one(cx: &Cx<'_>, inspection: &Inspection) {
+    if let (true, Some(former)) = (inspection.empty, &cx.former) {
+        cx.warn(format!("the database has no table at all, and {former} is live: is it the database that it serves from?"));
+    }
+}
+
+/// Warns in each release that migrates without a dump.
+pub(super) fn warn_without_any(cx: &Cx<'_>, inspection: &Inspection) {
+    if cx.app.backup.is_none() {
+        let cure = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
+            "add [backup] to the app's file"
+        } else {
+            "make one by a hook: before = \"migrate\""
+        };
+        cx.warn(format!("no dump was made before these migrations: [backup] is not set; {cure}"));
+        warn_of_an_empty_one(cx, inspection);
+    }
 }

@@ -3,6 +3,7 @@
 use agent_model::plan::{Choice, Nature};
 
 use super::foresight::put_check_off;
+use super::kept::nothing_in_the_release;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, with_django};
 use crate::work::{Answer, Bytecode, Job};
 
@@ -30,6 +31,7 @@ impl Step for Check {
                 if let Some(unmade) = unmade {
                     cx.warn(unmade);
                 }
+                nothing_in_the_release(cx, &inspection)?;
                 cx.inspection = Some(*inspection);
             }
             other => return Err(other.unexpected()),

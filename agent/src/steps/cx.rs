@@ -10,6 +10,7 @@ use agent_model::request::Act;
 use agent_wire::event::Stream;
 
 use super::foresight::{PutOff, Since};
+use super::kept::nothing_in_the_release;
 use crate::restart::{Scene, Serving, Steadiness};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock, Underway};
@@ -100,6 +101,8 @@ pub(crate) struct Cx<'a> {
     pub inspection: Option<Inspection>,
     /// The dump that was taken.
     pub dump: Option<database::Dump>,
+    /// The command that puts it back.
+    pub restore: Option<String>,
     /// What the commit holds, once it was checked out.
     pub tree: Option<Tree>,
     /// What the seal waits for: the first sync of the tree, the sealing of the environment that was built.
@@ -214,6 +217,7 @@ impl Cx<'_> {
         }
         match self.work(&Job::Inspect(bytecode))? {
             Answer::Inspected(inspection) => {
+                nothing_in_the_release(self, &inspection)?;
                 self.inspection = Some((*inspection).clone());
                 Ok(*inspection)
             }

@@ -13,6 +13,7 @@ use agent_model::names::ReleaseName;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use super::kept::nothing_in_the_release;
 use super::room::counted;
 use super::{Cx, Failure, migrate};
 use crate::restart::Restart;
@@ -217,7 +218,8 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
         (Err(_), Err(failure)) if of_check.asked() && !cx.cancel.asked() => return Err(failure.clone()),
         (Err(failure), _) => return Err(failure),
     };
-    let done = done?;
+    // First, for whatever else is wrong may be wrong for that.
+    nothing_in_the_release(cx, &inspection)?;
     if let Some(unmade) = unmade {
         cx.warn(unmade);
     }
@@ -230,9 +232,15 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
             cx.site.remove_fact::<MadeBy>(former)?;
         }
         let reason = format!("the database is not as the live release left it: to be applied are {}", pending.join(", "));
-        let hint = "was an older copy put back? Ask for the release again: it applies them before anything else";
+        let hint = match (inspection.empty, &cx.former) {
+            (true, Some(former)) => format!(
+                "the database that the settings name is empty: see which one {former} serves from, and whether [env] and [secrets] name that one"
+            ),
+            _ => "was an older copy put back? Ask for the release again: it applies them before anything else".to_owned(),
+        };
         return Err(Failure::new(reason).with_hint(hint));
     }
+    let done = done?;
     cx.note(match put_off {
         PutOff::Check => "the check found no error, and the database has every migration",
         PutOff::Schema => "the database has every migration",

@@ -7,7 +7,7 @@ use chrono::Utc;
 
 use super::cx::Ask;
 use super::foresight::nothing_to_migrate;
-use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, before_it_serves, with_django};
+use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, backup, before_it_serves, with_django};
 use crate::faults;
 use crate::site::{Failed, Migrated};
 use crate::tools::manage::{Inspection, Schema};
@@ -42,6 +42,7 @@ impl Step for Migrate {
             cx.warn(format!("cannot be reversed: {}", schema.irreversible.join(", ")));
         }
         cx.note(format!("{} to apply: {}", schema.pending.len(), schema.pending.join(", ")));
+        backup::warn_without_any(cx, &inspection);
         let release = cx.target()?.release.clone();
         let mut earlier = earlier(cx, &release)?;
         if let Some(earlier) = &mut earlier
@@ -55,7 +56,7 @@ impl Step for Migrate {
             pending: schema.pending.clone(),
             applied: None,
             backup: cx.dump.as_ref().map(|dump| dump.path.clone()),
-            restore: cx.dump.as_ref().map(|dump| dump.restore.clone()),
+            restore: cx.restore.clone(),
             earlier: earlier.map(Box::new),
         };
         // Written before: after a crash it says what was about to be applied.

@@ -8,6 +8,7 @@ mod cx;
 mod environment;
 mod fetch;
 mod foresight;
+mod kept;
 mod link_shared;
 mod mend;
 mod migrate;

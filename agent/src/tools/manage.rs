@@ -4,7 +4,9 @@
 //! another system.
 
 mod error;
+mod facts;
 mod inspect;
+mod kept;
 mod migrate;
 
 use std::cell::RefCell;
@@ -19,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Program, ProgramError, Watch};
 pub(crate) use error::ManageError;
+pub(crate) use facts::{IDENTITY, Kept, Reached, Server};
+pub(crate) use kept::Ground;
 
 /// `[django]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +83,15 @@ pub(crate) struct Inspection {
     pub databases: BTreeMap<String, Database>,
     /// How the database of `[django] database` and the code stand to each other; or why that is not known, as a sentence.
     pub schema: Result<Schema, String>,
+    /// What the database of `[django] database` is: `postgresql`, `sqlite`, `mysql`, …; empty where there is none.
+    #[serde(default)]
+    pub vendor: String,
+    /// What the project keeps within the release.
+    #[serde(default)]
+    pub kept: Vec<Kept>,
+    /// Whether the database of `[django] database` has no table.
+    #[serde(default)]
+    pub empty: bool,
 }
 
 /// How a database and the code stand to each other.
@@ -115,6 +128,8 @@ pub(crate) struct Database {
     pub password: String,
     /// Those of `OPTIONS` that libpq knows.
     pub options: BTreeMap<String, String>,
+    /// What the driver has connected to.
+    pub reached: Reached,
 }
 
 impl fmt::Debug for Database {

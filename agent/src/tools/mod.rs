@@ -208,6 +208,7 @@ pub(crate) struct Program {
     dir: PathBuf,
     env: BTreeMap<OsString, OsString>,
     input: Vec<u8>,
+    source: Option<Arc<File>>,
     leftovers: Leftovers,
     bounds: Option<Arc<Bounds>>,
     output: Option<Arc<File>>,
@@ -246,6 +247,7 @@ impl Program {
             dir: "/".into(),
             env,
             input: Vec::new(),
+            source: None,
             leftovers: Leftovers::End,
             bounds: None,
             output: None,
@@ -305,6 +307,12 @@ impl Program {
     /// What it reads from its standard input.
     pub(crate) fn input(mut self, input: Vec<u8>) -> Self {
         self.input = input;
+        self
+    }
+
+    /// A file that is its standard input, from where it is read next.
+    pub(crate) fn input_from(mut self, file: &Arc<File>) -> Self {
+        self.source = Some(file.clone());
         self
     }
 
@@ -437,10 +445,17 @@ impl Program {
             None => Stdio::piped(),
         };
         let request = self.request(watch.marker);
-        let started = match self.leftovers {
-            Leftovers::End => Supervised::start(&request, watch.marker, output, Stdio::piped()).map(Running::Supervised),
-            // What it starts may be the server, which outlives the run.
-            Leftovers::Leave => request.command().and_then(|mut command| Running::alone(command.stdout(output).stderr(Stdio::piped()))),
+        let is_alone = self.leftovers == Leftovers::Leave || self.source.is_some();
+        let started = if is_alone {
+            // What it starts may be the server, which outlives the run. And a supervisor, whose standard input is its line, has no file to hand on.
+            request.command().and_then(|mut command| {
+                if let Some(file) = &self.source {
+                    command.stdin(file.try_clone()?);
+                }
+                Running::alone(command.stdout(output).stderr(Stdio::piped()))
+            })
+        } else {
+            Supervised::start(&request, watch.marker, output, Stdio::piped()).map(Running::Supervised)
         };
         let mut running = started.map_err(cannot_start)?;
         faults::at("tool");
@@ -448,7 +463,7 @@ impl Program {
         let ended = hearing.until_the_end(&mut running);
         let well = matches!(&ended, Ok(status) if status.success());
         let spare_leftovers = self.leftovers == Leftovers::Leave && well;
-        if self.leftovers == Leftovers::Leave && !well {
+        if is_alone && !well {
             running.kill();
         }
         // Pipes that stay open are held by a process that nobody could end, or that was handed them from outside; or the supervisor was killed.

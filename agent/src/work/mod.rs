@@ -231,9 +231,11 @@ pub(crate) enum Answer {
     Collected(Collected),
     /// The dump is written.
     Dumped {
-        /// The command that restores it.
-        restore: String,
+        /// Who has made it, and can put it back.
+        user: String,
     },
+    /// There is no database yet, as this sentence says.
+    NothingToDump(String),
     /// The directories that processes run from.
     Used(Vec<PathBuf>),
 }

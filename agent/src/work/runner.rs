@@ -201,7 +201,6 @@ fn covered(told: Told, mask: &Mask) -> Told {
             Told::Failed(Failure { reason: cover(reason), hint: hint.map(cover), tail: mask.cover_lines(tail) })
         }
         Told::Answer(Answer::Warnings(warnings)) => Told::Answer(Answer::Warnings(warnings.into_iter().map(cover).collect())),
-        Told::Answer(Answer::Dumped { restore }) => Told::Answer(Answer::Dumped { restore: cover(restore) }),
         Told::Answer(Answer::Inspected(mut inspection)) => {
             inspection.schema = inspection.schema.map_err(cover);
             Told::Answer(Answer::Inspected(inspection))

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use agent_model::names::ReleaseName;
+use nix::unistd::{User, geteuid};
 
 use super::{Answer, Bytecode, Caches, Failure, Job, Order, Side, Wanted, digest, environment_dir};
 use crate::settings::{App, Hook, When};
 use crate::site::{Site, hand_over, remove_tree};
-use crate::tools::database::{self, DumpFile};
+use crate::tools::database::{self, DatabaseError, DumpFile};
 use crate::tools::manage::{Django, Inspection, Tree};
 use crate::tools::sandbox::Bounds;
 use crate::tools::{Program, ProgramError, Watch, python};
@@ -286,8 +287,15 @@ impl Asked<'_, '_> {
             Ground::Root => Path::new("/"),
             Ground::Own { scratch, .. } => scratch,
         };
-        let to = self.workshop.site.backup(self.release()?.0, settings.kind.ending());
-        Ok(Answer::Dumped { restore: database::dump(settings.kind, database, into, &to, scratch, self.watch)? })
+        let kind = settings.kind_of(&database.vendor)?;
+        match database::dump(kind, database, into, scratch, self.watch) {
+            Ok(()) => {
+                let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
+                Ok(Answer::Dumped { user })
+            }
+            Err(missing @ DatabaseError::NotThere { .. }) => Ok(Answer::NothingToDump(missing.to_string())),
+            Err(err) => Err(err.into()),
+        }
     }
 }
 

@@ -34,6 +34,7 @@ fn is_toml_without_its_comments(lines: &str) {
         assert!(file.contains_key(section), "{section} is missing");
     }
     assert_eq!(file["hook"][0]["after"].as_str(), Some("environment"));
+    assert!(lines.lines().any(|line| line == "[backup]"), "there is a dump before migrations unless somebody takes the section out");
 }
 
 #[test]

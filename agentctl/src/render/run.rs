@@ -211,7 +211,7 @@ impl Story {
             What::Stands { text, restore } => {
                 lines.push(painted(WARN, format!("! stands: {}", indented(text, 2))));
                 if let Some(restore) = restore {
-                    lines.push(format!("  restore with: {}", clean_line(restore)));
+                    lines.push(format!("  restore with, as root: {}", clean_line(restore)));
                 }
             }
             What::CancelAsked { caller } => {

@@ -189,7 +189,7 @@ fn a_release_that_fails_before_the_switch() {
       hint: the column must have a default
     ↩ fetch          taken back (0.0 s)
     ! stands: shop.0041 is applied
-      restore with: pg_restore -d shop /var/shop/backups/x.dump
+      restore with, as root: pg_restore -d shop /var/shop/backups/x.dump
     shop: failed at migrate: IntegrityError: NOT NULL; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
     next: agentctl logs 12 shows all output
     ");

@@ -184,7 +184,7 @@ timeout = "10m"
     assert_eq!(app.env.len(), 2);
     assert_eq!(app.secrets, [Path::new("/etc/release-agent/apps/shop.env")]);
     assert_eq!((app.shared.dirs, app.shared.files), (vec!["media".into()], vec![".env".into()]));
-    assert_eq!(app.backup.unwrap(), database::Settings { kind: database::Kind::Postgres, keep: 5 });
+    assert_eq!(app.backup.unwrap(), database::Settings { kind: Some(database::Kind::Postgres), keep: 5 });
     assert_eq!(app.checks[0].headers[1], ("X-Forwarded-Proto".to_owned(), "https".to_owned()));
     assert_eq!((app.workers.len(), app.hooks.len()), (1, 1));
 }

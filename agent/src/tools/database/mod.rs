@@ -1,6 +1,7 @@
 //! Database backups: a file for each kind.
 
 mod postgres;
+mod restore;
 mod sqlite;
 
 use std::ffi::OsStr;
@@ -14,14 +15,16 @@ use thiserror::Error;
 
 use crate::faults;
 
+pub(crate) use restore::{command as restore_command, restore, target};
+
 use super::manage::Database;
 use super::{ProgramError, Watch};
 
 /// `[backup]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// `database`
-    pub kind: Kind,
+    /// `database`; without it, what Django's settings say.
+    pub kind: Option<Kind>,
     /// `keep`: how many dumps stay.
     pub keep: usize,
 }
@@ -35,9 +38,28 @@ pub(crate) enum Kind {
     Sqlite,
 }
 
+impl Settings {
+    /// The kind of the dumps of a database.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NoKind`] when none is set, and no dump can be made of such a database.
+    pub(crate) fn kind_of(&self, vendor: &str) -> Result<Kind, DatabaseError> {
+        let fits = Kind::ALL.into_iter().find(|kind| kind.vendor() == vendor);
+        self.kind.or(fits).ok_or_else(|| DatabaseError::NoKind(vendor.to_owned()))
+    }
+
+    /// The kinds that its dumps can have.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let set = self.kind;
+        Kind::ALL.into_iter().filter(move |kind| set.is_none_or(|set| set == *kind))
+    }
+}
+
 impl Kind {
+    const ALL: [Self; 2] = [Self::Postgres, Self::Sqlite];
+
     /// As it is set.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
             Self::Sqlite => "sqlite",
@@ -54,7 +76,7 @@ impl Kind {
 
     /// The kind of a dump, by its name.
     pub(crate) fn of(dump: &Path) -> Option<Self> {
-        [Self::Postgres, Self::Sqlite].into_iter().find(|kind| dump.extension() == Some(OsStr::new(kind.ending())))
+        Self::ALL.into_iter().find(|kind| dump.extension() == Some(OsStr::new(kind.ending())))
     }
 
     /// As Django calls it.
@@ -73,8 +95,6 @@ pub(crate) struct Dump {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// The command by which people restore it; holds no password.
-    pub restore: String,
 }
 
 /// Why there is no dump.
@@ -89,6 +109,35 @@ pub(crate) enum DatabaseError {
         alias: String,
         /// What it is.
         vendor: String,
+    },
+    /// No dump can be made of it.
+    #[error("[backup] is set, and no dump can be made of a database of {0:?}")]
+    NoKind(String),
+    /// It is not known which database Django uses.
+    #[error("no dump is made: the database \"{alias}\" cannot be identified: {why}")]
+    Unproven {
+        /// Which of the settings'.
+        alias: String,
+        /// Why not.
+        why: String,
+    },
+    /// What would be dumped is not what Django uses.
+    #[error("no dump is made: Django's database \"{alias}\" is {django}, and the dump would be of {tools}")]
+    Another {
+        /// Which of the settings'.
+        alias: String,
+        /// The one end.
+        django: String,
+        /// The other one.
+        tools: String,
+    },
+    /// There is no database yet.
+    #[error("the database \"{alias}\" does not exist yet ({}); there is nothing to back up", path.display())]
+    NotThere {
+        /// Which of the settings'.
+        alias: String,
+        /// Where it would be.
+        path: PathBuf,
     },
     /// The database lives in no file.
     #[error("the database \"{0}\" is kept in memory; there is nothing to back up")]
@@ -149,9 +198,12 @@ impl DatabaseError {
                 Some("set [backup] database to the kind that it is, or [django] database to another alias; or leave [backup] out")
             }
             Self::InMemory(_) => Some("leave [backup] out"),
+            Self::NoKind(_) => Some("take [backup] out of the app's file, and make the dump by a hook: before = \"migrate\""),
+            Self::Unproven { .. } => Some("see that manage.py reaches the database with [env] and [secrets], and ask again"),
+            Self::Another { .. } => Some("name host and port in the settings, so that every program reaches the same server by them"),
             Self::Unsound(_) => Some("is there room on the disk? `agentctl prune` removes old releases"),
             Self::TimedOut => Some("allow it more time: [timeouts] backup"),
-            Self::AlreadyThere(_) | Self::File { .. } | Self::Sqlite { .. } | Self::Cancelled => None,
+            Self::AlreadyThere(_) | Self::NotThere { .. } | Self::File { .. } | Self::Sqlite { .. } | Self::Cancelled => None,
         }
     }
 
@@ -173,25 +225,18 @@ pub(crate) struct DumpFile {
     pub path: Option<PathBuf>,
 }
 
-/// Dumps a database into a file that is there and empty. Gives the command by which people restore it from `to`, where it is to be.
+/// Dumps a database into a file that is there and empty, once it is proven to be the one that Django uses.
 ///
 /// # Errors
 /// [`DatabaseError`] when the dump cannot be made.
-pub(crate) fn dump(
-    kind: Kind,
-    database: &Database,
-    into: &DumpFile,
-    to: &Path,
-    scratch: &Path,
-    watch: &Watch<'_>,
-) -> Result<String, DatabaseError> {
+pub(crate) fn dump(kind: Kind, database: &Database, into: &DumpFile, scratch: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
     if database.vendor != kind.vendor() {
         let (alias, vendor) = (database.alias.clone(), database.vendor.clone());
         return Err(DatabaseError::OtherKind { kind: kind.name(), alias, vendor });
     }
     match kind {
-        Kind::Postgres => postgres::dump(database, &into.file, to, watch),
-        Kind::Sqlite => sqlite::dump(database, into, to, scratch, watch),
+        Kind::Postgres => postgres::dump(database, &into.file, watch),
+        Kind::Sqlite => sqlite::dump(database, into, scratch, watch),
     }
 }
 
@@ -246,12 +291,12 @@ impl Part {
     ///
     /// # Errors
     /// [`DatabaseError::Unsound`] when it is no good; another one when it cannot be kept. Then no file is left.
-    pub(crate) fn keep(self, kind: Kind, restore: String, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
+    pub(crate) fn keep(self, kind: Kind, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
         verify(kind, &self.path, watch)?;
         faults::at("dumped");
         let to = self.to.clone();
         let bytes = self.publish()?;
-        Ok(Dump { path: to, bytes, restore })
+        Ok(Dump { path: to, bytes })
     }
 
     /// Makes it durable under its name; gives its size.
@@ -279,7 +324,7 @@ impl Drop for Part {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

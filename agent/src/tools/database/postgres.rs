@@ -4,41 +4,84 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::manage::Database;
+use super::super::manage::{Database, IDENTITY, Reached, Server};
 use super::super::{Program, ProgramError, Watch};
-use super::{DatabaseError, quoted};
+use super::DatabaseError;
 
-/// Which variable of libpq stands for which of Django's OPTIONS.
-const OPTIONS: &[(&str, &str)] = &[
-    ("service", "PGSERVICE"),
+/// Which variable of libpq stands for which parameter of a connection.
+const VARIABLES: &[(&str, &str)] = &[
+    ("dbname", "PGDATABASE"),
+    ("host", "PGHOST"),
+    ("hostaddr", "PGHOSTADDR"),
+    ("port", "PGPORT"),
+    ("user", "PGUSER"),
+    ("password", "PGPASSWORD"),
     ("passfile", "PGPASSFILE"),
+    ("service", "PGSERVICE"),
+    ("options", "PGOPTIONS"),
+    ("require_auth", "PGREQUIREAUTH"),
+    ("channel_binding", "PGCHANNELBINDING"),
     ("sslmode", "PGSSLMODE"),
-    ("sslrootcert", "PGSSLROOTCERT"),
+    ("sslnegotiation", "PGSSLNEGOTIATION"),
+    ("sslcompression", "PGSSLCOMPRESSION"),
     ("sslcert", "PGSSLCERT"),
     ("sslkey", "PGSSLKEY"),
+    ("sslcertmode", "PGSSLCERTMODE"),
+    ("sslrootcert", "PGSSLROOTCERT"),
     ("sslcrl", "PGSSLCRL"),
-    ("options", "PGOPTIONS"),
-    ("target_session_attrs", "PGTARGETSESSIONATTRS"),
-    ("channel_binding", "PGCHANNELBINDING"),
+    ("sslcrldir", "PGSSLCRLDIR"),
+    ("sslsni", "PGSSLSNI"),
+    ("requirepeer", "PGREQUIREPEER"),
+    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION"),
+    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION"),
     ("gssencmode", "PGGSSENCMODE"),
     ("krbsrvname", "PGKRBSRVNAME"),
+    ("gsslib", "PGGSSLIB"),
+    ("gssdelegation", "PGGSSDELEGATION"),
     ("connect_timeout", "PGCONNECT_TIMEOUT"),
-    ("hostaddr", "PGHOSTADDR"),
+    ("target_session_attrs", "PGTARGETSESSIONATTRS"),
+    ("load_balance_hosts", "PGLOADBALANCEHOSTS"),
 ];
 
-/// Dumps into a file that is open and empty. Gives the command that restores it from `to`.
-pub(super) fn dump(database: &Database, into: &Arc<File>, to: &Path, watch: &Watch<'_>) -> Result<String, DatabaseError> {
-    let program = connected("pg_dump", database).args(["--format=custom", "--no-password"]).output_to(into);
-    program.run(watch).map_err(|source| failed("pg_dump", source))?;
-    Ok(restore(database, to))
+/// Dumps into a file that is open and empty, once it is proven that Django's database is what is dumped.
+pub(super) fn dump(database: &Database, into: &Arc<File>, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+    let server = match &database.reached {
+        Reached::Server(server) => server,
+        other => return Err(DatabaseError::Unproven { alias: database.alias.clone(), why: format!("{other:?}") }),
+    };
+    prove(database, server, watch)?;
+    let mut program = connected("pg_dump", server).args(["--format=custom", "--no-password"]).output_to(into);
+    if let Some(role) = server.parameters.get("role") {
+        program = program.arg(format!("--role={role}"));
+    }
+    program.run(watch).map_err(|source| failed("pg_dump", source))
 }
 
-fn connected(program: &str, database: &Database) -> Program {
-    let Database { name, host, port, user, password, options, .. } = database;
-    let options = OPTIONS.iter().filter_map(|(option, variable)| Some((*variable, options.get(*option)?.as_str())));
-    let connection = [("PGDATABASE", name.as_str()), ("PGHOST", host), ("PGPORT", port), ("PGUSER", user), ("PGPASSWORD", password)];
-    let variables = connection.into_iter().filter(|(_, value)| !value.is_empty());
-    Program::new(program).env("PGCONNECT_TIMEOUT", "10").env("PGAPPNAME", "release-agent backup").envs(variables).envs(options)
+/// A program of PostgreSQL's, which reaches what Django's driver has reached: it gets what libpq made of everything that was set, wherever it was.
+pub(super) fn connected(program: &str, server: &Server) -> Program {
+    let parameters = VARIABLES.iter().filter_map(|(name, variable)| Some((*variable, server.parameters.get(*name)?)));
+    Program::new(program).env("PGCONNECT_TIMEOUT", "10").envs(&server.environment).envs(parameters).env("PGAPPNAME", "release-agent backup")
+}
+
+/// Asks the other end, connected as `pg_dump` will be, which database it is.
+fn prove(database: &Database, server: &Server, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+    let question = IDENTITY.lines().nth(server.asked).unwrap_or_default();
+    let psql = connected("psql", server).args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]).quiet();
+    let ask = |what: &str| psql.clone().args(["--command", what]).capture(watch).map_err(|source| failed("psql", source));
+    let said = ask(question)?.text();
+    if said.trim() == server.identity {
+        return Ok(());
+    }
+    Err(DatabaseError::Another {
+        alias: database.alias.clone(),
+        django: format!("{}, at {}", server.identity, place(server)),
+        tools: format!("{}: {}", said.trim(), ask("\\conninfo")?.text()),
+    })
+}
+
+/// Where a server is, for people.
+fn place(server: &Server) -> String {
+    format!("{} port {}", server.parameter("host"), server.parameter("port"))
 }
 
 /// Reads all of it, as a restore would: the list of its contents stands at its beginning, and is whole in a dump that is cut short.
@@ -57,7 +100,7 @@ pub(super) fn verify(dump: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError
     Program::new("pg_restore").args(["--file", "/dev/null"]).arg(dump).quiet().run(watch).map_err(unsound)
 }
 
-fn failed(program: &str, source: ProgramError) -> DatabaseError {
+pub(super) fn failed(program: &str, source: ProgramError) -> DatabaseError {
     let lines = source.tail().to_vec();
     let said = |words: &str| lines.iter().find(|line| line.contains(words));
     let hint = match &source {
@@ -82,27 +125,6 @@ fn failed(program: &str, source: ProgramError) -> DatabaseError {
         _ => None,
     };
     DatabaseError::Program { act: program.to_owned(), hint, source }
-}
-
-/// The command for people: everything in the dump as it was, or nothing changed.
-fn restore(database: &Database, dump: &Path) -> String {
-    let Database { name, host, port, user, options, .. } = database;
-    let mut words = vec!["pg_restore --clean --if-exists --single-transaction --exit-on-error".to_owned()];
-    let mut dbname = name.clone();
-    if let Some(service) = options.get("service") {
-        words.insert(0, format!("PGSERVICE={}", quoted(service)));
-        // Without a name pg_restore would only print.
-        if dbname.is_empty() {
-            dbname = format!("service={service}");
-        }
-    }
-    for (option, value) in [("--host", host), ("--port", port), ("--username", user), ("--dbname", &dbname)] {
-        if !value.is_empty() {
-            words.push(format!("{option}={}", quoted(value)));
-        }
-    }
-    words.push(quoted(&dump.display().to_string()));
-    words.join(" ")
 }
 
 #[cfg(test)]

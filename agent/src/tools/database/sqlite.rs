@@ -1,6 +1,7 @@
 //! SQLite, by its online backup: a copy that is consistent while others read and write.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,21 +10,25 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 
 use super::super::Watch;
-use super::super::manage::Database;
-use super::{DatabaseError, DumpFile, quoted};
+use super::super::manage::{Database, Reached};
+use super::{DatabaseError, DumpFile};
 
 /// Pages that are copied at a time; between them it is asked whether to go on.
 const PAGES: i32 = 1024;
 /// How often others may make the copy begin anew before they have to wait for it.
 const MOST_RESTARTS: u32 = 3;
 
-/// Copies into a file that is there and empty; by way of `scratch`, where SQLite cannot open it by its path. Gives the command that restores it from
-/// `to`.
-pub(super) fn dump(database: &Database, into: &DumpFile, to: &Path, scratch: &Path, watch: &Watch<'_>) -> Result<String, DatabaseError> {
-    if database.name.is_empty() || database.name == ":memory:" || database.name.starts_with("file:") {
+/// Copies into a file that is there and empty; by way of `scratch`, where SQLite cannot open it by its path.
+pub(super) fn dump(database: &Database, into: &DumpFile, scratch: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+    if database.name.is_empty() || database.name.contains(":memory:") || database.name.contains("mode=memory") {
         return Err(DatabaseError::InMemory(database.alias.clone()));
     }
-    let from = Path::new(&database.name);
+    let (from, file) = match &database.reached {
+        Reached::File { path, device, inode } => (path.as_path(), (*device, *inode)),
+        Reached::Absent => return Err(DatabaseError::NotThere { alias: database.alias.clone(), path: database.name.clone().into() }),
+        other => return Err(DatabaseError::Unproven { alias: database.alias.clone(), why: format!("{other:?}") }),
+    };
+    let copy = |from: &Path, part: &Path, watch: &Watch<'_>| copy(from, part, watch, || same_file(database, from, file));
     match &into.path {
         Some(part) => copy(from, part, watch)?,
         None => {
@@ -36,16 +41,16 @@ pub(super) fn dump(database: &Database, into: &DumpFile, to: &Path, scratch: &Pa
             std::fs::remove_file(&part).map_err(file)?;
         }
     }
-    Ok(format!("sqlite3 {} {}", quoted(&database.name), quoted(&format!(".restore '{}'", to.display()))))
+    Ok(())
 }
 
-fn error(act: &'static str, path: &Path) -> impl Fn(rusqlite::Error) -> DatabaseError {
+pub(super) fn error(act: &'static str, path: &Path) -> impl Fn(rusqlite::Error) -> DatabaseError {
     let path = path.to_owned();
     move |source| DatabaseError::Sqlite { act, path: path.clone(), source }
 }
 
 /// Whether there is reason to go on.
-fn go_on(watch: &Watch<'_>) -> Result<(), DatabaseError> {
+pub(super) fn go_on(watch: &Watch<'_>) -> Result<(), DatabaseError> {
     match (watch.cancel.asked(), watch.left().is_zero()) {
         (true, _) => Err(DatabaseError::Cancelled),
         (false, true) => Err(DatabaseError::TimedOut),
@@ -53,9 +58,22 @@ fn go_on(watch: &Watch<'_>) -> Result<(), DatabaseError> {
     }
 }
 
-fn copy(from: &Path, part: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+/// The file that was opened must be the one that Django's driver has opened.
+fn same_file(database: &Database, from: &Path, django: (u64, u64)) -> Result<(), DatabaseError> {
+    let meta = std::fs::metadata(from).map_err(|source| DatabaseError::File { act: "look at", path: from.to_owned(), source })?;
+    let ours = (meta.dev(), meta.ino());
+    if ours == django {
+        return Ok(());
+    }
+    let told = |(device, inode): (u64, u64)| format!("{} (inode {inode} of device {device})", from.display());
+    Err(DatabaseError::Another { alias: database.alias.clone(), django: told(django), tools: told(ours) })
+}
+
+/// `same` is asked once the file is open.
+fn copy(from: &Path, part: &Path, watch: &Watch<'_>, same: impl Fn() -> Result<(), DatabaseError>) -> Result<(), DatabaseError> {
     let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(error("open", from))?;
+    same()?;
     source.busy_timeout(Duration::from_millis(200)).map_err(error("open", from))?;
     let mut target = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(error("open", part))?;

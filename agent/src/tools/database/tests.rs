@@ -1,17 +1,21 @@
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::super::Cancel;
+use super::super::manage::Reached;
 use super::super::python::bench::watched;
-use super::bench::{PASSWORD, Server, database};
+use super::bench::{Server, database};
 use super::*;
 
 fn sqlite_database(path: &Path) -> Database {
     let name = path.display().to_string();
+    let reached = match fs::metadata(path) {
+        Ok(meta) => Reached::File { path: path.to_owned(), device: meta.dev(), inode: meta.ino() },
+        Err(_) => Reached::File { path: path.to_owned(), device: 0, inode: 0 },
+    };
     let empty = String::new;
     Database {
         alias: "default".into(),
@@ -22,14 +26,15 @@ fn sqlite_database(path: &Path) -> Database {
         user: empty(),
         password: empty(),
         options: Default::default(),
+        reached,
     }
 }
 
 /// As a release makes it.
 fn backup(kind: Kind, database: &Database, to: &Path, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
     let part = Part::create(to)?;
-    let restore = dump(kind, database, &part.file(), to, Path::new("/none"), watch)?;
-    part.keep(kind, restore, watch)
+    dump(kind, database, &part.file(), Path::new("/none"), watch)?;
+    part.keep(kind, watch)
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -39,7 +44,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_dump_of_postgres_is_verified_and_private_and_can_be_restored() {
+fn a_dump_of_postgres_is_verified_and_private() {
     let server = Server::start();
     let backups = tempfile::tempdir().unwrap();
     let to = backups.path().join("empty.dump");
@@ -53,13 +58,7 @@ fn a_dump_of_postgres_is_verified_and_private_and_can_be_restored() {
     assert_eq!(names(backups.path()), ["empty.dump", "it's.dump"]);
     let metadata = fs::metadata(&to).unwrap();
     assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, dump.bytes));
-    assert!(!dump.restore.contains("pass"), "{}", dump.restore);
     assert!(matches!(watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)), Err(DatabaseError::AlreadyThere(_))));
-
-    server.sql("DELETE FROM stock; ALTER TABLE stock ADD COLUMN price int");
-    let restored = Command::new("sh").args(["-c", &dump.restore]).env("PGPASSWORD", PASSWORD).status().unwrap();
-    assert!(restored.success(), "{}", dump.restore);
-    assert_eq!(server.sql("SELECT count(*), max(name) IS NOT NULL FROM stock"), "50000|t");
 
     // What is cut short must not pass, although the list of its contents is whole.
     let whole = fs::read(&to).unwrap();
@@ -75,10 +74,16 @@ fn a_dump_that_fails_leaves_nothing_and_says_why() {
     let server = Server::start();
     let backups = tempfile::tempdir().unwrap();
     let to = backups.path().join("a.dump");
-    let wrong = Database { password: "wrong".into(), ..database(&server) };
+    let with = |name: &str, value: &str| {
+        let mut database = database(&server);
+        let Reached::Server(reached) = &mut database.reached else { panic!("{:?}", database.reached) };
+        reached.parameters.insert(name.to_owned(), value.to_owned());
+        database
+    };
+    let wrong = with("password", "wrong");
     let err = watched(|watch| backup(Kind::Postgres, &wrong, &to, watch)).unwrap_err();
     assert!(err.hint().unwrap().contains("password") && !err.tail().is_empty(), "{err:?}");
-    let gone = Database { host: "/no/such".into(), ..database(&server) };
+    let gone = with("host", "/no/such");
     let err = watched(|watch| backup(Kind::Postgres, &gone, &to, watch)).unwrap_err();
     assert!(err.hint().unwrap().contains("does not answer"), "{err:?}");
     assert!(names(backups.path()).is_empty());
@@ -124,7 +129,7 @@ fn backup_under_writes(journal: &str) {
     });
     assert_eq!(names(to.parent().unwrap()), ["copy.sqlite3"]);
     assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(dump.restore.starts_with("sqlite3 '") && dump.bytes > 10_000_000);
+    assert!(dump.bytes > 10_000_000);
     let copy = Connection::open(&to).unwrap();
     let counts: (i64, i64) =
         copy.query_row("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
@@ -189,4 +194,62 @@ fn a_dump_of_nothing_verifies_and_one_that_was_cut_to_nothing_does_not() {
     watched(|watch| verify(Kind::Sqlite, &to, watch)).unwrap();
     fs::write(&to, "").unwrap();
     assert!(matches!(watched(|watch| verify(Kind::Sqlite, &to, watch)), Err(DatabaseError::Unsound(_))));
+}
+
+#[test]
+fn a_dump_of_postgres_is_put_back_whole_or_not_at_all_and_what_was_made_since_is_in_nobody_s_way() {
+    let server = Server::start();
+    let backups = tempfile::tempdir().unwrap();
+    server.sql("CREATE EXTENSION pg_trgm");
+    server.sql(
+        "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE SCHEMA \"of it\"; CREATE TABLE \"of it\".a (id int primary key, m mood);
+         INSERT INTO \"of it\".a VALUES (1, 'good'); CREATE TABLE stock (id int GENERATED ALWAYS AS IDENTITY primary key, name text);
+         CREATE INDEX ON stock USING gin (name gin_trgm_ops); INSERT INTO stock (name) SELECT md5(n::text) FROM generate_series(1, 20000) n;
+         CREATE VIEW seen AS SELECT * FROM stock; CREATE FUNCTION two() RETURNS int LANGUAGE sql AS 'SELECT 2'",
+    );
+    let to = backups.path().join("a.dump");
+    watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)).unwrap();
+    // What refers to the tables of before, and would keep them from being replaced.
+    server.sql(
+        "DELETE FROM stock; ALTER TABLE stock ADD COLUMN price int; CREATE TABLE made_since (stock int REFERENCES stock);
+         CREATE VIEW also AS SELECT name FROM seen; CREATE TYPE new AS ENUM ('x'); DROP FUNCTION two(); CREATE TABLE \"of it\".b (a int REFERENCES \"of it\".a);
+         CREATE FUNCTION three() RETURNS SETOF stock LANGUAGE sql AS 'SELECT * FROM stock'",
+    );
+    let dump = Arc::new(File::open(&to).unwrap());
+    watched(|watch| restore(Kind::Postgres, &database(&server), &dump, watch)).unwrap_or_else(|err| panic!("{err:?} {:?}", err.tail()));
+    assert_eq!(server.sql("SELECT count(*), max(name) IS NOT NULL FROM stock"), "20000|t");
+    assert_eq!(server.sql("SELECT two(), (SELECT count(*) FROM seen), (SELECT m FROM \"of it\".a)"), "2|20000|good");
+    let left = server.sql("SELECT count(*) FROM pg_class WHERE relname IN ('made_since', 'also', 'b')");
+    assert_eq!((left.as_str(), server.sql("SELECT count(*) FROM pg_type WHERE typname = 'new'").as_str()), ("0", "0"));
+
+    // One that is cut short changes nothing.
+    let whole = fs::read(&to).unwrap();
+    let cut = backups.path().join("cut.dump");
+    fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    server.sql("CREATE TABLE made_since (n int)");
+    let cut = Arc::new(File::open(&cut).unwrap());
+    watched(|watch| restore(Kind::Postgres, &database(&server), &cut, watch)).unwrap_err();
+    assert_eq!(server.sql("SELECT count(*) FROM made_since, (SELECT count(*) FROM stock) s"), "0");
+    assert_eq!(server.sql("SELECT count(*) FROM stock"), "20000");
+}
+
+#[test]
+fn a_copy_of_sqlite_is_put_back_under_those_who_have_it_open() {
+    for journal in ["wal", "delete"] {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("db");
+        let connection = Connection::open(&live).unwrap();
+        connection.execute_batch(&format!("PRAGMA journal_mode={journal}; CREATE TABLE a (n int); INSERT INTO a VALUES (7)")).unwrap();
+        let to = dir.path().join("a.sqlite3");
+        watched(|watch| backup(Kind::Sqlite, &sqlite_database(&live), &to, watch)).unwrap();
+        connection.execute_batch("DELETE FROM a; ALTER TABLE a ADD COLUMN more; CREATE TABLE made_since (n int)").unwrap();
+        let dump = Arc::new(File::open(&to).unwrap());
+        watched(|watch| restore(Kind::Sqlite, &sqlite_database(&live), &dump, watch)).unwrap();
+        let seen: (i64, i64) = connection
+            .query_row("SELECT (SELECT n FROM a), (SELECT count(*) FROM sqlite_schema WHERE name = 'made_since')", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        assert_eq!(seen, (7, 0), "{journal}");
+    }
 }

@@ -10,9 +10,12 @@ use serde::de::DeserializeOwned;
 
 use super::super::{ProgramError, Watch};
 use super::error::{hint, missing_module, missing_variable};
+use super::facts::{Facts, Reached};
 use super::{Collected, Database, Django, Grounds, Inspection, ManageError, Schema, unmade_of};
 
-const SCRIPT: &str = include_str!("project.py");
+/// Questions to servers, what is asked beside, and the script itself: one text, for one interpreter.
+const SCRIPT: &str =
+    concat!("IDENTITY = \"\"\"", include_str!("identity.sql"), "\"\"\"\n", include_str!("facts.py"), include_str!("project.py"));
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -37,6 +40,7 @@ struct Told {
     wsgi_application: Option<String>,
     databases: BTreeMap<String, ToldDatabase>,
     schema: ToldSchema,
+    facts: Facts,
 }
 
 #[derive(Deserialize)]
@@ -97,7 +101,7 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when the settings cannot be loaded. A database that cannot be reached is told in [`Inspection::schema`].
     pub(crate) fn inspect(&self, watch: &Watch<'_>) -> Result<Inspection, ManageError> {
-        self.ask("inspect", &[], watch).map(Told::into)
+        self.ask("inspect", &self.kept_by(), watch).map(Told::into)
     }
 
     /// `manage.py check --deploy --fail-level ERROR`, whether models have changed without a migration (a sentence to warn with), and what the project
@@ -106,7 +110,7 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when the settings cannot be loaded, or the check finds an error.
     pub(crate) fn examine(&self, watch: &Watch<'_>) -> Result<(Inspection, Option<String>), ManageError> {
-        match self.ask("examine", &[], watch)? {
+        match self.ask("examine", &self.kept_by(), watch)? {
             Examined::Told { unmade: Unmade { status: 0, .. }, told } => Ok(((*told).into(), None)),
             Examined::Told { unmade: Unmade { lines, .. }, told } => Ok(((*told).into(), Some(unmade_of(&lines)))),
             Examined::Alone { .. } => {
@@ -139,6 +143,11 @@ impl Django<'_> {
     /// [`ManageError`] when they cannot be imported.
     pub(crate) fn load(&self, watch: &Watch<'_>) -> Result<Vec<String>, ManageError> {
         self.ask("load", &[], watch).map(|Loaded { warnings }| warnings)
+    }
+
+    /// Where what a release keeps would be looked for, and whether migrations are applied.
+    fn kept_by(&self) -> [&Path; 2] {
+        [self.release, Path::new(if self.settings.migrate { "migrates" } else { "" })]
     }
 
     fn ask<T: DeserializeOwned>(&self, mode: &'static str, places: &[&Path], watch: &Watch<'_>) -> Result<T, ManageError> {
@@ -180,16 +189,19 @@ impl Django<'_> {
 
 impl From<Told> for Inspection {
     fn from(told: Told) -> Self {
-        let Told { version, settings_module, wsgi_application, databases, schema } = told;
+        let Told { version, settings_module, wsgi_application, databases, schema, facts } = told;
+        let Facts { alias: asked, reached, kept, empty } = facts;
+        let vendor = databases.get(&asked).map(|told| told.vendor.clone()).unwrap_or_default();
         let databases = databases.into_iter().map(|(alias, told)| {
             let ToldDatabase { vendor, name, host, port, user, password, options } = told;
-            (alias.clone(), Database { alias, vendor, name, host, port, user, password, options })
+            let reached = if alias == asked { reached.clone() } else { Reached::default() };
+            (alias.clone(), Database { alias, vendor, name, host, port, user, password, options, reached })
         });
         let schema = match schema {
             ToldSchema::Known(schema) => Ok(schema),
             ToldSchema::Failed { failed } => Err(failed),
         };
-        Self { version, settings_module, wsgi_application, databases: databases.collect(), schema }
+        Self { version, settings_module, wsgi_application, databases: databases.collect(), schema, vendor, kept, empty }
     }
 }
 

@@ -333,6 +333,7 @@ def inspect(settings, **more):
         databases = {name: database(connections[name]) for name in connections}
     except BaseException as err:
         fail("databases", err)
+    kept = kept_within(settings, connections, places, alias)
     if alias not in databases:
         told = {"failed": "there is no database %r in DATABASES; there is %s" % (alias, ", ".join(sorted(databases)) or "none")}
     else:
@@ -347,6 +348,7 @@ def inspect(settings, **more):
         "wsgi_application": settings_text(settings, "WSGI_APPLICATION"),
         "databases": databases,
         "schema": told,
+        "facts": {"alias": alias, "kept": kept, **facts_of(connections, alias, told)},
         **more,
     })
 

@@ -1,3 +1,5 @@
+mod facts;
+
 use std::fs;
 use std::time::Instant;
 

@@ -1,0 +1,121 @@
+//! `doctor` asks the live release: whether its database answers, whether state lies in its directory, and whether dumps can be made.
+
+use std::time::{Duration, Instant};
+
+use agent_model::names::{CommitId, RunId};
+use agent_wire::view::Level;
+
+use super::{AppEngine, Chart};
+use crate::engine::worker::{hands, secrets_of};
+use crate::settings::App;
+use crate::tools::manage::{Ground, Inspection};
+use crate::tools::{Program, Watch};
+use crate::work::{Answer, Bytecode, Failure, Job, Order, Ordered};
+
+/// How long the live release may take to be loaded.
+const LOADING: Duration = Duration::from_secs(60);
+
+impl AppEngine {
+    /// Nothing without [django]. A run in progress has the runner for itself.
+    pub(super) fn examine_database(&self, chart: &mut Chart, watch: &Watch<'_>) {
+        let watch = &Watch { deadline: Instant::now() + LOADING, ..*watch };
+        let app = self.settings();
+        let Some(django) = &app.django else { return };
+        let running = self.journal.standing(&self.name).is_ok_and(|standing| standing.running.is_some());
+        let asked = if running { None } else { self.ask_the_live_release(&app, watch) };
+        let inspection = asked.and_then(|asked| match asked {
+            Ok(inspection) => Some(inspection),
+            Err(failure) => {
+                chart.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), failure.hint);
+                None
+            }
+        });
+        if let Some(inspection) = &inspection {
+            self.examine_what_is_kept(chart, inspection);
+        }
+        if django.migrate {
+            examine_backup(chart, &app, inspection.as_ref(), watch);
+        }
+    }
+
+    fn ask_the_live_release(&self, app: &App, watch: &Watch<'_>) -> Option<Result<Inspection, Failure>> {
+        let live = self.site.live().ok().flatten()?;
+        let commit: CommitId = self.site.manifest(&live).ok()?.commit.parse().ok()?;
+        let secrets = secrets_of(app).ok()?;
+        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
+        let order = Order {
+            run: RunId(0),
+            marker: watch.marker.to_owned(),
+            caller: "doctor".to_owned(),
+            release: Some(Ordered { name: live, commit, reference: None }),
+            former: None,
+        };
+        let answer = hands(self, app, &env).ask(&order, &Job::Inspect(Bytecode::NotWritten), None, watch, &|_| {});
+        Some(answer.and_then(|answer| match answer {
+            Answer::Inspected(inspection) => Ok(*inspection),
+            other => Err(other.unexpected()),
+        }))
+    }
+
+    fn examine_what_is_kept(&self, chart: &mut Chart, inspection: &Inspection) {
+        if let Err(why) = &inspection.schema {
+            let cure = "see that it runs, and that [env] and [secrets] hold what Django's settings need to reach it".to_owned();
+            chart.add("database", Level::Error, format!("the database cannot be asked by the live release: {why}"), Some(cure));
+        }
+        let Ok(Some(live)) = self.site.live() else { return };
+        let dir = self.site.release_dir(&live);
+        let shared = self.site.root().join("shared");
+        for kept in &inspection.kept {
+            let cure = kept.cure(Ground { release: &dir, live: Some(&dir), shared: &shared });
+            chart.add("state", Level::Error, kept.told(), Some(cure));
+        }
+        if inspection.kept.is_empty() {
+            chart.add("state", Level::Good, "neither database nor uploads nor logs lie in the live release", None);
+        }
+    }
+}
+
+/// Whether a dump will be made before a migration.
+fn examine_backup(chart: &mut Chart, app: &App, inspection: Option<&Inspection>, watch: &Watch<'_>) {
+    let Some(settings) = &app.backup else {
+        let text = "no [backup] is set: migrations are applied without a dump to go back to";
+        return chart.add("backup", Level::Warning, text, Some("add [backup] to the app's file".to_owned()));
+    };
+    let Some(inspection) = inspection.filter(|inspection| inspection.schema.is_ok()) else { return };
+    let kind = match settings.kind_of(&inspection.vendor) {
+        Ok(kind) => kind,
+        Err(err) => return chart.add("backup", Level::Error, err.to_string(), err.hint().map(str::to_owned)),
+    };
+    if inspection.vendor != "postgresql" {
+        return chart.add("backup", Level::Good, format!("a dump of {} is made before migrations", kind.name()), None);
+    }
+    let server = inspection.schema.as_ref().map_or(0, |schema| schema.server_version / 10_000);
+    match Program::new("pg_dump").arg("--version").capture(watch) {
+        Ok(said) => match major(&said.text()) {
+            Some(tool) if tool < server => {
+                let text = format!("pg_dump is of version {tool}, and the server of {server}: it dumps no newer server");
+                chart.add("backup", Level::Error, text, Some(format!("apt install postgresql-client-{server}")));
+            }
+            _ => chart.add("backup", Level::Good, format!("{} dumps before migrations", said.text()), None),
+        },
+        Err(err) => chart.add("backup", Level::Error, err.to_string(), Some("apt install postgresql-client".to_owned())),
+    }
+}
+
+/// `pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` is of version 15.
+fn major(said: &str) -> Option<u64> {
+    let version = said.split_whitespace().find(|word| word.starts_with(|char: char| char.is_ascii_digit()))?;
+    version.split(|char: char| !char.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_pg_dump_is_read() {
+        assert_eq!(major("pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)"), Some(15));
+        assert_eq!(major("pg_dump (PostgreSQL) 18beta1"), Some(18));
+        assert_eq!(major("pg_dump"), None);
+    }
+}

@@ -1,0 +1,2 @@
+SELECT 'server ' || (SELECT system_identifier FROM pg_control_system()) || ', database ' || oid || CASE WHEN pg_is_in_recovery() THEN ', a standby' ELSE '' END FROM pg_database WHERE datname = current_database()
+SELECT 'server started at ' || extract(epoch FROM pg_postmaster_start_time()) || ', database ' || oid || CASE WHEN pg_is_in_recovery() THEN ', a standby' ELSE '' END FROM pg_database WHERE datname = current_database()
