@@ -52,6 +52,7 @@ mod plan;
 mod prune;
 mod release;
 mod runs;
+mod settle;
 mod setup;
 mod shell;
 mod show;

@@ -267,10 +267,14 @@ impl Asked<'_, '_> {
 
     fn migrate(&self) -> Result<Answer, Failure> {
         let inspection = self.inspection()?;
-        let migrated = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection);
+        let report = match &self.workshop.ground {
+            Ground::Root => self.workshop.site.migration_report(self.order.run),
+            Ground::Own { scratch, .. } => scratch.join("migrate-report"),
+        };
+        let (migrated, ended) = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection, &report);
         // Whatever it did, what is known of the database is old.
         lock(&self.workshop.inspection).take();
-        Ok(Answer::Warnings(migrated?.warnings))
+        Ok(Answer::Migrated { begun: migrated.begun, warnings: migrated.warnings, failed: ended.err().map(Failure::from) })
     }
 
     fn dump(&self, into: Option<&DumpFile>) -> Result<Answer, Failure> {
@@ -286,7 +290,9 @@ impl Asked<'_, '_> {
             Ground::Root => Path::new("/"),
             Ground::Own { scratch, .. } => scratch,
         };
-        let to = self.workshop.site.backup(self.release()?.0, settings.kind.ending());
+        // Where it is known, it is told as it will be: the place of a dump may have the number of its run.
+        let known = into.path.as_ref().map(|part| part.with_extension(""));
+        let to = known.unwrap_or(self.workshop.site.backup(self.release()?.0, settings.kind.ending()));
         Ok(Answer::Dumped { restore: database::dump(settings.kind, database, into, &to, scratch, self.watch)? })
     }
 }

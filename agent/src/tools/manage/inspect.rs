@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::super::{ProgramError, Watch};
 use super::error::{hint, missing_module, missing_variable};
-use super::{Collected, Database, Django, Grounds, Inspection, ManageError, Schema, unmade_of};
+use super::{Collected, Database, Django, Grounds, Inspection, ManageError, Others, Schema, unmade_of};
 
-const SCRIPT: &str = include_str!("project.py");
+const SCRIPT: &str = concat!(include_str!("schema.py"), include_str!("project.py"));
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -54,7 +54,7 @@ struct ToldDatabase {
 #[serde(untagged)]
 enum ToldSchema {
     Failed { failed: String },
-    Known(Schema),
+    Known(Box<Schema>),
 }
 
 #[derive(Deserialize)]
@@ -157,6 +157,10 @@ impl Django<'_> {
             .arg(self.manage_path())
             .arg(self.settings.settings.as_deref().unwrap_or_default())
             .arg(&self.settings.database)
+            .arg(match &self.settings.others {
+                Others::Kept => "*".to_owned(),
+                Others::These(aliases) => aliases.join(","),
+            })
             .args(places);
         let said = RefCell::new(Vec::new());
         let lines = |stream: Stream, line: &str| {
@@ -186,7 +190,7 @@ impl From<Told> for Inspection {
             (alias.clone(), Database { alias, vendor, name, host, port, user, password, options })
         });
         let schema = match schema {
-            ToldSchema::Known(schema) => Ok(schema),
+            ToldSchema::Known(schema) => Ok(*schema),
             ToldSchema::Failed { failed } => Err(failed),
         };
         Self { version, settings_module, wsgi_application, databases: databases.collect(), schema }
