@@ -13,7 +13,7 @@ use crate::render::run::Detail;
 use crate::route::Route;
 use crate::session::{Manner, Session};
 use crate::{
-    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restore, runs, setup, shell, show, sign,
+    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restore, runs, settle, setup, shell, show, sign,
     status, whoami,
 };
 
@@ -181,6 +181,16 @@ Examples:
     Plan(plan::Plan),
     /// Stop a run and take back what it did; refused once the release was switched
     Cancel(cancel::Cancel),
+    /// Say that the database is in order again after a run that may have left it half migrated
+    #[command(after_help = "\
+When a migration fails, or is cut off, that the database does not take back as a whole, `status`,
+`list` and `doctor` name it with the dump from before. That ends by itself when a later release
+applies the migration. Where you have restored the dump, or put the database right by hand, say so:
+
+Examples:
+  agentctl settle 12       # what run 12 left is settled
+  agentctl settle          # all of it is")]
+    Settle(settle::Settle),
     /// Let no release and no activate happen until `unlock`
     #[command(after_help = "Example:\n  agentctl lock -m \"black friday: ask anna\"")]
     Lock(lock::Lock),
@@ -288,6 +298,7 @@ impl AgentVerb {
             Self::Logs(logs) => logs.run(session).await,
             Self::Plan(plan) => plan.run(session).await,
             Self::Cancel(cancel) => cancel.run(session).await,
+            Self::Settle(settle) => settle.run(session).await,
             Self::Lock(lock) => lock.run(session).await,
             Self::Unlock => lock::unlock(session).await,
             Self::Pin(pin) => pin.pin(session).await,

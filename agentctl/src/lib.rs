@@ -53,6 +53,7 @@ mod prune;
 mod release;
 mod runs;
 mod restore;
+mod settle;
 mod setup;
 mod shell;
 mod show;

@@ -87,6 +87,7 @@ fn as_root_nobody_may_do_or_read_anything_without_a_grant() {
         ("check", &["check"]),
         ("lock", &["lock", "-m", "mine"]),
         ("unlock", &["unlock"]),
+        ("settle", &["settle"]),
         ("pin", &["pin", &release]),
         ("unpin", &["unpin", &release]),
         ("read", &["doctor"]),

@@ -127,6 +127,7 @@ fn codes_0_1_and_2_of_what_is_done_failed_and_meaningless() {
         &["check"],
         &["lock", "-m", "why"],
         &["unlock"],
+        &["settle"],
         &["--version"],
         &["--help"],
         &["release", "--help"],

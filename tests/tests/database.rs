@@ -119,3 +119,54 @@ fn a_database_that_is_out_of_reach_fails_the_release_before_anything_is_switched
     assert_eq!(bench.live("demo").unwrap(), live);
     bench.assert_sound();
 }
+
+#[test]
+fn an_index_that_an_interrupted_build_left_is_named_before_a_migration_fails_on_it() {
+    let server = Postgres::start();
+    let (bench, repo) = demo_on(&server, "an invalid index");
+    bench.ctl(["release", "main"]).expect(0);
+    server.sql("INSERT INTO board_notice (text, name, posted, colour) VALUES ('a', 'anna', now(), 'pink'), ('b', 'anna', now(), 'pink')");
+    // It waits for the writers longer than a migration may wait for a lock (1 s), and then two rows have one name.
+    let index = "migrations.RunSQL('CREATE UNIQUE INDEX CONCURRENTLY board_name_idx ON board_notice (name)', 'DROP INDEX board_name_idx')";
+    migration(&repo, "0003_index", "0002_notice_colour", index);
+    let text = fs::read_to_string(repo.path().join("board/migrations/0003_index.py")).unwrap();
+    repo.write("board/migrations/0003_index.py", text.replace("    dependencies", "    atomic = False\n    dependencies"))
+        .commit("Not atomic");
+    bench.ctl(["release", "main"]).expect(1).says(&[
+        "could not create unique index",
+        "the index board_name_idx of board_notice is invalid",
+        "board.0003_index was begun and is not atomic",
+    ]);
+    let drop = "DROP INDEX CONCURRENTLY \"public\".\"board_name_idx\"";
+    bench.ctl(["doctor"]).expect(1).says(&["the index board_name_idx of board_notice is invalid", drop]);
+    server.sql("UPDATE board_notice SET name = text");
+    let done =
+        bench.ctl(["release", "main"]).expect(1).says(&["an interrupted build left it, and board.0003_index would make it anew", drop]);
+    assert!(!done.stderr.contains("already exists") && told(&bench, "stands").is_empty(), "{}", done.stderr);
+    server.sql("DROP INDEX CONCURRENTLY board_name_idx");
+    bench.ctl(["release", "-v", "main"]).expect(0).says(&["settled"]);
+    bench.ctl(["doctor"]).expect(0);
+    bench.assert_sound();
+}
+
+#[test]
+fn what_was_reversed_is_warned_of_no_more_and_what_cannot_be_reversed_is_not_said_to_be() {
+    let server = Postgres::start();
+    let (bench, repo) = demo_on(&server, "reversed");
+    bench.ctl(["release", "main"]).expect(0);
+    let old = bench.live("demo").unwrap();
+    migration(&repo, "0003_there", "0002_notice_colour", "migrations.RunSQL('CREATE TABLE there (x int)', 'DROP TABLE there')");
+    migration(&repo, "0004_back", "0003_there", "migrations.RunSQL('CREATE TABLE no_way_back (x int)')");
+    bench.ctl(["release", "main"]).expect(0);
+    let newer = bench.live("demo").unwrap();
+    let dir = bench.root_of("demo").join("releases").join(&newer);
+    bench.ctl(["activate", &old]).expect(0).says(&[
+        &format!("the newer release {newer} applied board.0003_there, board.0004_back, which this one does not know"),
+        &format!("only {} can reverse board.0003_there, and board.0004_back cannot be reversed", dir.display()),
+    ]);
+    // As its own code or a restored dump would leave it.
+    bench.ctl(["activate", &newer]).expect(0);
+    server.sql("DELETE FROM django_migrations WHERE name IN ('0003_there', '0004_back')");
+    let done = bench.ctl(["activate", &old]).expect(0);
+    assert!(!done.stderr.contains("which this one") && !done.stderr.contains("reverse"), "{}", done.stderr);
+}

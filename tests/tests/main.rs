@@ -18,6 +18,7 @@ mod faults_network;
 mod faults_restarts;
 mod faults_service;
 mod fsck;
+mod half_migrated;
 mod helpers;
 mod hints;
 mod hostile_builds;

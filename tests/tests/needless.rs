@@ -312,3 +312,35 @@ fn hooks_and_migrations_leave_nothing_to_be_foreseen() {
     assert!(reason(&demo.skipped(), "migrate").contains("the database is asked along with the start"), "{:?}", demo.skipped());
     assert!(demo.notes("switch").contains("the database has every migration"));
 }
+
+/// An empty plan is not the same as nothing to do: migrate is heard, and records what replaces migrations that are applied.
+#[test]
+fn migrate_is_run_where_it_would_do_something_though_no_migration_is_to_be_applied() {
+    let demo = Demo::new("an empty plan", "");
+    let database = demo.bench.root_of("demo").join("shared/db.sqlite3");
+    let made = || sql(&database, "select count(*) from board_notice where name = 'made'");
+    let hears = "\n\ndef sync(sender, **more):\n    \
+                 for name in NAMES:\n        Notice.objects.get_or_create(text=name, name='made')\n\n\n\
+                 from django.db.models.signals import post_migrate\npost_migrate.connect(sync)\n";
+    // Not foreseen from the live release, which has none: it is run before anybody can meet the new one.
+    demo.repo.write("board/names.py", "NAMES = ['one']\n").commit("Names");
+    demo.changed("board/models.py", &format!("\n\nfrom .names import NAMES\n{hears}"));
+    demo.released();
+    assert_eq!(made(), "1");
+    assert!(demo.notes("switch").contains("migrate is heard by board.models.sync (post_migrate)"), "{}", demo.notes("switch"));
+    // From then on nothing of it is put off, whatever changes; and no dump is taken for it.
+    let dumps = || fs::read_dir(demo.bench.root_of("demo").join("backups")).unwrap().count();
+    let before = dumps();
+    demo.repo.write("board/names.py", "NAMES = ['one', 'two']\n").commit("More names");
+    let skipped = demo.released();
+    assert_eq!((made().as_str(), dumps()), ("2", before));
+    assert!(reason(&skipped, "migrate").contains("not skipped") && reason(&skipped, "check").contains("not skipped"), "{skipped:?}");
+    assert_eq!(reason(&skipped, "backup"), "no migration to apply");
+
+    let squashed = fs::read_to_string(demo.repo.path().join("board/migrations/0001_initial.py")).unwrap();
+    let squashed = squashed.replace("initial = True", "initial = True\n    replaces = [('board', '0001_initial')]");
+    demo.repo.write("board/migrations/0001_squashed.py", squashed).commit("Squash");
+    demo.released();
+    assert_eq!(sql(&database, "select count(*) from django_migrations where name = '0001_squashed'"), "1");
+    assert_eq!(dumps(), before + 1);
+}

@@ -187,15 +187,15 @@ fn an_activate_that_fails_leaves_what_was_staged_and_says_what_stands() {
     migration(&bench, &repo, "0003_three", "0002_notice_colour");
     migration(&bench, &repo, "0004_four", "0003_three");
     let second = staged(&bench, "main");
-    let facts = bench.root_of("demo").join("releases").join(&second).join(".release");
-    let (before, dumps) = (files(&facts), backups(&bench));
+    let dumps = backups(&bench);
 
-    // Nothing was applied, so everything is as it was.
+    // Nothing was applied, so everything is as it was, but for the dump: migrate was begun.
     bench.write("fail-0003_three", "");
     bench.ctl(["activate", &second]).expect(1).says(&["the cows are out", &format!("the former release {live} still serves")]);
     assert_eq!(bench.last_run()["step"], "migrate");
     assert!(said(&bench, "stands").is_empty() && said(&bench, "exposed").is_empty());
-    assert_eq!((files(&facts), backups(&bench), bench.releases("demo").len()), (before.clone(), dumps.clone(), 2));
+    let dump = format!("{second}.sqlite3");
+    assert_eq!((backups(&bench), bench.releases("demo").len()), ([dumps.clone(), vec![dump.clone()]].concat(), 2));
     assert_eq!(release(&bench, &second)["state"], "sealed");
     assert_eq!((bench.live("demo").unwrap(), serving(&bench)), (live.clone(), first.clone()));
     bench.assert_sound();
@@ -205,8 +205,9 @@ fn an_activate_that_fails_leaves_what_was_staged_and_says_what_stands() {
     bench.ctl(["activate", &second]).expect(1).says(&["the cows are out"]);
     let stands = said(&bench, "stands");
     assert_eq!(stands[0]["text"], "applied and not taken back: board.0003_three");
-    let dump = format!("{second}.sqlite3");
-    assert!(stands[0]["restore"].as_str().unwrap().contains(&dump), "{stands:?}");
+    let beside = |bench: &Bench| format!("{second}.run-{}.sqlite3", bench.last_run()["run"]);
+    let from_before = beside(&bench);
+    assert!(stands[0]["restore"].as_str().unwrap().contains(&from_before), "{stands:?}");
     let kept = said(&bench, "note").into_iter().any(|note| note["text"].as_str().unwrap().contains("only its code can reverse"));
     assert!(kept, "{:#?}", said(&bench, "note"));
     let found = release(&bench, &second);
@@ -214,21 +215,24 @@ fn an_activate_that_fails_leaves_what_was_staged_and_says_what_stands() {
     assert_eq!((bench.live("demo").unwrap(), serving(&bench)), (live.clone(), first.clone()));
     bench.assert_sound();
 
-    // A third one, which fails before it applies anything, takes nothing of that back, and its own dump goes.
+    // A third one, which fails before it applies anything, takes nothing of that back.
     bench.ctl(["activate", &second]).expect(1);
     assert!(said(&bench, "stands").is_empty(), "it has applied nothing");
-    assert_eq!(backups(&bench), [dumps.clone(), vec![dump.clone()]].concat());
+    let third = beside(&bench);
+    assert_eq!(backups(&bench), [dumps.clone(), vec![from_before.clone(), third.clone(), dump.clone()]].concat());
     assert_eq!(release(&bench, &second)["migrations"], serde_json::json!(["board.0003_three"]));
 
     fs::remove_file(bench.path("fail-0004_four")).unwrap();
     bench.ctl(["activate", &second]).expect(0);
     let found = release(&bench, &second);
     assert_eq!((&found["state"], &found["migrations"]), (&"live".into(), &serde_json::json!(["board.0003_three", "board.0004_four"])));
-    let beside = format!("{second}.run-{}.sqlite3", bench.last_run()["run"]);
     // A dump that went beside an earlier one is the one that its command names.
-    let record: Value = serde_json::from_str(&fs::read_to_string(facts.join("migrated.json")).unwrap()).unwrap();
-    assert!(record["restore"].as_str().unwrap().contains(&beside), "{record}");
-    assert_eq!(backups(&bench), [dumps, vec![beside, dump]].concat(), "the dump from before the first migration stays");
+    let last = beside(&bench);
+    let record = bench.root_of("demo").join("releases").join(&second).join(".release/migrated.json");
+    let record: Value = serde_json::from_str(&fs::read_to_string(record).unwrap()).unwrap();
+    assert!(record["restore"].as_str().unwrap().contains(&last), "{record}");
+    let all = [dumps, vec![from_before, third, last, dump]].concat();
+    assert_eq!(backups(&bench), all, "the dump from before the first migration stays");
     assert_eq!(serving(&bench), repo.head());
     bench.assert_sound();
 }
@@ -244,16 +248,16 @@ fn killed_at_every_place_of_an_activate_what_was_staged_can_be_activated_again()
     let second = staged(&bench, "main");
     let facts = bench.root_of("demo").join("releases").join(&second).join(".release");
     let (before, dumps) = (files(&facts), backups(&bench));
-    let dump = format!("{second}.sqlite3");
-    for (kill, outcome, state, applied) in [
-        ("before-backup", "failed", "sealed", false),
-        ("after-backup", "failed", "sealed", false),
-        ("before-migrate", "failed", "sealed", false),
-        ("0003_three", "failed", "sealed", false),
-        ("after-migrate", "failed", "failed", true),
-        ("before-switch", "failed", "failed", true),
+    // How many dumps stay: from each run that has begun to migrate.
+    for (kill, outcome, state, dumped) in [
+        ("before-backup", "failed", "sealed", 0),
+        ("after-backup", "failed", "sealed", 0),
+        ("before-migrate", "failed", "sealed", 0),
+        ("0003_three", "failed", "sealed", 1),
+        ("after-migrate", "failed", "failed", 2),
+        ("before-switch", "failed", "failed", 2),
         // It was seen to serve before it was taken back.
-        ("after-switch", "rolled_back", "good", true),
+        ("after-switch", "rolled_back", "good", 2),
     ] {
         let run = ask_and_die(&bench, kill, &["activate", &second]);
         let events = last_events(&bench);
@@ -262,10 +266,9 @@ fn killed_at_every_place_of_an_activate_what_was_staged_can_be_activated_again()
         assert_eq!((bench.live("demo").unwrap(), serving(&bench)), (live.clone(), first.clone()), "{kill}");
         // Only the run that applied something says that it stands.
         assert_eq!(said(&bench, "stands").len(), usize::from(kill == "after-migrate"), "{kill}: {events:#?}");
-        if applied {
-            assert_eq!(backups(&bench), [dumps.clone(), vec![dump.clone()]].concat(), "{kill}");
-        } else {
-            assert_eq!((files(&facts), backups(&bench)), (before.clone(), dumps.clone()), "{kill}");
+        assert_eq!(backups(&bench).len(), dumps.len() + dumped, "{kill}");
+        if dumped == 0 {
+            assert_eq!(files(&facts), before, "{kill}");
         }
         bench.assert_sound();
     }

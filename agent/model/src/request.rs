@@ -82,6 +82,11 @@ pub enum Act {
         /// Which one.
         run: RunId,
     },
+    /// Say that what runs may have left in the database was looked at, and is settled.
+    Settle {
+        /// What this one left; without it, what all did.
+        run: Option<RunId>,
+    },
 }
 
 impl Act {
@@ -99,6 +104,7 @@ impl Act {
             Self::Pin { .. } => Right::Pin,
             Self::Unpin { .. } => Right::Unpin,
             Self::Cancel { .. } => Right::Cancel,
+            Self::Settle { .. } => Right::Settle,
         }
     }
 
@@ -143,6 +149,8 @@ pub enum Right {
     Unpin,
     /// `cancel`
     Cancel,
+    /// `settle`
+    Settle,
     /// `plan`
     Plan,
     /// `read`: status, lists, runs and their events
@@ -151,7 +159,7 @@ pub enum Right {
 
 impl Right {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Release,
         Self::Stage,
         Self::Activate,
@@ -163,6 +171,7 @@ impl Right {
         Self::Pin,
         Self::Unpin,
         Self::Cancel,
+        Self::Settle,
         Self::Plan,
         Self::Read,
     ];
@@ -181,6 +190,7 @@ impl Right {
             Self::Pin => "pin",
             Self::Unpin => "unpin",
             Self::Cancel => "cancel",
+            Self::Settle => "settle",
             Self::Plan => "plan",
             Self::Read => "read",
         }
@@ -199,7 +209,7 @@ impl FromStr for Right {
         Self::ALL.into_iter().find(|right| right.word() == text).ok_or_else(|| BadName {
             what: "action",
             text: text.chars().take(80).collect(),
-            rule: "is none of release, stage, activate, prune, mend, check, lock, unlock, pin, unpin, cancel, plan, read",
+            rule: "is none of release, stage, activate, prune, mend, check, lock, unlock, pin, unpin, cancel, settle, plan, read",
         })
     }
 }

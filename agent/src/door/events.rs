@@ -124,7 +124,7 @@ mod tests {
         let whats = [
             What::Output { step: "fetch".into(), stream: Stream::Stderr, line: "a \"line\"\u{2028}\\ {".into() },
             What::Stopped,
-            What::Ended { outcome: OutcomeWord::Live, live: None, ms: 1 },
+            What::Ended { outcome: OutcomeWord::Live, live: None, ms: 1, database: None },
         ];
         for (at, what) in [0, 1_700_000_000_000, 1_700_000_000_120].into_iter().zip(whats) {
             let at = DateTime::from_timestamp_millis(at).unwrap();

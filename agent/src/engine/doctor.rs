@@ -46,6 +46,7 @@ impl AppEngine {
         self.examine_bounds(&mut chart);
         self.examine_database(&mut chart, &watch());
         self.examine_serving(&mut chart);
+        super::database::examine(self, &mut chart.findings, &watch());
         self.examine_reports(&mut chart);
         chart.findings
     }

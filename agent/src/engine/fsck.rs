@@ -156,6 +156,10 @@ impl AppEngine {
             let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
             chart.add("lock", Level::Error, Some(&self.site.lock_file()), format!("the lock cannot be read{why}"), Some(cure));
         }
+        if let Err(err) = self.site.read_unsettled() {
+            let cure = "the database may be half migrated: look at it, and then: agentctl settle".to_owned();
+            chart.add("database", Level::Error, None, chain(&err), Some(cure));
+        }
     }
 
     fn verify_backups<'a>(&self, go_on: &dyn Fn() -> bool, watch: impl Fn() -> Watch<'a>, chart: &mut Chart) -> Result<(), NotTaken> {

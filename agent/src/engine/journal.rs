@@ -333,7 +333,7 @@ impl Journal {
             let now = Utc::now();
             let ahead = waiting.iter().rfind(|run| !admission.supersedes.contains(run)).copied().or(running);
             for run in admission.supersedes {
-                let end = What::Ended { outcome: OutcomeWord::Superseded, live: None, ms: 0 };
+                let end = What::Ended { outcome: OutcomeWord::Superseded, live: None, ms: 0, database: None };
                 insert(tx, run, now, &end)?;
             }
             let refs = asked.refs.map(|refs| serde_json::json!(refs).to_string());

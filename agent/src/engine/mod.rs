@@ -1,5 +1,6 @@
 //! What takes requests and carries them out: an engine for each app, with a thread of its own, and the journal that they share.
 
+mod database;
 mod doctor;
 mod fsck;
 pub(crate) mod journal;
@@ -196,7 +197,7 @@ impl AppEngine {
     fn drop_what_waits(&self) {
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         for due in self.journal.due(&self.name).unwrap_or_default().into_iter().filter(|due| !due.begun) {
-            let end = What::Ended { outcome: OutcomeWord::Cancelled, live: live.clone(), ms: 0 };
+            let end = What::Ended { outcome: OutcomeWord::Cancelled, live: live.clone(), ms: 0, database: None };
             if let Err(err) = self.journal.append_unless(due.run, &end, Stands::Planned) {
                 tracing::error!(run = due.run.0, "cannot be ended: {}", chain(&err));
             }
@@ -334,7 +335,8 @@ impl AppEngine {
                 }
                 if self.journal.has(*run, Stands::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
-            Act::Release { .. } | Act::Stage { .. } | Act::Prune | Act::Mend | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
+            Act::Release { .. } | Act::Stage { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
+            Act::Lock { .. } | Act::Unlock | Act::Settle { .. } => Ok(()),
         }
     }
 
@@ -364,7 +366,7 @@ impl AppEngine {
         let done = self.do_now(act, caller);
         faults::at("done-on-the-spot");
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
-        let end = |outcome| What::Ended { outcome, live, ms: 0 };
+        let end = |outcome| What::Ended { outcome, live, ms: 0, database: None };
         let told = match done {
             Ok(()) => meant.into_iter().chain([end(OutcomeWord::Done)]).collect(),
             Err(err) => vec![What::Warning { step: None, text: chain(&err) }, end(OutcomeWord::Failed)],
@@ -391,6 +393,7 @@ impl AppEngine {
             Act::Pin { release } => Ok(self.site.pin(&self.find(release)?)?),
             Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
+            Act::Settle { run } => Ok(self.site.settle(|entry| run.is_none_or(|run| entry.run == run.0)).map(drop)?),
             Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }
@@ -398,7 +401,8 @@ impl AppEngine {
     fn cancel(&self, run: RunId, caller: &str) -> Result<(), NotTaken> {
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         // Either it has not begun, and never will; or it goes back from where it is.
-        if self.journal.append_unless(run, &What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0 }, Stands::Planned)? {
+        let end = What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0, database: None };
+        if self.journal.append_unless(run, &end, Stands::Planned)? {
             return Ok(());
         }
         if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, Stands::Exposed)? {
@@ -468,7 +472,7 @@ impl Engines {
     /// Ends what is left of acts that were to be done on the spot.
     pub(crate) fn recover_spot(&self) -> Result<(), JournalError> {
         for run in self.journal.cut_off_on_the_spot()? {
-            self.journal.append(run, &[What::Stopped, What::Ended { outcome: OutcomeWord::Failed, live: None, ms: 0 }])?;
+            self.journal.append(run, &[What::Stopped, What::Ended { outcome: OutcomeWord::Failed, live: None, ms: 0, database: None }])?;
         }
         Ok(())
     }

@@ -25,6 +25,8 @@ pub(super) struct Telling<'a> {
     /// So many sentences of the step at hand found no room.
     lost: Cell<u64>,
     broken: RefCell<Option<JournalError>>,
+    /// Whether something of the step at hand was said to stand.
+    stands: Cell<bool>,
 }
 
 impl<'a> Telling<'a> {
@@ -38,7 +40,13 @@ impl<'a> Telling<'a> {
             step: RefCell::default(),
             lost: Cell::new(0),
             broken: RefCell::new(None),
+            stands: Cell::new(false),
         }
+    }
+
+    /// Whether something was said to stand since this was asked last.
+    pub(super) fn something_stands(&self) -> bool {
+        self.stands.take()
     }
 
     /// Appends marks.
@@ -122,6 +130,7 @@ impl<'a> Telling<'a> {
             }
             What::UndoFailed { step, reason } => What::UndoFailed { step, reason: cover(reason) },
             What::Stands { text, restore } => What::Stands { text: cover(text), restore: restore.map(cover) },
+            What::Ended { outcome, live, ms, database } => What::Ended { outcome, live, ms, database: database.map(cover) },
             What::Resolved { commit, reference, release, subject } => {
                 What::Resolved { commit, reference, release, subject: subject.map(cover) }
             }
@@ -155,7 +164,13 @@ impl Teller for Telling<'_> {
     }
 
     fn stands(&self, text: &str, restore: Option<&str>) {
+        self.stands.set(true);
         self.say(What::Stands { text: text.to_owned(), restore: restore.map(str::to_owned) });
+    }
+
+    fn stays(&self, step: &str, text: &str) {
+        self.stands.set(true);
+        self.note(step, text);
     }
 
     fn resolved(&self, target: &Target) -> Result<(), Failure> {

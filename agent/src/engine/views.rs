@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use agent_model::names::ReleaseName;
+use agent_model::names::{ReleaseName, RunId};
 use agent_model::request::Lock;
 use agent_wire::view;
 use chrono::DateTime;
 
-use super::{AppEngine, NotTaken, previous};
+use super::{AppEngine, NotTaken, locked, previous};
 use crate::settings::App;
-use crate::site::{Found, Migrated};
+use crate::site::{Found, Migrated, Unsettled};
 use crate::steps::prune;
 use crate::work::Users;
 
@@ -36,7 +36,24 @@ impl AppEngine {
             disk_free: disk.free,
             disk_total: disk.total,
             follows: self.settings().follows.as_ref().map(ToString::to_string),
+            unsettled: self.unsettled(),
         })
+    }
+
+    /// The run under way.
+    pub(super) fn at_hand(&self) -> Option<RunId> {
+        locked(&self.current).as_ref().map(|(run, _)| *run)
+    }
+
+    /// What runs may have left in the database; the run at hand says so itself when it ends.
+    pub(super) fn unsettled(&self) -> Vec<view::Unsettled> {
+        let at_hand = self.at_hand().map(|run| self.journal.marker(run));
+        let entries = self.site.unsettled().into_iter().filter(|entry| at_hand.as_ref() != Some(&entry.by));
+        let told = entries.map(|Unsettled { run, release, at, text, backup, restore, .. }| {
+            let backup = backup.filter(|path| path.exists()).map(|path| path.display().to_string());
+            view::Unsettled { run, release, at, text, backup, restore }
+        });
+        told.collect()
     }
 
     /// The releases, newest first.
@@ -44,7 +61,7 @@ impl AppEngine {
         let live = self.site.live().unwrap_or_default();
         let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
         let releases = self.site.survey()?.iter().map(|found| release_view(found, live.as_ref(), before.as_ref())).collect();
-        Ok(view::Releases { releases })
+        Ok(view::Releases { releases, unsettled: self.unsettled() })
     }
 
     fn release(&self, release: &ReleaseName) -> Result<view::Release, NotTaken> {
@@ -76,7 +93,7 @@ impl AppEngine {
         let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
         let old = prune::old(&self.site, app, before.as_ref(), &Users::of(app, &self.site))?;
         let releases = old.iter().map(|release| self.release(release)).collect::<Result<_, _>>()?;
-        Ok(view::Releases { releases })
+        Ok(view::Releases { releases, unsettled: Vec::new() })
     }
 
     /// What the agent counts for metrics: runs by outcome.

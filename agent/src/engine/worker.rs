@@ -23,7 +23,7 @@ use crate::faults;
 use crate::restart::Steadiness;
 use crate::settings::{App, Complaint, Executor, When, read_secrets};
 use crate::site::{Served, SiteLock, Underway};
-use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Target, Teller, explain, named, not_written_down};
+use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Target, Teller, explain, named, not_written_down, what_stands};
 use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
 use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
@@ -175,7 +175,7 @@ impl Worker {
         let Some(request) = request_of(due) else {
             // It was understood when it was taken; only an older agent can meet a form that it does not know.
             telling.mark(What::Warning { step: None, text: "the stored request cannot be understood by this agent".to_owned() })?;
-            return telling.mark(What::Ended { outcome: word_of(Outcome::Failed), live: None, ms: 0 });
+            return telling.mark(What::Ended { outcome: word_of(Outcome::Failed), live: None, ms: 0, database: None });
         };
         let act = request.act.clone();
         // What stands in the way before the first step fails the first step, in the same words and with the same end.
@@ -191,7 +191,12 @@ impl Worker {
                 Ok(replayed) => replayed,
                 Err(why) => {
                     telling.mark(What::Warning { step: None, text: why })?;
-                    return telling.mark(What::Ended { outcome: word_of(Outcome::Stuck), live: live.map(|live| live.to_string()), ms: 0 });
+                    return telling.mark(What::Ended {
+                        outcome: word_of(Outcome::Stuck),
+                        live: live.map(|live| live.to_string()),
+                        ms: 0,
+                        database: None,
+                    });
                 }
             };
             telling.mark(What::Stopped)?;
@@ -406,6 +411,7 @@ fn drive(
                 let calm = Cancel::default();
                 let mut back = Cx { cancel: &calm, exposed: run.is_exposed(), ..take(cx) };
                 back.at(step);
+                telling.something_stands();
                 faults::within(step, ".undo");
                 faults::at("started");
                 let undone = named(step).map_or(Ok(()), |known| known.undo(&mut back));
@@ -415,7 +421,7 @@ fn drive(
                 telling.broken()?;
                 match undone {
                     Ok(()) => {
-                        telling.mark(What::Undone { step: step.to_owned(), ms: ms(since) })?;
+                        telling.mark(What::Undone { step: step.to_owned(), ms: ms(since), stands: telling.something_stands() })?;
                         note_mark(run, Mark::Undone(i));
                     }
                     Err(Failure { reason, .. }) => {
@@ -432,7 +438,13 @@ fn drive(
                 }
                 let live = cx.site.live().unwrap_or_default();
                 let outcome = hold_against_the_link(outcome, live.as_ref(), cx, telling)?;
-                telling.mark(What::Ended { outcome: word_of(outcome), live: live.map(|live| live.to_string()), ms: ms(begun) })?;
+                let database = if matches!(outcome, Outcome::Live | Outcome::Done) { None } else { what_stands(cx) };
+                telling.mark(What::Ended {
+                    outcome: word_of(outcome),
+                    live: live.map(|live| live.to_string()),
+                    ms: ms(begun),
+                    database,
+                })?;
                 note_mark(run, Mark::Ended);
                 faults::at("acted");
                 return Ok(());
@@ -514,6 +526,9 @@ impl Teller for Silent {
     }
     fn stands(&self, text: &str, _: Option<&str>) {
         tracing::warn!("{text}");
+    }
+    fn stays(&self, _: &str, text: &str) {
+        tracing::info!("{text}");
     }
     fn resolved(&self, _: &Target) -> Result<(), Failure> {
         Ok(())

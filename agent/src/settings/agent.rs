@@ -120,7 +120,7 @@ const OTHER_WORDS: [(&str, Right); 10] = [
     ("verify", Right::Read),
 ];
 
-const RIGHTS: [(&str, Right); 13] = [
+const RIGHTS: [(&str, Right); 14] = [
     ("release", Right::Release),
     ("stage", Right::Stage),
     ("activate", Right::Activate),
@@ -132,6 +132,7 @@ const RIGHTS: [(&str, Right); 13] = [
     ("pin", Right::Pin),
     ("unpin", Right::Unpin),
     ("cancel", Right::Cancel),
+    ("settle", Right::Settle),
     ("plan", Right::Plan),
     ("read", Right::Read),
 ];

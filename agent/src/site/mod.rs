@@ -7,7 +7,8 @@
 //! shared/  backups/
 //! app -> releases/<name>
 //! slots/<slot> -> ../releases/<name>   with handover in slots: which release each of their units runs
-//! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances, which release was live when; room for the way back
+//! .agent/              what the agent remembers of the root itself: its lock, pins, the operator's lock, instances, which release was live when, what may be
+//!                      left in the database; room for the way back
 //! ```
 
 mod carry;
@@ -25,6 +26,7 @@ mod slots;
 mod takeover;
 mod tree;
 mod underway;
+mod unsettled;
 mod verify;
 
 use std::fs;
@@ -44,11 +46,12 @@ pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_E
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use memory::Memory;
-pub(crate) use seal::{Failed, MadeBy, Manifest, Migrated, Sealing, Served};
+pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use takeover::hand_over;
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use underway::Underway;
+pub(crate) use unsettled::Unsettled;
 pub(crate) use verify::Chart;
 
 /// The directory in a release that the agent keeps its facts in.

@@ -1,6 +1,7 @@
 //! The seal: everything written, the file system synced, and only then the manifest, whose presence makes a release complete. Facts that come
 //! later (that it served, what it migrated, that it failed) are files of their own beside the manifest, which never changes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -78,25 +79,59 @@ pub(crate) struct Migrated {
     pub backup: Option<PathBuf>,
     /// The command that restores it.
     pub restore: Option<String>,
+    /// Those of the pending ones that may leave a part of what they do when they fail, each with the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub may_leave: BTreeMap<String, String>,
+    /// Those of the pending ones that cannot be reversed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub irreversible: Vec<String>,
+    /// Whether they are applied one after the other, in order.
+    #[serde(default)]
+    pub order: ApplyOrder,
+    /// Those that may have been left halfway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub half: Vec<String>,
     /// The same of an earlier run of this release, where something of it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<Box<Migrated>>,
 }
 
+/// Whether migrations are applied one after the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ApplyOrder {
+    /// They are: Django's own `migrate` does so.
+    Kept,
+    /// Nobody knows.
+    #[default]
+    Unknown,
+}
+
 impl Migrated {
+    /// Whether something of this run stands, or may: what was applied, and what may have been left halfway.
+    pub(crate) fn left_something(&self) -> bool {
+        self.applied.as_ref().is_none_or(|applied| !applied.is_empty()) || !self.half.is_empty()
+    }
+
     /// All that is known to be applied with the release, in order.
     pub(crate) fn all_applied(&self) -> Vec<String> {
         let earlier = self.earlier.as_ref().map(|earlier| earlier.all_applied()).unwrap_or_default();
         earlier.into_iter().chain(self.applied.iter().flatten().cloned()).collect()
     }
 
+    /// Those of them that cannot be reversed.
+    pub(crate) fn all_irreversible(&self) -> Vec<String> {
+        let earlier = self.earlier.as_ref().map(|earlier| earlier.all_irreversible()).unwrap_or_default();
+        earlier.into_iter().chain(self.irreversible.iter().cloned()).collect()
+    }
+
     /// Whether anything of it stands, or may.
     pub(crate) fn may_stand(&self) -> bool {
-        self.applied.as_ref().is_none_or(|applied| !applied.is_empty()) || self.earlier.as_ref().is_some_and(|earlier| earlier.may_stand())
+        self.left_something() || self.earlier.as_ref().is_some_and(|earlier| earlier.may_stand())
     }
 }
 
-/// That a release failed and is kept: only its code can reverse what it migrated.
+/// That a release failed and is kept: its code alone knows what it migrated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Failed {
     /// When.

@@ -37,9 +37,12 @@ impl Step for Backup {
             return Ok(Did::Nothing(why));
         }
         let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
-        if migrate::schema_of(&inspection)?.pending.is_empty() {
+        let schema = migrate::schema_of(&inspection)?;
+        // What hears of a migrate that has nothing to apply is not worth a dump each time; what migrate writes down itself is.
+        if schema.pending.is_empty() && schema.unrecorded.is_empty() {
             return Ok(Did::Nothing("no migration to apply".to_owned()));
         }
+        migrate::refuse_invalid_indexes(schema)?;
         warn_of_an_empty_one(cx, &inspection);
         let kind = settings.kind_of(&inspection.vendor)?;
         let to = place(cx, &cx.target()?.release, kind)?;
@@ -57,10 +60,11 @@ impl Step for Backup {
         Ok(Did::It)
     }
 
-    /// A dump before migrations that were never applied is of no use to anybody.
+    /// A dump before migrations that were never begun is of no use to anybody. Once they were, it stays, whatever is known of them.
     fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
         let (Some(settings), Some(target)) = (&cx.app.backup, &cx.target) else { return Ok(()) };
-        if migrate::stands(cx, &target.release)? {
+        if migrate::was_begun(cx, &target.release)? {
+            cx.teller.stays(cx.step, "the dump stays, for migrate was begun");
             return Ok(());
         }
         let alone = migrate::earlier(cx, &target.release)?.is_none();
@@ -80,10 +84,10 @@ impl Step for Backup {
 /// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
 /// and this one goes beside it.
 fn place(cx: &Cx<'_>, release: &ReleaseName, kind: Kind) -> Result<PathBuf, Failure> {
-    Ok(match migrate::earlier(cx, release)? {
-        None => cx.site.backup(release, kind.ending()),
-        Some(_) => beside(cx, release, kind),
-    })
+    let plain = cx.site.backup(release, kind.ending());
+    // One of a run that had begun to migrate, and whose migrations were all taken back, stays as well.
+    let is_free = migrate::earlier(cx, release)?.is_none() && plain.symlink_metadata().is_err();
+    Ok(if is_free { plain } else { beside(cx, release, kind) })
 }
 
 /// The place of a dump that has the number of its run.

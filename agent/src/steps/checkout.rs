@@ -53,7 +53,7 @@ impl Step for Checkout {
         Ok(Did::It)
     }
 
-    /// The directory goes, unless a migration of this release stands: only its code can reverse that.
+    /// The directory goes, unless a migration of this release stands, or may in part: its code alone knows it.
     fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
@@ -63,7 +63,7 @@ impl Step for Checkout {
             return Ok(cx.site.put_aside(release).map(drop)?);
         }
         remove_tree(&cx.site.scratch(&format!("index-{}", cx.run)))?;
-        if migrate::applied(cx, release)? && cx.site.manifest(release).is_ok() {
+        if migrate::left_something(cx, release)? && cx.site.manifest(release).is_ok() {
             return migrate::keep(cx, release);
         }
         // This run had not come to its switch, and yet the link may name the release: somebody set it while the agent was away.

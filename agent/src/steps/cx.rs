@@ -30,6 +30,8 @@ pub(crate) trait Teller {
     fn warn(&self, step: &str, text: &str);
     /// Something that stands in spite of the failure, and the command that restores what was before.
     fn stands(&self, text: &str, restore: Option<&str>);
+    /// Something of the step at hand is not taken back, on purpose.
+    fn stays(&self, step: &str, text: &str);
     /// The commit and the release are known; durable when the next step begins.
     fn resolved(&self, target: &Target) -> Result<(), Failure>;
     /// Visitors may meet it from here on; durable when this returns, and refused when somebody has cancelled.

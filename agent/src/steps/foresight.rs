@@ -20,7 +20,7 @@ use crate::restart::Restart;
 use crate::settings::App;
 use crate::site::MadeBy;
 use crate::tools::Watch;
-use crate::tools::manage::{Grounds, Inspection, identity};
+use crate::tools::manage::{Grounds, Inspection, identity, some_of};
 use crate::work::{Answer, Bytecode, Job};
 
 /// The steps that make a release before it is sealed, and that a hook may have a part in.
@@ -44,12 +44,27 @@ pub(crate) enum PutOff {
 struct Made {
     settings: String,
     collected: Option<Grounds>,
+    /// Whether migrate does nothing there when no migration is to be applied: nobody but Django hears it, and it is Django's own command.
+    #[serde(default)]
+    quiet: Option<bool>,
 }
 
 /// What a seal writes down of it.
 pub(super) fn made(cx: &Cx<'_>) -> Option<MadeBy> {
-    let made = Made { settings: settings_of(cx.app), collected: cx.collected.clone() };
+    let made = Made { settings: settings_of(cx.app), collected: cx.collected.clone(), quiet: is_quiet(cx) };
     serde_json::to_value(made).ok().map(MadeBy)
+}
+
+/// What the project said of it; where it was not asked yet, because that goes along with the start of the new instance, what the live release said.
+fn is_quiet(cx: &Cx<'_>) -> Option<bool> {
+    match &cx.inspection {
+        Some(inspection) => {
+            let believed = cx.app.django.as_ref()?.post_migrate;
+            inspection.schema.as_ref().ok().map(|schema| schema.is_quiet(believed))
+        }
+        None if cx.put_off.is_some() => since(cx).ok()?.made.quiet,
+        None => None,
+    }
 }
 
 /// A digest over the settings that decide how a release is made. Files with secrets count by what tells whether they were changed.
@@ -160,7 +175,11 @@ fn no_migration(cx: &Cx<'_>) -> Option<(String, Vec<PathBuf>)> {
     if hooked || !matches!(cx.app.restart, Restart::Handover(_)) || !cx.app.django.as_ref().is_some_and(|django| django.migrate) {
         return None;
     }
-    let Since { former, changed, .. } = since(cx).ok()?;
+    let Since { former, changed, made } = since(cx).ok()?;
+    // What hears of each migrate wants it run; and what an earlier run has not brought to its end is brought there.
+    if made.quiet != Some(true) || !cx.site.unsettled().is_empty() {
+        return None;
+    }
     cx.site.find(former).served?;
     let sources =
         changed.iter().filter(|(how, path)| *how != 'D' && path.ends_with(".py")).map(|(_, path)| PathBuf::from(path)).collect::<Vec<_>>();
@@ -225,13 +244,14 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
     }
     let schema = migrate::schema_of(&inspection)?;
     migrate::warn_of_what_is_ahead(cx, schema);
+    migrate::warn_of_what_is_left_out(cx, schema);
     let pending = &schema.pending;
     if !pending.is_empty() {
         // From now on nothing is foreseen from that release.
         if let Some(former) = &cx.former {
             cx.site.remove_fact::<MadeBy>(former)?;
         }
-        let reason = format!("the database is not as the live release left it: to be applied are {}", pending.join(", "));
+        let reason = format!("the database is not as the live release left it: to be applied are {}", some_of(pending));
         let hint = match (inspection.empty, &cx.former) {
             (true, Some(former)) => format!(
                 "the database that the settings name is empty: see which one {former} serves from, and whether [env] and [secrets] name that one"
@@ -241,12 +261,28 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
         return Err(Failure::new(reason).with_hint(hint));
     }
     let done = done?;
+    // New since the live release: nobody has met this one yet, so it is not too late.
+    let does = migrate::effects(cx, schema);
+    if !does.is_empty() {
+        foresee_nothing_from(cx, &cx.target()?.release)?;
+        cx.note(format!("migrate is run, though no migration is to be applied: {}", does.join("; ")));
+        migrate::migrate_without_any(cx)?;
+    }
     cx.note(match put_off {
         PutOff::Check => "the check found no error, and the database has every migration",
         PutOff::Schema => "the database has every migration",
     });
     cx.inspection = Some(*inspection);
     Ok(done)
+}
+
+/// What was believed of a release because the one before it was so is written down as it is.
+fn foresee_nothing_from(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+    if let Some(MadeBy(mut made)) = cx.site.fact(release)? {
+        made["quiet"] = false.into();
+        cx.site.set_fact(release, &MadeBy(made))?;
+    }
+    Ok(())
 }
 
 /// A database that cannot be asked is a failure as well.

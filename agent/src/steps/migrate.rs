@@ -1,5 +1,7 @@
 //! `migrate`: the database brought up to the code. It cannot be taken back; what stands is found out and told.
 
+use std::fs;
+
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
@@ -7,11 +9,14 @@ use chrono::Utc;
 
 use super::cx::Ask;
 use super::foresight::nothing_to_migrate;
+use super::half_migrated::{End, entry, half_of, left, sentence};
+use super::room::counted;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, backup, before_it_serves, with_django};
 use crate::faults;
-use crate::site::{Failed, Migrated};
-use crate::tools::manage::{Inspection, Schema};
-use crate::work::{Bytecode, Job};
+use crate::settings::{App, Executor};
+use crate::site::{ApplyOrder, Failed, Migrated};
+use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, begun, some_of};
+use crate::work::{Answer, Bytecode, Job};
 
 pub(super) struct Migrate;
 
@@ -35,13 +40,18 @@ impl Step for Migrate {
         let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
         let schema = schema_of(&inspection)?;
         warn_of_what_is_ahead(cx, schema);
+        warn_of_what_is_left_out(cx, schema);
         if schema.pending.is_empty() {
-            return Ok(Did::Nothing("no migration to apply".to_owned()));
+            return without_any(cx, schema);
         }
+        refuse_invalid_indexes(schema)?;
         if !schema.irreversible.is_empty() {
-            cx.warn(format!("cannot be reversed: {}", schema.irreversible.join(", ")));
+            cx.warn(format!("cannot be reversed: {}", some_of(&schema.irreversible)));
         }
-        cx.note(format!("{} to apply: {}", schema.pending.len(), schema.pending.join(", ")));
+        cx.note(format!("{} to apply: {}", schema.pending.len(), some_of(&schema.pending)));
+        for (migration, why) in schema.may_leave.iter().take(3) {
+            cx.note(format!("{migration} {why}: should it fail, a part of it may stay"));
+        }
         backup::warn_without_any(cx, &inspection);
         let release = cx.target()?.release.clone();
         let mut earlier = earlier(cx, &release)?;
@@ -57,25 +67,46 @@ impl Step for Migrate {
             applied: None,
             backup: cx.dump.as_ref().map(|dump| dump.path.clone()),
             restore: cx.restore.clone(),
+            may_leave: schema.may_leave.clone(),
+            irreversible: schema.irreversible.clone(),
+            order: if schema.is_applied_in_order() { ApplyOrder::Kept } else { ApplyOrder::Unknown },
+            half: Vec::new(),
             earlier: earlier.map(Box::new),
         };
-        // Written before: after a crash it says what was about to be applied.
+        forget_report(cx);
+        // Written before: after a crash they say what was about to be applied, and what may be left of it.
         cx.site.set_fact(&release, &record)?;
+        let all = half_of(&record, None, &Begun::Unknown);
+        let may_be = (!all.is_empty()).then(|| sentence(&record, &all, &Begun::Unknown));
+        note_left(cx, &Migrated { half: all, ..record.clone() }, may_be)?;
         faults::at("recorded");
-        let done = cx.work(&Job::Migrate);
+        let (begun, warnings, done) = match cx.work(&Job::Migrate) {
+            Ok(Answer::Migrated { begun, warnings, failed }) => (begun, warnings, failed.map_or(Ok(()), Err)),
+            Ok(other) => (Begun::Unknown, Vec::new(), Err(other.unexpected())),
+            Err(failure) => (reported(cx), Vec::new(), Err(failure)),
+        };
         faults::at("migrated");
         // What was applied is asked of the database, whatever migrate said.
         let after = cx.inspect(Bytecode::NotWritten, Ask::Again).and_then(|inspection| schema_of(&inspection).cloned());
         if let Ok(after) = &after {
-            record.applied = Some(without(&schema.pending, &after.pending));
+            let applied = without(&schema.pending, &after.pending);
+            record.half = if done.is_ok() { Vec::new() } else { half_of(&record, Some(&applied), &begun) };
+            record.applied = Some(applied);
+            note_left(cx, &record, left(&record, &begun, if done.is_ok() { End::Well } else { End::Badly }))?;
             cx.site.set_fact(&release, &record)?;
         }
-        for warning in done?.warnings() {
+        for warning in warnings {
             cx.warn(warning);
         }
+        // Why it failed comes first; then what that has left of an index, with its cure.
+        let new = after.iter().flat_map(|after| &after.invalid_indexes).filter(|index| !schema.invalid_indexes.contains(index));
+        let left: String =
+            new.map(|index| format!("; the index {} of {} is invalid now, drop it: {};", index.index, index.table, index.drop)).collect();
+        done.map_err(|failure| Failure { reason: failure.reason + &left, ..failure })?;
+        forget_report(cx);
         match after?.pending.as_slice() {
             [] => Ok(Did::It),
-            left => Err(Failure::new(format!("migrate ended well, but these are still to be applied: {}", left.join(", ")))),
+            left => Err(Failure::new(format!("migrate ended well, but these are still to be applied: {}", some_of(left)))),
         }
     }
 
@@ -84,22 +115,28 @@ impl Step for Migrate {
         let Some(mut record) = own(cx, &target.release)? else { return Ok(()) };
         let cut_off = record.applied.is_none();
         if cut_off {
-            // The agent died in the middle: the database knows how far it came.
+            // The agent died in the middle, or nobody could ask: the database knows how far it came.
             let after = schema_of(&cx.inspect(Bytecode::NotWritten, Ask::Again)?)?.clone();
-            record.applied = Some(without(&record.pending, &after.pending));
+            let (applied, begun) = (without(&record.pending, &after.pending), reported(cx));
+            record.half = half_of(&record, Some(&applied), &begun);
+            record.applied = Some(applied);
+            note_left(cx, &record, left(&record, &begun, End::CutOff))?;
+            // Written in any case: that migrate was begun keeps the dump.
             cx.site.set_fact(&target.release, &record)?;
         }
-        let applied = record.applied.unwrap_or_default();
-        if applied.is_empty() {
-            // The release may be another run's: it is left as it was.
-            match record.earlier {
-                Some(earlier) => cx.site.set_fact(&target.release, &*earlier)?,
-                None => cx.site.remove_fact::<Migrated>(&target.release)?,
-            }
+        forget_report(cx);
+        let applied = record.applied.clone().unwrap_or_default();
+        let left = unsettled_text(cx);
+        if applied.is_empty() && left.is_none() {
             return Ok(());
         }
-        cx.teller.stands(&format!("applied and not taken back: {}", applied.join(", ")), record.restore.as_deref());
-        if cut_off && applied.len() < record.pending.len() {
+        let stand = (!applied.is_empty()).then(|| format!("applied and not taken back: {}", some_of(&applied)));
+        let text = stand.into_iter().chain(left).collect::<Vec<_>>().join("; ");
+        cx.teller.stands(&text, record.restore.as_deref());
+        if record.restore.is_none() {
+            cx.warn("there is no dump from before these migrations");
+        }
+        if cut_off && !applied.is_empty() && applied.len() < record.pending.len() {
             return Err(Failure::new(format!(
                 "the migrations were cut off after {} of {}; the former release serves, on a database that fits neither",
                 applied.len(),
@@ -110,6 +147,90 @@ impl Step for Migrate {
         // In a release the checkout decides what becomes of the directory.
         if matches!(cx.act, Act::Activate { .. }) { keep(cx, &target.release) } else { Ok(()) }
     }
+}
+
+/// Where no migration is to be applied, migrate may still have something to do.
+fn without_any(cx: &mut Cx<'_>, schema: &Schema) -> Result<Did, Failure> {
+    let does = effects(cx, schema);
+    if does.is_empty() {
+        return Ok(Did::Nothing("no migration to apply".to_owned()));
+    }
+    cx.note(format!("no migration to apply, and no dump for that: {}", does.join("; ")));
+    migrate_without_any(cx)?;
+    Ok(Did::It)
+}
+
+/// Runs migrate where no migration is to be applied: it records, and is heard.
+pub(super) fn migrate_without_any(cx: &Cx<'_>) -> Result<(), Failure> {
+    let done = match cx.work(&Job::Migrate)? {
+        Answer::Migrated { failed: None, .. } => Ok(()),
+        Answer::Migrated { failed: Some(failure), .. } => {
+            cx.warn("no migration was to be applied; what was done before migrate failed stands");
+            Err(failure)
+        }
+        other => Err(other.unexpected()),
+    };
+    forget_report(cx);
+    done
+}
+
+/// What migrate does where no migration is to be applied, as sentences.
+pub(super) fn effects(cx: &Cx<'_>, schema: &Schema) -> Vec<String> {
+    let believed = cx.app.django.as_ref().map_or(PostMigrate::Runs, |django| django.post_migrate);
+    let unsettled = cx.site.unsettled();
+    let again = unsettled.last().map(|entry| format!("migrate did not come to its end in run {}", entry.run));
+    schema.does_without_any(believed).into_iter().chain(again).collect()
+}
+
+/// Writes down what this run may have left in the database, or that it is nothing.
+fn note_left(cx: &Cx<'_>, record: &Migrated, text: Option<String>) -> Result<(), Failure> {
+    match text {
+        Some(text) => Ok(cx.site.set_unsettled(&entry(cx, record, text))?),
+        None => Ok(cx.site.settle(|entry| entry.by == cx.marker).map(drop)?),
+    }
+}
+
+/// What this run may have left in the database, as it is written down.
+fn unsettled_text(cx: &Cx<'_>) -> Option<String> {
+    cx.site.unsettled().into_iter().find(|entry| entry.by == cx.marker).map(|entry| entry.text)
+}
+
+/// What stands in the database of a run that goes back, for its last line.
+pub(crate) fn what_stands(cx: &Cx<'_>) -> Option<String> {
+    let record = cx.target.as_ref().and_then(|target| own(cx, &target.release).ok().flatten());
+    let applied = record.and_then(|record| record.applied).unwrap_or_default();
+    let stand = match applied.len() {
+        0 => None,
+        1 => Some(format!("{} stands", applied[0])),
+        number => Some(format!("{} stand", counted(number as u64, "migration"))),
+    };
+    let told: Vec<String> = stand.into_iter().chain(unsettled_text(cx)).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+/// Which migration was begun, by what the process wrote down; a step runner keeps that to itself.
+fn reported(cx: &Cx<'_>) -> Begun {
+    match cx.app.executor {
+        Executor::Direct => begun(&cx.site.migration_report(cx.run)),
+        Executor::Units => Begun::Unknown,
+    }
+}
+
+fn forget_report(cx: &Cx<'_>) {
+    // One that stays is swept with the rest of the scratch files.
+    let _ = fs::remove_file(cx.site.migration_report(cx.run));
+}
+
+/// An index that an interrupted build has left is in the way of the migration that makes it, and would be told as "already exists" only in the middle.
+pub(super) fn refuse_invalid_indexes(schema: &Schema) -> Result<(), Failure> {
+    let in_the_way = schema.invalid_indexes.iter().find_map(|index| Some((index, index.made_by.as_ref()?)));
+    in_the_way.map_or(Ok(()), |(index, migration)| {
+        let reason = format!(
+            "the index {} of {} is invalid: an interrupted build left it, and {migration} would make it anew",
+            index.index, index.table
+        );
+        Err(Failure::new(reason).with_hint(format!("drop it, then ask for the release again: {};", index.drop)))
+    })
 }
 
 /// What this run wrote down of the release's migrations.
@@ -128,20 +249,29 @@ pub(super) fn earlier(cx: &Cx<'_>, release: &ReleaseName) -> Result<Option<Migra
     Ok(cx.site.fact::<Migrated>(release)?.filter(Migrated::may_stand))
 }
 
-/// Whether anything that this run migrated stands, or may.
-pub(super) fn stands(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
-    Ok(own(cx, release)?.is_some_and(|record| record.applied.is_none_or(|applied| !applied.is_empty())))
+/// Whether this run has begun to migrate: from then on it removes no dump.
+pub(super) fn was_begun(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
+    Ok(own(cx, release)?.is_some())
 }
 
-/// Whether this run is known to have migrated something.
-pub(super) fn applied(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
-    Ok(own(cx, release)?.and_then(|record| record.applied).is_some_and(|applied| !applied.is_empty()))
+/// Whether this run is known to have migrated something, or may have left something halfway.
+pub(super) fn left_something(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
+    Ok(own(cx, release)?.is_some_and(|record| record.applied.is_some() && record.left_something()))
 }
 
 /// Marks a release whose migrations stand, though it does not serve.
 pub(super) fn keep(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
     cx.site.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
-    cx.note(format!("{} is kept: only its code can reverse the migrations that stand", cx.site.release_dir(release).display()));
+    let Migrated { applied, irreversible, .. } = own(cx, release)?.unwrap_or_default();
+    let applied = applied.unwrap_or_default();
+    let for_good: Vec<String> = applied.iter().filter(|migration| irreversible.contains(migration)).cloned().collect();
+    let why = match (applied.len(), for_good.len()) {
+        (0, _) => "its code has the migration that may have been left halfway".to_owned(),
+        (_, 0) => "only its code can reverse the migrations that stand".to_owned(),
+        (all, lost) if all == lost => format!("its code made what stands, and {} cannot be reversed", some_of(&for_good)),
+        _ => format!("only its code can reverse what stands, but for {}, which cannot be reversed", some_of(&for_good)),
+    };
+    cx.teller.stays(cx.step, &format!("{} is kept: {why}", cx.site.release_dir(release).display()));
     Ok(())
 }
 
@@ -153,12 +283,30 @@ fn without(migrations: &[String], pending: &[String]) -> Vec<String> {
 /// Old code on a newer schema can pass its checks and fail at the first write.
 pub(super) fn warn_of_what_is_ahead(cx: &Cx<'_>, schema: &Schema) {
     if !schema.ahead.is_empty() {
-        cx.warn(format!("the database has migrations that this commit does not know: {}", schema.ahead.join(", ")));
+        cx.warn(format!("the database has migrations that this commit does not know: {}", some_of(&schema.ahead)));
     }
 }
 
+/// Databases that a router allows and that nobody migrates or dumps here are named each time.
+pub(super) fn warn_of_what_is_left_out(cx: &Cx<'_>, schema: &Schema) {
+    for text in left_out(schema, cx.app) {
+        cx.warn(text);
+    }
+}
+
+/// The databases of the project that are not migrated, or not dumped, as sentences.
+pub(crate) fn left_out(schema: &Schema, app: &App) -> Vec<String> {
+    let allowed = schema.left_out.iter();
+    let mut told: Vec<String> =
+        allowed.map(|(alias, why)| format!("the database {alias} is not migrated, though a router allows it: {why}")).collect();
+    if app.backup.is_some() && !schema.others().is_empty() {
+        told.push(format!("migrated and not dumped: the database {}", some_of(schema.others())));
+    }
+    told
+}
+
 /// How the database and the code stand to each other.
-pub(super) fn schema_of(inspection: &Inspection) -> Result<&Schema, Failure> {
+pub(crate) fn schema_of(inspection: &Inspection) -> Result<&Schema, Failure> {
     inspection.schema.as_ref().map_err(|why| {
         Failure::new(format!("the database cannot be asked which migrations it has: {why}"))
             .with_hint("see that the database runs, and that [env] and [secrets] hold what Django's settings need to reach it")

@@ -8,6 +8,7 @@ mod cx;
 mod environment;
 mod fetch;
 mod foresight;
+mod half_migrated;
 mod kept;
 mod link_shared;
 mod mend;
@@ -28,6 +29,7 @@ use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Target, Teller};
+pub(crate) use migrate::{left_out, schema_of, what_stands};
 pub(crate) use room::explain;
 pub(crate) use switch::not_written_down;
 

@@ -51,7 +51,9 @@ impl Step for Prune {
         if let Some(backup) = &cx.app.backup {
             // They are sorted by their releases. One that was staged long ago, and is live since today, has made the newest of them.
             let of_live = |path: &&PathBuf| live.as_ref().is_some_and(|live| is_of(path, live));
-            for path in cx.site.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path)) {
+            // What may be left halfway in the database is restored from the dump that was taken before.
+            let unsettled: Vec<PathBuf> = cx.site.unsettled().into_iter().filter_map(|entry| entry.backup).collect();
+            for path in cx.site.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path) && !unsettled.contains(path)) {
                 cx.site.remove_backup(path)?;
                 backups += 1;
             }

@@ -5,12 +5,16 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
+use super::cx::Ask;
 use super::foresight::beside;
+use super::half_migrated::{settle_what_is_applied, warn_of_unsettled};
+use super::migrate::schema_of;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain};
 use crate::faults;
 use crate::restart::{Prepared, Proof, Restart, Steadiness};
 use crate::site::{Migrated, Served, SiteError};
-use crate::work::Job;
+use crate::tools::manage::some_of;
+use crate::work::{Bytecode, Job};
 
 pub(super) struct Switch;
 
@@ -41,6 +45,7 @@ impl Step for Switch {
         // What stands where the link belongs must be ours to replace; said while nothing is exposed.
         cx.site.live()?;
         warn_of_newer_migrations(cx, &release)?;
+        warn_of_unsettled(cx);
         load_before_what_cannot_hand_over(cx)?;
         let served: Option<Served> = cx.site.fact(&release).ok().flatten();
         if served.is_some() {
@@ -62,6 +67,7 @@ impl Step for Switch {
             let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
             faults::at("proven");
             tell(cx, &proof);
+            settle_what_is_applied(cx);
             let workers = Some(cx.app.workers.iter().map(|worker| worker.unit.clone()).collect());
             let mut writing = None;
             if served.as_ref().is_none_or(|served| served.workers != workers) {
@@ -148,24 +154,46 @@ fn tell(cx: &Cx<'_>, proof: &Proof) {
     }
 }
 
-/// Old code on a newer schema passes its checks and fails at the first write: what newer releases migrated is named.
-fn warn_of_newer_migrations(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+/// Old code on a newer schema passes its checks and fails at the first write: what newer releases migrated is named, where the database still has it.
+fn warn_of_newer_migrations(cx: &mut Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
     if !matches!(cx.act, Act::Activate { .. }) {
         return Ok(());
     }
-    for newer in cx.site.release_names()?.iter().filter(|name| *name > release) {
-        let migrated = cx.site.fact::<Migrated>(newer).unwrap_or_else(|err| {
-            cx.warn(format!("what the newer release {newer} migrated cannot be told: {}", chain(&err)));
+    let mut newer = Vec::new();
+    for name in cx.site.release_names()?.into_iter().filter(|name| name > release) {
+        let migrated = cx.site.fact::<Migrated>(&name).unwrap_or_else(|err| {
+            cx.warn(format!("what the newer release {name} migrated cannot be told: {}", chain(&err)));
             None
         });
-        let applied = migrated.map(|migrated| migrated.all_applied()).unwrap_or_default();
-        if !applied.is_empty() {
-            cx.warn(format!(
-                "the newer release {newer} applied {}, which this one may not know: pages can pass while writes fail; only {} can reverse them",
-                applied.join(", "),
-                cx.site.release_dir(newer).display()
-            ));
+        newer.extend(migrated.filter(|migrated| !migrated.all_applied().is_empty()).map(|migrated| (name, migrated)));
+    }
+    if newer.is_empty() {
+        return Ok(());
+    }
+    // What was reversed, or restored from a dump, is no trouble any more: only the database knows.
+    let asked = cx.inspect(Bytecode::NotWritten, Ask::Once).and_then(|inspection| schema_of(&inspection).cloned());
+    for (name, migrated) in newer {
+        let applied = migrated.all_applied();
+        let (unknown, doubt) = match &asked {
+            Ok(schema) => {
+                let unknown = |migration: &String| schema.ahead.contains(migration) || schema.strangers.contains(migration);
+                (applied.into_iter().filter(unknown).collect::<Vec<_>>(), "does not know".to_owned())
+            }
+            Err(failure) => (applied, format!("may not know (the database was not asked: {})", failure.reason)),
+        };
+        if unknown.is_empty() {
+            continue;
         }
+        let (lost, can_be): (Vec<String>, Vec<String>) =
+            unknown.iter().cloned().partition(|name| migrated.all_irreversible().contains(name));
+        let dir = cx.site.release_dir(&name);
+        let way = match (can_be.is_empty(), lost.is_empty()) {
+            (_, true) => format!("only {} can reverse them", dir.display()),
+            (true, _) => "they cannot be reversed".to_owned(),
+            (false, false) => format!("only {} can reverse {}, and {} cannot be reversed", dir.display(), some_of(&can_be), some_of(&lost)),
+        };
+        let what = some_of(&unknown);
+        cx.warn(format!("the newer release {name} applied {what}, which this one {doubt}: pages can pass while writes fail; {way}"));
     }
     Ok(())
 }

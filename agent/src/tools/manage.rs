@@ -23,6 +23,7 @@ use super::{Program, ProgramError, Watch};
 pub(crate) use error::ManageError;
 pub(crate) use facts::{IDENTITY, Kept, Reached, Server};
 pub(crate) use kept::Ground;
+pub(crate) use migrate::begun;
 
 /// `[django]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +38,32 @@ pub(crate) struct Settings {
     pub collectstatic: bool,
     /// `migrate`
     pub migrate: bool,
-    /// `database`: the alias of the database that is migrated and backed up.
+    /// `database`: the alias of the database that is migrated and backed up; the first one, where several are named.
     pub database: String,
+    /// The rest of `database`: which others are migrated.
+    pub others: Others,
+    /// `post_migrate`: whether what hears of migrations does something where there is none to apply.
+    pub post_migrate: PostMigrate,
     /// `lock_timeout`: how long a migration may wait for a lock of PostgreSQL before it gives up, and tries again.
     pub lock_timeout: Duration,
+}
+
+/// Which databases are migrated beside the first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// Those that a router keeps for some apps alone.
+    Kept,
+    /// These.
+    These(Vec<String>),
+}
+
+/// `[django] post_migrate`: what is believed of the project's own receivers of `post_migrate` and `pre_migrate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PostMigrate {
+    /// They may do something each time.
+    Runs,
+    /// They do nothing where no migration is applied.
+    Idle,
 }
 
 /// Whether Python may write bytecode beside the sources.
@@ -107,6 +130,82 @@ pub(crate) struct Schema {
     pub strangers: Vec<String>,
     /// The version of the server or library: `150006` for PostgreSQL 15.6, `34001` for SQLite 3.40.1, 0 where it is of no interest.
     pub server_version: u64,
+    /// Every migration that the database has.
+    pub applied: Vec<String>,
+    /// Those of the pending ones that may leave a part of what they do when they fail, each with the reason: `is not atomic`.
+    pub may_leave: BTreeMap<String, String>,
+    /// Those of the pending ones that build or drop an index beside those who write.
+    pub concurrent: Vec<String>,
+    /// Migrations that replace applied ones, and that migrate would record.
+    pub unrecorded: Vec<String>,
+    /// Who but Django hears of each migrate, such as `shelf.apps.sync (post_migrate)`.
+    pub receivers: Vec<String>,
+    /// Whose command `migrate` is: `django.core`, or an app's.
+    pub command: String,
+    /// Indexes that an interrupted build has left.
+    pub invalid_indexes: Vec<InvalidIndex>,
+    /// The databases that all this is told of, the first one first.
+    pub aliases: Vec<String>,
+    /// Databases that a router allows and that are not migrated, each with the reason.
+    pub left_out: BTreeMap<String, String>,
+}
+
+/// An index that PostgreSQL keeps up and does not use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InvalidIndex {
+    /// Its name.
+    pub index: String,
+    /// Its table.
+    pub table: String,
+    /// The command that drops it.
+    pub drop: String,
+    /// The pending migration that would make an index of this name.
+    pub made_by: Option<String>,
+}
+
+/// Whose `migrate` is Django's own.
+const OWN_COMMANDS: &str = "django.core";
+
+impl Schema {
+    /// Whether `migrate` is Django's own, which applies one migration after the other, in the order of [`Schema::pending`].
+    pub(crate) fn is_applied_in_order(&self) -> bool {
+        self.command == OWN_COMMANDS
+    }
+
+    /// What migrate would do where no migration is to be applied, as sentences; nothing where it would do nothing.
+    pub(crate) fn does_without_any(&self, post_migrate: PostMigrate) -> Vec<String> {
+        let mut does = Vec::new();
+        if !self.unrecorded.is_empty() {
+            does.push(format!("migrate records {}, which replaces what is applied", some_of(&self.unrecorded)));
+        }
+        if !self.receivers.is_empty() && post_migrate == PostMigrate::Runs {
+            does.push(format!("migrate is heard by {}", some_of(&self.receivers)));
+        }
+        if !self.is_applied_in_order() {
+            does.push(format!("migrate is a command of {}", self.command));
+        }
+        does
+    }
+
+    /// Whether migrate, as far as the code decides it, does nothing where no migration is to be applied.
+    pub(crate) fn is_quiet(&self, post_migrate: PostMigrate) -> bool {
+        self.is_applied_in_order() && (self.receivers.is_empty() || post_migrate == PostMigrate::Idle)
+    }
+
+    /// The databases that are migrated beside the first one, each on its own.
+    pub(crate) fn others(&self) -> &[String] {
+        self.aliases.get(1..).unwrap_or_default()
+    }
+}
+
+/// Three of many names, and how many more there are.
+pub(crate) fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// A database as Django's settings describe it.
@@ -139,13 +238,30 @@ impl fmt::Debug for Database {
     }
 }
 
-/// What migrate did.
+/// What migrate did, whether it failed or not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Migrated {
     /// How often it was tried.
     pub attempts: u32,
     /// What people should know.
     pub warnings: Vec<String>,
+    /// Which migration it was at when it ended.
+    pub begun: Begun,
+}
+
+/// Which migration was begun, and is not applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Begun {
+    /// Nobody can tell.
+    #[default]
+    Unknown,
+    /// None, and yet the command did not come to its end.
+    Nothing,
+    /// None: the command has come to its end.
+    Ended,
+    /// This one.
+    This(String),
 }
 
 /// What collectstatic did.

@@ -27,10 +27,10 @@ use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
 
 use crate::settings::{App, Hook, When};
-use crate::tools::manage::{Collected, Inspection, Tree};
+use crate::tools::manage::{Begun, Collected, Inspection, Tree};
 
 pub(crate) use failure::{Failure, chain};
-pub(crate) use hands::{Hands, Users, hand_over, users_of_runners};
+pub(crate) use hands::{Hands, Users, ask_runner, hand_over, users_of_runners};
 pub(crate) use workshop::{Ground, Workshop};
 
 /// Who carries a job out.
@@ -227,6 +227,15 @@ pub(crate) enum Answer {
     Inspected(Box<Inspection>),
     /// The same, and whether models have changed without a migration.
     Examined(Box<Inspection>, Option<String>),
+    /// What migrate did, whether it failed or not: what it was at is known either way.
+    Migrated {
+        /// Which migration was begun, and is not applied.
+        begun: Begun,
+        /// What should be looked at.
+        warnings: Vec<String>,
+        /// Why it failed.
+        failed: Option<Failure>,
+    },
     /// What collectstatic did.
     Collected(Collected),
     /// The dump is written.

@@ -268,10 +268,14 @@ impl Asked<'_, '_> {
 
     fn migrate(&self) -> Result<Answer, Failure> {
         let inspection = self.inspection()?;
-        let migrated = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection);
+        let report = match &self.workshop.ground {
+            Ground::Root => self.workshop.site.migration_report(self.order.run),
+            Ground::Own { scratch, .. } => scratch.join("migrate-report"),
+        };
+        let (migrated, ended) = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection, &report);
         // Whatever it did, what is known of the database is old.
         lock(&self.workshop.inspection).take();
-        Ok(Answer::Warnings(migrated?.warnings))
+        Ok(Answer::Migrated { begun: migrated.begun, warnings: migrated.warnings, failed: ended.err().map(Failure::from) })
     }
 
     fn dump(&self, into: Option<&DumpFile>) -> Result<Answer, Failure> {

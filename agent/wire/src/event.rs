@@ -136,12 +136,15 @@ pub enum What {
         /// The step.
         step: String,
     },
-    /// A step is taken back.
+    /// A step is taken back, as far as it can be.
     Undone {
         /// The step.
         step: String,
         /// How long it took.
         ms: u64,
+        /// Whether something that it did stands.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stands: bool,
     },
     /// A step could not be taken back.
     UndoFailed {
@@ -174,6 +177,9 @@ pub enum What {
         live: Option<String>,
         /// How long the run took, from its beginning.
         ms: u64,
+        /// What of a run that went back stands in the database, or may: `board.0003_x was begun and is not atomic: the database may be half migrated`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        database: Option<String>,
     },
     /// A word of a newer agent.
     #[serde(other)]

@@ -242,6 +242,10 @@ impl TryFrom<&Form> for Request {
                 let run = *form.needs("run", &form.run)?;
                 Act::Cancel { run: named::<RunId>("run", &run.to_string())? }
             }
+            Right::Settle => {
+                let run = form.run.map(|run| named::<RunId>("run", &run.to_string())).transpose()?;
+                Act::Settle { run }
+            }
             right @ (Right::Plan | Right::Read) => return Err(BadForm::NotAnAct(right.word().to_owned())),
         };
         let expect_live = form.prev.as_deref().map(|prev| named("prev", prev)).transpose()?;

@@ -102,6 +102,26 @@ pub struct App {
     /// The ref that it follows: hints have its newest commit released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
+    /// What runs may have left in the database, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<Unsettled>,
+}
+
+/// What a run may have left in the database, until a later release has applied it, or a person says that it is settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsettled {
+    /// The run.
+    pub run: u64,
+    /// Its release.
+    pub release: String,
+    /// Since when.
+    pub at: DateTime<Utc>,
+    /// What may have been left, as a sentence.
+    pub text: String,
+    /// The dump from before.
+    pub backup: Option<String>,
+    /// The command that restores it.
+    pub restore: Option<String>,
 }
 
 /// A lock.
@@ -120,6 +140,9 @@ pub struct Lock {
 pub struct Releases {
     /// The releases.
     pub releases: Vec<Release>,
+    /// What runs may have left in the database, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<Unsettled>,
 }
 
 /// A release on disk.

@@ -23,6 +23,8 @@ pub(super) struct Known {
     pub(super) cause: Option<Cause>,
     /// How many warnings there were.
     pub(super) warnings: usize,
+    /// What of the run stands in the database, or may.
+    pub(super) database: Option<String>,
 }
 
 /// Why a run went wrong.
@@ -53,11 +55,13 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
         }
         OutcomeWord::Done => format!("{app}: {}{}", done(known, of.as_deref(), live.as_deref()), warned(known.warnings)),
         OutcomeWord::Failed if serves(&known.action) => {
-            let stands = match live {
-                Some(live) => format!("the former release {live} still serves and was never left"),
-                None => "no release is live".into(),
+            let stands = match (live, &known.database) {
+                (Some(live), None) => format!("the former release {live} still serves and was never left"),
+                // It serves what was not left, on a database that may be another.
+                (Some(live), Some(_)) => format!("the former release {live} still serves on it"),
+                (None, _) => "no release is live".into(),
             };
-            format!("{app}: failed{}; {stands}", at(known))
+            format!("{app}: failed{}; {}{stands}", at(known), in_the_database(known))
         }
         OutcomeWord::Failed if known.action == "check" => {
             let whom =
@@ -68,11 +72,12 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
         OutcomeWord::RolledBack => {
             let release = release.unwrap_or_else(|| "the new release".into());
             let stands = live.map_or_else(|| "no release is live now".into(), |live| format!("{live} serves again"));
-            format!("{app}: rolled back{}; {release} was live for a moment; {stands}", at(known))
+            format!("{app}: rolled back{}; {release} was live for a moment; {}{stands}", at(known), in_the_database(known))
         }
         OutcomeWord::Stuck => {
             let stands = live.map(|live| format!("; the link names {live}")).unwrap_or_default();
-            format!("{app}: stuck{}; a person must look: agentctl doctor, agentctl logs {run}{stands}", at(known))
+            let database = in_the_database(known);
+            format!("{app}: stuck{}; {database}a person must look: agentctl doctor, agentctl logs {run}{stands}", at(known))
         }
         OutcomeWord::Cancelled => {
             let stands = match live {
@@ -80,7 +85,10 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
                 None if serves(&known.action) => "; no release is live".into(),
                 _ => String::new(),
             };
-            format!("{app}: cancelled and taken back{stands}")
+            match &known.database {
+                None => format!("{app}: cancelled and taken back{stands}"),
+                Some(database) => format!("{app}: cancelled: {}{stands}", clean_line(database)),
+            }
         }
         OutcomeWord::Superseded => format!("{app}: superseded: a newer request took its place, and nothing was done"),
     };
@@ -146,6 +154,11 @@ fn frame(traceback: &[String]) -> Option<String> {
     Some(format!("{}:{number}", file.rsplit('/').next().unwrap_or(file)))
 }
 
+/// What stands in the database, before what is said of the releases.
+fn in_the_database(known: &Known) -> String {
+    known.database.as_deref().map(|database| format!("{}; ", clean_line(database))).unwrap_or_default()
+}
+
 /// Whether the action is one that makes a release live.
 fn serves(action: &str) -> bool {
     matches!(action, "release" | "activate" | "")
@@ -183,6 +196,10 @@ fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
         "pin" => format!("{} is kept for ever", release()),
         "unpin" => format!("{} may be pruned again when it is old", release()),
         "cancel" => format!("run {} is asked to stop, and is taken back", of.unwrap_or("that was named")),
+        "settle" => match of {
+            Some(run) => format!("what run {run} may have left in the database is settled"),
+            None => "what runs may have left in the database is settled".into(),
+        },
         other => format!("{} is done", named(other)),
     }
 }
@@ -190,6 +207,9 @@ fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
 fn next(known: &Known, outcome: OutcomeWord) -> Option<String> {
     let (run, agentctl) = (known.run, &known.called);
     match outcome {
+        OutcomeWord::Failed | OutcomeWord::RolledBack | OutcomeWord::Cancelled if known.database.is_some() => {
+            Some(format!("{agentctl} status tells what is not settled; {agentctl} logs {run} shows all output"))
+        }
         OutcomeWord::Failed | OutcomeWord::RolledBack if serves(&known.action) || known.action == "stage" => {
             Some(format!("{agentctl} logs {run} shows all output"))
         }

@@ -40,6 +40,11 @@ fn status_of(app: &App, now: DateTime<Utc>) -> String {
     if let Some(stuck) = app.stuck {
         page.row("stuck", painted(BAD, format!("run {stuck} needs a person to look: agentctl logs {stuck}")));
     }
+    for left in &app.unsettled {
+        page.row("database", painted(BAD, format!("since run {}: {}", left.run, clean_line(&left.text))));
+        page.maybe("", left.restore.as_deref().map(|restore| format!("restore with: {}", clean_line(restore))));
+        page.row("", format!("when it is in order: agentctl settle {}", left.run));
+    }
     if let Some(follows) = &app.follows {
         page.row("follows", format!("{}, when a hint says so", clean_line(follows)));
     }

@@ -113,7 +113,8 @@ impl Story {
     pub(crate) fn tell(&mut self, event: &Event) -> Told {
         let mut told = Told::default();
         self.lines(event, &mut told.lines);
-        if let What::Ended { outcome, live, ms } = &event.what {
+        if let What::Ended { outcome, live, ms, database } = &event.what {
+            self.known.database.clone_from(database);
             let mut sentence = ending::sentence(&self.known, *outcome, live.as_deref(), *ms);
             // Who reads the output already need not be told how to read it.
             if self.opening == Opening::ToTell && *outcome != OutcomeWord::Stuck {
@@ -199,9 +200,10 @@ impl Story {
                 }
             }
             What::UndoStarted { step } => self.now = Some(Now::of(event, step, Direction::Backward)),
-            What::Undone { step, ms } => {
+            What::Undone { step, ms, stands } => {
                 self.now = None;
-                lines.push(format!("{} {} taken back ({})", painted(WARN, "↩"), padded(step), took(*ms)));
+                let what = if *stands { "not taken back" } else { "taken back" };
+                lines.push(format!("{} {} {what} ({})", painted(WARN, "↩"), padded(step), took(*ms)));
             }
             What::UndoFailed { step, reason } => {
                 self.now = None;

@@ -12,7 +12,13 @@ pub(crate) fn releases(releases: &Releases, now: DateTime<Utc>, width: Option<u1
         return "no release yet; the first one is made with: agentctl release REF".into();
     }
     let rows = releases.releases.iter().map(|release| release_row(release, now)).collect();
-    table(["", "release", "state", "subject", "when", "ref", "who", "commit", "took"], rows, RELEASES, width)
+    let mut text = table(["", "release", "state", "subject", "when", "ref", "who", "commit", "took"], rows, RELEASES, width);
+    for left in &releases.unsettled {
+        let restore = left.restore.as_deref().map(|restore| format!("\n  restore with: {}", clean_line(restore))).unwrap_or_default();
+        let told = format!("! {}: since run {}: {}", clean_line(&left.release), left.run, clean_line(&left.text));
+        text = format!("{text}\n\n{}{restore}\n  when it is in order: agentctl settle {}", painted(BAD, told), left.run);
+    }
+    text
 }
 
 /// Runs.

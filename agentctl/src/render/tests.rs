@@ -5,7 +5,7 @@ use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::problem::Problem;
 use agent_wire::view::{
     App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
-    Run, RunState, Runs, Verified, Whoami,
+    Run, RunState, Runs, Unsettled, Verified, Whoami,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use insta::assert_snapshot;
@@ -94,7 +94,7 @@ fn failed(step: &str) -> What {
 }
 
 fn ended(outcome: OutcomeWord, live: Option<&str>) -> What {
-    What::Ended { outcome, live: live.map(Into::into), ms: 8400 }
+    What::Ended { outcome, live: live.map(Into::into), ms: 8400, database: None }
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_release_that_fails_before_the_switch() {
             started("migrate"),
             failed("migrate"),
             What::UndoStarted { step: "fetch".into() },
-            What::Undone { step: "fetch".into(), ms: 20 },
+            What::Undone { step: "fetch".into(), ms: 20, stands: false },
             What::Stands { text: "shop.0041 is applied".into(), restore: Some("pg_restore -d shop /var/shop/backups/x.dump".into()) },
             ended(OutcomeWord::Failed, live),
         ]
@@ -199,6 +199,68 @@ fn a_release_that_fails_before_the_switch() {
     assert!(!told_with(Detail::Full, Opening::Told, whats(None)).contains("│ IntegrityError"));
 }
 
+/// What may be left in the database by run 12.
+fn left() -> Unsettled {
+    Unsettled {
+        run: 12,
+        release: NEW.into(),
+        at: now(),
+        text: "shop.0041 was begun and is not atomic: the database may be half migrated".into(),
+        backup: Some("/var/shop/backups/x.dump".into()),
+        restore: Some("pg_restore -d shop /var/shop/backups/x.dump".into()),
+    }
+}
+
+#[test]
+fn what_stands_is_never_followed_by_taken_back_and_the_last_line_has_the_word_of_the_database() {
+    let whats = |outcome| {
+        vec![
+            accepted("release", Some("main")),
+            planned(),
+            resolved(),
+            started("migrate"),
+            failed("migrate"),
+            What::UndoStarted { step: "migrate".into() },
+            What::Stands { text: left().text, restore: left().restore },
+            What::Undone { step: "migrate".into(), ms: 20, stands: true },
+            What::UndoStarted { step: "fetch".into() },
+            What::Undone { step: "fetch".into(), ms: 20, stands: false },
+            What::Ended { outcome, live: Some(OLD.into()), ms: 8400, database: Some(left().text) },
+        ]
+    };
+    let shown = told(whats(OutcomeWord::Failed));
+    assert_snapshot!(shown.lines().skip(7).collect::<Vec<_>>().join("\n"), @r"
+    ! stands: shop.0041 was begun and is not atomic: the database may be half migrated
+      restore with: pg_restore -d shop /var/shop/backups/x.dump
+    ↩ migrate        not taken back (0.0 s)
+    ↩ fetch          taken back (0.0 s)
+    shop: failed at migrate: IntegrityError: NOT NULL; shop.0041 was begun and is not atomic: the database may be half migrated; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves on it (run 12, 8.4 s)
+    next: agentctl status tells what is not settled; agentctl logs 12 shows all output
+    ");
+    for (outcome, words) in [
+        (OutcomeWord::Cancelled, "shop: cancelled: shop.0041 was begun"),
+        (OutcomeWord::RolledBack, "was live for a moment; shop.0041 was begun"),
+        (OutcomeWord::Stuck, "stuck at migrate: IntegrityError: NOT NULL; shop.0041 was begun"),
+    ] {
+        let shown = told(whats(outcome));
+        let last = shown.lines().find(|line| line.starts_with("shop: ")).unwrap();
+        assert!(last.contains(words) && !last.contains("taken back") && !last.contains("never left"), "{last}");
+    }
+}
+
+#[test]
+fn what_a_run_may_have_left_in_the_database_stands_in_status_and_list() {
+    let list = Releases { releases: vec![release(NEW, ReleaseState::Failed)], unsettled: vec![left()] };
+    let shown = plain(&releases(&list, now(), None));
+    assert!(
+        shown.ends_with(
+            "! 2026-11-20-22-45-23-1a2b3c4d5e6f: since run 12: shop.0041 was begun and is not atomic: the database may be half migrated\n  \
+         restore with: pg_restore -d shop /var/shop/backups/x.dump\n  when it is in order: agentctl settle 12"
+        ),
+        "{shown}"
+    );
+}
+
 #[test]
 fn a_release_that_is_taken_back() {
     let whats = |outcome, live| {
@@ -212,7 +274,7 @@ fn a_release_that_is_taken_back() {
             What::UndoStarted { step: "switch".into() },
             match outcome {
                 OutcomeWord::Stuck => What::UndoFailed { step: "switch".into(), reason: "the unit\ndoes not start".into() },
-                _ => What::Undone { step: "switch".into(), ms: 400 },
+                _ => What::Undone { step: "switch".into(), ms: 400, stands: false },
             },
             ended(outcome, live),
         ]
@@ -244,7 +306,7 @@ fn a_run_that_is_stopped_from_outside() {
         planned(),
         started("fetch"),
         What::CancelAsked { caller: "unix:bert".into() },
-        What::Undone { step: "fetch".into(), ms: 10 },
+        What::Undone { step: "fetch".into(), ms: 10, stands: false },
         ended(OutcomeWord::Cancelled, Some(OLD)),
     ];
     assert_snapshot!(told(cancelled), @r"
@@ -418,7 +480,7 @@ fn releases_stand_in_columns() {
         subject: None,
         ..release("2026-11-19-10-00-00-ffffffffffff", ReleaseState::Incomplete)
     };
-    let list = Releases { releases: vec![release(NEW, ReleaseState::Live), release(OLD, ReleaseState::Good), bare] };
+    let list = Releases { releases: vec![release(NEW, ReleaseState::Live), release(OLD, ReleaseState::Good), bare], unsettled: Vec::new() };
     assert_snapshot!(plain(&releases(&list, now(), None)), @r"
        release                           state                   subject                                    when     ref   who        commit        took
     *  2026-11-20-22-45-23-1a2b3c4d5e6f  live                    Fix the cart, which forgot what was in it  3 h ago  main  unix:anna  1a2b3c4d5e6f  8.4 s
@@ -450,14 +512,14 @@ fn releases_stand_in_columns() {
         assert!(text.contains(NEW));
     }
     assert!(releases(&list, now(), None).contains("\x1b["));
-    assert_snapshot!(releases(&Releases { releases: vec![] }, now(), None), @"no release yet; the first one is made with: agentctl release REF");
-    assert_snapshot!(plain(&prunable(&Releases { releases: vec![release(OLD, ReleaseState::Sealed)] }, now(), None)), @r"
+    assert_snapshot!(releases(&Releases { releases: vec![], unsettled: Vec::new() }, now(), None), @"no release yet; the first one is made with: agentctl release REF");
+    assert_snapshot!(plain(&prunable(&Releases { releases: vec![release(OLD, ReleaseState::Sealed)], unsettled: Vec::new() }, now(), None)), @r"
       release                           state   subject                                    when     ref   who        commit        took
       2026-11-20-20-00-00-0a1b2c3d4e5f  sealed  Fix the cart, which forgot what was in it  3 h ago  main  unix:anna  0a1b2c3d4e5f  8.4 s
 
     prune would remove 1 release
     ");
-    assert_snapshot!(prunable(&Releases { releases: vec![] }, now(), None), @"prune would remove nothing");
+    assert_snapshot!(prunable(&Releases { releases: vec![], unsettled: Vec::new() }, now(), None), @"prune would remove nothing");
 }
 
 #[test]
@@ -516,6 +578,7 @@ fn status_tells_what_matters_first() {
         disk_free: 12_300_000_000,
         disk_total: 40_000_000_000,
         follows: Some("refs/heads/main".into()),
+        unsettled: Vec::new(),
     };
     let blog = App {
         name: "blog".into(),
@@ -528,6 +591,11 @@ fn status_tells_what_matters_first() {
         follows: None,
         ..shop.clone()
     };
+    let half = App { unsettled: vec![left()], ..blog.clone() };
+    let shown = plain(&status(&Apps { agent: "0.1.0".into(), draining: false, apps: vec![half], complaints: vec![] }, now()));
+    for line in ["database     since run 12: shop.0041 was begun", "restore with: pg_restore -d shop", "agentctl settle 12"] {
+        assert!(shown.contains(line), "{shown}");
+    }
     let apps =
         Apps { agent: "0.1.0".into(), draining: true, apps: vec![shop, blog], complaints: vec!["apps/blog.toml:3: unknown key".into()] };
     assert_snapshot!(plain(&status(&apps, now())), @r"

@@ -1,7 +1,7 @@
 //! Killed at every place: the agent alone, or the agent and all that it started.
 
 use super::places::{Death, PLACES};
-use super::rig::{Rig, What};
+use super::rig::{Fails, Rig, What};
 use super::{Case, Group};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +29,31 @@ pub(crate) fn groups() -> Vec<Group> {
                 })
                 .quick_when(quick)
             });
-            Group::new(move || Rig::new(&format!("kill {word}"), What::Demo, None), cases.collect()).last(one_more)
+            let cancelled = (who == Who::Agent).then(|| Case::new("kill.migrate.half-cancelled", cancelled));
+            Group::new(move || Rig::new(&format!("kill {word}"), What::Demo, None), cases.chain(cancelled).collect()).last(one_more)
         })
         .collect()
+}
+
+/// Somebody cancels in the middle of a migration that is no transaction.
+fn cancelled(rig: &mut Rig) -> u32 {
+    if rig.bench.is_running() {
+        rig.bench.stop();
+    }
+    rig.settle(20);
+    rig.forget_migrations();
+    rig.half_migration(Fails::Yes);
+    rig.commit();
+    rig.start();
+    let run = rig.bench.ctl(["release", "--no-follow", "main"]).expect(0).stdout.trim().to_owned();
+    rig.await_half();
+    rig.bench.ctl(["cancel", &run]).expect(0);
+    assert_eq!(rig.ended()["outcome"], "cancelled");
+    rig.half_migration(Fails::No);
+    rig.assert_half(&rig.bench.events(run.parse().expect("a run has a number")));
+    rig.forget_migrations();
+    rig.assert_sound();
+    1
 }
 
 /// The release that is live between two cases: the oldest.

@@ -9,6 +9,8 @@ pub(crate) enum Ask {
     Release,
     /// The same, with an environment that is built anew.
     Rebuild,
+    /// A release with a migration that is no transaction, and has done its part.
+    HalfMigrated,
     /// A release that fails before its migrations are applied.
     FailsEarly,
     /// A release that fails when visitors have met it.
@@ -97,6 +99,8 @@ pub(crate) const PLACES: &[Place] = &[
     place("migrate.started", "migrate.started", Ask::Release, "failed"),
     place("migrate.recorded", "migrate.recorded", Ask::Release, "failed"),
     place("migrate.middle", "migrate.tool", Ask::Release, "failed"),
+    // Behind the hook before the step.
+    place("migrate.half", "migrate.tool=1*off->1*return(stop)", Ask::HalfMigrated, "failed"),
     place("migrate.migrated", "migrate.migrated", Ask::Release, "failed"),
     place("migrate.acted", "migrate.acted", Ask::Release, "failed"),
     place("switch.started", "switch.started", Ask::Release, "failed"),
@@ -175,10 +179,13 @@ impl Place {
         if self.ask == Ask::Mend {
             rig.bench.write(format!("apps/{}/.agent/pins/2020-01-01-00-00-00-0123456789ab", rig.app()), "");
         }
+        if self.ask == Ask::HalfMigrated {
+            rig.half_migration(Fails::Yes);
+        }
         let newest = rig.bench.releases(rig.app()).pop().unwrap_or_default();
         rig.commit();
         let ask: &[&str] = match self.ask {
-            Ask::Release | Ask::FailsEarly | Ask::FailsLate | Ask::ReleaseAndPrune => &["release", "main"],
+            Ask::Release | Ask::HalfMigrated | Ask::FailsEarly | Ask::FailsLate | Ask::ReleaseAndPrune => &["release", "main"],
             Ask::Rebuild => &["release", "--rebuild", "main"],
             Ask::Stage => &["stage", "main"],
             Ask::Activate | Ask::ActivateStaged => &["activate", &newest],
@@ -187,6 +194,9 @@ impl Place {
             Ask::Lock => &["lock", "-m", "a test"],
         };
         rig.stop_in(&self.variable(), ask);
+        if self.ask == Ask::HalfMigrated {
+            rig.await_half();
+        }
     }
 
     /// Looks at what came of the death, once the agent was started again; leaves the rig as it was before the case.
@@ -219,6 +229,11 @@ impl Place {
             let restore = stands["restore"].as_str().unwrap_or_default();
             let backup = restore.split([' ', '\'', '\\']).find(|word| word.contains("/backups/"));
             assert!(backup.is_some_and(|backup| std::path::Path::new(backup).is_file()), "the backup that is named is not there: {stands}");
+        }
+        if self.ask == Ask::HalfMigrated {
+            rig.half_migration(Fails::No);
+            rig.assert_half(&events);
+            rig.forget_migrations();
         }
         let left = rig.bench.releases(rig.app()).into_iter().filter(|name| name.starts_with('.')).count();
         assert_eq!(left, 0, "something is left in releases/");

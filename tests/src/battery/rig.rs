@@ -141,16 +141,61 @@ impl Rig {
         self.repo.write("notes/counter.txt", &text).write(&format!("notes/{}.txt", self.commits % 4), text.repeat(4000)).commit(&text)
     }
 
+    /// Makes the migration of the next commit one that is no transaction: it does its part, tells that it has, and waits while the gate `half` is there.
+    pub(crate) fn half_migration(&self, waits: Fails) {
+        let file = "board/migrations/0002_notice_colour.py";
+        let text = fs::read_to_string(self.repo.path().join(file)).expect("the demo has this migration");
+        let plain = text.split("\n\ndef half").next().unwrap_or(&text).to_owned();
+        let (gate, reached) = (self.bench.path("half"), self.bench.path("half-reached"));
+        drop(fs::remove_file(&reached));
+        self.gate("half", waits);
+        self.repo.write(
+            file,
+            match waits {
+                Fails::No => plain,
+                Fails::Yes => format!(
+                    "{plain}\n\ndef half(apps, schema_editor):\n    import os, time\n    open({reached:?}, 'w').close()\n    \
+                     while os.path.exists({gate:?}):\n        time.sleep(0.1)\n    raise ValueError('half')\n\n\n\
+                     Migration.atomic = False\nMigration.operations.append(migrations.RunPython(half, half))\n"
+                ),
+            },
+        );
+    }
+
+    /// Waits until that migration has done its part.
+    #[track_caller]
+    pub(crate) fn await_half(&self) {
+        wait_until("the migration has done its part", MOST, || self.bench.path("half-reached").exists());
+        self.sync_database();
+    }
+
+    /// What must hold of a run that ended in the middle of it; then somebody says that it is settled.
+    #[track_caller]
+    pub(crate) fn assert_half(&self, events: &[Value]) {
+        let told = events.last().and_then(|event| event["database"].as_str()).unwrap_or_default();
+        let begun = ["was begun", "may have been begun"].map(|was| format!("board.0002_notice_colour {was} and is not atomic"));
+        assert!(begun.iter().any(|begun| told.starts_with(begun.as_str())), "{told:?} is the word of the database: {events:#?}");
+        let status = self.bench.ctl(["status", "--json"]).expect(0).json();
+        let left = &status["apps"][0]["unsettled"][0];
+        assert!(left["text"].as_str().is_some_and(|text| text == told), "{status:#}");
+        assert!(left["backup"].as_str().is_some_and(|dump| fs::metadata(dump).is_ok_and(|dump| dump.len() > 0)), "{status:#}");
+        self.bench.ctl(["settle"]).expect(0);
+    }
+
     /// The database as the first release made it, so that there is something to migrate.
     pub(crate) fn forget_migrations(&self) {
         if self.what == What::Demo {
             let (database, new) = (self.database(), self.root().join("shared/.db.next"));
             fs::copy(self.kept_database(), &new).expect("the bench is ours");
             fs::rename(&new, &database).expect("the bench is ours");
-            // The app's own data are not what is tried here: they must be there after a cut.
-            let durable = [database, self.root().join("shared")].iter().try_for_each(|path| fs::File::open(path)?.sync_all());
-            durable.expect("the disk of the bench takes what is written");
+            self.sync_database();
         }
+    }
+
+    /// The app's own data are not what is tried here: they must be there after a cut.
+    fn sync_database(&self) {
+        let durable = [self.database(), self.root().join("shared")].iter().try_for_each(|path| fs::File::open(path)?.sync_all());
+        durable.expect("the disk of the bench takes what is written");
     }
 
     /// Ends the agent, and starts it so that it stops at that place.

@@ -10,7 +10,7 @@ use agent_wire::form::{Form, Options};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
     App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
-    Run, RunState, Runs, Taken, Verified, Whoami, WillLook,
+    Run, RunState, Runs, Taken, Unsettled, Verified, Whoami, WillLook,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -189,7 +189,7 @@ fn whats() -> Vec<(What, What)> {
     let done = |nothing| StepDone { step: step(), ms: 12, nothing };
     let failed = |hint, tail| StepFailed { step: step(), ms: 12, reason: text(), hint, tail };
     let stands = |restore| Stands { text: text(), restore };
-    let ended = |live| Ended { outcome: OutcomeWord::Live, live, ms: 12 };
+    let ended = |live, database| Ended { outcome: OutcomeWord::Live, live, ms: 12, database };
     let same = |what: What| (what.clone(), what);
     vec![
         (accepted(some("main")), accepted(None)),
@@ -205,12 +205,12 @@ fn whats() -> Vec<(What, What)> {
         (done(some("nothing to apply")), done(None)),
         (failed(some("do this"), vec![text()]), failed(None, vec![])),
         same(UndoStarted { step: step() }),
-        same(Undone { step: step(), ms: 12 }),
+        (Undone { step: step(), ms: 12, stands: true }, Undone { step: step(), ms: 12, stands: false }),
         same(UndoFailed { step: step(), reason: text() }),
         (stands(some("pg_restore")), stands(None)),
         same(CancelAsked { caller: "unix:anna".into() }),
         same(Stopped),
-        (ended(some(NAME)), ended(None)),
+        (ended(some(NAME), Some(text())), ended(None, None)),
         same(Unknown),
     ]
 }
@@ -272,6 +272,14 @@ fn every_view_is_as_the_contract_says() {
         ms: said.then_some(12),
     };
     let lock = Lock { who: "unix:anna".into(), why: "black friday".into(), since: moment() };
+    let unsettled = |said: bool| Unsettled {
+        run: 6,
+        release: NAME.into(),
+        at: moment(),
+        text: "shop.0002 was begun and is not atomic".into(),
+        backup: said.then(|| "/var/shop/backups/x".into()),
+        restore: said.then(|| "pg_restore".into()),
+    };
     let app = |said: bool| App {
         name: "shop".into(),
         root: "/var/shop".into(),
@@ -284,6 +292,7 @@ fn every_view_is_as_the_contract_says() {
         disk_free: 1,
         disk_total: 2,
         follows: said.then(|| "refs/heads/main".into()),
+        unsettled: if said { vec![unsettled(true)] } else { vec![] },
     };
     let apps = |apps| Apps { agent: "0.1.0".into(), draining: false, apps, complaints: vec!["shop.toml:3: no".into()] };
     let detail = |said: bool| ReleaseDetail {
@@ -321,7 +330,9 @@ fn every_view_is_as_the_contract_says() {
     contract.hold("Lock", &lock, &lock);
     contract.hold("App", &app(true), &app(false));
     contract.hold("Apps", &apps(vec![app(true)]), &apps(vec![]));
-    contract.hold("Releases", &Releases { releases: vec![release(true)] }, &Releases { releases: vec![] });
+    let list = |releases, unsettled| Releases { releases, unsettled };
+    contract.hold("Releases", &list(vec![release(true)], vec![unsettled(true)]), &list(vec![], vec![]));
+    contract.hold("Unsettled", &unsettled(true), &unsettled(false));
     contract.hold("ReleaseDetail", &detail(true), &detail(false));
     contract.hold("Runs", &Runs { runs: vec![run(true)] }, &Runs { runs: vec![] });
     contract.hold("Commit", &commit, &commit);
@@ -452,8 +463,8 @@ fn a_request_is_as_the_contract_says() {
             taken += usize::from(fits);
         }
     }
-    // Nonce and version are needed by all twelve; all but `read` need the app, and six need a member of their own.
-    assert_eq!(taken, 12 * (15 - 2) - 11 - 6);
+    // Nonce and version are needed by all thirteen; all but `read` need the app, and six need a member of their own.
+    assert_eq!(taken, 13 * (15 - 2) - 12 - 6);
     for (member, value) in [
         ("app", json!("Shop")),
         ("v", json!(2)),

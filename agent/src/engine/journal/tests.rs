@@ -43,7 +43,7 @@ fn planned() -> What {
 }
 
 fn ended(outcome: OutcomeWord) -> What {
-    What::Ended { outcome, live: None, ms: 1 }
+    What::Ended { outcome, live: None, ms: 1, database: None }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::settings::kinds::{
-    absolute, command, duration, list, one_of, parsed, some_list, some_text, switch, texts_by_name, timeout, variable_name, within_release,
+    absolute, command, duration, list, one_of, parsed, some_list, switch, texts_by_name, timeout, variable_name, within_release,
 };
 use crate::settings::reader::{Section, shown};
 use crate::settings::{Hook, When, defaults};
@@ -70,15 +70,41 @@ pub(super) fn django(top: &Section<'_>, env: &[(String, String)]) -> Option<mana
         section.complain("settings", says, "name the settings module once");
     }
     let lock_timeout = duration(Duration::from_millis(1)..=Duration::from_secs(3600));
+    let (database, others) = databases(&section);
+    let post_migrate = section.get("post_migrate", one_of(&[("run", manage::PostMigrate::Runs), ("idle", manage::PostMigrate::Idle)]));
     Some(manage::Settings {
         manage: section.get("manage", within_release).unwrap_or_else(|| PathBuf::from(defaults::MANAGE)),
         settings,
         check: section.get("check", switch).unwrap_or(true),
         collectstatic: section.get("collectstatic", switch).unwrap_or(true),
         migrate: section.get("migrate", switch).unwrap_or(true),
-        database: section.get("database", some_text).unwrap_or_else(|| defaults::DATABASE.to_owned()),
+        database,
+        others,
+        post_migrate: post_migrate.unwrap_or(manage::PostMigrate::Runs),
         lock_timeout: section.get("lock_timeout", lock_timeout).unwrap_or(defaults::LOCK_TIMEOUT),
     })
+}
+
+/// The databases that are migrated: the first one, and which others.
+fn databases(section: &Section<'_>) -> (String, manage::Others) {
+    let named = section.get("database", |value| match value.items() {
+        Some(_) => some_list("leave it out to have the databases found by the routers", parsed(parse_alias))(value),
+        None => parsed(parse_alias)(value).map(|alias| vec![alias]),
+    });
+    match named.as_deref() {
+        Some([first, others @ ..]) => (first.clone(), manage::Others::These(others.to_vec())),
+        _ => (defaults::DATABASE.to_owned(), manage::Others::Kept),
+    }
+}
+
+fn parse_alias(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        Err("must not be empty".to_owned())
+    } else if text.contains([',', '*']) {
+        Err(format!("{:?} must be the name of one database in DATABASES; several are written as a list", shown(text)))
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn parse_module(text: &str) -> Result<String, String> {

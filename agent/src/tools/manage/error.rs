@@ -29,6 +29,15 @@ pub(crate) enum ManageError {
         #[source]
         source: ProgramError,
     },
+    /// A migration did not get a lock.
+    #[error("{migration} did not get a lock in time, and was given up")]
+    Locked {
+        /// The migration.
+        migration: String,
+        /// How the command ended.
+        #[source]
+        source: ProgramError,
+    },
     /// The project raised while it was loaded.
     #[error("{act} failed: {kind}{}{message}", if message.is_empty() { "" } else { ": " })]
     Project {
@@ -71,6 +80,9 @@ impl ManageError {
                 Some("set STATIC_ROOT = BASE_DIR / \"staticfiles\", or share the directory by [shared] dirs, or set collectstatic = false")
             }
             Self::Command { hint, source, .. } => hint.as_deref().or(source.hint()),
+            Self::Locked { .. } => Some(
+                "something holds a lock that the migration needs: look for long transactions in pg_stat_activity, or raise [django] lock_timeout",
+            ),
             Self::Project { hint, .. } => hint.as_deref(),
             Self::NoAnswer { .. } => Some("its settings, or a library that they load, may call os._exit or crash"),
         }
@@ -79,7 +91,7 @@ impl ManageError {
     /// The last lines of the program that failed.
     pub(crate) fn tail(&self) -> &[String] {
         match self {
-            Self::Command { source, .. } | Self::NoAnswer { source: Some(source) } => source.tail(),
+            Self::Command { source, .. } | Self::Locked { source, .. } | Self::NoAnswer { source: Some(source) } => source.tail(),
             Self::Project { trace, .. } => trace,
             Self::NotThere(_) | Self::NoSettings | Self::Outside(_) | Self::NoAnswer { source: None } => &[],
         }
@@ -92,14 +104,6 @@ pub(super) fn hint(line: &str) -> Option<String> {
     let known: &[(&str, &str)] = &[
         ("SECRET_KEY setting must not be empty", "the settings need SECRET_KEY: put what they read it from into a file of [secrets]"),
         ("STATIC_ROOT setting to a filesystem path", "set STATIC_ROOT in the settings, or collectstatic = false in [django]"),
-        (
-            "lock timeout",
-            "something holds a lock that a migration needs: look for long transactions in pg_stat_activity, or raise [django] lock_timeout",
-        ),
-        (
-            "LockNotAvailable",
-            "something holds a lock that a migration needs: look for long transactions in pg_stat_activity, or raise [django] lock_timeout",
-        ),
         ("password authentication failed", "the database refuses the user or the password: look at the variables in [env] and [secrets]"),
         ("could not translate host name", "the database's host is not known here: look at the variables in [env] and [secrets]"),
         ("Connection refused", "the database does not answer: is it running, and are host and port right?"),

@@ -11,11 +11,17 @@ use serde::de::DeserializeOwned;
 use super::super::{ProgramError, Watch};
 use super::error::{hint, missing_module, missing_variable};
 use super::facts::{Facts, Reached};
-use super::{Collected, Database, Django, Grounds, Inspection, ManageError, Schema, unmade_of};
+use super::{Collected, Database, Django, Grounds, Inspection, ManageError, Others, Schema, unmade_of};
 
 /// Questions to servers, what is asked beside, and the script itself: one text, for one interpreter.
-const SCRIPT: &str =
-    concat!("IDENTITY = \"\"\"", include_str!("identity.sql"), "\"\"\"\n", include_str!("facts.py"), include_str!("project.py"));
+const SCRIPT: &str = concat!(
+    "IDENTITY = \"\"\"",
+    include_str!("identity.sql"),
+    "\"\"\"\n",
+    include_str!("facts.py"),
+    include_str!("schema.py"),
+    include_str!("project.py")
+);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -58,7 +64,7 @@ struct ToldDatabase {
 #[serde(untagged)]
 enum ToldSchema {
     Failed { failed: String },
-    Known(Schema),
+    Known(Box<Schema>),
 }
 
 #[derive(Deserialize)]
@@ -166,6 +172,10 @@ impl Django<'_> {
             .arg(self.manage_path())
             .arg(self.settings.settings.as_deref().unwrap_or_default())
             .arg(&self.settings.database)
+            .arg(match &self.settings.others {
+                Others::Kept => "*".to_owned(),
+                Others::These(aliases) => aliases.join(","),
+            })
             .args(places);
         let said = RefCell::new(Vec::new());
         let lines = |stream: Stream, line: &str| {
@@ -198,7 +208,7 @@ impl From<Told> for Inspection {
             (alias.clone(), Database { alias, vendor, name, host, port, user, password, options, reached })
         });
         let schema = match schema {
-            ToldSchema::Known(schema) => Ok(schema),
+            ToldSchema::Known(schema) => Ok(*schema),
             ToldSchema::Failed { failed } => Err(failed),
         };
         Self { version, settings_module, wsgi_application, databases: databases.collect(), schema, vendor, kept, empty }

@@ -1,6 +1,7 @@
 """Has a Django project do things in one process that has loaded it once, and tells what came of them. Runs with every Django from 3.2 on.
 
-Arguments: mode, path of manage.py, settings module or "", alias of the database or "", and for collect the places where static files may go.
+Arguments: mode, path of manage.py, settings module or "", alias of the database or "", which other databases are migrated ("*" for those that a router
+keeps for some apps alone, else their aliases with commas between them), and for collect the places where static files may go.
 
   inspect   what the project is, and how its database and its code stand to each other; changes nothing
   load      imports what a server imports
@@ -20,8 +21,8 @@ import traceback
 
 answer_to = os.dup(1)
 os.dup2(2, 1)
-mode, manage, wanted_settings, alias = sys.argv[1:5]
-places = sys.argv[5:]
+mode, manage, wanted_settings, alias, wanted_others = sys.argv[1:6]
+places = sys.argv[6:]
 
 
 class Seen:
@@ -273,58 +274,6 @@ def database(connection):
     }
 
 
-def schema(connection):
-    from django.db.migrations.executor import MigrationExecutor
-
-    if connection.vendor == "sqlite" and not connection.is_in_memory_db() and not os.path.exists(connection.settings_dict["NAME"]):
-        # Connecting would make the file.
-        connection.settings_dict["NAME"] = ":memory:"
-    connection.ensure_connection()
-    if connection.vendor == "postgresql":
-        version = connection.pg_version
-    elif connection.vendor == "sqlite":
-        version = 0
-        for part in connection.Database.sqlite_version_info[:3]:
-            version = version * 100 + part
-    else:
-        version = 0
-
-    executor = MigrationExecutor(connection)
-    loader = executor.loader
-    conflicts = loader.detect_conflicts()
-    if conflicts:
-        told = "; ".join("%s: %s" % (app, ", ".join(names)) for app, names in sorted(conflicts.items()))
-        return {"failed": "migrations contradict each other, so that none can be applied (makemigrations --merge): " + told}
-    loader.check_consistent_history(connection)
-    plan = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]
-    name = lambda migration: "%s.%s" % (migration.app_label, migration.name)
-
-    recorder = executor.recorder
-    rows = []
-    if recorder.has_table():
-        rows = list(recorder.migration_qs.order_by("id").values_list("app", "name"))
-    known = set(loader.disk_migrations)
-    # Migrations that were replaced stay known as long as the one that replaced them names them.
-    for migration in loader.disk_migrations.values():
-        known.update(migration.replaces)
-    last_known = {}
-    for place, row in enumerate(rows):
-        if row in known:
-            last_known[row[0]] = place
-    ahead, strangers = [], []
-    for place, row in enumerate(rows):
-        if row not in known:
-            is_ahead = row[0] in loader.migrated_apps and place > last_known.get(row[0], -1)
-            (ahead if is_ahead else strangers).append("%s.%s" % row)
-    return {
-        "pending": [name(migration) for migration in plan],
-        "irreversible": [name(migration) for migration in plan if not all(operation.reversible for operation in migration.operations)],
-        "ahead": ahead,
-        "strangers": strangers,
-        "server_version": version,
-    }
-
-
 def inspect(settings, **more):
     import django
     from django.db import connections
@@ -338,7 +287,7 @@ def inspect(settings, **more):
         told = {"failed": "there is no database %r in DATABASES; there is %s" % (alias, ", ".join(sorted(databases)) or "none")}
     else:
         try:
-            told = schema(connections[alias])
+            told = all_schemas(connections)
         except Exception as err:
             os.write(2, traceback.format_exc().encode(errors="replace"))
             told = {"failed": "%s: %s" % (type(err).__name__, " ".join(str(err).split()))}

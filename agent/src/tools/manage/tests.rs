@@ -121,7 +121,24 @@ impl Project {
 
     fn migrate(&self) -> Result<Migrated, ManageError> {
         let inspection = self.inspect(&new()).unwrap();
-        watched(|watch| self.django(&new()).migrate(watch, &inspection))
+        watched(|watch| self.migrating(&new(), watch, &inspection))
+    }
+
+    /// Migrates; what it did, or why it failed.
+    fn migrating(&self, python: &Path, watch: &Watch<'_>, inspection: &Inspection) -> Result<Migrated, ManageError> {
+        let (migrated, ended) = self.django(python).migrate(watch, inspection, &self.report());
+        ended.map(|()| migrated)
+    }
+
+    /// Where the process that migrates writes down what it begins.
+    fn report(&self) -> PathBuf {
+        self.dir.path().join("report")
+    }
+
+    /// Puts a migration in the place of the second one.
+    fn second(&self, name: &str, text: &str) -> &Self {
+        fs::remove_file(self.dir.path().join("stock/migrations/0002_price.py")).unwrap_or_default();
+        self.file(&format!("stock/migrations/{name}.py"), text)
     }
 }
 
@@ -133,6 +150,8 @@ fn settings() -> Settings {
         collectstatic: true,
         migrate: true,
         database: "default".into(),
+        others: Others::Kept,
+        post_migrate: PostMigrate::Runs,
         lock_timeout: Duration::from_millis(300),
     }
 }
@@ -399,7 +418,7 @@ fn a_schema_that_is_ahead_is_seen() {
     let mut project = Project::new();
     let data = tempfile::tempdir().unwrap();
     project.set("DB", &data.path().join("db.sqlite3").display().to_string());
-    assert_eq!(project.migrate().unwrap(), Migrated { attempts: 1, warnings: Vec::new() });
+    assert_eq!(project.migrate().unwrap(), Migrated { attempts: 1, warnings: Vec::new(), begun: Begun::Ended });
     assert!(project.schema().pending.is_empty() && project.schema().ahead.is_empty());
     fs::remove_file(project.dir.path().join("stock/migrations/0002_price.py")).unwrap();
     let schema = project.schema();
@@ -426,104 +445,5 @@ fn a_database_that_is_out_of_reach_does_not_hide_the_rest() {
     assert!(project.inspect(&new()).unwrap().schema.unwrap_err().contains("no database 'replica' in DATABASES; there is default"));
 }
 
-#[test]
-fn a_migration_does_not_wait_long_for_a_lock_and_is_tried_again() {
-    let server = Server::start();
-    let mut project = Project::new();
-    project.set("DB_HOST", &server.socket().display().to_string());
-    project.set("DB_PASSWORD", PASSWORD);
-    project.set("PGOPTIONS", "-c work_mem=8MB");
-    project.set("RELEASE_NAME", "2026-11-20-22-45-23-1a2b3c4d5e6f");
-    let second = project.dir.path().join("stock/migrations/0002_price.py");
-    fs::remove_file(&second).unwrap();
-    project.migrate().unwrap();
-    fs::write(&second, SECOND.replace("lambda apps, editor: None", "seen").replace("class Migration", SEEN)).unwrap();
-
-    let inspection = project.inspect(&new()).unwrap();
-    let schema = inspection.schema.clone().unwrap();
-    assert_eq!((schema.pending.as_slice(), schema.server_version / 10_000 >= 13), (["stock.0002_price".to_owned()].as_slice(), true));
-    assert_eq!(inspection.databases["default"].options["sslmode"], "prefer");
-
-    // Held for good: it gives up after three tries, and says what to look at.
-    let holder = server.hold("LOCK TABLE stock_item IN ACCESS SHARE MODE");
-    let begun = Instant::now();
-    let (migrated, lines) = heard_lines(|watch| project.django(&new()).migrate(watch, &inspection));
-    let err = migrated.unwrap_err();
-    assert!(err.hint().unwrap().contains("pg_stat_activity"), "{err:?}");
-    assert_eq!(lines.iter().filter(|line| line.contains("trying again in")).count(), 2);
-    assert!(begun.elapsed() < Duration::from_secs(60));
-
-    // Held for a while: a later try passes.
-    let waiting = std::cell::RefCell::new(Some(holder));
-    let cancel = Cancel::default();
-    let lines = |_: Stream, line: &str| {
-        if line.contains("trying again in") {
-            waiting.borrow_mut().take();
-        }
-    };
-    let watch = Watch { marker: "t:lock", deadline: Instant::now() + Duration::from_secs(120), cancel: &cancel, lines: &lines };
-    let migrated = project.django(&new()).migrate(&watch, &inspection).unwrap();
-    assert_eq!(migrated, Migrated { attempts: 2, warnings: Vec::new() });
-    assert_eq!(server.sql("SELECT * FROM seen"), "300ms|8MB|1s|release-agent migrate 2026-11-20-22-45-23-1a2b3c4d5e6f");
-    assert!(project.schema().pending.is_empty());
-}
-
-#[test]
-fn options_of_the_settings_do_not_lift_the_limit() {
-    let server = Server::start();
-    let mut project = Project::new();
-    project.set("DB_HOST", &server.socket().display().to_string());
-    project.set("DB_PASSWORD", PASSWORD);
-    project.set("DB_OPTIONS", "-c work_mem=9MB");
-    project.settings.settings = Some("shop.settings".into());
-    project.file("stock/migrations/0002_price.py", &SECOND.replace("lambda apps, editor: None", "seen").replace("class Migration", SEEN));
-    for python in djangos() {
-        let inspection = project.inspect(&python).unwrap();
-        let migrated = watched(|watch| project.django(&python).migrate(watch, &inspection)).unwrap();
-        assert_eq!(migrated, Migrated { attempts: 1, warnings: Vec::new() });
-        assert_eq!(server.sql("SELECT * FROM seen"), "300ms|9MB|1s|release-agent migrate");
-        server.sql("DROP TABLE seen, stock_item, django_migrations");
-    }
-}
-
-/// A migration that writes down what PostgreSQL was told.
-const SEEN: &str = "def seen(apps, editor):\n    names = ['lock_timeout', 'work_mem', 'client_connection_check_interval', 'application_name']\n    editor.execute('CREATE TABLE seen AS SELECT ' + ', '.join(\"current_setting('%s') AS %s\" % (name, name) for name in names))\n\n\nclass Migration";
-
-#[test]
-fn a_migration_that_is_cancelled_leaves_no_backend_behind() {
-    let server = Server::start();
-    let mut project = Project::new();
-    project.settings.lock_timeout = Duration::from_secs(600);
-    project.set("DB_HOST", &server.socket().display().to_string());
-    project.set("DB_PASSWORD", PASSWORD);
-    let second = project.dir.path().join("stock/migrations/0002_price.py");
-    fs::remove_file(&second).unwrap();
-    project.migrate().unwrap();
-    fs::write(&second, SECOND).unwrap();
-    let inspection = project.inspect(&new()).unwrap();
-    let _holder = server.hold("LOCK TABLE stock_item IN ACCESS SHARE MODE");
-    let server = &server;
-    let waiting = move || {
-        server.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'release-agent migrate' AND wait_event_type = 'Lock'")
-    };
-    let cancel = Cancel::default();
-    std::thread::scope(|scope| {
-        let asking = cancel.clone();
-        let watcher = scope.spawn(move || {
-            while waiting() == "0" {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            asking.ask();
-        });
-        let lines = |_: Stream, _: &str| {};
-        let watch = Watch { marker: "t:cancel", deadline: Instant::now() + Duration::from_secs(120), cancel: &cancel, lines: &lines };
-        let err = project.django(&new()).migrate(&watch, &inspection).unwrap_err();
-        assert!(matches!(err, ManageError::Command { source: ProgramError::Cancelled(_), .. }), "{err:?}");
-        watcher.join().unwrap();
-    });
-    let end = Instant::now() + Duration::from_secs(30);
-    while waiting() != "0" {
-        assert!(Instant::now() < end, "the server still waits for the lock on behalf of a client that is gone");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
+mod databases;
+mod migrations;

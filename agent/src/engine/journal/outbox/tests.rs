@@ -41,7 +41,7 @@ fn resolved() -> What {
 }
 
 fn ended() -> What {
-    What::Ended { outcome: OutcomeWord::Live, live: None, ms: 1 }
+    What::Ended { outcome: OutcomeWord::Live, live: None, ms: 1, database: None }
 }
 
 fn status(phase: Phase) -> (String, Phase, Kind) {
