@@ -17,6 +17,7 @@ mod faults_network;
 mod faults_restarts;
 mod faults_service;
 mod fsck;
+mod git_refs;
 mod helpers;
 mod hints;
 mod hostile_builds;

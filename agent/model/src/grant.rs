@@ -213,6 +213,11 @@ impl RefPattern {
         (!self.0.contains('*')).then_some(&self.0)
     }
 
+    /// Whether the pattern fits this ref and no other one of its kind.
+    pub fn is_exactly(&self, reference: &RefName) -> bool {
+        !self.0.contains('*') && self.fits_ref(reference)
+    }
+
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
