@@ -116,7 +116,7 @@ impl Asked<'_, '_> {
     fn want(&self) -> Result<Answer, Failure> {
         let (name, dir) = self.release()?;
         let settings = self.workshop.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
-        let wanted = self.with_installer(settings, python::wanted(settings, &dir, self.watch)?, &dir)?;
+        let wanted = self.with_installer(settings, python::wanted(settings, &dir, &self.workshop.hidden, self.watch)?, &dir)?;
         let answer = Wanted {
             key: wanted.key().to_owned(),
             told: wanted.told(),
