@@ -25,7 +25,7 @@ fn bench(name: &str, grants: &str) -> (Bench, Repo) {
     let repo = bench.repo("plain");
     repo.write("page.html", "one").commit("One");
     repo.tag("v1").write("page.html", "two").commit("Two");
-    let settings = format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\n", repo.path());
+    let settings = format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\n", repo.path());
     bench.app("plain", &settings).app("second", &settings);
     bench.agent_settings(&format!("socket_group = \"daemon\"\n{grants}")).let_others_in().start();
     (bench, repo)
@@ -114,7 +114,7 @@ fn as_root_a_grant_gives_what_it_says_and_nothing_else() {
     if !is_root("what grants give to other users") {
         return;
     }
-    let grants = grant("unix-user:daemon", "\"plain\"", "\"release\", \"read\"", "refs = [\"v*\"]")
+    let grants = grant("unix-user:daemon", "\"plain\"", "\"release\", \"read\"", "tags = [\"v*\"]")
         + &grant("unix-group:bin", "\"*\"", "\"read\", \"lock\"", "");
     let (bench, repo) = bench("grants", &grants);
     // One action, one app, some refs.

@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// The app file of an app without `[python]`, `[django]` and `[restart]`, with more at its end.
 fn settings(repo: &Repo, more: &str) -> String {
-    format!("repository = {:?}\nrefs = [\"main\", \"v*\", \"1*\"]\n{more}\n", repo.path())
+    format!("repository = {:?}\nbranches = [\"main\", \"v*\", \"1*\"]\ntags = [\"v*\", \"1*\"]\n{more}\n", repo.path())
 }
 
 /// A bench with the app `plain`, one release of which is live.
@@ -65,7 +65,7 @@ fn refs_that_mean_nothing_or_too_much() {
     // A branch that looks like the beginning of another commit.
     repo.branch(&head[..8]).write("page.html", "two").commit("Two");
     repo.branch("main");
-    set(&bench, &format!("repository = {:?}\nrefs = [\"*\"]\n", repo.path()));
+    set(&bench, &format!("repository = {:?}\n", repo.path()));
     fails(&bench, &["release", &head[..8]], 1, &["ambiguous", "refs/heads/", &head, "full name"]);
     bench.ctl(["release", &format!("refs/heads/{}", &head[..8])]).expect(0);
     bench.ctl(["release", &head]).expect(0);

@@ -14,7 +14,7 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(60);
 
 fn settings(repo: &Repo, more: &str) -> String {
-    format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\n{more}\n", repo.path())
+    format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\n{more}\n", repo.path())
 }
 
 /// A hook that waits until the test lets it go on, in every release whose commit has the file `gate`.

@@ -6,7 +6,7 @@ use std::fs;
 use agent_tests::{Bench, Hostile, Repo};
 
 /// Every branch and every tag.
-const ALL: &str = "refs = [\"refs/heads/*\", \"refs/tags/*\"]";
+const ALL: &str = "branches = [\"*\"]\ntags = [\"*\"]";
 
 /// An app whose repository may be released from by every ref, at one commit of `main`.
 fn open(name: &str) -> Hostile {
@@ -65,7 +65,7 @@ fn a_shallow_upstream_is_told_as_that_and_reaches_nothing_that_is_not_seen_to_be
     app(ALL);
     hostile.fails(&["release", "main"], &["refs/heads/main", "shallow clone", "--unshallow"]);
     // The commit has come into the cache with that fetch.
-    app("refs = [\"refs/heads/ok\"]");
+    app("branches = [\"ok\"]");
     hostile.fails(&["release", &hidden], &["refs/heads/ok", "cannot be told", "--unshallow"]);
     hostile.passes(&["release", "ok"]);
 }
@@ -85,4 +85,23 @@ fn a_whole_commit_is_released_whatever_a_branch_is_called_and_by_the_ref_that_ma
     assert!(last(&hostile.bench).contains("refs/heads/main"), "{}", last(&hostile.bench));
     hostile.passes(&["release", "a-branch-of-a-bot"]);
     assert!(last(&hostile.bench).contains("refs/heads/a-branch-of-a-bot"), "{}", last(&hostile.bench));
+}
+
+#[test]
+fn a_tag_that_is_called_like_an_allowed_branch_is_not_released() {
+    let hostile = Hostile::new("a tag for a branch", "");
+    hostile.repo.branch("side");
+    let pushed = hostile.repo.write("page.html", "pushed").commit("Pushed");
+    hostile.repo.git(["tag", "next", &pushed]);
+    let file = |refs: &str| format!("repository = {:?}\n{refs}\n", hostile.repo.path());
+    hostile.bench.app("plain", &file("branches = [\"main\", \"next\"]")).reload();
+    for revision in ["next", "refs/tags/next", &pushed] {
+        hostile.fails(&["release", revision], &["refs/heads/main, refs/heads/next"]);
+    }
+    // What was written before there were the two keys is refused with the lines to write instead.
+    hostile.bench.app("plain", &file("refs = [\"main\", \"v*\"]")).reload();
+    let told = hostile.bench.ctl(["doctor"]).stdout;
+    assert!(told.contains("write instead: branches = [\"main\"] and, on a line of its own, tags = [\"v*\"]"), "{told}");
+    hostile.bench.app("plain", &file("tags = [\"next\"]")).reload();
+    hostile.passes(&["release", "next"]);
 }

@@ -413,10 +413,7 @@ impl From<NotTaken> for Refused {
                 Self::new(Code::TokenReused, detail, Some("have the issuer make a new one for each request".to_owned()))
             }
             NotTaken::RefNotGranted { reference, .. } => {
-                let hint = format!(
-                    "add a pattern that fits {:?} to `refs` of the grant in agent.toml, if it should be allowed",
-                    reference.short()
-                );
+                let hint = format!("add {:?} to `refs` of the grant in agent.toml, if it should be allowed", reference.short());
                 Self::new(Code::NotAllowed, detail, Some(hint))
             }
             NotTaken::Git(err) => {

@@ -9,6 +9,7 @@ pub(crate) mod https;
 mod issuer;
 mod kinds;
 mod reader;
+mod refs;
 pub(crate) mod report;
 pub(crate) mod secrets;
 #[cfg(test)]
@@ -107,7 +108,7 @@ pub(crate) struct App {
     pub root: PathBuf,
     /// `repository`, `allow_local`, `ssh_key`, `known_hosts`
     pub git: git::Settings,
-    /// `refs`
+    /// `branches`, `tags`, `refs`, in this order
     pub refs: Vec<RefPattern>,
     /// `auto`: the branch whose newest commit is released when a hint says that it may have moved.
     pub follows: Option<RefName>,

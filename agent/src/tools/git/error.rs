@@ -99,12 +99,15 @@ impl GitError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { nearest, .. } if nearest.is_empty() => Some(
-                "push it first, or look at `repository` and `refs` in the app's file: only what those refs reach is fetched".to_owned(),
+                "push it first, or look at `repository`, `branches` and `tags` in the app's file: only what those reach is fetched"
+                    .to_owned(),
             ),
             Self::Unknown { nearest, .. } => Some(format!("did you mean {}?", nearest.join(", "))),
             Self::NotAllowed { whose, .. } | Self::RefNotAllowed { whose, .. } => Some(match whose {
-                Whose::App => "release a commit that one of them reaches, or add its branch to `refs` in the app's file".to_owned(),
-                Whose::Grant => "release a commit that one of them reaches, or have `refs` of the grant in agent.toml widened".to_owned(),
+                Whose::App => "release a commit that one of them reaches, or add its branch to `branches` in the app's file".to_owned(),
+                Whose::Grant => {
+                    "release a commit that one of them reaches, or have the grant in agent.toml widened (`branches`, `tags`)".to_owned()
+                }
                 Whose::Request => "push the commit to that ref, if the app and the grant allow it, or name another `ref`".to_owned(),
             }),
             Self::Torn { .. } => Some(UNSHALLOW.to_owned()),

@@ -59,8 +59,10 @@ impl Repo {
     }
 }
 
+/// Patterns by full names; a short one stands for branches and tags.
 fn patterns(words: &[&str]) -> Vec<RefPattern> {
-    words.iter().map(|word| word.parse().unwrap()).collect()
+    let of_both = |word: &str| vec![RefPattern::branch(word).unwrap(), RefPattern::tag(word).unwrap()];
+    words.iter().flat_map(|word| word.parse().map_or_else(|_| of_both(word), |full| vec![full])).collect()
 }
 
 fn with_git<T>(repo: &Repo, cache: &Path, act: impl FnOnce(&Git<'_>, &Watch<'_>) -> T) -> T {
