@@ -95,9 +95,10 @@ fn a_tag_that_is_called_like_an_allowed_branch_is_not_released() {
     hostile.repo.git(["tag", "next", &pushed]);
     let file = |refs: &str| format!("repository = {:?}\n{refs}\n", hostile.repo.path());
     hostile.bench.app("plain", &file("branches = [\"main\", \"next\"]")).reload();
-    for revision in ["next", "refs/tags/next", &pushed] {
+    for revision in ["next", "refs/tags/next"] {
         hostile.fails(&["release", revision], &["refs/heads/main, refs/heads/next"]);
     }
+    hostile.fails(&["release", &pushed], &["has no branch, tag or commit"]);
     // What was written before there were the two keys is refused with the lines to write instead.
     hostile.bench.app("plain", &file("refs = [\"main\", \"v*\"]")).reload();
     let told = hostile.bench.ctl(["doctor"]).stdout;

@@ -40,6 +40,7 @@ mod remote;
 mod report;
 mod restart;
 mod separated;
+mod settings_on_disk;
 mod setup;
 mod shares;
 mod signed;

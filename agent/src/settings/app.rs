@@ -74,6 +74,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         executor: Executor::Direct,
         hidden: Vec::new(),
         keep_runs: None,
+        stale: None,
         // Last, because a question mark ends the reading.
         root: root?,
         git: git?,

@@ -173,7 +173,7 @@ impl Asked<'_, '_> {
         }
         let by_pip = || {
             let by_pip = python::Settings { installer: python::Installer::Pip, ..settings.clone() };
-            python::wanted(&by_pip, dir, self.watch).ok().filter(|_| settings.installer == python::Installer::Auto)
+            python::wanted(&by_pip, dir, &self.workshop.hidden, self.watch).ok().filter(|_| settings.installer == python::Installer::Auto)
         };
         if python::installer_was_refused(&caches)
             && let Some(by_pip) = by_pip()
