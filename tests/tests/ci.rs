@@ -222,6 +222,9 @@ fn circleci() {
 fn jenkins() {
     let job = Job::new("Jenkins", "");
     let text = template("Jenkinsfile");
+    for plugin in ["workflow-aggregator", "workflow-multibranch", "git", "lockable-resources", "credentials-binding", "ssh-credentials"] {
+        assert!(text.lines().any(|line| line.starts_with("//") && line.contains(plugin)), "it does not name the plugin {plugin}");
+    }
     sets(&text, &["AGENTCTL_URL", "AGENTCTL_APP", "withCredentials"]);
     let lines = block(&text, "sh '''");
     let (commit, url, key, ca) = (job.repo.id("main"), job.network.url(), job.bench.path("key"), job.network.ca.clone());

@@ -533,6 +533,7 @@ fn the_doctor_s_exit_code_is_the_worst_that_it_found() {
     let warnings: Vec<&str> = stdout.lines().filter(|line| line.starts_with("! ")).collect();
     let theirs: Vec<&&str> = warnings.iter().filter(|line| !line.starts_with("! plain disk: ")).collect();
     assert!(matches!(theirs[..], [line] if line.starts_with("! plain restart: nothing is restarted")), "{stdout}");
+    assert!(!stdout.contains("what restarts the app is there"), "it says both: {stdout}");
     let count = warnings.len();
     done.says(&[if count == 1 { "no error, 1 warning\n".to_owned() } else { format!("no error, {count} warnings\n") }.as_str()]);
     let away = bench.path("repos/away");

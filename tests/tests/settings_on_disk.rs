@@ -1,5 +1,4 @@
 //! Files of the configuration that are wrong, or come before what they need: a mistake stops the app that it is about, and is told where it matters.
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
 
