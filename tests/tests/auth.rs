@@ -122,8 +122,8 @@ fn as_root_a_grant_gives_what_it_says_and_nothing_else() {
     on_plain(&["release", "v1"]).expect(0);
     let live = bench.live("plain");
     assert_eq!(bench.last_run()["caller"], "unix:daemon");
-    on_plain(&["release", "main"]).expect(1).says(&["reached by no ref that the grant allows (v*)", "agent.toml"]);
-    on_plain(&["release", &repo.id("main")]).expect(1).says(&["the grant allows (v*)"]);
+    on_plain(&["release", "main"]).expect(1).says(&["reached by no ref that the grant allows (refs/tags/v*)", "agent.toml"]);
+    on_plain(&["release", &repo.id("main")]).expect(1).says(&["the grant allows (refs/tags/v*)"]);
     on_plain(&["rollback"]).expect(4).says(&["may not activate plain"]);
     on_plain(&["lock", "-m", "x"]).expect(4).says(&["may not lock plain"]);
     bench.ctl_as(DAEMON, &[], ["--app", "second", "release", "v1"]).expect(4).says(&["may not release second"]);
