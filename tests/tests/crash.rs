@@ -269,7 +269,7 @@ fn what_a_dead_agent_had_started_ends_by_itself() {
     bench.app(
         "site",
         &format!(
-            "repository = {:?}\nrefs = [\"main\"]\n[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
+            "repository = {:?}\nbranches = [\"main\"]\n[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
             repo.path()
         ),
     );
