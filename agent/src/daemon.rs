@@ -260,6 +260,10 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     if !config.exists() {
         tracing::warn!("there is no configuration at {}, and so there is no app: agentctl init writes the first one", config.display());
     }
+    let complaints = settings.complaints();
+    if arguments.check_config && !complaints.is_empty() {
+        return Err(Ended::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect()));
+    }
     if arguments.check_config {
         let apps = settings.settings().apps.len();
         tracing::info!("{} and {apps} app(s): nothing is wrong", config.display());
@@ -507,7 +511,7 @@ async fn tell_status(engines: &Arc<Engines>, settings: &InForce, before: &mut St
     let told = if told.is_empty() { "nothing is under way" } else { &told };
     let complaints = match settings.complaints().len() {
         0 => String::new(),
-        count => format!("; {count} complaint(s) about the configuration on disk, which is not taken up"),
+        count => format!("; {count} complaint(s) about files on disk, which are not taken up"),
     };
     let told = format!("{told}{complaints}");
     if told != *before {

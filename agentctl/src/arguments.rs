@@ -13,8 +13,8 @@ use crate::render::run::Detail;
 use crate::route::Route;
 use crate::session::{Manner, Session};
 use crate::{
-    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restore, runs, settle, setup, shell, show, sign,
-    status, whoami,
+    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restore, runs, settle, setup, shell, show,
+    sign, status, whoami,
 };
 
 /// The command line as a value: completions and manual pages are made from it.

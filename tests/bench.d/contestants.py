@@ -184,7 +184,6 @@ APP = """
 root = "{app}"
 allow_local = true
 repository = "{repository}"
-refs = ["*"]
 # Static files that are taken over are then the live release's own.
 read_only = true
 

@@ -14,7 +14,6 @@ SETTINGS = """
 root = "{app}"
 allow_local = true
 repository = "{repository}"
-refs = ["*"]
 
 [env]
 APP_ROOT = "{app}"

@@ -14,7 +14,8 @@ pub fn demo_settings(bench: &Bench, repo: &Repo) -> String {
     format!(
         r#"
 repository = {repository:?}
-refs = ["main", "v*"]
+branches = ["main"]
+tags = ["v*"]
 
 [python]
 interpreter = "/usr/bin/python3"

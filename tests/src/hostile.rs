@@ -32,7 +32,7 @@ pub struct Hostile {
 type Tree = BTreeMap<PathBuf, (u32, u64, Vec<u8>)>;
 
 impl Hostile {
-    /// The app has these lines in its file beside `repository` and `refs`.
+    /// The app has these lines in its file beside `repository`, `branches` and `tags`.
     #[track_caller]
     pub fn new(name: &str, more: &str) -> Self {
         Self::on(Bench::new(name), more)
@@ -62,7 +62,7 @@ impl Hostile {
 
     /// The app's file.
     pub fn settings(&self, more: &str) -> String {
-        format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\n{more}\n", self.repo.path())
+        format!("repository = {:?}\nbranches = [\"main\", \"v*\"]\ntags = [\"v*\"]\n{more}\n", self.repo.path())
     }
 
     /// Gives the app other settings, and waits until they are in force.

@@ -25,7 +25,7 @@ fn bench(name: &str, grants: &str) -> (Bench, Repo) {
     let repo = bench.repo("plain");
     repo.write("page.html", "one").commit("One");
     repo.tag("v1").write("page.html", "two").commit("Two");
-    let settings = format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\n", repo.path());
+    let settings = format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\n", repo.path());
     bench.app("plain", &settings).app("second", &settings);
     bench.agent_settings(&format!("socket_group = \"daemon\"\n{grants}")).let_others_in().start();
     (bench, repo)
@@ -115,7 +115,7 @@ fn as_root_a_grant_gives_what_it_says_and_nothing_else() {
     if !is_root("what grants give to other users") {
         return;
     }
-    let grants = grant("unix-user:daemon", "\"plain\"", "\"release\", \"read\"", "refs = [\"v*\"]")
+    let grants = grant("unix-user:daemon", "\"plain\"", "\"release\", \"read\"", "tags = [\"v*\"]")
         + &grant("unix-group:bin", "\"*\"", "\"read\", \"lock\"", "");
     let (bench, repo) = bench("grants", &grants);
     // One action, one app, some refs.
@@ -123,8 +123,8 @@ fn as_root_a_grant_gives_what_it_says_and_nothing_else() {
     on_plain(&["release", "v1"]).expect(0);
     let live = bench.live("plain");
     assert_eq!(bench.last_run()["caller"], "unix:daemon");
-    on_plain(&["release", "main"]).expect(1).says(&["reached by no ref that the grant allows (v*)", "agent.toml"]);
-    on_plain(&["release", &repo.id("main")]).expect(1).says(&["the grant allows (v*)"]);
+    on_plain(&["release", "main"]).expect(1).says(&["reached by no ref that the grant allows (refs/tags/v*)", "agent.toml"]);
+    on_plain(&["release", &repo.id("main")]).expect(1).says(&["the grant allows (refs/tags/v*)"]);
     on_plain(&["rollback"]).expect(4).says(&["may not activate plain"]);
     on_plain(&["lock", "-m", "x"]).expect(4).says(&["may not lock plain"]);
     bench.ctl_as(DAEMON, &[], ["--app", "second", "release", "v1"]).expect(4).says(&["may not release second"]);

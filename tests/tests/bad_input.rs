@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// The app file of an app without `[python]`, `[django]` and `[restart]`, with more at its end.
 fn settings(repo: &Repo, more: &str) -> String {
-    format!("repository = {:?}\nrefs = [\"main\", \"v*\", \"1*\"]\n{more}\n", repo.path())
+    format!("repository = {:?}\nbranches = [\"main\", \"v*\", \"1*\"]\ntags = [\"v*\", \"1*\"]\n{more}\n", repo.path())
 }
 
 /// A bench with the app `plain`, one release of which is live.
@@ -65,7 +65,7 @@ fn refs_that_mean_nothing_or_too_much() {
     // A branch that looks like the beginning of another commit.
     repo.branch(&head[..8]).write("page.html", "two").commit("Two");
     repo.branch("main");
-    set(&bench, &format!("repository = {:?}\nrefs = [\"*\"]\n", repo.path()));
+    set(&bench, &format!("repository = {:?}\n", repo.path()));
     fails(&bench, &["release", &head[..8]], 1, &["ambiguous", "refs/heads/", &head, "full name"]);
     bench.ctl(["release", &format!("refs/heads/{}", &head[..8])]).expect(0);
     bench.ctl(["release", &head]).expect(0);
@@ -85,7 +85,12 @@ fn refs_that_mean_nothing_or_too_much() {
 fn commits_that_no_allowed_ref_reaches() {
     let (bench, repo) = live("unreachable");
     let foreign = repo.branch("attack").write("page.html", "owned").commit("Mine");
-    fails(&bench, &["release", "attack"], 1, &["the repository has refs/heads/attack", "only main, v*", "`refs`"]);
+    fails(
+        &bench,
+        &["release", "attack"],
+        1,
+        &["the repository has refs/heads/attack", "only refs/heads/main, refs/heads/v*", "`branches`"],
+    );
     fails(&bench, &["release", &foreign], 1, &[&foreign[..12]]);
     // A commit that was there once, and is on no branch any more.
     repo.branch("main").write("page.html", "two");
@@ -190,8 +195,8 @@ fn a_broken_configuration_later_leaves_the_good_one_in_force() {
     let (bench, repo) = live("a broken change");
     bench.app("plain", &settings(&repo, "keep_release = 1\n"));
     wait_until("the agent complains", SOON, || !bench.ask_json("/v1/apps")["complaints"].as_array().unwrap().is_empty());
-    bench.ctl(["status"]).expect(0).says(&["not in force", "plain.toml:5", "keep_releases", "is live"]);
-    bench.ctl(["doctor"]).expect(1).says(&["plain.toml:5", "cure:", "last good"]);
+    bench.ctl(["status"]).expect(0).says(&["not in force", "plain.toml:6", "keep_releases", "is live"]);
+    bench.ctl(["doctor"]).expect(1).says(&["plain.toml:6", "cure:", "what was in force before"]);
     repo.write("page.html", "two").commit("Two");
     bench.ctl(["release", "main"]).expect(0);
     bench.assert_sound();

@@ -26,8 +26,8 @@ impl Job {
         keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f", "key"]);
         bench.begin(keygen).finish(LONG).expect(0);
         let public = fs::read_to_string(bench.path("key.pub")).unwrap();
-        bench.app("shop", &format!("repository = {:?}\nrefs = [\"main\"]\n{more}", repo.path()));
-        let grant = "[[grant]]\nto = \"key:ci-shop@acme\"\napps = [\"shop\"]\nactions = [\"release\", \"read\"]\nrefs = [\"main\"]\n";
+        bench.app("shop", &format!("repository = {:?}\nbranches = [\"main\"]\n{more}", repo.path()));
+        let grant = "[[grant]]\nto = \"key:ci-shop@acme\"\napps = [\"shop\"]\nactions = [\"release\", \"read\"]\nbranches = [\"main\"]\n";
         let network = bench.network("", grant, &format!("ci-shop@acme namespaces=\"release-agent.v1\" {public}"));
         bench.start();
         fs::create_dir_all(bench.path("checkout/ci")).unwrap();
@@ -131,7 +131,8 @@ fn line(text: &str, opening: &str) -> String {
 fn issuer(job: &Job, kind: &str, more: &str, claims: &str) -> Issuer {
     let issuer = Issuer::new("ci", &job.bench);
     let file = job.bench.path("config/agent.toml");
-    let grant = format!("[[grant]]\nto = \"oidc:ci\"\napps = [\"shop\"]\nactions = [\"release\"]\nrefs = [\"main\"]\nclaims = {claims}\n");
+    let grant =
+        format!("[[grant]]\nto = \"oidc:ci\"\napps = [\"shop\"]\nactions = [\"release\"]\nbranches = [\"main\"]\nclaims = {claims}\n");
     let text = format!("{}{}{grant}", fs::read_to_string(&file).unwrap(), issuer.settings(kind, more));
     fs::rename(job.bench.write("agent.new", text), file).unwrap();
     job.bench.reload_keys();
@@ -221,6 +222,9 @@ fn circleci() {
 fn jenkins() {
     let job = Job::new("Jenkins", "");
     let text = template("Jenkinsfile");
+    for plugin in ["workflow-aggregator", "workflow-multibranch", "git", "lockable-resources", "credentials-binding", "ssh-credentials"] {
+        assert!(text.lines().any(|line| line.starts_with("//") && line.contains(plugin)), "it does not name the plugin {plugin}");
+    }
     sets(&text, &["AGENTCTL_URL", "AGENTCTL_APP", "withCredentials"]);
     let lines = block(&text, "sh '''");
     let (commit, url, key, ca) = (job.repo.id("main"), job.network.url(), job.bench.path("key"), job.network.ca.clone());

@@ -14,7 +14,7 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(60);
 
 fn settings(repo: &Repo, more: &str) -> String {
-    format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\n{more}\n", repo.path())
+    format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\n{more}\n", repo.path())
 }
 
 /// A hook that waits until the test lets it go on, in every release whose commit has the file `gate`.
@@ -534,6 +534,7 @@ fn the_doctor_s_exit_code_is_the_worst_that_it_found() {
     let warnings: Vec<&str> = stdout.lines().filter(|line| line.starts_with("! ")).collect();
     let theirs: Vec<&&str> = warnings.iter().filter(|line| !line.starts_with("! plain disk: ")).collect();
     assert!(matches!(theirs[..], [line] if line.starts_with("! plain restart: nothing is restarted")), "{stdout}");
+    assert!(!stdout.contains("what restarts the app is there"), "it says both: {stdout}");
     let count = warnings.len();
     done.says(&[if count == 1 { "no error, 1 warning\n".to_owned() } else { format!("no error, {count} warnings\n") }.as_str()]);
     let away = bench.path("repos/away");

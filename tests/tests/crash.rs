@@ -212,7 +212,9 @@ fn told_to_stop_the_agent_finishes_the_run_and_takes_nothing_new() {
     repo.write("index.html", "one").commit("one");
     let gate = bench.path("gate");
     let hook = format!(r#"["/bin/sh", "-c", "touch {0}.reached; while [ ! -e {0} ]; do sleep 0.05; done"]"#, gate.display());
-    bench.app("site", &format!("repository = {:?}\nrefs = [\"main\"]\n[[hook]]\nbefore = \"seal\"\nrun = {hook}\n", repo.path())).start();
+    bench
+        .app("site", &format!("repository = {:?}\nbranches = [\"main\"]\n[[hook]]\nbefore = \"seal\"\nrun = {hook}\n", repo.path()))
+        .start();
     bench.ctl(["release", "--no-follow", "main"]).expect(0);
     wait_until("the run is under way", MOST, || bench.path("gate.reached").exists());
     bench.signal(nix::sys::signal::Signal::SIGTERM);
@@ -232,7 +234,7 @@ fn a_second_death_during_the_way_back_changes_nothing() {
     repo.write("index.html", "one").commit("one");
     let script = format!("if [ -e {0} ]; then rm {0}; {KILL_AGENT}; sleep 60; fi", bench.path("kill-act").display());
     let settings = format!(
-        "repository = {:?}\nrefs = [\"main\"]\n[restart]\nstrategy = \"command\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
+        "repository = {:?}\nbranches = [\"main\"]\n[restart]\nstrategy = \"command\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
         repo.path()
     );
     bench.app("site", &settings).start();
@@ -267,7 +269,7 @@ fn what_a_dead_agent_had_started_ends_by_itself() {
     bench.app(
         "site",
         &format!(
-            "repository = {:?}\nrefs = [\"main\"]\n[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
+            "repository = {:?}\nbranches = [\"main\"]\n[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]\n",
             repo.path()
         ),
     );

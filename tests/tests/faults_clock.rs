@@ -25,7 +25,7 @@ impl Scene {
         let bench = Bench::new(name);
         let repo = bench.repo("plain");
         repo.write("page.html", "one").commit("One");
-        bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{more}\n", repo.path()));
+        bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{more}\n", repo.path()));
         let key = SigningKey::default();
         let network = bench.network("", "[[grant]]\nto = \"key:ci\"\napps = [\"*\"]\nactions = [\"*\"]\n", &key.line("ci"));
         let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
@@ -142,7 +142,7 @@ fn clk_04_jump_while_a_run_is_under_way() {
     let gate = bench_gate(&scene.bench);
     let wait = format!("touch {0}.reached; while [ -e {0} ]; do sleep 0.02; done", gate.display());
     let hook = format!("[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {wait:?}]\ntimeout = \"1m\"\n");
-    scene.bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{hook}", scene.repo.path())).reload();
+    scene.bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{hook}", scene.repo.path())).reload();
     for jump in [HOUR, -HOUR] {
         scene.set(0);
         fs::write(&gate, "").unwrap();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const MOST: Duration = Duration::from_secs(60);
 
 fn settings(repo: &Repo, more: &str) -> String {
-    format!("repository = {:?}\nrefs = [\"main\"]\n{more}\n", repo.path())
+    format!("repository = {:?}\nbranches = [\"main\"]\n{more}\n", repo.path())
 }
 
 /// A hook that waits before a step, as long as the file `gate` is there, and writes its beginning and its end down.

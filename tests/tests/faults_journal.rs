@@ -25,7 +25,7 @@ impl Scene {
         let bench = Bench::new(name);
         let repo = bench.repo("plain");
         repo.write("page.html", "one").commit("One");
-        bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{}\n", repo.path(), more(&bench)));
+        bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{}\n", repo.path(), more(&bench)));
         let key = SigningKey::default();
         let network = bench.network("", "[[grant]]\nto = \"key:ci\"\napps = [\"*\"]\nactions = [\"*\"]\n", &key.line("ci"));
         bench.start();
@@ -301,7 +301,7 @@ fn jrn_06_state_directory_read_only() {
     let bench = Bench::new("read-only");
     let repo = bench.repo("plain");
     repo.write("page.html", "one").commit("One");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n", repo.path())).give_to(4711).start();
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n", repo.path())).give_to(4711).start();
     bench.ctl(["release", "main"]).expect(0);
     let live = bench.live("plain");
     bench.stop();
@@ -396,7 +396,7 @@ fn jrn_09_the_disk_says_switched_and_the_journal_does_not() {
     assert_eq!(scene.bench.live("plain").unwrap(), live, "what is taken back is not what the link names");
     scene.bench.assert_sound();
     // The same at an earlier step: the release has no seal yet, and the step that switches has not begun.
-    let text = format!("repository = {:?}\nrefs = [\"main\"]\n{}\n", scene.repo.path(), killer("before", "seal")(&scene.bench));
+    let text = format!("repository = {:?}\nbranches = [\"main\"]\n{}\n", scene.repo.path(), killer("before", "seal")(&scene.bench));
     scene.bench.app("plain", &text).reload();
     let run = scene.die();
     scene.relink(&scene.being_made());

@@ -19,7 +19,7 @@ const MOST: Duration = Duration::from_secs(60);
 
 /// The app `plain`, whose repository is reached in this way.
 fn settings(repository: &str, more: &str) -> String {
-    format!("repository = {repository:?}\nrefs = [\"main\"]\n{more}\n")
+    format!("repository = {repository:?}\nbranches = [\"main\"]\n{more}\n")
 }
 
 /// The app `plain`, one release of which is live, from a repository on this host.

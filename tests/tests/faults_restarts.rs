@@ -25,7 +25,7 @@ fn rst_01_sigterm_in_the_middle_of_a_run() {
     let wait = format!("touch {0}.reached; while [ -e {0} ]; do sleep 0.02; done", bench.path("gate").display());
     let hook = format!("[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {wait:?}]\n");
     bench.agent_settings("drain_timeout = \"1s\"\n");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{hook}", repo.path())).start();
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{hook}", repo.path())).start();
     bench.ctl(["release", "main"]).expect(0);
     let live = bench.live("plain");
     repo.write("page.html", "two").commit("Two");
@@ -246,7 +246,7 @@ fn rst_07_crash_loop() {
     repo.write("page.html", "one").commit("One");
     let script = format!("if [ -e {0} ]; then echo x >>{0}; {KILL_AGENT}; sleep 60; fi", bench.path("kill").display());
     let restart = format!("[restart]\nstrategy = \"command\"\nrun = [\"/bin/sh\", \"-c\", {script:?}]");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{restart}\n", repo.path())).start();
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{restart}\n", repo.path())).start();
     bench.ctl(["release", "main"]).expect(0);
     let live = bench.live("plain").unwrap();
     repo.write("page.html", "two").commit("Two");

@@ -39,7 +39,7 @@ impl Site {
     }
 
     fn settings(&self, restart: &str, more: &str) -> String {
-        format!("repository = {:?}\nrefs = [\"main\"]\n{restart}\n{more}\n", self.repo.path())
+        format!("repository = {:?}\nbranches = [\"main\"]\n{restart}\n{more}\n", self.repo.path())
     }
 
     fn socket(&self) -> PathBuf {
@@ -226,7 +226,7 @@ fn svc_13_the_old_release_fails_too() {
     let secret = bench.write("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
     fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let text = format!(
-        "repository = {:?}\nrefs = [\"main\"]\n[restart]\nstrategy = \"command\"\nrun = [\"/bin/true\"]\n\
+        "repository = {:?}\nbranches = [\"main\"]\n[restart]\nstrategy = \"command\"\nrun = [\"/bin/true\"]\n\
          [[check]]\nurl = \"{}/healthz\"\nwithin = \"1s\"\nstable = \"100ms\"\n[[report]]\nto = \"webhook\"\nurl = \"{}/hook\"\nsecret_file = {secret:?}\n",
         repo.path(),
         server.url(),

@@ -32,7 +32,7 @@ fn site(name: &str) -> (Bench, Repo) {
     bench.app(
         "site",
         &format!(
-            "repository = {:?}\nrefs = [\"main\"]\n[python]\ninterpreter = \"/usr/bin/python3\"\nrequirements = [\"requirements.txt\"]\n[shared]\ndirs = [\"media\"]\n\
+            "repository = {:?}\nbranches = [\"main\"]\n[python]\ninterpreter = \"/usr/bin/python3\"\nrequirements = [\"requirements.txt\"]\n[shared]\ndirs = [\"media\"]\n\
              [[hook]]\nafter = \"checkout\"\nrun = [\"sh\", \"-c\", {GATE:?}, \"sh\", {gate:?}]\n",
             repo.path()
         ),

@@ -38,7 +38,7 @@ fn following(name: &str, more: &str, sections: &str) -> (Bench, Repo) {
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
     let pause = if more.contains("auto_pause") { "" } else { "auto_pause = \"1s\"\n" };
-    let top = format!("repository = {:?}\nrefs = [\"main\"]\nauto = true\n{pause}{more}", repo.path());
+    let top = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\n{pause}{more}", repo.path());
     let hint = hint(&bench, "github", SECRET);
     bench.app("site", &format!("{top}{hint}{sections}")).variable("RELEASE_AGENT_LOG", "debug").start();
     (bench, repo)
@@ -176,7 +176,7 @@ fn hk_03_replayed_delivery() {
 #[test]
 fn hk_04_unknown_app() {
     let (bench, _repo) = following("unknown app", "", "");
-    let settings = |auto: &str| format!("repository = {:?}\nrefs = [\"main\"]\n{auto}", bench.repo("other").path());
+    let settings = |auto: &str| format!("repository = {:?}\nbranches = [\"main\"]\n{auto}", bench.repo("other").path());
     bench.app("deaf", &settings("auto = true\n"));
     bench.app("idle", &settings(&format!("auto = false\n{}", hint(&bench, "github", SECRET))));
     bench.reload();
@@ -220,7 +220,7 @@ fn hk_05_branch_not_allowed() {
     assert_eq!(bench.runs().len(), 1);
     bench.stop();
     // Nor can it be set.
-    let settings = |auto: &str| format!("repository = {:?}\nrefs = [\"main\"]\nauto = {auto:?}\n", repo.path());
+    let settings = |auto: &str| format!("repository = {:?}\nbranches = [\"main\"]\nauto = {auto:?}\n", repo.path());
     bench.app("site", &settings("evil"));
     bench.start_refused().expect(64).says(&["site.toml", "auto", "\"evil\" fits none of `refs`"]);
     bench.app("site", &settings("main")).start();
@@ -333,7 +333,7 @@ fn hk_09_empty_secret() {
     repo.write("index.html", "one").commit("one");
     let set = |secret: &str| {
         let hint = hint(&bench, "github", secret);
-        bench.app("site", &format!("repository = {:?}\nrefs = [\"main\"]\nauto = true\n{hint}", repo.path()));
+        bench.app("site", &format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\n{hint}", repo.path()));
     };
     for (secret, says) in [("", "is empty"), (" \n", "is empty"), ("\n\n\n", "is empty"), ("fifteen-bytes-x", "fewer than 16 bytes")] {
         set(secret);
@@ -482,7 +482,7 @@ fn gitlab_and_what_keeps_to_standard_webhooks_is_heard() {
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
     let hints = hint(&bench, "gitlab", &key) + &hint(&bench, "generic", &key) + &hint(&bench, "gitlab-token", SECRET);
-    let settings = format!("repository = {:?}\nrefs = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{hints}", repo.path());
+    let settings = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{hints}", repo.path());
     bench.app("site", &settings).variable("RELEASE_AGENT_LOG", "debug").start();
     let sent = |source: &str, id: &str, at: u64, body: &str| {
         let message = format!("{id}.{at}.{PUSH}");
@@ -522,7 +522,7 @@ fn over_the_network_a_hint_needs_its_own_proof_and_no_other() {
     repo.write("index.html", "one").commit("one");
     let network = bench.network("", "", "");
     let hints = hint(&bench, "github", SECRET) + &hint(&bench, "docker-hub", SECRET);
-    let settings = format!("repository = {:?}\nrefs = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{hints}", repo.path());
+    let settings = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{hints}", repo.path());
     bench.app("site", &settings).variable("RELEASE_AGENT_LOG", "trace").start();
     let place = network.place();
     let hint = |signature: &str| post(&place, "/v1/hints/site/github", &[("X-Hub-Signature-256", signature)], PUSH);

@@ -137,7 +137,7 @@ fn git_03_a_branch_whose_name_is_an_option() {
     }
     assert!(hostile.repo.git(["for-each-ref", "--format=%(refname)"]).contains("-oProxyCommand"));
     // It is there when everything is fetched, and is passed over.
-    hostile.bench.app("plain", &format!("repository = {:?}\nrefs = [\"*\"]\n", hostile.repo.path())).reload();
+    hostile.bench.app("plain", &format!("repository = {:?}\n", hostile.repo.path())).reload();
     hostile.repo.write("page.html", "two").commit("Two");
     hostile.releases();
     let cached = hostile.beside(&["git", "--git-dir", "apps/plain/git_cache", "for-each-ref"], &[]).expect(0);
@@ -187,7 +187,7 @@ fn git_05_a_commit_that_only_a_fork_has() {
     hostile.repo.git(["config", "uploadpack.allowAnySHA1InWant", "true"]);
     scratch.git(["fetch", "--quiet", "--", at, &foreign]);
     scratch.git(["cat-file", "-e", &foreign]);
-    hostile.bench.app("plain", &format!("repository = {at:?}\nrefs = [\"*\"]\n")).reload();
+    hostile.bench.app("plain", &format!("repository = {at:?}\n")).reload();
     hostile.fails(&["release", &foreign], &[&foreign]);
     hostile.fails(&["release", &foreign[..12]], &[&foreign[..12]]);
     // A name without refs/heads/ or refs/tags/ means a branch of that name, and there is none.

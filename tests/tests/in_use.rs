@@ -26,7 +26,7 @@ fn a_release_stays_while_a_command_that_was_started_from_it_runs() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(repo.path().join("bin/nightly.sh"), mode).unwrap();
     repo.commit("0");
-    bench.app("site", &format!("repository = {:?}\nrefs = [\"main\"]\nkeep_releases = 1\n", repo.path()));
+    bench.app("site", &format!("repository = {:?}\nbranches = [\"main\"]\nkeep_releases = 1\n", repo.path()));
     let signs = bench.path("signs");
     fs::create_dir_all(&signs).unwrap();
     bench.let_others_in().give_to(DAEMON);

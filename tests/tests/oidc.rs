@@ -41,7 +41,7 @@ impl Scene {
         let first = repo.write("index.html", "one").commit("one");
         let second = repo.write("index.html", "two").commit("two");
         repo.git(["branch", "other"]);
-        bench.app("site", &format!("repository = {:?}\nrefs = [\"main\", \"other\"]\n", repo.path()));
+        bench.app("site", &format!("repository = {:?}\nbranches = [\"main\", \"other\"]\n", repo.path()));
         let issuer = Issuer::new("ci", &bench);
         let network = bench.network("", &settings(&issuer), "");
         bench.start();

@@ -15,7 +15,7 @@ fn gated(name: &str) -> (Bench, Repo) {
     repo.write("index.html", "one").commit("one");
     let wait = format!("touch {0}.reached; while [ -e {0} ]; do sleep 0.02; done", bench.path("gate").display());
     let hook = format!("[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {wait:?}]\n");
-    bench.app("site", &format!("repository = {:?}\nrefs = [\"main\"]\n{hook}", repo.path())).start();
+    bench.app("site", &format!("repository = {:?}\nbranches = [\"main\"]\n{hook}", repo.path())).start();
     bench.ctl(["release", "main"]).expect(0);
     (bench, repo)
 }
@@ -79,7 +79,7 @@ fn a_directory_where_the_link_belongs_is_told_before_anything_is_done() {
     let bench = Bench::new("not a link");
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
-    bench.app("site", &format!("repository = {:?}\nrefs = [\"main\"]\n", repo.path()));
+    bench.app("site", &format!("repository = {:?}\nbranches = [\"main\"]\n", repo.path()));
     fs::create_dir_all(bench.root_of("site").join("app")).unwrap();
     bench.start();
     let done = bench.ctl(["release", "main"]).expect(1);

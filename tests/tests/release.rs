@@ -183,7 +183,7 @@ fn plain(name: &str) -> (Bench, Repo) {
     let bench = Bench::new(name);
     let repo = bench.repo("plain");
     repo.write("page.html", "one").write_program("bin/run", "#!/bin/sh\n").commit("One");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\nkeep_releases = 3\n", repo.path())).start();
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\nkeep_releases = 3\n", repo.path())).start();
     (bench, repo)
 }
 

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Anna may do everything, `ci` may release what `main` reaches, and nobody knows the stranger.
 const GRANTS: &str = "[[grant]]\nto = \"key:anna\"\napps = [\"*\"]\nactions = [\"*\"]\ndowngrade = true\n\
-                      [[grant]]\nto = \"key:ci\"\napps = [\"plain\"]\nactions = [\"release\"]\nrefs = [\"main\"]\n";
+                      [[grant]]\nto = \"key:ci\"\napps = [\"plain\"]\nactions = [\"release\"]\nbranches = [\"main\"]\n";
 
 struct Site {
     bench: Bench,
@@ -30,7 +30,7 @@ impl Site {
         let wait = bench.path("wait");
         let hook =
             format!("[[hook]]\nafter = \"checkout\"\nrun = [\"sh\", \"-c\", \"while [ -e {} ]; do sleep 0.05; done\"]\n", wait.display());
-        bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\n{hook}", repo.path()));
+        bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\n{hook}", repo.path()));
         let lines: String = ["anna", "ci", "stranger"].iter().map(|who| line(&bench, who)).collect();
         let network = bench.network("", GRANTS, &lines);
         // The name that this host can look up.

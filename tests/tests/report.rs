@@ -29,7 +29,7 @@ fn plain(name: &str, more: impl Fn(&Bench) -> String) -> (Bench, Repo) {
     let bench = Bench::new(name);
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
-    let text = format!("repository = {:?}\nrefs = [\"main\"]\n{}", repo.path(), more(&bench));
+    let text = format!("repository = {:?}\nbranches = [\"main\"]\n{}", repo.path(), more(&bench));
     bench.app("site", &text).start();
     (bench, repo)
 }
@@ -293,7 +293,7 @@ fn what_is_set_later_hears_of_later_runs_only() {
     let forge = Forge::start();
     let (bench, repo) = plain("set later", |_| String::new());
     bench.ctl(["release", "main"]).expect(0);
-    let text = format!("repository = {:?}\nrefs = [\"main\"]\n{}", repo.path(), github(&bench, &forge, "deployments = false"));
+    let text = format!("repository = {:?}\nbranches = [\"main\"]\n{}", repo.path(), github(&bench, &forge, "deployments = false"));
     // What ended has been looked at for sure when the agent has stopped.
     assert_eq!(bench.stop(), 0);
     bench.app("site", &text).start();

@@ -22,7 +22,8 @@ struct Site {
     key: SigningKey,
 }
 
-const GRANT: &str = "[[grant]]\nto = \"key:ci\"\napps = [\"plain\", \"second\"]\nactions = [\"*\"]\nrefs = [\"main\", \"v*\"]\n";
+const GRANT: &str =
+    "[[grant]]\nto = \"key:ci\"\napps = [\"plain\", \"second\"]\nactions = [\"*\"]\nbranches = [\"main\"]\ntags = [\"v*\"]\n";
 
 impl Site {
     fn new(name: &str) -> Self {
@@ -34,7 +35,7 @@ impl Site {
         let repo = bench.repo("plain");
         repo.write("page.html", "one").commit("One");
         repo.tag("v1").write("page.html", "two").commit("Two");
-        let settings = format!("repository = {:?}\nrefs = [\"main\", \"v*\", \"other\"]\n", repo.path());
+        let settings = format!("repository = {:?}\nbranches = [\"main\", \"other\"]\ntags = [\"v*\"]\n", repo.path());
         bench.app("plain", &settings).app("second", &settings);
         let key = SigningKey::default();
         let network = bench.network("", grants, &signers(&key));
@@ -244,7 +245,7 @@ fn sig_07_key_expired() {
 
 #[test]
 fn sig_08_key_valid_but_nothing_granted() {
-    let grants = "[[grant]]\nto = \"key:ci\"\napps = [\"plain\"]\nactions = [\"release\", \"read\"]\nrefs = [\"v*\"]\n";
+    let grants = "[[grant]]\nto = \"key:ci\"\napps = [\"plain\"]\nactions = [\"release\", \"read\"]\ntags = [\"v*\"]\n";
     let site = Site::with("sig 08", grants, |key| key.line("ci"));
     let answer = site.ask(&form("prune", json!({})));
     site.refused(&answer, 403, "not_allowed");
@@ -738,7 +739,7 @@ fn sig_37_older_commit_without_the_right() {
 fn sig_38_older_commit_with_the_right_of_another() {
     let other = SigningKey::default();
     let grants = format!(
-        "{GRANT}[[grant]]\nto = \"key:ci\"\napps = [\"second\"]\nactions = [\"release\"]\nrefs = [\"v*\"]\ndowngrade = true\n\
+        "{GRANT}[[grant]]\nto = \"key:ci\"\napps = [\"second\"]\nactions = [\"release\"]\ntags = [\"v*\"]\ndowngrade = true\n\
          [[grant]]\nto = \"key:boss\"\napps = [\"plain\"]\nactions = [\"release\"]\ndowngrade = true\n"
     );
     let site = Site::with("sig 38", &grants, |key| key.line("ci") + &other.line("boss"));
@@ -820,7 +821,7 @@ fn a_full_queue_takes_nothing_more_and_says_when_to_ask_again() {
     let site = Site::new("queue");
     let go = site.bench.path("go");
     let hook = format!("[[hook]]\nbefore = \"prune\"\nrun = [\"sh\", \"-c\", \"until test -e {}; do sleep 0.05; done\"]\n", go.display());
-    site.bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{hook}", site.repo.path())).reload();
+    site.bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{hook}", site.repo.path())).reload();
     assert_eq!(site.ask(&form("release", json!({ "ref": "refs/heads/main" }))).status, 202);
     wait_until("the run is under way", SOON, || site.bench.runs()[0]["step"] == "prune");
     let mut last = site.ask(&form("check", json!({})));

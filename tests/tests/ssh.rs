@@ -43,7 +43,7 @@ fn a_deploy_key_and_a_trusted_host_are_enough_and_both_are_needed() {
     let known = bench.write("known_hosts", format!("[127.0.0.1]:{port} {host_key}"));
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
     let settings = format!(
-        "repository = \"ssh://{user}@127.0.0.1:{port}{}\"\nssh_key = {deploy:?}\nknown_hosts = {known:?}\nrefs = [\"main\"]\n",
+        "repository = \"ssh://{user}@127.0.0.1:{port}{}\"\nssh_key = {deploy:?}\nknown_hosts = {known:?}\nbranches = [\"main\"]\n",
         repo.path().display()
     );
     bench.app("site", &settings).start();

@@ -29,7 +29,7 @@ fn plain(name: &str) -> (Bench, Repo) {
     let bench = Bench::new(name);
     let repo = bench.repo("plain");
     repo.write("page.html", "one").commit("One");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\nkeep_releases = 3\n", repo.path())).start();
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\nkeep_releases = 3\n", repo.path())).start();
     bench.ctl(["release", "main"]).expect(0);
     (bench, repo)
 }
@@ -282,7 +282,7 @@ fn killed_at_every_place_of_an_activate_what_was_staged_can_be_activated_again()
 fn killed_at_every_place_of_a_stage_it_is_taken_back_or_whole() {
     let (bench, repo) = plain("a stage that is killed");
     let steps = ["fetch", "checkout", "seal", "prune"];
-    let settings = format!("repository = {:?}\nrefs = [\"main\"]\n{}", repo.path(), hooks_that_kill(&bench, &steps));
+    let settings = format!("repository = {:?}\nbranches = [\"main\"]\n{}", repo.path(), hooks_that_kill(&bench, &steps));
     bench.app("plain", &settings).reload();
     let live = bench.live("plain").unwrap();
     for step in steps {
@@ -355,7 +355,7 @@ fn an_activate_that_is_taken_back_leaves_what_was_staged() {
     let repo = bench.repo("plain");
     commit(&repo, "one");
     let restart = format!("[restart]\nstrategy = \"command\"\nrun = [\"/bin/sh\", \"-c\", {run:?}]\n");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{restart}", repo.path())).start();
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{restart}", repo.path())).start();
     bench.ctl(["release", "main"]).expect(0);
     let live = bench.live("plain").unwrap();
     commit(&repo, "two");
@@ -376,7 +376,7 @@ fn a_stage_can_be_cancelled_and_a_lock_holds_only_its_activate() {
     let (bench, repo) = plain("cancelled");
     let wait = format!("if [ -e {0} ]; then touch {0}.reached; fi; while [ -e {0} ]; do sleep 0.02; done", bench.path("gate").display());
     let hook = format!("[[hook]]\nbefore = \"seal\"\nrun = [\"/bin/sh\", \"-c\", {wait:?}]\n");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\"]\n{hook}", repo.path())).reload();
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\n{hook}", repo.path())).reload();
     let (live, there) = (bench.live("plain"), bench.releases("plain"));
     bench.write("gate", "");
     let run = bench.ctl(["stage", "--no-follow", "main"]).expect(0).stdout.trim().to_owned();
@@ -404,9 +404,9 @@ fn as_root_who_may_stage_makes_nothing_live_and_who_may_release_may_stage() {
     let repo = bench.repo("plain");
     commit(&repo, "one");
     repo.tag("v1");
-    bench.app("plain", &format!("repository = {:?}\nrefs = [\"main\", \"v*\"]\n", repo.path()));
+    bench.app("plain", &format!("repository = {:?}\nbranches = [\"main\"]\ntags = [\"v*\"]\n", repo.path()));
     let grant = |actions: &str| {
-        let grant = format!("[[grant]]\nto = \"unix-user:daemon\"\napps = [\"plain\"]\nactions = [{actions}]\nrefs = [\"v*\"]\n");
+        let grant = format!("[[grant]]\nto = \"unix-user:daemon\"\napps = [\"plain\"]\nactions = [{actions}]\ntags = [\"v*\"]\n");
         bench.agent_settings(&format!("socket_group = \"daemon\"\n{grant}"))
     };
     grant("\"stage\"").let_others_in().start();

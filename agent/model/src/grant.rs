@@ -177,16 +177,45 @@ impl<T: PartialEq> Scope<T> {
     }
 }
 
-/// A pattern for the name of a branch or tag, the short one or, where it begins with `refs/heads/` or `refs/tags/`, the full one: `*` stands for any characters, slashes too; every other character for itself.
+/// A pattern for the full name of a branch (`refs/heads/…`) or of a tag (`refs/tags/…`): `*` stands for any characters, slashes too; every other
+/// character for itself. A short name would let a tag pass for the branch of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefPattern(String);
 
 impl RefPattern {
-    /// Whether the short name of a ref fits.
-    pub fn fits(&self, short: &str) -> bool {
+    /// The pattern that fits branches by their short names.
+    ///
+    /// # Errors
+    /// [`BadName`] for what no branch can be called.
+    pub fn branch(short: &str) -> Result<Self, BadName> {
+        Self::of_kind("refs/heads/", short)
+    }
+
+    /// The pattern that fits tags by their short names.
+    ///
+    /// # Errors
+    /// [`BadName`] for what no tag can be called.
+    pub fn tag(short: &str) -> Result<Self, BadName> {
+        Self::of_kind("refs/tags/", short)
+    }
+
+    fn of_kind(prefix: &str, short: &str) -> Result<Self, BadName> {
+        let fits = !short.is_empty()
+            && !short.starts_with('-')
+            && !short.bytes().any(|byte| byte <= b' ' || byte == 0x7f || b"~^:?[\\".contains(&byte));
+        if fits {
+            Ok(Self(format!("{prefix}{short}")))
+        } else {
+            let rule = "must be the name of a branch or tag, where * stands for any characters";
+            Err(BadName { what: "ref pattern", text: short.chars().take(80).collect(), rule })
+        }
+    }
+
+    /// Whether a ref fits.
+    pub fn fits_ref(&self, reference: &RefName) -> bool {
         let mut parts = self.0.split('*');
         let first = parts.next().unwrap_or_default();
-        let Some(mut rest) = short.strip_prefix(first) else { return false };
+        let Some(mut rest) = reference.as_str().strip_prefix(first) else { return false };
         let mut parts: Vec<&str> = parts.collect();
         let Some(last) = parts.pop() else { return rest.is_empty() };
         for part in parts {
@@ -198,19 +227,19 @@ impl RefPattern {
         rest.ends_with(last)
     }
 
-    /// Whether a ref fits: by its full name where the pattern begins with `refs/`, so that a tag cannot pass for a branch; else by its short one.
-    pub fn fits_ref(&self, reference: &RefName) -> bool {
-        self.fits(if self.0.starts_with("refs/") { reference.as_str() } else { reference.short() })
-    }
-
     /// The pattern that fits this ref alone: no ref has a `*` in its name.
     pub fn exactly(reference: &RefName) -> Self {
         Self(reference.as_str().to_owned())
     }
 
-    /// The ref's short name, when the pattern fits only one.
-    pub fn only(&self) -> Option<&str> {
-        (!self.0.contains('*')).then_some(&self.0)
+    /// The ref, when the pattern fits only one.
+    pub fn only(&self) -> Option<RefName> {
+        self.0.parse().ok()
+    }
+
+    /// Whether the pattern fits this ref and no other one.
+    pub fn is_exactly(&self, reference: &RefName) -> bool {
+        self.0 == reference.as_str()
     }
 
     /// The pattern as it was written.
@@ -222,15 +251,11 @@ impl RefPattern {
 impl FromStr for RefPattern {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let fits = !text.is_empty()
-            && !text.starts_with('-')
-            && !text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || b"~^:?[\\".contains(&byte));
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            let rule = "must be the name of a branch or tag, where * stands for any characters";
+        let of_kind = |prefix: &str| text.strip_prefix(prefix).map(|short| Self::of_kind(prefix, short));
+        of_kind("refs/heads/").or_else(|| of_kind("refs/tags/")).unwrap_or_else(|| {
+            let rule = "must begin with refs/heads/ or refs/tags/";
             Err(BadName { what: "ref pattern", text: text.chars().take(80).collect(), rule })
-        }
+        })
     }
 }
 
@@ -449,7 +474,7 @@ mod tests {
         assert!(matches!(authorise(anna.clone(), Right::Read, &app, &[]), Err(Refusal::NotAllowed { .. })));
         let to = vec!["unix-group:deployers".parse().unwrap()];
         let narrow = Grant {
-            refs: Some(vec!["v*".parse().unwrap()]),
+            refs: Some(vec![RefPattern::tag("v*").unwrap()]),
             ..Grant::new(to, Scope::Only(vec![app.clone()]), Scope::Only(vec![Right::Release]))
         };
         let allowed = authorise(anna.clone(), Right::Release, &app, std::slice::from_ref(&narrow)).unwrap();
@@ -529,7 +554,7 @@ mod tests {
         let app: AppName = "shop".parse().unwrap();
         let anna = Caller::Keys(vec![signer("anna", KeyKind::Software)]);
         let wide = Grant::new(vec!["key:anna".parse().unwrap()], Scope::All, Scope::Only(vec![Right::Release]));
-        let tags = Grant { refs: Some(vec!["v*".parse().unwrap()]), downgrade: Downgrade::Allowed, ..wide.clone() };
+        let tags = Grant { refs: Some(vec![RefPattern::tag("v*").unwrap()]), downgrade: Downgrade::Allowed, ..wide.clone() };
         let back = |grants: &[Grant]| authorise(anna.clone(), Right::Release, &app, grants).unwrap().back().clone();
         assert_eq!(back(std::slice::from_ref(&wide)), Back::Never);
         assert_eq!(back(&[Grant { downgrade: Downgrade::Allowed, ..wide.clone() }]), Back::Always);
@@ -551,9 +576,11 @@ mod tests {
     #[test]
     fn a_pattern_of_full_names_tells_a_branch_from_a_tag() {
         let fits = |pattern: &str, name: &str| pattern.parse::<RefPattern>().unwrap().fits_ref(&name.parse().unwrap());
-        assert!(fits("main", "refs/heads/main") && fits("main", "refs/tags/main"));
         assert!(fits("refs/heads/main", "refs/heads/main") && !fits("refs/heads/main", "refs/tags/main"));
         assert!(fits("refs/tags/v*", "refs/tags/v1") && !fits("refs/tags/v*", "refs/heads/v1"));
+        for bad in ["main", "*", "refs/*", "refs/heads/", "refs/heads/-x", "refs/tags/a b", "heads/main"] {
+            assert!(bad.parse::<RefPattern>().is_err(), "{bad:?} was taken");
+        }
     }
 
     #[test]
@@ -570,7 +597,8 @@ mod tests {
             ("a*a", "a", false),
             ("a*b*a", "aba", true),
         ] {
-            assert_eq!(pattern.parse::<RefPattern>().unwrap().fits(name), fits, "{pattern} {name}");
+            let reference = format!("refs/heads/{name}").parse().unwrap();
+            assert_eq!(RefPattern::branch(pattern).unwrap().fits_ref(&reference), fits, "{pattern} {name}");
         }
     }
 }

@@ -121,7 +121,7 @@ pub struct RefName(String);
 text_type!(RefName);
 
 impl RefName {
-    /// The name without `refs/heads/` or `refs/tags/`: what people call it, and what the patterns of `refs` match.
+    /// The name without `refs/heads/` or `refs/tags/`: what people call it.
     pub fn short(&self) -> &str {
         self.0.strip_prefix("refs/heads/").or_else(|| self.0.strip_prefix("refs/tags/")).unwrap_or(&self.0)
     }

@@ -394,6 +394,7 @@ impl From<NotTaken> for Refused {
         match err {
             NotTaken::Refused(refusal) => refusal.into(),
             NotTaken::NoApp(_) => Self::new(Code::NoApp, detail, Some("agentctl status shows the apps".to_owned())),
+            NotTaken::Absent(absent) => Self::new(Code::NoApp, detail, absent.cure),
             NotTaken::NoRun(_) => Self::new(Code::NoRun, detail, Some("agentctl runs shows them".to_owned())),
             NotTaken::Over(_) => Self::new(Code::Over, detail, None),
             NotTaken::TooLate(_) => Self::new(Code::TooLate, detail, Some("agentctl rollback goes back when it has ended".to_owned())),
@@ -413,10 +414,7 @@ impl From<NotTaken> for Refused {
                 Self::new(Code::TokenReused, detail, Some("have the issuer make a new one for each request".to_owned()))
             }
             NotTaken::RefNotGranted { reference, .. } => {
-                let hint = format!(
-                    "add a pattern that fits {:?} to `refs` of the grant in agent.toml, if it should be allowed",
-                    reference.short()
-                );
+                let hint = format!("add {:?} to `refs` of the grant in agent.toml, if it should be allowed", reference.short());
                 Self::new(Code::NotAllowed, detail, Some(hint))
             }
             NotTaken::Git(err) => {

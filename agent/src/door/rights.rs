@@ -152,14 +152,14 @@ mod tests {
 
     #[test]
     fn a_grant_is_told_in_a_sentence() {
-        let text = "[[grant]]\nto = [\"key:anna\", \"key:ben\"]\napps = [\"shop\"]\nactions = [\"release\", \"read\"]\nrefs = [\"v*\"]\nsignatures = 2\n\
+        let text = "[[grant]]\nto = [\"key:anna\", \"key:ben\"]\napps = [\"shop\"]\nactions = [\"release\", \"read\"]\ntags = [\"v*\"]\nsignatures = 2\n\
                     keys = \"hardware\"\ndowngrade = true\n[[grant]]\nto = \"unix-group:ops\"\napps = [\"*\"]\nactions = [\"*\"]\n";
         let agent = crate::settings::parse_agent(text);
         let told: Vec<String> = agent.grants.iter().map(told).collect();
         assert_eq!(
             told,
             [
-                "key:anna or key:ben may release, read shop, from v*, with 2 signatures, with hardware keys only, and may go back",
+                "key:anna or key:ben may release, read shop, from refs/tags/v*, with 2 signatures, with hardware keys only, and may go back",
                 "unix-group:ops may do everything to all apps"
             ]
         );

@@ -10,7 +10,7 @@ use agent_wire::sshsig::NAMESPACE;
 use agent_wire::{EVENTS_TYPE, view};
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
@@ -135,7 +135,7 @@ impl Shared {
     pub(super) fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
         let name: AppName = app.parse()?;
         let authorised = authorise(caller.clone(), right, &name, &self.house.settings.settings().agent.grants)?;
-        let engine = self.house.engines.get(&name).ok_or(NotTaken::NoApp(name))?;
+        let engine = self.house.engines.get(&name).ok_or_else(|| self.house.engines.absent(&name))?;
         Ok((engine, authorised))
     }
 
@@ -157,7 +157,10 @@ async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json
         let apps = shared.readable_engines(&caller)?.into_iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
         // Other apps' names and paths stand in them.
         let all = rights::may_see_all(&caller, &shared.house.settings.settings().agent.grants);
-        let complaints = shared.house.settings.complaints().iter().filter(|_| all).map(ToString::to_string).collect();
+        let of_files = shared.house.settings.complaints();
+        let absent = shared.house.engines.not_set_up(&shared.house.settings.settings());
+        let absent = absent.iter().map(|absent| absent.cure.as_ref().map_or(absent.to_string(), |cure| format!("{absent}; {cure}")));
+        let complaints = of_files.iter().map(ToString::to_string).chain(absent).filter(|_| all).collect();
         Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.house.engines.draining(), apps, complaints }))
     })
     .await
@@ -236,18 +239,56 @@ async fn fsck(State(shared): State<Shared>, Known(caller): Known, Named(app): Na
     long::answer(looking, there, shared.stop.clone(), long::SILENCE).await
 }
 
+/// The number of a run or the place of an event, behind which reading goes on.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(try_from = "u64")]
+struct Cursor(u64);
+
+/// What the journal can count to.
+const CURSOR: &str = "a whole number from 0 to 9223372036854775807";
+
+impl TryFrom<u64> for Cursor {
+    type Error = String;
+    fn try_from(number: u64) -> Result<Self, String> {
+        i64::try_from(number).map(|_| Self(number)).map_err(|_| format!("a cursor must be {CURSOR}"))
+    }
+}
+
+fn cursor(text: &[u8]) -> Option<Cursor> {
+    // A sign is none of a number's digits here.
+    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok().and_then(|number: u64| number.try_into().ok())
+}
+
+/// How many runs are answered with.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "u64")]
+struct Limit(u32);
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl TryFrom<u64> for Limit {
+    type Error = &'static str;
+    fn try_from(number: u64) -> Result<Self, &'static str> {
+        match number {
+            0 => Err("a limit must be 1 or more"),
+            number => Ok(Self(u32::try_from(number.min(1000)).unwrap_or(1000))),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RunsQuery {
     app: Option<String>,
     #[serde(default)]
-    after: u64,
-    #[serde(default = "fifty")]
-    limit: u32,
-}
-
-fn fifty() -> u32 {
-    50
+    after: Cursor,
+    #[serde(default)]
+    limit: Limit,
 }
 
 async fn runs(State(shared): State<Shared>, Known(caller): Known, Asked(query): Asked<RunsQuery>) -> Result<Json<view::Runs>, Refused> {
@@ -257,10 +298,10 @@ async fn runs(State(shared): State<Shared>, Known(caller): Known, Asked(query): 
     };
     blocking(move || {
         // Asked app by app, so that those whom the caller may not read take no place in the answer.
-        let limit = query.limit.clamp(1, 1000);
+        let Limit(limit) = query.limit;
         let mut runs = Vec::new();
         for engine in engines {
-            runs.extend(shared.house.engines.journal().runs(engine.name(), query.after, limit).map_err(NotTaken::from)?);
+            runs.extend(shared.house.engines.journal().runs(engine.name(), query.after.0, limit).map_err(NotTaken::from)?);
         }
         runs.sort_by_key(|run| std::cmp::Reverse(run.run));
         runs.truncate(limit as usize);
@@ -343,7 +384,8 @@ async fn run_evidence(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EventsQuery {
-    after: Option<u64>,
+    #[serde(default)]
+    after: Cursor,
 }
 
 async fn run_events(
@@ -355,7 +397,10 @@ async fn run_events(
 ) -> Result<Response, Refused> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     // The standard's own cursor goes first: a browser that reconnects repeats the address as it was.
-    let after = text("last-event-id").and_then(|id| id.parse().ok()).or(query.after).unwrap_or(0);
+    let Cursor(after) = match headers.get("last-event-id").map(HeaderValue::as_bytes) {
+        None | Some(b"") => query.after,
+        Some(id) => cursor(id).ok_or_else(|| Refused::misread("Last-Event-ID", &format!("must be {CURSOR}")))?,
+    };
     let (shape, kind) = if text("accept").is_some_and(|accept| accept.contains("text/event-stream")) {
         (events::Shape::ServerSent, "text/event-stream")
     } else {
@@ -413,9 +458,24 @@ async fn doctor(
                 what: "configuration".to_owned(),
                 level: view::Level::Error,
                 text: complaint.to_string(),
-                cure: Some("mend the file; the last good configuration stays in force until then".to_owned()),
+                cure: Some("mend the file; until then what was in force before stays in force".to_owned()),
             })
             .collect();
+        let settings = shared.house.settings.settings();
+        findings.extend(shared.house.settings.awaits_restart().filter(|_| all).map(|text| view::Finding {
+            app: None,
+            what: "configuration".to_owned(),
+            level: view::Level::Warning,
+            text,
+            cure: Some("systemctl restart release-agent".to_owned()),
+        }));
+        findings.extend(shared.house.engines.not_set_up(&settings).into_iter().filter(|_| all).map(|absent| view::Finding {
+            app: Some(absent.app.to_string()),
+            what: "set-up".to_owned(),
+            level: view::Level::Error,
+            text: absent.to_string(),
+            cure: absent.cure,
+        }));
         if engines.is_empty() {
             findings.push(view::Finding {
                 app: None,
@@ -426,7 +486,6 @@ async fn doctor(
             });
         }
         findings.extend(engines.iter().flat_map(|engine| engine.examine()));
-        let settings = shared.house.settings.settings();
         if query.app.is_none() && all {
             let newest = shared.house.engines.journal().newest();
             findings.extend(rights::findings(&settings, &shared.house.settings.material(), newest, Utc::now()));

@@ -155,7 +155,7 @@ impl AppEngine {
                 let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits_ref(reference))).count();
                 if allowed == 0 {
                     let text = format!("the repository answers, but none of its {} branches and tags may be released", refs.len());
-                    chart.add("git", Level::Error, text, Some("set `refs` to the branches and tags that may be released".to_owned()));
+                    chart.add("git", Level::Error, text, Some("name those that may be released in `branches` and `tags`".to_owned()));
                 } else {
                     chart.add(
                         "git",

@@ -1,5 +1,6 @@
 //! What takes requests and carries them out: an engine for each app, with a thread of its own, and the journal that they share.
 
+mod absent;
 mod database;
 mod doctor;
 mod fsck;
@@ -34,6 +35,7 @@ use crate::settings::{App, Settings};
 use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
+pub(crate) use absent::{Absent, NotStarted};
 use journal::{Asked, Evidence, Journal, JournalError, Limit, Stands, Taken};
 use look::Looker;
 use worker::Worker;
@@ -50,6 +52,9 @@ pub(crate) enum NotTaken {
     /// There is no such app.
     #[error("there is no app {0}")]
     NoApp(AppName),
+    /// Its file is there, and the app is not in force.
+    #[error(transparent)]
+    Absent(#[from] Absent),
     /// There is no such run, or not of this app.
     #[error("there is no run {0}")]
     NoRun(RunId),
@@ -438,6 +443,8 @@ pub(crate) struct Engines {
     apps: RwLock<BTreeMap<AppName, Running>>,
     /// Engines of apps that were removed, until their last run has ended.
     leaving: Mutex<Vec<Running>>,
+    /// Apps that have a file, and no engine.
+    absent: Mutex<BTreeMap<AppName, Absent>>,
     draining: AtomicBool,
     failed: tokio::sync::mpsc::UnboundedSender<JournalError>,
 }
@@ -447,21 +454,18 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// Why an app could not be taken up.
-#[derive(Debug, Error)]
-#[error("the app {app} cannot be taken up")]
-pub(crate) struct NotStarted {
-    /// The app.
-    pub app: AppName,
-    /// Why not.
-    #[source]
-    pub source: NotTaken,
-}
-
 impl Engines {
     /// No engine yet. A journal that fails in the middle of a run is told through `failed`: the agent must stop then, and start again.
     pub(crate) fn new(journal: Arc<Journal>, rights: Arc<dyn Rights>, failed: tokio::sync::mpsc::UnboundedSender<JournalError>) -> Self {
-        Self { journal, rights, apps: RwLock::default(), leaving: Mutex::default(), draining: AtomicBool::new(false), failed }
+        Self {
+            journal,
+            rights,
+            apps: RwLock::default(),
+            leaving: Mutex::default(),
+            absent: Mutex::default(),
+            draining: AtomicBool::new(false),
+            failed,
+        }
     }
 
     /// The journal.
@@ -490,6 +494,14 @@ impl Engines {
                 locked(&self.leaving).push(running);
             }
         }
+        let mut absent: BTreeMap<AppName, Absent> = BTreeMap::new();
+        for (name, complaint) in &settings.broken {
+            let why = format!("has no settings in force: {complaint}");
+            absent.insert(
+                name.clone(),
+                Absent { app: name.clone(), why, cure: Some("mend the file: it is read again when it changes".to_owned()) },
+            );
+        }
         for (name, app) in &settings.apps {
             let taken_up = match self.get(name) {
                 Some(engine) => engine.take_up(app),
@@ -498,8 +510,14 @@ impl Engines {
                     self.apps.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), running);
                 }),
             };
-            troubles.extend(taken_up.err().map(|source| NotStarted { app: name.clone(), source }));
+            if let Err(source) = taken_up {
+                if self.get(name).is_none() {
+                    absent.insert(name.clone(), Absent::new(app, &source));
+                }
+                troubles.push(NotStarted { app: name.clone(), source });
+            }
         }
+        *locked(&self.absent) = absent;
         troubles
     }
 
@@ -547,6 +565,16 @@ impl Engines {
     /// The engine of an app.
     pub(crate) fn get(&self, app: &AppName) -> Option<Arc<AppEngine>> {
         self.apps.read().unwrap_or_else(PoisonError::into_inner).get(app).map(|running| running.engine.clone())
+    }
+
+    /// Why there is no engine of an app.
+    pub(crate) fn absent(&self, app: &AppName) -> NotTaken {
+        locked(&self.absent).get(app).map_or_else(|| NotTaken::NoApp(app.clone()), |absent| absent.clone().into())
+    }
+
+    /// The apps that are set rightly, and yet have no engine.
+    pub(crate) fn not_set_up(&self, settings: &Settings) -> Vec<Absent> {
+        locked(&self.absent).values().filter(|absent| settings.apps.contains_key(&absent.app)).cloned().collect()
     }
 
     /// All engines.

@@ -32,15 +32,17 @@ impl AppEngine {
         let marker = format!("{}:plan", self.journal.id());
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
         let _cache = self.site.hold_cache(&|| watch.pause(Duration::from_millis(50)))?;
-        let allowed = Allowed { app: &app.refs, grant: authorised.refs(), via: None };
-        if git.has(revision, allowed, &watch).is_none() {
-            git.fetch(&app.refs, &watch)?;
-        }
+        let allowed = Allowed { app: &app.refs, grant: authorised.refs(), via: None, follows: app.follows.as_ref() };
+        let left_out = match git.has(revision, allowed, &watch) {
+            Some(_) => Vec::new(),
+            None => git.fetch(revision, allowed, &watch)?.left_out,
+        };
         let resolved = git.find(revision, allowed, &watch)?;
         let tree = git.tree(&resolved.commit, app.limits.files, &watch)?;
         let standing = self.standing(self.journal.standing(&self.name)?)?;
         let disk = self.site.disk()?;
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = left_out.iter().map(|left| format!("cannot fetch {left}")).collect();
+        warnings.extend(app.stale.as_ref().map(ToString::to_string));
         let reserved: &[&str] = if app.python.is_some() { &[crate::site::FACTS, "venv"] } else { &[crate::site::FACTS] };
         if let Err(err) = tree.judge(Budget { files: app.limits.files, bytes: app.limits.bytes }, reserved) {
             warnings.push(format!("it would fail: {}", chain(&err)));

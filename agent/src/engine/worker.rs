@@ -244,6 +244,15 @@ impl Worker {
         }
         cx.former = former;
         cx.target = target;
+        if let Some(stale) = app.stale.as_ref().filter(|_| !due.begun) {
+            telling.mark(What::Warning { step: None, text: stale.to_string() })?;
+            // The step runners read the file themselves, and would fail in the middle.
+            if app.executor == Executor::Units && matches!(act, Act::Release { .. } | Act::Stage { .. }) {
+                let failure =
+                    Failure::new(format!("the app's file is wrong: {}", stale.complaint)).with_hint("mend the file, and ask again");
+                obstacle = obstacle.or(Some(failure));
+            }
+        }
         if let Err(complaints) = secrets {
             let told: Vec<String> = complaints.iter().map(ToString::to_string).collect();
             let failure = Failure::new(format!("the secrets cannot be read: {}", told.join("; ")))

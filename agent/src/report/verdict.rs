@@ -12,6 +12,8 @@ use crate::tools::https::Reply;
 const LONGEST_REST: Duration = Duration::from_secs(600);
 /// A letter that is older is not tried any more.
 pub(super) const TOO_OLD: chrono::TimeDelta = chrono::TimeDelta::hours(24);
+/// The rest of a letter whose target was asked too often and does not say for how long: what GitHub wants then at the least.
+const A_MINUTE: Duration = Duration::from_secs(60);
 /// The most characters that are told of what a forge says about a refusal.
 const MOST_TOLD: usize = 200;
 
@@ -35,9 +37,12 @@ pub(super) enum Verdict {
 pub(super) fn judge(kind: Kind, reply: &Reply, hidden: &[String], now: DateTime<Utc>) -> Verdict {
     let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
     let says = answered(kind, reply.status, &body, hidden);
-    let rest = reply.header("retry-after").and_then(|text| parse_rest(text, now));
-    // GitHub tells with 403 that it was asked too often ("Rate limits for the REST API").
-    let asked_too_often = reply.status == 403 && (rest.is_some() || reply.header("x-ratelimit-remaining") == Some("0"));
+    let wanted = reply.header("retry-after").and_then(|text| parse_rest(text, now));
+    let is_spent = reply.header("x-ratelimit-remaining") == Some("0");
+    let until_reset = reply.header("x-ratelimit-reset").filter(|_| is_spent).and_then(|text| parse_reset(text, now));
+    // GitHub tells with 403, too, that it was asked too often ("Rate limits for the REST API"): of the secondary limit only its sentence tells.
+    let is_secondary = kind != Kind::Message && body["message"].as_str().is_some_and(is_of_secondary_limit);
+    let asked_too_often = reply.status == 429 || reply.status == 403 && (wanted.is_some() || is_spent || is_secondary);
     match reply.status {
         200..=299 if kind == Kind::Deployment => match body["id"].as_u64() {
             Some(number) => Verdict::Delivered(Some(number)),
@@ -48,8 +53,8 @@ pub(super) fn judge(kind: Kind, reply: &Reply, hidden: &[String], now: DateTime<
         400 if kind == Kind::Status && body["message"].as_str().is_some_and(|text| text.starts_with("Cannot transition status")) => {
             Verdict::Delivered(None)
         }
-        408 | 425 | 429 | 500.. => Verdict::Later { says, rest: rest.unwrap_or_default() },
-        403 if asked_too_often => Verdict::Later { says, rest: rest.unwrap_or(Duration::from_secs(60)) },
+        _ if asked_too_often => Verdict::Later { says, rest: wanted.or(until_reset).unwrap_or(A_MINUTE) },
+        408 | 425 | 500.. => Verdict::Later { says, rest: wanted.unwrap_or_default() },
         _ => Verdict::Never(says),
     }
 }
@@ -61,6 +66,18 @@ fn answered(kind: Kind, status: u16, body: &Value, hidden: &[String]) -> String 
     let told: String = told.chars().map(|char| if char.is_control() { ' ' } else { char }).take(MOST_TOLD).collect();
     let moved = if (300..400).contains(&status) { ", which leads elsewhere and is not followed" } else { "" };
     if told.is_empty() { format!("the answer was {status}{moved}") } else { format!("the answer was {status}{moved} ({told})") }
+}
+
+/// "You have exceeded a secondary rate limit…", and what it was called before: "You have triggered an abuse detection mechanism…".
+fn is_of_secondary_limit(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("secondary rate limit") || message.contains("abuse detection")
+}
+
+/// When the limit is counted anew, in seconds since 1970 ("Rate limits for the REST API").
+fn parse_reset(text: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let reset = DateTime::from_timestamp(text.trim().parse().ok()?, 0)?;
+    (reset - now).to_std().ok()
 }
 
 /// RFC 9110, section 10.2.3: seconds, or a date.
@@ -130,6 +147,21 @@ mod tests {
         assert_eq!(rest(judged(Kind::Status, 503, &[("retry-after", "soon")], "")), 0);
         assert_eq!(rest(judged(Kind::Status, 403, &[("retry-after", "7")], "")), 7);
         assert_eq!(rest(judged(Kind::Status, 403, &[("x-ratelimit-remaining", "0")], "")), 60);
+        assert_eq!(rest(judged(Kind::Status, 429, &[], "")), 60, "nothing is said of how long");
+        assert_eq!(rest(judged(Kind::Status, 503, &[], "")), 0);
+        let reset = (now().timestamp() + 300).to_string();
+        for status in [403, 429] {
+            let headers = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset.as_str())];
+            assert_eq!(rest(judged(Kind::Status, status, &headers, "")), 300);
+            let headers = [("retry-after", "7"), headers[0], headers[1]];
+            assert_eq!(rest(judged(Kind::Status, status, &headers, "")), 7, "what is asked for goes first");
+        }
+        let left = [("x-ratelimit-remaining", "12"), ("x-ratelimit-reset", reset.as_str())];
+        assert!(matches!(judged(Kind::Status, 403, &left, ""), Verdict::Never(_)), "the limit is not reached");
+        let secondary = "{\"message\":\"You have exceeded a secondary rate limit. Please wait a few minutes before you try again.\"}";
+        assert_eq!(rest(judged(Kind::Status, 403, &left, secondary)), 60, "it is not the token's fault");
+        assert_eq!(rest(judged(Kind::Deployment, 403, &[("retry-after", "90")], secondary)), 90);
+        assert!(matches!(judged(Kind::Message, 403, &[], secondary), Verdict::Never(_)), "a receiver's sentence is not understood");
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Dur
     findings.extend(grants(restart, workers));
     findings.extend(of_server(restart, link, link));
     findings.extend(of_workers(restart, workers, link, time));
-    if findings.is_empty() {
+    // Where nothing is restarted there is nothing that could be there.
+    if findings.is_empty() && *restart != Restart::None {
         findings.push(finding(Level::Good, "what restarts the app is there, and none of the known traps is in its set-up", None));
     }
     findings.sort_by_key(|finding| finding.level);

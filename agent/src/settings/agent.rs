@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use agent_model::grant::{Downgrade, Grant, KeyKinds, Principal, RefPattern, Scope};
+use agent_model::grant::{Downgrade, Grant, KeyKinds, Principal, Scope};
 use agent_model::names::AppName;
 use agent_model::request::Right;
 use agent_wire::sshsig::MOST_SIGNATURES;
 
 use super::kinds::{duration, integer, one_of, parsed, some_list, switch, text, texts_by_name, timeout};
 use super::reader::{self, Section, Value, nearest, shown};
-use super::{Agent, Complaint, Executor, defaults, https, issuer};
+use super::{Agent, Complaint, Executor, defaults, https, issuer, refs};
 
 /// Reads `text`, which stands in `file`. An empty text means the defaults: nobody is granted anything.
 pub(crate) fn parse(file: &Path, text: &str) -> Result<Agent, Vec<Complaint>> {
@@ -39,7 +39,7 @@ fn grant(section: &Section<'_>, issuers: &issuer::Kinds) -> Option<Grant> {
     let to = section.need("to", principals);
     let apps = section.need("apps", scope("it would allow nothing", parsed(str::parse::<AppName>)));
     let rights = section.need("actions", scope("it would allow nothing", right));
-    let refs = section.get("refs", some_list("leave it out to allow whatever the app allows", parsed(str::parse::<RefPattern>)));
+    let refs = refs::read(section, "leave it out to allow whatever the app allows");
     let signatures = section.get("signatures", integer(1..=MOST_SIGNATURES as u64));
     let key_kinds =
         section.get("keys", one_of(&[("software", KeyKinds::Software), ("any", KeyKinds::Any), ("hardware", KeyKinds::Hardware)]));

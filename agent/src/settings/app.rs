@@ -12,13 +12,12 @@ pub(super) use programs::STEPS;
 
 use std::path::{Path, PathBuf};
 
-use agent_model::grant::RefPattern;
 use agent_model::names::AppName;
 use agent_model::request::WhenBusy;
 
-use super::kinds::{absolute, integer, list, one_of, parsed, size, some_list, switch, within_release};
+use super::kinds::{absolute, integer, list, one_of, size, switch, within_release};
 use super::reader::{self, Section};
-use super::{App, Complaint, Executor, Submodules, defaults, report};
+use super::{App, Complaint, Executor, Submodules, defaults, refs, report};
 use crate::site::{Limits, Shared};
 use crate::tools::database;
 
@@ -31,7 +30,7 @@ pub(crate) fn parse(name: &AppName, file: &Path, text: &str) -> Result<App, Vec<
 pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let root = root(name, top);
     let git = origin::read(top);
-    let refs = top.get("refs", some_list("nothing could be released", parsed(str::parse::<RefPattern>)));
+    let refs = refs::read(top, "nothing could be released");
     let auto = auto::read(top, refs.as_deref());
     let python = programs::python(top);
     let env = programs::env(top);
@@ -46,7 +45,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let reports = report::read(name, top);
     Some(App {
         name: name.clone(),
-        refs: refs.unwrap_or_else(|| defaults::REFS.parse().into_iter().collect()),
+        refs: refs.unwrap_or_else(defaults::refs),
         follows: auto.follows,
         auto_pause: auto.pause,
         hint_files: auto.hint_files,
@@ -76,6 +75,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         hidden: Vec::new(),
         keep_runs: None,
         config: PathBuf::new(),
+        stale: None,
         // Last, because a question mark ends the reading.
         root: root?,
         git: git?,

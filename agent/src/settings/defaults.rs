@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-/// `refs`: any branch and any tag. What no branch or tag reaches (the commits of pull requests, say) is never released. A forge whose branches
+use agent_model::grant::RefPattern;
+
+/// `branches`, `tags`, `refs`: any branch and any tag. What no branch or tag reaches (the commits of pull requests, say) is never released. A forge whose branches
 /// are open to more people than may release wants a narrower list.
-pub(super) const REFS: &str = "*";
+pub(super) fn refs() -> Vec<RefPattern> {
+    [RefPattern::branch("*"), RefPattern::tag("*")].into_iter().flatten().collect()
+}
 /// `auto_pause`
 pub(super) const AUTO_PAUSE: Duration = Duration::from_secs(10);
 /// `keep_releases`

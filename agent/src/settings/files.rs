@@ -5,12 +5,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use agent_model::names::AppName;
+use agent_model::names::{AppName, BadName};
 
 use super::secrets::{read_hints, read_secrets, read_text};
 use super::trusted::{refuse_open_directories, refuse_writable};
-use super::{App, Complaint, Executor, Settings, agent, app, defaults, reader};
+use super::{App, Complaint, Executor, Settings, Stale, agent, app, defaults, reader};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
 use crate::site::closed_parts;
@@ -46,8 +47,32 @@ pub(crate) fn directory(given: Option<&Path>, whose: Whose, env: impl Fn(&str) -
     }
 }
 
+/// What the files say, as far as they are right.
+pub(crate) struct Loaded {
+    /// Nothing where `agent.toml` itself is wrong: it says who may do what to every app.
+    pub settings: Option<Settings>,
+    /// What is wrong, in all files.
+    pub complaints: Vec<Complaint>,
+}
+
+/// The settings that were in force, and since when those of each app were.
+#[derive(Clone, Copy)]
+pub(crate) struct Before<'a> {
+    pub settings: &'a Settings,
+    pub since: &'a BTreeMap<AppName, SystemTime>,
+}
+
 /// Reads everything in `config_dir`; every complaint of every file when there is any. A file or directory that is not there sets nothing.
+#[cfg(test)]
 pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
+    match load_over(config_dir, None) {
+        Loaded { settings: Some(settings), complaints } if complaints.is_empty() => Ok(settings),
+        Loaded { complaints, .. } => Err(complaints),
+    }
+}
+
+/// Reads everything in `config_dir`. A mistake in an app's file stops that app alone: it keeps the settings from before, or has none.
+pub(crate) fn load_over(config_dir: &Path, before: Option<Before<'_>>) -> Loaded {
     let mut complaints = refuse_open_directories(config_dir);
     let agent_file = config_dir.join("agent.toml");
     let agent_text = read_if_there(&agent_file).unwrap_or_else(|complaint| {
@@ -55,7 +80,9 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
         None
     });
     let agent = agent::parse(&agent_file, agent_text.as_deref().unwrap_or_default()).map_err(|more| complaints.extend(more)).ok();
+    let is_agent_right = complaints.is_empty();
 
+    let mut wrong = Wrong::default();
     let mut read: Vec<Read> = Vec::new();
     for file in app_files(config_dir).unwrap_or_else(|complaint| {
         complaints.push(*complaint);
@@ -63,35 +90,85 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
     }) {
         match read_app(&file) {
             Ok(one) => read.push(one),
-            Err(more) => complaints.extend(more),
+            Err(more) => match name_of(&file) {
+                Ok(name) => wrong.note(&name, more),
+                Err(_) => complaints.extend(more),
+            },
         }
     }
     let executor = agent.as_ref().map_or(Executor::Direct, |agent| agent.executor);
-    read.iter_mut().for_each(|one| carried_out_by(&mut one.app, executor));
-    match executor {
-        Executor::Direct => complaints.extend(read.iter().flat_map(|one| read_secrets(&one.app.secrets).err().unwrap_or_default())),
-        // With units the secrets are not the agent's to read.
-        Executor::Units => complaints.extend(read.iter().flat_map(Read::fits_units)),
-    }
     for one in &mut read {
+        carried_out_by(&mut one.app, executor);
+        let of_executor = match executor {
+            Executor::Direct => read_secrets(&one.app.secrets).err().unwrap_or_default(),
+            // With units the secrets are not the agent's to read.
+            Executor::Units => one.fits_units(),
+        };
+        wrong.note(&one.app.name, of_executor);
         match read_hints(&one.app.hint_files) {
             Ok(hints) => one.app.hints = hints,
-            Err(more) => complaints.extend(more),
+            Err(more) => wrong.note(&one.app.name, more),
         }
     }
-    complaints.extend(read.iter().enumerate().flat_map(|(place, one)| one.quarrels_with(read.get(..place).unwrap_or_default())));
-    match agent {
-        Some(agent) if complaints.is_empty() => {
-            let key = agent.https.as_ref().and_then(|https| https.key_file(config_dir));
-            let hidden: Vec<PathBuf> = hidden(config_dir, &read).into_iter().chain(key).collect();
-            for one in &mut read {
-                (one.app.hidden, one.app.keep_runs) = (hidden.clone(), agent.keep_runs);
-                one.app.config = config_dir.to_owned();
-            }
-            let apps: BTreeMap<AppName, Arc<App>> = read.into_iter().map(|one| (one.app.name.clone(), Arc::new(one.app))).collect();
-            Ok(Settings { agent, apps })
+    let right = |read: &mut Vec<Read>, wrong: &Wrong| {
+        read.retain(|one| !wrong.of_apps.contains_key(&one.app.name));
+        wrong.kept(before, executor)
+    };
+    let mut others = right(&mut read, &wrong);
+    // An app that keeps its earlier settings may quarrel with one whose new ones are right in themselves; then that one keeps its own, too.
+    loop {
+        let quarrels = read.iter().enumerate().map(|(place, one)| {
+            let earlier = read.get(..place).unwrap_or_default().iter().map(|other| &other.app);
+            (one.app.name.clone(), one.quarrels_with(earlier.chain(&others)))
+        });
+        let quarrels: Vec<(AppName, Vec<Complaint>)> = quarrels.filter(|(_, quarrels)| !quarrels.is_empty()).collect();
+        if quarrels.is_empty() {
+            break;
         }
-        _ => Err(complaints),
+        quarrels.into_iter().for_each(|(name, quarrels)| wrong.note(&name, quarrels));
+        others = right(&mut read, &wrong);
+    }
+    let settings = agent.filter(|_| is_agent_right).map(|agent| {
+        let key = agent.https.as_ref().and_then(|https| https.key_file(config_dir));
+        let mut apps: Vec<App> = read.into_iter().map(|one| one.app).chain(others).collect();
+        let hidden: Vec<PathBuf> = hidden(config_dir, apps.iter()).into_iter().chain(key).collect();
+        for app in &mut apps {
+            (app.hidden, app.keep_runs) = (hidden.clone(), agent.keep_runs);
+            app.config = config_dir.to_owned();
+        }
+        let apps: BTreeMap<AppName, Arc<App>> = apps.into_iter().map(|app| (app.name.clone(), Arc::new(app))).collect();
+        let broken = wrong.of_apps.iter().filter(|(name, _)| !apps.contains_key(*name));
+        let broken = broken.filter_map(|(name, told)| Some((name.clone(), told.first()?.to_string()))).collect();
+        Settings { agent, apps, broken }
+    });
+    complaints.extend(wrong.of_apps.into_values().flatten());
+    Loaded { settings, complaints }
+}
+
+/// What is wrong with the files of apps.
+#[derive(Default)]
+struct Wrong {
+    of_apps: BTreeMap<AppName, Vec<Complaint>>,
+}
+
+impl Wrong {
+    fn note(&mut self, name: &AppName, complaints: Vec<Complaint>) {
+        if !complaints.is_empty() {
+            self.of_apps.entry(name.clone()).or_default().extend(complaints);
+        }
+    }
+
+    /// The settings from before of each app whose file is wrong now.
+    fn kept(&self, before: Option<Before<'_>>, executor: Executor) -> Vec<App> {
+        let kept = self.of_apps.iter().filter_map(|(name, complaints)| {
+            let before = before?;
+            let mut app = App::clone(before.settings.apps.get(name)?);
+            carried_out_by(&mut app, executor);
+            let since = app.stale.as_ref().map(|stale| stale.since).or(before.since.get(name).copied());
+            app.stale = Some(Stale { complaint: complaints.first()?.to_string(), since: since.unwrap_or_else(SystemTime::now) });
+            Some(app)
+        });
+        kept.collect()
     }
 }
 
@@ -119,18 +196,18 @@ pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Com
     carried_out_by(&mut app, Executor::Units);
     // What other apps have is hidden from whoever builds; a file of theirs that cannot be read is theirs to put right.
     let others = app_files(config_dir).unwrap_or_default().iter().filter_map(|file| read_app(file).ok()).collect::<Vec<_>>();
-    (app.hidden, app.config) = (hidden(config_dir, &others), config_dir.to_owned());
+    (app.hidden, app.config) = (hidden(config_dir, others.iter().map(|other| &other.app)), config_dir.to_owned());
     Ok(app)
 }
 
 /// What is nobody's to read but the agent's: its configuration, the files with secrets that it names, and what the roots hold.
-fn hidden(config_dir: &Path, read: &[Read]) -> Vec<PathBuf> {
-    let of_app = |Read { app, .. }: &Read| {
+fn hidden<'a>(config_dir: &Path, apps: impl Iterator<Item = &'a App>) -> Vec<PathBuf> {
+    let of_app = |app: &App| {
         let files = app.secrets.iter().chain(&app.git.ssh_key).chain(app.hint_files.iter().map(|hint| &hint.secret_file));
         let files = files.chain(app.reports.iter().map(|report| &report.secret_file)).cloned();
         closed_parts(&app.root).chain(files).collect::<Vec<_>>()
     };
-    std::iter::once(config_dir.to_owned()).chain(read.iter().flat_map(of_app)).collect()
+    std::iter::once(config_dir.to_owned()).chain(apps.flat_map(of_app)).collect()
 }
 
 /// An app, and the text that it was read from.
@@ -142,27 +219,27 @@ struct Read {
 
 impl Read {
     /// What this app and one of `others` both claim.
-    fn quarrels_with(&self, others: &[Read]) -> Vec<Complaint> {
+    fn quarrels_with<'a>(&self, others: impl Iterator<Item = &'a App>) -> Vec<Complaint> {
         let mut complaints = Vec::new();
         for other in others {
-            let (mine, theirs) = (&self.app.root, &other.app.root);
+            let (mine, theirs) = (&self.app.root, &other.root);
             if mine.starts_with(theirs) || theirs.starts_with(mine) {
                 let says = if mine == theirs {
-                    format!("{} is the root of the app {} too", mine.display(), other.app.name)
+                    format!("{} is the root of the app {} too", mine.display(), other.name)
                 } else {
-                    format!("{} and {}, the root of the app {}, lie within each other", mine.display(), theirs.display(), other.app.name)
+                    format!("{} and {}, the root of the app {}, lie within each other", mine.display(), theirs.display(), other.name)
                 };
                 complaints.push(self.complain(&["root"], says, "give each app a directory of its own"));
             }
-            let (Restart::Handover(mine), Restart::Handover(theirs)) = (&self.app.restart, &other.app.restart) else { continue };
+            let (Restart::Handover(mine), Restart::Handover(theirs)) = (&self.app.restart, &other.restart) else { continue };
             if mine.socket == theirs.socket {
-                let says = format!("{} is the socket of the app {} too", mine.socket.display(), other.app.name);
+                let says = format!("{} is the socket of the app {} too", mine.socket.display(), other.name);
                 complaints.push(self.complain(&["restart", "socket"], says, "give each app a socket of its own"));
             }
             if let (Starter::Unit(unit), Starter::Unit(other_unit)) = (&mine.starter, &theirs.starter)
                 && unit == other_unit
             {
-                let says = format!("{unit} starts the instances of the app {} too", other.app.name);
+                let says = format!("{unit} starts the instances of the app {} too", other.name);
                 complaints.push(self.complain(&["restart", "unit"], says, "give each app a template unit of its own"));
             }
         }
@@ -232,9 +309,14 @@ fn app_files(config_dir: &Path) -> Result<Vec<PathBuf>, Box<Complaint>> {
     Ok(files)
 }
 
+/// The name of the app that a file is for.
+fn name_of(file: &Path) -> Result<AppName, BadName> {
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default().parse()
+}
+
 fn read_app(file: &Path) -> Result<Read, Vec<Complaint>> {
-    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let name: AppName = stem.parse().map_err(|err: agent_model::names::BadName| {
+    let name = name_of(file).map_err(|err| {
+        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let better: String = stem.to_lowercase().chars().map(|char| if matches!(char, '_' | ' ' | '.') { '-' } else { char }).collect();
         let complaint = Complaint::of_file(file, format!("the file is named like its app, and {err}"));
         vec![match better.parse::<AppName>() {

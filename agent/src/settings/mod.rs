@@ -9,6 +9,7 @@ pub(crate) mod https;
 mod issuer;
 mod kinds;
 mod reader;
+mod refs;
 pub(crate) mod report;
 pub(crate) mod secrets;
 #[cfg(test)]
@@ -17,13 +18,15 @@ pub(crate) mod trusted;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use agent_model::grant::{Grant, RefPattern};
 use agent_model::names::{AppName, RefName};
 use agent_model::request::WhenBusy;
+use chrono::{DateTime, Utc};
 
 use crate::restart::{Restart, worker::Worker};
 use crate::site::{Limits, Shared};
@@ -32,7 +35,9 @@ use crate::trust::Issuer;
 use crate::trust::Secret;
 use crate::trust::hint::Source;
 
-pub(crate) use files::{executor, load, load_app};
+#[cfg(test)]
+pub(crate) use files::load;
+pub(crate) use files::{executor, load_app, load_over};
 
 /// Reads a text as every kind of file that there is.
 #[cfg(fuzzing)]
@@ -68,6 +73,25 @@ pub(crate) struct Settings {
     pub agent: Agent,
     /// `apps/*.toml`
     pub apps: BTreeMap<AppName, Arc<App>>,
+    /// Apps whose files are wrong and that have no earlier settings, each with the first complaint.
+    pub broken: BTreeMap<AppName, String>,
+}
+
+/// That the file of an app is wrong, and the app goes on with the settings that it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stale {
+    /// The first complaint about what is on disk now.
+    pub complaint: String,
+    /// When the settings in force were read.
+    pub since: SystemTime,
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = DateTime::<Utc>::from(self.since);
+        let pattern = if since.date_naive() == Utc::now().date_naive() { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" };
+        write!(formatter, "{}; the settings of {} are in force", self.complaint, since.format(pattern))
+    }
 }
 
 /// `agent.toml`.
@@ -109,7 +133,7 @@ pub(crate) struct App {
     pub root: PathBuf,
     /// `repository`, `allow_local`, `ssh_key`, `known_hosts`
     pub git: git::Settings,
-    /// `refs`
+    /// `branches`, `tags`, `refs`, in this order
     pub refs: Vec<RefPattern>,
     /// `auto`: the branch whose newest commit is released when a hint says that it may have moved.
     pub follows: Option<RefName>,
@@ -161,6 +185,8 @@ pub(crate) struct App {
     pub executor: Executor,
     /// What programs that run code of strangers may not read, for the sake of all apps; known when all files were read.
     pub hidden: Vec<PathBuf>,
+    /// Where the file on disk is wrong, and these are the settings from before.
+    pub stale: Option<Stale>,
 }
 
 /// `[[hint]]`: who may say that the repository has changed.

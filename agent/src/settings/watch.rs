@@ -1,21 +1,24 @@
 //! The settings in force, and the thread that takes up new ones when the files change.
 //!
 //! What is watched are directories, never files: a watch on a file is blind once another file was renamed over it. The directory above is watched
-//! too, for a directory can be replaced or be made later. After every change all watches are set anew and all files are read anew; only a
-//! configuration without any complaint replaces the one in force.
+//! too, for a directory can be replaced or be made later. After every change all watches are set anew and all files are read anew. An app whose file
+//! is wrong keeps the settings that it had; where agent.toml is wrong, everything does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use agent_model::names::AppName;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
+use super::files::{Before, Loaded};
 use super::https::{self, Listed, Material};
-use super::{Complaint, Settings, load};
+use super::{Complaint, Settings, load_over};
 use crate::trust::Revoked;
 
 /// How long the directories must be quiet before the files are read: editors and package managers write in several strokes.
@@ -40,27 +43,40 @@ struct Inner {
     complaints: watch::Sender<Arc<Vec<Complaint>>>,
     /// Where the list of revoked keys is kept, so that one that is lost is missed after a restart, too.
     kept: OnceLock<PathBuf>,
-    /// Held while files are read, so that what was read later is never replaced by what was read earlier.
-    reading: Mutex<()>,
+    /// `socket_group`, as the control socket was made with.
+    socket_group: Option<String>,
+    /// Since when the settings of each app are in force. Held while files are read, so that what was read later is never replaced by what was read
+    /// earlier.
+    since: Mutex<BTreeMap<AppName, SystemTime>>,
 }
 
 impl InForce {
-    /// Puts in force what is in `config_dir`, without watching it.
+    /// Puts in force what is in `config_dir`, without watching it. A mistake in the file of one app is no reason to keep all others from being served;
+    /// where nothing is right, nothing is put in force.
     pub(crate) fn load(config_dir: &Path) -> Result<Self, Vec<Complaint>> {
         // Events name absolute paths only when the watched path is one.
         let config_dir = std::path::absolute(config_dir).unwrap_or_else(|_| config_dir.to_owned());
-        let settings = Arc::new(load(&config_dir)?);
+        let Loaded { settings, complaints: of_files } = load_over(&config_dir, None);
+        let settings = match settings {
+            Some(settings) if of_files.is_empty() || !settings.apps.is_empty() => Arc::new(settings),
+            _ => return Err(of_files),
+        };
         let (material, complaints) = https::load(&settings, &config_dir, &Material::default());
         if !complaints.is_empty() {
-            return Err(complaints);
+            return Err(complaints.into_iter().chain(of_files).collect());
         }
+        for complaint in &of_files {
+            tracing::error!("{complaint}");
+        }
+        let since = settings.apps.keys().map(|name| (name.clone(), SystemTime::now())).collect();
         let inner = Inner {
             config_dir,
+            socket_group: settings.agent.socket_group.clone(),
             settings: watch::Sender::new(settings),
             material: watch::Sender::new(Arc::new(material)),
-            complaints: watch::Sender::new(Arc::default()),
+            complaints: watch::Sender::new(Arc::new(of_files)),
             kept: OnceLock::new(),
-            reading: Mutex::new(()),
+            since: Mutex::new(since),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -117,6 +133,13 @@ impl InForce {
         self.inner.config_dir.join("allowed_signers")
     }
 
+    /// What is set otherwise than at the start, and counts only from the next one on.
+    pub(crate) fn awaits_restart(&self) -> Option<String> {
+        let named = |group: &Option<String>| group.as_ref().map_or("not set".to_owned(), |group| format!("{group:?}"));
+        let (now, start) = (&self.settings().agent.socket_group, &self.inner.socket_group);
+        (now != start).then(|| format!("socket_group is {} now, and the socket was made when it was {}", named(now), named(start)))
+    }
+
     /// The settings now and each time that they change.
     pub(crate) fn follow(&self) -> watch::Receiver<Arc<Settings>> {
         self.inner.settings.subscribe()
@@ -134,11 +157,14 @@ impl InForce {
 
     /// Reads all files again, and puts them in force when nothing is wrong with them. It reads files: not for a thread that must not wait.
     pub(crate) fn reload(&self) -> Result<Arc<Settings>, Arc<Vec<Complaint>>> {
-        let _reading = self.inner.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let (settings, mut complaints) = match load(&self.inner.config_dir) {
-            Ok(settings) => (Some(Arc::new(settings)), Vec::new()),
-            Err(complaints) => (None, complaints),
-        };
+        let mut since = self.inner.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.settings();
+        let Loaded { settings, mut complaints } = load_over(&self.inner.config_dir, Some(Before { settings: &before, since: &since }));
+        let settings = settings.map(Arc::new);
+        if let Some(settings) = &settings {
+            let changed = settings.apps.iter().filter(|(name, app)| app.stale.is_none() && before.apps.get(*name) != Some(*app));
+            since.extend(changed.map(|(name, _)| (name.clone(), SystemTime::now())));
+        }
         // The files beside the settings count whatever is wrong with the settings: what is revoked is revoked at once.
         let governing = settings.clone().unwrap_or_else(|| self.settings());
         let (material, more) = https::load(&governing, &self.inner.config_dir, &self.material());
@@ -172,7 +198,11 @@ impl InForce {
             differ
         });
         if taken_up {
-            tracing::info!(apps = settings.apps.len(), "the configuration has changed and is in force");
+            let what = if complaints.is_empty() { "the configuration" } else { "what is right of the configuration" };
+            tracing::info!(apps = settings.apps.len(), "{what} has changed and is in force");
+            if let Some(awaits) = self.awaits_restart() {
+                tracing::warn!("{awaits}: it counts from the next start on (systemctl restart release-agent)");
+            }
         }
         if complaints.is_empty() { Ok(settings) } else { Err(complaints) }
     }

@@ -243,8 +243,11 @@ fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
     if settings::executor(&wish.config) == Some(Executor::Direct) {
         return Err(SetupError::Direct(wish.config.join("agent.toml")));
     }
-    let settings = settings::load(&wish.config).map_err(complained)?;
+    let loaded = settings::load_over(&wish.config, None);
     let file = wish.config.join("apps").join(format!("{}.toml", wish.app));
+    // A mistake in the file of another app is that app's.
+    let is_wrong = loaded.settings.as_ref().is_none_or(|settings| settings.broken.contains_key(&wish.app));
+    let Some(settings) = loaded.settings.filter(|_| !is_wrong) else { return Err(complained(loaded.complaints)) };
     let Some(app) = settings.apps.get(&wish.app).cloned() else { return Err(SetupError::NoApp { app: wish.app.clone(), file }) };
     if wish.manner != Manner::Show && wish.config != Path::new(CONFIG) {
         return Err(Refusal {

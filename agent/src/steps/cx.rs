@@ -167,7 +167,7 @@ impl Cx<'_> {
             Act::Release { via, .. } | Act::Stage { via, .. } => via.as_ref(),
             _ => None,
         };
-        Allowed { app: &self.app.refs, grant: self.refs, via }
+        Allowed { app: &self.app.refs, grant: self.refs, via, follows: self.app.follows.as_ref() }
     }
 
     /// For whom the run's jobs are done.

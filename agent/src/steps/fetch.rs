@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use agent_model::grant::Back;
+use agent_model::names::Revision;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
 use super::room::counted;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
-use crate::tools::git::{Apart, Fetched, GitError};
+use crate::tools::Watch;
+use crate::tools::git::{Apart, Fetched, Git, GitError, Resolved};
 use crate::work::chain;
 
 /// How often the cache is looked at while somebody else holds it.
@@ -42,12 +44,8 @@ impl Step for Fetch {
         let may_be_known = *cx.back == Back::Always;
         let (did, resolved, subject, apart) = cx.git(|git, watch| {
             // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
-            let (did, resolved) = match git.fetch(&cx.app.refs, watch) {
-                Ok(Fetched::Nothing) => (Did::Nothing("the cache was up to date".to_owned()), git.find(revision, cx.allowed(), watch)?),
-                Ok(Fetched::Refs(count)) => {
-                    cx.note(format!("{} brought up to date", counted(count as u64, "ref")));
-                    (Did::It, git.find(revision, cx.allowed(), watch)?)
-                }
+            let (did, resolved) = match git.fetch(revision, cx.allowed(), watch) {
+                Ok(did) => found(cx, git, revision, &did, watch)?,
                 Err(err) => match may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten() {
                     Some(resolved) => {
                         cx.warn(format!("the repository cannot be asked whether a ref still reaches the commit: {}", chain(&err)));
@@ -57,7 +55,15 @@ impl Step for Fetch {
                 },
             };
             let (subject, apart) = match cx.former_commit() {
-                Some(live) => git.subject_and_apart(live, &resolved.commit, watch).map(|(subject, apart)| (subject, Some(apart)))?,
+                Some(live) => {
+                    let (subject, mut apart) = git.subject_and_apart(live, &resolved.commit, watch)?;
+                    // Only what was asked for was fetched, and the live commit may be reached by another ref.
+                    if apart.is_err() && !git.knows(live, watch) {
+                        git.fetch_all(&cx.app.refs, watch)?;
+                        apart = git.apart(live, &resolved.commit, watch);
+                    }
+                    (subject, Some(apart))
+                }
                 None => (git.subject(&resolved.commit, watch)?, None),
             };
             Ok::<_, GitError>((did, resolved, subject, apart))
@@ -69,6 +75,28 @@ impl Step for Fetch {
         cx.target = Some(target);
         Ok(did)
     }
+}
+
+/// So many refs that could not be fetched are named.
+const MOST_NAMED: usize = 3;
+
+/// The commit that is asked for, once what it needs was fetched. Refs that could not be had are warned of, beside the one that was asked for.
+fn found(cx: &Cx<'_>, git: &Git<'_>, revision: &Revision, fetched: &Fetched, watch: &Watch<'_>) -> Result<(Did, Resolved), GitError> {
+    let did = match fetched.refs {
+        0 => Did::Nothing("the cache was up to date".to_owned()),
+        count => {
+            cx.note(format!("{} brought up to date", counted(count as u64, "ref")));
+            Did::It
+        }
+    };
+    let found = git.find(revision, cx.allowed(), watch);
+    if !matches!(found, Err(GitError::LeftOut(_))) {
+        fetched.left_out.iter().take(MOST_NAMED).for_each(|left| cx.warn(format!("cannot fetch {left}")));
+        if let Some(more) = fetched.left_out.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+            cx.warn(format!("cannot fetch {} more", counted(more as u64, "ref")));
+        }
+    }
+    found.map(|resolved| (did, resolved))
 }
 
 /// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.

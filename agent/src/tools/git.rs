@@ -1,27 +1,30 @@
 //! Git, by its command line: by absolute path, argument vectors only, nobody's configuration, no hook, no helper, and `--` before data.
 //!
-//! The cache is bare. The remote's allowed branches and tags are mirrored into it under their own names; what the remote no longer has is deleted
-//! there first, so that a branch may take the place of a directory of branches.
+//! The cache is bare. Allowed branches and tags of the remote are kept in it under their own names; what the remote no longer has is deleted there
+//! first, so that a branch may take the place of a directory of branches. A request fetches the refs that it names, and no others ([`fetch`]).
 
+mod allowed;
 mod error;
+mod fetch;
 mod history;
 mod tree;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
 
-use agent_model::grant::RefPattern;
 use agent_model::names::{CommitId, RefName};
 
 use super::{Program, ProgramError, Watch, first_program};
 
+pub(crate) use allowed::{Allowed, Whose};
 pub(crate) use error::GitError;
+pub(crate) use fetch::Fetched;
+use fetch::LeftOut;
 pub(crate) use history::Apart;
 pub(crate) use tree::{Budget, Tree, TreeError};
 
@@ -61,71 +64,8 @@ impl Repository {
 pub(crate) struct Resolved {
     /// The commit.
     pub commit: CommitId,
-    /// The ref that was named, or the first allowed one that reaches the commit.
+    /// The ref that was named, or the one of those that reach the commit by which it is known best ([`Allowed::rank`]).
     pub reference: RefName,
-}
-
-/// The refs that may be released from: the app's patterns, narrowed by those of a grant.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Allowed<'a> {
-    /// Of the app.
-    pub app: &'a [RefPattern],
-    /// Of the grant.
-    pub grant: Option<&'a [RefPattern]>,
-    /// The one ref that must reach the commit, where the request names it beside the commit.
-    pub via: Option<&'a RefName>,
-}
-
-/// Who allows refs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose {
-    /// The app, for everybody.
-    App,
-    /// The grant of whoever asks.
-    Grant,
-    /// The request itself.
-    Request,
-}
-
-impl fmt::Display for Whose {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::App => "the app",
-            Self::Grant => "the grant",
-            Self::Request => "the request",
-        })
-    }
-}
-
-impl Allowed<'_> {
-    fn allows(&self, reference: &RefName) -> bool {
-        let fits = |patterns: &[RefPattern]| patterns.iter().any(|pattern| pattern.fits_ref(reference));
-        fits(self.app) && self.grant.is_none_or(fits) && self.via.is_none_or(|via| via == reference)
-    }
-
-    fn whose(&self) -> Whose {
-        match (self.via, self.grant) {
-            (Some(_), _) => Whose::Request,
-            (None, Some(_)) => Whose::Grant,
-            (None, None) => Whose::App,
-        }
-    }
-
-    fn words(&self) -> Vec<String> {
-        if let Some(via) = self.via {
-            return vec![via.to_string()];
-        }
-        self.grant.unwrap_or(self.app).iter().map(|pattern| pattern.as_str().to_owned()).collect()
-    }
-}
-
-/// What a fetch did.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fetched {
-    /// The cache was up to date.
-    Nothing,
-    /// So many refs came, moved or went.
-    Refs(usize),
 }
 
 /// What stands in the configuration of the cache, and nothing else (git-config(1); the version is that of the format of a repository).
@@ -143,6 +83,10 @@ pub(crate) struct Git<'a> {
     cache: &'a Path,
     /// The refs of the cache, as long as nothing was changed in it.
     known_refs: RefCell<Option<Rc<Refs>>>,
+    /// Once something was fetched: the refs that the cache has as the remote has them. What another ref reaches now is not known.
+    fresh: RefCell<Option<BTreeSet<RefName>>>,
+    /// The refs that the remote has and that could not be brought into the cache.
+    left_out: RefCell<Vec<LeftOut>>,
 }
 
 /// Something that git is asked, and what for.
@@ -157,7 +101,7 @@ type Refs = BTreeMap<RefName, (String, String)>;
 impl<'a> Git<'a> {
     /// The cache at `cache`.
     pub(crate) fn new(settings: &'a Settings, cache: &'a Path) -> Self {
-        Self { settings, cache, known_refs: RefCell::default() }
+        Self { settings, cache, known_refs: RefCell::default(), fresh: RefCell::default(), left_out: RefCell::default() }
     }
 
     fn git(&self) -> Result<Program, GitError> {
@@ -180,6 +124,8 @@ impl<'a> Git<'a> {
         let config = [
             "core.hooksPath=/dev/null",
             "core.fsmonitor=false",
+            // It says whose parent a commit is, and is believed.
+            "core.commitGraph=false",
             "core.attributesFile=/dev/null",
             "core.protectNTFS=false",
             "core.autocrlf=false",
@@ -330,44 +276,6 @@ impl<'a> Git<'a> {
         Ok(Question { act: "read the refs of the cache", program })
     }
 
-    /// Brings the allowed refs of the remote into the cache, and forgets those that the remote no longer has.
-    pub(crate) fn fetch(&self, allowed: &[RefPattern], watch: &Watch<'_>) -> Result<Fetched, GitError> {
-        let remote = self.refs_of_both(watch)?;
-        if remote.is_empty() {
-            return Err(GitError::Empty(self.settings.repository.url()));
-        }
-        self.make_cache(&remote, watch)?;
-        let fits = |reference: &RefName| allowed.iter().any(|pattern| pattern.fits_ref(reference));
-        let wanted: BTreeMap<_, _> = remote.into_iter().filter(|(reference, _)| fits(reference)).collect();
-        let cached = self.refs(watch)?;
-        let stale: Vec<&RefName> = cached.keys().filter(|reference| !wanted.contains_key(reference)).collect();
-        let moved: Vec<&RefName> = wanted
-            .iter()
-            .filter(|(reference, id)| cached.get(*reference).map(|(id, _)| id) != Some(id))
-            .map(|(reference, _)| reference)
-            .collect();
-        if !(stale.is_empty() && moved.is_empty()) {
-            self.known_refs.replace(None);
-        }
-        if !stale.is_empty() {
-            let deletes: String = stale.iter().map(|reference| format!("delete {reference}\n")).collect();
-            self.ask("forget refs that are gone", watch, self.git()?.args(["update-ref", "--stdin"]).input(deletes.into_bytes()))?;
-        }
-        if !moved.is_empty() {
-            let refspecs: String = moved.iter().map(|reference| format!("+{reference}:{reference}\n")).collect();
-            let program = self
-                .git()?
-                .args(["fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-progress", "--stdin", "--"])
-                .arg(self.settings.repository.url())
-                .input(refspecs.into_bytes());
-            program.run(watch).map_err(|source| GitError::Program { act: "fetch from the repository", source })?;
-        }
-        match stale.len() + moved.len() {
-            0 => Ok(Fetched::Nothing),
-            count => Ok(Fetched::Refs(count)),
-        }
-    }
-
     /// Reads every object of the cache, and tells the first thing that is wrong with it; nothing where there is no cache yet. Not `--connectivity-only`:
     /// that reads no file's contents, and it is contents that a release checks out.
     pub(crate) fn fsck(&self, watch: &Watch<'_>) -> Result<Option<String>, GitError> {
@@ -381,44 +289,6 @@ impl<'a> Git<'a> {
                 Ok(Some(first.cloned().unwrap_or_else(|| source.to_string())))
             }
             Err(source) => Err(GitError::Program { act: "verify the cache", source }),
-        }
-    }
-
-    fn make_cache(&self, remote: &BTreeMap<RefName, String>, watch: &Watch<'_>) -> Result<(), GitError> {
-        if self.cache.join("HEAD").exists() {
-            self.remove_stale_locks();
-            self.remove_half_packs();
-            return Ok(());
-        }
-        let format = if remote.values().any(|id| id.len() == 64) { "sha256" } else { "sha1" };
-        let program = self.git()?.args(["init", "--quiet", "--bare", "--template="]).arg(format!("--object-format={format}"));
-        program.run(watch).map_err(|source| GitError::Program { act: "make the cache", source })
-    }
-
-    /// Locks in the cache are left by a git that was killed: the app's lock is ours, so no other git of ours is at work.
-    fn remove_stale_locks(&self) {
-        let mut dirs = vec![self.cache.to_owned(), self.cache.join("refs/heads"), self.cache.join("refs/tags")];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-                let path = entry.path();
-                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                if is_dir && dir.starts_with(self.cache.join("refs")) {
-                    dirs.push(path);
-                } else if !is_dir && path.extension().is_some_and(|ending| ending == "lock") {
-                    // git itself tells when it is still in the way.
-                    let _ = std::fs::remove_file(path);
-                }
-            }
-        }
-    }
-
-    /// Packs that were cut off in their middle stay, each as large as what had come, and nobody else removes them: `gc.auto` is off.
-    fn remove_half_packs(&self) {
-        for entry in std::fs::read_dir(self.cache.join("objects/pack")).into_iter().flatten().flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(b"tmp_") {
-                // It is in nobody's way but the disk's.
-                let _ = std::fs::remove_file(entry.path());
-            }
         }
     }
 

@@ -290,6 +290,10 @@ impl Call {
             let value = hyper::header::HeaderValue::from_str(value).map_err(|_| CallError::Header(name))?;
             request = request.header(*name, value);
         }
+        // Not by itself where the body is empty, and some proxies refuse a POST without it (RFC 9110, section 8.6).
+        if self.method != Method::GET {
+            request = request.header("content-length", self.body.len());
+        }
         let body = Full::new(Bytes::copy_from_slice(&self.body));
         request.body(body).map_err(|_| CallError::Address(BadAddress::Unreadable))
     }

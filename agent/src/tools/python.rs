@@ -13,6 +13,7 @@ mod known;
 mod own;
 mod project;
 mod requirements;
+mod vcs;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub(crate) use error::PythonError;
 use host::{Host, Interpreter, Tool, Whose};
 use key::Key;
 use project::Way;
-use requirements::{Reading, Tree};
+use requirements::{Reading, Tree, package_of};
 
 /// `[python]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,8 +157,8 @@ impl Wanted {
 ///
 /// # Errors
 /// [`PythonError`] when the interpreter or the installer is missing, or the release asks for something that is refused.
-pub(crate) fn wanted(settings: &Settings, release: &Path, watch: &Watch<'_>) -> Result<Wanted, PythonError> {
-    wanted_on(Host::here(), settings, release, watch)
+pub(crate) fn wanted(settings: &Settings, release: &Path, hidden: &[PathBuf], watch: &Watch<'_>) -> Result<Wanted, PythonError> {
+    wanted_on(Host::here(), settings, release, hidden, watch)
 }
 
 /// The agent's own installer, for people.
@@ -175,7 +176,7 @@ pub(crate) fn shared_caches() -> Vec<PathBuf> {
     Host::here().shared_caches()
 }
 
-fn wanted_on(host: Host, settings: &Settings, release: &Path, watch: &Watch<'_>) -> Result<Wanted, PythonError> {
+fn wanted_on(host: Host, settings: &Settings, release: &Path, hidden: &[PathBuf], watch: &Watch<'_>) -> Result<Wanted, PythonError> {
     let tree = Tree::of(release)?;
     let mut reading = Reading::default();
     let way = project::find(settings, &tree, &mut reading)?;
@@ -193,12 +194,15 @@ fn wanted_on(host: Host, settings: &Settings, release: &Path, watch: &Watch<'_>)
     way.add_to(&mut key);
     for package in &settings.packages {
         key.add("package", package);
+        reading.names(&package_of(package), "[python] packages", None);
     }
     for (file, bytes) in &reading.files {
         key.add("file", file.as_os_str().as_encoded_bytes());
         key.add("bytes", bytes);
     }
     host.add_indexes_to(&mut key, &tool, &way, &tree)?;
+    let bounds = Arc::new(Bounds { writable: Vec::new(), hidden: hidden.to_vec() });
+    vcs::resolve(&host, &mut reading, &bounds, &mut key, watch)?;
     if reading.tied {
         key.add("release", tree.root().as_os_str().as_encoded_bytes());
     }

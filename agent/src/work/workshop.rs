@@ -117,7 +117,7 @@ impl Asked<'_, '_> {
     fn want(&self) -> Result<Answer, Failure> {
         let (name, dir) = self.release()?;
         let settings = self.workshop.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
-        let wanted = self.with_installer(settings, python::wanted(settings, &dir, self.watch)?, &dir)?;
+        let wanted = self.with_installer(settings, python::wanted(settings, &dir, &self.workshop.hidden, self.watch)?, &dir)?;
         let answer = Wanted {
             key: wanted.key().to_owned(),
             told: wanted.told(),
@@ -174,7 +174,7 @@ impl Asked<'_, '_> {
         }
         let by_pip = || {
             let by_pip = python::Settings { installer: python::Installer::Pip, ..settings.clone() };
-            python::wanted(&by_pip, dir, self.watch).ok().filter(|_| settings.installer == python::Installer::Auto)
+            python::wanted(&by_pip, dir, &self.workshop.hidden, self.watch).ok().filter(|_| settings.installer == python::Installer::Auto)
         };
         if python::installer_was_refused(&caches)
             && let Some(by_pip) = by_pip()

@@ -15,7 +15,7 @@ pub(crate) fn status(apps: &Apps, now: DateTime<Utc>) -> String {
         blocks.push(painted(WARN, "! the agent is about to stop, and takes no request"));
     }
     if !apps.complaints.is_empty() {
-        let mut lines = vec![painted(BAD, "! the configuration on disk is not in force; the last good one is:")];
+        let mut lines = vec![painted(BAD, "! not in force, as it is on disk now:")];
         lines.extend(apps.complaints.iter().map(|complaint| format!("  {}", indented(complaint, 2))));
         blocks.push(lines.join("\n"));
     }

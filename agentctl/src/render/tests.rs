@@ -601,7 +601,7 @@ fn status_tells_what_matters_first() {
     assert_snapshot!(plain(&status(&apps, now())), @r"
     ! the agent is about to stop, and takes no request
 
-    ! the configuration on disk is not in force; the last good one is:
+    ! not in force, as it is on disk now:
       apps/blog.toml:3: unknown key
 
     shop  2026-11-20-22-45-23-1a2b3c4d5e6f is live

@@ -120,7 +120,7 @@ impl Rig {
                 self.bench.app("demo", &format!("{head}{settings}\n[shared]\ndirs = [\"media\"]\n{hooks}"));
             }
             What::Plain => {
-                let settings = format!("repository = {:?}\nrefs = [\"main\"]\n", self.repo.path());
+                let settings = format!("repository = {:?}\nbranches = [\"main\"]\n", self.repo.path());
                 self.bench.app("site", &format!("{head}{settings}{}", hooks.replace("before = \"migrate\"", "after = \"seal\"")));
             }
         }

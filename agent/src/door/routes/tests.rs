@@ -362,7 +362,7 @@ fn every_view_is_as_the_contract_says() {
         to: vec!["key:ci".into()],
         apps: Some(vec!["shop".into()]),
         actions: Some(vec!["release".into()]),
-        refs: Some(vec!["v*".into()]),
+        refs: Some(vec!["refs/tags/v*".into()]),
         signatures: 1,
         claims: [("repository_id".to_owned(), "7".to_owned())].into(),
         downgrade: true,

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use crate::settings::kinds::{absolute, duration, one_of, some_text};
 use crate::settings::reader::{Section, Value, shown};
-use crate::settings::{HintFile, defaults};
+use crate::settings::{HintFile, defaults, refs};
 use crate::trust::hint::Source;
 
 /// What is set of it.
@@ -25,20 +25,20 @@ const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Dura
 /// What `auto` can be.
 enum Word {
     Off,
-    FirstOfRefs,
+    FirstBranch,
     Branch(RefName),
 }
 
-/// Reads it; `refs` is what the app may be released from, where that is set and right.
+/// Reads it; `refs` is what the app may be released from, branches first, where that is set and right.
 pub(super) fn read(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Auto {
     let pause = top.get("auto_pause", duration(PAUSES)).unwrap_or(defaults::AUTO_PAUSE);
     let follows = match top.get("auto", word) {
         None | Some(Word::Off) => None,
-        Some(Word::FirstOfRefs) => first_of(top, refs),
+        Some(Word::FirstBranch) => first_of(top, refs),
         Some(Word::Branch(branch)) => {
             if refs.is_some_and(|refs| !refs.iter().any(|pattern| pattern.fits_ref(&branch))) {
-                let says = format!("{:?} fits none of `refs`, so nothing of it could be released", shown(branch.short()));
-                top.complain("auto", says, "add the branch to `refs`, or name one that is there");
+                let says = format!("{:?} fits none of the refs that the app may be released from", shown(branch.short()));
+                top.complain("auto", says, "add it to `branches`, or name one that is there");
             }
             Some(branch)
         }
@@ -54,7 +54,7 @@ pub(super) fn read(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Auto {
 fn word(value: &Value<'_>) -> Option<Word> {
     match value.item() {
         DeValue::Boolean(false) => Some(Word::Off),
-        DeValue::Boolean(true) => Some(Word::FirstOfRefs),
+        DeValue::Boolean(true) => Some(Word::FirstBranch),
         DeValue::String(_) => {
             let text = some_text(value)?;
             let branch = text.strip_prefix("refs/heads/").unwrap_or(&text);
@@ -70,11 +70,11 @@ fn word(value: &Value<'_>) -> Option<Word> {
 /// `auto = true`
 fn first_of(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Option<RefName> {
     let first = refs.and_then(|refs| refs.first());
-    let branch = first.and_then(RefPattern::only).and_then(|name| format!("refs/heads/{name}").parse().ok());
-    // Whoever wrote `refs` wrongly is told so there.
-    if branch.is_none() && (first.is_some() || !top.has("refs")) {
-        let says = "follows the first of `refs`, and that is not the whole name of a branch";
-        top.complain("auto", says, "write auto = \"main\", or begin `refs` with the name of a branch");
+    let branch = first.and_then(RefPattern::only).filter(|only| !only.is_tag());
+    // Whoever wrote those wrongly is told so there.
+    if branch.is_none() && (first.is_some() || !refs::is_set(top)) {
+        let says = "follows the first of `branches`, and that is not the whole name of a branch";
+        top.complain("auto", says, "write auto = \"main\", or begin `branches` with the whole name of one");
     }
     branch
 }

@@ -3,10 +3,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::SystemTime;
+
+use agent_model::names::AppName;
 
 use super::{Directory, MINIMAL, sentences};
-use crate::settings::files::{Whose, directory};
-use crate::settings::load;
+use crate::settings::files::{Before, Whose, directory};
+use crate::settings::{load, load_over};
 
 fn complaints(dir: &Directory) -> String {
     sentences(&load(&dir.path()).unwrap_err()).replace(&format!("{}/", dir.path().display()), "")
@@ -56,7 +59,7 @@ fn every_file_is_complained_of_at_once() {
         "apps/dir.toml: is not a file\n",
         "apps/gone.toml: is not there\n",
         "apps/latin.toml:2:3: is not UTF-8 text\n",
-        "apps/open.toml: can be written by anybody on this host (mode 0666), and decides what is believed or run; chmod o-w",
+        "apps/open.toml: can be written by anybody on this host (mode 0666), and it decides what is believed or run; chmod o-w",
     ] {
         assert!(said.contains(expected), "{expected}\n---\n{said}");
     }
@@ -149,4 +152,38 @@ fn where_the_directory_is() {
     };
     assert_eq!(found(None, Whose::User, &service).as_deref(), Some("/etc/release-agent"));
     assert_eq!(found(Some("conf"), Whose::User, &service).as_deref(), Some("conf"));
+}
+
+#[test]
+fn a_mistake_in_the_file_of_one_app_stops_that_app_alone() {
+    let dir = Directory::new();
+    dir.write("apps/a.toml", &format!("root = \"/srv/a\"\n{MINIMAL}"));
+    dir.write("apps/b.toml", &format!("root = \"/srv/b\"\n{MINIMAL}"));
+    let first = load(&dir.path()).unwrap();
+    let since = first.apps.keys().map(|name| (name.clone(), SystemTime::UNIX_EPOCH)).collect();
+    let again = || load_over(&dir.path(), Some(Before { settings: &first, since: &since }));
+    let name = |name: &str| name.parse::<AppName>().unwrap();
+
+    dir.write("apps/a.toml", &format!("root = \"/srv/a\"\n{MINIMAL}keep_releases = 7\n"));
+    dir.write("apps/b.toml", "repositry = \"x\"\n");
+    dir.write("apps/c.toml", "x");
+    let loaded = again();
+    let settings = loaded.settings.unwrap();
+    assert_eq!(settings.apps[&name("a")].keep_releases, 7, "what is right is taken up");
+    let b = &settings.apps[&name("b")];
+    assert_eq!((b.root.as_path(), b.git.clone()), (Path::new("/srv/b"), first.apps[&name("b")].git.clone()));
+    let told = b.stale.as_ref().unwrap().to_string();
+    assert!(told.contains("apps/b.toml:1:1: ") && told.ends_with("the settings of 1970-01-01 00:00 UTC are in force"), "{told}");
+    assert!(settings.broken[&name("c")].contains("apps/c.toml:1:2: this is not TOML"));
+    assert!(loaded.complaints.len() >= 3);
+
+    // What another app still has is not to be had, though it is given up in a file that is wrong.
+    dir.write("apps/a.toml", &format!("root = \"/srv/b\"\n{MINIMAL}"));
+    let settings = again().settings.unwrap();
+    assert_eq!(settings.apps[&name("a")].root, Path::new("/srv/a"));
+    assert!(settings.apps[&name("a")].stale.as_ref().unwrap().complaint.contains("/srv/b is the root of the app b too"));
+
+    // What is wrong with agent.toml concerns every app.
+    dir.write("agent.toml", "grants = 1\n");
+    assert!(again().settings.is_none());
 }

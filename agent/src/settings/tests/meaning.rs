@@ -18,7 +18,8 @@ fn only_the_repository_has_to_be_set() {
     let app = shop(MINIMAL).unwrap();
     assert_eq!(app.git.repository, Repository::Ssh("git@host:acme/shop.git".into()));
     assert_eq!(app.root, Path::new("/var/shop"));
-    assert!(app.refs.iter().any(|pattern| pattern.fits("any/branch")));
+    let released = |name: &str| app.refs.iter().any(|pattern| pattern.fits_ref(&name.parse().unwrap()));
+    assert!(released("refs/heads/any/branch") && released("refs/tags/any"));
     assert_eq!((app.keep_releases, app.when_busy, app.submodules), (20, WhenBusy::Queue, Submodules::Refuse));
     assert_eq!((app.python, app.django, app.backup), (None, None, None));
     assert_eq!(app.restart, Restart::None);
@@ -74,10 +75,10 @@ fn what_is_followed() {
     for (text, expected) in [
         ("", None),
         ("auto = false\n[[hint]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"", None),
-        ("auto = true\nrefs = [\"main\", \"v*\"]", Some("refs/heads/main")),
+        ("auto = true\nbranches = [\"main\"]\ntags = [\"v*\"]", Some("refs/heads/main")),
         ("auto = \"next\"", Some("refs/heads/next")),
         ("auto = \"refs/heads/next\"", Some("refs/heads/next")),
-        ("auto = \"release/2026\"\nrefs = [\"v*\", \"release/*\"]", Some("refs/heads/release/2026")),
+        ("auto = \"release/2026\"\nbranches = [\"v*\", \"release/*\"]", Some("refs/heads/release/2026")),
     ] {
         assert_eq!(followed(text).as_deref(), expected, "{text}");
     }
@@ -127,7 +128,8 @@ fn a_whole_file() {
     let app = shop(
         r#"
 repository    = "git@github.com:acme/shop.git"
-refs          = ["main", "v*"]       # a released commit must be reachable from one of these
+branches      = ["main"]             # a released commit must be reachable from one of these
+tags          = ["v*"]
 keep_releases = 20
 when_busy     = "queue"              # queue | latest | refuse
 
@@ -194,13 +196,13 @@ fn the_agents_own_file() {
     let none = agent::parse(Path::new("agent.toml"), "").unwrap();
     assert_eq!((none.grants.len(), none.socket_group, none.drain_timeout), (0, None, Duration::from_secs(600)));
     let text = "socket_group = \"ops\"\ndrain_timeout = \"1m\"\n[[grant]]\nto = \"unix-group:deployers\"\napps = [\"*\"]\nactions = [\"release\", \"read\"]\n\
-                refs = [\"v*\"]\n[[grant]]\nto = \"unix-user:anna\"\napps = [\"shop\"]\nactions = [\"*\"]\n";
+                tags = [\"v*\"]\n[[grant]]\nto = \"unix-user:anna\"\napps = [\"shop\"]\nactions = [\"*\"]\n";
     let some = agent::parse(Path::new("agent.toml"), text).unwrap();
     assert_eq!((some.socket_group.as_deref(), some.drain_timeout), (Some("ops"), Duration::from_secs(60)));
     assert_eq!(some.grants[0].to, [Principal::UnixGroup("deployers".into())]);
     assert_eq!(some.grants[0].apps, Scope::All);
     assert_eq!(some.grants[0].rights, Scope::Only(vec![Right::Release, Right::Read]));
-    assert_eq!(some.grants[0].refs.as_ref().unwrap()[0].as_str(), "v*");
+    assert_eq!(some.grants[0].refs.as_ref().unwrap()[0].as_str(), "refs/tags/v*");
     assert_eq!(some.grants[1].apps, Scope::Only(vec!["shop".parse().unwrap()]));
     assert_eq!((&some.grants[1].rights, &some.grants[1].refs), (&Scope::All, &None));
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use agent_model::names::{RefName, Revision};
 use thiserror::Error;
 
+use super::fetch::{Fault, LeftOut};
 use super::{TreeError, Whose};
 use crate::tools::ProgramError;
 
@@ -44,6 +45,17 @@ pub(crate) enum GitError {
         /// The patterns.
         allowed: Vec<String>,
     },
+    /// An allowed ref may reach it, but its history cannot be read.
+    #[error("whether {reference} reaches {what} cannot be told: the cache lacks a part of its history")]
+    Torn {
+        /// The commit.
+        what: String,
+        /// The ref.
+        reference: RefName,
+    },
+    /// The ref is there and allowed, and could not be fetched.
+    #[error("cannot fetch {0}")]
+    LeftOut(LeftOut),
     /// The ref exists, but is not allowed, and so was never fetched.
     #[error("the repository has {reference}, but {whose} allows only {}", allowed.join(", "))]
     RefNotAllowed {
@@ -87,14 +99,23 @@ impl GitError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { nearest, .. } if nearest.is_empty() => Some(
-                "push it first, or look at `repository` and `refs` in the app's file: only what those refs reach is fetched".to_owned(),
+                "push it first, or look at `repository`, `branches` and `tags` in the app's file: only what those reach is fetched"
+                    .to_owned(),
             ),
             Self::Unknown { nearest, .. } => Some(format!("did you mean {}?", nearest.join(", "))),
             Self::NotAllowed { whose, .. } | Self::RefNotAllowed { whose, .. } => Some(match whose {
-                Whose::App => "release a commit that one of them reaches, or add its branch to `refs` in the app's file".to_owned(),
-                Whose::Grant => "release a commit that one of them reaches, or have `refs` of the grant in agent.toml widened".to_owned(),
+                Whose::App => "release a commit that one of them reaches, or add its branch to `branches` in the app's file".to_owned(),
+                Whose::Grant => {
+                    "release a commit that one of them reaches, or have the grant in agent.toml widened (`branches`, `tags`)".to_owned()
+                }
                 Whose::Request => "push the commit to that ref, if the app and the grant allow it, or name another `ref`".to_owned(),
             }),
+            Self::Torn { .. } => Some(UNSHALLOW.to_owned()),
+            Self::LeftOut(left) => match &left.fault {
+                Fault::Malformed { .. } => Some(format!("`git fsck` in a clone names it too: push {} without it", left.reference)),
+                Fault::Shallow => Some(UNSHALLOW.to_owned()),
+                Fault::Said(_) | Fault::Untried => None,
+            },
             Self::Ambiguous { .. } => Some("give more digits, or the full name: refs/heads/… or refs/tags/…".to_owned()),
             Self::Empty(_) => Some("push a branch to it first".to_owned()),
             Self::Program { source, .. } => program_hint(source),
@@ -119,6 +140,8 @@ impl GitError {
     }
 }
 
+const UNSHALLOW: &str =
+    "complete the shallow clone that `repository` names (git fetch --unshallow), or name the repository that it was cloned from";
 const BAD_CERTIFICATE: &str = "the server's certificate is not believed: it may have expired, be for another name, or have an issuer that this host does not \
                                know (SSL_CERT_FILE in the agent's environment names others); look at this host's clock, too";
 const NOBODY_LISTENS: &str =

@@ -4,7 +4,7 @@ use agent_model::names::{CommitId, RefName, Revision};
 use agent_wire::view::Commit;
 
 use super::{Allowed, Git, GitError, Question, Refs, Resolved};
-use crate::tools::Watch;
+use crate::tools::{ProgramError, Watch};
 
 /// How many commits one of two has that the other has not, and the other way round.
 pub(crate) type Apart = Result<(u64, u64), GitError>;
@@ -17,39 +17,65 @@ fn parse_counts(text: &str) -> Apart {
     Ok((ahead, behind))
 }
 
+/// So many refs may have a history that cannot be read before no further one is asked.
+const MOST_UNREAD: usize = 10;
+
+/// The refs that a revision may name. A whole object name is that object, whatever a branch is called: only a full name means such a branch.
+pub(super) fn names_of(revision: &Revision) -> impl Iterator<Item = RefName> {
+    let prefixes: &[&str] = if revision.as_str().parse::<CommitId>().is_ok() { &[] } else { &["", "refs/heads/", "refs/tags/"] };
+    prefixes.iter().filter_map(move |prefix| format!("{prefix}{revision}").parse().ok())
+}
+
+fn unknown(revision: &Revision, refs: &Refs) -> GitError {
+    let wanted = revision.as_str().rsplit("refs/heads/").next().unwrap_or_default();
+    let mut near: Vec<(f64, String)> =
+        refs.keys().map(|reference| (strsim::jaro_winkler(wanted, reference.short()), reference.short().to_owned())).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let nearest = near.into_iter().filter(|(likeness, _)| *likeness > 0.6).map(|(_, name)| name).take(5).collect();
+    GitError::Unknown { revision: revision.clone(), nearest }
+}
+
 impl Git<'_> {
-    /// The commit of a whole id that the cache has and an allowed ref reaches: then nothing need be fetched.
+    /// The commit of a whole id that the cache has, and that an allowed ref reaches as it was when it was fetched last.
     pub(crate) fn has(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Option<Resolved> {
         let whole = revision.as_str().parse::<CommitId>();
+        self.fresh.replace(None);
         (whole.is_ok() && self.cache.join("HEAD").exists()).then(|| self.resolve(revision, allowed, watch).ok()).flatten()
     }
 
-    /// Finds the commit that a revision names, in a cache that was just fetched into. A ref that is not allowed was not fetched: whoever names one is
-    /// told so, and not that there is none.
+    /// Finds the commit that a revision names, in a cache that was just fetched into. A ref that is not allowed was not fetched, and one that could not
+    /// be had is of an earlier time: whoever names such a one is told so, and not that there is none.
     pub(crate) fn find(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
         self.resolve(revision, allowed, watch).map_err(|err| {
+            if !matches!(err, GitError::Unknown { .. } | GitError::NotAllowed { .. } | GitError::Torn { .. }) {
+                return err;
+            }
+            let names: Vec<RefName> = allowed.via.cloned().into_iter().chain(names_of(revision)).collect();
+            if let Some(left) = self.left_out.borrow().iter().find(|left| names.contains(&left.reference)) {
+                return GitError::LeftOut(left.clone());
+            }
             if !matches!(err, GitError::Unknown { .. }) {
                 return err;
             }
             // When the remote cannot be asked again, the first answer stands.
             let remote = self.remote_refs(watch).unwrap_or_default();
-            let named = |prefix: &str| format!("{prefix}{revision}").parse::<RefName>().ok().filter(|name| remote.contains_key(name));
-            match ["", "refs/heads/", "refs/tags/"].into_iter().find_map(named) {
+            match names.into_iter().find(|name| remote.contains_key(name)) {
                 Some(reference) => GitError::RefNotAllowed { reference, whose: allowed.whose(), allowed: allowed.words() },
                 None => err,
             }
         })
     }
 
+    /// Whether a ref of the cache may be gone by: once something was fetched, only one that is as the remote has it.
+    fn is_fresh(&self, reference: &RefName) -> bool {
+        self.fresh.borrow().as_ref().is_none_or(|fresh| fresh.contains(reference))
+    }
+
     /// Finds the commit that a revision names, among what the allowed refs reach.
     pub(crate) fn resolve(&self, revision: &Revision, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<Resolved, GitError> {
         let refs = self.refs(watch)?;
-        let text = revision.as_str();
-        let full = |prefix: &str| format!("{prefix}{text}").parse::<RefName>().ok().filter(|name| refs.contains_key(name));
-        let mut named: Vec<RefName> = ["", "refs/heads/", "refs/tags/"].into_iter().filter_map(full).collect();
         let mut candidates: Vec<(String, CommitId, Option<RefName>)> = Vec::new();
-        named.dedup();
-        for reference in named {
+        for reference in names_of(revision).filter(|name| refs.contains_key(name) && self.is_fresh(name)) {
             let commit = match refs.get(&reference) {
                 Some((id, kind)) if kind == "commit" => id.parse().ok(),
                 // A tag with a message names what it tags.
@@ -67,7 +93,7 @@ impl Git<'_> {
         commits.sort();
         commits.dedup();
         match commits.len() {
-            0 => Err(self.unknown(revision, &refs)),
+            0 => Err(unknown(revision, &refs)),
             1 => {
                 let commit = candidates[0].1.clone();
                 // What was named and is allowed goes before whatever else reaches the commit.
@@ -83,15 +109,6 @@ impl Git<'_> {
                 candidates: candidates.into_iter().map(|(told, _, _)| told).collect(),
             }),
         }
-    }
-
-    fn unknown(&self, revision: &Revision, refs: &Refs) -> GitError {
-        let wanted = revision.as_str().rsplit("refs/heads/").next().unwrap_or_default();
-        let mut near: Vec<(f64, String)> =
-            refs.keys().map(|reference| (strsim::jaro_winkler(wanted, reference.short()), reference.short().to_owned())).collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let nearest = near.into_iter().filter(|(likeness, _)| *likeness > 0.6).map(|(_, name)| name).take(5).collect();
-        GitError::Unknown { revision: revision.clone(), nearest }
     }
 
     fn peel(&self, name: &str, watch: &Watch<'_>) -> Result<Option<CommitId>, GitError> {
@@ -116,15 +133,30 @@ impl Git<'_> {
         Ok(commits.filter(|commit| commit.as_str().starts_with(prefix)).collect())
     }
 
+    /// The ref by which a commit is released that was named by itself. What git lists is what may reach it: a ref is listed, too, whose history git
+    /// cannot read (ref-filter.c takes an error for a yes). So each is asked on its own, and an error is a no.
     fn reaching(&self, commit: &CommitId, allowed: Allowed<'_>, watch: &Watch<'_>) -> Result<RefName, GitError> {
+        const ACT: &str = "ask which refs reach the commit";
         let program = self.git()?.args(["for-each-ref", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"]);
-        let text = self.ask_text("ask which refs reach the commit", watch, program)?;
-        let mut reaching = text.lines().filter_map(|line| line.parse().ok());
-        reaching.find(|reference| allowed.allows(reference)).ok_or_else(|| GitError::NotAllowed {
-            what: format!("the commit {}", commit.short()),
-            whose: allowed.whose(),
-            allowed: allowed.words(),
-        })
+        let text = self.ask_text(ACT, watch, program.quiet())?;
+        let listed = text.lines().filter_map(|line| line.parse::<RefName>().ok());
+        let mut listed: Vec<RefName> = listed.filter(|reference| allowed.allows(reference) && self.is_fresh(reference)).collect();
+        listed.sort_by(|one, other| allowed.rank(one).cmp(&allowed.rank(other)));
+        let mut unread = Vec::new();
+        for reference in listed {
+            match self.git()?.args(["merge-base", "--is-ancestor", commit.as_str(), reference.as_str()]).quiet().run(watch) {
+                Ok(()) => return Ok(reference),
+                // git-merge-base(1): "with status 1 if not. Errors are signaled by a non-zero status that is not 1."
+                Err(ProgramError::Failed { status, .. }) if status.code() == Some(1) => {}
+                Err(ProgramError::Failed { .. }) if unread.len() < MOST_UNREAD => unread.push(reference),
+                Err(source) => return Err(GitError::Program { act: ACT, source }),
+            }
+        }
+        let what = format!("the commit {}", commit.short());
+        match unread.into_iter().next() {
+            Some(reference) => Err(GitError::Torn { what, reference }),
+            None => Err(GitError::NotAllowed { what, whose: allowed.whose(), allowed: allowed.words() }),
+        }
     }
 
     /// The first line of a commit's message.

@@ -5,6 +5,9 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use agent_model::grant::RefPattern;
+
+use super::fetch::{Fault, Fetched};
 use super::*;
 use crate::tools::Cancel;
 
@@ -56,8 +59,10 @@ impl Repo {
     }
 }
 
+/// Patterns by full names; a short one stands for branches and tags.
 fn patterns(words: &[&str]) -> Vec<RefPattern> {
-    words.iter().map(|word| word.parse().unwrap()).collect()
+    let of_both = |word: &str| vec![RefPattern::branch(word).unwrap(), RefPattern::tag(word).unwrap()];
+    words.iter().flat_map(|word| word.parse().map_or_else(|_| of_both(word), |full| vec![full])).collect()
 }
 
 fn with_git<T>(repo: &Repo, cache: &Path, act: impl FnOnce(&Git<'_>, &Watch<'_>) -> T) -> T {
@@ -69,13 +74,26 @@ fn with_git<T>(repo: &Repo, cache: &Path, act: impl FnOnce(&Git<'_>, &Watch<'_>)
     act(&Git::new(&settings, cache), &watch)
 }
 
-fn fetched(repo: &Repo, cache: &Path, allowed: &[&str]) -> Result<Fetched, GitError> {
-    with_git(repo, cache, |git, watch| git.fetch(&patterns(allowed), watch))
+fn fetched(repo: &Repo, cache: &Path, allowed: &[&str]) -> Result<usize, GitError> {
+    with_git(repo, cache, |git, watch| git.fetch_all(&patterns(allowed), watch)).map(|fetched| fetched.refs)
+}
+
+fn of_app(app: &[RefPattern]) -> Allowed<'_> {
+    Allowed { app, grant: None, via: None, follows: None }
+}
+
+/// What a release fetches and finds.
+fn found(repo: &Repo, cache: &Path, revision: &str, allowed: Allowed<'_>) -> Result<(Fetched, Resolved), GitError> {
+    let revision = revision.parse().unwrap();
+    with_git(repo, cache, |git, watch| {
+        let fetched = git.fetch(&revision, allowed, watch)?;
+        git.find(&revision, allowed, watch).map(|found| (fetched, found))
+    })
 }
 
 fn resolved(repo: &Repo, cache: &Path, revision: &str, allowed: &[&str]) -> Result<Resolved, GitError> {
     let app = patterns(allowed);
-    with_git(repo, cache, |git, watch| git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: None, via: None }, watch))
+    with_git(repo, cache, |git, watch| git.resolve(&revision.parse().unwrap(), of_app(&app), watch))
 }
 
 fn cache() -> (tempfile::TempDir, PathBuf) {
@@ -98,8 +116,8 @@ fn a_branch_a_tag_a_commit_and_its_beginning_are_found_and_nothing_else_is() {
     repo.git(&["checkout", "-q", "secret"]);
     let hidden = repo.commit("a", "3");
     let allowed = ["main", "v*"];
-    assert_eq!(fetched(&repo, &cache, &allowed).unwrap(), Fetched::Refs(5));
-    assert_eq!(fetched(&repo, &cache, &allowed).unwrap(), Fetched::Nothing);
+    assert_eq!(fetched(&repo, &cache, &allowed).unwrap(), 5);
+    assert_eq!(fetched(&repo, &cache, &allowed).unwrap(), 0);
     let commit = |revision: &str| resolved(&repo, &cache, revision, &allowed).map(|resolved| resolved.commit);
     assert_eq!(commit("main").unwrap(), second);
     assert_eq!(commit("refs/heads/main").unwrap(), second);
@@ -145,6 +163,141 @@ fn names_that_mean_two_things_are_told() {
     assert_eq!(resolved(&repo, &cache, "refs/heads/main", &["*"]).unwrap().commit, second);
 }
 
+/// Puts a commit whose author has no address on a branch, as a broken tool would; the answer is its id.
+fn malformed(repo: &Repo, branch: &str) -> String {
+    let text = repo.git(&["cat-file", "commit", "main"]).replace(" <t@example.org>", " ");
+    fs::write(repo.path().join(".git/malformed"), text + "\n").unwrap();
+    let id = repo.git(&["hash-object", "-t", "commit", "-w", "--literally", ".git/malformed"]);
+    repo.git(&["update-ref", &format!("refs/heads/{branch}"), &id]);
+    id
+}
+
+#[test]
+fn a_push_to_one_branch_cannot_stop_a_release_of_another() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    let first = repo.commit("a", "1");
+    repo.git(&["branch", "same"]);
+    let bad = malformed(&repo, "bot");
+    for at in 0..8 {
+        repo.git(&["branch", &format!("b{at}"), "main"]);
+    }
+    let all = patterns(&["*"]);
+    // By its name: nothing else is fetched.
+    let (did, here) = found(&repo, &cache, "main", of_app(&all)).unwrap();
+    assert_eq!((did, here.commit), (Fetched { refs: 1, left_out: Vec::new() }, first));
+    // By a commit: all are, but for the one that cannot be, which is told with its commit and its fault.
+    let (did, here) = found(&repo, &cache, repo.commit("a", "2").as_str(), of_app(&all)).unwrap();
+    assert_eq!((did.refs, here.reference.as_str()), (10, "refs/heads/main"));
+    let [left] = did.left_out.as_slice() else { panic!("{:?}", did.left_out) };
+    let told = left.to_string();
+    assert!(told.starts_with(&format!("refs/heads/bot ({}): the object {bad} is malformed: missingEmail", &bad[..12])), "{told}");
+    // Whoever asks for it is told the same.
+    let err = found(&repo, &cache, "bot", of_app(&all)).unwrap_err();
+    assert!(matches!(&err, GitError::LeftOut(left) if left.reference.as_str() == "refs/heads/bot"), "{err}");
+    assert!(err.to_string().contains(&bad) && err.hint().unwrap().contains("git fsck"), "{err}");
+    // What a ref reached before it turned bad is not what it reaches now.
+    let second = repo.git(&["rev-parse", "main"]);
+    malformed(&repo, "main");
+    let main = patterns(&["main"]);
+    let err = found(&repo, &cache, &second, of_app(&main)).unwrap_err();
+    assert!(matches!(err, GitError::NotAllowed { .. }), "{err}");
+}
+
+#[test]
+fn a_server_that_is_gone_is_told_as_that_and_not_as_the_fault_of_a_ref() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    repo.commit("a", "1");
+    (0..8).for_each(|at| drop(repo.git(&["branch", &format!("b{at}")])));
+    // It still tells its refs, and none of them can be had.
+    let blob = repo.git(&["rev-parse", "main:a"]);
+    fs::remove_file(repo.path().join(".git/objects").join(&blob[..2]).join(&blob[2..])).unwrap();
+    let err = fetched(&repo, &cache, &["*"]).unwrap_err();
+    assert!(matches!(err, GitError::Program { .. }), "{err}");
+}
+
+#[test]
+fn nothing_is_found_by_a_ref_that_has_moved_since_it_was_fetched() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    repo.commit("a", "1");
+    let taken_back = repo.commit("a", "2");
+    repo.git(&["branch", "release"]);
+    fetched(&repo, &cache, &["*"]).unwrap();
+    // `main` still reaches it; `release`, which alone the grant allows, no longer does.
+    repo.git(&["branch", "-f", "release", "main~1"]);
+    let (app, grant) = (patterns(&["*"]), patterns(&["release"]));
+    let allowed = Allowed { grant: Some(&grant), ..of_app(&app) };
+    for revision in ["main", taken_back.as_str(), &taken_back.as_str()[..9]] {
+        let err = found(&repo, &cache, revision, allowed).unwrap_err();
+        assert!(matches!(err, GitError::NotAllowed { .. }), "{revision}: {err}");
+    }
+}
+
+#[test]
+fn what_a_shallow_clone_lacks_is_taken_for_a_no_and_told_as_that() {
+    let full = Repo::new();
+    full.commit("a", "1");
+    let second = full.commit("a", "2");
+    let third = full.commit("a", "3");
+    full.git(&["checkout", "-q", "--orphan", "ok"]);
+    full.commit("a", "only this is allowed");
+    full.git(&["checkout", "-q", "main"]);
+    let repo = Repo { dir: tempfile::tempdir().unwrap() };
+    let url = format!("file://{}", full.path().display());
+    repo.git(&["clone", "-q", "--bare", "--depth", "2", "--no-single-branch", &url, "."]);
+    let (_dir, cache) = cache();
+    let (all, ok) = (patterns(&["*"]), patterns(&["ok"]));
+    let err = found(&repo, &cache, "main", of_app(&all)).unwrap_err();
+    assert!(matches!(&err, GitError::LeftOut(left) if left.fault == Fault::Shallow), "{err}");
+    assert!(err.hint().unwrap().contains("--unshallow"));
+    // Its commits are in the cache, and no ref that is allowed reaches them.
+    for commit in [&third, &second] {
+        let err = found(&repo, &cache, commit.as_str(), of_app(&ok)).unwrap_err();
+        assert!(matches!(&err, GitError::Torn { reference, .. } if reference.as_str() == "refs/heads/ok"), "{err}");
+        let revision = commit.as_str().parse().unwrap();
+        assert_eq!(with_git(&repo, &cache, |git, watch| git.has(&revision, of_app(&ok), watch)), None);
+    }
+    assert_eq!(found(&repo, &cache, "ok", of_app(&ok)).unwrap().1.reference.as_str(), "refs/heads/ok");
+}
+
+#[test]
+fn a_whole_commit_is_that_commit_whatever_a_branch_is_called() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    let first = repo.commit("a", "1");
+    let second = repo.commit("a", "2");
+    repo.git(&["update-ref", &format!("refs/heads/{first}"), second.as_str()]);
+    let unknown = "0123456789abcdef0123456789abcdef01234567";
+    repo.git(&["update-ref", &format!("refs/tags/{unknown}"), second.as_str()]);
+    let all = patterns(&["*"]);
+    assert_eq!(found(&repo, &cache, first.as_str(), of_app(&all)).unwrap().1.commit, first);
+    assert!(matches!(found(&repo, &cache, unknown, of_app(&all)), Err(GitError::Unknown { .. })), "a tag passed for a commit");
+    let full = format!("refs/heads/{first}");
+    assert_eq!(found(&repo, &cache, &full, of_app(&all)).unwrap().1.commit, second);
+}
+
+#[test]
+fn a_commit_is_known_by_the_ref_that_was_asked_for_or_else_by_the_one_that_the_settings_name() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    let first = repo.commit("a", "1");
+    repo.git(&["branch", "a-branch-of-a-bot"]);
+    repo.git(&["branch", "production"]);
+    repo.git(&["tag", "a-tag"]);
+    repo.commit("a", "2");
+    let by = |allowed: Allowed<'_>| found(&repo, &cache, first.as_str(), allowed).unwrap().1.reference.to_string();
+    let (any, named, late) = (patterns(&["*"]), patterns(&["*", "refs/heads/production"]), patterns(&["refs/tags/*", "refs/heads/*"]));
+    let (bot, tags) = ("refs/heads/a-branch-of-a-bot".parse().unwrap(), patterns(&["refs/tags/*"]));
+    assert_eq!(by(of_app(&any)), "refs/heads/main");
+    assert_eq!(by(of_app(&named)), "refs/heads/production");
+    assert_eq!(by(of_app(&late)), "refs/tags/a-tag", "in the order of the settings");
+    assert_eq!(by(Allowed { via: Some(&bot), ..of_app(&named) }), bot.to_string());
+    assert_eq!(by(Allowed { follows: Some(&bot), ..of_app(&named) }), bot.to_string());
+    assert_eq!(by(Allowed { grant: Some(&tags), ..of_app(&named) }), "refs/tags/a-tag");
+}
+
 #[test]
 fn a_branch_takes_the_place_of_a_directory_of_branches_and_a_tag_moves() {
     let repo = Repo::new();
@@ -174,7 +327,7 @@ fn a_narrower_grant_narrows() {
     let (app, grant) = (patterns(&["*"]), patterns(&["v*"]));
     let find = |revision: &str| {
         with_git(&repo, &cache, |git, watch| {
-            git.resolve(&revision.parse().unwrap(), Allowed { app: &app, grant: Some(&grant), via: None }, watch)
+            git.resolve(&revision.parse().unwrap(), Allowed { grant: Some(&grant), ..of_app(&app) }, watch)
         })
     };
     assert!(find("v1").is_ok());
@@ -188,7 +341,7 @@ fn an_empty_repository_and_a_missing_one_have_their_sentences() {
     assert!(matches!(fetched(&repo, &cache, &["*"]), Err(GitError::Empty(_))));
     let mut settings = repo.settings();
     settings.repository = Repository::Local("/no/such/repository".into());
-    let err = with_git(&repo, &cache, |_, watch| Git::new(&settings, &cache).fetch(&patterns(&["*"]), watch)).unwrap_err();
+    let err = with_git(&repo, &cache, |_, watch| Git::new(&settings, &cache).fetch_all(&patterns(&["*"]), watch)).unwrap_err();
     assert!(err.hint().unwrap().contains("there is no repository"), "{err} {:?}", err.tail());
 }
 
@@ -315,11 +468,11 @@ fn what_was_fetched_is_found_by_whoever_had_looked_before() {
     let first = repo.commit("a", "1");
     fetched(&repo, &cache, &["*"]).unwrap();
     let (main, all) = ("main".parse().unwrap(), patterns(&["*"]));
-    let allowed = Allowed { app: &all, grant: None, via: None };
+    let allowed = of_app(&all);
     with_git(&repo, &cache, |git, watch| {
         assert_eq!(git.resolve(&main, allowed, watch).unwrap().commit, first);
         let second = repo.commit("a", "2");
-        assert_eq!(git.fetch(&all, watch).unwrap(), Fetched::Refs(1));
+        assert_eq!(git.fetch(&main, allowed, watch).unwrap().refs, 1);
         assert_eq!(git.find(&main, allowed, watch).unwrap().commit, second);
     });
 }

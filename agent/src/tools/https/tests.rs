@@ -50,8 +50,9 @@ impl Server {
 
 async fn answer_one(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8], heard: &Mutex<Vec<String>>) {
     let mut asked = Vec::new();
-    // The last thing that the calls here send is a closing brace.
-    while !asked.ends_with(b"}") {
+    // The last thing that the calls here send is a closing brace, or the end of the headers where there is no body.
+    let is_bare = |asked: &[u8]| asked.ends_with(b"\r\n\r\n") && asked.windows(21).any(|part| part == b"\r\ncontent-length: 0\r\n");
+    while !asked.ends_with(b"}") && !is_bare(&asked) {
         let mut chunk = [0; 1024];
         match stream.read(&mut chunk).await {
             Ok(count) if count > 0 => asked.extend_from_slice(&chunk[..count]),
@@ -101,6 +102,16 @@ async fn it_asks_over_tls_and_reads_the_reply() {
     assert!(heard.starts_with("POST /a/b?c=d HTTP/1.1\r\n"), "{heard}");
     assert!(heard.contains(&format!("host: localhost:{}\r\n", server.port)) && heard.contains("user-agent: release-agent/"), "{heard}");
     assert!(heard.contains("authorization: Bearer hunter2\r\n") && heard.contains("content-length: 2\r\n"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_post_without_a_body_names_its_length_too() {
+    let server = Server::new(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await;
+    server.call().send().await.unwrap();
+    Call { body: Vec::new(), ..server.call() }.send().await.unwrap();
+    let heard = server.heard.lock().unwrap().clone();
+    assert_eq!(heard.iter().map(|heard| heard.matches("content-length: ").count()).collect::<Vec<_>>(), [1, 1], "{heard:?}");
+    assert!(heard[1].contains("content-length: 0\r\n"), "{heard:?}");
 }
 
 #[tokio::test]

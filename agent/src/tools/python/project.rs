@@ -350,6 +350,7 @@ fn pyproject_lines(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Ma
     for line in &project.dependencies {
         checked_line(file, line)?;
         let package = package_of(line);
+        reading.names(&package, &file.display().to_string(), None);
         if package.local {
             reading.tie(&file.display().to_string(), None);
         }
@@ -423,6 +424,8 @@ fn pipfile_lock(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Vec<M
         }
         if package.path.is_some() {
             reading.tie(&file.display().to_string(), None);
+        } else if package.hashes.is_empty() {
+            reading.names(&package_of(&line), &file.display().to_string(), None);
         }
         reading.asked.push(Asked {
             name: Some(super::requirements::normalised(name)),

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::PythonError;
 use super::key::without_userinfo;
+use super::vcs::{Moving, Place};
 
 /// A requirement or lock file larger than this is refused.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -103,6 +104,8 @@ pub(super) struct Reading {
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// Every package that is asked for by name, path or URL.
     pub asked: Vec<Asked>,
+    /// Requirements whose places can change.
+    pub moving: Vec<Moving>,
     /// What people should know.
     pub notes: Vec<String>,
     /// Whether packages are pinned by hashes: then every package of the same command must be.
@@ -121,11 +124,23 @@ impl Reading {
 
     /// Notes that something is installed from a path.
     pub(super) fn tie(&mut self, file: &str, line: Option<usize>) {
+        let place = line.map(|line| format!(", line {line},")).unwrap_or_default();
         if !self.tied {
-            let place = line.map(|line| format!(", line {line},")).unwrap_or_default();
-            self.notes.push(format!("{file}{place} installs from a path: the environment is built for this release alone"));
+            self.tie_for(format!("{file}{place} installs from a path"));
         }
+    }
+
+    /// Notes why no other release can use the environment.
+    pub(super) fn tie_for(&mut self, why: String) {
+        self.notes.push(format!("{why}: the environment is built for this release alone"));
         self.tied = true;
+    }
+
+    /// Keeps that a requirement names a place whose content can change, if it does.
+    pub(super) fn names(&mut self, package: &Package, file: &str, line: Option<usize>) {
+        let Some(place) = package.url.as_deref().and_then(Place::of) else { return };
+        let by = line.map_or_else(|| file.to_owned(), |line| format!("{file}, line {line}"));
+        self.moving.push(Moving { by, name: package.name.clone(), place });
     }
 
     /// Reads a requirement file and all that it includes.
@@ -167,8 +182,12 @@ impl Reading {
             self.hashed = true;
         }
         if !line.starts_with('-') {
+            let package = package_of(line);
+            // A constraint decides where a package is from, too; and the hashes of a line are those of its file.
+            if !line.contains("--hash") {
+                self.names(&package, &shown(file), Some(number));
+            }
             if role == Role::Requirements {
-                let package = package_of(line);
                 if package.local {
                     self.tie(&shown(file), Some(number));
                 }
@@ -183,6 +202,7 @@ impl Reading {
                 "-e" | "--editable" if role == Role::Constraints => continue,
                 "-e" | "--editable" => {
                     let package = package_of(&value);
+                    self.names(&package, &shown(file), Some(number));
                     if package.local {
                         self.tie(&shown(file), Some(number));
                     }
@@ -369,6 +389,13 @@ pub(super) struct Package {
     pub local: bool,
     /// Whether a marker may leave it out.
     pub conditional: bool,
+    /// The URL that it is installed from.
+    pub url: Option<String>,
+}
+
+/// Whether a name is a whole object name of git, which names one commit for ever.
+pub(super) fn is_whole_id(name: &str) -> bool {
+    matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Understands one requirement.
@@ -388,7 +415,8 @@ pub(super) fn package_of(requirement: &str) -> Package {
     let by_url = place.contains("://") || place.starts_with("file:");
     let local = is_file || place.starts_with("file:") || place.starts_with("git+file:") || !is_name && !by_url;
     let conditional = if by_url { requirement.contains(" ;") } else { requirement.contains(';') };
-    Package { name: (is_name && !is_file).then(|| normalised(name)), local, conditional }
+    let url = place.split_whitespace().next().filter(|_| by_url).map(str::to_owned);
+    Package { name: (is_name && !is_file).then(|| normalised(name)), local, conditional, url }
 }
 
 /// The name under which packages are compared (PEP 503).
@@ -447,7 +475,7 @@ mod tests {
     #[test]
     fn requirements_are_understood() {
         let of = |text: &str| {
-            let Package { name, local, conditional } = package_of(text);
+            let Package { name, local, conditional, .. } = package_of(text);
             (name.unwrap_or_default(), local, conditional)
         };
         assert_eq!(of("Django_Thing.x==4.2"), ("django-thing-x".into(), false, false));

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -39,7 +40,7 @@ fn release(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn want(host: Host, settings: &Settings, release: &TempDir) -> Result<Wanted, PythonError> {
-    watched(|watch| wanted_on(host, settings, release.path(), watch))
+    watched(|watch| wanted_on(host, settings, release.path(), &[], watch))
 }
 
 /// Scratch beside the environment, and the caches of whoever runs the tests: so that nothing is fetched twice.
@@ -115,6 +116,104 @@ fn a_key_changes_with_each_ingredient_and_only_then() {
         key_of(with("UV_INDEX_URL", "https://u:two@elsewhere.test/simple"), settings(), None),
         "a new password serves the same"
     );
+}
+
+/// A repository at its first commit, and an HTTP server that shows it as plain files (githttp-backend is not needed for that).
+struct Served {
+    dir: TempDir,
+    server: std::process::Child,
+    url: String,
+}
+
+impl Served {
+    fn new() -> Self {
+        use std::io::{BufRead, BufReader};
+        let dir = tempfile::tempdir().unwrap();
+        let mut python = std::process::Command::new(PYTHON);
+        python.args(["-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]).current_dir(dir.path());
+        let mut server = python.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let port = said.split_whitespace().skip_while(|word| *word != "port").nth(1).unwrap().to_owned();
+        let served = Self { dir, server, url: format!("http://127.0.0.1:{port}") };
+        served.git(&["init", "-q", "--bare", "-b", "main", "tally.git"]);
+        served.moves();
+        served
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let mut git = std::process::Command::new("git");
+        git.args(["-c", "user.name=T", "-c", "user.email=t@example.org"]).args(args).current_dir(self.dir.path());
+        let output = git.env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap();
+        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Another commit on its branch; the answer is its id.
+    fn moves(&self) -> String {
+        let tree = self.git(&["--git-dir", "tally.git", "hash-object", "-t", "tree", "-w", "/dev/null"]);
+        let now = format!("at {:?}", Instant::now());
+        let commit = self.git(&["--git-dir", "tally.git", "commit-tree", "-m", &now, &tree]);
+        self.git(&["--git-dir", "tally.git", "update-ref", "refs/heads/main", &commit]);
+        self.git(&["--git-dir", "tally.git", "update-server-info"]);
+        commit
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.server.kill().and_then(|()| self.server.wait());
+    }
+}
+
+#[test]
+fn a_requirement_that_names_a_branch_is_another_one_when_the_branch_has_moved() {
+    let served = Served::new();
+    let url = &served.url;
+    let wanted = |line: &str| {
+        let release = release(&[("requirements.txt", line)]);
+        let wanted = want(host(), &settings(), &release).unwrap();
+        (wanted.key().to_owned(), wanted.notes().join("\n"))
+    };
+    let of_branch = format!("tally @ git+{url}/tally.git@main\n");
+    let whole = served.git(&["--git-dir", "tally.git", "rev-parse", "main"]);
+    let (of_head, of_commit) = (format!("-e git+{url}/tally.git#egg=tally\n"), format!("tally @ git+{url}/tally.git@{whole}\n"));
+    let before = [&of_branch, &of_head, &of_commit].map(|line| wanted(line).0);
+    assert_eq!([&of_branch, &of_head, &of_commit].map(|line| wanted(line).0), before, "nothing has moved");
+    let moved = served.moves();
+    let after = [&of_branch, &of_head, &of_commit].map(|line| wanted(line).0);
+    assert!(after[0] != before[0] && after[1] != before[1], "the branch has moved");
+    assert_eq!(after[2], before[2], "a commit does not move");
+    let note = wanted(&of_branch).1;
+    assert_eq!(note, format!("requirements.txt, line 1: tally is at {} in its repository at {url}", &moved[..12]));
+    // In a constraint, and in what is set beside the requirements, too.
+    let in_settings = |packages: &str| {
+        let settings = Settings { packages: vec![packages.trim().into()], ..settings() };
+        want(host(), &settings, &release(&[("requirements.txt", "six\n")])).unwrap().key().to_owned()
+    };
+    let before = in_settings(&of_branch);
+    served.moves();
+    assert_ne!(in_settings(&of_branch), before);
+}
+
+#[test]
+fn what_cannot_be_asked_where_it_stands_is_built_for_its_release_alone() {
+    let served = Served::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (line, told) in [
+        (format!("tally @ git+http://127.0.0.1:{port}/tally.git@main"), "cannot be asked where it stands (fatal: unable to access"),
+        (format!("tally @ git+{}/tally.git@no-such-branch", served.url), "has no branch and no tag of that name"),
+        ("tally @ hg+https://h.test/tally@tip".to_owned(), "cannot be asked where it stands"),
+    ] {
+        let (one, other) = (release(&[("requirements.txt", &line)]), release(&[("requirements.txt", &line)]));
+        let (one, other) = (want(host(), &settings(), &one).unwrap(), want(host(), &settings(), &other).unwrap());
+        assert!(one.key() != other.key(), "{line}");
+        let note = one.notes().join("\n");
+        assert!(note.contains(told) && note.contains("for this release alone"), "{note}");
+    }
+    let file = release(&[("requirements.txt", "tally @ https://h.test/tally-1.0.zip\n")]);
+    let note = want(host(), &settings(), &file).unwrap().notes().join("\n");
+    assert_eq!(note, "requirements.txt, line 1: tally is a file at https://h.test without a hash: it is fetched anew only with --rebuild");
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! Apps that are set, and not in force.
+
+use agent_model::names::AppName;
+use thiserror::Error;
+
+use super::NotTaken;
+use crate::settings::{App, Executor};
+use crate::site::SiteError;
+use crate::work::chain;
+
+/// An app that has a file, and is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the app {app} {why}")]
+pub(crate) struct Absent {
+    /// The app.
+    pub app: AppName,
+    /// Why it is not, readable after its name.
+    pub why: String,
+    /// What to do about it.
+    pub cure: Option<String>,
+}
+
+impl Absent {
+    pub(super) fn new(app: &App, source: &NotTaken) -> Self {
+        let name = app.name.clone();
+        let NotTaken::Site(SiteError::Io { .. } | SiteError::NotADirectory { .. }) = source else {
+            return Self { app: name, why: format!("cannot be taken up: {}", chain(source)), cure: None };
+        };
+        let cure = match app.executor {
+            Executor::Units => format!("agentctl setup app {name}"),
+            Executor::Direct => {
+                let uid = nix::unistd::geteuid();
+                let user = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+                format!("install -d -o {user} {}, then systemctl reload release-agent", app.root.display())
+            }
+        };
+        Self { app: name, why: format!("is not set up yet: {}", chain(source)), cure: Some(cure) }
+    }
+}
+
+/// Why an app could not be taken up.
+#[derive(Debug, Error)]
+#[error("the app {app} cannot be taken up")]
+pub(crate) struct NotStarted {
+    /// The app.
+    pub app: AppName,
+    /// Why not.
+    #[source]
+    pub source: NotTaken,
+}
