@@ -181,7 +181,7 @@ Examples:
     Plan(plan::Plan),
     /// Stop a run and take back what it did; refused once the release was switched
     Cancel(cancel::Cancel),
-    /// Say that the database is in order again after a run that may have left it half migrated
+    /// Say that a database that may be half migrated is in order
     #[command(after_help = "\
 When a migration fails, or is cut off, that the database does not take back as a whole, `status`,
 `list` and `doctor` name it with the dump from before. That ends by itself when a later release

@@ -75,12 +75,12 @@ Server(path, Handler).serve_forever()
 const RESTART: &str = r#"#!/bin/sh
 set -e
 place=$1
-[ ! -e "$place/broken" ] || { echo "the restart is broken" >&2; exit 1; }
 if [ -e "$place/pid" ]; then
     pid=$(cat "$place/pid")
     kill "$pid" 2>/dev/null || true
     while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
 fi
+[ ! -e "$place/broken" ] || { echo "the restart is broken" >&2; exit 1; }
 setsid /usr/bin/python3 server.py "$place/site.sock" >/dev/null 2>&1 </dev/null &
 echo $! > "$place/pid"
 "#;

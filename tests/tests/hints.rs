@@ -222,7 +222,7 @@ fn hk_05_branch_not_allowed() {
     // Nor can it be set.
     let settings = |auto: &str| format!("repository = {:?}\nbranches = [\"main\"]\nauto = {auto:?}\n", repo.path());
     bench.app("site", &settings("evil"));
-    bench.start_refused().expect(64).says(&["site.toml", "auto", "\"evil\" fits none of `refs`"]);
+    bench.start_refused().expect(64).says(&["site.toml", "auto", "\"evil\" fits none of the refs"]);
     bench.app("site", &settings("main")).start();
 }
 

@@ -229,9 +229,9 @@ fn what_stands_is_never_followed_by_taken_back_and_the_last_line_has_the_word_of
         ]
     };
     let shown = told(whats(OutcomeWord::Failed));
-    assert_snapshot!(shown.lines().skip(7).collect::<Vec<_>>().join("\n"), @r"
+    assert_snapshot!(shown.lines().skip(6).collect::<Vec<_>>().join("\n"), @r"
     ! stands: shop.0041 was begun and is not atomic: the database may be half migrated
-      restore with: pg_restore -d shop /var/shop/backups/x.dump
+      restore with, as root: pg_restore -d shop /var/shop/backups/x.dump
     ↩ migrate        not taken back (0.0 s)
     ↩ fetch          taken back (0.0 s)
     shop: failed at migrate: IntegrityError: NOT NULL; shop.0041 was begun and is not atomic: the database may be half migrated; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves on it (run 12, 8.4 s)
