@@ -1,5 +1,7 @@
 //! `doctor`: looks at what a release of an app needs, and says what is wrong with its cure. It changes nothing.
 
+mod live;
+
 use std::time::{Duration, Instant};
 
 use agent_wire::event::Stream;
@@ -43,6 +45,9 @@ impl AppEngine {
         self.examine_python(&mut chart, &watch());
         self.examine_bounds(&mut chart);
         self.examine_serving(&mut chart);
+        self.examine_readiness(&mut chart);
+        self.examine_live(&mut chart);
+        self.examine_database(&mut chart, &watch());
         self.examine_reports(&mut chart);
         chart.findings
     }
