@@ -1,5 +1,6 @@
 //! The tests from outside, in one program: each of its modules would else be linked with all that they share.
 
+mod alive;
 mod auth;
 mod backups;
 mod bad_input;

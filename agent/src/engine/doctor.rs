@@ -1,6 +1,7 @@
 //! `doctor`: looks at what a release of an app needs, and says what is wrong with its cure. It changes nothing.
 
 mod database;
+mod live;
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +45,10 @@ impl AppEngine {
         self.examine_hints(&mut chart);
         self.examine_python(&mut chart, &watch());
         self.examine_bounds(&mut chart);
-        self.examine_database(&mut chart, &watch());
         self.examine_serving(&mut chart);
+        self.examine_readiness(&mut chart);
+        self.examine_live(&mut chart);
+        self.examine_database(&mut chart, &watch());
         self.examine_reports(&mut chart);
         chart.findings
     }

@@ -2,9 +2,11 @@
 
 mod doctor;
 mod fsck;
+mod health;
 pub(crate) mod journal;
 mod look;
 mod memory;
+mod monitor;
 mod plan;
 mod replay;
 mod rights;
@@ -35,8 +37,10 @@ use crate::tools::Cancel;
 use crate::work::chain;
 use journal::{Asked, Evidence, Journal, JournalError, Limit, Stands, Taken};
 use look::Looker;
+use monitor::Monitor;
 use worker::Worker;
 
+pub(crate) use health::ask_all;
 pub(crate) use look::Heard;
 pub(crate) use rights::Rights;
 
@@ -143,6 +147,7 @@ pub(crate) struct AppEngine {
     phase: Mutex<Phase>,
     looker: Looker,
     rights: Arc<dyn Rights>,
+    monitor: Monitor,
 }
 
 /// Whether an app's thread takes up what is due.
@@ -174,6 +179,7 @@ impl AppEngine {
             return Err(NotTaken::RootMoved { set: app.root.clone(), held });
         }
         *locked(&self.app) = app.clone();
+        self.poke();
         Ok(())
     }
 
@@ -525,13 +531,14 @@ impl Engines {
             phase: Mutex::new(Phase::Working),
             looker: Looker::default(),
             rights: self.rights.clone(),
+            monitor: Monitor::default(),
         });
-        let worker = Worker { engine: engine.clone(), lock, pokes };
+        let worker = Arc::new(Worker { engine: engine.clone(), lock });
         // Before anybody can ask for anything new.
         worker.recover()?;
         let failed = self.failed.clone();
         let thread = std::thread::Builder::new().name(format!("app-{name}")).spawn(move || {
-            if let Err(err) = worker.work() {
+            if let Err(err) = worker.work(&pokes) {
                 // Nobody listens only when the agent is going down already.
                 let _ = failed.send(err);
             }

@@ -13,6 +13,8 @@
 //! the units are known beforehand, and the agent needs no right over any other.
 
 mod instance;
+mod record;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -26,15 +28,16 @@ use std::time::{Duration, Instant, SystemTime};
 use agent_model::names::ReleaseName;
 
 use super::bus::Bus;
-use super::proof::{Asking, go_on};
+use super::proof::{Asking, Crew, go_on};
 use super::worker::{self, Worker};
 use super::{How, Prepared, Proof, RestartError, Revived, Scene, Serving, Steadiness};
 use crate::site::{Slot, Slots};
 use crate::tools::Watch;
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 pub(super) use instance::instance_of;
-pub(crate) use instance::recorded;
 use instance::{Instance, Instances};
+pub(crate) use record::{StartedAgain, recorded, started_again};
+pub(crate) use standing::Standing;
 pub(super) use workers::Finishing;
 
 /// How long a connection that was made in the last moment may take to be seen.
@@ -53,6 +56,8 @@ pub(crate) struct Settings {
     pub start_timeout: Duration,
     /// How long the former instance may take to finish its requests once it is no longer asked.
     pub drain: Duration,
+    /// How long a release that nobody has seen serve is watched once visitors meet it, before the former instance may go.
+    pub confirm: Duration,
     /// Whether the former instance is kept running for an instant way back.
     pub keep_warm: KeepWarm,
 }
@@ -190,8 +195,8 @@ impl Settings {
         }
     }
 
-    /// Starts the new instance, unless it runs already, and asks it.
-    pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
+    /// Starts the new instance, unless it runs already, and asks it. Tells how long it is to be watched when visitors meet it.
+    pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Duration, RestartError> {
         if let Some(obstacle) = self.obstacle() {
             return Err(obstacle);
         }
@@ -199,7 +204,7 @@ impl Settings {
         let instances = Instances::open(self, scene)?;
         instances.check_starter(new)?;
         match self.bring_up(&instances, new) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(if scene.steadiness == Steadiness::Unseen { self.confirm } else { Duration::ZERO }),
             Err(error) => {
                 // What serves visitors is left alone, even when it does not answer as it should.
                 if !self.names(scene.link, new.name)
@@ -289,6 +294,7 @@ impl Settings {
             tail: &|| instances.tail(instance, new.name),
             hopeless: &|_| None,
             workers: instances.workers(instance),
+            crew: Crew::New(&|| instances.crew(instance, new.name)),
             watch_for: stable_for,
         }
         .prove()?;
@@ -330,7 +336,8 @@ impl Settings {
             (others.alive)()
         };
         let tail = || instances.tail(&instance, serving.name);
-        how.ask(&Asking { alive: &alive, tail: &tail, workers: instances.workers(&instance), ..others })
+        let crew = || instances.crew(&instance, serving.name);
+        how.ask(&Asking { alive: &alive, tail: &tail, workers: instances.workers(&instance), crew: Crew::New(&crew), ..others })
     }
 
     fn check_name(&self, scene: &Scene<'_>, serving: Serving<'_>) -> Result<(), RestartError> {

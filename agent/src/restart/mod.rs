@@ -14,6 +14,7 @@ mod master;
 mod proof;
 pub(crate) mod systemd;
 mod traps;
+mod turn;
 pub(crate) mod uwsgi_fifo;
 pub(crate) mod worker;
 
@@ -26,14 +27,15 @@ use agent_model::names::{AppName, CommitId, ReleaseName};
 use agent_wire::view::{Finding, Level};
 
 use crate::tools::http::{Check, Wrong};
-use crate::tools::{Program, Ticks, Watch};
+use crate::tools::{Process, Program, Ticks, Watch};
 
 use bus::{Act, Unit};
 pub(crate) use error::RestartError;
-use handover::{Finishing, Stood};
+use handover::{Finishing, Standing, StartedAgain, Starter, Stood};
 use master::Master;
-use proof::{Asking, go_on};
+use proof::{Asking, Crew, go_on};
 use systemd::Watched;
+pub(crate) use turn::Turn;
 use worker::{Brought, Worker};
 
 /// How an app is restarted.
@@ -119,6 +121,8 @@ pub(crate) struct Prepared {
     workers: Vec<Brought>,
     /// The workers of other releases that were told to finish.
     finishing: Vec<Finishing>,
+    /// How long the release is watched once visitors meet it.
+    confirm: Duration,
 }
 
 /// What was seen of a release that serves.
@@ -159,7 +163,7 @@ impl Restart {
         let mut prepared = Prepared::default();
         match self {
             Self::None => {}
-            Self::Handover(settings) => settings.prepare(scene, new)?,
+            Self::Handover(settings) => prepared.confirm = settings.prepare(scene, new)?,
             Self::UwsgiFifo(settings) => prepared.master = settings.prepare(scene, new)?,
             Self::Systemd(settings) => systemd::examine(scene, settings.act(), settings.units.iter().map(String::as_str))?,
             Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
@@ -353,6 +357,33 @@ impl Restart {
         }
     }
 
+    /// Whether the agent itself starts the instances, so that nobody else starts one again that ends.
+    pub(crate) fn is_monitored(&self) -> bool {
+        matches!(self, Self::Handover(handover::Settings { starter: Starter::Command(_), .. }))
+    }
+
+    /// How the instance of the live release stands, where the agent itself has started it; `known` are the masters that it had when somebody looked last.
+    ///
+    /// # Errors
+    /// [`RestartError`] when that cannot be told.
+    pub(crate) fn standing(&self, scene: &Scene<'_>, live: &ReleaseName, known: &[Process]) -> Result<Standing, RestartError> {
+        match self {
+            Self::Handover(settings) => settings.standing(scene, live, known),
+            _ => Ok(Standing::Unwatched),
+        }
+    }
+
+    /// Starts the live release's instance again, which has ended. Tells how often that was done by now; nothing where it is not the agent's to start.
+    ///
+    /// # Errors
+    /// [`RestartError`] when it does not come up.
+    pub(crate) fn start_again(&self, scene: &Scene<'_>, live: Serving<'_>, now: i64) -> Result<Option<StartedAgain>, RestartError> {
+        match self {
+            Self::Handover(settings) => settings.start_again(scene, live, now).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// The releases that run in units of systemd as far as the strategy knows, whoever their processes belong to: none of them may be removed.
     /// `link` is the root's link `app`.
     pub(crate) fn in_units(&self, link: &Path, workers: &[Worker], watch: &Watch<'_>) -> Vec<ReleaseName> {
@@ -396,18 +427,24 @@ impl Restart {
             hopeless: &|_| None,
             // Nobody knows how many there are; as many as most have.
             workers: 4,
+            crew: Crew::Unknown,
             watch_for: workers_for,
         };
         match self {
             Self::None | Self::Command(_) => how.ask(&asking),
-            Self::Handover(settings) => settings.ask(asking, how),
+            Self::Handover(settings) => {
+                asking.watch_for = workers_for.max(prepared.confirm);
+                settings.ask(asking, how)
+            }
             Self::Systemd(settings) => {
                 let units = Watched::new(scene, settings.units.iter().map(String::as_str), &prepared.units)?;
                 let alive = || units.check(serving).and_then(|()| workers.check(serving));
                 let tail = || units.tail();
                 let tries = Cell::new(0);
                 let hopeless = |wrong: &Wrong| units.has_no_app(serving, wrong, &tries);
-                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: units.workers(), ..asking };
+                let crew = || units.processes();
+                let (answering, crew) = (units.workers(), Crew::Changing(&crew));
+                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: answering, crew, ..asking };
                 asking.watch_for = workers_for.max(settings.watch_for);
                 how.ask(&asking)
             }
@@ -425,7 +462,9 @@ impl Restart {
                     _ => None,
                 };
                 let answering = master.process.children().len().max(1);
-                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: answering, ..asking };
+                let crew = || std::iter::once(master.process).chain(master.process.children()).collect();
+                let crew = Crew::Changing(&crew);
+                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: answering, crew, ..asking };
                 asking.watch_for = workers_for.max(MASTER_FOR);
                 how.ask(&asking)
             }

@@ -317,6 +317,12 @@ impl<'a> Watched<'a> {
         })
     }
 
+    /// Their processes, as they are now.
+    pub(super) fn processes(&self) -> Vec<Process> {
+        let Some(bus) = &self.bus else { return Vec::new() };
+        self.units.iter().filter_map(|(unit, _)| bus.unit(&unit.name).ok()).flat_map(|unit| unit.processes()).collect()
+    }
+
     /// How many processes do the work of the first of them.
     pub(super) fn workers(&self) -> usize {
         self.units.first().map_or(1, |(unit, _)| unit.workers().len().max(1))

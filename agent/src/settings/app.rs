@@ -38,8 +38,8 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let build_env = programs::build_env(top);
     let django = programs::django(top, &env);
     let backup = backup(top);
-    let restart = serving::restart(name, top);
     let checks = checks::read(top);
+    let restart = serving::restart(name, top, &checks);
     let workers = serving::workers(top, restart.as_ref());
     let shared = shared(top);
     let hooks = programs::hooks(top, django.as_ref(), &shared);

@@ -232,6 +232,25 @@ fn app_files(config_dir: &Path) -> Result<Vec<PathBuf>, Box<Complaint>> {
     Ok(files)
 }
 
+/// Endings by which people, editors and packages say that a file is put aside.
+const ASIDE: [&str; 14] =
+    ["bak", "backup", "orig", "old", "off", "disabled", "example", "sample", "swp", "tmp", "rpmnew", "rpmsave", "md", "inactive"];
+
+/// Files in `apps/` that are read by nobody, and do not look as if that were meant: `x.tml`.
+pub(crate) fn unread_files(config_dir: &Path) -> Vec<PathBuf> {
+    let is_aside = |name: &str| {
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        name.starts_with('.') || name.ends_with('~') || ending.starts_with("dpkg-") || ending == "toml" || ASIDE.contains(&ending)
+    };
+    let entries = fs::read_dir(config_dir.join("apps")).into_iter().flatten().flatten();
+    let mut unread: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()) && !is_aside(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect();
+    unread.sort();
+    unread
+}
+
 fn read_app(file: &Path) -> Result<Read, Vec<Complaint>> {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name: AppName = stem.parse().map_err(|err: agent_model::names::BadName| {

@@ -11,7 +11,7 @@ use agent_wire::event::Stream;
 
 use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
-use crate::restart::{Scene, Serving, Steadiness};
+use crate::restart::{Scene, Serving, Steadiness, Turn};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock, Underway};
 use crate::tools::database::{self, DumpFile};
@@ -77,6 +77,8 @@ pub(crate) struct Cx<'a> {
     pub marker: &'a str,
     /// Who does its jobs.
     pub hands: &'a Hands<'a>,
+    /// Whose turn it is to start and stop instances.
+    pub turn: &'a Turn,
     /// `[env]` and secrets, as far as they are the agent's to know.
     pub env: &'a [(String, String)],
     /// The release that was live when the run began.
@@ -117,6 +119,8 @@ pub(crate) struct Cx<'a> {
     pub since: OnceCell<Result<Since, String>>,
     /// What was put off until the new instance starts.
     pub put_off: Option<PutOff>,
+    /// Whether the former release answered when the run began, where it was asked.
+    pub answered_before: Option<bool>,
 }
 
 impl Cx<'_> {

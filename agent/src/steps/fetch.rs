@@ -6,9 +6,12 @@ use agent_model::grant::Back;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
+use nix::unistd::geteuid;
 
+use super::ready::{self, Fatal, Unready};
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
+use super::{Brief, Cx, Depth, Did, Failure, Health, NOTHING_LEFT, Step, Target, health_of, in_a_release};
+use crate::settings::Executor;
 use crate::tools::git::{Apart, Fetched, GitError};
 use crate::work::chain;
 
@@ -31,44 +34,80 @@ impl Step for Fetch {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
-            return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
-        };
-        // Before anything is made that could not be taken back.
-        cx.site.stands()?;
-        // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
-        let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
-        // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
-        let may_be_known = *cx.back == Back::Always;
-        let (did, resolved, subject, apart) = cx.git(|git, watch| {
-            // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
-            let (did, resolved) = match git.fetch(&cx.app.refs, watch) {
-                Ok(Fetched::Nothing) => (Did::Nothing("the cache was up to date".to_owned()), git.find(revision, cx.allowed(), watch)?),
-                Ok(Fetched::Refs(count)) => {
-                    cx.note(format!("{} brought up to date", counted(count as u64, "ref")));
-                    (Did::It, git.find(revision, cx.allowed(), watch)?)
-                }
-                Err(err) => match may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten() {
-                    Some(resolved) => {
-                        cx.warn(format!("the repository cannot be asked whether a ref still reaches the commit: {}", chain(&err)));
-                        (Did::Nothing("the commit is in the cache".to_owned()), resolved)
-                    }
-                    None => return Err(err),
-                },
-            };
-            let (subject, apart) = match cx.former_commit() {
-                Some(live) => git.subject_and_apart(live, &resolved.commit, watch).map(|(subject, apart)| (subject, Some(apart)))?,
-                None => (git.subject(&resolved.commit, watch)?, None),
-            };
-            Ok::<_, GitError>((did, resolved, subject, apart))
-        })?;
-        let release = cx.site.new_name(&resolved.commit, Utc::now());
-        let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
-        cx.teller.resolved(&target)?;
-        warn_of_going_back(cx, &target, apart)?;
-        cx.target = Some(target);
-        Ok(did)
+        let (app, site, former) = (cx.app, cx.site, cx.former.clone());
+        std::thread::scope(|scope| {
+            // What is wrong before anything was done is told as that, and not blamed on the release.
+            let asked =
+                scope.spawn(move || (former.map(|former| health_of(app, site, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
+            let fetched = fetch(cx);
+            let (health, addresses) = asked.join().unwrap_or_default();
+            cx.answered_before = health.as_ref().and_then(Health::answers);
+            if let Some(fault) = health.and_then(Health::fault) {
+                cx.warn(format!("the live release does not answer, before anything was done: {fault}"));
+            }
+            let did = fetched?;
+            tell_what_is_not_ready(cx, addresses)?;
+            Ok(did)
+        })
     }
+}
+
+/// How long the live release may take to answer.
+const TO_ANSWER: Duration = Duration::from_secs(2);
+
+/// What no release can cure fails this one before anything is built for it.
+fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
+    let shared = match cx.app.executor {
+        Executor::Direct => ready::shared(cx.app, cx.site, geteuid()),
+        Executor::Units => Vec::new(),
+    };
+    for unready in ready::secrets(cx.app).into_iter().chain(shared).chain(addresses) {
+        if unready.fatal == Fatal::Yes && cx.act.makes_live() {
+            return Err(Failure::new(unready.text).with_hint(unready.cure));
+        }
+        cx.warn(format!("{}: {}", unready.text, unready.cure));
+    }
+    Ok(())
+}
+
+fn fetch(cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
+        return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
+    };
+    // Before anything is made that could not be taken back.
+    cx.site.stands()?;
+    // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
+    let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
+    // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
+    let may_be_known = *cx.back == Back::Always;
+    let (did, resolved, subject, apart) = cx.git(|git, watch| {
+        // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
+        let (did, resolved) = match git.fetch(&cx.app.refs, watch) {
+            Ok(Fetched::Nothing) => (Did::Nothing("the cache was up to date".to_owned()), git.find(revision, cx.allowed(), watch)?),
+            Ok(Fetched::Refs(count)) => {
+                cx.note(format!("{} brought up to date", counted(count as u64, "ref")));
+                (Did::It, git.find(revision, cx.allowed(), watch)?)
+            }
+            Err(err) => match may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten() {
+                Some(resolved) => {
+                    cx.warn(format!("the repository cannot be asked whether a ref still reaches the commit: {}", chain(&err)));
+                    (Did::Nothing("the commit is in the cache".to_owned()), resolved)
+                }
+                None => return Err(err),
+            },
+        };
+        let (subject, apart) = match cx.former_commit() {
+            Some(live) => git.subject_and_apart(live, &resolved.commit, watch).map(|(subject, apart)| (subject, Some(apart)))?,
+            None => (git.subject(&resolved.commit, watch)?, None),
+        };
+        Ok::<_, GitError>((did, resolved, subject, apart))
+    })?;
+    let release = cx.site.new_name(&resolved.commit, Utc::now());
+    let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
+    cx.teller.resolved(&target)?;
+    warn_of_going_back(cx, &target, apart)?;
+    cx.target = Some(target);
+    Ok(did)
 }
 
 /// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.

@@ -8,12 +8,14 @@ mod cx;
 mod environment;
 mod fetch;
 mod foresight;
+mod health;
 mod kept;
 mod link_shared;
 mod mend;
 mod migrate;
 mod probe;
 pub(crate) mod prune;
+pub(crate) mod ready;
 mod room;
 mod seal;
 mod switch;
@@ -28,6 +30,7 @@ use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Target, Teller};
+pub(crate) use health::{Depth, Health, health_of};
 pub(crate) use room::explain;
 pub(crate) use switch::not_written_down;
 

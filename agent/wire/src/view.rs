@@ -102,6 +102,18 @@ pub struct App {
     /// The ref that it follows: hints have its newest commit released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
+    /// How often the agent had to start the live instance again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_again: Option<StartedAgain>,
+}
+
+/// That an instance ended, and was started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedAgain {
+    /// How often since its release went live.
+    pub times: u32,
+    /// When last.
+    pub last: DateTime<Utc>,
 }
 
 /// A lock.
@@ -149,6 +161,9 @@ pub struct Release {
     /// The first line of the commit's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// Why it does not answer as its checks say, where it is the live one and was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// How a release stands.

@@ -23,6 +23,19 @@ pub(super) struct Known {
     pub(super) cause: Option<Cause>,
     /// How many warnings there were.
     pub(super) warnings: usize,
+    /// What the live release answered at the end.
+    pub(super) asked: Option<LiveAsked>,
+}
+
+/// What came of asking the live release at the end of a run.
+#[derive(Debug)]
+pub(super) struct LiveAsked {
+    /// Whether it answers as its checks say.
+    pub(super) answers: bool,
+    /// What was seen instead.
+    pub(super) text: Option<String>,
+    /// Whether it answered when the run began, where it was asked then.
+    pub(super) before: Option<bool>,
 }
 
 /// Why a run went wrong.
@@ -54,7 +67,11 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
         OutcomeWord::Done => format!("{app}: {}{}", done(known, of.as_deref(), live.as_deref()), warned(known.warnings)),
         OutcomeWord::Failed if serves(&known.action) => {
             let stands = match live {
-                Some(live) => format!("the former release {live} still serves and was never left"),
+                Some(live) => match &known.asked {
+                    Some(asked) if asked.answers => format!("the former release {live} still serves and was never left"),
+                    Some(asked) => format!("the former release {live} was never left, but {}", silent(asked)),
+                    None => format!("the former release {live} was never left; no check says whether it serves"),
+                },
                 None => "no release is live".into(),
             };
             format!("{app}: failed{}; {stands}", at(known))
@@ -67,7 +84,12 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
         OutcomeWord::Failed => format!("{app}: {} failed{}", named(&known.action), at(known)),
         OutcomeWord::RolledBack => {
             let release = release.unwrap_or_else(|| "the new release".into());
-            let stands = live.map_or_else(|| "no release is live now".into(), |live| format!("{live} serves again"));
+            let stands = match (live, &known.asked) {
+                (None, _) => "no release is live now".into(),
+                (Some(live), Some(asked)) if asked.answers => format!("{live} serves again"),
+                (Some(live), Some(asked)) => format!("{live} is live again, but {}", silent(asked)),
+                (Some(live), None) => format!("{live} is live again; no check says whether it serves"),
+            };
             format!("{app}: rolled back{}; {release} was live for a moment; {stands}", at(known))
         }
         OutcomeWord::Stuck => {
@@ -76,7 +98,11 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
         }
         OutcomeWord::Cancelled => {
             let stands = match live {
-                Some(live) if serves(&known.action) => format!("; {live} still serves"),
+                Some(live) if serves(&known.action) => match &known.asked {
+                    Some(asked) if asked.answers => format!("; {live} still serves"),
+                    Some(asked) => format!("; {live} was never left, but {}", silent(asked)),
+                    None => format!("; {live} was never left"),
+                },
                 None if serves(&known.action) => "; no release is live".into(),
                 _ => String::new(),
             };
@@ -146,6 +172,17 @@ fn frame(traceback: &[String]) -> Option<String> {
     Some(format!("{}:{number}", file.rsplit('/').next().unwrap_or(file)))
 }
 
+/// That the live release does not answer, and whether it did when the run began.
+fn silent(asked: &LiveAsked) -> String {
+    let seen = asked.text.as_deref().map(|text| format!(": {}", shortened(&clean_line(text), MOST_CAUSE))).unwrap_or_default();
+    let before = match asked.before {
+        Some(true) => " (it did when this run began)",
+        Some(false) => " (nor did it when this run began)",
+        None => "",
+    };
+    format!("does not answer{seen}{before}")
+}
+
 /// Whether the action is one that makes a release live.
 fn serves(action: &str) -> bool {
     matches!(action, "release" | "activate" | "")
@@ -174,7 +211,12 @@ fn warned(warnings: usize) -> String {
 fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
     let release = || known.release.as_deref().map(clean_line).or_else(|| of.map(str::to_owned)).unwrap_or_else(|| "the release".into());
     match known.action.as_str() {
-        "stage" => format!("{} is staged{}", release(), live.map(|live| format!(", and {live} still serves")).unwrap_or_default()),
+        "stage" => match (live, &known.asked) {
+            (None, _) => format!("{} is staged", release()),
+            (Some(live), Some(asked)) if asked.answers => format!("{} is staged, and {live} still serves", release()),
+            (Some(live), Some(asked)) => format!("{} is staged; {live} is live, but {}", release(), silent(asked)),
+            (Some(live), None) => format!("{} is staged, and {live} is still live", release()),
+        },
         "check" => live.map_or_else(|| "every check passed".into(), |live| format!("{live} passed every check")),
         "prune" => "what was too old is gone".into(),
         "mend" => "what was left over is gone".into(),

@@ -8,7 +8,7 @@ use agent_wire::view::Level;
 use super::{AppEngine, Chart};
 use crate::engine::worker::{hands, secrets_of};
 use crate::settings::App;
-use crate::tools::manage::{Ground, Inspection};
+use crate::tools::manage::{Ground, Inspection, Settings};
 use crate::tools::{Program, Watch};
 use crate::work::{Answer, Bytecode, Failure, Job, Order, Ordered};
 
@@ -26,11 +26,13 @@ impl AppEngine {
         let inspection = asked.and_then(|asked| match asked {
             Ok(inspection) => Some(inspection),
             Err(failure) => {
-                chart.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), failure.hint);
+                let hint = failure.hint.or_else(|| Some(cure_of_address(&app)));
+                chart.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), hint);
                 None
             }
         });
         if let Some(inspection) = &inspection {
+            examine_schema(chart, &app, django, inspection);
             self.examine_what_is_kept(chart, inspection);
         }
         if django.migrate {
@@ -58,10 +60,6 @@ impl AppEngine {
     }
 
     fn examine_what_is_kept(&self, chart: &mut Chart, inspection: &Inspection) {
-        if let Err(why) = &inspection.schema {
-            let cure = "see that it runs, and that [env] and [secrets] hold what Django's settings need to reach it".to_owned();
-            chart.add("database", Level::Error, format!("the database cannot be asked by the live release: {why}"), Some(cure));
-        }
         let Ok(Some(live)) = self.site.live() else { return };
         let dir = self.site.release_dir(&live);
         let shared = self.site.root().join("shared");
@@ -73,6 +71,31 @@ impl AppEngine {
             chart.add("state", Level::Good, "neither database nor uploads nor logs lie in the live release", None);
         }
     }
+}
+
+/// Whether the database answers, and has what the live release migrated.
+fn examine_schema(chart: &mut Chart, app: &App, django: &Settings, inspection: &Inspection) {
+    let name = &django.database;
+    match &inspection.schema {
+        Ok(schema) if !schema.pending.is_empty() && django.migrate => {
+            let text = format!(
+                "the database {name:?} lacks {} migration(s) of the live release, {} the first: it is empty, or another one",
+                schema.pending.len(),
+                schema.pending[0]
+            );
+            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+        }
+        Ok(_) => chart.add("database", Level::Good, format!("the database {name:?} answers"), None),
+        Err(why) => {
+            let text = format!("the database {name:?} cannot be asked by the live release: {why}");
+            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+        }
+    }
+}
+
+fn cure_of_address(app: &App) -> String {
+    let place = app.secrets.first().map_or_else(|| "[env] of the app's file".to_owned(), |file| file.display().to_string());
+    format!("start the database, or correct its address in {place}")
 }
 
 /// Whether a dump will be made before a migration.
