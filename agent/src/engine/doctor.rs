@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::{AppEngine, previous};
 use crate::restart::Restart;
-use crate::settings::{Executor, read_secrets};
+use crate::settings::Executor;
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
 use crate::tools::{Cancel, Program, Watch, python};
@@ -100,7 +100,7 @@ impl AppEngine {
                 );
             }
         }
-        let unreadable = if app.executor == Executor::Direct { read_secrets(&app.secrets).err() } else { None };
+        let unreadable = if app.executor == Executor::Direct { app.read_secrets(&app.secrets).err() } else { None };
         for complaint in unreadable.unwrap_or_default() {
             let cure = "put the file right, or change [secrets] files in the app's file".to_owned();
             chart.add("secrets", Level::Error, complaint.to_string(), Some(cure));

@@ -241,7 +241,7 @@ impl Worker {
     fn env_of_live(&self) -> Result<Vec<(String, String)>, Failure> {
         let app = self.engine.settings();
         let secrets = secrets_of(&app).map_err(|_| Failure::new("the secrets cannot be read"))?;
-        Ok(app.env.iter().cloned().chain(secrets).collect())
+        Ok(app.variables(secrets))
     }
 
     /// Does something with the live release outside of any run; nothing where none is live.

@@ -21,7 +21,7 @@ use super::telling::Telling;
 use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
-use crate::settings::{App, Complaint, Executor, When, read_secrets};
+use crate::settings::{App, Complaint, Executor, When};
 use crate::site::{Served, SiteLock, Underway};
 use crate::steps::{Brief, Cx, Depth, Did, PIPELINE, Past, Target, Teller, explain, health_of, named, not_written_down};
 use crate::tools::{Cancel, last_look};
@@ -207,7 +207,7 @@ impl Worker {
             Some(authorised) => (authorised.refs().map(<[RefPattern]>::to_vec), authorised.back().clone()),
             None => (due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect()), due.back.clone()),
         };
-        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.clone().unwrap_or_default()).collect();
+        let env = app.variables(secrets.clone().unwrap_or_default());
         engine.site.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
@@ -288,7 +288,7 @@ pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, 
 /// The secrets that are the agent's to know.
 pub(super) fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     match app.executor {
-        Executor::Direct => read_secrets(&app.secrets),
+        Executor::Direct => app.read_secrets(&app.secrets),
         Executor::Units => Ok(Vec::new()),
     }
 }

@@ -18,7 +18,7 @@ use agent_model::request::WhenBusy;
 
 use super::kinds::{absolute, integer, list, one_of, parsed, size, some_list, switch, within_release};
 use super::reader::{self, Section};
-use super::{App, Complaint, Executor, Submodules, defaults, report};
+use super::{App, Complaint, Executor, Submodules, defaults, environment, report};
 use crate::site::{Limits, Shared};
 use crate::tools::database;
 
@@ -33,10 +33,13 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let git = origin::read(top);
     let refs = top.get("refs", some_list("nothing could be released", parsed(str::parse::<RefPattern>)));
     let auto = auto::read(top, refs.as_deref());
-    let python = programs::python(top);
+    let mut python = programs::python(top);
     let env = programs::env(top);
     let build_env = programs::build_env(top);
-    let django = programs::django(top, &env);
+    let django = programs::django(top, [("env", &env), ("build_env", &build_env)]);
+    if let Some(python) = &mut python {
+        python.module = environment::module(django.as_ref(), &env).map(str::to_owned);
+    }
     let backup = backup(top);
     let checks = checks::read(top);
     let restart = serving::restart(name, top, &checks);

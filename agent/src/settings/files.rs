@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agent_model::names::AppName;
 
-use super::secrets::{read_hints, read_secrets, read_text};
+use super::secrets::{read_hints, read_text};
 use super::trusted::{refuse_open_directories, refuse_writable};
 use super::{App, Complaint, Executor, Settings, agent, app, defaults, reader};
 use crate::restart::Restart;
@@ -69,7 +69,7 @@ pub(crate) fn load(config_dir: &Path) -> Result<Settings, Vec<Complaint>> {
     let executor = agent.as_ref().map_or(Executor::Direct, |agent| agent.executor);
     read.iter_mut().for_each(|one| carried_out_by(&mut one.app, executor));
     match executor {
-        Executor::Direct => complaints.extend(read.iter().flat_map(|one| read_secrets(&one.app.secrets).err().unwrap_or_default())),
+        Executor::Direct => complaints.extend(read.iter().flat_map(|one| one.app.read_secrets(&one.app.secrets).err().unwrap_or_default())),
         // With units the secrets are not the agent's to read.
         Executor::Units => complaints.extend(read.iter().flat_map(Read::fits_units)),
     }

@@ -4,6 +4,7 @@
 //! The other modules here only build commands and read what came out.
 
 pub(crate) mod database;
+pub(crate) mod environment_file;
 pub(crate) mod exits;
 pub(crate) mod git;
 mod hearing;

@@ -44,7 +44,7 @@ impl AppEngine {
         let live = self.site.live().ok().flatten()?;
         let commit: CommitId = self.site.manifest(&live).ok()?.commit.parse().ok()?;
         let secrets = secrets_of(app).ok()?;
-        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
+        let env = app.variables(secrets);
         let order = Order {
             run: RunId(0),
             marker: watch.marker.to_owned(),
