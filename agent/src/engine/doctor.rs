@@ -10,7 +10,8 @@ use agent_wire::view::{Finding, Level};
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::{AppEngine, previous};
-use crate::restart::Restart;
+use crate::restart::drift::MadeWith;
+use crate::restart::{Restart, Scene, Serving, Steadiness, Variables};
 use crate::settings::Executor;
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
@@ -49,6 +50,7 @@ impl AppEngine {
         self.examine_readiness(&mut chart);
         self.examine_live(&mut chart);
         self.examine_database(&mut chart, &watch());
+        self.examine_variables(&mut chart, &watch());
         self.examine_reports(&mut chart);
         chart.findings
     }
@@ -304,6 +306,40 @@ impl AppEngine {
         if silent && app.restart != Restart::None {
             chart.add("restart", Level::Good, "no trap was found in the way the app is restarted", None);
         }
+    }
+
+    /// Whether what serves has the variables that the app's file says.
+    fn examine_variables(&self, chart: &mut Chart, watch: &Watch<'_>) {
+        let app = self.settings();
+        let Ok(Some(live)) = self.site.live() else { return };
+        let Some(commit) = self.site.manifest(&live).ok().and_then(|manifest| manifest.commit.parse().ok()) else { return };
+        let secrets = match app.executor {
+            Executor::Direct => app.read_secrets(&app.secrets),
+            Executor::Units => Ok(Vec::new()),
+        };
+        // That they cannot be read was told already.
+        let Ok(secrets) = secrets else { return };
+        let (env, plain) = (app.variables(secrets), app.plain_variables());
+        let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
+        let dir = self.site.release_dir(&live);
+        let silent = |_: &str| {};
+        let scene = Scene {
+            app: &app.name,
+            link: &link,
+            instances: &instances,
+            env: &env,
+            variables: Variables { dir: &variables, plain: &plain },
+            checks: &app.checks,
+            workers: &app.workers,
+            lacking: &[],
+            steadiness: Steadiness::Seen,
+            watch,
+            note: &silent,
+            warn: &silent,
+        };
+        let serving = Serving { name: &live, commit: &commit, dir: &dir };
+        let drift = app.restart.drift(&scene, serving, &MadeWith { module: app.settings_module(), by_default: None });
+        chart.findings.extend(drift.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
     }
 
     fn examine_reports(&self, chart: &mut Chart) {

@@ -32,8 +32,8 @@ use super::proof::{Asking, Crew, go_on};
 use super::worker::{self, Worker};
 use super::{How, Prepared, Proof, RestartError, Revived, Scene, Serving, Steadiness};
 use crate::site::{Slot, Slots};
-use crate::tools::Watch;
 use crate::tools::http::{self, MOST_SOCKET_PATH};
+use crate::tools::{Process, Watch};
 pub(super) use instance::instance_of;
 use instance::{Instance, Instances};
 pub(crate) use record::{StartedAgain, recorded, started_again};
@@ -349,6 +349,15 @@ impl Settings {
             what: format!("{} leads to {target}, not to the instance of {}", self.socket.display(), serving.name),
             cure: Some("somebody else changed the link; activate the release again".to_owned()),
             tail: Vec::new(),
+        })
+    }
+
+    /// Who serves a release: the unit of its instance, or the masters that the agent started.
+    pub(super) fn served_by(&self, scene: &Scene<'_>, release: &ReleaseName) -> Result<(Option<String>, Vec<Process>), RestartError> {
+        Ok(match Instances::open(self, scene)?.find(release)? {
+            Some(Instance::Unit { unit, .. }) => (Some(unit), Vec::new()),
+            Some(Instance::Processes { masters, .. }) => (None, masters),
+            None => (None, Vec::new()),
         })
     }
 

@@ -6,6 +6,7 @@
 
 mod bus;
 pub(crate) mod command;
+pub(crate) mod drift;
 mod error;
 pub(crate) mod gunicorn;
 pub(crate) mod handover;
@@ -16,6 +17,7 @@ pub(crate) mod systemd;
 mod traps;
 mod turn;
 pub(crate) mod uwsgi_fifo;
+mod variables;
 pub(crate) mod worker;
 
 use std::cell::Cell;
@@ -36,6 +38,7 @@ use master::Master;
 use proof::{Asking, Crew, go_on};
 use systemd::Watched;
 pub(crate) use turn::Turn;
+pub(crate) use variables::{LIVE, Variables};
 use worker::{Brought, Worker};
 
 /// How an app is restarted.
@@ -76,6 +79,8 @@ pub(crate) struct Scene<'a> {
     pub instances: &'a Path,
     /// The environment of the app's own programs: `[env]`, secrets, and the `RELEASE_…` variables of the new release.
     pub env: &'a [(String, String)],
+    /// What units are given of it.
+    pub variables: Variables<'a>,
     /// The checks.
     pub checks: &'a [Check],
     /// The workers that belong to the app.
@@ -171,6 +176,9 @@ impl Restart {
         }
         // Nothing can have been started in a link that is not there yet.
         prepared.since = scene.link.symlink_metadata().is_err().then(Ticks::now);
+        if self.has_units_in_place(scene) {
+            variables::keep_former(scene)?;
+        }
         Ok(prepared)
     }
 
@@ -180,6 +188,9 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the processes of the new release do not come up.
     pub(crate) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        if self.has_units_in_place(scene) {
+            variables::write_live(scene)?;
+        }
         self.bring(scene, new, prepared)?;
         match self {
             Self::Handover(settings) => settings.act(scene, new, prepared)?,
@@ -240,6 +251,11 @@ impl Restart {
         }
     }
 
+    /// Whether anything that serves or works is a unit that goes from release to release.
+    fn has_units_in_place(&self, scene: &Scene<'_>) -> bool {
+        matches!(self, Self::Systemd(_)) || self.unit().is_some() || worker::plain(scene).next().is_some()
+    }
+
     /// The unit that a server belongs to which is not spoken to through systemd.
     fn unit(&self) -> Option<&str> {
         match self {
@@ -268,6 +284,10 @@ impl Restart {
         former: Option<Serving<'_>>,
         prepared: &Prepared,
     ) -> Result<(), RestartError> {
+        variables::forget_former(scene);
+        if let Some(releases) = new.dir.parent() {
+            variables::sweep(scene, releases);
+        }
         match self {
             Self::Handover(settings) => settings.settle(scene, new, former, prepared),
             _ => Ok(()),
@@ -276,6 +296,7 @@ impl Restart {
 
     /// Ends what was started for a release that no visitor ever met; the former one is not touched. Failing is only a warning.
     pub(crate) fn forget(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<&ReleaseName>) {
+        variables::forget_former(scene);
         if let Self::Handover(settings) = self
             && former != Some(failed.name)
         {
@@ -288,6 +309,9 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the former release was not seen to serve.
     pub(crate) fn back(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
+        if let Err(error) = variables::put_back(scene) {
+            (scene.warn)(&format!("the variables of before could not be put back: {error}"));
+        }
         if let Self::Handover(settings) = self {
             let mut prepared = Prepared::default();
             let returned = match former {
@@ -397,6 +421,11 @@ impl Restart {
     /// fill in.
     pub(crate) fn traps(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
         traps::find(self, link, workers, time)
+    }
+
+    /// What the programs that serve a release have otherwise than it was made with. The app's name is left for the caller to fill in.
+    pub(crate) fn drift(&self, scene: &Scene<'_>, live: Serving<'_>, made: &drift::MadeWith<'_>) -> Vec<Finding> {
+        drift::find(self, scene, live, made)
     }
 
     /// The units of an app's workers for a release.

@@ -116,6 +116,7 @@ impl Stage {
             link: &link,
             instances: &instances,
             env: &env,
+            variables: Variables { dir: &self.path("variables"), plain: &env },
             checks: &self.checks,
             workers: &self.workers,
             lacking: &[],

@@ -59,7 +59,6 @@ pub(crate) fn parse_agent(text: &str) -> Agent {
 pub(crate) fn parse_app(text: &str) -> App {
     app::parse(&"shop".parse().unwrap(), std::path::Path::new("shop.toml"), text).unwrap()
 }
-pub(crate) use environment::SETTINGS_MODULE;
 pub(crate) use reader::Complaint;
 
 /// Everything that is set.

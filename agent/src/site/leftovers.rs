@@ -116,7 +116,7 @@ impl Site {
             }
         }
         let notes = self.root().join(".agent");
-        for dir in [notes.clone(), notes.join("pins"), notes.join("instances")] {
+        for dir in [notes.clone(), notes.join("pins"), notes.join("instances"), notes.join("variables")] {
             left.extend(temporaries(&dir)?);
         }
         for (_, path) in entries(&notes.join("tmp"))? {

@@ -325,6 +325,11 @@ impl Site {
         self.root.join(".agent/instances")
     }
 
+    /// What units read of their variables.
+    pub(crate) fn variables(&self) -> PathBuf {
+        self.root.join(".agent/variables")
+    }
+
     /// What installers keep for the next environment: this app's own, so that no other app's packages can leave something there.
     pub(crate) fn caches(&self) -> PathBuf {
         self.root.join(".agent/caches")
@@ -583,7 +588,7 @@ fn remove_durably(path: &Path) -> Result<(), SiteError> {
 }
 
 /// Replaces a small file so that it is there whole or not at all, and durable when this returns.
-fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
     // Requests that are carried out on the spot come on threads of their own, and the temporary name is one for all of them.
     static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

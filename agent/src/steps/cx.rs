@@ -11,7 +11,7 @@ use agent_wire::event::Stream;
 
 use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
-use crate::restart::{Scene, Serving, Steadiness, Turn};
+use crate::restart::{Scene, Serving, Steadiness, Turn, Variables};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock, Underway};
 use crate::tools::database::{self, DumpFile};
@@ -237,7 +237,8 @@ impl Cx<'_> {
     /// The same, for a release that is known not to have had these workers, by their units as they are set.
     pub(crate) fn scene_without<T>(&self, lacking: &[String], act: impl FnOnce(&Scene<'_>) -> T) -> T {
         let env = self.release_env();
-        let (link, instances) = (self.site.link(), self.site.instances());
+        let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
+        let plain = self.app.plain_variables();
         let mut checks = self.app.checks.clone();
         if self.steadiness.get() == Steadiness::Seen {
             checks.iter_mut().for_each(|check| check.stable_for = check.stable_for.min(SEEN_FOR));
@@ -250,6 +251,7 @@ impl Cx<'_> {
                 link: &link,
                 instances: &instances,
                 env: &env,
+                variables: Variables { dir: &variables, plain: &plain },
                 checks: &checks,
                 workers: &self.app.workers,
                 lacking,

@@ -6,7 +6,7 @@ use agent_model::names::ReleaseName;
 use agent_wire::event::Stream;
 
 use crate::restart::worker::Worker;
-use crate::restart::{RestartError, Scene, Serving, Steadiness};
+use crate::restart::{RestartError, Scene, Serving, Steadiness, Variables};
 use crate::settings::App;
 use crate::site::Site;
 use crate::tools::{Cancel, Watch};
@@ -74,7 +74,7 @@ pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: De
         Ok(commit) => commit,
         Err(err) => return failed(Failure::new(chain(&err))),
     };
-    let (dir, link, instances) = (site.release_dir(release), site.link(), site.instances());
+    let (dir, link, instances, variables) = (site.release_dir(release), site.link(), site.instances(), site.variables());
     let (cancel, lines) = (Cancel::default(), |_: Stream, _: &str| {});
     let watch = Watch { marker: "health", deadline: Instant::now() + depth.limit, cancel: &cancel, lines: &lines };
     let scene = Scene {
@@ -82,6 +82,7 @@ pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: De
         link: &link,
         instances: &instances,
         env: &[],
+        variables: Variables { dir: &variables, plain: &[] },
         checks: &app.checks,
         workers: depth.workers,
         lacking: &[],

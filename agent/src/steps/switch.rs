@@ -3,12 +3,14 @@
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
+use agent_wire::view::Level;
 use chrono::Utc;
 
 use super::foresight::beside;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain};
 use crate::faults;
-use crate::restart::{Prepared, Proof, Restart, Steadiness};
+use crate::restart::drift::MadeWith;
+use crate::restart::{Prepared, Proof, Restart, Serving, Steadiness};
 use crate::site::{Migrated, Served, SiteError};
 use crate::work::Job;
 
@@ -62,6 +64,7 @@ impl Step for Switch {
             let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
             faults::at("proven");
             tell(cx, &proof);
+            warn_of_other_settings(cx, new);
             let workers = Some(cx.app.workers.iter().map(|worker| worker.unit.clone()).collect());
             let mut writing = None;
             if served.as_ref().is_none_or(|served| served.workers != workers) {
@@ -145,6 +148,21 @@ fn tell(cx: &Cx<'_>, proof: &Proof) {
     }
     for warning in &proof.warnings {
         cx.warn(warning);
+    }
+}
+
+/// A server with other settings than the database was migrated with may use another database altogether.
+fn warn_of_other_settings(cx: &Cx<'_>, new: Serving<'_>) {
+    let inspection = cx.inspection.as_ref();
+    let made = MadeWith {
+        module: inspection.map(|inspection| inspection.settings_module.as_str()).or_else(|| cx.app.settings_module()),
+        by_default: inspection.and_then(|inspection| inspection.chosen_by_default.as_deref()),
+    };
+    let drift = cx.scene(|scene| cx.app.restart.drift(scene, new, &made));
+    // What is no error is for doctor to say: it is the same with every release.
+    for finding in drift.into_iter().filter(|finding| finding.level == Level::Error) {
+        let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
+        cx.warn(format!("{}{cure}", finding.text));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Processes by number, safe against numbers that are used again; and the search for processes by what /proc says of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -156,6 +156,13 @@ impl Process {
         let cmdline = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         let text = String::from_utf8_lossy(&cmdline);
         text.split('\0').map(str::to_owned).filter(|arg| !arg.is_empty()).collect()
+    }
+
+    /// The variables that it was started with; nothing where they cannot be read, or it has written a title over them.
+    pub(crate) fn variables(&self) -> Option<BTreeMap<String, String>> {
+        let environ = environ_of(self.pid);
+        let text = String::from_utf8_lossy(environ.strip_suffix(b"\0")?);
+        text.split('\0').map(|set| set.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
     }
 
     /// The file that one of its descriptors is open to.

@@ -18,7 +18,7 @@ use crate::faults;
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::worker::templates;
-use crate::restart::{RestartError, Scene, Serving};
+use crate::restart::{RestartError, Scene, Serving, variables};
 use crate::site::{Slot, Slots};
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
@@ -302,6 +302,9 @@ impl<'a> Instances<'a> {
         let mut record = self.new_record(serving.name);
         self.write_record(&record)?;
         let release = serving.name.as_str();
+        if self.bus.is_some() {
+            variables::write(self.scene, &self.settings.called(self.scene.link, serving.name), serving)?;
+        }
         if let Some((bus, unit)) = self.unit(serving.name) {
             bus.job(Act::Start, &unit, self.settings.start_timeout)?;
             return Ok(Instance::Unit { unit, restarts: 0 });

@@ -24,6 +24,7 @@ fn settings() -> Settings {
         packages: Vec::new(),
         install: Vec::new(),
         writable: Vec::new(),
+        module: None,
     }
 }
 
