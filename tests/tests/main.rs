@@ -50,4 +50,5 @@ mod systemd;
 mod terminal;
 mod tls;
 mod trust_files;
+mod variables;
 mod workers;

@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::{AppEngine, previous};
 use crate::restart::drift::MadeWith;
-use crate::restart::{Restart, Scene, Serving, Steadiness, Variables};
+use crate::restart::{Renewal, Restart, Scene, Serving, Steadiness, Variables};
 use crate::settings::Executor;
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
@@ -333,6 +333,7 @@ impl AppEngine {
             workers: &app.workers,
             lacking: &[],
             steadiness: Steadiness::Seen,
+            renewal: Renewal::No,
             watch,
             note: &silent,
             warn: &silent,

@@ -340,7 +340,14 @@ impl AppEngine {
                 }
                 if self.journal.has(*run, Stands::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
-            Act::Release { .. } | Act::Stage { .. } | Act::Prune | Act::Mend | Act::Check | Act::Lock { .. } | Act::Unlock => Ok(()),
+            Act::Release { .. }
+            | Act::Stage { .. }
+            | Act::Restart
+            | Act::Prune
+            | Act::Mend
+            | Act::Check
+            | Act::Lock { .. }
+            | Act::Unlock => Ok(()),
         }
     }
 
@@ -397,7 +404,7 @@ impl AppEngine {
             Act::Pin { release } => Ok(self.site.pin(&self.find(release)?)?),
             Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
-            Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
+            Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Restart | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }
 

@@ -179,9 +179,7 @@ impl Worker {
             replayed
         } else {
             // Whether it has served decides what is to be done, so it is looked up before the plan is drawn.
-            if let Act::Activate { release } = &act {
-                chosen = Some(self.find(release, live.as_ref()));
-            }
+            chosen = self.chosen(&act, live.as_ref());
             let past = self.past_of(chosen.as_ref().and_then(|chosen| chosen.as_ref().ok()))?;
             let plan = draw(&Brief { act: &act, app: &app, past });
             // Somebody may have cancelled it while it waited.
@@ -228,11 +226,10 @@ impl Worker {
             }
             obstacle = obstacle.or(Some(failure));
         }
-        if let Act::Activate { release } = &act
-            && cx.target.is_none()
+        if cx.target.is_none()
             && obstacle.is_none()
+            && let Some(chosen) = chosen.or_else(|| self.chosen(&act, cx.former.as_ref()))
         {
-            let chosen = chosen.unwrap_or_else(|| self.find(release, cx.former.as_ref()));
             match chosen.and_then(|release| self.target_of(&release)) {
                 Ok(target) => {
                     telling.mark(What::Resolved {
@@ -249,6 +246,18 @@ impl Worker {
         let ended = drive(&mut run, &steps, &mut cx, &telling, journal, obstacle);
         engine.end();
         ended
+    }
+
+    /// The release that an act makes live and does not make: it is there already.
+    fn chosen(&self, act: &Act, live: Option<&ReleaseName>) -> Option<Result<ReleaseName, Failure>> {
+        match act {
+            Act::Activate { release } => Some(self.find(release, live)),
+            Act::Restart => {
+                let none = || Failure::new("no release is live").with_hint("make one: agentctl release REF");
+                Some(live.cloned().ok_or_else(none))
+            }
+            _ => None,
+        }
     }
 
     fn find(&self, selector: &ReleaseSelector, live: Option<&ReleaseName>) -> Result<ReleaseName, Failure> {
@@ -455,9 +464,10 @@ const TO_ANSWER: Duration = Duration::from_secs(10);
 /// Nobody is told that a release still serves unless it was asked.
 fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &Cx<'_>, telling: &Telling<'_>) -> Result<(), JournalError> {
     let claims = match (outcome, cx.act) {
-        (Outcome::Failed | Outcome::RolledBack | Outcome::Cancelled, Act::Release { .. } | Act::Activate { .. } | Act::Stage { .. }) => {
-            true
-        }
+        (
+            Outcome::Failed | Outcome::RolledBack | Outcome::Cancelled,
+            Act::Release { .. } | Act::Activate { .. } | Act::Restart | Act::Stage { .. },
+        ) => true,
         (Outcome::Done, act) => matches!(act, Act::Stage { .. }),
         _ => false,
     };

@@ -133,9 +133,13 @@ fn wanted<'s>(scene: &'s Scene<'_>, seen: &Seen) -> BTreeMap<&'s String, &'s Str
 fn cure_of(seen: &Seen, scene: &Scene<'_>) -> String {
     match &seen.unit {
         Some(OfUnit { reads: Reads::NotIts, file, .. }) => {
-            format!("agentctl setup app {}; or add EnvironmentFile=-{} to the unit, and agentctl restart {0}", scene.app, file.display())
+            format!(
+                "agentctl setup app {}; or add EnvironmentFile=-{} to the unit, and agentctl --app {0} restart",
+                scene.app,
+                file.display()
+            )
         }
-        _ => format!("agentctl restart {}", scene.app),
+        _ => format!("agentctl --app {} restart", scene.app),
     }
 }
 
@@ -184,7 +188,10 @@ fn called(unit: &Unit) -> String {
 /// A unit, by its process where the kernel tells of that, and by what systemd says where not.
 fn seen_of(unit: &Unit, scene: &Scene<'_>, called: &str) -> Seen {
     let file = scene.variables.file(called);
-    let reads = if unit.environment_files.iter().any(|path| *path == file) { Reads::Its } else { Reads::NotIts };
+    // The root may be a link, and setup names what it leads to.
+    let whole = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
+    let is_its = |path: &PathBuf| *path == file || *path == whole;
+    let reads = if unit.environment_files.iter().any(is_its) { Reads::Its } else { Reads::NotIts };
     if let Some(has) = Process::of(unit.main_pid).variables() {
         let of_unit = OfUnit { file, reads, unread: Vec::new(), started: Started::Since };
         return Seen { who: unit.name.clone(), has, unit: Some(of_unit) };

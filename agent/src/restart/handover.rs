@@ -14,6 +14,7 @@
 
 mod instance;
 mod record;
+mod renewal;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -84,6 +85,11 @@ impl Settings {
     /// What the instance of a release is called by, in the name of its unit and at the end of its socket's: the slot that leads to the release, or
     /// else the release, as it was before there were slots. `link` is the root's link `app`.
     fn called(&self, link: &Path, release: &ReleaseName) -> String {
+        self.slot_of(link, release).map_or_else(|| self.called_without_slot(link, release), |slot| slot.to_string())
+    }
+
+    /// What the worker of a release is called by. One that has no slot has no second name: its unit finds the release by it.
+    fn worker_called(&self, link: &Path, release: &ReleaseName) -> String {
         self.slot_of(link, release).map_or_else(|| release.to_string(), |slot| slot.to_string())
     }
 
@@ -94,8 +100,11 @@ impl Settings {
         }
         let public = self.named().map(|socket| file_name(&socket));
         let mut slots: Vec<Slot> = Slots::beside(link).taken().into_iter().filter(|(_, of)| of == release).map(|(slot, _)| slot).collect();
-        // There is more than one only where somebody else has made links.
-        slots.sort_by_key(|slot| public.as_deref() != Some(&*file_name(&self.socket_called(slot.as_str()))));
+        // There is more than one while a second instance is started beside the first, and where somebody else has made links.
+        slots.sort_by_key(|slot| {
+            let is_public = public.as_deref() == Some(&*file_name(&self.socket_called(slot.as_str())));
+            (self.rank_of_slot(link, release, slot), !is_public)
+        });
         slots.into_iter().next()
     }
 
@@ -137,7 +146,7 @@ impl Settings {
             let (target, socket) = (target.file_name()?.to_str()?, self.socket.file_name()?.to_str()?);
             let called = target.strip_prefix(socket)?.strip_prefix('.')?;
             let is_slot = || self.slots.iter().any(|slot| slot.as_str() == called);
-            (called.parse::<ReleaseName>().is_ok() || is_slot()).then_some(())
+            (renewal::release_in(called).is_some() || is_slot()).then_some(())
         };
         if !fs::read_link(&self.socket).is_ok_and(|target| instance_of(&target).is_some()) {
             return Ok(());
@@ -203,6 +212,7 @@ impl Settings {
         self.sweep();
         let instances = Instances::open(self, scene)?;
         instances.check_starter(new)?;
+        instances.set_aside(new)?;
         match self.bring_up(&instances, new) {
             Ok(_) => Ok(if scene.steadiness == Steadiness::Unseen { self.confirm } else { Duration::ZERO }),
             Err(error) => {
@@ -219,7 +229,8 @@ impl Settings {
 
     fn bring_up(&self, instances: &Instances<'_>, new: Serving<'_>) -> Result<Instance, RestartError> {
         let scene = instances.scene;
-        if let Some(instance) = instances.find(new.name)? {
+        let there = if instances.is_set_aside(new.name) { None } else { instances.find(new.name)? };
+        if let Some(instance) = there {
             (scene.note)(&format!("the instance of {} runs already", new.name));
             if http::listens(&self.socket_of(scene.link, new.name)) && !instances.is_leaving(new.name) {
                 match self.ask_itself(instances, &instance, new, Duration::ZERO) {
@@ -371,7 +382,7 @@ impl Settings {
 
     /// The units of the workers that have an instance for each release.
     pub(super) fn workers_of(&self, scene: &Scene<'_>, release: &ReleaseName) -> Vec<String> {
-        worker::instances(scene, &self.called(scene.link, release))
+        worker::instances(scene, &self.worker_called(scene.link, release))
     }
 
     /// Stops what is no longer asked, when the former workers have finished or have had the time of the last requests: until then, an agent that dies
@@ -389,6 +400,7 @@ impl Settings {
         let instances = Instances::open(self, scene)?;
         scene.watch.pause(AFTER_RENAME);
         let mut failure = instances.await_finished(&prepared.finishing, self.drain).err();
+        failure = failure.or(instances.end_former(new.name, self.drain).err());
         let kept =
             |name: &ReleaseName| name == new.name || self.keep_warm == KeepWarm::Former && former.is_some_and(|former| former.name == name);
         for release in instances.running()?.iter().filter(|name| !kept(name)) {

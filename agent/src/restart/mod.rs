@@ -89,6 +89,8 @@ pub(crate) struct Scene<'a> {
     pub lacking: &'a [String],
     /// Whether the release that is brought was seen to serve before.
     pub steadiness: Steadiness,
+    /// Whether what serves the release already is to be replaced.
+    pub renewal: Renewal,
     /// How long the former instance may take to finish its requests, and how programs are watched.
     pub watch: &'a Watch<'a>,
     /// A sentence for the people who follow the run.
@@ -102,6 +104,15 @@ impl Scene<'_> {
     fn lacks(&self, worker: &Worker) -> bool {
         self.lacking.contains(&worker.unit)
     }
+}
+
+/// What becomes of programs that serve the release already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// They go on.
+    No,
+    /// They are started anew, with the variables and secrets of now.
+    Yes,
 }
 
 /// How long things must go on.
@@ -166,11 +177,14 @@ impl Restart {
             }
         }
         let mut prepared = Prepared::default();
+        if let (Renewal::Yes, Self::UwsgiFifo(_) | Self::Gunicorn(_), None) = (scene.renewal, self, self.unit()) {
+            (scene.warn)("a server that is only reloaded keeps the variables that it was started with: name its unit under [restart]");
+        }
         match self {
             Self::None => {}
             Self::Handover(settings) => prepared.confirm = settings.prepare(scene, new)?,
             Self::UwsgiFifo(settings) => prepared.master = settings.prepare(scene, new)?,
-            Self::Systemd(settings) => systemd::examine(scene, settings.act(), settings.units.iter().map(String::as_str))?,
+            Self::Systemd(settings) => systemd::examine(scene, settings.act(scene), settings.units.iter().map(String::as_str))?,
             Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
             Self::Command(settings) => settings.prepare()?,
         }
@@ -210,6 +224,13 @@ impl Restart {
         let explained = |error| systemd::with_journal(scene, self.unit(), error);
         match self {
             Self::None | Self::Handover(_) => {}
+            // Only a start gives a server other variables.
+            Self::UwsgiFifo(settings) if scene.renewal == Renewal::Yes && settings.unit.is_some() => {
+                prepared.master = settings.start(scene, release).map_err(explained)?;
+            }
+            Self::Gunicorn(settings) if scene.renewal == Renewal::Yes && settings.unit.is_some() => {
+                prepared.master = Some(settings.start(scene, release).map_err(explained)?);
+            }
             Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
             Self::Systemd(settings) => prepared.units = settings.bring(scene, release)?,
             Self::Gunicorn(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
@@ -297,10 +318,14 @@ impl Restart {
     /// Ends what was started for a release that no visitor ever met; the former one is not touched. Failing is only a warning.
     pub(crate) fn forget(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<&ReleaseName>) {
         variables::forget_former(scene);
-        if let Self::Handover(settings) = self
-            && former != Some(failed.name)
-        {
-            settings.end(scene, failed, None, &[]);
+        match self {
+            Self::Handover(settings) if former != Some(failed.name) => settings.end(scene, failed, None, &[]),
+            Self::Handover(settings) => {
+                if let Err(error) = settings.bring_back(scene, failed.name, Duration::ZERO) {
+                    (scene.warn)(&format!("not all that was started for {} could be stopped: {error}", failed.name));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -316,12 +341,14 @@ impl Restart {
             let mut prepared = Prepared::default();
             let returned = match former {
                 None => settings.unname(),
-                Some(former) => settings.stand(scene, former).and_then(|stood| {
-                    if stood == Stood::Ours {
-                        settings.bring_workers(scene, former, &mut prepared)?;
-                    }
-                    self.prove_again(scene, former, stood, &mut prepared)
-                }),
+                Some(former) => {
+                    settings.bring_back(scene, former.name, settings.drain).and_then(|()| settings.stand(scene, former)).and_then(|stood| {
+                        if stood == Stood::Ours {
+                            settings.bring_workers(scene, former, &mut prepared)?;
+                        }
+                        self.prove_again(scene, former, stood, &mut prepared)
+                    })
+                }
             };
             settings.end(scene, failed, former, &prepared.finishing);
             return returned;
@@ -421,6 +448,15 @@ impl Restart {
     /// fill in.
     pub(crate) fn traps(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
         traps::find(self, link, workers, time)
+    }
+
+    /// Whether the release is served already, and nothing would be done to bring it.
+    pub(crate) fn is_served(&self, scene: &Scene<'_>, release: &ReleaseName) -> bool {
+        match self {
+            Self::None => true,
+            Self::Handover(settings) => settings.is_served(scene, release).unwrap_or(false),
+            _ => false,
+        }
     }
 
     /// What the programs that serve a release have otherwise than it was made with. The app's name is left for the caller to fill in.

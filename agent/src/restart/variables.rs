@@ -49,7 +49,10 @@ pub(super) fn write_live(scene: &Scene<'_>) -> Result<(), RestartError> {
 fn write_file(scene: &Scene<'_>, called: &str, variables: &[(String, String)]) -> Result<(), RestartError> {
     let (text, left_out) = environment_file::written(variables);
     if !left_out.is_empty() {
-        (scene.warn)(&format!("systemd lets no control character into an environment: units do not get {} of [env]", left_out.join(", ")));
+        (scene.warn)(&format!(
+            "units do not get {} of [env]: something in its value is no character to Unicode, and systemd would refuse the file",
+            left_out.join(", ")
+        ));
     }
     let text = format!("# Written by release-agent for {} of {}, and written anew by each run.\n{text}", called, scene.app);
     replace(scene, called, text.as_bytes())

@@ -115,6 +115,8 @@ pub(super) fn unit(served: &Served<'_>) -> String {
             Some(("Description", _)) => format!("Description={}, %i", app.name),
             Some(("User", _)) => format!("User={user}"),
             Some(("Group", _)) => format!("Group={group}"),
+            // The first of them stands for all.
+            Some(("EnvironmentFile", file)) if !file.starts_with('-') => continue,
             Some(("EnvironmentFile", _)) => {
                 text.push_str(&variables(app, root, "%i"));
                 continue;

@@ -216,7 +216,7 @@ impl Site {
         for (name, path) in entries(&self.instances())? {
             let Some((release, ending)) = name.split_once('.') else { continue };
             // Logs stay until the next switch: they say why a release that is gone did not come up.
-            if ending != "json" || !of_none(release) {
+            if !matches!(ending, "json" | "former.json" | "failed.json") || !of_none(release) {
                 continue;
             }
             match (around.instance)(&path) {

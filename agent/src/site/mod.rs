@@ -322,7 +322,7 @@ impl Site {
 
     /// Where what was started for releases is remembered.
     pub(crate) fn instances(&self) -> PathBuf {
-        self.root.join(".agent/instances")
+        instances_beside(&self.link())
     }
 
     /// What units read of their variables.
@@ -572,6 +572,11 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), SiteError> {
 
 /// What ext4 keeps at the top of a disk, which may be mounted at any directory of the root (fsck.ext4(8)).
 pub(crate) const LOST_AND_FOUND: &str = "lost+found";
+
+/// Where the agent remembers instances, in the root whose link `app` this is.
+pub(crate) fn instances_beside(link: &Path) -> PathBuf {
+    link.with_file_name(".agent").join("instances")
+}
 
 /// Makes a directory's entries durable.
 fn sync_dir(path: &Path) -> Result<(), SiteError> {

@@ -11,7 +11,7 @@ use agent_wire::event::Stream;
 
 use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
-use crate::restart::{Scene, Serving, Steadiness, Turn, Variables};
+use crate::restart::{Renewal, Scene, Serving, Steadiness, Turn, Variables};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock, Underway};
 use crate::tools::database::{self, DumpFile};
@@ -256,6 +256,7 @@ impl Cx<'_> {
                 workers: &self.app.workers,
                 lacking,
                 steadiness: self.steadiness.get(),
+                renewal: if *self.act == Act::Restart { Renewal::Yes } else { Renewal::No },
                 watch,
                 note: &note,
                 warn: &warn,

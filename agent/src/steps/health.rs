@@ -6,7 +6,7 @@ use agent_model::names::ReleaseName;
 use agent_wire::event::Stream;
 
 use crate::restart::worker::Worker;
-use crate::restart::{RestartError, Scene, Serving, Steadiness, Variables};
+use crate::restart::{Renewal, RestartError, Scene, Serving, Steadiness, Variables};
 use crate::settings::App;
 use crate::site::Site;
 use crate::tools::{Cancel, Watch};
@@ -87,6 +87,7 @@ pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: De
         workers: depth.workers,
         lacking: &[],
         steadiness: Steadiness::Seen,
+        renewal: Renewal::No,
         watch: &watch,
         note: &|_| {},
         warn: &|_| {},

@@ -43,9 +43,14 @@ impl Step for Switch {
         // What stands where the link belongs must be ours to replace; said while nothing is exposed.
         cx.site.live()?;
         warn_of_newer_migrations(cx, &release)?;
+        if *cx.act == Act::Restart && cx.app.restart == Restart::None {
+            return Err(Failure::new("there is nothing to restart: no [restart] is set").with_hint("agentctl init writes an example"));
+        }
+        say_what_activate_does_not_do(cx, &release);
         load_before_what_cannot_hand_over(cx)?;
         let served: Option<Served> = cx.site.fact(&release).ok().flatten();
-        if served.is_some() {
+        // With other variables nobody has seen it serve.
+        if served.is_some() && *cx.act != Act::Restart {
             cx.steadiness.set(Steadiness::Seen);
         }
         let prepared = beside(cx, |cx| cx.serving(&release, |new| Ok(cx.scene(|scene| cx.app.restart.prepare(scene, new))?)))?;
@@ -148,6 +153,17 @@ fn tell(cx: &Cx<'_>, proof: &Proof) {
     }
     for warning in &proof.warnings {
         cx.warn(warning);
+    }
+}
+
+/// Somebody who activates the live release may want it started anew.
+fn say_what_activate_does_not_do(cx: &Cx<'_>, release: &ReleaseName) {
+    let is_live = matches!(cx.act, Act::Activate { .. }) && cx.former.as_ref() == Some(release);
+    if is_live && cx.scene(|scene| cx.app.restart.is_served(scene, release)) {
+        cx.warn(format!(
+            "{release} is live and serves already, so that activate changes nothing: agentctl --app {} restart starts it anew",
+            cx.app.name
+        ));
     }
 }
 

@@ -31,8 +31,7 @@ const COMMENT_GOES_ON: &str =
     "is a comment that ends with a backslash, and only some versions of systemd take the next line for a part of it";
 const COMMENT_IN_VALUE: &str = "has a comment behind the value, and systemd takes it for a part of the value: put it on a line of its own";
 const NO_CLOSING_QUOTE: &str = "has an opening quote and no closing one, and systemd takes the rest of the file for the value";
-const UNPRINTABLE: &str =
-    "has a character in its value that systemd does not let into an environment: only printable ones, tabs and line ends may be in it";
+const NO_CHARACTER: &str = "has something in its value that Unicode calls no character, and systemd refuses the whole file for it";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -93,12 +92,11 @@ fn is_space(char: char) -> bool {
     matches!(char, ' ' | '\t' | '\n' | '\r')
 }
 
-/// What systemd lets into an environment: UTF-8 without control characters but tab and line end, and without what Unicode calls no character.
+/// What systemd lets into an environment: UTF-8, control characters too, without what Unicode calls no character (`unichar_is_valid` in its
+/// src/basic/utf8.c).
 pub(crate) fn may_be_in_a_value(char: char) -> bool {
     let code = u32::from(char);
-    let is_control = code < 0x20 && !matches!(char, '\t' | '\n') || code == 0x7f;
-    let is_none = (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe;
-    !is_control && !is_none
+    !(0xfdd0..=0xfdef).contains(&code) && code & 0xfffe != 0xfffe
 }
 
 impl Reader {
@@ -206,7 +204,7 @@ impl Reader {
             self.value.truncate(self.kept);
         }
         if !self.value.chars().all(may_be_in_a_value) {
-            return self.fault(self.at, UNPRINTABLE);
+            return self.fault(self.at, NO_CHARACTER);
         }
         let name = self.name.trim_end_matches(is_space).to_owned();
         self.found.push(Assignment { name, value: std::mem::take(&mut self.value), at: self.at });
@@ -275,13 +273,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_as_it_was_meant() {
-        let values = ["", "a", " a ", "a\"b'c`d$e\\f\\n", "one\ntwo\n", "\ttab", "#no comment", "ü → 東", "a\\\nb"];
+        let values = ["", "a", " a ", "a\"b'c`d$e\\f\\n", "one\ntwo\n", "\ttab", "#no comment", "ü → 東", "a\\\nb", "a\r\nb\r"];
         let pairs: Vec<(String, String)> = values.iter().enumerate().map(|(at, value)| (format!("T_{at}"), (*value).to_owned())).collect();
         let (text, left_out) = written(&pairs);
         assert!(left_out.is_empty());
         let read: Vec<(String, String)> = parse(&text).unwrap().into_iter().map(|one| (one.name, one.value)).collect();
         assert_eq!(read, pairs);
-        let odd = [("A".to_owned(), "a\rb".to_owned()), ("B".to_owned(), "b".to_owned())];
+        let odd = [("A".to_owned(), "a\u{fffe}b".to_owned()), ("B".to_owned(), "b".to_owned())];
         assert_eq!(written(&odd), ("B=\"b\"\n".to_owned(), vec!["A"]));
     }
 
@@ -295,9 +293,8 @@ mod tests {
             ("A=\"b\nB=2\n", 2, NO_CLOSING_QUOTE),
             ("A='b\"\n", 2, NO_CLOSING_QUOTE),
             ("A=\"b\\", 2, NO_CLOSING_QUOTE),
-            ("A=a\u{7}b\n", 0, UNPRINTABLE),
-            ("A='a\rb'\n", 0, UNPRINTABLE),
-            ("A=a\u{fdd0}b\n", 0, UNPRINTABLE),
+            ("A=a\u{ffff}b\n", 0, NO_CHARACTER),
+            ("A=a\u{fdd0}b\n", 0, NO_CHARACTER),
         ] {
             assert_eq!(parse(text), Err(vec![Fault { at, says }]), "{text:?}");
         }

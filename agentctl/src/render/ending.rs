@@ -60,6 +60,10 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
     let release = known.release.as_deref().map(clean_line);
     let of = known.of.as_deref().map(clean_line);
     let what = match outcome {
+        OutcomeWord::Live if known.action == "restart" => {
+            let release = live.or(release).unwrap_or_else(|| "the release".into());
+            format!("{app}: {release} was started anew, and is live{}", warned(known.warnings))
+        }
         OutcomeWord::Live => {
             let release = live.or(release).unwrap_or_else(|| "the release".into());
             format!("{app}: {release} is live{}", warned(known.warnings))
@@ -82,6 +86,10 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
             format!("{app}: the check failed: {whom}")
         }
         OutcomeWord::Failed => format!("{app}: {} failed{}", named(&known.action), at(known)),
+        OutcomeWord::RolledBack if known.action == "restart" => {
+            let stands = live.map_or_else(|| "no release is live now".into(), |live| format!("{live} serves again"));
+            format!("{app}: the restart was taken back{}; {stands}", at(known))
+        }
         OutcomeWord::RolledBack => {
             let release = release.unwrap_or_else(|| "the new release".into());
             let stands = match (live, &known.asked) {
@@ -185,7 +193,7 @@ fn silent(asked: &LiveAsked) -> String {
 
 /// Whether the action is one that makes a release live.
 fn serves(action: &str) -> bool {
-    matches!(action, "release" | "activate" | "")
+    matches!(action, "release" | "activate" | "restart" | "")
 }
 
 fn named(action: &str) -> String {

@@ -367,6 +367,13 @@ fn acts_that_tend_end_in_their_own_words() {
     next: agentctl logs -f 11 shows how it ends
     shop: cancel failed (run 12, 8.4 s)
     ");
+    let restarts = [OutcomeWord::Live, OutcomeWord::Failed, OutcomeWord::RolledBack];
+    let restarts = restarts.map(|outcome| told(vec![accepted("restart", None), ended(outcome, Some(OLD))]));
+    assert_snapshot!(restarts.map(|lines| lines.lines().next().unwrap_or_default().to_owned()).join("\n"), @r"
+    shop: 2026-11-20-20-00-00-0a1b2c3d4e5f was started anew, and is live (run 12, 8.4 s)
+    shop: failed; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f was never left; no check says whether it serves (run 12, 8.4 s)
+    shop: the restart was taken back; 2026-11-20-20-00-00-0a1b2c3d4e5f serves again (run 12, 8.4 s)
+    ");
     let nothing = What::StepDone { step: "prune".into(), ms: 3, nothing: Some("all are young".into()) };
     assert_snapshot!(told(vec![accepted("prune", None), started("prune"), nothing, ended(OutcomeWord::Done, None)]), @r"
     – prune          skipped: all are young

@@ -153,8 +153,11 @@ impl<'a> Instances<'a> {
         self.record_path(release.as_str()).exists() || self.settings.slot_of(self.scene.link, release).is_some()
     }
 
-    fn write_record(&self, record: &Record) -> Result<(), RestartError> {
-        let path = self.record_path(&record.release);
+    pub(super) fn write_record(&self, record: &Record) -> Result<(), RestartError> {
+        self.write_record_at(&self.record_path(&record.release), record)
+    }
+
+    pub(super) fn write_record_at(&self, path: &Path, record: &Record) -> Result<(), RestartError> {
         // By this form of name it is known, later, for what it is, and whose.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
@@ -162,12 +165,12 @@ impl<'a> Instances<'a> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(&serde_json::to_vec(record)?)?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)?;
+            fs::rename(&temporary, path)?;
             File::open(self.scene.instances)?.sync_all()
         };
         // The cause is told; what stays of the temporary file goes when the agent starts.
         let written = write().inspect_err(|_| drop(fs::remove_file(&temporary)));
-        written.map_err(|source| RestartError::File { act: "write down the instance in", path: path.clone(), source })
+        written.map_err(|source| RestartError::File { act: "write down the instance in", path: path.to_owned(), source })
     }
 
     /// The instance of a release, if it runs.
@@ -200,20 +203,37 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// By the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and by who listens.
     fn masters(&self, release: &ReleaseName) -> Vec<Process> {
-        let recorded = self.record(release.as_str()).filter(|record| record.boot == boot()).and_then(|record| record.process);
-        if let Some(process) = recorded.map(|(pid, started)| Process::recorded(pid, started)).filter(Process::is_alive) {
-            return vec![process];
+        let recorded = self.record(release.as_str());
+        processes_of(recorded.as_ref(), &self.socket_of(release))
+    }
+
+    /// Ends what the agent started by its record, so that no request is lost.
+    pub(super) fn end_processes(&self, release: &ReleaseName, record: &Record, drain: Duration) -> Result<(), RestartError> {
+        let masters = processes_of(Some(record), &record.socket);
+        self.drain(release.as_str(), &record.socket, drain);
+        masters.iter().for_each(|master| self.end(release, master, drain));
+        if let Some(master) = masters.iter().find(|master| master.is_alive()) {
+            return Err(could_not_be_ended(release, master));
         }
-        let socket = self.socket_of(release);
-        let mut processes = with_variable(SOCKET, &socket.to_string_lossy());
-        if let Some(state) = unix_socket(&socket) {
-            processes.extend(holding(Path::new(&format!("socket:[{}]", state.listener))));
+        if record.socket.exists() && !http::listens(&record.socket) {
+            // A socket that stays is removed before the next instance binds it.
+            let _ = fs::remove_file(&record.socket);
         }
-        processes.sort_by_key(Process::pid);
-        processes.dedup();
-        topmost(&processes)
+        Ok(())
+    }
+
+    /// Stops what runs in a slot, the web and its workers, and frees it.
+    pub(super) fn leave(&self, release: &ReleaseName, slot: &Slot, drain: Duration) -> Result<(), RestartError> {
+        let Some((_, unit)) = self.unit_called(slot.as_str()) else { return Ok(()) };
+        self.drain(release.as_str(), &self.settings.socket_called(slot.as_str()), drain);
+        self.stop_unit(&unit, None, drain)?;
+        let finishing = self.let_finish(&self.workers_called(slot.as_str()))?;
+        self.await_finished(&finishing, self.settings.drain)?;
+        if self.is_down(slot.as_str())? {
+            self.slots().free(slot)?;
+        }
+        Ok(())
     }
 
     fn socket_of(&self, release: &ReleaseName) -> PathBuf {
@@ -221,7 +241,7 @@ impl<'a> Instances<'a> {
     }
 
     /// A record that knows no process yet.
-    fn new_record(&self, release: &ReleaseName) -> Record {
+    pub(super) fn new_record(&self, release: &ReleaseName) -> Record {
         let slot = self.settings.slot_of(self.scene.link, release).map(|slot| self.slots().link(&slot));
         let socket = self.socket_of(release);
         let again = self.again.get().or_else(|| self.record(release.as_str())?.again);
@@ -234,7 +254,8 @@ impl<'a> Instances<'a> {
         let state = |slot: &Slot| -> Result<Seat, RestartError> {
             Ok(Seat { slot: slot.clone(), release: slots.release_of(slot), down: self.is_down(slot.as_str())? })
         };
-        let seats = self.settings.slots.iter().map(state).collect::<Result<Vec<_>, _>>()?;
+        let free = self.settings.slots.iter().filter(|slot| !self.is_kept(new, slot));
+        let seats = free.map(state).collect::<Result<Vec<_>, _>>()?;
         let public = self.settings.named().map(|socket| file_name(&socket));
         let is_public = |seat: &Seat| public.as_deref() == Some(&*file_name(&self.settings.socket_called(seat.slot.as_str())));
         let live = fs::read_link(link).ok().and_then(|target| target.file_name()?.to_str()?.parse::<ReleaseName>().ok());
@@ -450,11 +471,7 @@ impl<'a> Instances<'a> {
                 self.note_leaving(release, &masters);
                 masters.iter().for_each(|master| self.end(release, master, drain));
                 if let Some(master) = masters.iter().find(|master| master.is_alive()) {
-                    return Err(RestartError::Process {
-                        what: format!("the instance of {release} (process {}) could not be ended", master.pid()),
-                        cure: Some("it may belong to another user than the agent's".to_owned()),
-                        tail: Vec::new(),
-                    });
+                    return Err(could_not_be_ended(release, master));
                 }
             }
         }
@@ -566,6 +583,30 @@ impl<'a> Instances<'a> {
             }
         }
     }
+}
+
+fn could_not_be_ended(release: &ReleaseName, master: &Process) -> RestartError {
+    RestartError::Process {
+        what: format!("the instance of {release} (process {}) could not be ended", master.pid()),
+        cure: Some("it may belong to another user than the agent's".to_owned()),
+        tail: Vec::new(),
+    }
+}
+
+/// The masters of an instance: by the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and
+/// by who listens.
+fn processes_of(record: Option<&Record>, socket: &Path) -> Vec<Process> {
+    let recorded = record.filter(|record| record.boot == boot()).and_then(|record| record.process);
+    if let Some(process) = recorded.map(|(pid, started)| Process::recorded(pid, started)).filter(Process::is_alive) {
+        return vec![process];
+    }
+    let mut processes = with_variable(SOCKET, &socket.to_string_lossy());
+    if let Some(state) = unix_socket(socket) {
+        processes.extend(holding(Path::new(&format!("socket:[{}]", state.listener))));
+    }
+    processes.sort_by_key(Process::pid);
+    processes.dedup();
+    topmost(&processes)
 }
 
 /// A unit of a template.

@@ -7,7 +7,7 @@ use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, C, Release, Stage, Visitors, all_answered, visit};
 use crate::tools::http::Target;
 
-const UWSGI: [&str; 10] = [
+pub(super) const UWSGI: [&str; 10] = [
     "/usr/bin/uwsgi",
     "--plugin",
     "python3",
@@ -20,13 +20,13 @@ const UWSGI: [&str; 10] = [
     "--die-on-term",
 ];
 
-struct Play {
-    stage: Stage,
-    settings: Settings,
+pub(super) struct Play {
+    pub(super) stage: Stage,
+    pub(super) settings: Settings,
 }
 
 impl Play {
-    fn new(argv: &[&str]) -> Self {
+    pub(super) fn new(argv: &[&str]) -> Self {
         let mut stage = Stage::new();
         fs::create_dir(stage.path("run")).unwrap();
         let socket = stage.path("run/web.sock");
@@ -43,15 +43,15 @@ impl Play {
         Self { stage, settings }
     }
 
-    fn restart(&self) -> Restart {
+    pub(super) fn restart(&self) -> Restart {
         Restart::Handover(self.settings.clone())
     }
 
-    fn switch(&self, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
+    pub(super) fn switch(&self, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
         self.stage.switch(&self.restart(), new, former)
     }
 
-    fn masters(&self, release: &Release) -> Vec<crate::tools::Process> {
+    pub(super) fn masters(&self, release: &Release) -> Vec<crate::tools::Process> {
         self.stage.with_scene(|scene| {
             let instances = Instances::open(&self.settings, scene).unwrap();
             match instances.find(&release.name).unwrap() {
@@ -174,7 +174,7 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
         let mut prepared = play.restart().prepare(scene, b.serving()).unwrap();
         play.restart().act(scene, b.serving(), &mut prepared).unwrap();
     });
-    let record = play.stage.path("instances").join(format!("{B}.json"));
+    let record = play.stage.path(".agent/instances").join(format!("{B}.json"));
     let text = fs::read_to_string(&record).unwrap();
     fs::write(&record, text.replace(&text[text.find("\"process\"").unwrap()..], "\"process\":null}")).unwrap();
     assert_eq!(play.masters(&b).len(), 1, "it is found by its environment");
@@ -187,7 +187,7 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
     assert!(play.masters(&b).is_empty() && !record.exists());
     // After a reboot nothing runs, and the records are of another boot.
     play.stage.with_scene(|scene| Instances::open(&play.settings, scene).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
-    let record = play.stage.path("instances").join(format!("{A}.json"));
+    let record = play.stage.path(".agent/instances").join(format!("{A}.json"));
     fs::write(&record, format!(r#"{{"release":"{A}","socket":"x","boot":"another","process":[1,1]}}"#)).unwrap();
     fs::remove_file(&play.settings.socket).unwrap();
     play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
@@ -215,7 +215,7 @@ fn a_live_instance_that_is_gone_is_revived() {
 }
 
 /// Until nothing of it is there.
-fn kill(process: crate::tools::Process) {
+pub(super) fn kill(process: crate::tools::Process) {
     process.signal(Signal::SIGKILL);
     while process.is_alive() {
         std::thread::sleep(Duration::from_millis(5));
@@ -243,7 +243,7 @@ fn a_live_instance_that_ends_is_gone_and_is_started_again_and_counted() {
     kill(masters[0]);
     assert_eq!(standing(&[]), Standing::Gone);
     assert_eq!(again(9), Some(StartedAgain { times: 2, last: 9 }));
-    assert_eq!(started_again(&play.stage.path("instances"), &a.name), Some(StartedAgain { times: 2, last: 9 }));
+    assert_eq!(started_again(&play.stage.path(".agent/instances"), &a.name), Some(StartedAgain { times: 2, last: 9 }));
     // What the agent itself has stopped stays so.
     play.stage.with_scene(|scene| Instances::open(&play.settings, scene).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
     assert_eq!(standing(&[]), Standing::Unwatched);
@@ -463,7 +463,7 @@ fn the_record_of_an_instance_ends_when_its_slot_leads_elsewhere() {
     // What listens in the slot answers for whatever release it leads to.
     let socket = play.stage.path("run/web.sock.blue");
     let _listener = UnixListener::bind(&socket).unwrap();
-    let record = play.stage.path("instances").join(format!("{A}.json"));
+    let record = play.stage.path(".agent/instances").join(format!("{A}.json"));
     let slot = play.slots().link(&"blue".parse().unwrap());
     fs::write(&record, format!(r#"{{"release":"{A}","socket":{socket:?},"boot":"x","process":null,"slot":{slot:?}}}"#)).unwrap();
     assert_eq!(recorded(&record), crate::site::Instance::Runs);
