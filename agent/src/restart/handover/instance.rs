@@ -1,5 +1,7 @@
 //! The instances of an app: found again whoever died, started, and stopped so that no request is lost.
 
+mod ending;
+
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,11 +12,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use agent_model::names::ReleaseName;
-use nix::sys::signal::Signal;
 
 use super::record::{Record, StartedAgain};
 use super::{Settings, Starter, file_name};
-use crate::faults;
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::worker::templates;
@@ -22,11 +22,10 @@ use crate::restart::{RestartError, Scene, Serving, variables};
 use crate::site::{Slot, Slots};
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
+use ending::could_not_be_ended;
 
 /// Tells an instance where to listen, and the agent which processes belong to it.
 pub(super) const SOCKET: &str = "RELEASE_SOCKET";
-/// How long a process may take to go once it was told to.
-const GOING: Duration = Duration::from_secs(10);
 /// How long a unit may take to stop, beyond the time for its last requests: `DefaultTimeoutStopSec` and a little more.
 const STOPPING: Duration = Duration::from_secs(95);
 
@@ -206,34 +205,6 @@ impl<'a> Instances<'a> {
     fn masters(&self, release: &ReleaseName) -> Vec<Process> {
         let recorded = self.record(release.as_str());
         processes_of(recorded.as_ref(), &self.socket_of(release))
-    }
-
-    /// Ends what the agent started by its record, so that no request is lost.
-    pub(super) fn end_processes(&self, release: &ReleaseName, record: &Record, drain: Duration) -> Result<(), RestartError> {
-        let masters = processes_of(Some(record), &record.socket);
-        self.drain(release.as_str(), &record.socket, drain);
-        masters.iter().for_each(|master| self.end(release, master, drain));
-        if let Some(master) = masters.iter().find(|master| master.is_alive()) {
-            return Err(could_not_be_ended(release, master));
-        }
-        if record.socket.exists() && !http::listens(&record.socket) {
-            // A socket that stays is removed before the next instance binds it.
-            let _ = fs::remove_file(&record.socket);
-        }
-        Ok(())
-    }
-
-    /// Stops what runs in a slot, the web and its workers, and frees it.
-    pub(super) fn leave(&self, release: &ReleaseName, slot: &Slot, drain: Duration) -> Result<(), RestartError> {
-        let Some((_, unit)) = self.unit_called(slot.as_str()) else { return Ok(()) };
-        self.drain(release.as_str(), &self.settings.socket_called(slot.as_str()), drain);
-        self.stop_unit(&unit, None, drain)?;
-        let finishing = self.let_finish(&self.workers_called(slot.as_str()))?;
-        self.await_finished(&finishing, self.settings.drain)?;
-        if self.is_down(slot.as_str())? {
-            self.slots().free(slot)?;
-        }
-        Ok(())
     }
 
     fn socket_of(&self, release: &ReleaseName) -> PathBuf {
@@ -534,44 +505,6 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// TERM; QUIT where that made it load the app anew (uWSGI without die-on-term); KILL for the group at the end.
-    fn end(&self, release: &ReleaseName, master: &Process, drain: Duration) {
-        let before = master.children();
-        let end = Instant::now() + drain.max(GOING);
-        master.signal(Signal::SIGTERM);
-        faults::at("told-to-end");
-        let mut quit = false;
-        for look in 1.. {
-            if !master.is_alive() || Instant::now() >= end {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-            // Children are looked for among all processes, which is dear; a server that loads its app anew is seen now and then as well.
-            if look % 10 != 0 {
-                continue;
-            }
-            let now = master.children();
-            let anew = !before.is_empty() && !now.is_empty() && now.iter().all(|child| !before.contains(child));
-            if anew && !quit && master.is_alive() {
-                (self.scene.warn)(&format!(
-                    "the instance of {release} took SIGTERM for a reload; it was sent SIGQUIT. Give uWSGI the option die-on-term"
-                ));
-                master.signal(Signal::SIGQUIT);
-                quit = true;
-            }
-        }
-        if master.is_alive() {
-            (self.scene.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
-        }
-        // A worker whose master is gone leads no group.
-        master.signal(Signal::SIGKILL);
-        master.end_group();
-        let end = Instant::now() + Duration::from_secs(2);
-        while master.is_alive() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     /// Removes the logs of releases that are no longer on disk.
     pub(super) fn sweep_logs(&self, live: Serving<'_>) {
         let Some(releases) = live.dir.parent() else { return };
@@ -582,14 +515,6 @@ impl<'a> Instances<'a> {
                 let _ = fs::remove_file(entry.path());
             }
         }
-    }
-}
-
-fn could_not_be_ended(release: &ReleaseName, master: &Process) -> RestartError {
-    RestartError::Process {
-        what: format!("the instance of {release} (process {}) could not be ended", master.pid()),
-        cure: Some("it may belong to another user than the agent's".to_owned()),
-        tail: Vec::new(),
     }
 }
 
