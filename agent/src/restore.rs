@@ -18,7 +18,7 @@ use agent_wire::event::Stream;
 use nix::unistd::{Uid, User, geteuid};
 use thiserror::Error;
 
-use crate::settings::{self, App, read_secrets};
+use crate::settings::{self, App};
 use crate::site::Site;
 use crate::tools::database::{Kind, restore, target};
 use crate::tools::manage::{Django, Tree};
@@ -152,7 +152,7 @@ fn whole(wanted: &Wanted) -> Result<(), NotRestored> {
         return Err(NotRestored::NotRoot(user.name));
     }
     let file = File::open(dump).map_err(|source| NotRestored::Unreadable { path: dump.clone(), source })?;
-    let secrets = read_secrets(&app.secrets).map_err(complained)?;
+    let secrets = app.read_secrets(&app.secrets).map_err(complained)?;
     let program = std::env::current_exe().map_err(|source| NotRestored::Unreadable { path: "/proc/self/exe".into(), source })?;
     // Without the terminal: the app's code could type into root's shell (TIOCSTI).
     let mut program = Program::new("setsid").arg("--wait").args(if geteuid() == user.uid {
@@ -221,5 +221,5 @@ fn environment(app: &App, site: &Site, release: &ReleaseName) -> Result<Vec<(Str
         former: None,
     };
     let of_release = order.variables(app, |release| site.release_dir(release));
-    Ok(app.env.iter().cloned().chain(secrets).chain(of_release).collect())
+    Ok(app.variables(secrets).into_iter().chain(of_release).collect())
 }

@@ -13,8 +13,8 @@ use crate::render::run::Detail;
 use crate::route::Route;
 use crate::session::{Manner, Session};
 use crate::{
-    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restore, runs, settle, setup, shell, show,
-    sign, status, whoami,
+    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restart, restore, runs, settle, setup, shell,
+    show, sign, status, whoami,
 };
 
 /// The command line as a value: completions and manual pages are made from it.
@@ -161,6 +161,17 @@ Examples:
     Activate(activate::Activate),
     /// Make the release live again that was live before, the same as `activate previous`
     Rollback(activate::Rollback),
+    /// Start the live release anew, with the variables and secrets of now
+    #[command(after_help = "\
+What [env] and the files with secrets say now is what it is started with. It is
+done by the app's strategy and proven as a release is: with handover a second
+instance is asked before visitors meet it, and when that one does not serve, the
+first one was never left. Nothing is built, dumped or migrated.
+
+Examples:
+  agentctl restart
+  agentctl --app shop restart")]
+    Restart(restart::Restart),
     /// Show how every app stands: live release, run, queue, lock, last outcome, disk
     Status,
     /// Show one release with its manifest; the live one when none is named
@@ -292,6 +303,7 @@ impl AgentVerb {
             Self::List => list::run(session).await,
             Self::Activate(activate) => activate.run(session).await,
             Self::Rollback(rollback) => rollback.run(session).await,
+            Self::Restart(restart) => restart.run(session).await,
             Self::Status => status::run(session).await,
             Self::Show(show) => show.run(session).await,
             Self::Runs(runs) => runs.run(session).await,

@@ -51,6 +51,7 @@ mod pin;
 mod plan;
 mod prune;
 mod release;
+mod restart;
 mod runs;
 mod restore;
 mod settle;

@@ -28,7 +28,7 @@ What is signed are the bytes of the file: they must be sent as they are, and in 
 /// What `sign` takes.
 #[derive(Debug, Args)]
 pub(crate) struct Sign {
-    /// What is asked for: release, stage, activate, prune, mend, check, lock, unlock, pin, unpin, cancel, settle or read
+    /// What is asked for: release, stage, activate, restart, prune, mend, check, lock, unlock, pin, unpin, cancel, settle or read
     action: Right,
     /// For release and stage: the branch or tag by its full name, such as refs/heads/main; beside --commit, the one that must reach it
     #[arg(long = "ref", value_name = "REF")]

@@ -38,6 +38,7 @@ command = [
     "venv/bin/pyuwsgi", "--http-socket", "{{socket}}", "--module", "noticeboard.wsgi", "--need-app", "--master", "--die-on-term",
     "--processes", "2", "--listen", "1024",
 ]
+confirm = "200ms"
 
 [[check]]
 url = "unix:{site}:/healthz"

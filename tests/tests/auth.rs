@@ -80,6 +80,7 @@ fn as_root_nobody_may_do_or_read_anything_without_a_grant() {
         ("read", &["list"]),
         ("read", &["show"]),
         ("read", &["status"]),
+        ("restart", &["restart"]),
         ("prune", &["prune"]),
         ("read", &["prune", "--dry-run"]),
         ("read", &["fsck"]),

@@ -138,7 +138,7 @@ fn codes_0_1_and_2_of_what_is_done_failed_and_meaningless() {
     }
     bench.ctl(["release", "main"]).expect(0).says(&["plain: ", "is live"]);
     bench.ctl(["rollback"]).expect(0);
-    let failed = bench.ctl(["release", "nowhere"]).expect(1).says(&["still serves and was never left", "agentctl logs"]);
+    let failed = bench.ctl(["release", "nowhere"]).expect(1).says(&["was never left; no check says whether it serves", "agentctl logs"]);
     assert!(failed.stdout.is_empty(), "words belong on stderr: {}", failed.stdout);
     let run = bench.last_run()["run"].to_string();
     bench.ctl(["logs", &run]).expect(0).says(&["nowhere"]);
@@ -261,7 +261,7 @@ fn code_7_cancelled_and_superseded() {
     let live = bench.live("plain");
     let first = in_the_middle(&bench);
     bench.ctl(["cancel", "2"]).expect(0).says(&["run 2 is asked to stop", "agentctl logs -f 2"]);
-    first.finish(SOON).expect(7).says(&["cancelled and taken back", "still serves", "asks for it to be stopped"]);
+    first.finish(SOON).expect(7).says(&["cancelled and taken back", "was never left", "asks for it to be stopped"]);
     assert_eq!((bench.live("plain"), bench.releases("plain").len()), (live.clone(), 1));
     bench.assert_sound();
 
@@ -312,7 +312,7 @@ fn following_goes_on_over_a_restart_of_the_agent() {
     bench.kill();
     wait_until("both have noticed", SOON, || reader.stderr().contains("lost") && follower.stderr().contains("lost"));
     bench.start();
-    follower.finish(SOON).expect(1).says(&["the connection to the agent is lost", "the agent stopped", "still serves and was never left"]);
+    follower.finish(SOON).expect(1).says(&["the connection to the agent is lost", "the agent stopped", "was never left"]);
     let done = reader.finish(SOON).expect(1);
     let numbers: Vec<u64> = done.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "events came twice, or not at all");

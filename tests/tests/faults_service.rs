@@ -104,7 +104,11 @@ fn svc_07_fifo_absent() {
     site.by_fifo();
     assert!(!site.fifo().exists());
     site.commit("Two");
-    site.fails(1, &["nobody reads the FIFO", &site.fifo().display().to_string(), "hint: start uWSGI with master-fifo set to that path"]);
+    let done = site
+        .fails(1, &["nobody reads the FIFO", &site.fifo().display().to_string(), "hint: start uWSGI with master-fifo set to that path"]);
+    // Nothing answered before, during or after: so nobody is told that the former release serves.
+    assert!(!done.stderr.contains("still serves"), "{}", done.stderr);
+    done.says(&["was never left, but does not answer", "found no such socket", "nor did it when this run began"]);
     assert!(!site.was_exposed());
 }
 

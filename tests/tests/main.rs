@@ -1,5 +1,6 @@
 //! The tests from outside, in one program: each of its modules would else be linked with all that they share.
 
+mod alive;
 mod auth;
 mod backups;
 mod bad_input;
@@ -52,4 +53,5 @@ mod systemd;
 mod terminal;
 mod tls;
 mod trust_files;
+mod variables;
 mod workers;

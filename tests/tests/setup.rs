@@ -220,6 +220,20 @@ fn a_missing_unit_is_written_and_the_root_may_be_a_link_and_the_users_others() {
     assert_eq!(machine.property("shop@green.service", "ActiveState"), "active");
     machine.ctl(["doctor"]).expect(0);
 
+    // With other variables the same release takes the other slot, and the unit reads what the agent has written down for it.
+    machine.write("/etc/release-agent/apps/shop.toml", file.replace("[env]\n", "[env]\nGREETING = \"hello\"\n"));
+    machine.systemctl(["restart", "release-agent.service"]);
+    for (slot, former) in [("blue", "green"), ("green", "blue")] {
+        machine.ctl(["restart"]).expect(0);
+        assert_eq!(serving(), Some(repo.id("v2")));
+        let state = |slot: &str| machine.property(&format!("shop@{slot}.service"), "ActiveState");
+        assert_eq!((state(slot), state(former)), ("active".to_owned(), "inactive".to_owned()));
+        let environ = std::fs::read_to_string(format!("/proc/{}/environ", machine.main_process(&format!("shop@{slot}.service")))).unwrap();
+        assert!(["GREETING=hello", "SECRET_KEY="].iter().all(|set| environ.split('\0').any(|found| found.starts_with(set))), "{environ}");
+    }
+    machine.write("/etc/release-agent/apps/shop.toml", &file);
+    machine.systemctl(["restart", "release-agent.service"]);
+
     // A unit that a person changed is a person's; helpers that nobody asks for any more are told.
     let unit = machine.read("/etc/systemd/system/shop@.service").replace("--workers 4", "--workers 1");
     machine.write("/etc/systemd/system/shop@.service", &unit);

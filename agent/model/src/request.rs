@@ -54,6 +54,8 @@ pub enum Act {
         /// Which one.
         release: ReleaseSelector,
     },
+    /// Start the live release anew, with the variables and secrets of now.
+    Restart,
     /// Remove what is too old to be kept.
     Prune,
     /// Remove what was left in the root, and belongs to nothing.
@@ -96,6 +98,7 @@ impl Act {
             Self::Release { .. } => Right::Release,
             Self::Stage { .. } => Right::Stage,
             Self::Activate { .. } => Right::Activate,
+            Self::Restart => Right::Restart,
             Self::Prune => Right::Prune,
             Self::Mend => Right::Mend,
             Self::Check => Right::Check,
@@ -110,7 +113,10 @@ impl Act {
 
     /// Whether it waits for its turn among the runs of its app; the others are done on the spot.
     pub fn takes_turns(&self) -> bool {
-        matches!(self, Self::Release { .. } | Self::Stage { .. } | Self::Activate { .. } | Self::Prune | Self::Mend | Self::Check)
+        matches!(
+            self,
+            Self::Release { .. } | Self::Stage { .. } | Self::Activate { .. } | Self::Restart | Self::Prune | Self::Mend | Self::Check
+        )
     }
 
     /// Whether it makes a release of a commit.
@@ -118,9 +124,9 @@ impl Act {
         matches!(self, Self::Release { .. } | Self::Stage { .. })
     }
 
-    /// Whether it makes a release live.
+    /// Whether it makes a release live, be it the one that is live already.
     pub fn makes_live(&self) -> bool {
-        matches!(self, Self::Release { .. } | Self::Activate { .. })
+        matches!(self, Self::Release { .. } | Self::Activate { .. } | Self::Restart)
     }
 }
 
@@ -133,6 +139,8 @@ pub enum Right {
     Stage,
     /// `activate`, and `rollback` with it
     Activate,
+    /// `restart`
+    Restart,
     /// `prune`
     Prune,
     /// `mend`
@@ -159,10 +167,11 @@ pub enum Right {
 
 impl Right {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Release,
         Self::Stage,
         Self::Activate,
+        Self::Restart,
         Self::Prune,
         Self::Mend,
         Self::Check,
@@ -182,6 +191,7 @@ impl Right {
             Self::Release => "release",
             Self::Stage => "stage",
             Self::Activate => "activate",
+            Self::Restart => "restart",
             Self::Prune => "prune",
             Self::Mend => "mend",
             Self::Check => "check",
@@ -209,7 +219,7 @@ impl FromStr for Right {
         Self::ALL.into_iter().find(|right| right.word() == text).ok_or_else(|| BadName {
             what: "action",
             text: text.chars().take(80).collect(),
-            rule: "is none of release, stage, activate, prune, mend, check, lock, unlock, pin, unpin, cancel, settle, plan, read",
+            rule: "is none of release, stage, activate, restart, prune, mend, check, lock, unlock, pin, unpin, cancel, settle, plan, read",
         })
     }
 }
@@ -436,7 +446,8 @@ mod tests {
         let lock = Lock { who: "unix:anna".into(), why: "audit".into(), since: 0 };
         let standing = Standing { lock: Some(lock.clone()), ..Standing::default() };
         assert_eq!(standing.admit(&request(release())), Err(Refusal::Locked(lock.clone())));
-        assert_eq!(standing.admit(&request(activate())), Err(Refusal::Locked(lock)));
+        assert_eq!(standing.admit(&request(activate())), Err(Refusal::Locked(lock.clone())));
+        assert_eq!(standing.admit(&request(Act::Restart)), Err(Refusal::Locked(lock)));
         for act in [stage(), Act::Prune, Act::Mend, Act::Check, Act::Unlock, Act::Cancel { run: RunId(1) }] {
             assert!(standing.admit(&request(act)).is_ok());
         }
@@ -446,7 +457,7 @@ mod tests {
     fn stuck_leaves_only_activate_check_and_what_is_done_on_the_spot() {
         let standing = Standing { stuck: Some(RunId(7)), ..Standing::default() };
         assert_eq!(standing.admit(&request(release())), Err(Refusal::Stuck(RunId(7))));
-        for act in [stage(), Act::Prune, Act::Mend] {
+        for act in [stage(), Act::Restart, Act::Prune, Act::Mend] {
             assert_eq!(standing.admit(&request(act)), Err(Refusal::Stuck(RunId(7))));
         }
         assert!(standing.admit(&request(activate())).is_ok());

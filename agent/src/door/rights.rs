@@ -86,6 +86,14 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
     let Agent { grants, https, issuers, .. } = &settings.agent;
     for grant in grants {
         find("rights", Level::Good, told(grant), None);
+        let named = match &grant.apps {
+            Scope::All => &[][..],
+            Scope::Only(apps) => apps,
+        };
+        for app in named.iter().filter(|app| !settings.apps.contains_key(*app)) {
+            let text = format!("a grant is for the app {app}, and there is none of that name");
+            find("rights", Level::Warning, text, Some("correct apps in the [[grant]] of agent.toml"));
+        }
         for to in &grant.to {
             match to {
                 Principal::Key(_) | Principal::Oidc(_) if https.is_none() => {

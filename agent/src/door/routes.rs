@@ -25,7 +25,7 @@ use super::long::WhileThere;
 use super::take::{Acting, take};
 use super::{House, events, hints, long, rights};
 use crate::engine::journal::Evidence;
-use crate::engine::{AppEngine, NotTaken};
+use crate::engine::{AppEngine, NotTaken, ask_all};
 use crate::report::metrics;
 use crate::tools::Cancel;
 
@@ -154,7 +154,9 @@ impl Shared {
 
 async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json<view::Apps>, Refused> {
     blocking(move || {
-        let apps = shared.readable_engines(&caller)?.into_iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
+        let engines = shared.readable_engines(&caller)?;
+        ask_all(&engines);
+        let apps = engines.iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
         // Other apps' names and paths stand in them.
         let all = rights::may_see_all(&caller, &shared.house.settings.settings().agent.grants);
         let of_files = shared.house.settings.complaints();
@@ -184,8 +186,7 @@ async fn release(
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || {
         let release = if selector == "live" {
-            let live = engine.status()?.live.ok_or_else(Refused::nothing_live)?;
-            live.name.parse()?
+            engine.live().ok_or_else(Refused::nothing_live)?
         } else {
             engine.find(&selector.parse::<ReleaseSelector>()?)?
         };
@@ -468,6 +469,13 @@ async fn doctor(
             level: view::Level::Warning,
             text,
             cure: Some("systemctl restart release-agent".to_owned()),
+        }));
+        findings.extend(shared.house.settings.unread_files().iter().filter(|_| all).map(|file| view::Finding {
+            app: None,
+            what: "configuration".to_owned(),
+            level: view::Level::Warning,
+            text: format!("{} is not read: only files that end in .toml are", file.display()),
+            cure: Some(format!("mv {} {}", file.display(), file.with_extension("toml").display())),
         }));
         findings.extend(shared.house.engines.not_set_up(&settings).into_iter().filter(|_| all).map(|absent| view::Finding {
             app: Some(absent.app.to_string()),

@@ -1,6 +1,7 @@
 //! `doctor`: looks at what a release of an app needs, and says what is wrong with its cure. It changes nothing.
 
 mod database;
+mod live;
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use agent_wire::view::{Finding, Level};
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::{AppEngine, previous};
-use crate::restart::Restart;
-use crate::settings::{Executor, read_secrets};
+use crate::restart::drift::MadeWith;
+use crate::restart::{Renewal, Restart, Scene, Serving, Steadiness, Variables};
+use crate::settings::Executor;
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
 use crate::tools::{Cancel, Program, Watch, python};
@@ -44,9 +46,11 @@ impl AppEngine {
         self.examine_hints(&mut chart);
         self.examine_python(&mut chart, &watch());
         self.examine_bounds(&mut chart);
-        self.examine_database(&mut chart, &watch());
         self.examine_serving(&mut chart);
-        super::database::examine(self, &mut chart.findings, &watch());
+        self.examine_readiness(&mut chart);
+        self.examine_live(&mut chart);
+        self.examine_database(&mut chart, &watch());
+        self.examine_variables(&mut chart, &watch());
         self.examine_reports(&mut chart);
         chart.findings
     }
@@ -98,7 +102,7 @@ impl AppEngine {
                 );
             }
         }
-        let unreadable = if app.executor == Executor::Direct { read_secrets(&app.secrets).err() } else { None };
+        let unreadable = if app.executor == Executor::Direct { app.read_secrets(&app.secrets).err() } else { None };
         for complaint in unreadable.unwrap_or_default() {
             let cure = "put the file right, or change [secrets] files in the app's file".to_owned();
             chart.add("secrets", Level::Error, complaint.to_string(), Some(cure));
@@ -302,6 +306,41 @@ impl AppEngine {
         if silent && app.restart != Restart::None {
             chart.add("restart", Level::Good, "no trap was found in the way the app is restarted", None);
         }
+    }
+
+    /// Whether what serves has the variables that the app's file says.
+    fn examine_variables(&self, chart: &mut Chart, watch: &Watch<'_>) {
+        let app = self.settings();
+        let Ok(Some(live)) = self.site.live() else { return };
+        let Some(commit) = self.site.manifest(&live).ok().and_then(|manifest| manifest.commit.parse().ok()) else { return };
+        let secrets = match app.executor {
+            Executor::Direct => app.read_secrets(&app.secrets),
+            Executor::Units => Ok(Vec::new()),
+        };
+        // That they cannot be read was told already.
+        let Ok(secrets) = secrets else { return };
+        let (env, plain) = (app.variables(secrets), app.plain_variables());
+        let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
+        let dir = self.site.release_dir(&live);
+        let silent = |_: &str| {};
+        let scene = Scene {
+            app: &app.name,
+            link: &link,
+            instances: &instances,
+            env: &env,
+            variables: Variables { dir: &variables, plain: &plain },
+            checks: &app.checks,
+            workers: &app.workers,
+            lacking: &[],
+            steadiness: Steadiness::Seen,
+            renewal: Renewal::No,
+            watch,
+            note: &silent,
+            warn: &silent,
+        };
+        let serving = Serving { name: &live, commit: &commit, dir: &dir };
+        let drift = app.restart.drift(&scene, serving, &MadeWith { module: app.settings_module(), by_default: None });
+        chart.findings.extend(drift.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
     }
 
     fn examine_reports(&self, chart: &mut Chart) {

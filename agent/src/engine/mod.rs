@@ -1,12 +1,13 @@
 //! What takes requests and carries them out: an engine for each app, with a thread of its own, and the journal that they share.
 
 mod absent;
-mod database;
 mod doctor;
 mod fsck;
+mod health;
 pub(crate) mod journal;
 mod look;
 mod memory;
+mod monitor;
 mod plan;
 mod replay;
 mod rights;
@@ -38,8 +39,10 @@ use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
 use journal::{Asked, Evidence, Journal, JournalError, Limit, Stands, Taken};
 use look::Looker;
+use monitor::Monitor;
 use worker::Worker;
 
+pub(crate) use health::ask_all;
 pub(crate) use look::Heard;
 pub(crate) use rights::Rights;
 
@@ -149,6 +152,7 @@ pub(crate) struct AppEngine {
     phase: Mutex<Phase>,
     looker: Looker,
     rights: Arc<dyn Rights>,
+    monitor: Monitor,
 }
 
 /// Whether an app's thread takes up what is due.
@@ -180,6 +184,7 @@ impl AppEngine {
             return Err(NotTaken::RootMoved { set: app.root.clone(), held });
         }
         *locked(&self.app) = app.clone();
+        self.poke();
         Ok(())
     }
 
@@ -340,8 +345,15 @@ impl AppEngine {
                 }
                 if self.journal.has(*run, Stands::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
-            Act::Release { .. } | Act::Stage { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
-            Act::Lock { .. } | Act::Unlock | Act::Settle { .. } => Ok(()),
+            Act::Release { .. }
+            | Act::Stage { .. }
+            | Act::Restart
+            | Act::Prune
+            | Act::Mend
+            | Act::Check
+            | Act::Lock { .. }
+            | Act::Unlock
+            | Act::Settle { .. } => Ok(()),
         }
     }
 
@@ -399,7 +411,7 @@ impl AppEngine {
             Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
             Act::Settle { run } => Ok(self.site.settle(|entry| run.is_none_or(|run| entry.run == run.0)).map(drop)?),
-            Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Prune | Act::Mend | Act::Check => Ok(()),
+            Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Restart | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }
 
@@ -547,13 +559,14 @@ impl Engines {
             phase: Mutex::new(Phase::Working),
             looker: Looker::default(),
             rights: self.rights.clone(),
+            monitor: Monitor::default(),
         });
-        let worker = Worker { engine: engine.clone(), lock, pokes };
+        let worker = Arc::new(Worker { engine: engine.clone(), lock });
         // Before anybody can ask for anything new.
         worker.recover()?;
         let failed = self.failed.clone();
         let thread = std::thread::Builder::new().name(format!("app-{name}")).spawn(move || {
-            if let Err(err) = worker.work() {
+            if let Err(err) = worker.work(&pokes) {
                 // Nobody listens only when the agent is going down already.
                 let _ = failed.send(err);
             }

@@ -129,6 +129,7 @@ impl<'a> Telling<'a> {
                 What::StepFailed { step, ms, reason: cover(reason), hint: hint.map(cover), tail: self.mask.cover_lines(tail) }
             }
             What::UndoFailed { step, reason } => What::UndoFailed { step, reason: cover(reason) },
+            What::LiveAsked { release, answers, text, before } => What::LiveAsked { release, answers, text: text.map(cover), before },
             What::Stands { text, restore } => What::Stands { text: cover(text), restore: restore.map(cover) },
             What::Ended { outcome, live, ms, database } => What::Ended { outcome, live, ms, database: database.map(cover) },
             What::Resolved { commit, reference, release, subject } => {

@@ -10,7 +10,7 @@ use chrono::DateTime;
 use super::{AppEngine, NotTaken, locked, previous};
 use crate::settings::App;
 use crate::site::{Found, Migrated, Unsettled};
-use crate::steps::prune;
+use crate::steps::{Health, prune};
 use crate::work::Users;
 
 impl AppEngine {
@@ -24,10 +24,12 @@ impl AppEngine {
         let standing = self.standing(self.journal.standing(&self.name)?)?;
         let disk = self.site.disk()?;
         let run = |run| self.journal.run(run);
+        let fault = self.health().and_then(Health::fault);
+        let live = standing.live.as_ref().map(|live| self.release(live)).transpose()?;
         Ok(view::App {
             name: self.name.to_string(),
             root: self.site.root().display().to_string(),
-            live: standing.live.as_ref().map(|live| self.release(live)).transpose()?,
+            live: live.map(|live| view::Release { fault, ..live }),
             running: standing.running.map(run).transpose()?.flatten(),
             waiting: standing.waiting.iter().map(|(waiting, _)| run(*waiting)).filter_map(Result::transpose).collect::<Result<_, _>>()?,
             lock: standing.lock.as_ref().map(lock_view),
@@ -37,7 +39,15 @@ impl AppEngine {
             disk_total: disk.total,
             follows: self.settings().follows.as_ref().map(ToString::to_string),
             unsettled: self.unsettled(),
+            started_again: self
+                .started_again()
+                .map(|again| view::StartedAgain { times: again.times, last: DateTime::from_timestamp(again.last, 0).unwrap_or_default() }),
         })
+    }
+
+    /// The live release.
+    pub(crate) fn live(&self) -> Option<ReleaseName> {
+        self.site.live().unwrap_or_default()
     }
 
     /// The run under way.
@@ -60,7 +70,11 @@ impl AppEngine {
     pub(crate) fn releases(&self) -> Result<view::Releases, NotTaken> {
         let live = self.site.live().unwrap_or_default();
         let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
-        let releases = self.site.survey()?.iter().map(|found| release_view(found, live.as_ref(), before.as_ref())).collect();
+        let mut releases: Vec<view::Release> =
+            self.site.survey()?.iter().map(|found| release_view(found, live.as_ref(), before.as_ref())).collect();
+        if let Some(release) = releases.iter_mut().find(|release| release.state == view::ReleaseState::Live) {
+            release.fault = self.health().and_then(Health::fault);
+        }
         Ok(view::Releases { releases, unsettled: self.unsettled() })
     }
 
@@ -127,5 +141,6 @@ fn release_view(found: &Found, live: Option<&ReleaseName>, before: Option<&Relea
         made: manifest.map(|manifest| manifest.made),
         ms: found.served.as_ref().map(|served| served.ms),
         subject: manifest.and_then(|manifest| manifest.subject.clone()),
+        fault: None,
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_model::grant::{Back, RefPattern};
 use agent_model::names::{ReleaseName, ReleaseSelector, RunId, Selected};
@@ -21,18 +21,17 @@ use super::telling::Telling;
 use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
-use crate::settings::{App, Complaint, Executor, When, read_secrets};
+use crate::settings::{App, Complaint, Executor, When};
 use crate::site::{Served, SiteLock, Underway};
-use crate::steps::{Brief, Cx, Did, PIPELINE, Past, Target, Teller, explain, named, not_written_down, what_stands};
+use crate::steps::{Brief, Cx, Depth, Did, PIPELINE, Past, Target, Teller, explain, health_of, named, not_written_down, what_stands};
 use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
 use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
 
-/// What the worker of an app owns: the proof that the root is ours, and the word that there is something to do.
+/// What the worker of an app owns: the proof that the root is ours.
 pub(super) struct Worker {
     pub engine: Arc<AppEngine>,
     pub lock: SiteLock,
-    pub pokes: Receiver<()>,
 }
 
 impl Worker {
@@ -41,7 +40,7 @@ impl Worker {
         let engine = &self.engine;
         for due in engine.journal.due(&engine.name)?.into_iter().filter(|due| due.begun) {
             tracing::warn!(run = due.run.0, app = %engine.name, "the agent stopped in the middle of this run; it is taken back");
-            // The supervisors of its programs have ended them when the agent died; what got away from them is looked for.
+            // The monitors of its programs have ended them when the agent died; what got away from them is looked for.
             last_look(&engine.journal.marker(due.run));
             self.carry_out(&due)?;
         }
@@ -58,55 +57,34 @@ impl Worker {
     }
 
     /// Carries out runs as they become due, until the agent drains.
-    pub(super) fn work(&self) -> Result<(), JournalError> {
+    pub(super) fn work(self: &Arc<Self>, pokes: &Receiver<()>) -> Result<(), JournalError> {
         self.revive();
+        let ended = self.take_turns(pokes);
+        self.engine.monitor.end();
+        ended
+    }
+
+    fn take_turns(self: &Arc<Self>, pokes: &Receiver<()>) -> Result<(), JournalError> {
         loop {
             if self.engine.ends() {
                 return Ok(());
             }
+            // What is live may be another after a run, and what is set after a word.
+            self.monitor();
             match self.engine.journal.due(&self.engine.name)?.first() {
                 Some(due) => {
                     self.carry_out(due)?;
                     self.engine.forget_old_runs()?;
                 }
                 // An error means that nobody can poke any more: the agent is going down.
-                None if self.pokes.recv().is_err() => return Ok(()),
+                None if pokes.recv().is_err() => return Ok(()),
                 None => {}
             }
         }
     }
 
-    /// After a boot nobody serves what the agent itself had started: the live release is started again.
-    fn revive(&self) {
-        let (engine, app) = (&self.engine, self.engine.settings());
-        let Ok(Some(live)) = engine.site.live() else { return };
-        let silent = Silent;
-        let Ok(secrets) = secrets_of(&app) else {
-            // Started with other settings than its own, the app could serve something else altogether.
-            return tracing::error!(app = %engine.name, release = %live, "the secrets cannot be read: the live release is not started");
-        };
-        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
-        let cancel = Cancel::default();
-        let act = Act::Check;
-        let hands = hands(&self.engine, &app, &env);
-        let mut cx = self.cx(&app, RunId(0), &act, "agent", None, &Back::Always, &silent, &cancel, "revive", &hands, &env);
-        cx.former = None;
-        cx.target = self.target_of(&live).ok();
-        cx.at("switch");
-        let revived = cx.serving(&live, |serving| Ok(cx.scene(|scene| app.restart.revive(scene, serving))?));
-        match revived {
-            Ok(crate::restart::Revived::NotNeeded) => {}
-            Ok(crate::restart::Revived::Started) => {
-                tracing::info!(app = %engine.name, release = %live, "nothing served: the live release was started again")
-            }
-            Err(failure) => {
-                tracing::error!(app = %engine.name, release = %live, "the live release could not be started again: {}", failure.reason)
-            }
-        }
-    }
-
     #[expect(clippy::too_many_arguments, reason = "each is a thing of its own that the step may ask for; they are named where they arrive")]
-    fn cx<'a>(
+    pub(super) fn cx<'a>(
         &'a self,
         app: &'a App,
         run: RunId,
@@ -135,6 +113,7 @@ impl Worker {
             cut: None,
             marker,
             hands,
+            turn: &self.engine.monitor.turn,
             env,
             former: None,
             before_former: None,
@@ -155,10 +134,11 @@ impl Worker {
             former_commit: OnceCell::new(),
             since: OnceCell::new(),
             put_off: None,
+            answered_before: None,
         }
     }
 
-    fn target_of(&self, release: &ReleaseName) -> Result<Target, Failure> {
+    pub(super) fn target_of(&self, release: &ReleaseName) -> Result<Target, Failure> {
         let manifest = self.engine.site.manifest(release)?;
         let commit = manifest.commit.parse().map_err(|err| Failure::new(chain(&err)))?;
         let reference = manifest.reference.and_then(|reference| reference.parse().ok());
@@ -204,9 +184,7 @@ impl Worker {
             replayed
         } else {
             // Whether it has served decides what is to be done, so it is looked up before the plan is drawn.
-            if let Act::Activate { release } = &act {
-                chosen = Some(self.find(release, live.as_ref()));
-            }
+            chosen = self.chosen(&act, live.as_ref());
             let past = self.past_of(chosen.as_ref().and_then(|chosen| chosen.as_ref().ok()))?;
             let plan = draw(&Brief { act: &act, app: &app, past });
             // Somebody may have cancelled it while it waited.
@@ -232,7 +210,7 @@ impl Worker {
             Some(authorised) => (authorised.refs().map(<[RefPattern]>::to_vec), authorised.back().clone()),
             None => (due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect()), due.back.clone()),
         };
-        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets.clone().unwrap_or_default()).collect();
+        let env = app.variables(secrets.clone().unwrap_or_default());
         engine.site.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
@@ -262,11 +240,10 @@ impl Worker {
             }
             obstacle = obstacle.or(Some(failure));
         }
-        if let Act::Activate { release } = &act
-            && cx.target.is_none()
+        if cx.target.is_none()
             && obstacle.is_none()
+            && let Some(chosen) = chosen.or_else(|| self.chosen(&act, cx.former.as_ref()))
         {
-            let chosen = chosen.unwrap_or_else(|| self.find(release, cx.former.as_ref()));
             match chosen.and_then(|release| self.target_of(&release)) {
                 Ok(target) => {
                     telling.mark(What::Resolved {
@@ -283,6 +260,18 @@ impl Worker {
         let ended = drive(&mut run, &steps, &mut cx, &telling, journal, obstacle);
         engine.end();
         ended
+    }
+
+    /// The release that an act makes live and does not make: it is there already.
+    fn chosen(&self, act: &Act, live: Option<&ReleaseName>) -> Option<Result<ReleaseName, Failure>> {
+        match act {
+            Act::Activate { release } => Some(self.find(release, live)),
+            Act::Restart => {
+                let none = || Failure::new("no release is live").with_hint("make one: agentctl release REF");
+                Some(live.cloned().ok_or_else(none))
+            }
+            _ => None,
+        }
     }
 
     fn find(&self, selector: &ReleaseSelector, live: Option<&ReleaseName>) -> Result<ReleaseName, Failure> {
@@ -322,7 +311,7 @@ pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, 
 /// The secrets that are the agent's to know.
 pub(super) fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     match app.executor {
-        Executor::Direct => read_secrets(&app.secrets),
+        Executor::Direct => app.read_secrets(&app.secrets),
         Executor::Units => Ok(Vec::new()),
     }
 }
@@ -346,6 +335,9 @@ fn note_mark(run: &mut Run, mark: Mark) {
     }
 }
 
+/// The step that starts and stops instances.
+const SWITCH: &str = "switch";
+
 fn drive(
     run: &mut Run,
     steps: &[&'static str],
@@ -358,6 +350,8 @@ fn drive(
     let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     // The end of a step, which is written down together with what comes next: nothing is done in between.
     let mut ended = None;
+    // From the switch on the instances are this run's alone to start and stop.
+    let (turn, mut has_turn) = (cx.turn, None);
     loop {
         // A cancel is written by whoever asks for it; here it is only taken note of.
         if cx.cancel.asked() && !run.goes_back() && !run.is_exposed() {
@@ -377,6 +371,9 @@ fn drive(
                     continue;
                 }
                 note_mark(run, Mark::Started(i));
+                if step == SWITCH {
+                    has_turn.get_or_insert_with(|| turn.of_run());
+                }
                 let since = Instant::now();
                 cx.at(step);
                 faults::within(step, "");
@@ -415,6 +412,9 @@ fn drive(
                 cx.site.make_room_for_the_way_back();
                 telling.mark(What::UndoStarted { step: step.to_owned() })?;
                 note_mark(run, Mark::UndoStarted(i));
+                if step == SWITCH {
+                    has_turn.get_or_insert_with(|| turn.of_run());
+                }
                 let since = Instant::now();
                 // What takes back is not itself cancelled.
                 let calm = Cancel::default();
@@ -447,6 +447,7 @@ fn drive(
                 }
                 let live = cx.site.live().unwrap_or_default();
                 let outcome = hold_against_the_link(outcome, live.as_ref(), cx, telling)?;
+                ask_what_is_live(outcome, live.as_ref(), cx, telling)?;
                 let database = if matches!(outcome, Outcome::Live | Outcome::Done) { None } else { what_stands(cx) };
                 telling.mark(What::Ended {
                     outcome: word_of(outcome),
@@ -476,6 +477,25 @@ fn hold_against_the_link(
     let text = format!("{} was switched to, and now the link names {names}: it was changed from outside", target.release);
     telling.mark(What::Warning { step: None, text })?;
     Ok(Outcome::Stuck)
+}
+
+/// How long the live release may take to answer at the end of a run.
+const TO_ANSWER: Duration = Duration::from_secs(10);
+
+/// Nobody is told that a release still serves unless it was asked.
+fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &Cx<'_>, telling: &Telling<'_>) -> Result<(), JournalError> {
+    let claims = match (outcome, cx.act) {
+        (
+            Outcome::Failed | Outcome::RolledBack | Outcome::Cancelled,
+            Act::Release { .. } | Act::Activate { .. } | Act::Restart | Act::Stage { .. },
+        ) => true,
+        (Outcome::Done, act) => matches!(act, Act::Stage { .. }),
+        _ => false,
+    };
+    let Some(live) = live.filter(|_| claims) else { return Ok(()) };
+    let health = health_of(cx.app, cx.site, live, Depth::web_within(TO_ANSWER));
+    let Some(answers) = health.answers() else { return Ok(()) };
+    telling.mark(What::LiveAsked { release: live.to_string(), answers, text: health.fault(), before: cx.answered_before })
 }
 
 /// The same context, for somebody else to hold for a while.
@@ -521,7 +541,7 @@ fn tell_of_its_time(failure: Failure, step: &str, cx: &Cx<'_>) -> Failure {
 }
 
 /// Nobody listens: what is done outside of any run.
-struct Silent;
+pub(super) struct Silent;
 
 impl Teller for Silent {
     fn output(&self, _: &str, _: agent_wire::event::Stream, line: &str) {

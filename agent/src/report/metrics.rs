@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::engine::{AppEngine, NotTaken};
+use crate::engine::{AppEngine, NotTaken, ask_all};
 
 /// The media type (OpenMetrics 1.0).
 pub(crate) const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,6 +43,8 @@ pub(crate) fn text(engines: &[Arc<AppEngine>]) -> Result<String, NotTaken> {
     let stuck: Family<OfApp, Gauge> = Family::default();
     let disk_free: Family<OfApp, Gauge<f64, AtomicU64>> = Family::default();
     let live: Family<OfLive, Gauge> = Family::default();
+    let answers: Family<OfApp, Gauge> = Family::default();
+    let restarts: Family<OfApp, Counter> = Family::default();
     registry.register("runs", "Runs that ended, by outcome", runs.clone());
     registry.register("running", "Whether a run is under way", running.clone());
     registry.register("waiting", "Runs that wait for their turn", waiting.clone());
@@ -50,6 +52,9 @@ pub(crate) fn text(engines: &[Arc<AppEngine>]) -> Result<String, NotTaken> {
     registry.register("stuck", "Whether a run ended stuck and nobody has gone on from there", stuck.clone());
     registry.register("disk_free_bytes", "Bytes free on the file system of the root", disk_free.clone());
     registry.register("live_info", "The live release", live.clone());
+    registry.register("answers", "Whether the live release answers as its checks say; not there when nothing was asked", answers.clone());
+    registry.register("instance_restarts", "How often the live instance ended and was started again by the agent", restarts.clone());
+    ask_all(engines);
     for engine in engines {
         let status = engine.status()?;
         let of_app = OfApp { app: status.name.clone() };
@@ -60,6 +65,10 @@ pub(crate) fn text(engines: &[Arc<AppEngine>]) -> Result<String, NotTaken> {
         waiting.get_or_create(&of_app).set(i64::try_from(status.waiting.len()).unwrap_or(i64::MAX));
         locked.get_or_create(&of_app).set(i64::from(status.lock.is_some()));
         stuck.get_or_create(&of_app).set(i64::from(status.stuck.is_some()));
+        if let Some(does) = engine.health().and_then(|health| health.answers()) {
+            answers.get_or_create(&of_app).set(i64::from(does));
+        }
+        restarts.get_or_create(&of_app).inc_by(status.started_again.as_ref().map_or(0, |again| u64::from(again.times)));
         #[expect(clippy::cast_precision_loss, reason = "a gauge of bytes is a float in Prometheus")]
         disk_free.get_or_create(&of_app).set(status.disk_free as f64);
         if let Some(release) = status.live {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use agent_model::names::{AppName, ReleaseName};
@@ -87,6 +88,10 @@ pub(super) struct Unit {
     pub exec_start: Vec<Vec<String>>,
     pub exec_reload: Vec<Vec<String>>,
     pub exec_stop: Vec<Vec<String>>,
+    /// `Environment=`: `NAME=value` each.
+    pub environment: Vec<String>,
+    /// `EnvironmentFile=`, in their order: what comes later counts.
+    pub environment_files: Vec<PathBuf>,
     /// `TimeoutStopSec=`; nothing where it is infinite.
     pub stop_timeout: Option<Duration>,
     /// When it was told to stop the last time, when it was down, and when it was started, in microseconds of the monotonic clock.
@@ -180,6 +185,8 @@ impl<'a> Bus<'a> {
             exec_start: unit.commands("ExecStart"),
             exec_reload: unit.commands("ExecReload"),
             exec_stop: unit.commands("ExecStop"),
+            environment: unit.take("Environment"),
+            environment_files: unit.take::<Vec<(String, bool)>>("EnvironmentFiles").into_iter().map(|(path, _)| path.into()).collect(),
             stop_timeout: Some(unit.take("TimeoutStopUSec")).filter(|time| *time != u64::MAX).map(Duration::from_micros),
             told_to_stop: unit.take("ActiveExitTimestampMonotonic"),
             went_down: unit.take("InactiveEnterTimestampMonotonic"),

@@ -108,7 +108,7 @@ impl Settings {
         }
     }
 
-    fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Master, RestartError> {
+    pub(super) fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Master, RestartError> {
         let since = Ticks::now();
         if let Some(unit) = &self.unit {
             systemd::start(scene, unit, self.timeout)?;

@@ -13,6 +13,9 @@
 //! the units are known beforehand, and the agent needs no right over any other.
 
 mod instance;
+mod record;
+mod renewal;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -26,15 +29,16 @@ use std::time::{Duration, Instant, SystemTime};
 use agent_model::names::ReleaseName;
 
 use super::bus::Bus;
-use super::proof::{Asking, go_on};
+use super::proof::{Asking, Crew, go_on};
 use super::worker::{self, Worker};
 use super::{How, Prepared, Proof, RestartError, Revived, Scene, Serving, Steadiness};
 use crate::site::{Slot, Slots};
-use crate::tools::Watch;
 use crate::tools::http::{self, MOST_SOCKET_PATH};
+use crate::tools::{Process, Watch};
 pub(super) use instance::instance_of;
-pub(crate) use instance::recorded;
 use instance::{Instance, Instances};
+pub(crate) use record::{StartedAgain, recorded, started_again};
+pub(crate) use standing::Standing;
 pub(super) use workers::Finishing;
 
 /// How long a connection that was made in the last moment may take to be seen.
@@ -53,6 +57,8 @@ pub(crate) struct Settings {
     pub start_timeout: Duration,
     /// How long the former instance may take to finish its requests once it is no longer asked.
     pub drain: Duration,
+    /// How long a release that nobody has seen serve is watched once visitors meet it, before the former instance may go.
+    pub confirm: Duration,
     /// Whether the former instance is kept running for an instant way back.
     pub keep_warm: KeepWarm,
 }
@@ -79,6 +85,11 @@ impl Settings {
     /// What the instance of a release is called by, in the name of its unit and at the end of its socket's: the slot that leads to the release, or
     /// else the release, as it was before there were slots. `link` is the root's link `app`.
     fn called(&self, link: &Path, release: &ReleaseName) -> String {
+        self.slot_of(link, release).map_or_else(|| self.called_without_slot(link, release), |slot| slot.to_string())
+    }
+
+    /// What the worker of a release is called by. One that has no slot has no second name: its unit finds the release by it.
+    fn worker_called(&self, link: &Path, release: &ReleaseName) -> String {
         self.slot_of(link, release).map_or_else(|| release.to_string(), |slot| slot.to_string())
     }
 
@@ -89,8 +100,11 @@ impl Settings {
         }
         let public = self.named().map(|socket| file_name(&socket));
         let mut slots: Vec<Slot> = Slots::beside(link).taken().into_iter().filter(|(_, of)| of == release).map(|(slot, _)| slot).collect();
-        // There is more than one only where somebody else has made links.
-        slots.sort_by_key(|slot| public.as_deref() != Some(&*file_name(&self.socket_called(slot.as_str()))));
+        // There is more than one while a second instance is started beside the first, and where somebody else has made links.
+        slots.sort_by_key(|slot| {
+            let is_public = public.as_deref() == Some(&*file_name(&self.socket_called(slot.as_str())));
+            (self.rank_of_slot(link, release, slot), !is_public)
+        });
         slots.into_iter().next()
     }
 
@@ -132,7 +146,7 @@ impl Settings {
             let (target, socket) = (target.file_name()?.to_str()?, self.socket.file_name()?.to_str()?);
             let called = target.strip_prefix(socket)?.strip_prefix('.')?;
             let is_slot = || self.slots.iter().any(|slot| slot.as_str() == called);
-            (called.parse::<ReleaseName>().is_ok() || is_slot()).then_some(())
+            (renewal::release_in(called).is_some() || is_slot()).then_some(())
         };
         if !fs::read_link(&self.socket).is_ok_and(|target| instance_of(&target).is_some()) {
             return Ok(());
@@ -190,16 +204,17 @@ impl Settings {
         }
     }
 
-    /// Starts the new instance, unless it runs already, and asks it.
-    pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
+    /// Starts the new instance, unless it runs already, and asks it. Tells how long it is to be watched when visitors meet it.
+    pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Duration, RestartError> {
         if let Some(obstacle) = self.obstacle() {
             return Err(obstacle);
         }
         self.sweep();
         let instances = Instances::open(self, scene)?;
         instances.check_starter(new)?;
+        instances.set_aside(new)?;
         match self.bring_up(&instances, new) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(if scene.steadiness == Steadiness::Unseen { self.confirm } else { Duration::ZERO }),
             Err(error) => {
                 // What serves visitors is left alone, even when it does not answer as it should.
                 if !self.names(scene.link, new.name)
@@ -214,7 +229,8 @@ impl Settings {
 
     fn bring_up(&self, instances: &Instances<'_>, new: Serving<'_>) -> Result<Instance, RestartError> {
         let scene = instances.scene;
-        if let Some(instance) = instances.find(new.name)? {
+        let there = if instances.is_set_aside(new.name) { None } else { instances.find(new.name)? };
+        if let Some(instance) = there {
             (scene.note)(&format!("the instance of {} runs already", new.name));
             if http::listens(&self.socket_of(scene.link, new.name)) && !instances.is_leaving(new.name) {
                 match self.ask_itself(instances, &instance, new, Duration::ZERO) {
@@ -289,6 +305,7 @@ impl Settings {
             tail: &|| instances.tail(instance, new.name),
             hopeless: &|_| None,
             workers: instances.workers(instance),
+            crew: Crew::New(&|| instances.crew(instance, new.name)),
             watch_for: stable_for,
         }
         .prove()?;
@@ -330,7 +347,8 @@ impl Settings {
             (others.alive)()
         };
         let tail = || instances.tail(&instance, serving.name);
-        how.ask(&Asking { alive: &alive, tail: &tail, workers: instances.workers(&instance), ..others })
+        let crew = || instances.crew(&instance, serving.name);
+        how.ask(&Asking { alive: &alive, tail: &tail, workers: instances.workers(&instance), crew: Crew::New(&crew), ..others })
     }
 
     fn check_name(&self, scene: &Scene<'_>, serving: Serving<'_>) -> Result<(), RestartError> {
@@ -345,6 +363,15 @@ impl Settings {
         })
     }
 
+    /// Who serves a release: the unit of its instance, or the masters that the agent started.
+    pub(super) fn served_by(&self, scene: &Scene<'_>, release: &ReleaseName) -> Result<(Option<String>, Vec<Process>), RestartError> {
+        Ok(match Instances::open(self, scene)?.find(release)? {
+            Some(Instance::Unit { unit, .. }) => (Some(unit), Vec::new()),
+            Some(Instance::Processes { masters, .. }) => (None, masters),
+            None => (None, Vec::new()),
+        })
+    }
+
     /// Has the workers of a release that stands again work, and lets the others finish.
     pub(super) fn bring_workers(&self, scene: &Scene<'_>, release: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
         let instances = Instances::open(self, scene)?;
@@ -355,7 +382,7 @@ impl Settings {
 
     /// The units of the workers that have an instance for each release.
     pub(super) fn workers_of(&self, scene: &Scene<'_>, release: &ReleaseName) -> Vec<String> {
-        worker::instances(scene, &self.called(scene.link, release))
+        worker::instances(scene, &self.worker_called(scene.link, release))
     }
 
     /// Stops what is no longer asked, when the former workers have finished or have had the time of the last requests: until then, an agent that dies
@@ -373,6 +400,7 @@ impl Settings {
         let instances = Instances::open(self, scene)?;
         scene.watch.pause(AFTER_RENAME);
         let mut failure = instances.await_finished(&prepared.finishing, self.drain).err();
+        failure = failure.or(instances.end_former(new.name, self.drain).err());
         let kept =
             |name: &ReleaseName| name == new.name || self.keep_warm == KeepWarm::Former && former.is_some_and(|former| former.name == name);
         for release in instances.running()?.iter().filter(|name| !kept(name)) {

@@ -6,6 +6,7 @@
 
 mod bus;
 pub(crate) mod command;
+pub(crate) mod drift;
 mod error;
 pub(crate) mod gunicorn;
 pub(crate) mod handover;
@@ -14,7 +15,9 @@ mod master;
 mod proof;
 pub(crate) mod systemd;
 mod traps;
+mod turn;
 pub(crate) mod uwsgi_fifo;
+mod variables;
 pub(crate) mod worker;
 
 use std::cell::Cell;
@@ -26,14 +29,16 @@ use agent_model::names::{AppName, CommitId, ReleaseName};
 use agent_wire::view::{Finding, Level};
 
 use crate::tools::http::{Check, Wrong};
-use crate::tools::{Program, Ticks, Watch};
+use crate::tools::{Process, Program, Ticks, Watch};
 
 use bus::{Act, Unit};
 pub(crate) use error::RestartError;
-use handover::{Finishing, Stood};
+use handover::{Finishing, Standing, StartedAgain, Starter, Stood};
 use master::Master;
-use proof::{Asking, go_on};
+use proof::{Asking, Crew, go_on};
 use systemd::Watched;
+pub(crate) use turn::Turn;
+pub(crate) use variables::{LIVE, Variables};
 use worker::{Brought, Worker};
 
 /// How an app is restarted.
@@ -74,6 +79,8 @@ pub(crate) struct Scene<'a> {
     pub instances: &'a Path,
     /// The environment of the app's own programs: `[env]`, secrets, and the `RELEASE_…` variables of the new release.
     pub env: &'a [(String, String)],
+    /// What units are given of it.
+    pub variables: Variables<'a>,
     /// The checks.
     pub checks: &'a [Check],
     /// The workers that belong to the app.
@@ -82,6 +89,8 @@ pub(crate) struct Scene<'a> {
     pub lacking: &'a [String],
     /// Whether the release that is brought was seen to serve before.
     pub steadiness: Steadiness,
+    /// Whether what serves the release already is to be replaced.
+    pub renewal: Renewal,
     /// How long the former instance may take to finish its requests, and how programs are watched.
     pub watch: &'a Watch<'a>,
     /// A sentence for the people who follow the run.
@@ -95,6 +104,15 @@ impl Scene<'_> {
     fn lacks(&self, worker: &Worker) -> bool {
         self.lacking.contains(&worker.unit)
     }
+}
+
+/// What becomes of programs that serve the release already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// They go on.
+    No,
+    /// They are started anew, with the variables and secrets of now.
+    Yes,
 }
 
 /// How long things must go on.
@@ -119,6 +137,8 @@ pub(crate) struct Prepared {
     workers: Vec<Brought>,
     /// The workers of other releases that were told to finish.
     finishing: Vec<Finishing>,
+    /// How long the release is watched once visitors meet it.
+    confirm: Duration,
 }
 
 /// What was seen of a release that serves.
@@ -157,16 +177,22 @@ impl Restart {
             }
         }
         let mut prepared = Prepared::default();
+        if let (Renewal::Yes, Self::UwsgiFifo(_) | Self::Gunicorn(_), None) = (scene.renewal, self, self.unit()) {
+            (scene.warn)("a server that is only reloaded keeps the variables that it was started with: name its unit under [restart]");
+        }
         match self {
             Self::None => {}
-            Self::Handover(settings) => settings.prepare(scene, new)?,
+            Self::Handover(settings) => prepared.confirm = settings.prepare(scene, new)?,
             Self::UwsgiFifo(settings) => prepared.master = settings.prepare(scene, new)?,
-            Self::Systemd(settings) => systemd::examine(scene, settings.act(), settings.units.iter().map(String::as_str))?,
+            Self::Systemd(settings) => systemd::examine(scene, settings.act(scene), settings.units.iter().map(String::as_str))?,
             Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
             Self::Command(settings) => settings.prepare()?,
         }
         // Nothing can have been started in a link that is not there yet.
         prepared.since = scene.link.symlink_metadata().is_err().then(Ticks::now);
+        if self.has_units_in_place(scene) {
+            variables::keep_former(scene)?;
+        }
         Ok(prepared)
     }
 
@@ -176,6 +202,9 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the processes of the new release do not come up.
     pub(crate) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        if self.has_units_in_place(scene) {
+            variables::write_live(scene)?;
+        }
         self.bring(scene, new, prepared)?;
         match self {
             Self::Handover(settings) => settings.act(scene, new, prepared)?,
@@ -195,6 +224,13 @@ impl Restart {
         let explained = |error| systemd::with_journal(scene, self.unit(), error);
         match self {
             Self::None | Self::Handover(_) => {}
+            // Only a start gives a server other variables.
+            Self::UwsgiFifo(settings) if scene.renewal == Renewal::Yes && settings.unit.is_some() => {
+                prepared.master = settings.start(scene, release).map_err(explained)?;
+            }
+            Self::Gunicorn(settings) if scene.renewal == Renewal::Yes && settings.unit.is_some() => {
+                prepared.master = Some(settings.start(scene, release).map_err(explained)?);
+            }
             Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
             Self::Systemd(settings) => prepared.units = settings.bring(scene, release)?,
             Self::Gunicorn(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
@@ -236,6 +272,11 @@ impl Restart {
         }
     }
 
+    /// Whether anything that serves or works is a unit that goes from release to release.
+    fn has_units_in_place(&self, scene: &Scene<'_>) -> bool {
+        matches!(self, Self::Systemd(_)) || self.unit().is_some() || worker::plain(scene).next().is_some()
+    }
+
     /// The unit that a server belongs to which is not spoken to through systemd.
     fn unit(&self) -> Option<&str> {
         match self {
@@ -264,6 +305,10 @@ impl Restart {
         former: Option<Serving<'_>>,
         prepared: &Prepared,
     ) -> Result<(), RestartError> {
+        variables::forget_former(scene);
+        if let Some(releases) = new.dir.parent() {
+            variables::sweep(scene, releases);
+        }
         match self {
             Self::Handover(settings) => settings.settle(scene, new, former, prepared),
             _ => Ok(()),
@@ -272,10 +317,15 @@ impl Restart {
 
     /// Ends what was started for a release that no visitor ever met; the former one is not touched. Failing is only a warning.
     pub(crate) fn forget(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<&ReleaseName>) {
-        if let Self::Handover(settings) = self
-            && former != Some(failed.name)
-        {
-            settings.end(scene, failed, None, &[]);
+        variables::forget_former(scene);
+        match self {
+            Self::Handover(settings) if former != Some(failed.name) => settings.end(scene, failed, None, &[]),
+            Self::Handover(settings) => {
+                if let Err(error) = settings.bring_back(scene, failed.name, Duration::ZERO) {
+                    (scene.warn)(&format!("not all that was started for {} could be stopped: {error}", failed.name));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -284,16 +334,21 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the former release was not seen to serve.
     pub(crate) fn back(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
+        if let Err(error) = variables::put_back(scene) {
+            (scene.warn)(&format!("the variables of before could not be put back: {error}"));
+        }
         if let Self::Handover(settings) = self {
             let mut prepared = Prepared::default();
             let returned = match former {
                 None => settings.unname(),
-                Some(former) => settings.stand(scene, former).and_then(|stood| {
-                    if stood == Stood::Ours {
-                        settings.bring_workers(scene, former, &mut prepared)?;
-                    }
-                    self.prove_again(scene, former, stood, &mut prepared)
-                }),
+                Some(former) => {
+                    settings.bring_back(scene, former.name, settings.drain).and_then(|()| settings.stand(scene, former)).and_then(|stood| {
+                        if stood == Stood::Ours {
+                            settings.bring_workers(scene, former, &mut prepared)?;
+                        }
+                        self.prove_again(scene, former, stood, &mut prepared)
+                    })
+                }
             };
             settings.end(scene, failed, former, &prepared.finishing);
             return returned;
@@ -353,6 +408,33 @@ impl Restart {
         }
     }
 
+    /// Whether the agent itself starts the instances, so that nobody else starts one again that ends.
+    pub(crate) fn is_monitored(&self) -> bool {
+        matches!(self, Self::Handover(handover::Settings { starter: Starter::Command(_), .. }))
+    }
+
+    /// How the instance of the live release stands, where the agent itself has started it; `known` are the masters that it had when somebody looked last.
+    ///
+    /// # Errors
+    /// [`RestartError`] when that cannot be told.
+    pub(crate) fn standing(&self, scene: &Scene<'_>, live: &ReleaseName, known: &[Process]) -> Result<Standing, RestartError> {
+        match self {
+            Self::Handover(settings) => settings.standing(scene, live, known),
+            _ => Ok(Standing::Unwatched),
+        }
+    }
+
+    /// Starts the live release's instance again, which has ended. Tells how often that was done by now; nothing where it is not the agent's to start.
+    ///
+    /// # Errors
+    /// [`RestartError`] when it does not come up.
+    pub(crate) fn start_again(&self, scene: &Scene<'_>, live: Serving<'_>, now: i64) -> Result<Option<StartedAgain>, RestartError> {
+        match self {
+            Self::Handover(settings) => settings.start_again(scene, live, now).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// The releases that run in units of systemd as far as the strategy knows, whoever their processes belong to: none of them may be removed.
     /// `link` is the root's link `app`.
     pub(crate) fn in_units(&self, link: &Path, workers: &[Worker], watch: &Watch<'_>) -> Vec<ReleaseName> {
@@ -366,6 +448,20 @@ impl Restart {
     /// fill in.
     pub(crate) fn traps(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
         traps::find(self, link, workers, time)
+    }
+
+    /// Whether the release is served already, and nothing would be done to bring it.
+    pub(crate) fn is_served(&self, scene: &Scene<'_>, release: &ReleaseName) -> bool {
+        match self {
+            Self::None => true,
+            Self::Handover(settings) => settings.is_served(scene, release).unwrap_or(false),
+            _ => false,
+        }
+    }
+
+    /// What the programs that serve a release have otherwise than it was made with. The app's name is left for the caller to fill in.
+    pub(crate) fn drift(&self, scene: &Scene<'_>, live: Serving<'_>, made: &drift::MadeWith<'_>) -> Vec<Finding> {
+        drift::find(self, scene, live, made)
     }
 
     /// The units of an app's workers for a release.
@@ -396,18 +492,24 @@ impl Restart {
             hopeless: &|_| None,
             // Nobody knows how many there are; as many as most have.
             workers: 4,
+            crew: Crew::Unknown,
             watch_for: workers_for,
         };
         match self {
             Self::None | Self::Command(_) => how.ask(&asking),
-            Self::Handover(settings) => settings.ask(asking, how),
+            Self::Handover(settings) => {
+                asking.watch_for = workers_for.max(prepared.confirm);
+                settings.ask(asking, how)
+            }
             Self::Systemd(settings) => {
                 let units = Watched::new(scene, settings.units.iter().map(String::as_str), &prepared.units)?;
                 let alive = || units.check(serving).and_then(|()| workers.check(serving));
                 let tail = || units.tail();
                 let tries = Cell::new(0);
                 let hopeless = |wrong: &Wrong| units.has_no_app(serving, wrong, &tries);
-                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: units.workers(), ..asking };
+                let crew = || units.processes();
+                let (answering, crew) = (units.workers(), Crew::Changing(&crew));
+                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: answering, crew, ..asking };
                 asking.watch_for = workers_for.max(settings.watch_for);
                 how.ask(&asking)
             }
@@ -425,7 +527,9 @@ impl Restart {
                     _ => None,
                 };
                 let answering = master.process.children().len().max(1);
-                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: answering, ..asking };
+                let crew = || std::iter::once(master.process).chain(master.process.children()).collect();
+                let crew = Crew::Changing(&crew);
+                asking = Asking { alive: &alive, tail: &tail, hopeless: &hopeless, workers: answering, crew, ..asking };
                 asking.watch_for = workers_for.max(MASTER_FOR);
                 how.ask(&asking)
             }

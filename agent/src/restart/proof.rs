@@ -12,6 +12,9 @@ use crate::tools::http::{Answer, Check, CheckError, Expected, Target, Wrong};
 
 /// The most rounds of questions, however many workers there are.
 const MOST_ROUNDS: usize = 128;
+/// Why workers are replaced.
+const REPLACED: &str =
+    "the server's log says why they end; where it replaces them after so many requests (max-requests), allow more than a few hundred";
 /// How long after the end of a process those that watch it know.
 const HEARING: Duration = Duration::from_millis(200);
 
@@ -29,8 +32,50 @@ pub(super) struct Asking<'a> {
     pub hopeless: &'a dyn Fn(&Wrong) -> Option<String>,
     /// How many workers answer.
     pub workers: usize,
+    /// Which processes these are.
+    pub crew: Crew<'a>,
     /// How long it must be alive, even where no check says so.
     pub watch_for: Duration,
+}
+
+/// The processes that answer.
+pub(super) enum Crew<'a> {
+    /// Nobody knows.
+    Unknown,
+    /// All of them came with the release that should serve.
+    New(&'a dyn Fn() -> Vec<Process>),
+    /// Some may be on their way out, for others that come.
+    Changing(&'a dyn Fn() -> Vec<Process>),
+}
+
+/// The processes of a new instance, watched for those that end and are replaced: a server whose workers die every few seconds passes its checks.
+struct Roll<'a> {
+    now: &'a dyn Fn() -> Vec<Process>,
+    known: Vec<Process>,
+    looked: Instant,
+}
+
+/// How often the roll is called: all processes of the host are looked at for it.
+const ROLL_CALL: Duration = Duration::from_millis(500);
+
+impl<'a> Roll<'a> {
+    fn of(crew: &Crew<'a>) -> Option<Self> {
+        match crew {
+            Crew::New(now) => Some(Self { now: *now, known: now(), looked: Instant::now() }),
+            Crew::Unknown | Crew::Changing(_) => None,
+        }
+    }
+
+    /// How many are gone, once others have come for them. Without others, a server only has fewer, which some mean to.
+    fn replaced(&mut self) -> usize {
+        let now = (self.now)();
+        let gone = self.known.iter().filter(|process| !now.contains(process)).count();
+        let known = self.known.len();
+        let come: Vec<Process> = now.into_iter().filter(|process| !self.known.contains(process)).collect();
+        self.known.extend(come);
+        self.looked = Instant::now();
+        if self.known.len() > known { gone } else { 0 }
+    }
 }
 
 impl Asking<'_> {
@@ -81,7 +126,26 @@ impl Asking<'_> {
         let first = failed.remove(0);
         let mut tail: Vec<String> = failed.iter().map(ToString::to_string).collect();
         tail.append(&mut proof.notes);
+        if matches!(first.wrong, Wrong::TimedOut(_))
+            && let Some(stopped) = self.stopped(&first)
+        {
+            return Err(stopped);
+        }
         Err(RestartError::Check { when: format!("{} does not pass its checks", self.serving.name), source: Box::new(first), tail })
+    }
+
+    /// That somebody has stopped all that should answer.
+    fn stopped(&self, error: &CheckError) -> Option<RestartError> {
+        let crew = match &self.crew {
+            Crew::New(crew) | Crew::Changing(crew) => crew(),
+            Crew::Unknown => Vec::new(),
+        };
+        let stopped: Vec<String> = crew.iter().filter(|process| process.is_stopped()).map(|process| process.pid().to_string()).collect();
+        (!stopped.is_empty()).then(|| RestartError::Process {
+            what: format!("{error}: {} of its processes are stopped (SIGSTOP)", stopped.len()),
+            cure: Some(format!("kill -CONT {}", stopped.join(" "))),
+            tail: Vec::new(),
+        })
     }
 
     fn questions(&self) -> Vec<Question> {
@@ -126,10 +190,15 @@ impl Asking<'_> {
         // What need not go on for any time is asked without a pause: somebody waits.
         let least_step = if stable_for.is_zero() { Duration::ZERO } else { Duration::from_millis(10) };
         let step = step.clamp(least_step, Duration::from_millis(100));
+        // What need not go on for any time has no time to be replaced in.
+        let mut roll = if stable_for.is_zero() { None } else { Roll::of(&self.crew) };
         let begun = Instant::now();
         let mut rounds = 0;
         while begun.elapsed() < stable_for || rounds < least {
             (self.alive)()?;
+            if roll.as_ref().is_some_and(|roll| roll.looked.elapsed() >= ROLL_CALL) {
+                self.none_replaced(&mut roll)?;
+            }
             for question in questions {
                 if let Err(error) = self.ask(question) {
                     // Whoever watches it hears of its end a moment later than the question that it cut off.
@@ -146,7 +215,20 @@ impl Asking<'_> {
             self.go_on("watching whether the release goes on serving")?;
         }
         (self.alive)()?;
+        self.none_replaced(&mut roll)?;
         Ok((rounds, begun.elapsed()))
+    }
+
+    /// Fails when workers ended and others came for them.
+    fn none_replaced(&self, roll: &mut Option<Roll<'_>>) -> Result<(), RestartError> {
+        match roll.as_mut().map_or(0, Roll::replaced) {
+            0 => Ok(()),
+            gone => Err(RestartError::Process {
+                what: format!("{gone} worker(s) of {} ended and were replaced while they were watched", self.serving.name),
+                cure: Some(REPLACED.to_owned()),
+                tail: (self.tail)(),
+            }),
+        }
     }
 
     fn go_on(&self, during: &str) -> Result<(), RestartError> {

@@ -10,7 +10,7 @@ use super::master::ShownBy;
 use super::proof::go_on;
 use super::traps::{self, Server};
 use super::uwsgi_fifo::times_without_app;
-use super::{RestartError, Scene, Serving};
+use super::{Renewal, RestartError, Scene, Serving};
 use crate::tools::Process;
 use crate::tools::http::Wrong;
 
@@ -87,11 +87,16 @@ impl Time {
 
 impl Settings {
     pub(super) fn bring(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Vec<Unit>, RestartError> {
-        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act: self.act(), unit, time: Time::Whole(self.timeout) }).collect();
+        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act: self.act(scene), unit, time: Time::Whole(self.timeout) }).collect();
         perform(scene, new, &jobs)
     }
 
-    pub(super) fn act(&self) -> Act {
+    /// Only a restart gives a unit other variables.
+    pub(super) fn act(&self, scene: &Scene<'_>) -> Act {
+        if scene.renewal == Renewal::Yes { Act::Restart } else { self.usual_act() }
+    }
+
+    pub(super) fn usual_act(&self) -> Act {
         match self.how {
             How::ReloadOrRestart => Act::ReloadOrRestart,
             How::Restart => Act::Restart,
@@ -315,6 +320,12 @@ impl<'a> Watched<'a> {
                 unit.name, serving.name
             )
         })
+    }
+
+    /// Their processes, as they are now.
+    pub(super) fn processes(&self) -> Vec<Process> {
+        let Some(bus) = &self.bus else { return Vec::new() };
+        self.units.iter().filter_map(|(unit, _)| bus.unit(&unit.name).ok()).flat_map(|unit| unit.processes()).collect()
     }
 
     /// How many processes do the work of the first of them.

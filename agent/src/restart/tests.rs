@@ -1,6 +1,6 @@
 //! A stage for the strategies: releases on disk, a scene, visitors who never stop asking.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -40,6 +40,7 @@ pub(super) struct Stage {
     pub checks: Vec<Check>,
     pub workers: Vec<Worker>,
     pub said: RefCell<Vec<String>>,
+    pub renewal: Cell<Renewal>,
 }
 
 pub(super) struct Release {
@@ -58,7 +59,7 @@ impl Stage {
     pub(super) fn new() -> Self {
         let root = tempfile::Builder::new().prefix("ra").tempdir_in("/tmp").unwrap();
         fs::create_dir(root.path().join("releases")).unwrap();
-        fs::create_dir(root.path().join("instances")).unwrap();
+        fs::create_dir_all(root.path().join(".agent/instances")).unwrap();
         Self {
             root,
             app: "shop".parse().unwrap(),
@@ -66,6 +67,7 @@ impl Stage {
             checks: Vec::new(),
             workers: Vec::new(),
             said: RefCell::default(),
+            renewal: Cell::new(Renewal::No),
         }
     }
 
@@ -110,16 +112,18 @@ impl Stage {
         let lines = |_, line: &str| self.said.borrow_mut().push(format!("line: {line}"));
         let watch = Watch { marker: "test:1", deadline: Instant::now() + Duration::from_secs(60), cancel: &self.cancel, lines: &lines };
         let env = [("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()), ("RELEASE_NAME".to_owned(), "wrong".to_owned())];
-        let (link, instances) = (self.path("app"), self.path("instances"));
+        let (link, instances) = (self.path("app"), self.path(".agent/instances"));
         act(&Scene {
             app: &self.app,
             link: &link,
             instances: &instances,
             env: &env,
+            variables: Variables { dir: &self.path("variables"), plain: &env },
             checks: &self.checks,
             workers: &self.workers,
             lacking: &[],
             steadiness: Steadiness::Unseen,
+            renewal: self.renewal.get(),
             watch: &watch,
             note: &|text| self.said.borrow_mut().push(format!("note: {text}")),
             warn: &|text| self.said.borrow_mut().push(format!("warning: {text}")),

@@ -201,7 +201,7 @@ fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(Act, String)> {
     let mut acts = match restart {
         Restart::Handover(settings) if settings.slots.is_empty() => Vec::new(),
         Restart::Handover(_) => of(&[Act::Start, Act::Stop]),
-        Restart::Systemd(settings) => of(&[settings.act()]),
+        Restart::Systemd(settings) => of(&[settings.usual_act()]),
         Restart::UwsgiFifo(_) | Restart::Gunicorn(_) => of(&[Act::Restart]),
         Restart::None | Restart::Command(_) => Vec::new(),
     };

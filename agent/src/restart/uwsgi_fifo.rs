@@ -282,7 +282,7 @@ impl Settings {
         }
     }
 
-    fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
+    pub(super) fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
         let since = Ticks::now();
         let master = match &self.unit {
             Some(unit) => {

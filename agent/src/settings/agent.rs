@@ -120,10 +120,11 @@ const OTHER_WORDS: [(&str, Right); 10] = [
     ("verify", Right::Read),
 ];
 
-const RIGHTS: [(&str, Right); 14] = [
+const RIGHTS: [(&str, Right); 15] = [
     ("release", Right::Release),
     ("stage", Right::Stage),
     ("activate", Right::Activate),
+    ("restart", Right::Restart),
     ("prune", Right::Prune),
     ("mend", Right::Mend),
     ("check", Right::Check),

@@ -17,7 +17,7 @@ use agent_model::request::WhenBusy;
 
 use super::kinds::{absolute, integer, list, one_of, size, switch, within_release};
 use super::reader::{self, Section};
-use super::{App, Complaint, Executor, Submodules, defaults, refs, report};
+use super::{App, Complaint, Executor, Submodules, defaults, environment, refs, report};
 use crate::site::{Limits, Shared};
 use crate::tools::database;
 
@@ -32,13 +32,16 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
     let git = origin::read(top);
     let refs = refs::read(top, "nothing could be released");
     let auto = auto::read(top, refs.as_deref());
-    let python = programs::python(top);
+    let mut python = programs::python(top);
     let env = programs::env(top);
     let build_env = programs::build_env(top);
-    let django = programs::django(top, &env);
+    let django = programs::django(top, [("env", &env), ("build_env", &build_env)]);
+    if let Some(python) = &mut python {
+        python.module = environment::module(django.as_ref(), &env).map(str::to_owned);
+    }
     let backup = backup(top);
-    let restart = serving::restart(name, top);
     let checks = checks::read(top);
+    let restart = serving::restart(name, top, &checks);
     let workers = serving::workers(top, restart.as_ref());
     let shared = shared(top);
     let hooks = programs::hooks(top, django.as_ref(), &shared);

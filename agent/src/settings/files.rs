@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use agent_model::names::{AppName, BadName};
 
-use super::secrets::{read_hints, read_secrets, read_text};
+use super::secrets::{read_hints, read_text};
 use super::trusted::{refuse_open_directories, refuse_writable};
 use super::{App, Complaint, Executor, Settings, Stale, agent, app, defaults, reader};
 use crate::restart::Restart;
@@ -100,7 +100,7 @@ pub(crate) fn load_over(config_dir: &Path, before: Option<Before<'_>>) -> Loaded
     for one in &mut read {
         carried_out_by(&mut one.app, executor);
         let of_executor = match executor {
-            Executor::Direct => read_secrets(&one.app.secrets).err().unwrap_or_default(),
+            Executor::Direct => one.app.read_secrets(&one.app.secrets).err().unwrap_or_default(),
             // With units the secrets are not the agent's to read.
             Executor::Units => one.fits_units(),
         };
@@ -312,6 +312,25 @@ fn app_files(config_dir: &Path) -> Result<Vec<PathBuf>, Box<Complaint>> {
 /// The name of the app that a file is for.
 fn name_of(file: &Path) -> Result<AppName, BadName> {
     file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default().parse()
+}
+
+/// Endings by which people, editors and packages say that a file is put aside.
+const ASIDE: [&str; 14] =
+    ["bak", "backup", "orig", "old", "off", "disabled", "example", "sample", "swp", "tmp", "rpmnew", "rpmsave", "md", "inactive"];
+
+/// Files in `apps/` that are read by nobody, and do not look as if that were meant: `x.tml`.
+pub(crate) fn unread_files(config_dir: &Path) -> Vec<PathBuf> {
+    let is_aside = |name: &str| {
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        name.starts_with('.') || name.ends_with('~') || ending.starts_with("dpkg-") || ending == "toml" || ASIDE.contains(&ending)
+    };
+    let entries = fs::read_dir(config_dir.join("apps")).into_iter().flatten().flatten();
+    let mut unread: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()) && !is_aside(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect();
+    unread.sort();
+    unread
 }
 
 fn read_app(file: &Path) -> Result<Read, Vec<Complaint>> {

@@ -4,6 +4,7 @@
 mod agent;
 mod app;
 mod defaults;
+mod environment;
 pub(crate) mod files;
 pub(crate) mod https;
 mod issuer;
@@ -64,7 +65,6 @@ pub(crate) fn parse_app(text: &str) -> App {
     app::parse(&"shop".parse().unwrap(), std::path::Path::new("shop.toml"), text).unwrap()
 }
 pub(crate) use reader::Complaint;
-pub(crate) use secrets::read_secrets;
 
 /// Everything that is set.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,23 +1,27 @@
-//! Secrets files: `KEY=value`, one to a line, for owners' eyes only; and those of hints, which hold one secret each. No complaint repeats a value.
+//! Secrets files: `KEY=value`, as systemd reads them, for owners' eyes only; and those of hints, which hold one secret each. No complaint repeats a value.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::environment::{NAME_IT_ONCE, SETTINGS_MODULE};
 use super::kinds::variable_name;
 use super::{Complaint, Hint, HintFile};
+use crate::tools::environment_file::{self, Assignment};
 
 /// The most bytes of a file that is read for settings or secrets.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Reads secrets files, in order; where two set the same variable, the later one holds. Called when a run begins, so that a changed secret
 /// needs no reload.
-pub(crate) fn read_secrets(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+///
+/// `module` is the settings module that the app's file names: none of them may name another.
+pub(super) fn read_secrets(paths: &[PathBuf], module: Option<&str>) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     let mut secrets: Vec<(String, String)> = Vec::new();
     let mut complaints = Vec::new();
     for path in paths {
-        match read_one(path) {
+        match read_one(path, module) {
             Ok(pairs) => {
                 for (name, value) in pairs {
                     secrets.retain(|(other, _)| *other != name);
@@ -30,9 +34,9 @@ pub(crate) fn read_secrets(paths: &[PathBuf]) -> Result<Vec<(String, String)>, V
     if complaints.is_empty() { Ok(secrets) } else { Err(complaints) }
 }
 
-fn read_one(path: &Path) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+fn read_one(path: &Path, module: Option<&str>) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     let text = read_closed(path).map_err(|complaint| vec![*complaint])?;
-    parse(path, &text)
+    parse(path, &text, module)
 }
 
 /// The text of a file that not everybody on this host can open.
@@ -85,69 +89,41 @@ pub(super) fn read_text(path: &Path) -> Result<String, Box<Complaint>> {
     })
 }
 
-/// Reads `text`: `NAME=value` lines, as systemd's `EnvironmentFile=` and most tools have them. Empty lines and lines that begin with `#` say
-/// nothing; `export ` before a name is passed over. A value stands as it is, up to the end of the line, without the spaces around it; between
-/// single quotes nothing in it means anything; between double quotes `\n`, `\"`, `\\` and `\$` do.
-fn parse(path: &Path, text: &str) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+/// Reads `text` as systemd reads a file of `EnvironmentFile=`, for units read the same files. What a unit would not get, or would get in another way, is a
+/// complaint.
+fn parse(path: &Path, text: &str, module: Option<&str>) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+    let complain = |at: usize, says: String| Complaint::of_file(path, says).at(text, at);
     let mut pairs = Vec::new();
     let mut complaints = Vec::new();
-    let mut at = 0;
-    for line in text.split_inclusive('\n') {
-        let start = at;
-        at += line.len();
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        match parse_line(line) {
-            Ok(pair) => pairs.push(pair),
-            Err(says) => complaints.push(Complaint::of_file(path, says).at(text, start)),
+    if let Some(at) = text.find('\0') {
+        return Err(vec![complain(at, "must not contain the character NUL".to_owned())]);
+    }
+    let found = environment_file::parse(text)
+        .map_err(|faults| faults.iter().map(|fault| complain(fault.at, fault.says.to_owned())).collect::<Vec<_>>())?;
+    for Assignment { name, value, at } in found {
+        let wrong = match variable_name(&name) {
+            Ok(()) if name != SETTINGS_MODULE => None,
+            Ok(()) => module.filter(|module| *module != value).map(|module| (contradicts(module), Some(NAME_IT_ONCE))),
+            // systemd drops it without failing, and a unit would lack the variable.
+            Err(_) if name.starts_with("export ") => Some((EXPORT.to_owned(), Some("leave out export"))),
+            Err(says) => Some((says, None)),
+        };
+        match wrong {
+            None => pairs.push((name, value)),
+            Some((says, hint)) => complaints.push(match hint {
+                Some(hint) => complain(at, says).hint(hint),
+                None => complain(at, says),
+            }),
         }
     }
     if complaints.is_empty() { Ok(pairs) } else { Err(complaints) }
 }
 
-fn parse_line(line: &str) -> Result<(String, String), String> {
-    let line = line.strip_prefix("export ").unwrap_or(line);
-    let Some((name, value)) = line.split_once('=') else {
-        return Err("must be KEY=value".to_owned());
-    };
-    let name = name.trim();
-    variable_name(name)?;
-    if value.contains('\0') {
-        return Err("the value must not contain the character NUL".to_owned());
-    }
-    Ok((name.to_owned(), parse_value(value.trim())?))
-}
+const EXPORT: &str = "begins with export, and systemd passes over such a line";
 
-fn parse_value(value: &str) -> Result<String, String> {
-    let quote = match value.chars().next() {
-        Some(quote @ ('"' | '\'')) => quote,
-        _ => return Ok(value.to_owned()),
-    };
-    let mut read = String::new();
-    let mut chars = value.chars();
-    // The opening quote.
-    chars.next();
-    while let Some(char) = chars.next() {
-        match char {
-            '\\' if quote == '"' => match chars.next() {
-                Some('n') => read.push('\n'),
-                Some(escaped @ ('"' | '\\' | '$' | '`')) => read.push(escaped),
-                Some(other) => read.extend(['\\', other]),
-                None => break,
-            },
-            _ if char == quote => {
-                let rest = chars.as_str().trim_start();
-                if rest.is_empty() || rest.starts_with('#') {
-                    return Ok(read);
-                }
-                return Err("the value goes on after its closing quote".to_owned());
-            }
-            _ => read.push(char),
-        }
-    }
-    Err("the value has an opening quote and no closing one on this line".to_owned())
+/// That a file names another settings module than the app's file does. A module's name is no secret, but the file may hold anything in its place.
+fn contradicts(module: &str) -> String {
+    format!("sets {SETTINGS_MODULE} to something else than {module:?}, which the app's file names")
 }
 
 #[cfg(test)]
@@ -155,29 +131,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_with_and_without_quotes() {
-        for (line, name, value) in [
-            ("A=b", "A", "b"),
-            ("  export A = b c ", "A", "b c"),
-            ("A=", "A", ""),
-            ("A=b#c", "A", "b#c"),
-            ("A='b \"c\" \\n'", "A", "b \"c\" \\n"),
-            (r#"A="b\nc \"d\" \$e \\ \w""#, "A", "b\nc \"d\" $e \\ \\w"),
-            ("A=\"b\" # why", "A", "b"),
-            ("DATABASE_URL=postgres://u:p=@h/d?x=y", "DATABASE_URL", "postgres://u:p=@h/d?x=y"),
-            ("A=b\r", "A", "b"),
-        ] {
-            let read = parse(Path::new("x.env"), line).unwrap();
-            assert_eq!(read, [(name.to_owned(), value.to_owned())], "{line}");
-        }
+    fn every_bad_line_is_told_with_its_number_and_without_its_value() {
+        let text = "# secrets\n\nA=1\n1A=hunter2\nRELEASE_NAME=hunter2\nexport B=hunter2\nÜ=hunter2\nA B=hunter2\n";
+        let complaints = parse(Path::new("x.env"), text, None).unwrap_err();
+        assert_eq!(complaints.iter().map(|complaint| complaint.line).collect::<Vec<_>>(), [4, 5, 6, 7, 8].map(Some));
+        assert!(complaints.iter().all(|complaint| !complaint.to_string().contains("hunter2")), "{complaints:?}");
+        let text = "A=1\nhunter2\nC=\"hunter2\" # hunter2\nB='hunter2\n";
+        let complaints = parse(Path::new("x.env"), text, None).unwrap_err();
+        assert_eq!(complaints.iter().map(|complaint| complaint.line).collect::<Vec<_>>(), [2, 3, 4].map(Some));
+        assert!(complaints.iter().all(|complaint| !complaint.to_string().contains("hunter2")), "{complaints:?}");
+        assert_eq!(parse(Path::new("x.env"), "A=1\nB=\0\n", None).unwrap_err()[0].line, Some(2));
     }
 
     #[test]
-    fn every_bad_line_is_told_with_its_number_and_without_its_value() {
-        let text = "# secrets\n\nA=1\nhunter2\n1A=hunter2\nRELEASE_NAME=hunter2\nB='hunter2\nC=\"hunter2\" hunter2\n";
-        let complaints = parse(Path::new("x.env"), text).unwrap_err();
-        assert_eq!(complaints.iter().map(|complaint| complaint.line).collect::<Vec<_>>(), [4, 5, 6, 7, 8].map(Some));
-        assert!(complaints.iter().all(|complaint| !complaint.to_string().contains("hunter2")), "{complaints:?}");
+    fn a_secrets_file_names_no_other_settings_module_than_the_apps_file() {
+        let parse = |text| parse(Path::new("x.env"), text, Some("shop.prod"));
+        assert_eq!(parse("DJANGO_SETTINGS_MODULE=shop.prod\n").unwrap().len(), 1);
+        let complaints = parse("A=1\nDJANGO_SETTINGS_MODULE=shop.hunter2\n").unwrap_err();
+        let said = complaints[0].to_string();
+        assert!(said.starts_with("x.env:2:1: ") && said.contains("shop.prod") && !said.contains("hunter2"), "{said}");
     }
 
     #[test]
@@ -193,8 +165,8 @@ mod tests {
         let two = file("two.env", "B=2\n", 0o640);
         let open = file("open.env", "C=hunter2\n", 0o644);
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(read_secrets(&[one.clone(), two]).unwrap(), [pair("A", "1"), pair("B", "2")]);
-        let complaints = read_secrets(&[open.clone(), dir.path().join("none.env"), dir.path().to_owned(), one]).unwrap_err();
+        assert_eq!(read_secrets(&[one.clone(), two], None).unwrap(), [pair("A", "1"), pair("B", "2")]);
+        let complaints = read_secrets(&[open.clone(), dir.path().join("none.env"), dir.path().to_owned(), one], None).unwrap_err();
         let said: Vec<String> = complaints.iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), 3);
         assert!(said[0].contains("mode 0644") && said[0].contains(&format!("chmod o= {}", open.display())), "{said:?}");

@@ -16,7 +16,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
-use super::files::{Before, Loaded};
+use super::files::{Before, Loaded, unread_files};
 use super::https::{self, Listed, Material};
 use super::{Complaint, Settings, load_over};
 use crate::trust::Revoked;
@@ -153,6 +153,11 @@ impl InForce {
     /// The complaints now and each time that they change.
     pub(crate) fn follow_complaints(&self) -> watch::Receiver<Arc<Vec<Complaint>>> {
         self.inner.complaints.subscribe()
+    }
+
+    /// The files in `apps/` that are not read, though somebody may have meant them to be.
+    pub(crate) fn unread_files(&self) -> Vec<PathBuf> {
+        unread_files(&self.inner.config_dir)
     }
 
     /// Reads all files again, and puts them in force when nothing is wrong with them. It reads files: not for a thread that must not wait.

@@ -131,6 +131,11 @@ pub(super) fn agent_drop_in(app: &App) -> PathBuf {
     Path::new(SYSTEM).join(format!("release-agent.service.d/app-{}.conf", app.name))
 }
 
+/// The drop-in of a unit of the app's own.
+pub(super) fn variables_drop_in(unit: &str) -> PathBuf {
+    Path::new(SYSTEM).join(format!("{unit}.d/release-agent.conf"))
+}
+
 /// The file for tmpfiles.d.
 pub(super) fn tmpfiles_line(app: &App) -> PathBuf {
     PathBuf::from(format!("/etc/tmpfiles.d/release-agent-{}.conf", app.name))
@@ -147,6 +152,7 @@ pub(super) fn draw(app: &App, people: &People, host: &Host) -> Result<Drawn, Ref
     files(app, people, host, &mut drawn);
     services(app, people, host, &mut drawn)?;
     server(app, people, host, &mut drawn);
+    variables(app, host, &mut drawn);
     enabling(app, people, &mut drawn);
     if app.backup.is_none() && app.django.as_ref().is_some_and(|django| django.migrate) {
         drawn.notes.push(format!("no dump will be made before migrations: add [backup] to {}", host.file.display()));
@@ -303,6 +309,19 @@ fn server(app: &App, people: &People, host: &Host, drawn: &mut Drawn) {
     }
     for unit in missing {
         drawn.notes.push(format!("the unit {unit}, which the app's file names, is missing: write it, in {SYSTEM}"));
+    }
+}
+
+/// What the app's units read of their variables.
+fn variables(app: &App, host: &Host, drawn: &mut Drawn) {
+    let mut units = named_units(app);
+    units.retain(|unit| unit.ends_with(".service"));
+    units.sort();
+    units.dedup();
+    for unit in units {
+        let text = texts::variables_drop_in(app, &host.root, &unit);
+        let what = format!("{unit} has the variables of the app's file, which the agent writes down for it");
+        drawn.actions.push(Action::Text { path: variables_drop_in(&unit), text, what });
     }
 }
 

@@ -94,6 +94,12 @@ fn the_list_follows_from_the_apps_file_and_the_host_alone() {
         "have the directory /run/shop for sockets, shop:release-agent, mode 0775, at each boot",
         "write /etc/systemd/system/shop@.service, which is yours to change from then on: the release's own gunicorn with web.wsgi:application, in \
          each slot",
+        "write /etc/systemd/system/shop-celery.service.d/release-agent.conf: shop-celery.service has the variables of the app's file, which the agent \
+         writes down for it",
+        "write /etc/systemd/system/shop-jobs@.service.d/release-agent.conf: shop-jobs@.service has the variables of the app's file, which the agent \
+         writes down for it",
+        "write /etc/systemd/system/shop@.service.d/release-agent.conf: shop@.service has the variables of the app's file, which the agent writes down for \
+         it",
         "have systemd read its units again",
         "enable and start release-agent-build@shop.socket: the agent can have releases built",
         "enable and start release-agent-app@shop.socket: the agent can have them checked and migrated",
@@ -208,8 +214,7 @@ fn a_unit_is_the_example_with_the_apps_own_names_and_nothing_of_the_examples() {
             "User=writer",
             "Group=writer",
             "WorkingDirectory=/srv/blog/slots/%i",
-            r#"Environment="TITLE=A \"100%%\" blog""#,
-            "Environment=DJANGO_SETTINGS_MODULE=blog.settings",
+            "EnvironmentFile=-/srv/blog/.agent/variables/%i",
             "EnvironmentFile=/etc/blog.env",
             "ReadWritePaths=/srv/blog/shared /run/blog",
             "ProtectSystem=strict",
@@ -226,6 +231,20 @@ fn a_unit_is_the_example_with_the_apps_own_names_and_nothing_of_the_examples() {
     let notes = |text: &str| draw(&app(text), &people(), &host()).unwrap().notes.join("\n");
     assert!(notes(text).contains("the unit blog@.service is missing, and no server is known"), "{}", notes(text));
     assert!(notes("[restart]\n").contains("the unit shop@.service, which the app's file names, is missing"));
+}
+
+#[test]
+fn each_unit_of_the_app_reads_what_the_agent_writes_down_for_it() {
+    let text = "[secrets]\nfiles = [\"/etc/100%.env\"]\n[restart]\nunit = \"shop@.service\"\n[[worker]]\nunit = \"shop-celery@.service\"\n\
+                [[worker]]\nunit = \"shop-beat.service\"\n[[worker]]\nunit = \"shop-mail.timer\"\n";
+    let drawn = draw(&app(text), &people(), &host()).unwrap();
+    for (unit, called) in [("shop@.service", "%i"), ("shop-celery@.service", "%i"), ("shop-beat.service", "live")] {
+        let text = text_of(&drawn, &format!("/etc/systemd/system/{unit}.d/release-agent.conf")).unwrap();
+        // The secrets come last, as for the agent's own programs.
+        let lines = format!("[Service]\nEnvironmentFile=-/var/shop/.agent/variables/{called}\nEnvironmentFile=/etc/100%%.env\n");
+        assert!(texts::is_ours(text) && text.ends_with(&lines), "{text}");
+    }
+    assert!(text_of(&drawn, "/etc/systemd/system/shop-mail.timer.d/release-agent.conf").is_none());
 }
 
 #[test]

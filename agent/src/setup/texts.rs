@@ -5,8 +5,9 @@ use std::path::Path;
 use agent_model::names::AppName;
 
 use super::people::{AGENT, People};
+use crate::restart::LIVE;
 use crate::settings::App;
-use crate::site::layout;
+use crate::site::{Site, layout};
 
 /// How every file of setup's begins. What does not begin so is not setup's to change.
 const MARK: &str = "# Written by agentctl setup app ";
@@ -105,8 +106,7 @@ pub(super) fn unit(served: &Served<'_>) -> String {
         Server::Uwsgi => UWSGI,
     };
     let mut text = format!(
-        "# Begun by agentctl setup app {0}, and never changed by it again: what the app needs beyond this is yours to say here. The variables are those\n\
-         # that [env] and [secrets] of the app's file said then.\n",
+        "# Begun by agentctl setup app {0}, and never changed by it again: what the app needs beyond this is yours to say here.\n",
         app.name
     );
     let from_unit = example.lines().skip_while(|line| !line.starts_with("[Unit]"));
@@ -115,8 +115,10 @@ pub(super) fn unit(served: &Served<'_>) -> String {
             Some(("Description", _)) => format!("Description={}, %i", app.name),
             Some(("User", _)) => format!("User={user}"),
             Some(("Group", _)) => format!("Group={group}"),
+            // The first of them stands for all.
+            Some(("EnvironmentFile", file)) if !file.starts_with('-') => continue,
             Some(("EnvironmentFile", _)) => {
-                text.push_str(&variables(app));
+                text.push_str(&variables(app, root, "%i"));
                 continue;
             }
             Some(("ReadWritePaths", _)) => {
@@ -135,13 +137,20 @@ pub(super) fn unit(served: &Served<'_>) -> String {
     text
 }
 
-fn variables(app: &App) -> String {
-    let plain = app.env.iter().map(|(name, value)| format!("Environment={}\n", word(&format!("{name}={value}"))));
-    let settings = app.django.as_ref().and_then(|django| django.settings.as_ref());
-    let settings = settings.map(|module| format!("Environment=DJANGO_SETTINGS_MODULE={module}\n"));
+/// The files of a unit's variables. `called` is what the agent calls the unit's own file by.
+fn variables(app: &App, root: &Path, called: &str) -> String {
+    let file = Site::at(root).variables();
+    // The agent writes it before it starts the unit; until then there is none.
+    let plain = format!("EnvironmentFile=-{}/{called}\n", specified(&file.to_string_lossy()));
     let secret = app.secrets.iter().map(|path| format!("EnvironmentFile={}\n", specified(&path.to_string_lossy())));
     // What comes later counts, and secrets count more than what everybody may read: as for the agent's own programs.
-    plain.chain(settings).chain(secret).collect()
+    std::iter::once(plain).chain(secret).collect()
+}
+
+/// The drop-in of a unit that serves or works: it has what `[env]`, `[django] settings` and `[secrets]` of the app's file say, as the agent's own programs.
+pub(super) fn variables_drop_in(app: &App, root: &Path, unit: &str) -> String {
+    let called = if unit.contains("@.") { "%i" } else { LIVE };
+    format!("{}[Service]\n{}", begun(&app.name), variables(app, root, called))
 }
 
 fn usual_root(app: &AppName) -> std::path::PathBuf {

@@ -116,7 +116,7 @@ impl Site {
             }
         }
         let notes = self.root().join(".agent");
-        for dir in [notes.clone(), notes.join("pins"), notes.join("instances")] {
+        for dir in [notes.clone(), notes.join("pins"), notes.join("instances"), notes.join("variables")] {
             left.extend(temporaries(&dir)?);
         }
         for (_, path) in entries(&notes.join("tmp"))? {
@@ -216,7 +216,7 @@ impl Site {
         for (name, path) in entries(&self.instances())? {
             let Some((release, ending)) = name.split_once('.') else { continue };
             // Logs stay until the next switch: they say why a release that is gone did not come up.
-            if ending != "json" || !of_none(release) {
+            if !matches!(ending, "json" | "former.json" | "failed.json") || !of_none(release) {
                 continue;
             }
             match (around.instance)(&path) {

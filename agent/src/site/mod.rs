@@ -325,7 +325,12 @@ impl Site {
 
     /// Where what was started for releases is remembered.
     pub(crate) fn instances(&self) -> PathBuf {
-        self.root.join(".agent/instances")
+        instances_beside(&self.link())
+    }
+
+    /// What units read of their variables.
+    pub(crate) fn variables(&self) -> PathBuf {
+        self.root.join(".agent/variables")
     }
 
     /// What installers keep for the next environment: this app's own, so that no other app's packages can leave something there.
@@ -571,6 +576,11 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), SiteError> {
 /// What ext4 keeps at the top of a disk, which may be mounted at any directory of the root (fsck.ext4(8)).
 pub(crate) const LOST_AND_FOUND: &str = "lost+found";
 
+/// Where the agent remembers instances, in the root whose link `app` this is.
+pub(crate) fn instances_beside(link: &Path) -> PathBuf {
+    link.with_file_name(".agent").join("instances")
+}
+
 /// Makes a directory's entries durable.
 fn sync_dir(path: &Path) -> Result<(), SiteError> {
     fs::File::open(path).and_then(|dir| dir.sync_all()).telling("sync", path)
@@ -586,7 +596,7 @@ fn remove_durably(path: &Path) -> Result<(), SiteError> {
 }
 
 /// Replaces a small file so that it is there whole or not at all, and durable when this returns.
-fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
     // Requests that are carried out on the spot come on threads of their own, and the temporary name is one for all of them.
     static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -11,7 +11,7 @@ use agent_wire::event::Stream;
 
 use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
-use crate::restart::{Scene, Serving, Steadiness};
+use crate::restart::{Renewal, Scene, Serving, Steadiness, Turn, Variables};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock, Underway};
 use crate::tools::database::{self, DumpFile};
@@ -79,6 +79,8 @@ pub(crate) struct Cx<'a> {
     pub marker: &'a str,
     /// Who does its jobs.
     pub hands: &'a Hands<'a>,
+    /// Whose turn it is to start and stop instances.
+    pub turn: &'a Turn,
     /// `[env]` and secrets, as far as they are the agent's to know.
     pub env: &'a [(String, String)],
     /// The release that was live when the run began.
@@ -119,6 +121,8 @@ pub(crate) struct Cx<'a> {
     pub since: OnceCell<Result<Since, String>>,
     /// What was put off until the new instance starts.
     pub put_off: Option<PutOff>,
+    /// Whether the former release answered when the run began, where it was asked.
+    pub answered_before: Option<bool>,
 }
 
 impl Cx<'_> {
@@ -235,7 +239,8 @@ impl Cx<'_> {
     /// The same, for a release that is known not to have had these workers, by their units as they are set.
     pub(crate) fn scene_without<T>(&self, lacking: &[String], act: impl FnOnce(&Scene<'_>) -> T) -> T {
         let env = self.release_env();
-        let (link, instances) = (self.site.link(), self.site.instances());
+        let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
+        let plain = self.app.plain_variables();
         let mut checks = self.app.checks.clone();
         if self.steadiness.get() == Steadiness::Seen {
             checks.iter_mut().for_each(|check| check.stable_for = check.stable_for.min(SEEN_FOR));
@@ -248,10 +253,12 @@ impl Cx<'_> {
                 link: &link,
                 instances: &instances,
                 env: &env,
+                variables: Variables { dir: &variables, plain: &plain },
                 checks: &checks,
                 workers: &self.app.workers,
                 lacking,
                 steadiness: self.steadiness.get(),
+                renewal: if *self.act == Act::Restart { Renewal::Yes } else { Renewal::No },
                 watch,
                 note: &note,
                 warn: &warn,

@@ -7,9 +7,12 @@ use agent_model::names::Revision;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
+use nix::unistd::geteuid;
 
+use super::ready::{self, Fatal, Unready};
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release};
+use super::{Brief, Cx, Depth, Did, Failure, Health, NOTHING_LEFT, Step, Target, health_of, in_a_release};
+use crate::settings::Executor;
 use crate::tools::Watch;
 use crate::tools::git::{Apart, Fetched, Git, GitError, Resolved};
 use crate::work::chain;
@@ -33,48 +36,84 @@ impl Step for Fetch {
     }
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
-            return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
-        };
-        // Before anything is made that could not be taken back.
-        cx.site.stands()?;
-        // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
-        let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
-        // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
-        let may_be_known = *cx.back == Back::Always;
-        let (did, resolved, subject, apart) = cx.git(|git, watch| {
-            // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
-            let (did, resolved) = match git.fetch(revision, cx.allowed(), watch) {
-                Ok(did) => found(cx, git, revision, &did, watch)?,
-                Err(err) => match may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten() {
-                    Some(resolved) => {
-                        cx.warn(format!("the repository cannot be asked whether a ref still reaches the commit: {}", chain(&err)));
-                        (Did::Nothing("the commit is in the cache".to_owned()), resolved)
-                    }
-                    None => return Err(err),
-                },
-            };
-            let (subject, apart) = match cx.former_commit() {
-                Some(live) => {
-                    let (subject, mut apart) = git.subject_and_apart(live, &resolved.commit, watch)?;
-                    // Only what was asked for was fetched, and the live commit may be reached by another ref.
-                    if apart.is_err() && !git.knows(live, watch) {
-                        git.fetch_all(&cx.app.refs, watch)?;
-                        apart = git.apart(live, &resolved.commit, watch);
-                    }
-                    (subject, Some(apart))
-                }
-                None => (git.subject(&resolved.commit, watch)?, None),
-            };
-            Ok::<_, GitError>((did, resolved, subject, apart))
-        })?;
-        let release = cx.site.new_name(&resolved.commit, Utc::now());
-        let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
-        cx.teller.resolved(&target)?;
-        warn_of_going_back(cx, &target, apart)?;
-        cx.target = Some(target);
-        Ok(did)
+        let (app, site, former) = (cx.app, cx.site, cx.former.clone());
+        std::thread::scope(|scope| {
+            // What is wrong before anything was done is told as that, and not blamed on the release.
+            let asked =
+                scope.spawn(move || (former.map(|former| health_of(app, site, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
+            let fetched = fetch(cx);
+            let (health, addresses) = asked.join().unwrap_or_default();
+            cx.answered_before = health.as_ref().and_then(Health::answers);
+            if let Some(fault) = health.and_then(Health::fault) {
+                cx.warn(format!("the live release does not answer, before anything was done: {fault}"));
+            }
+            let did = fetched?;
+            tell_what_is_not_ready(cx, addresses)?;
+            Ok(did)
+        })
     }
+}
+
+/// How long the live release may take to answer.
+const TO_ANSWER: Duration = Duration::from_secs(2);
+
+/// What no release can cure fails this one before anything is built for it.
+fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
+    let shared = match cx.app.executor {
+        Executor::Direct => ready::shared(cx.app, cx.site, geteuid()),
+        Executor::Units => Vec::new(),
+    };
+    for unready in ready::secrets(cx.app).into_iter().chain(shared).chain(addresses) {
+        if unready.fatal == Fatal::Yes && cx.act.makes_live() {
+            return Err(Failure::new(unready.text).with_hint(unready.cure));
+        }
+        cx.warn(format!("{}: {}", unready.text, unready.cure));
+    }
+    Ok(())
+}
+
+fn fetch(cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
+        return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
+    };
+    // Before anything is made that could not be taken back.
+    cx.site.stands()?;
+    // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
+    let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
+    // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
+    let may_be_known = *cx.back == Back::Always;
+    let (did, resolved, subject, apart) = cx.git(|git, watch| {
+        // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
+        let (did, resolved) = match git.fetch(revision, cx.allowed(), watch) {
+            Ok(did) => found(cx, git, revision, &did, watch)?,
+            Err(err) => match may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten() {
+                Some(resolved) => {
+                    cx.warn(format!("the repository cannot be asked whether a ref still reaches the commit: {}", chain(&err)));
+                    (Did::Nothing("the commit is in the cache".to_owned()), resolved)
+                }
+                None => return Err(err),
+            },
+        };
+        let (subject, apart) = match cx.former_commit() {
+            Some(live) => {
+                let (subject, mut apart) = git.subject_and_apart(live, &resolved.commit, watch)?;
+                // Only what was asked for was fetched, and the live commit may be reached by another ref.
+                if apart.is_err() && !git.knows(live, watch) {
+                    git.fetch_all(&cx.app.refs, watch)?;
+                    apart = git.apart(live, &resolved.commit, watch);
+                }
+                (subject, Some(apart))
+            }
+            None => (git.subject(&resolved.commit, watch)?, None),
+        };
+        Ok::<_, GitError>((did, resolved, subject, apart))
+    })?;
+    let release = cx.site.new_name(&resolved.commit, Utc::now());
+    let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
+    cx.teller.resolved(&target)?;
+    warn_of_going_back(cx, &target, apart)?;
+    cx.target = Some(target);
+    Ok(did)
 }
 
 /// So many refs that could not be fetched are named.

@@ -9,12 +9,14 @@ mod environment;
 mod fetch;
 mod foresight;
 mod half_migrated;
+mod health;
 mod kept;
 mod link_shared;
 mod mend;
 mod migrate;
 mod probe;
 pub(crate) mod prune;
+pub(crate) mod ready;
 mod room;
 mod seal;
 mod switch;
@@ -29,7 +31,8 @@ use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
 pub(crate) use cx::{Cx, Target, Teller};
-pub(crate) use migrate::{left_out, schema_of, what_stands};
+pub(crate) use health::{Depth, Health, health_of};
+pub(crate) use migrate::{left_out, what_stands};
 pub(crate) use room::explain;
 pub(crate) use switch::not_written_down;
 

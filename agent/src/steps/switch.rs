@@ -3,6 +3,7 @@
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
+use agent_wire::view::Level;
 use chrono::Utc;
 
 use super::cx::Ask;
@@ -11,7 +12,8 @@ use super::half_migrated::{settle_what_is_applied, warn_of_unsettled};
 use super::migrate::schema_of;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain};
 use crate::faults;
-use crate::restart::{Prepared, Proof, Restart, Steadiness};
+use crate::restart::drift::MadeWith;
+use crate::restart::{Prepared, Proof, Restart, Serving, Steadiness};
 use crate::site::{Migrated, Served, SiteError};
 use crate::tools::manage::some_of;
 use crate::work::{Bytecode, Job};
@@ -46,9 +48,14 @@ impl Step for Switch {
         cx.site.live()?;
         warn_of_newer_migrations(cx, &release)?;
         warn_of_unsettled(cx);
+        if *cx.act == Act::Restart && cx.app.restart == Restart::None {
+            return Err(Failure::new("there is nothing to restart: no [restart] is set").with_hint("agentctl init writes an example"));
+        }
+        say_what_activate_does_not_do(cx, &release);
         load_before_what_cannot_hand_over(cx)?;
         let served: Option<Served> = cx.site.fact(&release).ok().flatten();
-        if served.is_some() {
+        // With other variables nobody has seen it serve.
+        if served.is_some() && *cx.act != Act::Restart {
             cx.steadiness.set(Steadiness::Seen);
         }
         let prepared = beside(cx, |cx| cx.serving(&release, |new| Ok(cx.scene(|scene| cx.app.restart.prepare(scene, new))?)))?;
@@ -68,6 +75,7 @@ impl Step for Switch {
             faults::at("proven");
             tell(cx, &proof);
             settle_what_is_applied(cx);
+            warn_of_other_settings(cx, new);
             let workers = Some(cx.app.workers.iter().map(|worker| worker.unit.clone()).collect());
             let mut writing = None;
             if served.as_ref().is_none_or(|served| served.workers != workers) {
@@ -151,6 +159,32 @@ fn tell(cx: &Cx<'_>, proof: &Proof) {
     }
     for warning in &proof.warnings {
         cx.warn(warning);
+    }
+}
+
+/// Somebody who activates the live release may want it started anew.
+fn say_what_activate_does_not_do(cx: &Cx<'_>, release: &ReleaseName) {
+    let is_live = matches!(cx.act, Act::Activate { .. }) && cx.former.as_ref() == Some(release);
+    if is_live && cx.scene(|scene| cx.app.restart.is_served(scene, release)) {
+        cx.warn(format!(
+            "{release} is live and serves already, so that activate changes nothing: agentctl --app {} restart starts it anew",
+            cx.app.name
+        ));
+    }
+}
+
+/// A server with other settings than the database was migrated with may use another database altogether.
+fn warn_of_other_settings(cx: &Cx<'_>, new: Serving<'_>) {
+    let inspection = cx.inspection.as_ref();
+    let made = MadeWith {
+        module: inspection.map(|inspection| inspection.settings_module.as_str()).or_else(|| cx.app.settings_module()),
+        by_default: inspection.and_then(|inspection| inspection.chosen_by_default.as_deref()),
+    };
+    let drift = cx.scene(|scene| cx.app.restart.drift(scene, new, &made));
+    // What is no error is for doctor to say: it is the same with every release.
+    for finding in drift.into_iter().filter(|finding| finding.level == Level::Error) {
+        let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
+        cx.warn(format!("{}{cure}", finding.text));
     }
 }
 

@@ -101,6 +101,9 @@ pub(crate) struct Inspection {
     pub settings_module: String,
     /// `WSGI_APPLICATION`
     pub wsgi_application: Option<String>,
+    /// The settings module that the WSGI or ASGI module chooses where none is set.
+    #[serde(default)]
+    pub chosen_by_default: Option<String>,
     /// The databases, by alias; with their passwords, so they are never written anywhere.
     #[serde(skip)]
     pub databases: BTreeMap<String, Database>,

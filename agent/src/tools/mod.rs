@@ -4,6 +4,8 @@
 //! The other modules here only build commands and read what came out.
 
 pub(crate) mod database;
+pub(crate) mod environment_file;
+pub(crate) mod exits;
 pub(crate) mod git;
 mod hearing;
 pub(crate) mod http;
@@ -37,7 +39,7 @@ use running::Running;
 use sandbox::Bounds;
 use supervisor::{Request, Supervised};
 
-pub(crate) use processes::{Process, Ticks, boot, end_control_group, holding, is_bounded, topmost, unix_socket, with_variable};
+pub(crate) use processes::{Process, Ticks, boot, end_control_group, holding, is_bounded, topmost, unix_socket, with_variable, working_in};
 pub(crate) use supervisor::serve_if_asked;
 pub(crate) use usage::{Place as UsagePlace, Usage, usage};
 

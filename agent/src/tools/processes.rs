@@ -1,6 +1,6 @@
 //! Processes by number, safe against numbers that are used again; and the search for processes by what /proc says of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,17 @@ pub(crate) struct Process {
     started: Option<u64>,
 }
 
+/// How workers call themselves: gunicorn with setproctitle, uWSGI with auto-procname.
+const WORKERS: [&str; 2] = ["gunicorn: worker", "uWSGI worker"];
+
 /// Of field 9: a thread of the kernel's (`PF_KTHREAD` of its sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
 pub(super) struct Stat {
     state: char,
     parent: u32,
+    /// The number of its terminal; 0 for none.
+    terminal: i32,
     /// Whether it is a thread of the kernel's.
     is_kernel: bool,
     /// When it started, in clock ticks since boot.
@@ -48,9 +53,10 @@ fn stat(pid: u32) -> Option<Stat> {
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let terminal = fields.nth(2)?.parse().ok()?;
+    let flags: u32 = fields.nth(1)?.parse().ok()?;
     let started = fields.nth(12)?.parse().ok()?;
-    Some(Stat { state, parent, is_kernel: flags & PF_KTHREAD != 0, started })
+    Some(Stat { state, parent, terminal, is_kernel: flags & PF_KTHREAD != 0, started })
 }
 
 /// The parent of a process.
@@ -117,6 +123,23 @@ impl Process {
         stat(self.pid).is_some_and(|stat| Some(stat.started) == self.started && !matches!(stat.state, 'Z' | 'X'))
     }
 
+    /// Whether somebody has stopped it (SIGSTOP): it keeps its sockets, and answers nobody.
+    pub(crate) fn is_stopped(&self) -> bool {
+        stat(self.pid).is_some_and(|stat| Some(stat.started) == self.started && stat.state == 'T')
+    }
+
+    /// Whether somebody has it before them, as a shell.
+    pub(crate) fn has_terminal(&self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.terminal != 0)
+    }
+
+    /// The user that it runs as; nothing when it is gone.
+    pub(crate) fn user(&self) -> Option<u32> {
+        let status = file_of(self.pid, "status")?;
+        let status = String::from_utf8_lossy(&status);
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())
+    }
+
     /// Its working directory, links resolved by the kernel.
     pub(crate) fn cwd(&self) -> Option<PathBuf> {
         fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
@@ -135,6 +158,13 @@ impl Process {
         text.split('\0').map(str::to_owned).filter(|arg| !arg.is_empty()).collect()
     }
 
+    /// The variables that it was started with; nothing where they cannot be read, or it has written a title over them.
+    pub(crate) fn variables(&self) -> Option<BTreeMap<String, String>> {
+        let environ = environ_of(self.pid);
+        let text = String::from_utf8_lossy(environ.strip_suffix(b"\0")?);
+        text.split('\0').map(|set| set.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+    }
+
     /// The file that one of its descriptors is open to.
     pub(crate) fn descriptor(&self, number: u32) -> Option<PathBuf> {
         fs::read_link(format!("/proc/{}/fd/{number}", self.pid)).ok()
@@ -149,6 +179,30 @@ impl Process {
     /// Its children.
     pub(crate) fn children(&self) -> Vec<Self> {
         every().filter(|(_, stat)| stat.parent == self.pid).map(|(process, _)| process).collect()
+    }
+
+    /// The processes that answer for a server whose master it is: its descendants that have the listening socket of this inode open; where none can be
+    /// seen to, its children that were started as it was, or that call themselves workers; else it itself.
+    pub(crate) fn crew(&self, listener: Option<u64>) -> Vec<Self> {
+        let all: Vec<(Self, Stat)> = every().collect();
+        let parents: HashMap<u32, u32> = all.iter().map(|(process, stat)| (process.pid, stat.parent)).collect();
+        let descends = |pid: u32| {
+            let mut ancestors = std::iter::successors(parents.get(&pid).copied(), |pid| parents.get(pid).copied()).take(parents.len());
+            ancestors.any(|ancestor| ancestor == self.pid)
+        };
+        let below: Vec<&(Self, Stat)> = all.iter().filter(|(process, _)| descends(process.pid)).collect();
+        let name = listener.map(|inode| PathBuf::from(format!("socket:[{inode}]")));
+        let holds = |process: &Self| name.as_ref().is_some_and(|name| process.has_open(name));
+        let mut crew: Vec<Self> = below.iter().map(|(process, _)| *process).filter(holds).collect();
+        if crew.is_empty() {
+            let own = self.argv();
+            let is_worker = |process: &Self| {
+                let argv = process.argv();
+                argv == own || argv.first().is_some_and(|name| WORKERS.iter().any(|worker| name.starts_with(worker)))
+            };
+            crew = below.iter().filter(|(_, stat)| stat.parent == self.pid).map(|(process, _)| *process).filter(is_worker).collect();
+        }
+        if crew.is_empty() { vec![*self] } else { crew }
     }
 
     /// Sends it a signal, if it is still itself. A process that is gone needs none.
@@ -271,6 +325,11 @@ pub(crate) fn with_variable(name: &str, value: &str) -> Vec<Process> {
         environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     };
     every().map(|(process, _)| process).filter(carries).collect()
+}
+
+/// The processes whose working directory lies in `dir`.
+pub(crate) fn working_in(dir: &Path) -> Vec<Process> {
+    every().map(|(process, _)| process).filter(|process| process.cwd().is_some_and(|cwd| cwd.starts_with(dir))).collect()
 }
 
 /// The processes, other than this one, that have a file open: by the path that the kernel calls it, links resolved, or by `socket:[inode]`.

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub install: Vec<Vec<String>>,
     /// `writable`: directories that installers may write in, beside their own.
     pub writable: Vec<PathBuf>,
+    /// The settings module, for the commands of `install`: they are the only ones of the installers that may load the project.
+    pub module: Option<String>,
 }
 
 /// Which program installs.
@@ -66,6 +68,7 @@ pub(crate) struct Wanted {
     packages: Vec<String>,
     writable: Vec<PathBuf>,
     warnings: Vec<String>,
+    module: Option<String>,
     key: String,
 }
 
@@ -206,9 +209,9 @@ fn wanted_on(host: Host, settings: &Settings, release: &Path, hidden: &[PathBuf]
     if reading.tied {
         key.add("release", tree.root().as_os_str().as_encoded_bytes());
     }
-    let (packages, writable) = (settings.packages.clone(), settings.writable.clone());
+    let (packages, writable, module) = (settings.packages.clone(), settings.writable.clone(), settings.module.clone());
     let warnings = project::other_interpreter(&tree, &interpreter).into_iter().collect();
-    Ok(Wanted { host, interpreter, tool, way, reading, packages, writable, warnings, key: key.finish() })
+    Ok(Wanted { host, interpreter, tool, way, reading, packages, writable, warnings, module, key: key.finish() })
 }
 
 #[cfg(test)]

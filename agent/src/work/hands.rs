@@ -91,14 +91,6 @@ fn ask_once(app: &AppName, side: Side, job: &Job, patience: Duration) -> Result<
     Session::open(app, side, patience)?.ask(&order, job, None, &watch, &|text| tracing::debug!("{text}")).map_err(|lost| lost.failure)
 }
 
-/// Has the app's own runner do a job outside of any run, for `doctor`.
-///
-/// # Errors
-/// [`Failure`] when the runner cannot be asked, or the job failed.
-pub(crate) fn ask_runner(app: &AppName, order: &Order, job: &Job, watch: &Watch<'_>) -> Result<Answer, Failure> {
-    Session::open(app, Side::App, SHORT_GREETING)?.ask(order, job, None, watch, &|_| {}).map_err(|lost| lost.failure)
-}
-
 /// The users that the runners of an app have, for `doctor`.
 ///
 /// # Errors

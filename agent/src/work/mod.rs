@@ -30,7 +30,7 @@ use crate::settings::{App, Hook, When};
 use crate::tools::manage::{Begun, Collected, Inspection, Tree};
 
 pub(crate) use failure::{Failure, chain};
-pub(crate) use hands::{Hands, Users, ask_runner, hand_over, users_of_runners};
+pub(crate) use hands::{Hands, Users, hand_over, users_of_runners};
 pub(crate) use workshop::{Ground, Workshop};
 
 /// Who carries a job out.

@@ -20,7 +20,7 @@ use thiserror::Error;
 use super::mask::{Lines, Mask};
 use super::wire::{Asked, Heard, Line, Told, VERSION};
 use super::{Answer, Failure, Ground, Side, Workshop};
-use crate::settings::{App, Complaint, read_secrets};
+use crate::settings::{App, Complaint};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
 use crate::tools::{Cancel, Watch, end_control_group};
@@ -82,14 +82,14 @@ impl Runner {
         };
         let secrets = match self.side {
             Side::Build => Vec::new(),
-            Side::App => match read_secrets(&self.credentials_of(&app)) {
+            Side::App => match app.read_secrets(&self.credentials_of(&app)) {
                 Ok(secrets) => secrets,
                 Err(complaints) => return Ok(line.say(&Told::Failed(told("the secrets", &complaints)), NONE)?),
             },
         };
         line.say(&hello, NONE)?;
         let mask = Mask::of(secrets.iter().map(|(_, value)| value.as_str()));
-        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
+        let env = app.variables(secrets);
         let site = Site::at(&app.root);
         let ground = Ground::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
         let hidden = app.hidden.iter().cloned().chain([self.config.clone()]).collect();

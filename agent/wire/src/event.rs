@@ -161,6 +161,19 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restore: Option<String>,
     },
+    /// At the end of a run that made nothing live, the release that is live was asked its checks, once.
+    LiveAsked {
+        /// The release.
+        release: String,
+        /// Whether it answers as they say.
+        answers: bool,
+        /// What was seen instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
+        /// Whether it answered when the run began, where it was asked then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<bool>,
+    },
     /// Somebody asked that the run be stopped and taken back.
     CancelAsked {
         /// Who.

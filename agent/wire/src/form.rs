@@ -225,6 +225,7 @@ impl TryFrom<&Form> for Request {
                 Act::Stage { revision, via, rebuild }
             }
             Right::Activate => Act::Activate { release: release()? },
+            Right::Restart => Act::Restart,
             Right::Prune => Act::Prune,
             Right::Mend => Act::Mend,
             Right::Check => Act::Check,

@@ -105,6 +105,9 @@ pub struct App {
     /// What runs may have left in the database, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsettled: Vec<Unsettled>,
+    /// How often the agent had to start the live instance again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_again: Option<StartedAgain>,
 }
 
 /// What a run may have left in the database, until a later release has applied it, or a person says that it is settled.
@@ -122,6 +125,15 @@ pub struct Unsettled {
     pub backup: Option<String>,
     /// The command that restores it.
     pub restore: Option<String>,
+}
+
+/// That an instance ended, and was started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedAgain {
+    /// How often since its release went live.
+    pub times: u32,
+    /// When last.
+    pub last: DateTime<Utc>,
 }
 
 /// A lock.
@@ -172,6 +184,9 @@ pub struct Release {
     /// The first line of the commit's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// Why it does not answer as its checks say, where it is the live one and was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// How a release stands.

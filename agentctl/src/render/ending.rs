@@ -25,6 +25,19 @@ pub(super) struct Known {
     pub(super) warnings: usize,
     /// What of the run stands in the database, or may.
     pub(super) database: Option<String>,
+    /// What the live release answered at the end.
+    pub(super) asked: Option<LiveAsked>,
+}
+
+/// What came of asking the live release at the end of a run.
+#[derive(Debug)]
+pub(super) struct LiveAsked {
+    /// Whether it answers as its checks say.
+    pub(super) answers: bool,
+    /// What was seen instead.
+    pub(super) text: Option<String>,
+    /// Whether it answered when the run began, where it was asked then.
+    pub(super) before: Option<bool>,
 }
 
 /// Why a run went wrong.
@@ -49,17 +62,25 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
     let release = known.release.as_deref().map(clean_line);
     let of = known.of.as_deref().map(clean_line);
     let what = match outcome {
+        OutcomeWord::Live if known.action == "restart" => {
+            let release = live.or(release).unwrap_or_else(|| "the release".into());
+            format!("{app}: {release} was started anew, and is live{}", warned(known.warnings))
+        }
         OutcomeWord::Live => {
             let release = live.or(release).unwrap_or_else(|| "the release".into());
             format!("{app}: {release} is live{}", warned(known.warnings))
         }
         OutcomeWord::Done => format!("{app}: {}{}", done(known, of.as_deref(), live.as_deref()), warned(known.warnings)),
         OutcomeWord::Failed if serves(&known.action) => {
-            let stands = match (live, &known.database) {
-                (Some(live), None) => format!("the former release {live} still serves and was never left"),
-                // It serves what was not left, on a database that may be another.
-                (Some(live), Some(_)) => format!("the former release {live} still serves on it"),
+            let stands = match (live, &known.asked) {
                 (None, _) => "no release is live".into(),
+                // It serves what was not left, on a database that may be another.
+                (Some(live), Some(asked)) if asked.answers && known.database.is_some() => {
+                    format!("the former release {live} still serves on it")
+                }
+                (Some(live), Some(asked)) if asked.answers => format!("the former release {live} still serves and was never left"),
+                (Some(live), Some(asked)) => format!("the former release {live} was never left, but {}", silent(asked)),
+                (Some(live), None) => format!("the former release {live} was never left; no check says whether it serves"),
             };
             format!("{app}: failed{}; {}{stands}", at(known), in_the_database(known))
         }
@@ -69,9 +90,18 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
             format!("{app}: the check failed: {whom}")
         }
         OutcomeWord::Failed => format!("{app}: {} failed{}", named(&known.action), at(known)),
+        OutcomeWord::RolledBack if known.action == "restart" => {
+            let stands = live.map_or_else(|| "no release is live now".into(), |live| format!("{live} serves again"));
+            format!("{app}: the restart was taken back{}; {stands}", at(known))
+        }
         OutcomeWord::RolledBack => {
             let release = release.unwrap_or_else(|| "the new release".into());
-            let stands = live.map_or_else(|| "no release is live now".into(), |live| format!("{live} serves again"));
+            let stands = match (live, &known.asked) {
+                (None, _) => "no release is live now".into(),
+                (Some(live), Some(asked)) if asked.answers => format!("{live} serves again"),
+                (Some(live), Some(asked)) => format!("{live} is live again, but {}", silent(asked)),
+                (Some(live), None) => format!("{live} is live again; no check says whether it serves"),
+            };
             format!("{app}: rolled back{}; {release} was live for a moment; {}{stands}", at(known), in_the_database(known))
         }
         OutcomeWord::Stuck => {
@@ -81,7 +111,11 @@ pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, 
         }
         OutcomeWord::Cancelled => {
             let stands = match live {
-                Some(live) if serves(&known.action) => format!("; {live} still serves"),
+                Some(live) if serves(&known.action) => match &known.asked {
+                    Some(asked) if asked.answers => format!("; {live} still serves"),
+                    Some(asked) => format!("; {live} was never left, but {}", silent(asked)),
+                    None => format!("; {live} was never left"),
+                },
                 None if serves(&known.action) => "; no release is live".into(),
                 _ => String::new(),
             };
@@ -159,9 +193,20 @@ fn in_the_database(known: &Known) -> String {
     known.database.as_deref().map(|database| format!("{}; ", clean_line(database))).unwrap_or_default()
 }
 
+/// That the live release does not answer, and whether it did when the run began.
+fn silent(asked: &LiveAsked) -> String {
+    let seen = asked.text.as_deref().map(|text| format!(": {}", shortened(&clean_line(text), MOST_CAUSE))).unwrap_or_default();
+    let before = match asked.before {
+        Some(true) => " (it did when this run began)",
+        Some(false) => " (nor did it when this run began)",
+        None => "",
+    };
+    format!("does not answer{seen}{before}")
+}
+
 /// Whether the action is one that makes a release live.
 fn serves(action: &str) -> bool {
-    matches!(action, "release" | "activate" | "")
+    matches!(action, "release" | "activate" | "restart" | "")
 }
 
 fn named(action: &str) -> String {
@@ -187,7 +232,12 @@ fn warned(warnings: usize) -> String {
 fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
     let release = || known.release.as_deref().map(clean_line).or_else(|| of.map(str::to_owned)).unwrap_or_else(|| "the release".into());
     match known.action.as_str() {
-        "stage" => format!("{} is staged{}", release(), live.map(|live| format!(", and {live} still serves")).unwrap_or_default()),
+        "stage" => match (live, &known.asked) {
+            (None, _) => format!("{} is staged", release()),
+            (Some(live), Some(asked)) if asked.answers => format!("{} is staged, and {live} still serves", release()),
+            (Some(live), Some(asked)) => format!("{} is staged; {live} is live, but {}", release(), silent(asked)),
+            (Some(live), None) => format!("{} is staged, and {live} is still live", release()),
+        },
         "check" => live.map_or_else(|| "every check passed".into(), |live| format!("{live} passed every check")),
         "prune" => "what was too old is gone".into(),
         "mend" => "what was left over is gone".into(),

@@ -28,7 +28,10 @@ pub(crate) fn status(apps: &Apps, now: DateTime<Utc>) -> String {
 
 fn status_of(app: &App, now: DateTime<Utc>) -> String {
     let mut page = Page::new(match &app.live {
-        Some(live) => format!("{}  {}", painted(BOLD, clean_line(&app.name)), painted(GOOD, format!("{} is live", clean_line(&live.name)))),
+        Some(live) => {
+            let style = if live.fault.is_none() { GOOD } else { WARN };
+            format!("{}  {}", painted(BOLD, clean_line(&app.name)), painted(style, format!("{} is live", clean_line(&live.name))))
+        }
         None => format!("{}  {}", painted(BOLD, clean_line(&app.name)), painted(DIM, "no release is live")),
     });
     if let Some(live) = &app.live {
@@ -36,6 +39,13 @@ fn status_of(app: &App, now: DateTime<Utc>) -> String {
         let by = live.caller.as_deref().map(|caller| format!("by {}", clean_line(caller)));
         let of = live.reference.as_deref().map(|name| format!("of {}", short_ref(name)));
         page.row("made", [made, of, by].into_iter().flatten().collect::<Vec<_>>().join(", "));
+    }
+    if let Some(fault) = app.live.as_ref().and_then(|live| live.fault.as_deref()) {
+        page.row("no answer", painted(BAD, format!("{}: agentctl doctor", clean_line(fault))));
+    }
+    if let Some(again) = &app.started_again {
+        let times = count(usize::try_from(again.times).unwrap_or(usize::MAX), "time", "times");
+        page.row("restarts", painted(WARN, format!("the instance ended and was started again {times}, last {}", ago(again.last, now))));
     }
     if let Some(stuck) = app.stuck {
         page.row("stuck", painted(BAD, format!("run {stuck} needs a person to look: agentctl logs {stuck}")));

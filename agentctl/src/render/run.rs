@@ -3,7 +3,7 @@
 use agent_wire::event::{Event, OutcomeWord, PlannedStep, Stream, What};
 use chrono::{DateTime, Utc};
 
-use super::ending::{self, Cause, Known};
+use super::ending::{self, Cause, Known, LiveAsked};
 use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, short_ref, shortened, took};
 
 /// How long a step's line may be where there is no terminal.
@@ -215,6 +215,17 @@ impl Story {
                 if let Some(restore) = restore {
                     lines.push(format!("  restore with, as root: {}", clean_line(restore)));
                 }
+            }
+            What::LiveAsked { release, answers, text, before } => {
+                if self.detail == Detail::Full {
+                    let how = if *answers {
+                        "answers".to_owned()
+                    } else {
+                        format!("does not answer: {}", clean_line(text.as_deref().unwrap_or("?")))
+                    };
+                    lines.push(painted(DIM, format!("· asked at the end, {} {how}", clean_line(release))));
+                }
+                self.known.asked = Some(LiveAsked { answers: *answers, text: text.clone(), before: *before });
             }
             What::CancelAsked { caller } => {
                 lines.push(painted(WARN, format!("! {} asks for it to be stopped and taken back", clean_line(caller))))

@@ -40,12 +40,13 @@ fn release_row(release: &Release, now: DateTime<Utc>) -> [Painted; 9] {
         ReleaseState::Incomplete => "incomplete",
     }
     .to_owned();
-    for (word, holds) in [("previous", release.previous), ("pinned", release.pinned)] {
+    for (word, holds) in [("no answer", release.fault.is_some()), ("previous", release.previous), ("pinned", release.pinned)] {
         if holds {
             state = format!("{state}, {word}");
         }
     }
     let style = match release.state {
+        ReleaseState::Live if release.fault.is_some() => BAD.bold(),
         ReleaseState::Live => GOOD.bold(),
         ReleaseState::Failed => BAD,
         ReleaseState::Incomplete => DIM,

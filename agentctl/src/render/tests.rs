@@ -5,7 +5,7 @@ use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::problem::Problem;
 use agent_wire::view::{
     App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
-    Run, RunState, Runs, Unsettled, Verified, Whoami,
+    Run, RunState, Runs, StartedAgain, Unsettled, Verified, Whoami,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use insta::assert_snapshot;
@@ -93,6 +93,10 @@ fn failed(step: &str) -> What {
     }
 }
 
+fn asked(text: Option<&str>, before: Option<bool>) -> What {
+    What::LiveAsked { release: OLD.into(), answers: text.is_none(), text: text.map(Into::into), before }
+}
+
 fn ended(outcome: OutcomeWord, live: Option<&str>) -> What {
     What::Ended { outcome, live: live.map(Into::into), ms: 8400, database: None }
 }
@@ -176,6 +180,7 @@ fn a_release_that_fails_before_the_switch() {
             What::UndoStarted { step: "fetch".into() },
             What::Undone { step: "fetch".into(), ms: 20, stands: false },
             What::Stands { text: "shop.0041 is applied".into(), restore: Some("pg_restore -d shop /var/shop/backups/x.dump".into()) },
+            asked(None, Some(true)),
             ended(OutcomeWord::Failed, live),
         ]
     };
@@ -276,6 +281,7 @@ fn a_release_that_is_taken_back() {
                 OutcomeWord::Stuck => What::UndoFailed { step: "switch".into(), reason: "the unit\ndoes not start".into() },
                 _ => What::Undone { step: "switch".into(), ms: 400, stands: false },
             },
+            asked(None, None),
             ended(outcome, live),
         ]
     };
@@ -307,6 +313,7 @@ fn a_run_that_is_stopped_from_outside() {
         started("fetch"),
         What::CancelAsked { caller: "unix:bert".into() },
         What::Undone { step: "fetch".into(), ms: 10, stands: false },
+        asked(None, None),
         ended(OutcomeWord::Cancelled, Some(OLD)),
     ];
     assert_snapshot!(told(cancelled), @r"
@@ -316,13 +323,56 @@ fn a_run_that_is_stopped_from_outside() {
     ");
     let superseded = vec![accepted("release", Some("main")), ended(OutcomeWord::Superseded, Some(OLD))];
     assert_snapshot!(told(superseded), @"shop: superseded: a newer request took its place, and nothing was done (run 12, 8.4 s)");
-    let stopped =
-        vec![accepted("release", Some("main")), planned(), started("migrate"), What::Stopped, ended(OutcomeWord::Failed, Some(OLD))];
+    let stopped = vec![
+        accepted("release", Some("main")),
+        planned(),
+        started("migrate"),
+        What::Stopped,
+        asked(None, None),
+        ended(OutcomeWord::Failed, Some(OLD)),
+    ];
     assert_snapshot!(told(stopped), @r"
     – link-shared    skipped: nothing is shared
     ! the agent stopped in the middle of this run, and has started again
     shop: failed, because the agent stopped during migrate; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f still serves and was never left (run 12, 8.4 s)
     next: agentctl logs 12 shows all output
+    ");
+}
+
+#[test]
+fn no_release_is_said_to_serve_that_was_not_asked_or_did_not_answer() {
+    let silent = "GET unix:/run/web.sock:/ found no such socket";
+    let mut lines = Vec::new();
+    for (action, outcome) in [
+        ("release", OutcomeWord::Failed),
+        ("release", OutcomeWord::Cancelled),
+        ("activate", OutcomeWord::RolledBack),
+        ("stage", OutcomeWord::Done),
+    ] {
+        for seen in [None, Some(asked(None, None)), Some(asked(Some(silent), Some(false))), Some(asked(Some(silent), Some(true)))] {
+            let whats = [accepted(action, Some("main")), resolved()].into_iter().chain(seen).chain([ended(outcome, Some(OLD))]);
+            let told = told(whats.collect());
+            let line = told.lines().find(|line| line.starts_with("shop: ")).unwrap_or_default().to_owned();
+            lines.push(line.replace(OLD, "OLD").replace(NEW, "NEW").replace(" (run 12, 8.4 s)", ""));
+        }
+    }
+    assert_snapshot!(lines.join("\n"), @r"
+    shop: failed; the former release OLD was never left; no check says whether it serves
+    shop: failed; the former release OLD still serves and was never left
+    shop: failed; the former release OLD was never left, but does not answer: GET unix:/run/web.sock:/ found no such socket (nor did it when this run began)
+    shop: failed; the former release OLD was never left, but does not answer: GET unix:/run/web.sock:/ found no such socket (it did when this run began)
+    shop: cancelled and taken back; OLD was never left
+    shop: cancelled and taken back; OLD still serves
+    shop: cancelled and taken back; OLD was never left, but does not answer: GET unix:/run/web.sock:/ found no such socket (nor did it when this run began)
+    shop: cancelled and taken back; OLD was never left, but does not answer: GET unix:/run/web.sock:/ found no such socket (it did when this run began)
+    shop: rolled back; NEW was live for a moment; OLD is live again; no check says whether it serves
+    shop: rolled back; NEW was live for a moment; OLD serves again
+    shop: rolled back; NEW was live for a moment; OLD is live again, but does not answer: GET unix:/run/web.sock:/ found no such socket (nor did it when this run began)
+    shop: rolled back; NEW was live for a moment; OLD is live again, but does not answer: GET unix:/run/web.sock:/ found no such socket (it did when this run began)
+    shop: NEW is staged, and OLD is still live
+    shop: NEW is staged, and OLD still serves
+    shop: NEW is staged; OLD is live, but does not answer: GET unix:/run/web.sock:/ found no such socket (nor did it when this run began)
+    shop: NEW is staged; OLD is live, but does not answer: GET unix:/run/web.sock:/ found no such socket (it did when this run began)
     ");
 }
 
@@ -378,6 +428,13 @@ fn acts_that_tend_end_in_their_own_words() {
     shop: run 11 is asked to stop, and is taken back (run 12, 8.4 s)
     next: agentctl logs -f 11 shows how it ends
     shop: cancel failed (run 12, 8.4 s)
+    ");
+    let restarts = [OutcomeWord::Live, OutcomeWord::Failed, OutcomeWord::RolledBack];
+    let restarts = restarts.map(|outcome| told(vec![accepted("restart", None), ended(outcome, Some(OLD))]));
+    assert_snapshot!(restarts.map(|lines| lines.lines().next().unwrap_or_default().to_owned()).join("\n"), @r"
+    shop: 2026-11-20-20-00-00-0a1b2c3d4e5f was started anew, and is live (run 12, 8.4 s)
+    shop: failed; the former release 2026-11-20-20-00-00-0a1b2c3d4e5f was never left; no check says whether it serves (run 12, 8.4 s)
+    shop: the restart was taken back; 2026-11-20-20-00-00-0a1b2c3d4e5f serves again (run 12, 8.4 s)
     ");
     let nothing = What::StepDone { step: "prune".into(), ms: 3, nothing: Some("all are young".into()) };
     assert_snapshot!(told(vec![accepted("prune", None), started("prune"), nothing, ended(OutcomeWord::Done, None)]), @r"
@@ -450,6 +507,7 @@ fn release(name: &str, state: ReleaseState) -> Release {
         made: Some(now() - TimeDelta::hours(3)),
         ms: Some(8400),
         subject: Some("Fix the cart, which forgot what was in it".into()),
+        fault: None,
     }
 }
 
@@ -569,7 +627,7 @@ fn status_tells_what_matters_first() {
     let shop = App {
         name: "shop".into(),
         root: "/var/shop".into(),
-        live: Some(release(NEW, ReleaseState::Live)),
+        live: Some(Release { fault: Some("GET unix:/run/web.sock:/ found no such socket".into()), ..release(NEW, ReleaseState::Live) }),
         running: Some(run(13, RunState::Running, None)),
         waiting: vec![run(14, RunState::Waiting, None)],
         lock: Some(Lock { who: "unix:bert".into(), why: "black friday".into(), since: now() - TimeDelta::hours(2) }),
@@ -579,6 +637,7 @@ fn status_tells_what_matters_first() {
         disk_total: 40_000_000_000,
         follows: Some("refs/heads/main".into()),
         unsettled: Vec::new(),
+        started_again: Some(StartedAgain { times: 3, last: now() - TimeDelta::minutes(5) }),
     };
     let blog = App {
         name: "blog".into(),
@@ -589,6 +648,7 @@ fn status_tells_what_matters_first() {
         stuck: None,
         last: None,
         follows: None,
+        started_again: None,
         ..shop.clone()
     };
     let half = App { unsettled: vec![left()], ..blog.clone() };
@@ -606,6 +666,8 @@ fn status_tells_what_matters_first() {
 
     shop  2026-11-20-22-45-23-1a2b3c4d5e6f is live
       made         3 h ago, of main, by unix:anna
+      no answer    GET unix:/run/web.sock:/ found no such socket: agentctl doctor
+      restarts     the instance ended and was started again 3 times, last 5 min ago
       stuck        run 9 needs a person to look: agentctl logs 9
       follows      refs/heads/main, when a hint says so
       locked       by unix:bert, 2 h ago: black friday

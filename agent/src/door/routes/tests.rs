@@ -10,7 +10,7 @@ use agent_wire::form::{Form, Options};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
     App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
-    Run, RunState, Runs, Taken, Unsettled, Verified, Whoami, WillLook,
+    Run, RunState, Runs, StartedAgain, Taken, Unsettled, Verified, Whoami, WillLook,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -189,6 +189,7 @@ fn whats() -> Vec<(What, What)> {
     let done = |nothing| StepDone { step: step(), ms: 12, nothing };
     let failed = |hint, tail| StepFailed { step: step(), ms: 12, reason: text(), hint, tail };
     let stands = |restore| Stands { text: text(), restore };
+    let live_asked = |text: Option<String>, before| LiveAsked { release: NAME.into(), answers: text.is_none(), text, before };
     let ended = |live, database| Ended { outcome: OutcomeWord::Live, live, ms: 12, database };
     let same = |what: What| (what.clone(), what);
     vec![
@@ -208,6 +209,7 @@ fn whats() -> Vec<(What, What)> {
         (Undone { step: step(), ms: 12, stands: true }, Undone { step: step(), ms: 12, stands: false }),
         same(UndoFailed { step: step(), reason: text() }),
         (stands(some("pg_restore")), stands(None)),
+        (live_asked(some("GET / was refused"), Some(false)), live_asked(None, None)),
         same(CancelAsked { caller: "unix:anna".into() }),
         same(Stopped),
         (ended(some(NAME), Some(text())), ended(None, None)),
@@ -233,7 +235,7 @@ fn every_kind_of_event_is_as_the_contract_says() {
         seen.insert(word);
     }
     let all = names!(What: Accepted, Waits, Planned, Resolved, StepStarted, Output, Note, Warning, Progress, Exposed, StepDone, StepFailed,
-        UndoStarted, Undone, UndoFailed, Stands, CancelAsked, Stopped, Ended, Unknown);
+        UndoStarted, Undone, UndoFailed, Stands, LiveAsked, CancelAsked, Stopped, Ended, Unknown);
     assert_eq!(seen, all.into_iter().collect());
     assert_eq!(seen, mapping.keys().cloned().collect());
     let each: BTreeSet<&str> =
@@ -256,6 +258,7 @@ fn every_view_is_as_the_contract_says() {
         made: said.then(moment),
         ms: said.then_some(12),
         subject: said.then(|| "More".into()),
+        fault: said.then(|| "it ended".into()),
     };
     let run = |said: bool| Run {
         run: 7,
@@ -293,6 +296,7 @@ fn every_view_is_as_the_contract_says() {
         disk_total: 2,
         follows: said.then(|| "refs/heads/main".into()),
         unsettled: if said { vec![unsettled(true)] } else { vec![] },
+        started_again: said.then(|| StartedAgain { times: 2, last: moment() }),
     };
     let apps = |apps| Apps { agent: "0.1.0".into(), draining: false, apps, complaints: vec!["shop.toml:3: no".into()] };
     let detail = |said: bool| ReleaseDetail {

@@ -8,7 +8,8 @@ use agent_wire::view::Level;
 use super::{AppEngine, Chart};
 use crate::engine::worker::{hands, secrets_of};
 use crate::settings::App;
-use crate::tools::manage::{Ground, Inspection};
+use crate::steps::left_out;
+use crate::tools::manage::{Ground, Inspection, Settings};
 use crate::tools::{Program, Watch};
 use crate::work::{Answer, Bytecode, Failure, Job, Order, Ordered};
 
@@ -19,6 +20,7 @@ impl AppEngine {
     /// Nothing without [django]. A run in progress has the runner for itself.
     pub(super) fn examine_database(&self, chart: &mut Chart, watch: &Watch<'_>) {
         let watch = &Watch { deadline: Instant::now() + LOADING, ..*watch };
+        self.examine_unsettled(chart);
         let app = self.settings();
         let Some(django) = &app.django else { return };
         let running = self.journal.standing(&self.name).is_ok_and(|standing| standing.running.is_some());
@@ -26,11 +28,13 @@ impl AppEngine {
         let inspection = asked.and_then(|asked| match asked {
             Ok(inspection) => Some(inspection),
             Err(failure) => {
-                chart.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), failure.hint);
+                let hint = failure.hint.or_else(|| Some(cure_of_address(&app)));
+                chart.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), hint);
                 None
             }
         });
         if let Some(inspection) = &inspection {
+            examine_schema(chart, &app, django, inspection);
             self.examine_what_is_kept(chart, inspection);
         }
         if django.migrate {
@@ -38,11 +42,23 @@ impl AppEngine {
         }
     }
 
+    /// What runs may have left in the database.
+    fn examine_unsettled(&self, chart: &mut Chart) {
+        for left in self.unsettled() {
+            let restore = left.restore.map(|restore| format!("restore the dump from before: {restore}; or ")).unwrap_or_default();
+            let run = left.run;
+            let cure = format!(
+                "{restore}release a commit whose migrations put it right; when it is in order by other means: agentctl settle {run}"
+            );
+            chart.add("database", Level::Error, format!("since run {run}: {}", left.text), Some(cure));
+        }
+    }
+
     fn ask_the_live_release(&self, app: &App, watch: &Watch<'_>) -> Option<Result<Inspection, Failure>> {
         let live = self.site.live().ok().flatten()?;
         let commit: CommitId = self.site.manifest(&live).ok()?.commit.parse().ok()?;
         let secrets = secrets_of(app).ok()?;
-        let env: Vec<(String, String)> = app.env.iter().cloned().chain(secrets).collect();
+        let env = app.variables(secrets);
         let order = Order {
             run: RunId(0),
             marker: watch.marker.to_owned(),
@@ -58,10 +74,6 @@ impl AppEngine {
     }
 
     fn examine_what_is_kept(&self, chart: &mut Chart, inspection: &Inspection) {
-        if let Err(why) = &inspection.schema {
-            let cure = "see that it runs, and that [env] and [secrets] hold what Django's settings need to reach it".to_owned();
-            chart.add("database", Level::Error, format!("the database cannot be asked by the live release: {why}"), Some(cure));
-        }
         let Ok(Some(live)) = self.site.live() else { return };
         let dir = self.site.release_dir(&live);
         let shared = self.site.root().join("shared");
@@ -73,6 +85,42 @@ impl AppEngine {
             chart.add("state", Level::Good, "neither database nor uploads nor logs lie in the live release", None);
         }
     }
+}
+
+/// Whether the database answers, and has what the live release migrated; what is left out of it, and which indexes of it nobody can use.
+fn examine_schema(chart: &mut Chart, app: &App, django: &Settings, inspection: &Inspection) {
+    let name = &django.database;
+    if let Ok(schema) = &inspection.schema {
+        for text in left_out(schema, app) {
+            let cure = "name every database that is to be migrated: [django] database = [\"default\", …]";
+            chart.add("database", Level::Warning, text, Some(cure.to_owned()));
+        }
+        for index in &schema.invalid_indexes {
+            let text =
+                format!("the index {} of {} is invalid: an interrupted build left it, and no query uses it", index.index, index.table);
+            chart.add("database", Level::Warning, text, Some(format!("drop it and have it built again: {};", index.drop)));
+        }
+    }
+    match &inspection.schema {
+        Ok(schema) if !schema.pending.is_empty() && django.migrate => {
+            let text = format!(
+                "the database {name:?} lacks {} migration(s) of the live release, {} the first: it is empty, or another one",
+                schema.pending.len(),
+                schema.pending[0]
+            );
+            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+        }
+        Ok(_) => chart.add("database", Level::Good, format!("the database {name:?} answers"), None),
+        Err(why) => {
+            let text = format!("the database {name:?} cannot be asked by the live release: {why}");
+            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+        }
+    }
+}
+
+fn cure_of_address(app: &App) -> String {
+    let place = app.secrets.first().map_or_else(|| "[env] of the app's file".to_owned(), |file| file.display().to_string());
+    format!("start the database, or correct its address in {place}")
 }
 
 /// Whether a dump will be made before a migration.

@@ -1,5 +1,8 @@
 //! The instances of an app: found again whoever died, started, and stopped so that no request is lost.
 
+mod ending;
+
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,64 +12,22 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use agent_model::names::ReleaseName;
-use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 
+use super::record::{Record, StartedAgain};
 use super::{Settings, Starter, file_name};
-use crate::faults;
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::worker::templates;
-use crate::restart::{RestartError, Scene, Serving};
-use crate::site::{self, Slot, Slots};
+use crate::restart::{RestartError, Scene, Serving, variables};
+use crate::site::{Slot, Slots};
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
+use ending::could_not_be_ended;
 
 /// Tells an instance where to listen, and the agent which processes belong to it.
-const SOCKET: &str = "RELEASE_SOCKET";
-/// How long a process may take to go once it was told to.
-const GOING: Duration = Duration::from_secs(10);
+pub(super) const SOCKET: &str = "RELEASE_SOCKET";
 /// How long a unit may take to stop, beyond the time for its last requests: `DefaultTimeoutStopSec` and a little more.
 const STOPPING: Duration = Duration::from_secs(95);
-
-/// What is remembered of an instance: written before it is started, and completed when its process is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    release: String,
-    socket: PathBuf,
-    /// The boot that it belongs to: process numbers and times begin anew with the next.
-    boot: String,
-    process: Option<(u32, u64)>,
-    /// The link of its slot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    slot: Option<PathBuf>,
-    /// Whether it was told to end: it may answer for a moment, and must not be relied on any more.
-    #[serde(default)]
-    leaving: bool,
-}
-
-impl Record {
-    /// Whether the slot that it was started in leads to its release no more: then its unit was stopped, and what listens is another's.
-    fn is_past(&self) -> bool {
-        self.slot.as_ref().is_some_and(|slot| site::leads_to(slot).is_none_or(|release| release.as_str() != self.release))
-    }
-}
-
-/// Whether the instance that a record tells of runs, whatever is set by now: by its process, by the variable that its processes have, and by who
-/// listens at its socket.
-pub(crate) fn recorded(path: &Path) -> site::Instance {
-    let Some(record) = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok()) else {
-        return site::Instance::Unknown;
-    };
-    if record.is_past() {
-        return site::Instance::Gone;
-    }
-    let process = record.process.filter(|_| record.boot == boot()).map(|(pid, started)| Process::recorded(pid, started));
-    let runs = process.is_some_and(|process| process.is_alive())
-        || http::listens(&record.socket)
-        || !with_variable(SOCKET, &record.socket.to_string_lossy()).is_empty();
-    if runs { site::Instance::Runs } else { site::Instance::Gone }
-}
 
 /// A running instance.
 pub(super) enum Instance {
@@ -107,13 +68,15 @@ pub(super) struct Instances<'a> {
     pub(super) settings: &'a Settings,
     /// Where anything of it is a unit.
     pub(super) bus: Option<Bus<'a>>,
+    /// What is to be written down of how often an instance was started again; when not set, what was.
+    pub(super) again: Cell<Option<StartedAgain>>,
 }
 
 impl<'a> Instances<'a> {
     pub(super) fn open(settings: &'a Settings, scene: &'a Scene<'a>) -> Result<Self, RestartError> {
         let has_units = matches!(settings.starter, Starter::Unit(_)) || templates(scene).next().is_some();
         let bus = if has_units { Some(Bus::of(scene)?) } else { None };
-        Ok(Self { scene, settings, bus })
+        Ok(Self { scene, settings, bus, again: Cell::new(None) })
     }
 
     fn unit(&self, release: &ReleaseName) -> Option<(&Bus<'a>, String)> {
@@ -189,8 +152,11 @@ impl<'a> Instances<'a> {
         self.record_path(release.as_str()).exists() || self.settings.slot_of(self.scene.link, release).is_some()
     }
 
-    fn write_record(&self, record: &Record) -> Result<(), RestartError> {
-        let path = self.record_path(&record.release);
+    pub(super) fn write_record(&self, record: &Record) -> Result<(), RestartError> {
+        self.write_record_at(&self.record_path(&record.release), record)
+    }
+
+    pub(super) fn write_record_at(&self, path: &Path, record: &Record) -> Result<(), RestartError> {
         // By this form of name it is known, later, for what it is, and whose.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
@@ -198,12 +164,12 @@ impl<'a> Instances<'a> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(&serde_json::to_vec(record)?)?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)?;
+            fs::rename(&temporary, path)?;
             File::open(self.scene.instances)?.sync_all()
         };
         // The cause is told; what stays of the temporary file goes when the agent starts.
         let written = write().inspect_err(|_| drop(fs::remove_file(&temporary)));
-        written.map_err(|source| RestartError::File { act: "write down the instance in", path: path.clone(), source })
+        written.map_err(|source| RestartError::File { act: "write down the instance in", path: path.to_owned(), source })
     }
 
     /// The instance of a release, if it runs.
@@ -236,20 +202,9 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// By the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and by who listens.
     fn masters(&self, release: &ReleaseName) -> Vec<Process> {
-        let recorded = self.record(release.as_str()).filter(|record| record.boot == boot()).and_then(|record| record.process);
-        if let Some(process) = recorded.map(|(pid, started)| Process::recorded(pid, started)).filter(Process::is_alive) {
-            return vec![process];
-        }
-        let socket = self.socket_of(release);
-        let mut processes = with_variable(SOCKET, &socket.to_string_lossy());
-        if let Some(state) = unix_socket(&socket) {
-            processes.extend(holding(Path::new(&format!("socket:[{}]", state.listener))));
-        }
-        processes.sort_by_key(Process::pid);
-        processes.dedup();
-        topmost(&processes)
+        let recorded = self.record(release.as_str());
+        processes_of(recorded.as_ref(), &self.socket_of(release))
     }
 
     fn socket_of(&self, release: &ReleaseName) -> PathBuf {
@@ -257,10 +212,11 @@ impl<'a> Instances<'a> {
     }
 
     /// A record that knows no process yet.
-    fn new_record(&self, release: &ReleaseName) -> Record {
+    pub(super) fn new_record(&self, release: &ReleaseName) -> Record {
         let slot = self.settings.slot_of(self.scene.link, release).map(|slot| self.slots().link(&slot));
         let socket = self.socket_of(release);
-        Record { release: release.to_string(), socket, boot: boot(), process: None, slot, leaving: false }
+        let again = self.again.get().or_else(|| self.record(release.as_str())?.again);
+        Record { release: release.to_string(), socket, boot: boot(), process: None, slot, leaving: false, again }
     }
 
     /// Finds a slot for a release, and lets it lead there. Its unit is stopped, and stays so until it is started.
@@ -269,7 +225,8 @@ impl<'a> Instances<'a> {
         let state = |slot: &Slot| -> Result<Seat, RestartError> {
             Ok(Seat { slot: slot.clone(), release: slots.release_of(slot), down: self.is_down(slot.as_str())? })
         };
-        let seats = self.settings.slots.iter().map(state).collect::<Result<Vec<_>, _>>()?;
+        let free = self.settings.slots.iter().filter(|slot| !self.is_kept(new, slot));
+        let seats = free.map(state).collect::<Result<Vec<_>, _>>()?;
         let public = self.settings.named().map(|socket| file_name(&socket));
         let is_public = |seat: &Seat| public.as_deref() == Some(&*file_name(&self.settings.socket_called(seat.slot.as_str())));
         let live = fs::read_link(link).ok().and_then(|target| target.file_name()?.to_str()?.parse::<ReleaseName>().ok());
@@ -337,6 +294,9 @@ impl<'a> Instances<'a> {
         let mut record = self.new_record(serving.name);
         self.write_record(&record)?;
         let release = serving.name.as_str();
+        if self.bus.is_some() {
+            variables::write(self.scene, &self.settings.called(self.scene.link, serving.name), serving)?;
+        }
         if let Some((bus, unit)) = self.unit(serving.name) {
             bus.job(Act::Start, &unit, self.settings.start_timeout)?;
             return Ok(Instance::Unit { unit, restarts: 0 });
@@ -411,6 +371,19 @@ impl<'a> Instances<'a> {
         count.max(1)
     }
 
+    /// The processes that answer.
+    pub(super) fn crew(&self, instance: &Instance, release: &ReleaseName) -> Vec<Process> {
+        let masters = match instance {
+            Instance::Processes { masters, .. } => masters.clone(),
+            Instance::Unit { unit, .. } => {
+                let unit = self.bus.as_ref().and_then(|bus| bus.unit(unit).ok()).filter(|unit| unit.main_pid != 0);
+                unit.map(|unit| Process::of(unit.main_pid)).into_iter().collect()
+            }
+        };
+        let listener = unix_socket(&self.socket_of(release)).map(|state| state.listener);
+        masters.iter().flat_map(|master| master.crew(listener)).collect()
+    }
+
     /// The last lines that it said since it was started.
     pub(super) fn tail(&self, instance: &Instance, release: &ReleaseName) -> Vec<String> {
         match instance {
@@ -469,11 +442,7 @@ impl<'a> Instances<'a> {
                 self.note_leaving(release, &masters);
                 masters.iter().for_each(|master| self.end(release, master, drain));
                 if let Some(master) = masters.iter().find(|master| master.is_alive()) {
-                    return Err(RestartError::Process {
-                        what: format!("the instance of {release} (process {}) could not be ended", master.pid()),
-                        cure: Some("it may belong to another user than the agent's".to_owned()),
-                        tail: Vec::new(),
-                    });
+                    return Err(could_not_be_ended(release, master));
                 }
             }
         }
@@ -536,42 +505,6 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// TERM; QUIT where that made it load the app anew (uWSGI without die-on-term); KILL for the group at the end.
-    fn end(&self, release: &ReleaseName, master: &Process, drain: Duration) {
-        let before = master.children();
-        let end = Instant::now() + drain.max(GOING);
-        master.signal(Signal::SIGTERM);
-        faults::at("told-to-end");
-        let mut quit = false;
-        for look in 1.. {
-            if !master.is_alive() || Instant::now() >= end {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-            // Children are looked for among all processes, which is dear; a server that loads its app anew is seen now and then as well.
-            if look % 10 != 0 {
-                continue;
-            }
-            let now = master.children();
-            let anew = !before.is_empty() && !now.is_empty() && now.iter().all(|child| !before.contains(child));
-            if anew && !quit && master.is_alive() {
-                (self.scene.warn)(&format!(
-                    "the instance of {release} took SIGTERM for a reload; it was sent SIGQUIT. Give uWSGI the option die-on-term"
-                ));
-                master.signal(Signal::SIGQUIT);
-                quit = true;
-            }
-        }
-        if master.is_alive() {
-            (self.scene.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
-        }
-        master.end_group();
-        let end = Instant::now() + Duration::from_secs(2);
-        while master.is_alive() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     /// Removes the logs of releases that are no longer on disk.
     pub(super) fn sweep_logs(&self, live: Serving<'_>) {
         let Some(releases) = live.dir.parent() else { return };
@@ -583,6 +516,22 @@ impl<'a> Instances<'a> {
             }
         }
     }
+}
+
+/// The masters of an instance: by the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and
+/// by who listens.
+fn processes_of(record: Option<&Record>, socket: &Path) -> Vec<Process> {
+    let recorded = record.filter(|record| record.boot == boot()).and_then(|record| record.process);
+    if let Some(process) = recorded.map(|(pid, started)| Process::recorded(pid, started)).filter(Process::is_alive) {
+        return vec![process];
+    }
+    let mut processes = with_variable(SOCKET, &socket.to_string_lossy());
+    if let Some(state) = unix_socket(socket) {
+        processes.extend(holding(Path::new(&format!("socket:[{}]", state.listener))));
+    }
+    processes.sort_by_key(Process::pid);
+    processes.dedup();
+    topmost(&processes)
 }
 
 /// A unit of a template.
@@ -599,45 +548,4 @@ fn command(argv: &[String], serving: Serving<'_>, socket: &Path, env: &[(String,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NAMES: [&str; 3] = ["2026-11-20-10-00-00-aaaaaaaaaaaa", "2026-11-20-11-00-00-bbbbbbbbbbbb", "2026-11-20-12-00-00-cccccccccccc"];
-
-    /// Every state that two or three slots can be in, whichever of them visitors are led to, and whichever release is live.
-    #[test]
-    fn no_release_takes_the_slot_of_another_that_visitors_need() {
-        let names: Vec<ReleaseName> = NAMES.iter().map(|name| name.parse().unwrap()).collect();
-        let new = &names[2];
-        let states: Vec<(Option<usize>, bool)> =
-            [None, Some(0), Some(1), Some(2)].into_iter().flat_map(|of| [(of, true), (of, false)]).collect();
-        let mut looked_at = 0;
-        for count in [2_usize, 3] {
-            for number in 0..states.len().pow(u32::try_from(count).unwrap()) {
-                let state = |at: usize| states[number / states.len().pow(u32::try_from(at).unwrap()) % states.len()];
-                let seats: Vec<Seat> = (0..count)
-                    .map(|at| Seat {
-                        slot: format!("slot-{at}").parse().unwrap(),
-                        release: state(at).0.map(|of| names[of].clone()),
-                        down: state(at).1,
-                    })
-                    .collect();
-                for (public, live) in (0..=count).flat_map(|public| [None, Some(&names[0]), Some(&names[1])].map(|live| (public, live))) {
-                    let is_public = |seat: &Seat| seats.get(public).is_some_and(|public| public.slot == seat.slot);
-                    let took = choose(&seats, new, live, is_public).expect("one of two slots is free for a release");
-                    let own = seats.iter().any(|seat| seat.release.as_ref() == Some(new));
-                    assert_eq!(took.release.as_ref() == Some(new), own, "its own slot, where it has one: {seats:?}");
-                    if !own {
-                        let others = || seats.iter().filter(|seat| !is_public(seat));
-                        assert!(!is_public(took), "visitors are led there: {took:?} of {seats:?}");
-                        assert!(took.down || others().all(|seat| !seat.down), "one of the others is stopped: {took:?} of {seats:?}");
-                        let of_live = |seat: &Seat| !seat.down && seat.release.is_some() && seat.release.as_ref() == live;
-                        assert!(!of_live(took) || others().all(of_live), "it is of the live release: {took:?} of {seats:?}");
-                    }
-                    looked_at += 1;
-                }
-            }
-        }
-        assert!(looked_at > 6000);
-    }
-}
+mod tests;

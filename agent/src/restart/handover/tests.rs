@@ -7,7 +7,7 @@ use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, C, Release, Stage, Visitors, all_answered, visit};
 use crate::tools::http::Target;
 
-const UWSGI: [&str; 10] = [
+pub(super) const UWSGI: [&str; 10] = [
     "/usr/bin/uwsgi",
     "--plugin",
     "python3",
@@ -20,13 +20,13 @@ const UWSGI: [&str; 10] = [
     "--die-on-term",
 ];
 
-struct Play {
-    stage: Stage,
-    settings: Settings,
+pub(super) struct Play {
+    pub(super) stage: Stage,
+    pub(super) settings: Settings,
 }
 
 impl Play {
-    fn new(argv: &[&str]) -> Self {
+    pub(super) fn new(argv: &[&str]) -> Self {
         let mut stage = Stage::new();
         fs::create_dir(stage.path("run")).unwrap();
         let socket = stage.path("run/web.sock");
@@ -37,20 +37,21 @@ impl Play {
             slots: Vec::new(),
             start_timeout: Duration::from_secs(15),
             drain: Duration::from_secs(5),
+            confirm: Duration::ZERO,
             keep_warm: KeepWarm::No,
         };
         Self { stage, settings }
     }
 
-    fn restart(&self) -> Restart {
+    pub(super) fn restart(&self) -> Restart {
         Restart::Handover(self.settings.clone())
     }
 
-    fn switch(&self, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
+    pub(super) fn switch(&self, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
         self.stage.switch(&self.restart(), new, former)
     }
 
-    fn masters(&self, release: &Release) -> Vec<crate::tools::Process> {
+    pub(super) fn masters(&self, release: &Release) -> Vec<crate::tools::Process> {
         self.stage.with_scene(|scene| {
             let instances = Instances::open(&self.settings, scene).unwrap();
             match instances.find(&release.name).unwrap() {
@@ -173,7 +174,7 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
         let mut prepared = play.restart().prepare(scene, b.serving()).unwrap();
         play.restart().act(scene, b.serving(), &mut prepared).unwrap();
     });
-    let record = play.stage.path("instances").join(format!("{B}.json"));
+    let record = play.stage.path(".agent/instances").join(format!("{B}.json"));
     let text = fs::read_to_string(&record).unwrap();
     fs::write(&record, text.replace(&text[text.find("\"process\"").unwrap()..], "\"process\":null}")).unwrap();
     assert_eq!(play.masters(&b).len(), 1, "it is found by its environment");
@@ -186,7 +187,7 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
     assert!(play.masters(&b).is_empty() && !record.exists());
     // After a reboot nothing runs, and the records are of another boot.
     play.stage.with_scene(|scene| Instances::open(&play.settings, scene).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
-    let record = play.stage.path("instances").join(format!("{A}.json"));
+    let record = play.stage.path(".agent/instances").join(format!("{A}.json"));
     fs::write(&record, format!(r#"{{"release":"{A}","socket":"x","boot":"another","process":[1,1]}}"#)).unwrap();
     fs::remove_file(&play.settings.socket).unwrap();
     play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
@@ -211,6 +212,85 @@ fn a_live_instance_that_is_gone_is_revived() {
     assert_eq!(revive(), Revived::Started);
     let proof = play.stage.with_scene(|scene| play.restart().look(scene, a.serving())).unwrap();
     assert_eq!(proof.notes.len(), 1, "{proof:?}");
+}
+
+/// Until nothing of it is there.
+pub(super) fn kill(process: crate::tools::Process) {
+    process.signal(Signal::SIGKILL);
+    while process.is_alive() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_live_instance_that_ends_is_gone_and_is_started_again_and_counted() {
+    let play = Play::new(&UWSGI);
+    let a = play.stage.release(A, APP);
+    let standing = |known: &[_]| play.stage.with_scene(|scene| play.restart().standing(scene, &a.name, known)).unwrap();
+    let again = |now| play.stage.with_scene(|scene| play.restart().start_again(scene, a.serving(), now)).unwrap();
+    assert_eq!(standing(&[]), Standing::Unwatched, "it was never started");
+    play.switch(&a, None).unwrap();
+    let Standing::Serves(masters) = standing(&[]) else { panic!("it serves") };
+    assert_eq!(masters, play.masters(&a));
+    // The workers of a uWSGI whose master was killed listen on for a while, and nobody replaces them.
+    kill(masters[0]);
+    assert_eq!(standing(&masters), Standing::Gone);
+    assert_eq!(again(7), Some(StartedAgain { times: 1, last: 7 }));
+    let Standing::Serves(masters) = standing(&masters) else { panic!("it serves again") };
+    assert_eq!((masters.len(), visit(&play.settings.socket, "/").unwrap()), (1, A.to_owned()));
+    // An instance of which nothing is left, as after a kill of the whole group.
+    masters[0].end_group();
+    kill(masters[0]);
+    assert_eq!(standing(&[]), Standing::Gone);
+    assert_eq!(again(9), Some(StartedAgain { times: 2, last: 9 }));
+    assert_eq!(started_again(&play.stage.path(".agent/instances"), &a.name), Some(StartedAgain { times: 2, last: 9 }));
+    // What the agent itself has stopped stays so.
+    play.stage.with_scene(|scene| Instances::open(&play.settings, scene).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
+    assert_eq!(standing(&[]), Standing::Unwatched);
+}
+
+#[test]
+fn workers_that_are_replaced_while_they_are_watched_are_no_proof() {
+    let gunicorn = crate::restart::gunicorn::tests::gunicorn().join("bin/gunicorn").to_string_lossy().into_owned();
+    let gunicorn = [&gunicorn, "--workers=2", "--no-control-socket", "--bind=unix:{socket}", "app:application"];
+    let uwsgi: Vec<&str> = UWSGI.into_iter().chain(["--lazy-apps"]).collect();
+    for argv in [&uwsgi[..], &gunicorn[..]] {
+        let mut play = Play::new(argv);
+        // Each worker loads the app by itself, and ends a second later; the master has another ready soon, and most checks pass.
+        play.stage.checks[0].stable_for = Duration::from_secs(3);
+        let ends = "\nimport threading\nthreading.Timer(1, os._exit, [0]).start()\n";
+        let a = play.stage.release(A, &format!("{APP}{ends}"));
+        let error = play.switch(&a, None).unwrap_err();
+        eprintln!("{error}");
+        assert!(error.to_string().contains("were replaced") || error.to_string().contains("no longer after"), "{error}");
+        assert!(play.masters(&a).is_empty(), "nothing of it is left");
+    }
+}
+
+#[test]
+fn a_death_within_the_time_of_confirmation_leaves_the_former_instance_to_go_back_to() {
+    let mut play = Play::new(&UWSGI);
+    play.settings.confirm = Duration::from_secs(20);
+    let a = play.stage.release(A, APP);
+    play.stage.with_scene(|scene| assert_eq!(play.settings.prepare(scene, a.serving()).unwrap(), Duration::from_secs(20)));
+    play.stage.with_scene(|scene| {
+        let seen = Scene { steadiness: Steadiness::Seen, ..*scene };
+        assert_eq!(play.settings.prepare(&seen, a.serving()).unwrap(), Duration::ZERO, "it was watched before");
+    });
+    play.settings.confirm = Duration::ZERO;
+    play.switch(&a, None).unwrap();
+    play.settings.confirm = Duration::from_secs(20);
+    // It outlives the checks, and not the time after.
+    let dies = "\nif os.fork() == 0:\n    time.sleep(2.5)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";
+    let b = play.stage.release(B, &format!("{APP}{dies}"));
+    let visitors = Visitors::come(&play.settings.socket);
+    let died = play.switch(&b, Some(&a)).unwrap_err();
+    assert!(died.to_string().contains("ended"), "{died}");
+    assert_eq!(play.masters(&a).len(), 1, "the former instance is there");
+    play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
+    let (seen, _) = visitors.go();
+    assert_eq!(seen.last(), Some(&Ok(A.to_owned())));
+    assert!(play.masters(&b).is_empty());
 }
 
 #[test]
@@ -383,7 +463,7 @@ fn the_record_of_an_instance_ends_when_its_slot_leads_elsewhere() {
     // What listens in the slot answers for whatever release it leads to.
     let socket = play.stage.path("run/web.sock.blue");
     let _listener = UnixListener::bind(&socket).unwrap();
-    let record = play.stage.path("instances").join(format!("{A}.json"));
+    let record = play.stage.path(".agent/instances").join(format!("{A}.json"));
     let slot = play.slots().link(&"blue".parse().unwrap());
     fs::write(&record, format!(r#"{{"release":"{A}","socket":{socket:?},"boot":"x","process":null,"slot":{slot:?}}}"#)).unwrap();
     assert_eq!(recorded(&record), crate::site::Instance::Runs);

@@ -20,7 +20,7 @@ use crate::restart::proof::go_on;
 use crate::restart::systemd::{Job, Time, Watched, carry_out, tell_of_end};
 use crate::restart::traps::celery;
 use crate::restart::worker::{self, Brought, Worker, templates};
-use crate::restart::{RestartError, Scene, Serving};
+use crate::restart::{Renewal, RestartError, Scene, Serving};
 
 /// How often a worker is looked at that finishes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -111,11 +111,14 @@ impl<'a> Instances<'a> {
     /// not started for it: it would throw away the tasks that it does not know.
     pub(super) fn start_workers(&self, serving: Serving<'_>) -> Result<Vec<Brought>, RestartError> {
         let Some(bus) = &self.bus else { return Ok(Vec::new()) };
-        let called = self.settings.called(self.scene.link, serving.name);
+        let called = self.settings.worker_called(self.scene.link, serving.name);
         let start = |worker: &'a Worker| {
             let unit = instance_of(&worker.unit, &called);
             let now = bus.usable(&unit)?;
-            let unit = if now.active_state == "active" {
+            let unit = if now.active_state == "active" && self.scene.renewal == Renewal::Yes && self.settings.slots.is_empty() {
+                let job = Job { act: Act::Restart, unit: &unit, time: Time::Start(worker.timeout) };
+                carry_out(bus, self.scene, serving, &job)?
+            } else if now.active_state == "active" {
                 (self.scene.note)(&format!("{unit} works already"));
                 now
             } else {

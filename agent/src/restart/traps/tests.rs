@@ -201,6 +201,7 @@ fn doctor_says_what_stands_in_the_way_and_what_is_well() {
             slots: Vec::new(),
             start_timeout: Duration::from_secs(1),
             drain: Duration::from_secs(1),
+            confirm: Duration::ZERO,
             keep_warm: handover::KeepWarm::No,
         })
     };

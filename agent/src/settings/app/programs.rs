@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::settings::environment::{NAME_IT_ONCE, SETTINGS_MODULE};
 use crate::settings::kinds::{
     absolute, command, duration, list, one_of, parsed, some_list, switch, texts_by_name, timeout, variable_name, within_release,
 };
@@ -32,6 +33,7 @@ pub(super) fn python(top: &Section<'_>) -> Option<python::Settings> {
         packages: packages.unwrap_or_default(),
         install: install.unwrap_or_default(),
         writable: section.get("writable", list(absolute)).unwrap_or_default(),
+        module: None,
     })
 }
 
@@ -56,18 +58,20 @@ fn parse_package(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-pub(super) fn django(top: &Section<'_>, env: &[(String, String)]) -> Option<manage::Settings> {
+pub(super) fn django(top: &Section<'_>, sets: [(&str, &[(String, String)]); 2]) -> Option<manage::Settings> {
     let section = top.table("django")?;
     if !top.has("python") {
         section.complain("", "needs a virtual environment to run manage.py in", "add [python]; an empty section will do");
     }
     let settings = section.get("settings", parsed(parse_module));
-    let in_env = env.iter().find(|(name, _)| name == "DJANGO_SETTINGS_MODULE");
-    if let (Some(here), Some((_, there))) = (&settings, in_env)
-        && here != there
-    {
-        let says = format!("is {here:?}, and DJANGO_SETTINGS_MODULE in [env] is {:?}", shown(there));
-        section.complain("settings", says, "name the settings module once");
+    for (table, variables) in sets {
+        let named = variables.iter().find(|(name, _)| name == SETTINGS_MODULE);
+        if let (Some(here), Some((_, there))) = (&settings, named)
+            && here != there
+        {
+            let says = format!("is {here:?}, and {SETTINGS_MODULE} in [{table}] is {:?}", shown(there));
+            section.complain("settings", says, NAME_IT_ONCE);
+        }
     }
     let lock_timeout = duration(Duration::from_millis(1)..=Duration::from_secs(3600));
     let (database, others) = databases(&section);

@@ -11,6 +11,7 @@ use crate::settings::defaults;
 use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
 use crate::settings::reader::{Section, Value};
 use crate::site::Slot;
+use crate::tools::http::Check;
 
 #[derive(Clone, Copy)]
 enum Strategy {
@@ -32,7 +33,7 @@ const STRATEGIES: &[(&str, Strategy)] = &[
 ];
 
 /// No section: nothing is restarted. A section without a strategy: the one that is recommended.
-pub(super) fn restart(app: &AppName, top: &Section<'_>) -> Option<Restart> {
+pub(super) fn restart(app: &AppName, top: &Section<'_>, checks: &[Check]) -> Option<Restart> {
     if !top.has("restart") {
         let _ = top.table("restart");
         return Some(Restart::None);
@@ -45,7 +46,7 @@ pub(super) fn restart(app: &AppName, top: &Section<'_>) -> Option<Restart> {
     }
     match strategy.unwrap_or(Strategy::Handover) {
         Strategy::None => Some(Restart::None),
-        Strategy::Handover => handover(app, &section).map(Restart::Handover),
+        Strategy::Handover => handover(app, &section, checks).map(Restart::Handover),
         Strategy::UwsgiFifo => uwsgi_fifo(&section).map(Restart::UwsgiFifo),
         Strategy::Systemd => systemd(app, &section).map(Restart::Systemd),
         Strategy::Gunicorn => gunicorn(&section).map(Restart::Gunicorn),
@@ -56,7 +57,7 @@ pub(super) fn restart(app: &AppName, top: &Section<'_>) -> Option<Restart> {
 /// A dot and the name of a release, which instances append to the socket.
 const RELEASE_SUFFIX: usize = 1 + 32;
 
-fn handover(app: &AppName, section: &Section<'_>) -> Option<handover::Settings> {
+fn handover(app: &AppName, section: &Section<'_>, checks: &[Check]) -> Option<handover::Settings> {
     let socket = section.get("socket", kinds::socket(RELEASE_SUFFIX));
     let template = section.get("unit", unit(Unit::Template));
     let command = section.get("command", |value| {
@@ -74,6 +75,9 @@ fn handover(app: &AppName, section: &Section<'_>) -> Option<handover::Settings> 
     let keep_warm = section.get("keep_warm", switch).unwrap_or(false);
     let start_timeout = section.get("start_timeout", timeout).unwrap_or(defaults::START_TIMEOUT);
     let drain = section.get("drain", wait).unwrap_or(defaults::DRAIN);
+    // An operator who has checks go on for longer, or for no time at all, means this time as well.
+    let stable = checks.iter().map(|check| check.stable_for).max();
+    let confirm = section.get("confirm", wait).unwrap_or(stable.unwrap_or(defaults::CHECK_STABLE));
     let starter = match (section.has("unit"), section.has("command")) {
         (true, true) => {
             section.complain("command", "and unit cannot both start an instance", "leave one of them out");
@@ -86,7 +90,7 @@ fn handover(app: &AppName, section: &Section<'_>) -> Option<handover::Settings> 
     let socket = if section.has("socket") { socket } else { Some(PathBuf::from(format!("/run/{app}/web.sock"))) };
     let keep_warm = if keep_warm { KeepWarm::Former } else { KeepWarm::No };
     let slots = if section.has("slots") { slots? } else { Vec::new() };
-    Some(handover::Settings { socket: socket?, starter: starter?, slots, start_timeout, drain, keep_warm })
+    Some(handover::Settings { socket: socket?, starter: starter?, slots, start_timeout, drain, confirm, keep_warm })
 }
 
 /// Two at least: a release is asked in one while another serves in the other.

@@ -183,6 +183,11 @@ fn python_and_django() {
         ("[python]\n[django]\nmanage = \"/srv/manage.py\"", "4:10", &["within the release"]),
         ("[python]\n[django]\nlock_timeout = \"0s\"", "4:16", &["from 1ms to 1h, and is 0s"]),
         ("[python]\n[django]\nsettings = \"a\"\n[env]\nDJANGO_SETTINGS_MODULE = \"b\"", "4:1", &["name the settings module once"]),
+        (
+            "[python]\n[django]\nsettings = \"a\"\n[build_env]\nDJANGO_SETTINGS_MODULE = \"b\"",
+            "4:1",
+            &["[build_env]", "settings module once"],
+        ),
         ("[python]\n[django]\n[backup]\ndatabase = \"postgresql\"", "5:12", &["did you mean \"postgres\"?"]),
         ("[backup]\ndatabase = \"sqlite\"", "2:2", &["none without [django]"]),
     ]);

@@ -59,7 +59,7 @@ fn every_file_is_complained_of_at_once() {
         "apps/dir.toml: is not a file\n",
         "apps/gone.toml: is not there\n",
         "apps/latin.toml:2:3: is not UTF-8 text\n",
-        "apps/open.toml: can be written by anybody on this host (mode 0666), and it decides what is believed or run; chmod o-w",
+        "apps/open.toml: can be written by anybody on this host (mode 0666), and decides what is believed or run; chmod o-w",
     ] {
         assert!(said.contains(expected), "{expected}\n---\n{said}");
     }

@@ -40,7 +40,7 @@ fn a_section_with_nothing_in_it_has_its_defaults() {
     assert_eq!(handover.socket, Path::new("/run/shop/web.sock"));
     assert_eq!(handover.starter, handover::Starter::Unit("shop@.service".into()));
     assert_eq!((handover.start_timeout, handover.drain), (Duration::from_secs(60), Duration::from_secs(30)));
-    assert_eq!(handover.keep_warm, handover::KeepWarm::No);
+    assert_eq!((handover.keep_warm, handover.confirm), (handover::KeepWarm::No, Duration::from_secs(3)));
     assert_eq!(handover.slots, []);
     let check = &app.checks[0];
     assert_eq!((&check.target, check.status), (&Target::Tcp("localhost".into(), 80), 200));

@@ -44,6 +44,7 @@ struct Told {
     version: String,
     settings_module: String,
     wsgi_application: Option<String>,
+    chosen_by_default: Option<String>,
     databases: BTreeMap<String, ToldDatabase>,
     schema: ToldSchema,
     facts: Facts,
@@ -199,7 +200,7 @@ impl Django<'_> {
 
 impl From<Told> for Inspection {
     fn from(told: Told) -> Self {
-        let Told { version, settings_module, wsgi_application, databases, schema, facts } = told;
+        let Told { version, settings_module, wsgi_application, chosen_by_default, databases, schema, facts } = told;
         let Facts { alias: asked, reached, kept, empty } = facts;
         let vendor = databases.get(&asked).map(|told| told.vendor.clone()).unwrap_or_default();
         let databases = databases.into_iter().map(|(alias, told)| {
@@ -211,7 +212,7 @@ impl From<Told> for Inspection {
             ToldSchema::Known(schema) => Ok(*schema),
             ToldSchema::Failed { failed } => Err(failed),
         };
-        Self { version, settings_module, wsgi_application, databases: databases.collect(), schema, vendor, kept, empty }
+        Self { version, settings_module, wsgi_application, chosen_by_default, databases: databases.collect(), schema, vendor, kept, empty }
     }
 }
 

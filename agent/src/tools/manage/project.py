@@ -251,6 +251,30 @@ def settings_text(settings, name):
     return str(value) if value else None
 
 
+def chosen_by_default(settings):
+    """The settings module that the WSGI or ASGI module chooses where none is set, by its source: to import it would do more than to look."""
+    import ast
+    import importlib.util
+
+    for name in ("WSGI_APPLICATION", "ASGI_APPLICATION"):
+        try:
+            spec = importlib.util.find_spec(settings_text(settings, name).rpartition(".")[0])
+            with open(spec.origin, "rb") as source:
+                tree = ast.parse(source.read())
+        except Exception:
+            # Whoever starts the server is told why it cannot be read.
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setdefault" and len(node.args) == 2:
+                try:
+                    key, value = map(ast.literal_eval, node.args)
+                except ValueError:
+                    continue
+                if key == "DJANGO_SETTINGS_MODULE" and isinstance(value, str):
+                    return value
+    return None
+
+
 LIBPQ = [
     "service", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "options", "target_session_attrs",
     "channel_binding", "gssencmode", "krbsrvname", "connect_timeout", "hostaddr",
@@ -295,6 +319,7 @@ def inspect(settings, **more):
         "version": django.get_version(),
         "settings_module": os.environ["DJANGO_SETTINGS_MODULE"],
         "wsgi_application": settings_text(settings, "WSGI_APPLICATION"),
+        "chosen_by_default": chosen_by_default(settings),
         "databases": databases,
         "schema": told,
         "facts": {"alias": alias, "kept": kept, **facts_of(connections, alias, told)},

@@ -134,7 +134,9 @@ impl Build<'_> {
                 for argv in commands {
                     let (name, args) = argv.split_first().map_or(("", argv.as_slice()), |(name, args)| (name.as_str(), args));
                     (self.note)(&argv.join(" "));
-                    self.run_program(&self.inside(name).args(args).dir(self.release), format!("the command {name} of [python] install"))?;
+                    let module = self.wanted.module.iter().map(|module| ("DJANGO_SETTINGS_MODULE", module));
+                    let program = self.inside(name).args(args).dir(self.release).envs(module);
+                    self.run_program(&program, format!("the command {name} of [python] install"))?;
                 }
                 Ok(())
             }

@@ -25,6 +25,7 @@ fn settings() -> Settings {
         packages: Vec::new(),
         install: Vec::new(),
         writable: Vec::new(),
+        module: None,
     }
 }
 

@@ -1,0 +1,293 @@
+//! The monitor of an app: a thread that hears of the end of the live instance which the agent itself has started, and starts it again. It waits for
+//! events alone; while all is well nothing wakes it.
+//!
+//! ```text
+//!            the master ends             after the pause
+//! serves ───────────────────▶ gone ─────────────────────────▶ started again ──▶ serves
+//!                              ▲                                    │ does not come up
+//!                              └────────────────────────────────────┘ the pause doubles
+//! ```
+//!
+//! A run that switches has the turn: until it is over, the instances are its own to start and stop.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use agent_model::grant::Back;
+use agent_model::names::RunId;
+use agent_model::request::Act;
+
+use super::health::Seen;
+use super::locked;
+use super::worker::{Silent, Worker, hands, secrets_of};
+use crate::restart::handover::{Standing, StartedAgain};
+use crate::restart::{RestartError, Revived, Scene, Serving, Turn};
+use crate::settings::App;
+use crate::tools::exits::{Bell, Exit, Waiter, bell};
+use crate::tools::{Cancel, Process};
+use crate::work::Failure;
+
+/// The first pause before an instance is started again that did not stay; the next ones are twice as long each.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// An instance that has served for so long is forgiven its ends of before.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// The monitor, for everyone but its own thread.
+#[derive(Debug, Default)]
+pub(super) struct Monitor {
+    /// Whose turn it is to start and stop instances.
+    pub turn: Turn,
+    thread: Mutex<Option<(Bell, JoinHandle<()>)>>,
+    /// What readers saw of the live release last.
+    pub seen: Seen,
+    /// Why the live instance does not run, while that is so.
+    down: Mutex<Option<String>>,
+}
+
+impl Monitor {
+    /// Why the live instance does not run, while that is so.
+    pub(super) fn down(&self) -> Option<String> {
+        locked(&self.down).clone()
+    }
+
+    /// Has it look again: what is live, or what is set, may be another.
+    fn wake(&self) -> bool {
+        let thread = locked(&self.thread);
+        thread.iter().for_each(|(bell, _)| bell.ring());
+        thread.is_some()
+    }
+
+    /// Ends the thread. What it is at is given up; instances go on.
+    pub(super) fn end(&self) {
+        self.turn.end_monitor();
+        let Some((bell, thread)) = locked(&self.thread).take() else { return };
+        drop(bell);
+        // One that panicked has said so.
+        let _ = thread.join();
+    }
+}
+
+/// When an instance may be started again.
+#[derive(Debug, Default)]
+struct Backoff {
+    /// How often it was started again since it was steady.
+    tries: u32,
+    tried: Option<Instant>,
+    serves_since: Option<Instant>,
+}
+
+impl Backoff {
+    fn serves(&mut self, now: Instant) {
+        self.serves_since.get_or_insert(now);
+    }
+
+    /// It is gone: how long to wait until it is started again. The first time nobody waits.
+    fn gone(&mut self, now: Instant) -> Duration {
+        if self.serves_since.take().is_some_and(|since| now.saturating_duration_since(since) >= STEADY) {
+            self.tries = 0;
+        }
+        let Some(tried) = self.tried.filter(|_| self.tries > 0) else { return Duration::ZERO };
+        let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.tries - 1));
+        (tried + doubled.min(LONGEST_PAUSE)).saturating_duration_since(now)
+    }
+
+    fn tries(&mut self, now: Instant) {
+        self.tries = self.tries.saturating_add(1);
+        self.tried = Some(now);
+    }
+}
+
+impl Worker {
+    /// Has the monitor look at what is live now; begins it where the agent itself starts the instances.
+    pub(super) fn monitor(self: &Arc<Self>) {
+        let monitor = &self.engine.monitor;
+        if monitor.wake() || !self.engine.settings().restart.is_monitored() {
+            return;
+        }
+        let begun = bell().and_then(|(bell, waiter)| {
+            let worker = self.clone();
+            let thread = std::thread::Builder::new().name(format!("watch-{}", self.engine.name));
+            thread.spawn(move || worker.watch(waiter)).map(|thread| (bell, thread))
+        });
+        match begun {
+            Ok(begun) => *locked(&monitor.thread) = Some(begun),
+            Err(err) => {
+                tracing::error!(app = %self.engine.name, "nobody watches the live instance: {err}; agentctl doctor shows whether it answers");
+            }
+        }
+    }
+
+    fn watch(&self, mut waiter: Waiter) {
+        let engine = &self.engine;
+        let mut backoff = Backoff::default();
+        let mut known = Vec::new();
+        loop {
+            let (exits, pause) = self.look_after(&mut backoff, &mut known);
+            if engine.monitor.turn.is_over() {
+                return;
+            }
+            if let Err(err) = waiter.wait(&exits, pause) {
+                tracing::error!(app = %engine.name, "the live instance is watched no longer: {err}");
+                return;
+            }
+        }
+    }
+
+    /// Looks at the live instance, and starts it again when that is due. Tells what to wait for.
+    fn look_after(&self, backoff: &mut Backoff, known: &mut Vec<Process>) -> (Vec<Exit>, Option<Duration>) {
+        let engine = &self.engine;
+        let turn = engine.monitor.turn.of_monitor();
+        if turn.cancel.asked() {
+            // A run wants the turn, and the app's thread rings when that is over.
+            return (Vec::new(), None);
+        }
+        let say_down = |why: Option<String>| *locked(&engine.monitor.down) = why;
+        let standing = match self.standing(known, &turn.cancel) {
+            Ok(standing) => standing,
+            Err(failure) => {
+                tracing::error!(app = %engine.name, "how the live instance stands cannot be told: {}", failure.reason);
+                Standing::Unwatched
+            }
+        };
+        match standing {
+            Standing::Unwatched => {
+                say_down(None);
+                known.clear();
+                (Vec::new(), None)
+            }
+            Standing::Serves(masters) => match masters.iter().map(|master| Exit::of(*master)).collect::<io::Result<Option<Vec<Exit>>>>() {
+                Ok(Some(exits)) => {
+                    say_down(None);
+                    backoff.serves(Instant::now());
+                    *known = masters;
+                    (exits, None)
+                }
+                // One has ended meanwhile.
+                Ok(None) => (Vec::new(), Some(Duration::from_millis(10))),
+                Err(err) => {
+                    tracing::error!(app = %engine.name, "the live instance cannot be watched: {err}");
+                    (Vec::new(), None)
+                }
+            },
+            Standing::Gone => {
+                let pause = backoff.gone(Instant::now());
+                if !pause.is_zero() {
+                    say_down(Some(format!("it ended and is started again in {} s", pause.as_secs().max(1))));
+                    return (Vec::new(), Some(pause));
+                }
+                say_down(Some("it ended and is being started again".to_owned()));
+                backoff.tries(Instant::now());
+                let log = engine.site.live().ok().flatten().map(|live| engine.site.instances().join(format!("{live}.log")));
+                let log = log.unwrap_or_default();
+                let log = log.display();
+                tracing::error!(app = %engine.name, "the live instance ended; it is started again. All that it said is in {log}");
+                match self.start_again(&turn.cancel) {
+                    Ok(again) => {
+                        let times = again.map(|again| again.times).unwrap_or_default();
+                        tracing::warn!(app = %engine.name, times, "the live instance was started again");
+                    }
+                    Err(failure) if turn.cancel.asked() => {
+                        tracing::info!(app = %engine.name, "the live instance was not started again, for a run is about to: {}", failure.reason);
+                    }
+                    Err(failure) => {
+                        say_down(Some(format!("it ended and could not be started again: {}", failure.reason)));
+                        tracing::error!(app = %engine.name, "the live instance could not be started again: {}", failure.reason);
+                    }
+                }
+                *known = Vec::new();
+                // It is looked at at once; what is not there then is waited for.
+                (Vec::new(), Some(Duration::ZERO))
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// After a boot nobody serves what the agent itself had started: the live release is started again.
+    pub(super) fn revive(&self) {
+        let engine = &self.engine;
+        let revived = self.env_of_live();
+        let revived = revived.and_then(|env| self.with_live(&env, &Cancel::default(), |scene, app, live| app.restart.revive(scene, live)));
+        let Ok(Some(live)) = engine.site.live() else { return };
+        match revived {
+            Ok(Some(Revived::Started)) => {
+                tracing::info!(app = %engine.name, release = %live, "nothing served: the live release was started again")
+            }
+            Ok(_) => {}
+            Err(failure) => {
+                tracing::error!(app = %engine.name, release = %live, "the live release could not be started again: {}", failure.reason)
+            }
+        }
+    }
+
+    /// How the live instance stands, where the agent itself has started it.
+    fn standing(&self, known: &[Process], cancel: &Cancel) -> Result<Standing, Failure> {
+        let standing = self.with_live(&[], cancel, |scene, app, live| app.restart.standing(scene, live.name, known))?;
+        Ok(standing.unwrap_or(Standing::Unwatched))
+    }
+
+    /// Starts the live instance again, which has ended.
+    fn start_again(&self, cancel: &Cancel) -> Result<Option<StartedAgain>, Failure> {
+        let now = chrono::Utc::now().timestamp();
+        let env = self.env_of_live()?;
+        Ok(self.with_live(&env, cancel, |scene, app, live| app.restart.start_again(scene, live, now))?.flatten())
+    }
+
+    /// The environment of the app's own programs. Started with other settings than its own, the app could serve something else altogether.
+    fn env_of_live(&self) -> Result<Vec<(String, String)>, Failure> {
+        let app = self.engine.settings();
+        let secrets = secrets_of(&app).map_err(|_| Failure::new("the secrets cannot be read"))?;
+        Ok(app.variables(secrets))
+    }
+
+    /// Does something with the live release outside of any run; nothing where none is live.
+    fn with_live<T>(
+        &self,
+        env: &[(String, String)],
+        cancel: &Cancel,
+        act: impl FnOnce(&Scene<'_>, &App, Serving<'_>) -> Result<T, RestartError>,
+    ) -> Result<Option<T>, Failure> {
+        let (engine, app) = (&self.engine, self.engine.settings());
+        let Some(live) = engine.site.live()? else { return Ok(None) };
+        let (silent, check) = (Silent, Act::Check);
+        let hands = hands(engine, &app, env);
+        let mut cx = self.cx(&app, RunId(0), &check, "agent", None, &Back::Always, &silent, cancel, "revive", &hands, env);
+        cx.former = None;
+        cx.target = self.target_of(&live).ok();
+        cx.at("switch");
+        cx.serving(&live, |serving| Ok(cx.scene(|scene| act(scene, &app, serving))?)).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_are_forgiven() {
+        let begun = Instant::now();
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let mut backoff = Backoff::default();
+        backoff.serves(at(0));
+        let mut now = 3;
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            let pause = backoff.gone(at(now));
+            pauses.push(pause.as_secs());
+            now += pause.as_secs();
+            assert_eq!(backoff.gone(at(now)), Duration::ZERO, "the pause is over");
+            backoff.tries(at(now));
+            backoff.serves(at(now));
+        }
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff.gone(at(now + 59)).as_secs(), 1, "it had not served for a minute");
+        backoff.serves(at(now + 60));
+        assert_eq!(backoff.gone(at(now + 120)), Duration::ZERO, "it had, so it is started again at once");
+        backoff.tries(at(now + 120));
+        assert_eq!(backoff.gone(at(now + 120)).as_secs(), 1);
+    }
+}

@@ -1,0 +1,186 @@
+//! A second instance of the release that serves, for `restart`: it is started beside the first one, with the variables and secrets of now, and the first
+//! one is left when visitors were led to the second.
+//!
+//! The record of the first instance is set aside meanwhile, so that all that is said of the release means the second one; on the way back it is put back.
+//! With slots the second one takes another slot; what the agent starts itself has a socket of another name.
+//!
+//! ```text
+//!               set aside              asked, named            drained, told to stop
+//! RELEASE.json ──────────▶ RELEASE.former.json ───────────────────────────▶ (nothing)
+//!      ▲                            │ the second does not serve
+//!      └────────────────────────────┘
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_model::names::ReleaseName;
+
+use super::instance::Instances;
+use super::record::Record;
+use super::{Settings, Starter};
+use crate::restart::{Renewal, RestartError, Scene, Serving};
+use crate::site::{self, Slots};
+use crate::tools::http::{self, MOST_SOCKET_PATH};
+
+/// Behind the release's name, in the name of the second one's socket.
+const SECOND: &str = ".2";
+const CURRENT: &str = "json";
+const FORMER: &str = "former.json";
+const FAILED: &str = "failed.json";
+
+fn read(path: &Path) -> Option<Record> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn of(link: &Path, release: &ReleaseName, ending: &str) -> Option<Record> {
+    read(&site::instances_beside(link).join(format!("{release}.{ending}")))
+}
+
+/// The release in the name of an instance that the agent started itself.
+pub(super) fn release_in(called: &str) -> Option<ReleaseName> {
+    called.strip_suffix(SECOND).unwrap_or(called).parse().ok()
+}
+
+impl Settings {
+    /// What the instance of a release is called by where it has no slot: the release, or the second name for it.
+    pub(super) fn called_without_slot(&self, link: &Path, release: &ReleaseName) -> String {
+        let second = format!("{release}{SECOND}");
+        let is_second = |record: &Record| record.socket == self.socket_called(&second);
+        let is_first = |record: &Record| record.socket == self.socket_called(release.as_str());
+        let in_second = match of(link, release, CURRENT) {
+            Some(current) => is_second(&current),
+            None => of(link, release, FORMER).is_some_and(|former| is_first(&former)),
+        };
+        if in_second { second } else { release.to_string() }
+    }
+
+    /// How likely a slot that leads to a release is the one of its instance: the least is.
+    pub(super) fn rank_of_slot(&self, link: &Path, release: &ReleaseName, slot: &site::Slot) -> (bool, bool) {
+        let place = Some(Slots::beside(link).link(slot));
+        let of = |ending| of(link, release, ending).and_then(|record| record.slot);
+        (of(CURRENT) != place, of(FORMER) == place)
+    }
+
+    /// Puts the first instance back, and ends the second one; nothing where no second one was begun.
+    pub(in crate::restart) fn bring_back(&self, scene: &Scene<'_>, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
+        Instances::open(self, scene)?.bring_back(release, drain)
+    }
+
+    /// Whether visitors are led to an instance of the release that accepts connections.
+    pub(in crate::restart) fn is_served(&self, scene: &Scene<'_>, release: &ReleaseName) -> Result<bool, RestartError> {
+        Ok(self.names(scene.link, release) && Instances::open(self, scene)?.serves(release)?)
+    }
+}
+
+impl Instances<'_> {
+    fn place(&self, release: &ReleaseName, ending: &str) -> PathBuf {
+        self.scene.instances.join(format!("{release}.{ending}"))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), RestartError> {
+        let renamed = fs::rename(from, to).and_then(|()| File::open(self.scene.instances)?.sync_all());
+        renamed.map_err(|source| RestartError::File { act: "put aside", path: from.to_owned(), source })
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), RestartError> {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(RestartError::File { act: "forget the instance in", path: path.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a release is to be started anew: sets its instance aside. One that does not run needs no second one beside it.
+    pub(super) fn set_aside(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+        let release = serving.name;
+        if self.scene.renewal == Renewal::No || self.find(release)?.is_none() {
+            return Ok(());
+        }
+        if let (Starter::Unit(template), true) = (&self.settings.starter, self.settings.slots.is_empty()) {
+            return Err(RestartError::SetUp {
+                what: format!("{template} has one unit for each release, so that no second one can be started beside it"),
+                cure: "set slots = [\"blue\", \"green\"] under [restart]".to_owned(),
+            });
+        }
+        let second = self.settings.socket_called(&format!("{release}{SECOND}"));
+        if self.settings.slots.is_empty() && second.as_os_str().len() > MOST_SOCKET_PATH {
+            return Err(RestartError::SetUp {
+                what: format!(
+                    "the socket of a second instance would have a path of {} bytes, and Linux allows {MOST_SOCKET_PATH}",
+                    second.as_os_str().len()
+                ),
+                cure: "shorten socket under [restart]".to_owned(),
+            });
+        }
+        // What an earlier restart could not end is in the way of this one.
+        self.end_former(release, Duration::ZERO)?;
+        if read(&self.place(release, CURRENT)).is_none() {
+            self.write_record(&self.new_record(release))?;
+        }
+        self.rename(&self.place(release, CURRENT), &self.place(release, FORMER))
+    }
+
+    /// Whether the instance of a release was set aside, and the second one is still to be started.
+    pub(super) fn is_set_aside(&self, release: &ReleaseName) -> bool {
+        self.place(release, FORMER).exists() && !self.place(release, CURRENT).exists()
+    }
+
+    /// Whether a slot is that of an instance that was set aside.
+    pub(super) fn is_kept(&self, release: &ReleaseName, slot: &site::Slot) -> bool {
+        read(&self.place(release, FORMER)).and_then(|former| former.slot) == Some(self.slots().link(slot))
+    }
+
+    /// Ends the first instance, when the second one serves.
+    pub(super) fn end_former(&self, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
+        let place = self.place(release, FORMER);
+        let Some(former) = read(&place) else { return self.remove(&place) };
+        // Written down before the first signal: an agent that dies in between must not go back to what is about to go.
+        self.write_record_at(&place, &Record { leaving: true, ..former.clone() })?;
+        self.end_recorded(release, &former, drain)?;
+        (self.scene.note)(&format!("the former instance of {release} has finished and stopped"));
+        self.remove(&place)
+    }
+
+    fn bring_back(&self, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
+        let (current, former, failed) = (self.place(release, CURRENT), self.place(release, FORMER), self.place(release, FAILED));
+        if let Some(first) = read(&former) {
+            if first.leaving || !http::listens(&first.socket) {
+                // The second one is all that there is.
+                self.end_recorded(release, &first, drain)?;
+                return self.remove(&former);
+            }
+            if current.exists() {
+                self.rename(&current, &failed)?;
+            }
+            self.rename(&former, &current)?;
+            // Visitors are led back before the second one goes.
+            self.settings.name(self.scene.link, release)?;
+        }
+        if let Some(second) = read(&failed) {
+            self.end_recorded(release, &second, drain)?;
+        }
+        self.remove(&failed)
+    }
+
+    /// Ends an instance by its record, and never the one that the release is served by.
+    fn end_recorded(&self, release: &ReleaseName, record: &Record, drain: Duration) -> Result<(), RestartError> {
+        let is_current = read(&self.place(release, CURRENT)).is_some_and(|current| current.socket == record.socket);
+        if is_current || self.settings.named().as_ref() == Some(&record.socket) {
+            return Ok(());
+        }
+        let slot = record.slot.as_ref().and_then(|slot| slot.file_name()?.to_str()?.parse::<site::Slot>().ok());
+        match slot {
+            // A slot that another release has taken is that one's.
+            Some(slot) if self.slots().release_of(&slot).as_ref() != Some(release) => Ok(()),
+            Some(slot) => self.leave(release, &slot, drain),
+            None => self.end_processes(release, record, drain),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! The live instance that the agent itself has started: whether it is there, and how it is started again.
+
+use std::time::Duration;
+
+use agent_model::names::ReleaseName;
+
+use super::instance::{Instance, Instances};
+use super::record::{StartedAgain, started_again};
+use super::{Settings, Starter};
+use crate::restart::{RestartError, Scene, Serving};
+use crate::tools::Process;
+use crate::tools::http;
+
+/// How the live instance stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The agent has not started it, or was told to stop it.
+    Unwatched,
+    /// It accepts connections; when the first of these processes ends, it has to be looked at again.
+    Serves(Vec<Process>),
+    /// It has ended, and nobody told it to.
+    Gone,
+}
+
+impl Settings {
+    /// How the instance of the live release stands; `known` are the masters that it had when somebody looked last.
+    pub(in crate::restart) fn standing(&self, scene: &Scene<'_>, live: &ReleaseName, known: &[Process]) -> Result<Standing, RestartError> {
+        if matches!(self.starter, Starter::Unit(_)) {
+            return Ok(Standing::Unwatched);
+        }
+        let instances = Instances::open(self, scene)?;
+        let masters = match instances.find(live)? {
+            Some(Instance::Processes { masters, .. }) => masters,
+            _ => Vec::new(),
+        };
+        if masters.is_empty() {
+            return Ok(if instances.knows(live) { Standing::Gone } else { Standing::Unwatched });
+        }
+        // Workers outlive a master that was killed, and nobody replaces them; a master that was exchanged has workers of its own.
+        let is_orphaned = !known.is_empty()
+            && !known.iter().any(Process::is_alive)
+            && !matches!(masters.as_slice(), [successor] if !successor.children().is_empty());
+        let listens = http::listens(&self.socket_of(scene.link, live));
+        Ok(if listens && !is_orphaned { Standing::Serves(masters) } else { Standing::Gone })
+    }
+
+    /// Starts the instance of the live release again, which has ended, and counts that.
+    pub(in crate::restart) fn start_again(&self, scene: &Scene<'_>, live: Serving<'_>, now: i64) -> Result<StartedAgain, RestartError> {
+        if let Some(obstacle) = self.obstacle() {
+            return Err(obstacle);
+        }
+        let instances = Instances::open(self, scene)?;
+        let before = started_again(scene.instances, live.name).map_or(0, |before| before.times);
+        let again = StartedAgain { times: before.saturating_add(1), last: now };
+        instances.again.set(Some(again));
+        if instances.find(live.name)?.is_some() {
+            instances.stop(live.name, Duration::ZERO)?;
+        }
+        self.bring_up(&instances, live)?;
+        self.name(scene.link, live.name)?;
+        Ok(again)
+    }
+}

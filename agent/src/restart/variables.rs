@@ -1,0 +1,103 @@
+//! Files of variables for units. What the agent starts itself is given `[env]` and the settings module; a unit reads them from a file of the root, by
+//! `EnvironmentFile=`, and so the server has what its release was made with, whoever starts it.
+//!
+//! There is one file for each instance, called as its unit is (`.agent/variables/blue`), and `live` for units that serve in place. Only the agent may write
+//! there, for the service manager reads the files as root; and nobody else may read them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::{RestartError, Scene, Serving};
+use crate::site::write_durably;
+use crate::tools::environment_file;
+
+/// The file of units that serve in place.
+pub(crate) const LIVE: &str = "live";
+/// What it held before the run.
+const FORMER: &str = "live.former";
+
+/// What units are given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Variables<'a> {
+    /// The directory of the files.
+    pub dir: &'a Path,
+    /// `[env]` and the settings module: what is no secret.
+    pub plain: &'a [(String, String)],
+}
+
+impl Variables<'_> {
+    /// The file of what is called so.
+    pub(super) fn file(&self, called: &str) -> PathBuf {
+        self.dir.join(called)
+    }
+}
+
+/// Writes the file of an instance, before its unit is started.
+pub(super) fn write(scene: &Scene<'_>, called: &str, serving: Serving<'_>) -> Result<(), RestartError> {
+    let mut variables = serving.env(scene.variables.plain);
+    variables.push(("RELEASE_APP".to_owned(), scene.app.to_string()));
+    write_file(scene, called, &variables)
+}
+
+/// Writes the file of what serves in place. It says nothing of the release: a server that is only reloaded keeps the variables that it was started with.
+pub(super) fn write_live(scene: &Scene<'_>) -> Result<(), RestartError> {
+    write_file(scene, LIVE, scene.variables.plain)
+}
+
+fn write_file(scene: &Scene<'_>, called: &str, variables: &[(String, String)]) -> Result<(), RestartError> {
+    let (text, left_out) = environment_file::written(variables);
+    if !left_out.is_empty() {
+        (scene.warn)(&format!(
+            "units do not get {} of [env]: something in its value is no character to Unicode, and systemd would refuse the file",
+            left_out.join(", ")
+        ));
+    }
+    let text = format!("# Written by release-agent for {} of {}, and written anew by each run.\n{text}", called, scene.app);
+    replace(scene, called, text.as_bytes())
+}
+
+/// A file that says the same is left alone: when it was changed tells which processes have what it says.
+fn replace(scene: &Scene<'_>, called: &str, text: &[u8]) -> Result<(), RestartError> {
+    let (dir, file) = (scene.variables.dir, scene.variables.file(called));
+    if fs::read(&file).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(|source| RestartError::File { act: "make", path: dir.to_owned(), source })?,
+    }
+    Ok(write_durably(&file, text, 0o600)?)
+}
+
+/// Keeps what the file of units in place holds, for the way back. Nothing there yet is kept as nothing.
+pub(super) fn keep_former(scene: &Scene<'_>) -> Result<(), RestartError> {
+    let text = fs::read(scene.variables.file(LIVE)).unwrap_or_default();
+    replace(scene, FORMER, &text)
+}
+
+/// Puts back what was there before the run; nothing to do where nothing was kept, or it was put back already.
+pub(super) fn put_back(scene: &Scene<'_>) -> Result<(), RestartError> {
+    let Ok(text) = fs::read(scene.variables.file(FORMER)) else { return Ok(()) };
+    replace(scene, LIVE, &text)?;
+    forget_former(scene);
+    Ok(())
+}
+
+/// The new release serves, or never came to: nothing is to be put back any more.
+pub(super) fn forget_former(scene: &Scene<'_>) {
+    // One that stays is replaced by the next run, before it begins.
+    let _ = fs::remove_file(scene.variables.file(FORMER));
+}
+
+/// Removes the files of releases that are gone.
+pub(super) fn sweep(scene: &Scene<'_>, releases: &Path) {
+    for entry in fs::read_dir(scene.variables.dir).into_iter().flatten().flatten() {
+        let release = entry.file_name().to_str().and_then(|name| name.parse::<agent_model::names::ReleaseName>().ok());
+        if release.is_some_and(|release| !releases.join(release.as_str()).exists()) {
+            // One that stays does no harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

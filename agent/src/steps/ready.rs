@@ -1,0 +1,196 @@
+//! What can be told before anything is made: settings that can be read and cannot be right. `doctor` finds the same.
+
+use std::fs;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups};
+
+use crate::settings::{App, Executor};
+use crate::site::Site;
+use crate::tools::http::Target;
+
+/// Something that cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unready {
+    /// What was looked at, as `doctor` calls it.
+    pub what: &'static str,
+    /// Whether a release is bound to fail by it.
+    pub fatal: Fatal,
+    /// The sentence.
+    pub text: String,
+    /// One command or one edit.
+    pub cure: String,
+}
+
+/// Whether a release is bound to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fatal {
+    /// No release can go live.
+    Yes,
+    /// Some can.
+    No,
+}
+
+/// What cannot be right about the secrets, as far as they are the agent's to read.
+pub(crate) fn secrets(app: &App) -> Vec<Unready> {
+    let unready = |text: String, cure: String| Unready { what: "secrets", fatal: Fatal::No, text, cure };
+    let mut found = Vec::new();
+    for path in &app.secrets {
+        let shown = path.display();
+        let says_nothing = || unready(format!("{shown} sets nothing"), format!("put the secrets into {shown}, as NAME=value"));
+        if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+            found.push(says_nothing());
+            continue;
+        }
+        // With units the service manager hands them to those whom they are for.
+        let Some(read) = (app.executor == Executor::Direct).then(|| app.read_secrets(std::slice::from_ref(path)).ok()).flatten() else {
+            continue;
+        };
+        if read.is_empty() {
+            found.push(says_nothing());
+        }
+        let empty: Vec<&str> = read.iter().filter(|(_, value)| value.is_empty()).map(|(name, _)| name.as_str()).collect();
+        if !empty.is_empty() {
+            let names = empty.join(", ");
+            found.push(unready(
+                format!("{shown} sets {names} to nothing"),
+                format!("give {names} a value in {shown}, or take the line away"),
+            ));
+        }
+    }
+    found
+}
+
+/// Addresses of checks that lead nowhere.
+pub(crate) fn checks(app: &App) -> Vec<Unready> {
+    let mut found = Vec::new();
+    for check in &app.checks {
+        let shown = check.shown();
+        let unready =
+            |fatal, text| Unready { what: "check", fatal, text, cure: "correct url in the [[check]] of the app's file".to_owned() };
+        match &check.target {
+            Target::Tcp(host, _) if host.parse::<IpAddr>().is_err() => {
+                if let Err(err) = (host.as_str(), 80).to_socket_addrs() {
+                    found.push(unready(Fatal::Yes, format!("{shown} cannot be asked: there is no host {host} ({err})")));
+                }
+            }
+            Target::Tcp(..) => {}
+            Target::Unix(socket) | Target::Uwsgi(socket) => {
+                // A unit may make it when it starts (RuntimeDirectory=).
+                let dir = socket.parent().unwrap_or(Path::new("/"));
+                if !dir.is_dir() {
+                    found.push(unready(Fatal::No, format!("{shown} finds no socket: there is no directory {}", dir.display())));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Shared directories that a user who serves cannot write in.
+pub(crate) fn shared(app: &App, site: &Site, user: Uid) -> Vec<Unready> {
+    if user.is_root() {
+        return Vec::new();
+    }
+    let shared = site.root().join("shared");
+    // Where nothing in it is named, the agent's own programs may well have a database right in it; others need not write there.
+    let whole = (app.shared.dirs.is_empty() && user == geteuid()).then(|| shared.clone());
+    let dirs = app.shared.dirs.iter().map(|dir| shared.join(dir)).chain(whole);
+    let groups = groups_of(user);
+    let mut found: Vec<Unready> = Vec::new();
+    for dir in dirs {
+        let Some(owner) = cannot_write(&dir, user, &groups) else { continue };
+        let (name, owner) = (name_of(user), name_of(owner));
+        let (text, cure) = (
+            format!("{} belongs to {owner}, and {name}, who serves, may not write in it", dir.display()),
+            format!("chown -R {name} {}", dir.display()),
+        );
+        found.push(Unready { what: "shared", fatal: Fatal::No, text, cure });
+    }
+    found
+}
+
+/// The owner of a directory that a user may not write in.
+fn cannot_write(dir: &PathBuf, user: Uid, groups: &[Gid]) -> Option<Uid> {
+    let meta = fs::metadata(dir).ok()?;
+    let bits = if meta.uid() == user.as_raw() {
+        meta.mode() >> 6
+    } else if groups.iter().any(|group| group.as_raw() == meta.gid()) {
+        meta.mode() >> 3
+    } else {
+        meta.mode()
+    };
+    (bits & 0o3 != 0o3).then(|| Uid::from_raw(meta.uid()))
+}
+
+fn groups_of(user: Uid) -> Vec<Gid> {
+    if user == geteuid() {
+        return getgroups().unwrap_or_default().into_iter().chain([getegid()]).collect();
+    }
+    let Some(user) = User::from_uid(user).ok().flatten() else { return Vec::new() };
+    let name = std::ffi::CString::new(user.name.as_str()).unwrap_or_default();
+    getgrouplist(&name, user.gid).unwrap_or_else(|_| vec![user.gid])
+}
+
+fn name_of(user: Uid) -> String {
+    User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use super::*;
+
+    fn app(text: &str) -> App {
+        crate::settings::parse_app(&format!("repository = \"https://x/y.git\"\n{text}"))
+    }
+
+    fn texts(found: &[Unready]) -> Vec<&str> {
+        found.iter().map(|unready| unready.text.as_str()).collect()
+    }
+
+    #[test]
+    fn secrets_that_set_nothing_are_told_by_name_and_never_by_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("shop.env");
+        let app = app(&format!("[secrets]\nfiles = [{file:?}]"));
+        for (text, told) in [("", "sets nothing"), ("# soon\n", "sets nothing"), ("A=hunter2\nB=\nC=''\n", "sets B, C to nothing")] {
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(texts(&secrets(&app)), [format!("{} {told}", file.display())], "{text:?}");
+        }
+        fs::write(&file, "A=1\n").unwrap();
+        assert_eq!(secrets(&app), []);
+    }
+
+    #[test]
+    fn an_address_of_a_check_that_leads_nowhere_is_told() {
+        let found = checks(&app("[[check]]\nurl = \"http://no-such-host.invalid/\"\n[[check]]\nurl = \"unix:/nowhere/at/all.sock:/\""));
+        assert_eq!(found.iter().map(|unready| unready.fatal).collect::<Vec<_>>(), [Fatal::Yes, Fatal::No]);
+        assert!(found[0].text.contains("there is no host no-such-host.invalid"), "{found:?}");
+        assert_eq!(found[1].text, "GET unix:/nowhere/at/all.sock:/ finds no socket: there is no directory /nowhere/at");
+        assert_eq!(checks(&app("[[check]]\nurl = \"http://127.0.0.1:1/\"\n[[check]]\nurl = \"unix:/tmp/x.sock:/\"")), []);
+    }
+
+    #[test]
+    fn shared_directories_of_root_are_told_of_another_user() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site::open(dir.path()).unwrap();
+        let media = dir.path().join("shared/media");
+        fs::create_dir(&media).unwrap();
+        let nobody = User::from_name("nobody").unwrap().unwrap().uid;
+        let app = app("[shared]\ndirs = [\"media\"]");
+        let found = shared(&app, &site, nobody);
+        assert!(found[0].text.contains("media belongs to root, and nobody, who serves, may not write in it"), "{found:?}");
+        assert_eq!(found[0].cure, format!("chown -R nobody {}", media.display()));
+        assert_eq!(shared(&app, &site, Uid::from_raw(0)), []);
+        chown(&media, Some(nobody.as_raw()), None).unwrap();
+        assert_eq!(shared(&app, &site, nobody), [], "what is needed can be written");
+    }
+}
