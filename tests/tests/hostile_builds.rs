@@ -582,7 +582,7 @@ fn bld_15_a_program_of_a_wheel_that_forks_at_once() {
     let open = bench.path("open");
     fs::create_dir_all(&open).unwrap();
     let made = bench.path("made");
-    let source = FORKING_PYTHON.replace("BENCH", &bench.path("").display().to_string().trim_end_matches('/').to_owned());
+    let source = FORKING_PYTHON.replace("BENCH", bench.path("").display().to_string().trim_end_matches('/'));
     let source = source.replace("#include <fcntl.h>", "#define _GNU_SOURCE\n#include <fcntl.h>");
     bench.write("made/python.c", source);
     let compiled = Command::new("gcc").args(["-O1", "-static", "-o", "python", "python.c"]).current_dir(&made).status().unwrap();

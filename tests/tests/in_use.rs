@@ -1,5 +1,4 @@
 //! What a command still uses is not removed under it, whoever runs it and however it was started.
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,5 @@
 //! The interpreter of a release belongs to the host, which may be upgraded below it.
 
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
 use std::fs;
 
 use agent_tests::Bench;

@@ -165,11 +165,10 @@ pub(super) fn other_interpreter(tree: &Tree, interpreter: &Interpreter) -> Optio
 /// The first of the files that stands beside a manage.py further down, as in a repository of several projects.
 fn below(tree: &Tree) -> Option<PathBuf> {
     let in_project = |dir: &PathBuf| dir.join("manage.py").is_file();
-    let found = directories(tree.root(), DEEPEST).into_iter().filter(in_project).find_map(|dir| {
+    directories(tree.root(), DEEPEST).into_iter().filter(in_project).find_map(|dir| {
         let file = LOOKED_FOR.iter().map(|name| dir.join(name)).find(|file| file.is_file())?;
         Some(file.strip_prefix(tree.root()).ok()?.to_owned())
-    });
-    found
+    })
 }
 
 /// How many directories down a project is looked for.
