@@ -135,7 +135,7 @@ fn what_visitors_leave_never_lies_in_a_release_and_migrations_without_a_dump_are
 
     // As the hint says, and nothing else.
     fs::create_dir(bench.root_of("demo").join("shared/data")).unwrap();
-    bench.app("demo", &in_the_release.replace("[restart]", "[shared]\ndirs = [\"data\"]\n\n[restart]"));
+    bench.app("demo", &in_the_release.replace("[restart]", "[shared]\ndirs = [\"data\"]\n\n[restart]")).reload();
     let settings = fs::read_to_string(repo.path().join("noticeboard/settings.py")).unwrap();
     let settings = settings.replace("BASE_DIR / \"db.sqlite3\"", "BASE_DIR / \"data/db.sqlite3\"");
     let uploads = "\nif os.environ.get(\"UPLOADS\"):\n    MEDIA_ROOT = BASE_DIR / os.environ[\"UPLOADS\"]\n";
@@ -160,7 +160,9 @@ fn what_visitors_leave_never_lies_in_a_release_and_migrations_without_a_dump_are
     let current = bench.live("demo").unwrap();
     assert_ne!(current, live);
     let other = in_the_release.replace("[restart]", "[backup]\n\n[shared]\ndirs = [\"data\"]\n\n[restart]");
-    bench.app("demo", &other.replace("[env]\n", "[env]\nUPLOADS = \"uploads\"\n").replace("[django]\n", "[django]\ncheck = false\n"));
+    bench
+        .app("demo", &other.replace("[env]\n", "[env]\nUPLOADS = \"uploads\"\n").replace("[django]\n", "[django]\ncheck = false\n"))
+        .reload();
     let found = findings(&bench, "state");
     assert!(found[0].0 == "error" && found[0].1.contains("MEDIA_ROOT lies in the release, at uploads"), "{found:?}");
     assert!(found[0].2.contains("add \"uploads\" to [shared] dirs"), "{found:?}");
