@@ -47,7 +47,7 @@ impl Site {
         let socket = self.bench.path(SITE_SOCKET);
         let url = format!("unix:{}:/", socket.display());
         format!(
-            "repository = {:?}\nrefs = [\"main\"]\n[restart]\nstrategy = \"handover\"\nsocket = {socket:?}\nconfirm = {confirm:?}\ndrain = \"2s\"\n\
+            "repository = {:?}\nbranches = [\"main\"]\n[restart]\nstrategy = \"handover\"\nsocket = {socket:?}\nconfirm = {confirm:?}\ndrain = \"2s\"\n\
              command = [\"uwsgi\", \"--plugin\", \"python3\", \"--master\", \"--die-on-term\", \"--need-app\", \"--processes\", \"2\", \"--wsgi-file\", \
              \"app.py\", \"--http-socket\", \"{{socket}}\"]\n[[check]]\nurl = {url:?}\ncontains = \"ok\"\nrelease_header = \"X-Release\"\nwithin = \"8s\"\n\
              stable = \"300ms\"\n",
@@ -188,7 +188,7 @@ fn what_is_wrong_beside_the_code_is_found_by_doctor_and_told_before_anything_is_
     fs::set_permissions(&secrets, fs::Permissions::from_mode(0o600)).unwrap();
     let settings = |url: &str| {
         format!(
-            "repository = {:?}\nrefs = [\"main\"]\n[secrets]\nfiles = [{secrets:?}]\n[restart]\nstrategy = \"none\"\n[[check]]\nurl = {url:?}\nwithin = \
+            "repository = {:?}\nbranches = [\"main\"]\n[secrets]\nfiles = [{secrets:?}]\n[restart]\nstrategy = \"none\"\n[[check]]\nurl = {url:?}\nwithin = \
              \"1s\"\nstable = \"100ms\"\n",
             repo.path()
         )
@@ -237,7 +237,7 @@ fn shared_directories_of_another_user_are_told_before_anything_is_made() {
     let bench = Bench::new("shared of root");
     let repo = bench.repo("plain");
     repo.write("page.html", "one").commit("One");
-    let text = format!("repository = {:?}\nrefs = [\"main\"]\n[shared]\ndirs = [\"media\"]\n", repo.path());
+    let text = format!("repository = {:?}\nbranches = [\"main\"]\n[shared]\ndirs = [\"media\"]\n", repo.path());
     bench.app("plain", &text);
     let media = bench.root_of("plain").join("shared/media");
     fs::create_dir_all(&media).unwrap();
