@@ -24,6 +24,7 @@ mod reserve;
 mod seal;
 mod slots;
 mod takeover;
+mod told;
 mod tree;
 mod underway;
 mod unsettled;

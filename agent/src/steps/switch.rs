@@ -157,8 +157,9 @@ fn tell(cx: &Cx<'_>, proof: &Proof) {
     for note in &proof.notes {
         cx.note(note);
     }
+    // They follow from the settings: the next releases leave them to doctor.
     for warning in &proof.warnings {
-        cx.warn(warning);
+        if cx.site.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
     }
 }
 
