@@ -230,6 +230,7 @@ fn what_stands_is_never_followed_by_taken_back_and_the_last_line_has_the_word_of
             What::Undone { step: "migrate".into(), ms: 20, stands: true },
             What::UndoStarted { step: "fetch".into() },
             What::Undone { step: "fetch".into(), ms: 20, stands: false },
+            asked(None, Some(true)),
             What::Ended { outcome, live: Some(OLD.into()), ms: 8400, database: Some(left().text) },
         ]
     };

@@ -222,16 +222,3 @@ fn a_request_is_read_as_it_was_written() {
         assert_eq!(Word::read(&mut word.encoded().as_slice()).unwrap(), word);
     }
 }
-
-#[test]
-#[ignore = "it only measures"]
-fn what_a_supervisor_costs() {
-    let times = |leftovers: Leftovers| {
-        let program = Program::new("/bin/true").leftovers(leftovers);
-        let begun = Instant::now();
-        (0..200).for_each(|_| minute("t:40", |watch| program.run(watch)).0.unwrap());
-        begun.elapsed() / 200
-    };
-    let (alone, supervised) = (times(Leftovers::Leave), times(Leftovers::End));
-    eprintln!("{alone:?} alone, {supervised:?} under a supervisor");
-}
