@@ -175,7 +175,7 @@ fn exception(line: &str) -> Option<String> {
     Some(if message.split_whitespace().count() > 2 { message.to_owned() } else { format!("{class}: {message}") })
 }
 
-/// The place in the traceback that is the project's own, as `wsgi.py:5`; the innermost one where none is.
+/// The innermost place in the traceback that is the project's own, as `wsgi.py:5`: a line of a library tells nobody anything.
 fn frame(traceback: &[String]) -> Option<String> {
     let frames = traceback.iter().rev().filter_map(|line| {
         let (file, rest) = line.trim().strip_prefix("File \"")?.split_once("\", line ")?;
@@ -184,7 +184,7 @@ fn frame(traceback: &[String]) -> Option<String> {
     });
     let frames: Vec<(String, String)> = frames.collect();
     let own = |(file, _): &&(String, String)| !file.contains("/site-packages/") && !file.contains("/lib/python") && !file.starts_with('<');
-    let (file, number) = frames.iter().find(own).or(frames.first())?;
+    let (file, number) = frames.iter().find(own)?;
     Some(format!("{}:{number}", file.rsplit('/').next().unwrap_or(file)))
 }
 

@@ -971,6 +971,8 @@ unable to load app 0";
     assert_eq!(said("exit status 1", "KeyError: 'DB'").as_deref(), Some("KeyError: 'DB'"));
     let wrapped = "django.db.utils.OperationalError: no such table: shop_order";
     assert_eq!(said("exit status 1", wrapped).as_deref(), Some("no such table: shop_order"));
+    let library = "  File \"/x/venv/lib/python3.11/site-packages/psycopg/cursor.py\", line 117, in execute\nOperationalError: canceling statement due to lock timeout";
+    assert_eq!(said("exit status 1", library).as_deref(), Some("canceling statement due to lock timeout"));
     let uv = "error: No solution found when resolving dependencies\n  cause: Because six was not found, we\n\nhint: x";
     assert_eq!(said("exit status 1", uv).as_deref(), Some("Because six was not found, we"));
     assert_eq!(said("exit status 128", "fatal: not a tree").as_deref(), Some("not a tree"));
