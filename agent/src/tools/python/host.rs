@@ -198,6 +198,9 @@ impl Host {
             // A dead index is told in time; what the operator sets goes before.
             .env("PIP_RETRIES", "2")
             .env("UV_PYTHON_DOWNLOADS", "never")
+            // What this host trusts, as its pip does: an authority of one's own is not among those that uv brings. Older versions know the other name.
+            .env("UV_SYSTEM_CERTS", "1")
+            .env("UV_NATIVE_TLS", "1")
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .env("PIP_NO_INPUT", "1")
             .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
