@@ -39,7 +39,7 @@ impl From<&Caller> for Kept {
     }
 }
 
-/// Whoever asked, by what is in force now; nothing where an older agent wrote down too little to tell.
+/// The caller of a run, by what is in force now; nothing where an older agent wrote down too little to tell.
 ///
 /// # Errors
 /// [`Refusal::Untrusted`] when nobody would be taken for that caller today.

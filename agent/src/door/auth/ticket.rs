@@ -23,7 +23,7 @@ pub(in crate::door) fn is_of(token: &str, run: RunId, key: &str) -> bool {
     verify(&Key::new(HMAC_SHA256, key.as_bytes()), message(run).as_bytes(), &tag).is_ok()
 }
 
-/// How long a run's token is good after the run has ended: whoever follows it may have to come back.
+/// How long a run's token is good after the run has ended: a follower may have to come back.
 const GOOD_AFTER_THE_END: TimeDelta = TimeDelta::hours(1);
 
 /// Whether the token of a run that has ended is good no more.
