@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -231,7 +231,8 @@ pub fn run() -> ExitCode {
 }
 
 fn start_log() {
-    let filter = EnvFilter::try_from_env("RELEASE_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked = std::env::var("RELEASE_AGENT_LOG").ok().and_then(|levels| levels.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let registry = tracing_subscriber::registry().with(filter);
     // Under systemd the journal gets fields of its own; everywhere else lines go to standard error.
     let to_journald = std::env::var_os("JOURNAL_STREAM").is_some();
