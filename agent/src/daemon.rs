@@ -26,8 +26,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::door::network::{self, Bound};
-use crate::door::{self, BindError, ControlSocket, House};
+use crate::api::network::{self, Bound};
+use crate::api::{self, ApiState, BindError, ControlSocket};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted, NotTaken};
 use crate::faults;
@@ -287,7 +287,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     // Before anything is written into it, which would make an old one look new.
     let newest = journal.newest();
     let (failed, failures) = mpsc::unbounded_channel();
-    let engines = Arc::new(Engines::new(journal.clone(), door::rights_of(settings.clone()), failed));
+    let engines = Arc::new(Engines::new(journal.clone(), api::rights_of(settings.clone()), failed));
     engines.recover_spot()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
     // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.
@@ -387,9 +387,9 @@ async fn answer(
     // Before anybody is answered: whoever was answered may take it that signals are heard.
     let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     let (stop, stopping) = watch::channel(false);
-    let house = House::new(engines.clone(), settings.clone());
-    let serving = tokio::spawn(door::serve(socket, house.clone(), stopping.clone()));
-    let on_the_network = tokio::spawn(network::serve(bound, house, stopping));
+    let state = ApiState::new(engines.clone(), settings.clone());
+    let serving = tokio::spawn(api::serve(socket, state.clone(), stopping.clone()));
+    let on_the_network = tokio::spawn(network::serve(bound, state, stopping));
     let reporter = Reporter::start(engines.journal().clone(), settings.clone());
     let watching = settings.watch();
     let mut changes = settings.follow();

@@ -12,7 +12,7 @@ mod work;
 mod steps;
 mod engine;
 mod report;
-mod door;
+mod api;
 mod setup;
 mod restore;
 

@@ -135,7 +135,7 @@ pub struct Network {
 }
 
 impl Bench {
-    /// Writes `agent.toml` with a network door, and its certificate. `top` are the keys above all sections, `sections` what follows `[https]`.
+    /// Writes `agent.toml` with an API on the network, and its certificate. `top` are the keys above all sections, `sections` what follows `[https]`.
     pub fn network(&self, top: &str, sections: &str, allowed_signers: &str) -> Network {
         let port = free_port();
         let ca = self.certificate("config/tls", &[HOST, "localhost"]);

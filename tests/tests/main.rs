@@ -1,6 +1,7 @@
 //! The tests from outside, in one program: each of its modules would else be linked with all that they share.
 
 mod alive;
+mod api;
 mod auth;
 mod backups;
 mod bad_input;
@@ -9,7 +10,6 @@ mod cli;
 mod crash;
 mod database;
 mod docs;
-mod door;
 mod evidence;
 mod failure;
 mod faults_clock;

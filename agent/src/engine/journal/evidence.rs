@@ -23,7 +23,7 @@ pub(crate) struct Evidence {
 /// What is kept of how a caller was known, to be judged again later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Proof {
-    /// The caller, as the door wrote it down; nothing in rows of older agents.
+    /// The caller, as the API wrote it down; nothing in rows of older agents.
     pub caller: Option<String>,
     /// The signatures of the request.
     pub signatures: Vec<String>,

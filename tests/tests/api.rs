@@ -1,4 +1,4 @@
-//! What comes to the door that should not: on the socket, over the network, and in what the agent says of secrets.
+//! What comes to the API that should not: on the socket, over the network, and in what the agent says of secrets.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the way to fail")]
 
 use std::fs;

@@ -64,14 +64,14 @@ async fn hear(
     let now = u64::try_from(Utc::now().timestamp()).unwrap_or_default();
     let source = source.ok_or_else(unproven)?;
     let claim = Claim::of(source, header, in_address, now).ok_or_else(unproven)?;
-    let settings = shared.house.settings.settings();
+    let settings = shared.state.settings.settings();
     // An app that follows nothing hears nothing.
     let following = name.as_ref().ok().and_then(|name| settings.apps.get(name)).filter(|app| app.follows.is_some());
     let secrets = following.iter().flat_map(|app| &app.hints).filter(|hint| hint.from == source).map(|hint| &hint.secret);
     let listening = whole(body, claim.listen(secrets)).await?;
     let Some(app) = following.filter(|_| listening.proven()) else { return Err(unproven()) };
     let name = app.name.clone();
-    let engine = shared.house.engines.get(&name).ok_or_else(|| NotTaken::NoApp(name.clone()))?;
+    let engine = shared.state.engines.get(&name).ok_or_else(|| NotTaken::NoApp(name.clone()))?;
     match blocking(move || Ok(engine.hear(source)?)).await? {
         Heard::WillLook(follows) => {
             let looks = view::WillLook { app: name.to_string(), follows: follows.to_string() };

@@ -67,7 +67,7 @@ pub(super) async fn take(
     let form = Form::parse(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
     let addressed = form.aud.is_some() || form.iat.is_some() || form.exp.is_some();
     if addressed || matches!(peer, Peer::Network) {
-        signed::envelope(&form, &shared.house, Utc::now())?;
+        signed::envelope(&form, &shared.state, Utc::now())?;
     }
     if let Some(path) = form.reads()? {
         return read(reading, path, caller, &headers).await;
@@ -75,7 +75,7 @@ pub(super) async fn take(
     let request = Request::try_from(&form)?;
     let (engine, authorised) = shared.enter(&caller, &form.app, request.act.right())?;
     if let Some(job) = &job {
-        token::judge(job, &form, &request.act, shared.house.engines.journal().memory())?;
+        token::judge(job, &form, &request.act, shared.state.engines.journal().memory())?;
     }
     let evidence = Evidence { text, ..evidence };
     let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &evidence)?)).await?;
@@ -84,14 +84,14 @@ pub(super) async fn take(
         Accepted::Before(run) => (StatusCode::OK, run),
     };
     let events = format!("/v1/runs/{run}/events");
-    let token = ticket::of(run, shared.house.engines.journal().events_key());
+    let token = ticket::of(run, shared.state.engines.journal().events_key());
     Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events, token: Some(token) })).into_response())
 }
 
 /// Steps 1 to 5, or an ID token, with the job that it speaks for. Whatever is wrong, the answer is the same; but nobody is told to be unknown while the
 /// keys of an issuer are.
 async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<Asker, Refused> {
-    let house = &shared.house;
+    let state = &shared.state;
     let refused = |why: &dyn std::error::Error| {
         static UNPROVEN: Seldom = Seldom::new();
         if let Some(untold) = UNPROVEN.tells() {
@@ -100,13 +100,13 @@ async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Byte
         Refused::unsigned()
     };
     if headers.contains_key(header::AUTHORIZATION) && !headers.contains_key(SIGNATURE_HEADER) {
-        return match token::caller(house, headers, body, Utc::now()).await {
+        return match token::caller(state, headers, body, Utc::now()).await {
             Ok((caller, job)) => Ok(Asker { caller, job: Some(job), evidence: Evidence::default() }),
             Err(why @ Unproven::NoKeys(_)) => Err(Refused::no_keys(&why)),
             Err(why) => Err(refused(&why)),
         };
     }
-    let (caller, evidence) = signed::caller(headers, body, &house.settings.material(), Utc::now()).map_err(|why| refused(&why))?;
+    let (caller, evidence) = signed::caller(headers, body, &state.settings.material(), Utc::now()).map_err(|why| refused(&why))?;
     Ok(Asker { caller, job: None, evidence })
 }
 

@@ -13,12 +13,12 @@ fn message(run: RunId) -> String {
 }
 
 /// The token of a run.
-pub(in crate::door) fn of(run: RunId, key: &str) -> String {
+pub(in crate::api) fn of(run: RunId, key: &str) -> String {
     URL_SAFE_NO_PAD.encode(sign(&Key::new(HMAC_SHA256, key.as_bytes()), message(run).as_bytes()))
 }
 
 /// Whether a token is that of the run; told apart in the same time wherever it differs.
-pub(in crate::door) fn is_of(token: &str, run: RunId, key: &str) -> bool {
+pub(in crate::api) fn is_of(token: &str, run: RunId, key: &str) -> bool {
     let Ok(tag) = URL_SAFE_NO_PAD.decode(token) else { return false };
     verify(&Key::new(HMAC_SHA256, key.as_bytes()), message(run).as_bytes(), &tag).is_ok()
 }
@@ -27,12 +27,12 @@ pub(in crate::door) fn is_of(token: &str, run: RunId, key: &str) -> bool {
 const GOOD_AFTER_THE_END: TimeDelta = TimeDelta::hours(1);
 
 /// Whether the token of a run that has ended is good no more.
-pub(in crate::door) fn is_over(ended: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+pub(in crate::api) fn is_over(ended: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     now.signed_duration_since(ended) > GOOD_AFTER_THE_END
 }
 
 /// The bearer token of a request (RFC 6750, section 2.1), when it has exactly one.
-pub(in crate::door) fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(in crate::api) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

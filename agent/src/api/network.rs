@@ -1,4 +1,4 @@
-//! The door to the network: TLS 1.2 and 1.3 on the addresses of `[https]` and on sockets that the service manager hands over. Who connects is nobody
+//! The API on the network: TLS 1.2 and 1.3 on the addresses of `[https]` and on sockets that the service manager hands over. Who connects is nobody
 //! until a request proves otherwise. The certificate is looked up anew for each handshake, so that a renewed one needs no more than to be there.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use super::connection::{self, Seats};
 use super::seldom::Seldom;
 use super::socket::BindError;
-use super::{House, auth, routes, stopped};
+use super::{ApiState, auth, routes, stopped};
 use crate::settings::watch::InForce;
 
 /// The most connections at a time.
@@ -96,17 +96,17 @@ struct Hall {
 }
 
 /// Serves until `stop` says so. Addresses that the settings gain or lose while the agent runs are taken up and given up.
-pub(crate) async fn serve(bound: Bound, house: House, mut stop: watch::Receiver<bool>) {
-    let Ok(config) = config(house.settings.clone()) else {
+pub(crate) async fn serve(bound: Bound, state: ApiState, mut stop: watch::Receiver<bool>) {
+    let Ok(config) = config(state.settings.clone()) else {
         return tracing::error!("TLS cannot be set up: nobody is answered on the network");
     };
     let hall = Hall {
         config,
-        router: routes::router(house.clone(), stop.clone()).layer(axum::Extension(auth::Peer::Network)),
+        router: routes::router(state.clone(), stop.clone()).layer(axum::Extension(auth::Peer::Network)),
         places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         handshakes: Arc::new(Semaphore::new(MOST_HANDSHAKES)),
         seats: Seats::default(),
-        settings: house.settings.clone(),
+        settings: state.settings.clone(),
     };
     let stopping = stop.clone();
     let begin = |listener: TcpListener| -> JoinHandle<()> { tokio::spawn(accept(listener, hall.clone(), stopping.clone())) };
@@ -116,7 +116,7 @@ pub(crate) async fn serve(bound: Bound, house: House, mut stop: watch::Receiver<
     for address in ours.keys() {
         tracing::info!("listening on {address}");
     }
-    let mut changes = house.settings.follow();
+    let mut changes = state.settings.follow();
     loop {
         let wanted = changes.borrow_and_update().agent.https.as_ref().map(|https| https.listen.clone()).unwrap_or_default();
         for (address, task) in ours.extract_if(.., |address, _| !wanted.contains(address)) {

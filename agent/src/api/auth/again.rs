@@ -43,7 +43,7 @@ impl From<&Caller> for Kept {
 ///
 /// # Errors
 /// [`Refusal::Untrusted`] when nobody would be taken for that caller today.
-pub(in crate::door) fn caller(
+pub(in crate::api) fn caller(
     proof: &Proof,
     told: &str,
     app: &AppName,

@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 
 use super::ticket;
-use crate::door::House;
-use crate::door::answer::Refused;
-use crate::door::seldom::Seldom;
+use crate::api::ApiState;
+use crate::api::answer::Refused;
+use crate::api::seldom::Seldom;
 use crate::tools::https::{Call, CallError, Reply, Roots};
 use crate::trust::{BadKeys, BadToken, Here, Issuer, Job, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
 use crate::work::chain;
@@ -25,7 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why nobody knows who asks. It goes to the log, never to whoever asks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(in crate::door) enum Unproven {
+pub(in crate::api) enum Unproven {
     /// The token is not believed.
     #[error(transparent)]
     Token(#[from] BadToken),
@@ -41,22 +41,22 @@ pub(in crate::door) enum Unproven {
 }
 
 /// Who asks with the ID token of a request, and the job that it speaks for.
-pub(in crate::door) async fn caller(
-    house: &House,
+pub(in crate::api) async fn caller(
+    state: &ApiState,
     headers: &HeaderMap,
     body: &[u8],
     now: DateTime<Utc>,
 ) -> Result<(Caller, Job), Unproven> {
     let token = ticket::bearer(headers).ok_or(Unproven::NotOne)?;
-    let agent = &house.settings.settings().agent;
+    let agent = &state.settings.settings().agent;
     let host = agent.https.as_ref().map(|https| &https.host).ok_or(Unproven::NoHost)?;
     let now = u64::try_from(now.timestamp()).unwrap_or_default();
-    house.tokens.prove(&agent.issuers, token, Here { host, body, now }).await
+    state.tokens.prove(&agent.issuers, token, Here { host, body, now }).await
 }
 
 /// Whether a job may ask for this, whatever it is granted: a release is one of what the job runs for, and a token that is older than all that the
 /// journal remembers may have started a run before.
-pub(in crate::door) fn judge(job: &Job, form: &Form, act: &Act, memory: u64) -> Result<(), Refused> {
+pub(in crate::api) fn judge(job: &Job, form: &Form, act: &Act, memory: u64) -> Result<(), Refused> {
     if job.issued < memory {
         return Err(NotNow::BeforeMemory.into());
     }
@@ -68,7 +68,7 @@ pub(in crate::door) fn judge(job: &Job, form: &Form, act: &Act, memory: u64) -> 
 
 /// The keys of the issuers, as far as they were needed.
 #[derive(Clone, Default)]
-pub(in crate::door) struct Tokens(Arc<Mutex<BTreeMap<String, Arc<Source>>>>);
+pub(in crate::api) struct Tokens(Arc<Mutex<BTreeMap<String, Arc<Source>>>>);
 
 /// One issuer, and what is known of its keys.
 struct Source {

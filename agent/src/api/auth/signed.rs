@@ -24,15 +24,15 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
-use crate::door::House;
-use crate::door::answer::Refused;
+use crate::api::ApiState;
+use crate::api::answer::Refused;
 use crate::engine::journal::Evidence;
 use crate::settings::https::Material;
 use crate::trust::{self, Untrusted, fingerprint};
 
 /// Why a request is believed to be nobody's. For the log alone.
 #[derive(Debug, Error)]
-pub(in crate::door) enum Unproven {
+pub(in crate::api) enum Unproven {
     /// Step 1.
     #[error("it has no signature")]
     Unsigned,
@@ -60,7 +60,7 @@ pub(in crate::door) enum Unproven {
 }
 
 /// Who signed these bytes: steps 1 to 5. What proves it is kept with the run.
-pub(in crate::door) fn caller(
+pub(in crate::api) fn caller(
     headers: &HeaderMap,
     body: &[u8],
     material: &Material,
@@ -125,11 +125,11 @@ fn proven(signature: &Sshsig, body: &[u8]) -> Result<(), Unproven> {
 }
 
 /// Steps 7 and 8: for whom it is, and when.
-pub(in crate::door) fn envelope(form: &Form, house: &House, now: DateTime<Utc>) -> Result<(), Refused> {
+pub(in crate::api) fn envelope(form: &Form, state: &ApiState, now: DateTime<Utc>) -> Result<(), Refused> {
     let envelope = Envelope::of(form)?;
-    let settings = house.settings.settings();
+    let settings = state.settings.settings();
     let host = settings.agent.https.as_ref().map(|https| &https.host).ok_or_else(Refused::no_host)?;
-    let journal = house.engines.journal();
+    let journal = state.engines.journal();
     let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
     clock(now, journal.newest())?;
     Ok(envelope.judge(host, seconds, journal.memory())?)

@@ -25,7 +25,7 @@ pub(crate) use socket::{BindError, ControlSocket, serve};
 
 /// What the handlers share.
 #[derive(Clone)]
-pub(crate) struct House {
+pub(crate) struct ApiState {
     /// The engines.
     pub engines: Arc<Engines>,
     /// The settings in force.
@@ -34,7 +34,7 @@ pub(crate) struct House {
     tokens: auth::token::Tokens,
 }
 
-impl House {
+impl ApiState {
     /// What the handlers of one agent share.
     pub(crate) fn new(engines: Arc<Engines>, settings: InForce) -> Self {
         Self { engines, settings, tokens: auth::token::Tokens::default() }

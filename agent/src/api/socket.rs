@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use super::answer::Refused;
 use super::connection::{self, MOST_HEADER_BYTES, Seats};
 use super::seldom::Seldom;
-use super::{House, auth, routes, stopped};
+use super::{ApiState, auth, routes, stopped};
 
 /// The most connections at a time.
 const MOST_CONNECTIONS: usize = 256;
@@ -131,7 +131,7 @@ impl ControlSocket {
 }
 
 /// Serves until `stop` says so; then open streams are ended, and answers under way are finished.
-pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(socket: ControlSocket, state: ApiState, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let seats = Seats::default();
     let on_the_way_out = Arc::new(Semaphore::new(MOST_ON_THE_WAY_OUT));
@@ -143,7 +143,7 @@ pub(crate) async fn serve(socket: ControlSocket, house: House, mut stop: watch::
             });
         }
     };
-    let router = routes::router(house, stop.clone());
+    let router = routes::router(state, stop.clone());
     loop {
         let accepted = tokio::select! {
             accepted = socket.listener.accept() => accepted,

@@ -23,7 +23,7 @@ use super::answer::Refused;
 use super::auth::{self, Known, ticket};
 use super::long::WhileThere;
 use super::take::{Acting, take};
-use super::{House, events, hints, long, rights};
+use super::{ApiState, events, hints, long, rights};
 use crate::engine::journal::Evidence;
 use crate::engine::{AppEngine, NotTaken, ask_all};
 use crate::report::metrics;
@@ -35,7 +35,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// What all handlers have.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) house: House,
+    pub(super) state: ApiState,
     stop: watch::Receiver<bool>,
 }
 
@@ -72,8 +72,8 @@ fn reading() -> Vec<(&'static str, MethodRouter<Shared>)> {
 }
 
 /// The router for one agent.
-pub(super) fn router(house: House, stop: watch::Receiver<bool>) -> Router {
-    let shared = Shared { house, stop };
+pub(super) fn router(state: ApiState, stop: watch::Receiver<bool>) -> Router {
+    let shared = Shared { state, stop };
     let reading =
         reading().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(shared.clone());
     let read_by_request = with_fallbacks(reading.clone());
@@ -134,14 +134,14 @@ impl Shared {
     /// The engine of an app, for a caller who has a right to it. Whoever has none learns nothing of which apps there are.
     pub(super) fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
         let name: AppName = app.parse()?;
-        let authorised = authorise(caller.clone(), right, &name, &self.house.settings.settings().agent.grants)?;
-        let engine = self.house.engines.get(&name).ok_or_else(|| self.house.engines.absent(&name))?;
+        let authorised = authorise(caller.clone(), right, &name, &self.state.settings.settings().agent.grants)?;
+        let engine = self.state.engines.get(&name).ok_or_else(|| self.state.engines.absent(&name))?;
         Ok((engine, authorised))
     }
 
     /// The engines of all apps that the caller may read. Whoever may read none is told so, and not that there is none.
     fn readable_engines(&self, caller: &Caller) -> Result<Vec<Arc<AppEngine>>, Refused> {
-        let all = self.house.engines.all();
+        let all = self.state.engines.all();
         let there = !all.is_empty();
         let readable: Vec<_> = all.into_iter().filter(|engine| self.may_read(caller, engine.name().as_str())).collect();
         if there && readable.is_empty() { Err(Refused::nothing_to_read(caller)) } else { Ok(readable) }
@@ -158,12 +158,12 @@ async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json
         ask_all(&engines);
         let apps = engines.iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
         // Other apps' names and paths stand in them.
-        let all = rights::may_see_all(&caller, &shared.house.settings.settings().agent.grants);
-        let of_files = shared.house.settings.complaints();
-        let absent = shared.house.engines.not_set_up(&shared.house.settings.settings());
+        let all = rights::may_see_all(&caller, &shared.state.settings.settings().agent.grants);
+        let of_files = shared.state.settings.complaints();
+        let absent = shared.state.engines.not_set_up(&shared.state.settings.settings());
         let absent = absent.iter().map(|absent| absent.cure.as_ref().map_or(absent.to_string(), |cure| format!("{absent}; {cure}")));
         let complaints = of_files.iter().map(ToString::to_string).chain(absent).filter(|_| all).collect();
-        Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.house.engines.draining(), apps, complaints }))
+        Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.state.engines.draining(), apps, complaints }))
     })
     .await
 }
@@ -302,7 +302,7 @@ async fn runs(State(shared): State<Shared>, Known(caller): Known, Asked(query): 
         let Limit(limit) = query.limit;
         let mut runs = Vec::new();
         for engine in engines {
-            runs.extend(shared.house.engines.journal().runs(engine.name(), query.after.0, limit).map_err(NotTaken::from)?);
+            runs.extend(shared.state.engines.journal().runs(engine.name(), query.after.0, limit).map_err(NotTaken::from)?);
         }
         runs.sort_by_key(|run| std::cmp::Reverse(run.run));
         runs.truncate(limit as usize);
@@ -314,14 +314,14 @@ async fn runs(State(shared): State<Shared>, Known(caller): Known, Asked(query): 
 /// A run that the caller may read. To whoever may not, it is as if it were not there.
 fn readable(shared: &Shared, caller: &Caller, run: &str) -> Result<(RunId, view::Run), Refused> {
     let run: RunId = run.parse()?;
-    let known = shared.house.engines.journal().run(run).map_err(NotTaken::from)?;
+    let known = shared.state.engines.journal().run(run).map_err(NotTaken::from)?;
     let known = known.filter(|known| shared.may_read(caller, &known.app)).ok_or(NotTaken::NoRun(run))?;
     Ok((run, known))
 }
 
 /// A run whose token this is. To whoever has another one, it is as if nothing had been said.
 fn by_ticket(shared: &Shared, token: &str, run: &str) -> Result<(RunId, view::Run), Refused> {
-    let journal = shared.house.engines.journal();
+    let journal = shared.state.engines.journal();
     let run: RunId = run.parse()?;
     if !ticket::is_of(token, run, journal.events_key()) {
         return Err(Refused::no_ticket());
@@ -334,7 +334,7 @@ fn by_ticket(shared: &Shared, token: &str, run: &str) -> Result<(RunId, view::Ru
     // A token is worth no more than the key that it was given for.
     let proof = journal.proof(run).map_err(NotTaken::from)?.unwrap_or_default();
     let app: AppName = known.app.parse()?;
-    auth::again::caller(&proof, &known.caller, &app, &shared.house.settings, now).map_err(|_| Refused::no_ticket())?;
+    auth::again::caller(&proof, &known.caller, &app, &shared.state.settings, now).map_err(|_| Refused::no_ticket())?;
     Ok((run, known))
 }
 
@@ -360,7 +360,7 @@ async fn run_evidence(
     blocking(move || {
         let (run, known) = readable(&shared, &caller, &run)?;
         let Evidence { text, signatures, keys } =
-            shared.house.engines.journal().evidence(run).map_err(NotTaken::from)?.ok_or(NotTaken::NoRun(run))?;
+            shared.state.engines.journal().evidence(run).map_err(NotTaken::from)?.ok_or(NotTaken::NoRun(run))?;
         // Another host that it names would still take it: then it is nobody's to have but the one who signed.
         let form = Form::parse(&text).ok();
         let until = form.filter(|form| form.aud.as_ref().is_some_and(|hosts| hosts.len() > 1)).and_then(|form| form.exp);
@@ -376,7 +376,7 @@ async fn run_evidence(
             signatures,
             keys,
             namespace: NAMESPACE.to_owned(),
-            allowed_signers: shared.house.settings.allowed_signers().display().to_string(),
+            allowed_signers: shared.state.settings.allowed_signers().display().to_string(),
         }))
     })
     .await
@@ -410,7 +410,7 @@ async fn run_events(
     let asking = shared.clone();
     let token = ticket::bearer(&headers).map(str::to_owned);
     let (run, nothing_more) = blocking(move || {
-        let journal = asking.house.engines.journal();
+        let journal = asking.state.engines.journal();
         let (run, known) = match (caller, token) {
             (Some(caller), _) => readable(&asking, &caller, &run)?,
             (None, Some(token)) => by_ticket(&asking, &token, &run)?,
@@ -424,7 +424,7 @@ async fn run_events(
         // To an EventSource, which comes back after every end, this says not to (WHATWG HTML, "Server-sent events").
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let body = events::body(shared.house.engines.journal().clone(), run, after, shape, shared.stop.clone());
+    let body = events::body(shared.state.engines.journal().clone(), run, after, shape, shared.stop.clone());
     Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body).into_response())
 }
 
@@ -447,9 +447,9 @@ async fn doctor(
     let turn = turn_to_search().await?;
     blocking(move || {
         let _turn = turn;
-        let all = rights::may_see_all(&caller, &shared.house.settings.settings().agent.grants);
+        let all = rights::may_see_all(&caller, &shared.state.settings.settings().agent.grants);
         let mut findings: Vec<view::Finding> = shared
-            .house
+            .state
             .settings
             .complaints()
             .iter()
@@ -462,22 +462,22 @@ async fn doctor(
                 cure: Some("mend the file; until then what was in force before stays in force".to_owned()),
             })
             .collect();
-        let settings = shared.house.settings.settings();
-        findings.extend(shared.house.settings.awaits_restart().filter(|_| all).map(|text| view::Finding {
+        let settings = shared.state.settings.settings();
+        findings.extend(shared.state.settings.awaits_restart().filter(|_| all).map(|text| view::Finding {
             app: None,
             what: "configuration".to_owned(),
             level: view::Level::Warning,
             text,
             cure: Some("systemctl restart release-agent".to_owned()),
         }));
-        findings.extend(shared.house.settings.unread_files().iter().filter(|_| all).map(|file| view::Finding {
+        findings.extend(shared.state.settings.unread_files().iter().filter(|_| all).map(|file| view::Finding {
             app: None,
             what: "configuration".to_owned(),
             level: view::Level::Warning,
             text: format!("{} is not read: only files that end in .toml are", file.display()),
             cure: Some(format!("mv {} {}", file.display(), file.with_extension("toml").display())),
         }));
-        findings.extend(shared.house.engines.not_set_up(&settings).into_iter().filter(|_| all).map(|absent| view::Finding {
+        findings.extend(shared.state.engines.not_set_up(&settings).into_iter().filter(|_| all).map(|absent| view::Finding {
             app: Some(absent.app.to_string()),
             what: "set-up".to_owned(),
             level: view::Level::Error,
@@ -495,9 +495,9 @@ async fn doctor(
         }
         findings.extend(engines.iter().flat_map(|engine| engine.examine()));
         if query.app.is_none() && all {
-            let newest = shared.house.engines.journal().newest();
-            findings.extend(rights::findings(&settings, &shared.house.settings.material(), newest, Utc::now()));
-            findings.extend(rights::open_files(shared.house.settings.config_dir(), &settings));
+            let newest = shared.state.engines.journal().newest();
+            findings.extend(rights::findings(&settings, &shared.state.settings.material(), newest, Utc::now()));
+            findings.extend(rights::open_files(shared.state.settings.config_dir(), &settings));
         }
         findings.sort_by_key(|finding| finding.level);
         Ok(Json(view::Doctor { findings }))
@@ -506,13 +506,13 @@ async fn doctor(
 }
 
 async fn whoami(State(shared): State<Shared>, Known(caller): Known) -> Json<view::Whoami> {
-    Json(rights::whoami(&caller, &shared.house.settings.settings().agent.grants))
+    Json(rights::whoami(&caller, &shared.state.settings.settings().agent.grants))
 }
 
 /// An agent that has not looked its journal through, or found it damaged, can do nothing.
 async fn healthz(State(shared): State<Shared>) -> Result<&'static str, Refused> {
     blocking(move || {
-        shared.house.engines.journal().looked_through().map_err(NotTaken::from)?;
+        shared.state.engines.journal().looked_through().map_err(NotTaken::from)?;
         Ok("ok\n")
     })
     .await

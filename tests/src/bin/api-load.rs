@@ -2,8 +2,8 @@
 //! signed, before the clock starts. For tests/bench.
 //!
 //! ```text
-//! door-load agent  PORT CA KEY SECONDS CONNECTIONS read|act|forged
-//! door-load webhook PORT SECRET SECONDS CONNECTIONS good|forged
+//! api-load agent  PORT CA KEY SECONDS CONNECTIONS read|act|forged
+//! api-load webhook PORT SECRET SECONDS CONNECTIONS good|forged
 //! ```
 //! KEY is a file with 32 bytes, the seed of an Ed25519 key.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             };
             load(seconds.parse()?, connections.parse()?, &make, &connect)?
         }
-        _ => return Err("see the top of tests/src/bin/door-load.rs".into()),
+        _ => return Err("see the top of tests/src/bin/api-load.rs".into()),
     };
     println!("{report}");
     Ok(())
