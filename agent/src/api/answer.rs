@@ -83,10 +83,10 @@ pub(super) enum Code {
     DiskFull,
     /// Nobody knows who asks.
     UnknownCaller,
-    /// Nothing proves that a hint comes from whom the operator knows.
-    UnprovenHint,
-    /// More hints come than anybody needs to send.
-    TooManyHints,
+    /// Nothing proves that a webhook comes from whom the operator knows.
+    UnprovenWebhook,
+    /// More webhooks come than anybody needs to send.
+    TooManyWebhooks,
     /// Too many are connected.
     Crowded,
     /// The agent is about to stop.
@@ -128,8 +128,8 @@ impl Code {
             Self::Root => "root",
             Self::DiskFull => "disk_full",
             Self::UnknownCaller => "unknown_caller",
-            Self::UnprovenHint => "unproven_hint",
-            Self::TooManyHints => "too_many_hints",
+            Self::UnprovenWebhook => "unproven_webhook",
+            Self::TooManyWebhooks => "too_many_webhooks",
             Self::Crowded => "crowded",
             Self::Draining => "draining",
         }
@@ -154,11 +154,11 @@ impl Code {
             Self::WrongType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Repository => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Locked => StatusCode::LOCKED,
-            Self::QueueFull | Self::TooOften | Self::TooManyHints => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::TooOften | Self::TooManyWebhooks => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::Root => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::UnknownCaller => StatusCode::FORBIDDEN,
-            Self::UnprovenHint => StatusCode::UNAUTHORIZED,
+            Self::UnprovenWebhook => StatusCode::UNAUTHORIZED,
             Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -212,17 +212,17 @@ impl Refused {
         Self::new(Code::TooLarge, format!("a request has at most {most} bytes"), None)
     }
 
-    /// A hint is not proven, for whatever reason: the log says a little more.
-    pub(super) fn unproven_hint() -> Self {
+    /// A webhook is not proven, for whatever reason: the log says a little more.
+    pub(super) fn unproven_webhook() -> Self {
         let hint =
             "compare the address, the secret and the clocks; the agent's own log may say more: journalctl -u release-agent".to_owned();
-        Self::new(Code::UnprovenHint, "nothing proves that this hint comes from where it says", Some(hint))
+        Self::new(Code::UnprovenWebhook, "nothing proves that this webhook comes from where it says", Some(hint))
     }
 
-    /// A hint came on top of many.
-    pub(super) fn too_many_hints() -> Self {
+    /// A webhook came on top of many.
+    pub(super) fn too_many_webhooks() -> Self {
         let hint = "nothing is lost: the agent looks all the same, at its own pace".to_owned();
-        Self::new(Code::TooManyHints, "more hints come than the agent needs", Some(hint))
+        Self::new(Code::TooManyWebhooks, "more webhooks come than the agent needs", Some(hint))
     }
 
     /// The body does not come.
@@ -407,7 +407,7 @@ impl From<NotTaken> for Refused {
             NotTaken::RootMoved { .. } => {
                 Self::new(Code::Root, detail, Some("restart the agent: it takes the new root up then".to_owned()))
             }
-            // Said to hints, which are not waited for.
+            // Said to webhooks, which are not waited for.
             NotTaken::AskedBefore | NotTaken::TooEarly => Self::new(Code::Busy, detail, None),
             NotTaken::NonceReused => Self::new(Code::NonceReused, detail, Some("make a new nonce".to_owned())),
             NotTaken::TokenReused => {

@@ -4,7 +4,7 @@ mod answer;
 mod auth;
 mod connection;
 mod events;
-mod hints;
+mod webhooks;
 mod lines;
 mod long;
 pub(crate) mod network;

@@ -1,4 +1,4 @@
-//! The addresses, and what each is answered. [`reading`], [`acting`] and [`hinting`] are the lists that the OpenAPI document is held against.
+//! The addresses, and what each is answered. [`reading`], [`acting`] and [`hooked`] are the lists that the OpenAPI document is held against.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::answer::Refused;
 use super::auth::{self, Known, ticket};
 use super::long::WhileThere;
 use super::take::{Acting, take};
-use super::{ApiState, events, hints, long, rights};
+use super::{ApiState, events, long, rights, webhooks};
 use crate::engine::journal::Evidence;
 use crate::engine::{AppEngine, NotTaken, ask_all};
 use crate::report::metrics;
@@ -44,9 +44,9 @@ fn acting() -> Vec<(&'static str, MethodRouter<Acting>)> {
     vec![("/v1/requests", post(take))]
 }
 
-/// Every address for hints: they need no caller, and no request reads them.
-fn hinting() -> Vec<(&'static str, MethodRouter<Shared>)> {
-    vec![("/v1/hints/{app}/{source}", post(hints::signed)), ("/v1/hints/{app}/docker-hub/{secret}", post(hints::addressed))]
+/// Every address for webhooks: they need no caller, and no request reads them.
+fn hooked() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![("/v1/webhooks/{app}/{source}", post(webhooks::signed)), ("/v1/webhooks/{app}/docker-hub/{secret}", post(webhooks::addressed))]
 }
 
 /// Every address that is read.
@@ -77,11 +77,10 @@ pub(super) fn router(state: ApiState, stop: watch::Receiver<bool>) -> Router {
     let reading =
         reading().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(shared.clone());
     let read_by_request = with_fallbacks(reading.clone());
-    let hinting =
-        hinting().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(shared.clone());
+    let hooked = hooked().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(shared.clone());
     let state = Acting { shared, reading: read_by_request };
     let acting = acting().into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler)).with_state(state);
-    with_fallbacks(reading.merge(hinting).merge(acting))
+    with_fallbacks(reading.merge(hooked).merge(acting))
 }
 
 fn with_fallbacks(router: Router) -> Router {

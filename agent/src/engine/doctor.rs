@@ -43,7 +43,7 @@ impl AppEngine {
         self.examine_root(&mut chart);
         self.examine_executor(&mut chart);
         self.examine_git(&mut chart, &watch());
-        self.examine_hints(&mut chart);
+        self.examine_webhooks(&mut chart);
         self.examine_python(&mut chart, &watch());
         self.examine_bounds(&mut chart);
         self.examine_serving(&mut chart);
@@ -176,13 +176,13 @@ impl AppEngine {
         }
     }
 
-    fn examine_hints(&self, chart: &mut Chart) {
+    fn examine_webhooks(&self, chart: &mut Chart) {
         let app = self.settings();
         let Some(follows) = &app.follows else { return };
-        let mut sources: Vec<&str> = app.hints.iter().map(|hint| hint.from.word()).collect();
+        let mut sources: Vec<&str> = app.webhooks.iter().map(|webhook| webhook.from.word()).collect();
         sources.dedup();
         if sources.is_empty() {
-            let cure = "add a [[hint]], or take `auto` away".to_owned();
+            let cure = "add a [[webhook]], or take `auto` away".to_owned();
             chart.add("hint", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(cure));
         } else {
             chart.add("hint", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);

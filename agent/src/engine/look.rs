@@ -1,7 +1,7 @@
-//! Looking at the branch that an app follows, because a hint said that it may have moved. A hint is the reason to look and nothing more: what is
+//! Looking at the branch that an app follows, because a webhook said that it may have moved. A webhook is the reason to look and nothing more: what is
 //! released is what the repository says, asked for like everything else.
 //!
-//! Each app has one looker, a thread that lives while there is something to look for. Hints that come meanwhile are one hint: at most one look is
+//! Each app has one looker, a thread that lives while there is something to look for. Webhooks that come meanwhile are one webhook: at most one look is
 //! under way, at most one is wanted, and from the beginning of one to the next at least `auto_pause` goes by.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,15 +20,15 @@ use super::{Accepted, AppEngine, NotTaken, locked};
 use crate::site::SiteError;
 use crate::tools::git::{Git, GitError};
 use crate::tools::{Cancel, ProgramError, Watch};
-use crate::trust::hint::Source;
+use crate::trust::webhook::Source;
 use crate::work::chain;
 
 /// How long a look may take.
 const LIMIT: Duration = Duration::from_secs(120);
-/// So many hints may come from one look to the next before their senders are told that they send too many.
-const MOST_HINTS: u32 = 60;
+/// So many webhooks may come from one look to the next before their senders are told that they send too many.
+const MOST_WEBHOOKS: u32 = 60;
 
-/// What becomes of a hint. The agent looks in any case: a hint that was proven is never lost.
+/// What becomes of a webhook. The agent looks in any case: a webhook that was proven is never lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// It will look.
@@ -85,7 +85,7 @@ pub(super) struct Looker {
 
 #[derive(Default)]
 struct State {
-    /// Whose hint is to be followed.
+    /// Whose webhook is to be followed.
     wanted: Option<Source>,
     /// How many came since the last look began.
     heard: u32,
@@ -113,7 +113,7 @@ impl Looker {
 }
 
 impl AppEngine {
-    /// Hears a hint that was proven.
+    /// Hears a webhook that was proven.
     pub(crate) fn hear(self: &Arc<Self>, source: Source) -> Result<Heard, NotTaken> {
         let app = self.settings();
         let follows = app.follows.clone().ok_or_else(|| NotTaken::NoApp(self.name.clone()))?;
@@ -127,11 +127,11 @@ impl AppEngine {
         if state.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             state.cancel = Cancel::default();
             let engine = self.clone();
-            let thread = std::thread::Builder::new().name(format!("look-{}", self.name)).spawn(move || engine.follow_hints());
+            let thread = std::thread::Builder::new().name(format!("look-{}", self.name)).spawn(move || engine.follow_webhooks());
             let thread = thread.map_err(|source| SiteError::Io { act: "start a thread for", path: app.root.clone(), source })?;
             state.thread = Some(thread);
         }
-        if state.heard <= MOST_HINTS {
+        if state.heard <= MOST_WEBHOOKS {
             return Ok(Heard::WillLook(follows));
         }
         let next = state.last.map_or(Duration::ZERO, |last| (last + app.auto_pause).saturating_duration_since(Instant::now()));
@@ -139,31 +139,31 @@ impl AppEngine {
     }
 
     /// Looks as often as it is wanted to.
-    fn follow_hints(&self) {
+    fn follow_webhooks(&self) {
         while let Some((source, cancel)) = self.next_look() {
             let app = &self.name;
             let source_word = source.word();
             match self.look(source, &cancel) {
-                Ok(Looked::Nothing) => tracing::debug!(%app, source = source_word, "a hint was followed: nothing is new"),
+                Ok(Looked::Nothing) => tracing::debug!(%app, source = source_word, "a webhook was followed: nothing is new"),
                 Ok(Looked::Took(Accepted::New(run) | Accepted::Before(run), commit)) => {
-                    tracing::info!(%app, source = source_word, run = run.0, commit = commit.short(), "a hint was followed: a release was asked for");
+                    tracing::info!(%app, source = source_word, run = run.0, commit = commit.short(), "a webhook was followed: a release was asked for");
                 }
                 Ok(Looked::TooEarly) => {
-                    tracing::debug!(%app, source = source_word, "a hint waits for the runs at hand");
+                    tracing::debug!(%app, source = source_word, "a webhook waits for the runs at hand");
                     let mut state = locked(&self.looker.state);
                     if !cancel.asked() {
                         state.wanted.get_or_insert(source);
                     }
                 }
                 Err(NotLooked::NotTaken(NotTaken::Refused(refusal))) => {
-                    tracing::info!(%app, source = source_word, "a hint was followed, and its release was refused: {refusal}");
+                    tracing::info!(%app, source = source_word, "a webhook was followed, and its release was refused: {refusal}");
                 }
                 Err(NotLooked::Git(GitError::Program { source: ProgramError::Cancelled(_), .. })) => {}
                 Err(NotLooked::Git(err)) => {
                     let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
-                    tracing::warn!(%app, source = source_word, "a hint led nowhere: {}{said}", chain(&err));
+                    tracing::warn!(%app, source = source_word, "a webhook led nowhere: {}{said}", chain(&err));
                 }
-                Err(err) => tracing::warn!(%app, source = source_word, "a hint led nowhere: {}", chain(&err)),
+                Err(err) => tracing::warn!(%app, source = source_word, "a webhook led nowhere: {}", chain(&err)),
             }
         }
     }
@@ -178,7 +178,7 @@ impl AppEngine {
                     state.thread = None;
                     return None;
                 }
-                // The app was removed and came back, and was hinted at since.
+                // The app was removed and came back, and was sent a webhook since.
                 state.cancel = Cancel::default();
             }
             let now = Instant::now();
@@ -221,7 +221,7 @@ impl AppEngine {
         if is_here {
             return Ok(Looked::Nothing);
         }
-        let caller = Caller::Hint { source: source.word().to_owned(), follows: follows.clone() };
+        let caller = Caller::Webhook { source: source.word().to_owned(), follows: follows.clone() };
         // No grant is needed: the app's own file is the grant, for this ref alone.
         let authorised = authorise(caller, Right::Release, &self.name, &[])?;
         let form = Form {

@@ -97,7 +97,7 @@ pub(crate) enum NotTaken {
     /// The ID token has started a run before.
     #[error("the ID token has started a run before, and serves once")]
     TokenReused,
-    /// Somebody has asked for the commit, and a hint asks for none a second time.
+    /// Somebody has asked for the commit, and a webhook asks for none a second time.
     #[error("somebody has asked for that commit before")]
     AskedBefore,
     /// The same may be so of a run at hand.
@@ -287,9 +287,9 @@ impl AppEngine {
         };
         let refs: Option<Vec<String>> =
             authorised.refs().map(|refs| refs.iter().map(|pattern: &RefPattern| pattern.as_str().to_owned()).collect());
-        // Whoever asks for a commit may ask twice; a hint only says that there may be one.
+        // Whoever asks for a commit may ask twice; a webhook only says that there may be one.
         let first_for = match authorised.caller() {
-            Caller::Hint { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
+            Caller::Webhook { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
             _ => None,
         };
         let asked = Asked {

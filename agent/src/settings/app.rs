@@ -51,8 +51,8 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         refs: refs.unwrap_or_else(defaults::refs),
         follows: auto.follows,
         auto_pause: auto.pause,
-        hint_files: auto.hint_files,
-        hints: Vec::new(),
+        webhook_files: auto.webhook_files,
+        webhooks: Vec::new(),
         submodules: top
             .get("submodules", one_of(&[("refuse", Submodules::Refuse), ("ignore", Submodules::Ignore)]))
             .unwrap_or(Submodules::Refuse),

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use agent_model::names::{AppName, BadName};
 
-use super::secrets::{read_hints, read_text};
+use super::secrets::{read_text, read_webhooks};
 use super::trusted::{refuse_open_directories, refuse_writable};
 use super::{App, Complaint, Executor, Settings, Stale, agent, app, defaults, reader};
 use crate::restart::Restart;
@@ -105,8 +105,8 @@ pub(crate) fn load_over(config_dir: &Path, before: Option<Before<'_>>) -> Loaded
             Executor::Units => one.fits_units(),
         };
         wrong.note(&one.app.name, of_executor);
-        match read_hints(&one.app.hint_files) {
-            Ok(hints) => one.app.hints = hints,
+        match read_webhooks(&one.app.webhook_files) {
+            Ok(webhooks) => one.app.webhooks = webhooks,
             Err(more) => wrong.note(&one.app.name, more),
         }
     }
@@ -203,7 +203,7 @@ pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Com
 /// What is nobody's to read but the agent's: its configuration, the files with secrets that it names, and what the roots hold.
 fn hidden<'a>(config_dir: &Path, apps: impl Iterator<Item = &'a App>) -> Vec<PathBuf> {
     let of_app = |app: &App| {
-        let files = app.secrets.iter().chain(&app.git.ssh_key).chain(app.hint_files.iter().map(|hint| &hint.secret_file));
+        let files = app.secrets.iter().chain(&app.git.ssh_key).chain(app.webhook_files.iter().map(|webhook| &webhook.secret_file));
         let files = files.chain(app.reports.iter().map(|report| &report.secret_file)).cloned();
         closed_parts(&app.root).chain(files).collect::<Vec<_>>()
     };

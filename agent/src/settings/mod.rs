@@ -34,7 +34,7 @@ use crate::site::{Limits, Shared};
 use crate::tools::{database, git, http::Check, manage, python};
 use crate::trust::Issuer;
 use crate::trust::Secret;
-use crate::trust::hint::Source;
+use crate::trust::webhook::Source;
 
 #[cfg(test)]
 pub(crate) use files::load;
@@ -139,10 +139,10 @@ pub(crate) struct App {
     pub follows: Option<RefName>,
     /// `auto_pause`: the time from one look at that branch to the next.
     pub auto_pause: Duration,
-    /// `[[hint]]`, as the file has them.
-    pub hint_files: Vec<HintFile>,
+    /// `[[webhook]]`, as the file has them.
+    pub webhook_files: Vec<WebhookFile>,
     /// The same with their secrets, once those were read.
-    pub hints: Vec<Hint>,
+    pub webhooks: Vec<Webhook>,
     /// `submodules`
     pub submodules: Submodules,
     /// `keep_releases`
@@ -189,18 +189,18 @@ pub(crate) struct App {
     pub stale: Option<Stale>,
 }
 
-/// `[[hint]]`: who may say that the repository has changed.
+/// `[[webhook]]`: who may say that the repository has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HintFile {
+pub(crate) struct WebhookFile {
     /// `from`
     pub from: Source,
     /// `secret_file`
     pub secret_file: PathBuf,
 }
 
-/// `[[hint]]` with its secret.
+/// `[[webhook]]` with its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hint {
+pub(crate) struct Webhook {
     /// `from`
     pub from: Source,
     /// What stands in `secret_file`.

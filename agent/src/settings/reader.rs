@@ -168,7 +168,13 @@ impl File<'_> {
     }
 }
 
+/// Sections that had another name before the first version, and the one they have.
+const RENAMED: [(&str, &str); 1] = [("hint", "webhook")];
+
 fn hint_for_key(name: &str, section: &str, here: &BTreeSet<&'static str>, all: &BTreeMap<String, BTreeSet<&'static str>>) -> String {
+    if let Some((_, new)) = RENAMED.iter().find(|(old, new)| *old == name && here.contains(new)) {
+        return format!("[[{new}]] is what [[{name}]] was: write it instead");
+    }
     if let Some(near) = nearest(name, here.iter().copied()) {
         return format!("did you mean {near}?");
     }

@@ -54,7 +54,7 @@ pub(crate) fn look(config_dir: &Path, settings: &Settings) -> Vec<Open> {
     paths.extend(material.iter().filter_map(|file| file.parent().map(Path::to_owned)));
     paths.extend(material);
     for app in settings.apps.values() {
-        paths.extend(app.hint_files.iter().map(|hint| hint.secret_file.clone()));
+        paths.extend(app.webhook_files.iter().map(|webhook| webhook.secret_file.clone()));
     }
     paths.sort();
     paths.dedup();

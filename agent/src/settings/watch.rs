@@ -230,7 +230,7 @@ impl InForce {
     fn arm(&self, bell: &Sender<Ring>) -> WatchedDirectories {
         let settings = self.settings();
         let mut files = https::files(&settings, &self.inner.config_dir);
-        files.extend(settings.apps.values().flat_map(|app| app.hint_files.iter().map(|hint| hint.secret_file.clone())));
+        files.extend(settings.apps.values().flat_map(|app| app.webhook_files.iter().map(|webhook| webhook.secret_file.clone())));
         WatchedDirectories::arm(&self.inner.config_dir, &files, bell)
     }
 

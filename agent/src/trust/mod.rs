@@ -2,7 +2,7 @@
 //! agent itself is known. Nothing here opens a connection, and nothing here knows of requests.
 
 mod certificate;
-pub(crate) mod hint;
+pub(crate) mod webhook;
 mod hmac;
 mod jwt;
 mod jwks;

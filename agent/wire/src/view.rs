@@ -21,7 +21,7 @@ pub struct Taken {
     pub token: Option<String>,
 }
 
-/// The answer to a hint that was proven (202): that the agent will look, and not what it will find.
+/// The answer to a webhook that was proven (202): that the agent will look, and not what it will find.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WillLook {
     /// The app.
@@ -99,7 +99,7 @@ pub struct App {
     pub disk_free: u64,
     /// Bytes in all on the root's file system.
     pub disk_total: u64,
-    /// The ref that it follows: hints have its newest commit released.
+    /// The ref that it follows: a webhook has its newest commit released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
     /// What runs may have left in the database, the oldest first.

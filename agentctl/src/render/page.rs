@@ -56,7 +56,7 @@ fn status_of(app: &App, now: DateTime<Utc>) -> String {
         page.row("", format!("when it is in order: agentctl settle {}", left.run));
     }
     if let Some(follows) = &app.follows {
-        page.row("follows", format!("{}, when a hint says so", clean_line(follows)));
+        page.row("follows", format!("{}, when a webhook says so", clean_line(follows)));
     }
     if let Some(lock) = &app.lock {
         page.row("locked", painted(WARN, format!("by {}, {}: {}", clean_line(&lock.who), ago(lock.since, now), clean_line(&lock.why))));

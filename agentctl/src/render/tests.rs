@@ -670,7 +670,7 @@ fn status_tells_what_matters_first() {
       no answer    GET unix:/run/web.sock:/ found no such socket: agentctl doctor
       restarts     the instance ended and was started again 3 times, last 5 min ago
       stuck        run 9 needs a person to look: agentctl logs 9
-      follows      refs/heads/main, when a hint says so
+      follows      refs/heads/main, when a webhook says so
       locked       by unix:bert, 2 h ago: black friday
       running      run 13: release main by unix:anna, at migrate, taken 4 min ago
       waiting      run 14: release main by unix:anna

@@ -33,7 +33,7 @@ impl From<&Caller> for Kept {
             Caller::Unix { user, groups, power } => Self::Unix { user, groups, own: power == Power::Own },
             Caller::Keys(_) => Self::Keys,
             Caller::Token { issuer, subject, claims, unusual, id } => Self::Token { issuer, subject, claims, unusual, id },
-            Caller::Hint { source, follows } => Self::Webhook { source, follows: follows.to_string() },
+            Caller::Webhook { source, follows } => Self::Webhook { source, follows: follows.to_string() },
             Caller::Agent => Self::Agent,
         }
     }
@@ -75,11 +75,11 @@ pub(in crate::api) fn caller(
             Caller::Token { issuer, subject, claims, unusual, id }
         }
         Kept::Webhook { source, follows } => {
-            let set = settings.apps.get(app).filter(|set| set.hints.iter().any(|hint| hint.from.word() == source));
+            let set = settings.apps.get(app).filter(|set| set.webhooks.iter().any(|webhook| webhook.from.word() == source));
             let Some(follows) = set.and_then(|set| set.follows.clone()).filter(|now| now.as_str() == follows) else {
                 return Err(untrusted(format!("{app} does not follow {follows} by webhooks of {source} any more")));
             };
-            Caller::Hint { source, follows }
+            Caller::Webhook { source, follows }
         }
         Kept::Agent => Caller::Agent,
     }))

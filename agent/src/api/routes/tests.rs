@@ -42,7 +42,7 @@ fn the_contract_names_every_address_and_no_other() {
     let paths = |method: &str, paths: Vec<&str>| paths.into_iter().map(|path| (path.to_owned(), method.to_owned())).collect::<Vec<_>>();
     let mut served = paths("GET", reading().iter().map(|(path, _)| *path).collect());
     served.extend(paths("POST", acting().iter().map(|(path, _)| *path).collect()));
-    served.extend(paths("POST", hinting().iter().map(|(path, _)| *path).collect()));
+    served.extend(paths("POST", hooked().iter().map(|(path, _)| *path).collect()));
     documented.sort();
     served.sort();
     assert_eq!(documented, served);
@@ -402,7 +402,7 @@ fn every_code_is_in_the_contract_with_its_status() {
     let problem = |code: &str, status: u16, hint| Problem { status, code: code.into(), detail: "no".into(), hint };
     contract.hold("Problem", &problem("busy", 409, some("wait")), &problem("busy", 409, None));
     let codes = all!(Code: Malformed, Unauthenticated, OtherHost, OutOfWindow, Clock, NoKeys, NotAllowed, NotFound, NoApp, NoRun, NoRelease, WrongMethod, TooSlow, Busy, Stuck, Over, TooLate, Ambiguous,
-        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, TooOften, Internal, Root, DiskFull, UnknownCaller, UnprovenHint, TooManyHints, Crowded, Draining);
+        NonceReused, TokenReused, Stale, TooLarge, WrongType, Repository, Locked, QueueFull, TooOften, Internal, Root, DiskFull, UnknownCaller, UnprovenWebhook, TooManyWebhooks, Crowded, Draining);
     let mut answered: BTreeSet<(u64, String)> = BTreeSet::new();
     for (name, answer) in contract.components["responses"].as_object().unwrap() {
         let content = answer["content"].as_object().unwrap();

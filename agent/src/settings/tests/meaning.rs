@@ -74,7 +74,7 @@ fn what_is_followed() {
     let followed = |text: &str| shop_with(text).follows.map(|branch| branch.to_string());
     for (text, expected) in [
         ("", None),
-        ("auto = false\n[[hint]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"", None),
+        ("auto = false\n[[webhook]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"", None),
         ("auto = true\nbranches = [\"main\"]\ntags = [\"v*\"]", Some("refs/heads/main")),
         ("auto = \"next\"", Some("refs/heads/next")),
         ("auto = \"refs/heads/next\"", Some("refs/heads/next")),
@@ -83,10 +83,10 @@ fn what_is_followed() {
         assert_eq!(followed(text).as_deref(), expected, "{text}");
     }
     let app = shop_with(
-        "auto = \"main\"\nauto_pause = \"1m\"\n[[hint]]\nfrom = \"docker-hub\"\nsecret_file = \"/a\"\n[[hint]]\nfrom = \"gitlab\"\nsecret_file = \"/b\"",
+        "auto = \"main\"\nauto_pause = \"1m\"\n[[webhook]]\nfrom = \"docker-hub\"\nsecret_file = \"/a\"\n[[webhook]]\nfrom = \"gitlab\"\nsecret_file = \"/b\"",
     );
     assert_eq!(app.auto_pause, Duration::from_secs(60));
-    let files: Vec<(&str, &Path)> = app.hint_files.iter().map(|hint| (hint.from.word(), hint.secret_file.as_path())).collect();
+    let files: Vec<(&str, &Path)> = app.webhook_files.iter().map(|webhook| (webhook.from.word(), webhook.secret_file.as_path())).collect();
     assert_eq!(files, [("docker-hub", Path::new("/a")), ("gitlab", Path::new("/b"))]);
 }
 

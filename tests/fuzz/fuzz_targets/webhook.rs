@@ -5,5 +5,5 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let (headers, body) = text.split_once("\n\n").unwrap_or((text, ""));
-    release_agent::fuzzing::hint(headers, body.as_bytes());
+    release_agent::fuzzing::webhook(headers, body.as_bytes());
 });

@@ -1,5 +1,5 @@
-//! Hints: what a forge or a registry sends when something may have changed there, and how each proves that it comes from whom the operator gave
-//! the secret to. What a hint says is never read; only whether its bytes are those that were signed.
+//! Webhooks: what a forge or a registry sends when something may have changed there, and how each proves that it comes from whom the operator gave
+//! the secret to. What a webhook says is never read; only whether its bytes are those that were signed.
 //!
 //! | source | proof |
 //! |---|---|
@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::hmac::{CODE_BYTES, Code, Secret};
 
-/// Where a hint comes from.
+/// Where a webhook comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     /// GitHub, and what signs as it does.
@@ -55,7 +55,7 @@ impl Source {
     pub(crate) fn secret(self, text: &str) -> Result<Secret, &'static str> {
         let text = text.trim();
         if text.is_empty() {
-            return Err("is empty: without a secret anybody could send hints");
+            return Err("is empty: without a secret anybody could send webhooks");
         }
         if text.lines().nth(1).is_some() {
             return Err("must hold one secret on one line");
@@ -81,10 +81,10 @@ impl Source {
 const KEY_PREFIX: &str = "whsec_";
 /// How far the clock of a sender may be from ours, in seconds, both ways (Standard Webhooks leaves the number open; its libraries have this one).
 const CLOCK_SKEW: u64 = 5 * 60;
-/// The most signatures of one hint: enough for every key of a rotation.
+/// The most signatures of one webhook: enough for every key of a rotation.
 const MOST_SIGNATURES: usize = 8;
 
-/// A hint whose headers say that it can be proven; whether it is hangs on its body and the secrets.
+/// A webhook whose headers say that it can be proven; whether it is hangs on its body and the secrets.
 pub(crate) struct Claim(Proof);
 
 enum Proof {

@@ -1,4 +1,4 @@
-//! Hints from forges and registries: `POST /v1/hints/…`. They need no caller, for they ask for nothing: one that is proven has the agent look for
+//! Webhooks from forges and registries: `POST /v1/webhooks/…`. They need no caller, for they ask for nothing: one that is proven has the agent look for
 //! itself. The body is heard for its signature and never kept, let alone understood.
 //!
 //! An app that is not there, a source that is not set, a wrong signature: the answer is one and the same, and so is the work.
@@ -18,12 +18,12 @@ use super::routes::{Named, Shared, blocking};
 use super::seldom::Seldom;
 use super::take::BODY_TIMEOUT;
 use crate::engine::{Heard, NotTaken};
-use crate::trust::hint::{Claim, Listening, Source};
+use crate::trust::webhook::{Claim, Listening, Source};
 
-/// The most bytes of a hint: as many as GitHub sends ("Webhook events and payloads": 25 MB). None of them is kept.
-pub(super) const MOST_HINT_BYTES: usize = 25 * 1024 * 1024;
+/// The most bytes of a webhook: as many as GitHub sends ("Webhook events and payloads": 25 MB). None of them is kept.
+pub(super) const MOST_WEBHOOK_BYTES: usize = 25 * 1024 * 1024;
 
-/// A hint with its proof in the headers.
+/// A webhook with its proof in the headers.
 pub(super) async fn signed(
     State(shared): State<Shared>,
     Named((app, source)): Named<(String, String)>,
@@ -33,7 +33,7 @@ pub(super) async fn signed(
     hear(shared, &app, Source::of(&source), &headers, None, body).await
 }
 
-/// A hint with its secret in the address, which is logged nowhere for that.
+/// A webhook with its secret in the address, which is logged nowhere for that.
 pub(super) async fn addressed(
     State(shared): State<Shared>,
     Named((app, secret)): Named<(String, String)>,
@@ -54,7 +54,7 @@ async fn hear(
     let name = app.parse::<AppName>();
     let unproven = || {
         tell_of_unproven(name.as_ref().ok(), source);
-        Refused::unproven_hint()
+        Refused::unproven_webhook()
     };
     // A header that comes twice says two things, and so nothing.
     let header = |name: &'static str| {
@@ -67,7 +67,7 @@ async fn hear(
     let settings = shared.state.settings.settings();
     // An app that follows nothing hears nothing.
     let following = name.as_ref().ok().and_then(|name| settings.apps.get(name)).filter(|app| app.follows.is_some());
-    let secrets = following.iter().flat_map(|app| &app.hints).filter(|hint| hint.from == source).map(|hint| &hint.secret);
+    let secrets = following.iter().flat_map(|app| &app.webhooks).filter(|webhook| webhook.from == source).map(|webhook| &webhook.secret);
     let listening = whole(body, claim.listen(secrets)).await?;
     let Some(app) = following.filter(|_| listening.proven()) else { return Err(unproven()) };
     let name = app.name.clone();
@@ -79,19 +79,19 @@ async fn hear(
         }
         Heard::Enough(next) => {
             let seconds = (next.as_secs() + 1).to_string();
-            Ok(([(header::RETRY_AFTER, seconds)], Refused::too_many_hints()).into_response())
+            Ok(([(header::RETRY_AFTER, seconds)], Refused::too_many_webhooks()).into_response())
         }
     }
 }
 
 /// Hears the whole body, which must not be too large and must come in time.
 async fn whole(body: Body, mut listening: Listening) -> Result<Listening, Refused> {
-    let mut body = Limited::new(body, MOST_HINT_BYTES);
+    let mut body = Limited::new(body, MOST_WEBHOOK_BYTES);
     let heard = async {
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) => frame.data_ref().into_iter().for_each(|piece| listening.hear(piece)),
-                Err(err) if err.is::<LengthLimitError>() => return Err(Refused::too_large(MOST_HINT_BYTES)),
+                Err(err) if err.is::<LengthLimitError>() => return Err(Refused::too_large(MOST_WEBHOOK_BYTES)),
                 Err(err) => return Err(Refused::malformed(format!("the body cannot be read: {err}"))),
             }
         }
@@ -100,11 +100,11 @@ async fn whole(body: Body, mut listening: Listening) -> Result<Listening, Refuse
     tokio::time::timeout(BODY_TIMEOUT, heard).await.unwrap_or_else(|_| Err(Refused::too_slow(BODY_TIMEOUT)))
 }
 
-/// Tells the log, for whoever wonders why a hint does nothing. What was sent is not told: it may be a secret with a slip in it.
+/// Tells the log, for whoever wonders why a webhook does nothing. What was sent is not told: it may be a secret with a slip in it.
 fn tell_of_unproven(app: Option<&AppName>, source: Option<Source>) {
     static UNPROVEN: Seldom = Seldom::new();
     let Some(untold) = UNPROVEN.tells() else { return };
     let app = app.map_or("?", AppName::as_str);
     let source = source.map_or("?", Source::word);
-    tracing::warn!(app, source, untold, "a hint was not proven: no such [[hint]], another secret, or another clock");
+    tracing::warn!(app, source, untold, "a webhook was not proven: no such [[webhook]], another secret, or another clock");
 }

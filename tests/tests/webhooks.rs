@@ -1,4 +1,4 @@
-//! Webhooks are hints: whoever proves to be the forge has the agent look for itself, and nothing that a hint says is believed. Every hint that is
+//! A webhook that is proven has the agent poll the repository itself, and nothing that a webhook says is believed. Every webhook that is
 //! refused here differs by one fault from one that is heard.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
@@ -22,13 +22,13 @@ const PUSH: &str = r#"{"ref":"refs/heads/main","after":"000000000000000000000000
 /// A closed file with a secret.
 fn secret_file(bench: &Bench, name: &str, secret: &str) -> PathBuf {
     // Not where the settings are: it is watched wherever it lies.
-    let file = bench.write(format!("secrets/{name}.hint"), secret);
+    let file = bench.write(format!("secrets/{name}.webhook"), secret);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     file
 }
 
-fn hint(bench: &Bench, from: &str, secret: &str) -> String {
-    format!("[[hint]]\nfrom = {from:?}\nsecret_file = {:?}\n", secret_file(bench, from, secret))
+fn webhook(bench: &Bench, from: &str, secret: &str) -> String {
+    format!("[[webhook]]\nfrom = {from:?}\nsecret_file = {:?}\n", secret_file(bench, from, secret))
 }
 
 /// A plain app that follows `main` and hears GitHub; `more` are settings before the first section, `sections` those behind it. The agent looks at
@@ -39,8 +39,8 @@ fn following(name: &str, more: &str, sections: &str) -> (Bench, Repo) {
     repo.write("index.html", "one").commit("one");
     let pause = if more.contains("auto_pause") { "" } else { "auto_pause = \"1s\"\n" };
     let top = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\n{pause}{more}", repo.path());
-    let hint = hint(&bench, "github", SECRET);
-    bench.app("site", &format!("{top}{hint}{sections}")).variable("RELEASE_AGENT_LOG", "debug").start();
+    let webhook = webhook(&bench, "github", SECRET);
+    bench.app("site", &format!("{top}{webhook}{sections}")).variable("RELEASE_AGENT_LOG", "debug").start();
     (bench, repo)
 }
 
@@ -61,16 +61,16 @@ fn post(place: &Place, path: &str, headers: &[(&str, &str)], body: &str) -> Answ
 fn push(bench: &Bench, body: &str) -> Answer {
     let signature = github(SECRET, body);
     let headers = [("X-GitHub-Event", "push"), ("Content-Type", "application/json"), ("X-Hub-Signature-256", &signature)];
-    post(&bench.control(), "/v1/hints/site/github", &headers, body)
+    post(&bench.control(), "/v1/webhooks/site/github", &headers, body)
 }
 
 /// How many looks came to an end.
 fn looks(bench: &Bench) -> usize {
     let log = bench.log();
-    ["a hint was followed", "a hint led nowhere"].iter().map(|told| log.matches(told).count()).sum()
+    ["a webhook was followed", "a webhook led nowhere"].iter().map(|told| log.matches(told).count()).sum()
 }
 
-/// Waits for the look that a hint leads to, and for the run that the look may lead to.
+/// Waits for the look that a webhook leads to, and for the run that the look may lead to.
 #[track_caller]
 fn after_a_look(bench: &Bench, before: usize) {
     wait_until("the agent has looked", SOON, || looks(bench) > before);
@@ -94,7 +94,7 @@ fn live_commit(bench: &Bench) -> Option<String> {
 #[track_caller]
 fn assert_unproven(answer: &Answer) {
     assert_eq!(answer.status, 401, "{}", answer.body);
-    assert!(answer.body.contains("\"code\":\"unproven_hint\""), "{}", answer.body);
+    assert!(answer.body.contains("\"code\":\"unproven_webhook\""), "{}", answer.body);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_push_is_released_by_itself_and_the_caller_says_why() {
     let run = bench.last_run();
     assert_eq!(
         (run["caller"].as_str(), run["outcome"].as_str(), run["of"].as_str()),
-        (Some("hint:github"), Some("live"), Some("refs/heads/main"))
+        (Some("webhook:github"), Some("live"), Some("refs/heads/main"))
     );
     assert_eq!(bench.ask_json("/v1/apps/site")["follows"], "refs/heads/main");
     bench.ctl(["doctor"]).expect(0).says(&["follows refs/heads/main", "github"]);
@@ -117,14 +117,15 @@ fn a_push_is_released_by_itself_and_the_caller_says_why() {
 #[test]
 fn hk_01_wrong_hmac() {
     let (bench, repo) = following("wrong HMAC", "", "");
-    let post = |signature: &str, body: &str| post(&bench.control(), "/v1/hints/site/github", &[("X-Hub-Signature-256", signature)], body);
+    let post =
+        |signature: &str, body: &str| post(&bench.control(), "/v1/webhooks/site/github", &[("X-Hub-Signature-256", signature)], body);
     let right = github(SECRET, PUSH);
     let last = if right.ends_with('0') { "1" } else { "0" };
     assert_unproven(&post(&github("another-secret-of-some-length", PUSH), PUSH));
     assert_unproven(&post(&format!("{}{last}", &right[..right.len() - 1]), PUSH));
     assert_unproven(&post(&right, &PUSH.replace("main", "evil")));
     assert_unproven(&post(&right, &format!("{PUSH} ")));
-    assert_unproven(&request(&bench.control(), "POST", "/v1/hints/site/github", &[], PUSH).unwrap());
+    assert_unproven(&request(&bench.control(), "POST", "/v1/webhooks/site/github", &[], PUSH).unwrap());
     assert!(!bench.log().contains(SECRET));
     assert_eq!((looks(&bench), bench.runs().len()), (0, 0), "the agent looked");
     assert_eq!(post(&right, PUSH).status, 202);
@@ -137,7 +138,7 @@ fn hk_02_sha1_only() {
     let (bench, repo) = following("SHA-1", "", "");
     let key = Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, SECRET.as_bytes());
     let sha1 = format!("sha1={}", hex(sign(&key, PUSH.as_bytes()).as_ref()));
-    let post = |headers: &[(&str, &str)]| post(&bench.control(), "/v1/hints/site/github", headers, PUSH);
+    let post = |headers: &[(&str, &str)]| post(&bench.control(), "/v1/webhooks/site/github", headers, PUSH);
     assert_unproven(&post(&[("X-Hub-Signature", &sha1)]));
     assert_unproven(&post(&[("X-Hub-Signature-256", &sha1)]));
     assert_unproven(&post(&[("X-Hub-Signature", &github(SECRET, PUSH))]));
@@ -178,32 +179,32 @@ fn hk_04_unknown_app() {
     let (bench, _repo) = following("unknown app", "", "");
     let settings = |auto: &str| format!("repository = {:?}\nbranches = [\"main\"]\n{auto}", bench.repo("other").path());
     bench.app("deaf", &settings("auto = true\n"));
-    bench.app("idle", &settings(&format!("auto = false\n{}", hint(&bench, "github", SECRET))));
+    bench.app("idle", &settings(&format!("auto = false\n{}", webhook(&bench, "github", SECRET))));
     bench.reload();
     let headers = |answer: &Answer| answer.headers.iter().filter(|(name, _)| name != "date").cloned().collect::<Vec<_>>();
     let signature = github(SECRET, PUSH);
     let post = |path: &str, signature: &str| post(&bench.control(), path, &[("X-Hub-Signature-256", signature)], PUSH);
-    let wrong = post("/v1/hints/site/github", &github("another-secret-of-some-length", PUSH));
+    let wrong = post("/v1/webhooks/site/github", &github("another-secret-of-some-length", PUSH));
     assert_unproven(&wrong);
     for path in [
-        "/v1/hints/none/github",
-        "/v1/hints/deaf/github",
-        "/v1/hints/idle/github",
-        "/v1/hints/site/gitlab",
-        "/v1/hints/site/generic",
-        "/v1/hints/site/gitlab-token",
-        "/v1/hints/site/docker-hub",
-        "/v1/hints/site/forge",
-        "/v1/hints/Not-A-Name/github",
-        "/v1/hints/..%2Fsite/github",
-        &format!("/v1/hints/site/docker-hub/{SECRET}"),
-        &format!("/v1/hints/none/docker-hub/{SECRET}"),
+        "/v1/webhooks/none/github",
+        "/v1/webhooks/deaf/github",
+        "/v1/webhooks/idle/github",
+        "/v1/webhooks/site/gitlab",
+        "/v1/webhooks/site/generic",
+        "/v1/webhooks/site/gitlab-token",
+        "/v1/webhooks/site/docker-hub",
+        "/v1/webhooks/site/forge",
+        "/v1/webhooks/Not-A-Name/github",
+        "/v1/webhooks/..%2Fsite/github",
+        &format!("/v1/webhooks/site/docker-hub/{SECRET}"),
+        &format!("/v1/webhooks/none/docker-hub/{SECRET}"),
     ] {
         let answer = post(path, &signature);
         assert_eq!((answer.status, &answer.body, headers(&answer)), (401, &wrong.body, headers(&wrong)), "{path}");
     }
     assert_eq!((looks(&bench), bench.runs().len()), (0, 0), "the agent looked");
-    assert_eq!(post("/v1/hints/site/github", &signature).status, 202);
+    assert_eq!(post("/v1/webhooks/site/github", &signature).status, 202);
 }
 
 #[test]
@@ -255,7 +256,7 @@ const PUSHED_IMAGE: &str = r#"{"callback_url":"https://registry.hub.docker.com/u
 #[test]
 fn hk_07_docker_hub_body_to_the_release_endpoint() {
     let (bench, repo) = following("Docker Hub", "", "");
-    let docker_hub = hint(&bench, "docker-hub", SECRET);
+    let docker_hub = webhook(&bench, "docker-hub", SECRET);
     let file = bench.path("config/apps/site.toml");
     let settings = fs::read_to_string(&file).unwrap();
     // Nothing is held back from the log.
@@ -264,20 +265,20 @@ fn hk_07_docker_hub_body_to_the_release_endpoint() {
     let post = |path: &str| post(&bench.control(), path, &[("Content-Type", "application/json")], PUSHED_IMAGE);
     let answer = post("/v1/requests");
     assert_eq!(answer.status, 400, "{}", answer.body);
-    assert_unproven(&post("/v1/hints/site/docker-hub/0123456789abcdef0123456789abcdee"));
-    assert_unproven(&post("/v1/hints/site/docker-hub"));
-    assert_eq!(post(&format!("/v1/hints/site/docker-hub/{SECRET}/more")).status, 404);
+    assert_unproven(&post("/v1/webhooks/site/docker-hub/0123456789abcdef0123456789abcdee"));
+    assert_unproven(&post("/v1/webhooks/site/docker-hub"));
+    assert_eq!(post(&format!("/v1/webhooks/site/docker-hub/{SECRET}/more")).status, 404);
     assert_eq!((looks(&bench), bench.runs().len()), (0, 0), "the agent looked");
-    let there = format!("/v1/hints/site/docker-hub/{SECRET}");
+    let there = format!("/v1/webhooks/site/docker-hub/{SECRET}");
     assert_eq!(request(&bench.control(), "GET", &there, &[], "").unwrap().status, 405);
     assert_eq!(post(&there).status, 202);
     after_a_look(&bench, 0);
-    assert_eq!((live_commit(&bench), bench.last_run()["caller"].as_str()), (Some(repo.head()), Some("hint:docker-hub")));
+    assert_eq!((live_commit(&bench), bench.last_run()["caller"].as_str()), (Some(repo.head()), Some("webhook:docker-hub")));
     assert!(!bench.log().contains(SECRET), "the secret is in the log");
 }
 
 #[test]
-fn hk_08_a_thousand_hints_a_second() {
+fn hk_08_a_thousand_webhooks_a_second() {
     let (bench, repo) = following("flood", "auto_pause = \"5s\"\n", "");
     // The pretend git tells of each time that the agent looks; a release asks for the refs too, and is another's doing.
     let git = "#!/bin/sh\ncase \"$RELEASE_RUN_ID\" in *:look) echo look >> LOOKS;; esac\nexec /usr/bin/git \"$@\"\n";
@@ -291,7 +292,7 @@ fn hk_08_a_thousand_hints_a_second() {
             scope.spawn(|| {
                 let signature = github(SECRET, PUSH);
                 for _ in 0..125 {
-                    let answer = post(&place, "/v1/hints/site/github", &[("X-Hub-Signature-256", &signature)], PUSH);
+                    let answer = post(&place, "/v1/webhooks/site/github", &[("X-Hub-Signature-256", &signature)], PUSH);
                     match answer.status {
                         202 => taken.fetch_add(1, Ordering::Relaxed),
                         429 => {
@@ -332,20 +333,20 @@ fn hk_09_empty_secret() {
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
     let set = |secret: &str| {
-        let hint = hint(&bench, "github", secret);
-        bench.app("site", &format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\n{hint}", repo.path()));
+        let webhook = webhook(&bench, "github", secret);
+        bench.app("site", &format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\n{webhook}", repo.path()));
     };
     for (secret, says) in [("", "is empty"), (" \n", "is empty"), ("\n\n\n", "is empty"), ("fifteen-bytes-x", "fewer than 16 bytes")] {
         set(secret);
-        bench.start_refused().expect(64).says(&["github.hint", says]);
+        bench.start_refused().expect(64).says(&["github.webhook", says]);
     }
     set("sixteen-bytes-xx");
     bench.start();
     // A file that was emptied later does not count: the last good secret does.
     let seen = bench.log().len();
     secret_file(&bench, "github", "");
-    wait_until("the agent complains", SOON, || bench.log()[seen..].contains("github.hint: is empty"));
-    let sent = |secret: &str| post(&bench.control(), "/v1/hints/site/github", &[("X-Hub-Signature-256", &github(secret, PUSH))], PUSH);
+    wait_until("the agent complains", SOON, || bench.log()[seen..].contains("github.webhook: is empty"));
+    let sent = |secret: &str| post(&bench.control(), "/v1/webhooks/site/github", &[("X-Hub-Signature-256", &github(secret, PUSH))], PUSH);
     assert_unproven(&sent("another-secret-of-some-length"));
     assert_eq!(sent("sixteen-bytes-xx").status, 202);
     // A new one counts.
@@ -365,12 +366,12 @@ fn gate(bench_name: &str, more: &str) -> (Bench, Repo) {
 }
 
 #[test]
-fn hk_10_hint_while_a_run_is_under_way() {
+fn hk_10_webhook_while_a_run_is_under_way() {
     let (bench, repo) = gate("while a run is under way", "");
     bench.write("gate", "");
     assert_eq!(push(&bench, PUSH).status, 202);
     wait_until("the first release stands at the gate", SOON, || bench.path("gate.reached").exists());
-    // One more hint for the same commit leads to nothing, one for a new commit waits for its turn.
+    // One more webhook for the same commit leads to nothing, one for a new commit waits for its turn.
     assert_eq!(push(&bench, PUSH).status, 202);
     wait_until("the agent has looked again", SOON, || looks(&bench) == 2);
     assert_eq!(bench.runs().len(), 1);
@@ -386,23 +387,23 @@ fn hk_10_hint_while_a_run_is_under_way() {
     bench.assert_sound();
 }
 
-/// While a hint is followed, somebody asks for the very commit that it will find, by the name of the branch: nobody can tell yet that it is the same.
+/// While a webhook is followed, somebody asks for the very commit that it will find, by the name of the branch: nobody can tell yet that it is the same.
 #[test]
-fn a_commit_that_somebody_staged_is_released_by_no_hint() {
+fn a_commit_that_somebody_staged_is_released_by_no_webhook() {
     let (bench, _) = following("staged", "", "");
     bench.ctl(["stage", "main"]).expect(0);
     let nothing = || bench.log().matches("nothing is new").count();
     assert_eq!(push(&bench, PUSH).status, 202);
-    wait_until("the hint has been followed", SOON, || nothing() == 1);
+    wait_until("the webhook has been followed", SOON, || nothing() == 1);
     // Nor is it when what was staged is gone: who staged it has decided over it.
     fs::remove_dir_all(bench.root_of("site").join("releases").join(&bench.releases("site")[0])).unwrap();
     assert_eq!(push(&bench, PUSH).status, 202);
-    wait_until("the hint has been followed once more", SOON, || nothing() == 2 || bench.runs().len() > 1);
+    wait_until("the webhook has been followed once more", SOON, || nothing() == 2 || bench.runs().len() > 1);
     assert_eq!((bench.runs().len(), bench.live("site")), (1, None));
 }
 
 #[test]
-fn a_hint_and_a_request_at_once_make_one_run() {
+fn a_webhook_and_a_request_at_once_make_one_run() {
     let (bench, repo) = following("at once", "", "");
     let git = format!(
         "#!/bin/sh\ncase \" $* \" in *' ls-remote '*) for n in 1 2; do if mkdir {0}/asked.$n 2>/dev/null; then \
@@ -411,17 +412,17 @@ fn a_hint_and_a_request_at_once_make_one_run() {
     );
     bench.pretend("git", &git);
     assert_eq!(push(&bench, PUSH).status, 202);
-    wait_until("the hint asks the repository", SOON, || bench.path("asked.1").exists());
+    wait_until("the webhook asks the repository", SOON, || bench.path("asked.1").exists());
     bench.ctl(["release", "--no-follow", "main"]).expect(0);
     wait_until("the release asks the repository", SOON, || bench.path("asked.2").exists());
-    let waits = "a hint waits for the runs at hand";
+    let waits = "a webhook waits for the runs at hand";
     bench.write("answer.1", "");
-    wait_until("the hint has been followed", SOON, || bench.log().contains(waits) || bench.runs().len() > 1);
+    wait_until("the webhook has been followed", SOON, || bench.log().contains(waits) || bench.runs().len() > 1);
     assert_eq!(bench.runs().len(), 1, "{}", bench.log());
     bench.write("answer.2", "");
     wait_until("the release is live", SOON, || live_commit(&bench).as_ref() == Some(&repo.head()));
-    // The hint is followed when it can be told what the release was of, and finds nothing more to do.
-    wait_until("the hint has been followed once more", SOON, || bench.log().contains("nothing is new"));
+    // The webhook is followed when it can be told what the release was of, and finds nothing more to do.
+    wait_until("the webhook has been followed once more", SOON, || bench.log().contains("nothing is new"));
     wait_until("the release has ended", SOON, || bench.runs().iter().all(|run| run["state"] == "ended"));
     assert_eq!(bench.runs().len(), 1);
     bench.assert_sound();
@@ -441,7 +442,7 @@ fn an_app_that_queues_nothing_is_looked_at_again_when_it_is_free() {
     wait_until("the first release stands at the gate", SOON, || bench.path("gate.reached").exists());
     let second = repo.write("index.html", "two").commit("two");
     assert_eq!(push(&bench, PUSH).status, 202);
-    wait_until("the hint waits", SOON, || bench.log().contains("a hint waits for the runs at hand"));
+    wait_until("the webhook waits", SOON, || bench.log().contains("a webhook waits for the runs at hand"));
     fs::remove_file(bench.path("gate")).unwrap();
     wait_until("the second is live", SOON, || live_commit(&bench).as_ref() == Some(&second));
     assert_eq!(bench.runs().len(), 2);
@@ -481,15 +482,15 @@ fn gitlab_and_what_keeps_to_standard_webhooks_is_heard() {
     let bench = Bench::new("GitLab");
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
-    let hints = hint(&bench, "gitlab", &key) + &hint(&bench, "generic", &key) + &hint(&bench, "gitlab-token", SECRET);
-    let settings = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{hints}", repo.path());
+    let webhooks = webhook(&bench, "gitlab", &key) + &webhook(&bench, "generic", &key) + &webhook(&bench, "gitlab-token", SECRET);
+    let settings = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{webhooks}", repo.path());
     bench.app("site", &settings).variable("RELEASE_AGENT_LOG", "debug").start();
     let sent = |source: &str, id: &str, at: u64, body: &str| {
         let message = format!("{id}.{at}.{PUSH}");
         let signature = format!("v1,{}", STANDARD.encode(sign(&Key::new(HMAC_SHA256, &KEY), message.as_bytes())));
         let at = at.to_string();
         let headers = [("webhook-id", id), ("webhook-timestamp", &at), ("webhook-signature", &signature)];
-        post(&bench.control(), &format!("/v1/hints/site/{source}"), &headers, body)
+        post(&bench.control(), &format!("/v1/webhooks/site/{source}"), &headers, body)
     };
     for source in ["gitlab", "generic"] {
         assert_unproven(&sent(source, "msg_1", now() - 310, PUSH));
@@ -498,7 +499,7 @@ fn gitlab_and_what_keeps_to_standard_webhooks_is_heard() {
         assert_unproven(&sent(source, "msg_1", now(), "{}"));
     }
     assert_unproven(&sent("github", "msg_1", now(), PUSH));
-    let token = |token: &str| post(&bench.control(), "/v1/hints/site/gitlab-token", &[("X-Gitlab-Token", token)], PUSH);
+    let token = |token: &str| post(&bench.control(), "/v1/webhooks/site/gitlab-token", &[("X-Gitlab-Token", token)], PUSH);
     assert_unproven(&token(&SECRET[1..]));
     assert_unproven(&token(""));
     assert_eq!((looks(&bench), bench.runs().len()), (0, 0), "the agent looked");
@@ -512,34 +513,34 @@ fn gitlab_and_what_keeps_to_standard_webhooks_is_heard() {
         assert_eq!(live_commit(&bench), Some(repo.head()));
         callers.push(bench.last_run()["caller"].as_str().unwrap().to_owned());
     }
-    assert_eq!(callers, ["hint:gitlab", "hint:generic", "hint:gitlab-token"]);
+    assert_eq!(callers, ["webhook:gitlab", "webhook:generic", "webhook:gitlab-token"]);
 }
 
 #[test]
-fn over_the_network_a_hint_needs_its_own_proof_and_no_other() {
+fn over_the_network_a_webhook_needs_its_own_proof_and_no_other() {
     let bench = Bench::new("over the network");
     let repo = bench.repo("site");
     repo.write("index.html", "one").commit("one");
     let network = bench.network("", "", "");
-    let hints = hint(&bench, "github", SECRET) + &hint(&bench, "docker-hub", SECRET);
-    let settings = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{hints}", repo.path());
+    let webhooks = webhook(&bench, "github", SECRET) + &webhook(&bench, "docker-hub", SECRET);
+    let settings = format!("repository = {:?}\nbranches = [\"main\"]\nauto = true\nauto_pause = \"1s\"\n{webhooks}", repo.path());
     bench.app("site", &settings).variable("RELEASE_AGENT_LOG", "trace").start();
     let place = network.place();
-    let hint = |signature: &str| post(&place, "/v1/hints/site/github", &[("X-Hub-Signature-256", signature)], PUSH);
-    let wrong = hint(&github("another-secret-of-some-length", PUSH));
+    let webhook = |signature: &str| post(&place, "/v1/webhooks/site/github", &[("X-Hub-Signature-256", signature)], PUSH);
+    let wrong = webhook(&github("another-secret-of-some-length", PUSH));
     assert_unproven(&wrong);
-    assert_eq!(post(&place, "/v1/hints/none/github", &[("X-Hub-Signature-256", &github(SECRET, PUSH))], PUSH).body, wrong.body);
-    assert_unproven(&post(&place, "/v1/hints/site/docker-hub/0123456789abcdef0123456789abcdee", &[], PUSH));
+    assert_eq!(post(&place, "/v1/webhooks/none/github", &[("X-Hub-Signature-256", &github(SECRET, PUSH))], PUSH).body, wrong.body);
+    assert_unproven(&post(&place, "/v1/webhooks/site/docker-hub/0123456789abcdef0123456789abcdee", &[], PUSH));
     assert_eq!((looks(&bench), bench.runs().len()), (0, 0), "the agent looked");
-    assert_eq!(hint(&github(SECRET, PUSH)).status, 202);
+    assert_eq!(webhook(&github(SECRET, PUSH)).status, 202);
     after_a_look(&bench, 0);
     assert_eq!(live_commit(&bench), Some(repo.head()));
     repo.write("index.html", "two").commit("two");
-    assert_eq!(post(&place, &format!("/v1/hints/site/docker-hub/{SECRET}"), &[], PUSH).status, 202);
+    assert_eq!(post(&place, &format!("/v1/webhooks/site/docker-hub/{SECRET}"), &[], PUSH).status, 202);
     after_a_look(&bench, 1);
     assert_eq!(live_commit(&bench), Some(repo.head()));
     assert!(!bench.log().contains(SECRET), "the secret is in the log");
-    // What proves a hint proves nothing else.
+    // What proves a webhook proves nothing else.
     let release = r#"{"v":1,"app":"site","action":"release","ref":"main","nonce":"0123456789abcdef0123456789abcdef"}"#;
     let headers = [("Content-Type", "application/json"), ("X-Hub-Signature-256", &github(SECRET, release))];
     assert_eq!(post(&place, "/v1/requests", &headers, release).status, 401);
@@ -547,7 +548,7 @@ fn over_the_network_a_hint_needs_its_own_proof_and_no_other() {
 }
 
 #[test]
-fn a_hint_may_be_as_large_as_a_forge_sends_it_and_no_larger() {
+fn a_webhook_may_be_as_large_as_a_forge_sends_it_and_no_larger() {
     const MOST: usize = 25 * 1024 * 1024;
     let (bench, _repo) = following("large", "", "");
     let body = "x".repeat(MOST);
@@ -557,12 +558,12 @@ fn a_hint_may_be_as_large_as_a_forge_sends_it_and_no_larger() {
 }
 
 #[test]
-fn a_repository_that_is_out_of_reach_is_asked_again_with_the_next_hint() {
+fn a_repository_that_is_out_of_reach_is_asked_again_with_the_next_webhook() {
     let (bench, repo) = following("out of reach", "", "");
     let away = bench.path("away");
     fs::rename(repo.path(), &away).unwrap();
     heard(&bench);
-    assert!(bench.log().contains("a hint led nowhere: cannot ask the repository for its refs"), "{}", bench.log());
+    assert!(bench.log().contains("a webhook led nowhere: cannot ask the repository for its refs"), "{}", bench.log());
     fs::rename(&away, repo.path()).unwrap();
     repo.git(["branch", "--move", "main", "other"]);
     heard(&bench);
