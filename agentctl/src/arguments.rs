@@ -235,7 +235,7 @@ Examples:
     Fsck(fsck::Fsck),
     /// Show who the agent takes you for, and what you may do
     Whoami,
-    /// Look the set-up over; each finding comes with its cure
+    /// Look the set-up over; each finding comes with its hint
     #[command(after_help = "Exits 1 when a release would fail.")]
     Doctor,
 }

@@ -380,7 +380,7 @@ fn an_agent_that_is_not_root_may_what_polkit_lets_it_and_no_more() {
     let (machine, repo, mut stages) = shop("not root", "release-agent", HANDOVER);
     stages.begin("without a rule");
     let failed = machine.ctl(["release", "v1"]).expect(1);
-    assert!(failed.stderr.contains("polkit"), "the cure is told:\n{}", failed.stderr);
+    assert!(failed.stderr.contains("polkit"), "the hint is told:\n{}", failed.stderr);
     assert_eq!(machine.property(AGENT, "User"), "release-agent");
 
     stages.begin("with the example's rule");

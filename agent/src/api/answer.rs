@@ -394,7 +394,7 @@ impl From<NotTaken> for Refused {
         match err {
             NotTaken::Refused(refusal) => refusal.into(),
             NotTaken::NoApp(_) => Self::new(Code::NoApp, detail, Some("agentctl status shows the apps".to_owned())),
-            NotTaken::Absent(absent) => Self::new(Code::NoApp, detail, absent.cure),
+            NotTaken::Absent(absent) => Self::new(Code::NoApp, detail, absent.hint),
             NotTaken::NoRun(_) => Self::new(Code::NoRun, detail, Some("agentctl runs shows them".to_owned())),
             NotTaken::Over(_) => Self::new(Code::Over, detail, None),
             NotTaken::TooLate(_) => Self::new(Code::TooLate, detail, Some("agentctl rollback goes back when it has ended".to_owned())),

@@ -80,8 +80,8 @@ pub(super) fn may_see_all(caller: &Caller, grants: &[Grant]) -> bool {
 /// What `doctor` has to say of rights, keys and the certificate.
 pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTime<Utc>, now: DateTime<Utc>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut find = |what: &str, level: Level, text: String, cure: Option<&str>| {
-        findings.push(Finding { app: None, what: what.to_owned(), level, text, cure: cure.map(str::to_owned) });
+    let mut find = |what: &str, level: Level, text: String, hint: Option<&str>| {
+        findings.push(Finding { app: None, what: what.to_owned(), level, text, hint: hint.map(str::to_owned) });
     };
     let Agent { grants, https, issuers, .. } = &settings.agent;
     for grant in grants {
@@ -114,9 +114,9 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
         let until = newest.format("%Y-%m-%d %H:%M UTC");
         let text =
             format!("the clock is behind what the journal has seen, by {behind} s: signed requests are refused until it shows {until}");
-        let cure = "set it right: timedatectl. Where it is right and was ahead before, wait until then, or stop the agent and move journal.db, with the \
+        let hint = "set it right: timedatectl. Where it is right and was ahead before, wait until then, or stop the agent and move journal.db, with the \
                     files that begin so, out of the state directory: the new one takes nothing that was signed before it began, or before the newest release was made";
-        find("clock", Level::Error, text, Some(cure));
+        find("clock", Level::Error, text, Some(hint));
     }
     for issuer in issuers {
         find("issuers", Level::Good, format!("oidc:{} comes with a token of {}", issuer.name, issuer.url), None);
@@ -146,7 +146,7 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
 
 /// Which files of the configuration others than root and the agent can change.
 pub(super) fn open_files(config_dir: &Path, settings: &Settings) -> Vec<Finding> {
-    let finding = |open: Open| Finding { app: None, what: "files".to_owned(), level: Level::Error, text: open.says, cure: Some(open.cure) };
+    let finding = |open: Open| Finding { app: None, what: "files".to_owned(), level: Level::Error, text: open.says, hint: Some(open.hint) };
     trusted::look(config_dir, settings).into_iter().map(finding).collect()
 }
 

@@ -160,7 +160,7 @@ async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json
         let all = rights::may_see_all(&caller, &shared.state.settings.settings().agent.grants);
         let of_files = shared.state.settings.complaints();
         let absent = shared.state.engines.not_set_up(&shared.state.settings.settings());
-        let absent = absent.iter().map(|absent| absent.cure.as_ref().map_or(absent.to_string(), |cure| format!("{absent}; {cure}")));
+        let absent = absent.iter().map(|absent| absent.hint.as_ref().map_or(absent.to_string(), |hint| format!("{absent}; {hint}")));
         let complaints = of_files.iter().map(ToString::to_string).chain(absent).filter(|_| all).collect();
         Ok(Json(view::Apps { agent: env!("CARGO_PKG_VERSION").to_owned(), draining: shared.state.engines.draining(), apps, complaints }))
     })
@@ -458,7 +458,7 @@ async fn doctor(
                 what: "configuration".to_owned(),
                 level: view::Level::Error,
                 text: complaint.to_string(),
-                cure: Some("mend the file; until then what was in force before stays in force".to_owned()),
+                hint: Some("mend the file; until then what was in force before stays in force".to_owned()),
             })
             .collect();
         let settings = shared.state.settings.settings();
@@ -467,21 +467,21 @@ async fn doctor(
             what: "configuration".to_owned(),
             level: view::Level::Warning,
             text,
-            cure: Some("systemctl restart release-agent".to_owned()),
+            hint: Some("systemctl restart release-agent".to_owned()),
         }));
         findings.extend(shared.state.settings.unread_files().iter().filter(|_| all).map(|file| view::Finding {
             app: None,
             what: "configuration".to_owned(),
             level: view::Level::Warning,
             text: format!("{} is not read: only files that end in .toml are", file.display()),
-            cure: Some(format!("mv {} {}", file.display(), file.with_extension("toml").display())),
+            hint: Some(format!("mv {} {}", file.display(), file.with_extension("toml").display())),
         }));
         findings.extend(shared.state.engines.not_set_up(&settings).into_iter().filter(|_| all).map(|absent| view::Finding {
             app: Some(absent.app.to_string()),
             what: "set-up".to_owned(),
             level: view::Level::Error,
             text: absent.to_string(),
-            cure: absent.cure,
+            hint: absent.hint,
         }));
         if engines.is_empty() {
             findings.push(view::Finding {
@@ -489,7 +489,7 @@ async fn doctor(
                 what: "configuration".to_owned(),
                 level: view::Level::Warning,
                 text: format!("there is no app that {reader} may read"),
-                cure: Some("agentctl init writes the file of a first app; a [[grant]] in agent.toml lets others read".to_owned()),
+                hint: Some("agentctl init writes the file of a first app; a [[grant]] in agent.toml lets others read".to_owned()),
             });
         }
         findings.extend(engines.iter().flat_map(|engine| engine.examine()));

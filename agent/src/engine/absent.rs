@@ -17,16 +17,16 @@ pub(crate) struct Absent {
     /// Why it is not, readable after its name.
     pub why: String,
     /// What to do about it.
-    pub cure: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl Absent {
     pub(super) fn new(app: &App, source: &NotTaken) -> Self {
         let name = app.name.clone();
         let NotTaken::Site(SiteError::Io { .. } | SiteError::NotADirectory { .. }) = source else {
-            return Self { app: name, why: format!("cannot be taken up: {}", chain(source)), cure: None };
+            return Self { app: name, why: format!("cannot be taken up: {}", chain(source)), hint: None };
         };
-        let cure = match app.executor {
+        let hint = match app.executor {
             Executor::Units => format!("agentctl setup app {name}"),
             Executor::Direct => {
                 let uid = nix::unistd::geteuid();
@@ -34,7 +34,7 @@ impl Absent {
                 format!("install -d -o {user} {}, then systemctl reload release-agent", app.root.display())
             }
         };
-        Self { app: name, why: format!("is not set up yet: {}", chain(source)), cure: Some(cure) }
+        Self { app: name, why: format!("is not set up yet: {}", chain(source)), hint: Some(hint) }
     }
 }
 

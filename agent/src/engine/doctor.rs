@@ -1,4 +1,4 @@
-//! `doctor`: looks at what a release of an app needs, and says what is wrong with its cure. It changes nothing.
+//! `doctor`: looks at what a release of an app needs, and says what is wrong and what to do. It changes nothing.
 
 mod database;
 mod live;
@@ -27,8 +27,8 @@ struct Chart {
 }
 
 impl Chart {
-    fn add(&mut self, what: &str, level: Level, text: impl Into<String>, cure: Option<String>) {
-        self.findings.push(Finding { app: Some(self.app.clone()), what: what.to_owned(), level, text: text.into(), cure });
+    fn add(&mut self, what: &str, level: Level, text: impl Into<String>, hint: Option<String>) {
+        self.findings.push(Finding { app: Some(self.app.clone()), what: what.to_owned(), level, text: text.into(), hint });
     }
 }
 
@@ -84,10 +84,10 @@ impl AppEngine {
         if let Ok(disk) = self.site.disk() {
             let percent = disk.free.saturating_mul(100) / disk.total.max(1);
             let text = format!("{percent} % of the file system is free, and {} inodes", disk.inodes);
-            let cure = || Some("agentctl prune, or a lower keep_releases".to_owned());
+            let hint = || Some("agentctl prune, or a lower keep_releases".to_owned());
             match percent {
-                0..2 => chart.add("disk", Level::Error, text, cure()),
-                2..10 => chart.add("disk", Level::Warning, text, cure()),
+                0..2 => chart.add("disk", Level::Error, text, hint()),
+                2..10 => chart.add("disk", Level::Warning, text, hint()),
                 _ => chart.add("disk", Level::Good, text, None),
             }
         }
@@ -104,8 +104,8 @@ impl AppEngine {
         }
         let unreadable = if app.executor == Executor::Direct { app.read_secrets(&app.secrets).err() } else { None };
         for complaint in unreadable.unwrap_or_default() {
-            let cure = "put the file right, or change [secrets] files in the app's file".to_owned();
-            chart.add("secrets", Level::Error, complaint.to_string(), Some(cure));
+            let hint = "put the file right, or change [secrets] files in the app's file".to_owned();
+            chart.add("secrets", Level::Error, complaint.to_string(), Some(hint));
         }
         // Thirty years ahead or behind is a clock that was never set: names of releases and windows of requests go by it.
         let year: i32 = chrono::Utc::now().format("%Y").to_string().parse().unwrap_or(0);
@@ -124,8 +124,8 @@ impl AppEngine {
         let app = self.settings();
         if app.executor == Executor::Direct {
             let text = "the agent runs hooks and manage.py as its own user: the app's code could change every release, the journal, and who may ask";
-            let cure = "where that matters: the package of Debian, and executor = \"units\" in agent.toml".to_owned();
-            return chart.add("executor", Level::Good, text, Some(cure));
+            let hint = "where that matters: the package of Debian, and executor = \"units\" in agent.toml".to_owned();
+            return chart.add("executor", Level::Good, text, Some(hint));
         }
         match users_of_runners(&self.name) {
             Err(failure) => chart.add("executor", Level::Error, failure.reason, failure.hint),
@@ -134,11 +134,11 @@ impl AppEngine {
                 if build == serving || own.as_ref().is_some_and(|own| *own == build || *own == serving) {
                     let text =
                         format!("{build} builds and {serving} serves, and the agent is {}: they must be three", own.unwrap_or_default());
-                    let cure = format!(
+                    let hint = format!(
                         "as root: agentctl setup app {}; then look at the drop-ins of release-agent-build@{0} and release-agent-app@{0}",
                         self.name
                     );
-                    chart.add("executor", Level::Error, text, Some(cure));
+                    chart.add("executor", Level::Error, text, Some(hint));
                 } else {
                     chart.add("executor", Level::Good, format!("{build} builds, {serving} checks, migrates and serves"), None);
                 }
@@ -146,8 +146,8 @@ impl AppEngine {
         }
         for path in app.secrets.iter().filter(|path| access(path.as_path(), AccessFlags::R_OK).is_ok()) {
             let text = format!("the agent itself can read {}, and need not", path.display());
-            let cure = format!("chown root: {0} && chmod 0600 {0}: the service manager hands it to whom it is for", path.display());
-            chart.add("secrets", Level::Warning, text, Some(cure));
+            let hint = format!("chown root: {0} && chmod 0600 {0}: the service manager hands it to whom it is for", path.display());
+            chart.add("secrets", Level::Warning, text, Some(hint));
         }
     }
 
@@ -182,8 +182,8 @@ impl AppEngine {
         let mut sources: Vec<&str> = app.webhooks.iter().map(|webhook| webhook.from.word()).collect();
         sources.dedup();
         if sources.is_empty() {
-            let cure = "add a [[webhook]], or take `auto` away".to_owned();
-            chart.add("hint", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(cure));
+            let hint = "add a [[webhook]], or take `auto` away".to_owned();
+            chart.add("hint", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(hint));
         } else {
             chart.add("hint", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);
         }
@@ -241,9 +241,9 @@ impl AppEngine {
             let Some(release) = release else { continue };
             let Some(gone) = self.site.interpreter_gone(&release) else { continue };
             let text = format!("the interpreter of the {role} release {release}, {}, is gone: it cannot be started again", gone.display());
-            let cure = "install that interpreter again, or make the commit anew with the one that is set: agentctl release REF --rebuild"
+            let hint = "install that interpreter again, or make the commit anew with the one that is set: agentctl release REF --rebuild"
                 .to_owned();
-            chart.add("python", Level::Error, text, Some(cure));
+            chart.add("python", Level::Error, text, Some(hint));
         }
     }
 
@@ -268,28 +268,28 @@ impl AppEngine {
             }
             Held::Nothing => {
                 let text = "nothing holds what installers run: the kernel has no Landlock, and packages may write wherever the agent may";
-                let cure = "run a kernel of 5.13 or later with `landlock` among its security modules (lsm=landlock,… on its command line)";
-                chart.add("bounds", Level::Warning, text, Some(cure.to_owned()));
+                let hint = "run a kernel of 5.13 or later with `landlock` among its security modules (lsm=landlock,… on its command line)";
+                chart.add("bounds", Level::Warning, text, Some(hint.to_owned()));
             }
         }
         for cache in python::shared_caches() {
             let text =
                 format!("the installers of all apps share {}: what the packages of one leave there, another may install", cache.display());
-            let cure = "take PIP_CACHE_DIR, UV_CACHE_DIR and POETRY_CACHE_DIR out of the agent's environment: then each app has its own";
-            chart.add("bounds", Level::Warning, text, Some(cure.to_owned()));
+            let hint = "take PIP_CACHE_DIR, UV_CACHE_DIR and POETRY_CACHE_DIR out of the agent's environment: then each app has its own";
+            chart.add("bounds", Level::Warning, text, Some(hint.to_owned()));
         }
     }
 
     fn examine_serving(&self, chart: &mut Chart) {
         let app = self.settings();
         if app.restart == Restart::None {
-            let cure = "set [restart]: agentctl init writes an example".to_owned();
-            chart.add("restart", Level::Warning, "nothing is restarted, and nothing proves which processes serve", Some(cure));
+            let hint = "set [restart]: agentctl init writes an example".to_owned();
+            chart.add("restart", Level::Warning, "nothing is restarted, and nothing proves which processes serve", Some(hint));
         } else if app.checks.is_empty() {
-            let cure = "add a [[check]] with a release_header".to_owned();
-            chart.add("check", Level::Warning, "no [[check]] is set: a release whose pages fail would be called live", Some(cure));
+            let hint = "add a [[check]] with a release_header".to_owned();
+            chart.add("check", Level::Warning, "no [[check]] is set: a release whose pages fail would be called live", Some(hint));
         } else if app.checks.iter().all(|check| check.release_header.is_none()) {
-            let cure = "let the app name its release in a header, and set release_header".to_owned();
+            let hint = "let the app name its release in a header, and set release_header".to_owned();
             let (level, text) = match (app.executor, &app.restart) {
                 // Where the processes of another user work is not the agent's to see.
                 (Executor::Units, Restart::Systemd(_)) => (
@@ -298,7 +298,7 @@ impl AppEngine {
                 ),
                 _ => (Level::Good, "no check asks which release answers; the processes are the proof"),
             };
-            chart.add("check", level, text, Some(cure));
+            chart.add("check", level, text, Some(hint));
         }
         let traps = app.restart.traps(&self.site.link(), &app.workers, app.timeout_of("switch"));
         let silent = traps.is_empty();
@@ -349,8 +349,8 @@ impl AppEngine {
         for report in &app.reports {
             let shown = report.shown();
             if let Err(complaint) = report.examine() {
-                let cure = format!("put the file right, or change {} in report[{}]", report.secret_key(), report.place);
-                chart.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(cure));
+                let hint = format!("put the file right, or change {} in report[{}]", report.secret_key(), report.place);
+                chart.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(hint));
             }
             let Some(unheard) = unheard.iter().find(|unheard| unheard.target == report.key()) else {
                 chart.add("report", Level::Good, format!("for {shown} nothing waits to be told"), None);
@@ -359,8 +359,8 @@ impl AppEngine {
             match &unheard.failed {
                 Some(failed) => {
                     let text = format!("{shown}: {} report(s) wait; the last try failed: {failed}", unheard.waiting);
-                    let cure = "they are tried for a day, more and more seldom; see to it that the agent can reach it".to_owned();
-                    chart.add("report", Level::Warning, text, Some(cure));
+                    let hint = "they are tried for a day, more and more seldom; see to it that the agent can reach it".to_owned();
+                    chart.add("report", Level::Warning, text, Some(hint));
                 }
                 None if unheard.waiting > 0 => {
                     chart.add("report", Level::Good, format!("{shown}: {} report(s) are on their way", unheard.waiting), None);
@@ -369,8 +369,8 @@ impl AppEngine {
             }
             if let Some(refused) = &unheard.refused {
                 let text = format!("{shown}: {} report(s) were given up; the last one: {refused}", unheard.given_up);
-                let cure = "look at the token and its rights, and at repository and url; the next run is told again".to_owned();
-                chart.add("report", Level::Warning, text, Some(cure));
+                let hint = "look at the token and its rights, and at repository and url; the next run is told again".to_owned();
+                chart.add("report", Level::Warning, text, Some(hint));
             }
         }
     }

@@ -113,7 +113,7 @@ impl AppEngine {
         chart.verified.runs = checked.runs;
         chart.verified.events = checked.events;
         for (of, text) in &checked.flaws {
-            let (text, cure) = match of {
+            let (text, hint) = match of {
                 Some(of) => (
                     format!("run {of}: {text}"),
                     format!("agentctl logs {of} shows its events; nobody but the agent may write there: put the file back from a copy"),
@@ -124,7 +124,7 @@ impl AppEngine {
                         .to_owned(),
                 ),
             };
-            chart.add("journal", Level::Error, Some(path), text, Some(cure));
+            chart.add("journal", Level::Error, Some(path), text, Some(hint));
         }
         if run.is_some() {
             return;
@@ -144,21 +144,21 @@ impl AppEngine {
             let known = self.journal.run(*run).ok().flatten();
             if current != Some(*run) && known.is_some_and(|known| known.ended.is_none()) {
                 let text = format!("run {run} has begun and not ended, and nobody carries it out");
-                let cure = "start the agent again: it takes such a run back, or ends it: systemctl restart release-agent".to_owned();
-                chart.add("journal", Level::Error, Some(self.journal.path()), text, Some(cure));
+                let hint = "start the agent again: it takes such a run back, or ends it: systemctl restart release-agent".to_owned();
+                chart.add("journal", Level::Error, Some(self.journal.path()), text, Some(hint));
             }
         }
     }
 
     fn verify_lock(&self, chart: &mut Chart) {
         if let Err(err) = self.site.read_lock() {
-            let cure = "it locks all the same: agentctl unlock, and lock again where that is still wanted".to_owned();
+            let hint = "it locks all the same: agentctl unlock, and lock again where that is still wanted".to_owned();
             let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
-            chart.add("lock", Level::Error, Some(&self.site.lock_file()), format!("the lock cannot be read{why}"), Some(cure));
+            chart.add("lock", Level::Error, Some(&self.site.lock_file()), format!("the lock cannot be read{why}"), Some(hint));
         }
         if let Err(err) = self.site.read_unsettled() {
-            let cure = "the database may be half migrated: look at it, and then: agentctl settle".to_owned();
-            chart.add("database", Level::Error, None, chain(&err), Some(cure));
+            let hint = "the database may be half migrated: look at it, and then: agentctl settle".to_owned();
+            chart.add("database", Level::Error, None, chain(&err), Some(hint));
         }
     }
 
@@ -174,8 +174,8 @@ impl AppEngine {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let release = name.split('.').next().and_then(|release| release.parse().ok());
             let Some(kind) = database::Kind::of(&path) else {
-                let cure = "move it elsewhere, or remove it".to_owned();
-                chart.add("backup", Level::Warning, Some(&path), format!("{name} is no backup that the agent makes"), Some(cure));
+                let hint = "move it elsewhere, or remove it".to_owned();
+                chart.add("backup", Level::Warning, Some(&path), format!("{name} is no backup that the agent makes"), Some(hint));
                 continue;
             };
             match database::verify(kind, &path, &watch()) {
@@ -183,9 +183,9 @@ impl AppEngine {
                 // Pruned meanwhile.
                 Err(_) if !path.exists() => continue,
                 Err(DatabaseError::Unsound(why)) => {
-                    let cure = "restore nothing from it; make a dump of your own, if you need one now, and remove this one".to_owned();
+                    let hint = "restore nothing from it; make a dump of your own, if you need one now, and remove this one".to_owned();
                     let text = format!("the backup {name} does not verify: {}", one_line(&why));
-                    chart.add("backup", Level::Error, Some(&path), text, Some(cure));
+                    chart.add("backup", Level::Error, Some(&path), text, Some(hint));
                 }
                 Err(err) => {
                     let text = format!("the backup {name} cannot be verified: {}", chain(&err));
@@ -194,8 +194,8 @@ impl AppEngine {
             }
             if release.is_some_and(|release| !self.site.release_dir(&release).is_dir()) {
                 let text = format!("the backup {name} is of a release that is gone");
-                let cure = "it stays until [backup] keep newer ones are there".to_owned();
-                chart.add("backup", Level::Good, Some(&path), text, Some(cure));
+                let hint = "it stays until [backup] keep newer ones are there".to_owned();
+                chart.add("backup", Level::Good, Some(&path), text, Some(hint));
             }
         }
         Ok(())
@@ -207,13 +207,13 @@ impl AppEngine {
         match Git::new(&app.git, &cache).fsck(watch) {
             Ok(None) => {}
             Ok(Some(said)) => {
-                let cure = format!("rm -r {}: the next release fetches all of it anew", cache.display());
+                let hint = format!("rm -r {}: the next release fetches all of it anew", cache.display());
                 chart.add(
                     "git",
                     Level::Error,
                     Some(&cache),
                     format!("the git cache is damaged: {}", said.trim_start_matches("error: ")),
-                    Some(cure),
+                    Some(hint),
                 );
             }
             Err(err) => {

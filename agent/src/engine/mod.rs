@@ -511,7 +511,7 @@ impl Engines {
             let why = format!("has no settings in force: {complaint}");
             absent.insert(
                 name.clone(),
-                Absent { app: name.clone(), why, cure: Some("mend the file: it is read again when it changes".to_owned()) },
+                Absent { app: name.clone(), why, hint: Some("mend the file: it is read again when it changes".to_owned()) },
             );
         }
         for (name, app) in &settings.apps {

@@ -199,13 +199,13 @@ impl<'a> Bus<'a> {
     pub(super) fn usable(&self, name: &str) -> Result<Unit, RestartError> {
         let unit = self.unit(name)?;
         let unmask = format!("systemctl unmask {name}");
-        let (what, cure) = match unit.load_state.as_str() {
+        let (what, hint) = match unit.load_state.as_str() {
             "loaded" => return Ok(unit),
             "not-found" => ("does not exist", "install the unit, then systemctl daemon-reload; or correct its name in the app's file"),
             "masked" => ("is masked", unmask.as_str()),
             _ => ("has a unit file that systemd cannot read", "systemd-analyze verify says what is wrong with it"),
         };
-        Err(RestartError::Unit { unit: name.to_owned(), what: what.to_owned(), cure: Some(cure.to_owned()), tail: Vec::new() })
+        Err(RestartError::Unit { unit: name.to_owned(), what: what.to_owned(), hint: Some(hint.to_owned()), tail: Vec::new() })
     }
 
     /// Does something to a unit and waits for the end of it: by its helper where it has one, else by a job of systemd's.
@@ -318,7 +318,7 @@ impl<'a> Bus<'a> {
             .split_once('@')
             .and_then(|(_, rest)| rest.split_once('.'))
             .is_some_and(|(instance, _)| instance.parse::<ReleaseName>().is_ok());
-        let cure = if of_release {
+        let hint = if of_release {
             format!(
                 "a helper is for a unit whose name stays: set slots = [\"blue\", \"green\"] under [restart], and agentctl setup app {app}; or allow this \
                  very unit by a polkit rule"
@@ -327,7 +327,7 @@ impl<'a> Bus<'a> {
             let socket = helper::socket_unit(act, name);
             format!("systemctl enable --now {socket}, or agentctl setup app {app}; a polkit rule for this very unit will do as well")
         };
-        RestartError::Denied { act: format!("{} {name}", act.word()), cure, source }
+        RestartError::Denied { act: format!("{} {name}", act.word()), hint, source }
     }
 
     /// A unit that failed is remembered by systemd, and not started again when that was too often. Whoever may not do this may still start it.
@@ -362,8 +362,8 @@ impl<'a> Bus<'a> {
                 what.push_str(&format!(", and says {:?}", unit.status_text));
             }
         }
-        let cure = Some(format!("journalctl -u {name} has the whole story"));
-        RestartError::Unit { unit: name.to_owned(), what, cure, tail: self.journal(name) }
+        let hint = Some(format!("journalctl -u {name} has the whole story"));
+        RestartError::Unit { unit: name.to_owned(), what, hint, tail: self.journal(name) }
     }
 
     /// What a unit said before it was started as it is now is another's.

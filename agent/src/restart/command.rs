@@ -20,7 +20,7 @@ impl Settings {
     pub(super) fn prepare(&self) -> Result<(), RestartError> {
         if self.run.is_empty() {
             let what = "the command that restarts the app is empty".to_owned();
-            return Err(RestartError::SetUp { what, cure: "set run under [restart]".to_owned() });
+            return Err(RestartError::SetUp { what, hint: "set run under [restart]".to_owned() });
         }
         Ok(())
     }
@@ -36,7 +36,7 @@ impl Settings {
         let argv = self.back.as_ref().unwrap_or(&self.run);
         self.execute(argv, scene, former).map_err(|source| RestartError::Process {
             what: format!("the command that goes back to {} failed: {source}", former.name),
-            cure: self
+            hint: self
                 .back
                 .is_none()
                 .then(|| "run was run again; set back under [restart] to a command that goes back in any case".to_owned()),

@@ -71,7 +71,7 @@ pub(super) fn find(restart: &Restart, scene: &Scene<'_>, live: Serving<'_>, made
 fn of_module(seen: &Seen, scene: &Scene<'_>, made: &MadeWith<'_>) -> Option<Finding> {
     let wanted = made.module?;
     let app = scene.app;
-    let set = format!("set settings = {wanted:?} under [django], and let the server have that: {}", cure_of(seen, scene));
+    let set = format!("set settings = {wanted:?} under [django], and let the server have that: {}", hint_of(seen, scene));
     match seen.has.get(SETTINGS_MODULE) {
         Some(has) if has == wanted => None,
         Some(has) => {
@@ -116,7 +116,7 @@ fn of_others(seen: &Seen, scene: &Scene<'_>) -> Option<Finding> {
         Some(_) if differ.is_empty() => format!("{} was started before its variables were changed", seen.who),
         _ => format!("{} was started with other values of {} than the app's file and its secrets have now", seen.who, named(&differ)),
     };
-    Some(finding(Level::Warning, text, cure_of(seen, scene)))
+    Some(finding(Level::Warning, text, hint_of(seen, scene)))
 }
 
 /// What it should have: for a process all that the agent knows, for a unit what its file holds. The settings module is told by itself.
@@ -130,7 +130,7 @@ fn wanted<'s>(scene: &'s Scene<'_>, seen: &Seen) -> BTreeMap<&'s String, &'s Str
     all.filter(|(name, value)| !replaced(name, value)).map(|(name, value)| (name, value)).collect()
 }
 
-fn cure_of(seen: &Seen, scene: &Scene<'_>) -> String {
+fn hint_of(seen: &Seen, scene: &Scene<'_>) -> String {
     match &seen.unit {
         Some(OfUnit { reads: Reads::NotIts, file, .. }) => {
             format!(
@@ -150,8 +150,8 @@ fn named(names: &[&str]) -> String {
     }
 }
 
-fn finding(level: Level, text: String, cure: String) -> Finding {
-    Finding { app: None, what: "environment".to_owned(), level, text, cure: Some(cure) }
+fn finding(level: Level, text: String, hint: String) -> Finding {
+    Finding { app: None, what: "environment".to_owned(), level, text, hint: Some(hint) }
 }
 
 /// The programs that serve, as far as they can be looked at. What cannot is told elsewhere.

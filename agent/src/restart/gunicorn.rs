@@ -68,14 +68,14 @@ impl Settings {
         if self.how == How::Usr2 && read(&self.second()).is_some() {
             return Err(RestartError::SetUp {
                 what: format!("a second master runs already, by {}", self.second().display()),
-                cure: "an earlier USR2 was not finished: end one of the two masters".to_owned(),
+                hint: "an earlier USR2 was not finished: end one of the two masters".to_owned(),
             });
         }
         match (self.master(), &self.unit) {
             (Some(master), _) if may_signal(&master.process) => Ok(Some(master)),
             (Some(master), _) => Err(RestartError::SetUp {
                 what: format!("the agent's user may not signal gunicorn's master (process {})", master.process.pid()),
-                cure: "the agent and gunicorn must run as the same user".to_owned(),
+                hint: "the agent and gunicorn must run as the same user".to_owned(),
             }),
             (None, Some(unit)) => {
                 systemd::examine(scene, Act::Restart, std::iter::once(unit.as_str()))?;

@@ -161,7 +161,7 @@ impl Settings {
 
     /// What stands in the way of the name or of an instance's socket.
     pub(super) fn obstacle(&self) -> Option<RestartError> {
-        let set_up = |what: String, cure: String| Some(RestartError::SetUp { what, cure });
+        let set_up = |what: String, hint: String| Some(RestartError::SetUp { what, hint });
         // A dot and the 32 characters of a release's name.
         let length = self.socket.as_os_str().len() + 33;
         if length > MOST_SOCKET_PATH {
@@ -182,16 +182,16 @@ impl Settings {
             return None;
         }
         let socket = self.socket.display();
-        let (what, cure) = if meta.file_type().is_socket() && http::listens(&self.socket) {
+        let (what, hint) = if meta.file_type().is_socket() && http::listens(&self.socket) {
             let what = format!("a server listens at {socket} itself, where a link to the instance of a release should be");
-            let cure = format!(
+            let hint = format!(
                 "let that server bind another name and let nginx connect there, or stop it and remove {socket}; the first handover then makes the link"
             );
-            (what, cure)
+            (what, hint)
         } else {
             (format!("{socket} is in the way: it is no link, and nobody listens there"), format!("remove {socket}"))
         };
-        set_up(what, cure)
+        set_up(what, hint)
     }
 
     /// Links that a dead agent left between making and renaming them.
@@ -271,7 +271,7 @@ impl Settings {
                         socket.display(),
                         self.start_timeout.as_secs()
                     ),
-                    cure: Some("it must bind the socket that it is given as {socket} and RELEASE_SOCKET (%i in a template unit); raise start_timeout if it needs longer".to_owned()),
+                    hint: Some("it must bind the socket that it is given as {socket} and RELEASE_SOCKET (%i in a template unit); raise start_timeout if it needs longer".to_owned()),
                     tail: instances.tail(instance, new.name),
                 });
             }
@@ -337,7 +337,7 @@ impl Settings {
         let Some(instance) = instances.find(serving.name)? else {
             return Err(RestartError::Process {
                 what: format!("there is no instance of {}", serving.name),
-                cure: Some("activate the release again: that starts one".to_owned()),
+                hint: Some("activate the release again: that starts one".to_owned()),
                 tail: instances.last_log(serving.name),
             });
         };
@@ -358,7 +358,7 @@ impl Settings {
         let target = self.named().map_or_else(|| "nothing".to_owned(), |target| target.display().to_string());
         Err(RestartError::Process {
             what: format!("{} leads to {target}, not to the instance of {}", self.socket.display(), serving.name),
-            cure: Some("somebody else changed the link; activate the release again".to_owned()),
+            hint: Some("somebody else changed the link; activate the release again".to_owned()),
             tail: Vec::new(),
         })
     }

@@ -78,7 +78,7 @@ pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Resul
     }
     Err(RestartError::Unit {
         what: format!("ended {TRIES} connections and did nothing: it cannot be started"),
-        cure: Some(format!("systemctl status {helper} says why; reset its socket by systemctl restart {}", socket_unit(act, unit))),
+        hint: Some(format!("systemctl status {helper} says why; reset its socket by systemctl restart {}", socket_unit(act, unit))),
         tail: bus.journal(&helper),
         unit: helper,
     })
@@ -102,7 +102,7 @@ fn met_helper(act: Act, unit: &str, met: io::Result<()>) -> Result<Asked, Restar
             let socket_unit = socket_unit(act, unit);
             Err(RestartError::SetUp {
                 what: format!("the agent's user may not connect to {}, the helper that should {} {unit}", socket.display(), act.word()),
-                cure: format!(
+                hint: format!(
                     "the socket belongs to SocketUser= of {socket_unit}, which must be the agent's user: systemctl edit {socket_unit}"
                 ),
             })

@@ -29,7 +29,7 @@ impl ShownBy {
     }
 
     /// What to do where one works in another release.
-    pub(super) fn cure(self) -> &'static str {
+    pub(super) fn hint(self) -> &'static str {
         match self {
             Self::Directory | Self::Answers => {
                 "the server goes back to the directory that it was started in: give it chdir = <the link app> (doctor has the details)"
@@ -62,8 +62,8 @@ pub(super) struct Absent<'a> {
 
 impl Absent<'_> {
     pub(super) fn error(&self, what: String) -> RestartError {
-        let cure = format!("start {}, or name the unit that starts it as unit under [restart]", self.server);
-        RestartError::SetUp { what, cure }
+        let hint = format!("start {}, or name the unit that starts it as unit under [restart]", self.server);
+        RestartError::SetUp { what, hint }
     }
 
     /// Before the first release there is no link for a server to run in, so there is no server either: the release goes on, and waits for it.
@@ -132,7 +132,7 @@ impl Master {
             None => Ok(()),
             Some((process, cwd)) => Err(self.error(
                 format!("process {} of {} works in another release, {}", process.pid(), self.process.pid(), cwd.display()),
-                Some(self.shown_by.cure()),
+                Some(self.shown_by.hint()),
             )),
         }
     }
@@ -185,7 +185,7 @@ impl Master {
                     _ if now.is_empty() => self.error(format!("the master (process {}) has no worker with a loaded app after {seconds} s", self.process.pid()), None),
                     Some((process, cwd)) => self.error(
                         format!("after {seconds} s, process {} still works in another release, {}", process.pid(), cwd.display()),
-                        Some(self.shown_by.cure()),
+                        Some(self.shown_by.hint()),
                     ),
                     None => self.error(
                         format!("{old} of {} workers are still the ones from before after {seconds} s", now.len()),
@@ -199,7 +199,7 @@ impl Master {
         }
     }
 
-    pub(super) fn error(&self, what: String, cure: Option<&str>) -> RestartError {
-        RestartError::Process { what, cure: cure.map(str::to_owned), tail: self.tail() }
+    pub(super) fn error(&self, what: String, hint: Option<&str>) -> RestartError {
+        RestartError::Process { what, hint: hint.map(str::to_owned), tail: self.tail() }
     }
 }

@@ -169,10 +169,10 @@ impl Restart {
         systemd::examine(scene, Act::Restart, worker::plain(scene).map(|worker| worker.unit.as_str()))?;
         let workers = traps::of_workers(self, scene.workers, scene.link, scene.watch.left());
         for finding in traps::of_server(self, scene.link, new.dir).into_iter().chain(workers) {
-            match (finding.level, finding.cure) {
+            match (finding.level, finding.hint) {
                 // It would be called live and would not be.
-                (Level::Error, Some(cure)) => return Err(RestartError::SetUp { what: finding.text, cure }),
-                (_, Some(cure)) => (scene.warn)(&format!("{}: {cure}", finding.text)),
+                (Level::Error, Some(hint)) => return Err(RestartError::SetUp { what: finding.text, hint }),
+                (_, Some(hint)) => (scene.warn)(&format!("{}: {hint}", finding.text)),
                 (_, None) => (scene.warn)(&finding.text),
             }
         }

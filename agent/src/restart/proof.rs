@@ -143,7 +143,7 @@ impl Asking<'_> {
         let stopped: Vec<String> = crew.iter().filter(|process| process.is_stopped()).map(|process| process.pid().to_string()).collect();
         (!stopped.is_empty()).then(|| RestartError::Process {
             what: format!("{error}: {} of its processes are stopped (SIGSTOP)", stopped.len()),
-            cure: Some(format!("kill -CONT {}", stopped.join(" "))),
+            hint: Some(format!("kill -CONT {}", stopped.join(" "))),
             tail: Vec::new(),
         })
     }
@@ -225,7 +225,7 @@ impl Asking<'_> {
             0 => Ok(()),
             gone => Err(RestartError::Process {
                 what: format!("{gone} worker(s) of {} ended and were replaced while they were watched", self.serving.name),
-                cure: Some(REPLACED.to_owned()),
+                hint: Some(REPLACED.to_owned()),
                 tail: (self.tail)(),
             }),
         }

@@ -114,9 +114,9 @@ pub(super) fn start(scene: &Scene<'_>, unit: &str, timeout: Duration) -> Result<
 /// An error about a process, with the last lines of the unit that it belongs to, where it has none of its own.
 pub(super) fn with_journal(scene: &Scene<'_>, unit: Option<&str>, error: RestartError) -> RestartError {
     match (error, unit) {
-        (RestartError::Process { what, cure, tail }, Some(unit)) if tail.is_empty() => {
+        (RestartError::Process { what, hint, tail }, Some(unit)) if tail.is_empty() => {
             let tail = Bus::open(scene.watch).map(|bus| bus.journal(unit)).unwrap_or_default();
-            RestartError::Process { what, cure, tail }
+            RestartError::Process { what, hint, tail }
         }
         (RestartError::Check { when, source, tail }, Some(unit)) if tail.is_empty() => {
             let tail = Bus::open(scene.watch).map(|bus| bus.journal(unit)).unwrap_or_default();
@@ -230,8 +230,8 @@ fn stray(unit: &Unit, shown_by: ShownBy, serving: Serving<'_>) -> Option<(Proces
 }
 
 fn in_another_release(bus: &Bus<'_>, (unit, shown_by): (&str, ShownBy), process: Process, cwd: &Path) -> RestartError {
-    let cure = match shown_by {
-        ShownBy::Nothing => shown_by.cure(),
+    let hint = match shown_by {
+        ShownBy::Nothing => shown_by.hint(),
         ShownBy::Directory | ShownBy::Answers => {
             "the server keeps the directory that it was started in: let it change into the link app by its own option (chdir), or restart the unit \
              instead of reloading it"
@@ -240,7 +240,7 @@ fn in_another_release(bus: &Bus<'_>, (unit, shown_by): (&str, ShownBy), process:
     RestartError::Unit {
         unit: unit.to_owned(),
         what: format!("has a worker in another release: process {} works in {}", process.pid(), cwd.display()),
-        cure: Some(cure.to_owned()),
+        hint: Some(hint.to_owned()),
         tail: bus.journal(unit),
     }
 }

@@ -1,4 +1,4 @@
-//! Set-ups that were measured to do something else than they seem to, with the cure of each. What is read here is only looked at: the command lines of
+//! Set-ups that were measured to do something else than they seem to, with a hint each. What is read here is only looked at: the command lines of
 //! processes that run, the units, the options in ini files.
 
 pub(super) mod celery;
@@ -140,7 +140,7 @@ pub(super) fn of_workers(restart: &Restart, workers: &[Worker], link: &Path, tim
         for name in workers.iter().filter_map(|worker| units_of_worker(restart, worker).into_iter().next()) {
             let unit = bus.unit(&name)?;
             findings.extend(celery::judge(&unit));
-            findings.extend(systemd::takes_too_long(&unit, time).map(|(text, cure)| finding(Level::Warning, text, Some(cure))));
+            findings.extend(systemd::takes_too_long(&unit, time).map(|(text, hint)| finding(Level::Warning, text, Some(hint))));
         }
         Ok(findings)
     };
@@ -154,13 +154,13 @@ fn quickly<T>(look: impl FnOnce(&Watch<'_>) -> T) -> T {
     look(&Watch { marker: "", deadline: Instant::now() + Duration::from_secs(5), cancel: &cancel, lines: &|_, _| {} })
 }
 
-fn finding(level: Level, text: impl Into<String>, cure: Option<&str>) -> Finding {
-    Finding { app: None, what: "restart".to_owned(), level, text: text.into(), cure: cure.map(str::to_owned) }
+fn finding(level: Level, text: impl Into<String>, hint: Option<&str>) -> Finding {
+    Finding { app: None, what: "restart".to_owned(), level, text: text.into(), hint: hint.map(str::to_owned) }
 }
 
 fn of_error(error: &RestartError) -> Finding {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    Finding { cure: error.hint(), ..finding(Level::Error, format!("{error}{source}"), None) }
+    Finding { hint: error.hint(), ..finding(Level::Error, format!("{error}{source}"), None) }
 }
 
 /// The units of the slots, or, to look at a template, one that is the instance of no release.
@@ -251,8 +251,8 @@ fn in_its_slot(restart: &Restart, template: &str, link: &Path, watch: &Watch<'_>
     match unit {
         Ok(unit) if unit.load_state == "loaded" && !knows(&unit) => {
             let text = format!("{} does not name {}: it cannot know which release is in its slot", unit.name, place.display());
-            let cure = format!("set WorkingDirectory={} in {template}", place.with_file_name("%i").display());
-            vec![finding(Level::Error, text, Some(&cure))]
+            let hint = format!("set WorkingDirectory={} in {template}", place.with_file_name("%i").display());
+            vec![finding(Level::Error, text, Some(&hint))]
         }
         _ => Vec::new(),
     }
@@ -282,13 +282,13 @@ fn obstacles(restart: &Restart, workers: &[Worker], link: &Path, watch: &Watch<'
             }
         }
     }
-    let absent = |started_by: &Option<String>, text: String, cure: &str| match started_by {
+    let absent = |started_by: &Option<String>, text: String, hint: &str| match started_by {
         Some(unit) => finding(Level::Warning, format!("{text}; a release would start {unit}"), None),
         // Nothing can have been started in a link that is not there.
         None if link.symlink_metadata().is_err() => {
             finding(Level::Warning, format!("{text}; the first release waits for it to be started, once {} is there", link.display()), None)
         }
-        None => finding(Level::Error, text, Some(cure)),
+        None => finding(Level::Error, text, Some(hint)),
     };
     match restart {
         Restart::Handover(settings) => {

@@ -122,20 +122,20 @@ impl Settings {
         if self.how == How::Quit && self.unit.is_none() {
             return Err(RestartError::SetUp {
                 what: "Q ends uWSGI, and no unit is named that starts it again".to_owned(),
-                cure: "name the unit as unit under [restart], or use another byte".to_owned(),
+                hint: "name the unit as unit under [restart], or use another byte".to_owned(),
             });
         }
         match fs::metadata(&self.fifo) {
             Ok(meta) if !meta.file_type().is_fifo() => {
                 return Err(RestartError::SetUp {
                     what: format!("{} is no FIFO", self.fifo.display()),
-                    cure: "name the path that uWSGI has as master-fifo".to_owned(),
+                    hint: "name the path that uWSGI has as master-fifo".to_owned(),
                 });
             }
             Ok(_) if nix::unistd::access(&self.fifo, nix::unistd::AccessFlags::W_OK).is_err() => {
                 return Err(RestartError::SetUp {
                     what: format!("the agent's user may not write to the FIFO {}", self.fifo.display()),
-                    cure: "uWSGI makes it with mode 0600: the agent and uWSGI must run as the same user".to_owned(),
+                    hint: "uWSGI makes it with mode 0600: the agent and uWSGI must run as the same user".to_owned(),
                 });
             }
             _ => {}

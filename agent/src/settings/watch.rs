@@ -25,7 +25,7 @@ use crate::trust::Revoked;
 const QUIET: Duration = Duration::from_millis(200);
 /// How long they may be busy at most.
 const BUSY: Duration = Duration::from_secs(2);
-/// How often the files are read without any event: while there are complaints, whose cure may lie in a place that is not watched (the mode of a
+/// How often the files are read without any event: while there are complaints, whose remedy may lie in a place that is not watched (the mode of a
 /// secrets file), and where the host has no watches left to give.
 const AGAIN: Duration = Duration::from_secs(5);
 

@@ -250,7 +250,7 @@ fn services(app: &App, people: &People, host: &Host, drawn: &mut Drawn) -> Resul
         Some(path) if path == Path::new("/run") => {
             return Err(Refusal {
                 what: "the socket under [restart] lies right in /run, which belongs to the system".to_owned(),
-                cure: format!("give it a directory of its own: socket = \"/run/{}/web.sock\"", app.name),
+                hint: format!("give it a directory of its own: socket = \"/run/{}/web.sock\"", app.name),
             });
         }
         Some(path) if path.starts_with("/run") => {

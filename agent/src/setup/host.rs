@@ -66,7 +66,7 @@ pub(super) fn people(app: &App, wish: &Wish) -> Result<People, SetupError> {
     let (builder, builder_chosen) = choose(&wish.build_user, earlier(Side::Build)?, format!("{}-build", app.name));
     let agent = people::known(AGENT).ok_or_else(|| Refusal {
         what: format!("there is no user {AGENT}"),
-        cure: "install the package, or run systemd-sysusers with systemd/sysusers.d/release-agent.conf".to_owned(),
+        hint: "install the package, or run systemd-sysusers with systemd/sysusers.d/release-agent.conf".to_owned(),
     })?;
     let with_agent = people::person(AGENT).companions;
     Ok(People { app: people::person(&user), app_chosen, builder: people::person(&builder), builder_chosen, agent, with_agent })
@@ -103,7 +103,7 @@ pub(super) fn ready(app: &App) -> Result<(), Refusal> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Err(Refusal {
             what: "systemd does not run here, and step runners are its units".to_owned(),
-            cure: "set executor = \"direct\" in agent.toml, where the agent runs everything itself".to_owned(),
+            hint: "set executor = \"direct\" in agent.toml, where the agent runs everything itself".to_owned(),
         });
     }
     let runners = [Side::Build, Side::App].map(|side| format!("release-agent-{}@.socket", side.word()));
@@ -112,7 +112,7 @@ pub(super) fn ready(app: &App) -> Result<(), Refusal> {
     match needed.into_iter().find(|unit| !has_unit(unit)) {
         Some(unit) => Err(Refusal {
             what: format!("the unit {unit} is not installed"),
-            cure: "install the package, or copy systemd/system to /usr/local/lib/systemd/system".to_owned(),
+            hint: "install the package, or copy systemd/system to /usr/local/lib/systemd/system".to_owned(),
         }),
         None => Ok(()),
     }
@@ -136,7 +136,7 @@ pub(super) fn strangers(people: &People, root: &Path) -> Result<(), Refusal> {
             first.display(),
             people::user_of(*uid)
         ),
-        cure: format!(
+        hint: format!(
             "move out of {} what the agent did not make; give it what it did make: chown -hR {AGENT}: {}",
             first.parent().unwrap_or(root).display(),
             first.display()
@@ -241,7 +241,7 @@ pub(super) fn look(action: &Action) -> Result<State, SetupError> {
             Some(there) if !texts::is_ours(&there) => {
                 return Err(Refusal {
                     what: format!("{} is there, and no setup has written it", path.display()),
-                    cure: "move it away, or give it another name, which counts as well".to_owned(),
+                    hint: "move it away, or give it another name, which counts as well".to_owned(),
                 }
                 .into());
             }
@@ -281,7 +281,7 @@ fn may_be_taken(path: &Path, owner: &Owner, seen: Seen) -> Result<(), Refusal> {
     }
     Err(Refusal {
         what: format!("{} is there, belongs to {}, and has something in it", path.display(), people::user_of(seen.uid)),
-        cure: "give the app's socket a directory of its own: socket = under [restart]".to_owned(),
+        hint: "give the app's socket a directory of its own: socket = under [restart]".to_owned(),
     })
 }
 
@@ -346,7 +346,7 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
 fn make(path: &Path, kind: Kind, owner: &Owner, mode: u32) -> Result<(), SetupError> {
     let (uid, gid) = numbers(owner).ok_or_else(|| Refusal {
         what: format!("there is no user {} with the group {}", owner.user, owner.group),
-        cure: "getent passwd and getent group say what the host knows".to_owned(),
+        hint: "getent passwd and getent group say what the host knows".to_owned(),
     })?;
     Ok(places::make(path, kind, Seen { uid, gid, mode })?)
 }

@@ -71,7 +71,7 @@ const CONFIG: &str = "/etc/release-agent";
 #[error("{what}")]
 struct Refusal {
     what: String,
-    cure: String,
+    hint: String,
 }
 
 /// Why a setup came to nothing.
@@ -134,14 +134,14 @@ impl SetupError {
         }
     }
 
-    fn cure(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Config(_) | Self::SaidNo | Self::Mute(_) | Self::Program(_) | Self::Place(PlaceError::Io { .. }) => return None,
             Self::NoApp { app, .. } => format!("agentctl init {app} --repository URL writes one"),
             Self::Direct(file) => format!("write executor = \"units\" at the top of {}", file.display()),
             Self::NotRoot => "ask as root: sudo agentctl setup app …".to_owned(),
             Self::NoTerminal => "add --yes to have it done without a question, or --dry-run to see what it would be".to_owned(),
-            Self::Refused(refusal) => refusal.cure.clone(),
+            Self::Refused(refusal) => refusal.hint.clone(),
             Self::Place(PlaceError::Link(path)) => format!("put a real directory or file at {}", path.display()),
             Self::Place(PlaceError::Kind { path, .. } | PlaceError::Named(path)) => format!("move {} away", path.display()),
             Self::Place(PlaceError::Writable { path, .. }) => {
@@ -150,7 +150,7 @@ impl SetupError {
             Self::Stopped { source, .. } => {
                 return Some(
                     source
-                        .cure()
+                        .hint()
                         .unwrap_or_else(|| "what was done before stands; ask again when it is put right, and the rest is done".to_owned()),
                 );
             }
@@ -185,8 +185,8 @@ fn tell(out: &mut dyn Write, err: &SetupError) -> io::Result<()> {
     for line in err.tail() {
         writeln!(out, "  │ {line}")?;
     }
-    if let Some(cure) = err.cure() {
-        writeln!(out, "  hint: {cure}")?;
+    if let Some(hint) = err.hint() {
+        writeln!(out, "  hint: {hint}")?;
     }
     Ok(())
 }
@@ -252,7 +252,7 @@ fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
     if wish.manner != Manner::Show && wish.config != Path::new(CONFIG) {
         return Err(Refusal {
             what: format!("step runners read {CONFIG}, and this configuration is in {}", wish.config.display()),
-            cure: format!("move it to {CONFIG}; --dry-run shows what would be done"),
+            hint: format!("move it to {CONFIG}; --dry-run shows what would be done"),
         }
         .into());
     }
@@ -260,7 +260,7 @@ fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
     if ["/home", "/root", "/run/user"].iter().any(|home| app.root.starts_with(home)) {
         return Err(Refusal {
             what: format!("the root {} lies where units see nothing (ProtectHome=)", app.root.display()),
-            cure: format!("move it, and say so in {}: root = \"/srv/{}\"", file.display(), app.name),
+            hint: format!("move it, and say so in {}: root = \"/srv/{}\"", file.display(), app.name),
         }
         .into());
     }

@@ -264,7 +264,7 @@ fn the_module_is_guessed_from_the_settings_else_from_the_app() {
 #[test]
 fn sockets_are_not_put_right_into_run() {
     let refusal = draw(&app("[restart]\nsocket = \"/run/shop.sock\"\n"), &people(), &host()).unwrap_err();
-    assert!(refusal.cure.contains("/run/shop/web.sock"), "{refusal:?}");
+    assert!(refusal.hint.contains("/run/shop/web.sock"), "{refusal:?}");
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Leftover {
             level: Level::Warning,
             path: Some(self.path.display().to_string()),
             text: self.text.clone(),
-            cure: Some("agentctl fsck --mend removes it".to_owned()),
+            hint: Some("agentctl fsck --mend removes it".to_owned()),
             mend: true,
         }
     }
@@ -144,8 +144,8 @@ impl Site {
                     let text = format!("{release} was never sealed, and can never be activated");
                     left.push(Leftover { way: Way::Release(release), ..Leftover::new("release", dir, text) });
                 }
-                Some((why, cure)) => {
-                    chart.add("release", Level::Error, Some(&dir), format!("{release} has no manifest, and {why}"), Some(cure));
+                Some((why, hint)) => {
+                    chart.add("release", Level::Error, Some(&dir), format!("{release} has no manifest, and {why}"), Some(hint));
                 }
             }
         }
@@ -225,13 +225,13 @@ impl Site {
                 }
                 Instance::Runs => {
                     let text = format!("the instance of {release} runs, and that release is not there");
-                    let cure = "find the process by the socket that the record names, and end it; then --mend forgets it".to_owned();
-                    chart.add("instance", Level::Warning, Some(&path), text, Some(cure));
+                    let hint = "find the process by the socket that the record names, and end it; then --mend forgets it".to_owned();
+                    chart.add("instance", Level::Warning, Some(&path), text, Some(hint));
                 }
                 Instance::Unknown => {
                     let text = format!("the record of the instance of {release} cannot be understood, and that release is not there");
-                    let cure = "make sure that no such process runs, and remove it".to_owned();
-                    chart.add("instance", Level::Warning, Some(&path), text, Some(cure));
+                    let hint = "make sure that no such process runs, and remove it".to_owned();
+                    chart.add("instance", Level::Warning, Some(&path), text, Some(hint));
                 }
             }
         }

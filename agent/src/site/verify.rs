@@ -28,13 +28,13 @@ pub(crate) struct Chart {
 
 impl Chart {
     /// Adds what nobody can mend without guessing.
-    pub(crate) fn add(&mut self, what: &str, level: Level, path: Option<&Path>, text: impl Into<String>, cure: Option<String>) {
+    pub(crate) fn add(&mut self, what: &str, level: Level, path: Option<&Path>, text: impl Into<String>, hint: Option<String>) {
         let path = path.map(|path| path.display().to_string());
-        self.differences.push(Difference { what: what.to_owned(), level, path, text: text.into(), cure, mend: false });
+        self.differences.push(Difference { what: what.to_owned(), level, path, text: text.into(), hint, mend: false });
     }
 
-    fn error(&mut self, what: &str, path: &Path, text: impl Into<String>, cure: impl Into<String>) {
-        self.add(what, Level::Error, Some(path), text, Some(cure.into()));
+    fn error(&mut self, what: &str, path: &Path, text: impl Into<String>, hint: impl Into<String>) {
+        self.add(what, Level::Error, Some(path), text, Some(hint.into()));
     }
 
     /// Takes over what another one has.
@@ -56,7 +56,7 @@ struct Sealed<'a> {
     dir: PathBuf,
     without: &'a [&'a str],
     /// What helps when it is damaged.
-    cure: &'a str,
+    hint: &'a str,
 }
 
 impl Site {
@@ -163,7 +163,7 @@ impl Site {
         let dir = self.release_dir(release);
         let digits = release.commit_digits();
         let is_live = live == Some(release);
-        let cure = if is_live {
+        let hint = if is_live {
             format!("agentctl release {digits} makes this commit anew; until then: agentctl rollback")
         } else {
             format!("do not activate it; agentctl release {digits} makes this commit anew")
@@ -172,22 +172,22 @@ impl Site {
         self.verify_facts(release, &called, chart);
         let manifest = match self.written_manifest(release) {
             Ok(manifest) => manifest,
-            Err(err) => return chart.error("release", &self.manifest_path(release), err.to_string(), cure),
+            Err(err) => return chart.error("release", &self.manifest_path(release), err.to_string(), hint),
         };
         if manifest.app != app {
             let text = format!("{called} was made for an app {}", manifest.app);
-            chart.add("release", Level::Warning, Some(&dir), text, Some(format!("was it copied here? {cure}")));
+            chart.add("release", Level::Warning, Some(&dir), text, Some(format!("was it copied here? {hint}")));
         }
         if let Some(key) = manifest.environment.as_ref().filter(|key| !self.has_environment(key)) {
             let place = self.environment(key);
             let how = if place.is_dir() { "is incomplete" } else { "is gone" };
-            chart.error("environment", &place, format!("the environment of {called} {how}"), cure.clone());
+            chart.error("environment", &place, format!("the environment of {called} {how}"), hint.clone());
         }
         let listing = match self.listing_of(release, &manifest) {
             Ok(listing) => listing,
-            Err(err) => return chart.error("release", &dir.join(FACTS).join(super::seal::LISTING), err.to_string(), cure),
+            Err(err) => return chart.error("release", &dir.join(FACTS).join(super::seal::LISTING), err.to_string(), hint),
         };
-        let sealed = Sealed { what: "release", called, dir: dir.clone(), without: &[FACTS], cure: &cure };
+        let sealed = Sealed { what: "release", called, dir: dir.clone(), without: &[FACTS], hint: &hint };
         let Some(compared) = sealed.verify(&listing, go_on, chart) else { return };
         chart.verified.releases += 1;
         let revision = dir.join("REVISION");
@@ -195,7 +195,7 @@ impl Site {
         if says.trim() != manifest.commit && !compared.flaws.iter().any(|(path, _)| *path == Path::new("REVISION")) {
             let text =
                 format!("REVISION of {} was sealed with {:?}, and the manifest says {}", sealed.called, says.trim(), manifest.commit);
-            chart.error("release", &revision, text, cure.clone());
+            chart.error("release", &revision, text, hint.clone());
         }
         for link in compared.links {
             let Some(target) = self.shared_target(&dir, &link).filter(|target| fs::metadata(target).is_err()) else { continue };
@@ -225,8 +225,8 @@ impl Site {
         let mut broken = |file: &str, err: Option<SiteError>, then: &str| {
             if let Some(err) = err {
                 let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
-                let cure = format!("put it back from a copy, or remove it: {then}");
-                chart.error("release", &facts.join(file), format!("{FACTS}/{file} of {called} cannot be read{why}"), cure);
+                let hint = format!("put it back from a copy, or remove it: {then}");
+                chart.error("release", &facts.join(file), format!("{FACTS}/{file} of {called} cannot be read{why}"), hint);
             }
         };
         broken(Served::FILE, self.fact::<Served>(release).err(), "the release then counts as one that was never live");
@@ -262,18 +262,18 @@ impl Site {
 
     fn verify_environment(&self, key: &str, users: &[&ReleaseName], go_on: &dyn Fn() -> bool, chart: &mut Chart) {
         let dir = self.environment(key);
-        let (called, cure) = match users {
+        let (called, hint) = match users {
             [] => {
-                let cure = "agentctl prune removes it".to_owned();
+                let hint = "agentctl prune removes it".to_owned();
                 let text = format!("no release uses the environment {key}");
-                chart.add("environment", Level::Good, Some(&dir), text, Some(cure.clone()));
-                (format!("the environment {key}, which no release uses,"), cure)
+                chart.add("environment", Level::Good, Some(&dir), text, Some(hint.clone()));
+                (format!("the environment {key}, which no release uses,"), hint)
             }
             [newest, ..] => {
                 let of = if users.len() == 1 { "1 release".to_owned() } else { format!("{} releases", users.len()) };
-                let cure =
+                let hint =
                     format!("agentctl release {} --rebuild makes this commit anew, with an environment of its own", newest.commit_digits());
-                (format!("the environment {key} (of {of})"), cure)
+                (format!("the environment {key} (of {of})"), hint)
             }
         };
         let python = dir.join("bin/python");
@@ -282,18 +282,18 @@ impl Site {
                 Ok(target) => format!("bin/python of {called} leads to {}, which is no program", target.display()),
                 Err(_) => format!("bin/python of {called} is no program"),
             };
-            let cure = format!("install the interpreter that it was made with again; or: {cure}");
-            chart.error("environment", &python, text, cure);
+            let hint = format!("install the interpreter that it was made with again; or: {hint}");
+            chart.error("environment", &python, text, hint);
         }
         let listing = match self.listing_of_environment(key) {
             Ok(Some(listing)) => listing,
             Ok(None) => {
                 let text = format!("{called} was sealed before lists of files were kept: its files cannot be verified");
-                return chart.add("environment", Level::Good, Some(&dir), text, Some(cure));
+                return chart.add("environment", Level::Good, Some(&dir), text, Some(hint));
             }
-            Err(why) => return chart.error("environment", &dir, format!("{called} {why}"), cure),
+            Err(why) => return chart.error("environment", &dir, format!("{called} {why}"), hint),
         };
-        let sealed = Sealed { what: "environment", called, dir, without: &[MARKER, LISTING], cure: &cure };
+        let sealed = Sealed { what: "environment", called, dir, without: &[MARKER, LISTING], hint: &hint };
         if sealed.verify(&listing, go_on, chart).is_some() {
             chart.verified.environments += 1;
         }
@@ -305,7 +305,7 @@ const REMOVE: &str = "find out who wrote it, and remove it";
 
 impl Sealed<'_> {
     fn verify(&self, listing: &[u8], go_on: &dyn Fn() -> bool, chart: &mut Chart) -> Option<Compared> {
-        let Self { what, called, dir, without, cure } = self;
+        let Self { what, called, dir, without, hint } = self;
         let compared = match compare(listing, dir, without, go_on) {
             Ok(compared) => compared,
             Err(err) => {
@@ -328,18 +328,18 @@ impl Sealed<'_> {
                 Flaw::Unreadable(why) => (Level::Error, format!("{shown} of {called} cannot be read: {why}")),
                 Flaw::Extra | Flaw::Cache => (Level::Warning, format!("{shown} of {called} was not there when it was sealed")),
             };
-            let cure = match flaw {
+            let hint = match flaw {
                 Flaw::Mode { sealed, .. } => format!("find out who changed it, and: chmod {sealed:o} {}", dir.join(path).display()),
                 Flaw::Extra | Flaw::Cache => REMOVE.to_owned(),
-                _ => (*cure).to_owned(),
+                _ => (*hint).to_owned(),
             };
-            chart.add(what, level, Some(&dir.join(path)), text, Some(cure));
+            chart.add(what, level, Some(&dir.join(path)), text, Some(hint));
         }
         let more = flaws.iter().skip(MOST_TOLD);
         if more.len() > 0 {
             let level = if more.clone().all(|(_, flaw)| *flaw == Flaw::Extra) { Level::Warning } else { Level::Error };
             let text = format!("{} more files of {called} differ", more.len());
-            chart.add(what, level, Some(dir), text, Some((*cure).to_owned()));
+            chart.add(what, level, Some(dir), text, Some((*hint).to_owned()));
         }
         if !caches.is_empty() {
             let (files, were) = if caches.len() == 1 { ("file", "was") } else { ("files", "were") };

@@ -105,12 +105,12 @@ fn warn_of_an_empty_one(cx: &Cx<'_>, inspection: &Inspection) {
 /// Warns in each release that migrates without a dump.
 pub(super) fn warn_without_any(cx: &Cx<'_>, inspection: &Inspection) {
     if cx.app.backup.is_none() {
-        let cure = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
+        let hint = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
             "add [backup] to the app's file"
         } else {
             "make one by a hook: before = \"migrate\""
         };
-        cx.warn(format!("no dump was made before these migrations: [backup] is not set; {cure}"));
+        cx.warn(format!("no dump was made before these migrations: [backup] is not set; {hint}"));
         warn_of_an_empty_one(cx, inspection);
     }
 }

@@ -57,7 +57,7 @@ impl Step for Fetch {
 /// How long the live release may take to answer.
 const TO_ANSWER: Duration = Duration::from_secs(2);
 
-/// What no release can cure fails this one before anything is built for it.
+/// What no release can mend fails this one before anything is built for it.
 fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
     let shared = match cx.app.executor {
         Executor::Direct => ready::shared(cx.app, cx.site, geteuid()),
@@ -65,9 +65,9 @@ fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Fa
     };
     for unready in ready::secrets(cx.app).into_iter().chain(shared).chain(addresses) {
         if unready.fatal == Fatal::Yes && cx.act.makes_live() {
-            return Err(Failure::new(unready.text).with_hint(unready.cure));
+            return Err(Failure::new(unready.text).with_hint(unready.hint));
         }
-        cx.warn(format!("{}: {}", unready.text, unready.cure));
+        cx.warn(format!("{}: {}", unready.text, unready.hint));
     }
     Ok(())
 }

@@ -8,6 +8,6 @@ pub(super) fn nothing_in_the_release(cx: &Cx<'_>, inspection: &Inspection) -> Re
     let Some(first) = inspection.kept.first() else { return Ok(()) };
     let told: Vec<String> = inspection.kept.iter().map(|kept| kept.told()).collect();
     let live = cx.former.as_ref().map(|former| cx.site.release_dir(former));
-    let cure = first.cure(Ground { release: &cx.dir()?, live: live.as_deref(), shared: &cx.site.root().join("shared") });
-    Err(Failure::new(told.join("; ")).with_hint(cure))
+    let hint = first.hint(Ground { release: &cx.dir()?, live: live.as_deref(), shared: &cx.site.root().join("shared") });
+    Err(Failure::new(told.join("; ")).with_hint(hint))
 }

@@ -98,7 +98,7 @@ impl Step for Migrate {
         for warning in warnings {
             cx.warn(warning);
         }
-        // Why it failed comes first; then what that has left of an index, with its cure.
+        // Why it failed comes first; then what that has left of an index, with its hint.
         let new = after.iter().flat_map(|after| &after.invalid_indexes).filter(|index| !schema.invalid_indexes.contains(index));
         let left: String =
             new.map(|index| format!("; the index {} of {} is invalid now, drop it: {};", index.index, index.table, index.drop)).collect();

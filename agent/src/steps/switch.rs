@@ -184,8 +184,8 @@ fn warn_of_other_settings(cx: &Cx<'_>, new: Serving<'_>) {
     let drift = cx.scene(|scene| cx.app.restart.drift(scene, new, &made));
     // What is no error is for doctor to say: it is the same with every release.
     for finding in drift.into_iter().filter(|finding| finding.level == Level::Error) {
-        let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
-        cx.warn(format!("{}{cure}", finding.text));
+        let hint = finding.hint.map_or_else(String::new, |hint| format!(": {hint}"));
+        cx.warn(format!("{}{hint}", finding.text));
     }
 }
 

@@ -331,7 +331,7 @@ pub struct Commit {
     pub subject: String,
 }
 
-/// `GET /v1/doctor?app=`: findings, each with its cure.
+/// `GET /v1/doctor?app=`: findings, each with its hint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doctor {
     /// The findings, worst first.
@@ -350,7 +350,7 @@ pub struct Finding {
     /// What was found.
     pub text: String,
     /// What to do.
-    pub cure: Option<String>,
+    pub hint: Option<String>,
 }
 
 /// How bad a finding is.

@@ -15,9 +15,9 @@ pub(crate) fn fsck(fsck: &Fsck) -> String {
     for (at, difference) in differences.iter().enumerate() {
         lines.extend(told(difference));
         // What helps against several things at once is said below the last of them.
-        let again = differences.get(at + 1).is_some_and(|next| next.cure == difference.cure && next.level == difference.level);
-        if let Some(cure) = difference.cure.as_ref().filter(|_| !again) {
-            lines.push(format!("  {} {}", painted(BOLD, "cure:"), indented(cure, 8)));
+        let again = differences.get(at + 1).is_some_and(|next| next.hint == difference.hint && next.level == difference.level);
+        if let Some(hint) = difference.hint.as_ref().filter(|_| !again) {
+            lines.push(format!("  {} {}", painted(BOLD, "hint:"), indented(hint, 8)));
         }
     }
     lines.push(conclusion(&differences));

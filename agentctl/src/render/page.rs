@@ -210,8 +210,8 @@ fn finding_lines(finding: &Finding) -> String {
         Level::Good => painted(GOOD, "✓"),
     };
     let of = listed(&[finding.app.as_deref(), Some(&finding.what)].into_iter().flatten().collect::<Vec<_>>()).replace(", ", " ");
-    let cure = finding.cure.as_deref().map(|cure| format!("\n  {} {}", painted(BOLD, "cure:"), indented(cure, 8))).unwrap_or_default();
-    format!("{glyph} {}: {}{cure}", painted(BOLD, of), indented(&finding.text, 2))
+    let hint = finding.hint.as_deref().map(|hint| format!("\n  {} {}", painted(BOLD, "hint:"), indented(hint, 8))).unwrap_or_default();
+    format!("{glyph} {}: {}{hint}", painted(BOLD, of), indented(&finding.text, 2))
 }
 
 /// Who the agent takes the caller for, and what they may do.

@@ -760,12 +760,12 @@ fn a_plan_is_readable() {
 
 #[test]
 fn the_doctor_tells_the_worst_first() {
-    let finding = |level, text: &str, cure: Option<&str>| Finding {
+    let finding = |level, text: &str, hint: Option<&str>| Finding {
         app: Some("shop".into()),
         what: "git".into(),
         level,
         text: text.into(),
-        cure: cure.map(Into::into),
+        hint: hint.map(Into::into),
     };
     let findings = vec![
         finding(Level::Good, "the repository answers", None),
@@ -774,10 +774,10 @@ fn the_doctor_tells_the_worst_first() {
     ];
     assert_snapshot!(plain(&doctor(&Doctor { findings })), @r"
     ✗ shop git: the key is not accepted
-      cure: add it
+      hint: add it
             to the project
     ! git: the clock is 3 s off
-      cure: run a time service
+      hint: run a time service
     ✓ shop git: the repository answers
     1 error, 1 warning
     ");
@@ -788,13 +788,13 @@ fn the_doctor_tells_the_worst_first() {
 }
 
 #[test]
-fn fsck_tells_the_worst_first_and_each_cure_once_below_what_it_is_for() {
-    let difference = |level, path: &str, text: &str, cure: Option<&str>| Difference {
+fn fsck_tells_the_worst_first_and_each_hint_once_below_what_it_is_for() {
+    let difference = |level, path: &str, text: &str, hint: Option<&str>| Difference {
         what: "release".into(),
         level,
         path: (!path.is_empty()).then(|| path.to_owned()),
         text: text.into(),
-        cure: cure.map(str::to_owned),
+        hint: hint.map(str::to_owned),
         mend: false,
     };
     let verified = Verified { releases: 2, environments: 1, files: 12_345, bytes: 67_800_000, backups: 1, runs: 7, events: 890 };
@@ -820,13 +820,13 @@ fn fsck_tells_the_worst_first_and_each_cure_once_below_what_it_is_for() {
       /srv/shop/a
     ✗ release: b of the release is gone
       /srv/shop/b
-      cure: agentctl release 1a2b3c4d5e6f makes this commit anew
+      hint: agentctl release 1a2b3c4d5e6f makes this commit anew
     ! release: x of the release is new
       /srv/shop/x
-      cure: remove it
+      hint: remove it
     ! release: the temporary link .app.1-x is left
       /srv/shop/.app.1-x
-      cure: agentctl fsck --mend removes it
+      hint: agentctl fsck --mend removes it
     · release: run 3 made it live
     2 errors, 2 warnings; agentctl fsck --mend removes 1 of them
     looked at: 2 releases and 1 environment with 12345 files (67.8 MB), 1 backup, 7 runs with 890 events
@@ -843,7 +843,7 @@ fn fsck_tells_the_worst_first_and_each_cure_once_below_what_it_is_for() {
 }
 
 #[test]
-fn faults_name_the_thing_and_the_cure() {
+fn faults_name_the_thing_and_the_hint() {
     let told = |fault_: Fault| plain(&fault(&fault_).unwrap());
     let denied = || Fault::OutOfReach { address: Address::Socket("/run/x.sock".into()), source: io::ErrorKind::PermissionDenied.into() };
     assert_snapshot!(told(denied()), @r"
@@ -926,7 +926,7 @@ fn whoami_tells_who_and_what() {
 }
 
 #[test]
-fn what_a_handshake_says_is_told_with_its_cure() {
+fn what_a_handshake_says_is_told_with_its_hint() {
     let told = |why, ca: Option<&str>| {
         let address = Address::Network("https://web1.example.org:8443".parse().unwrap());
         plain(&fault(&Fault::Untrusted { address, why, ca: ca.map(Into::into), source: None }).unwrap())

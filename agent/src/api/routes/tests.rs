@@ -326,7 +326,7 @@ fn every_view_is_as_the_contract_says() {
         what: "git".into(),
         level: Level::Error,
         text: "no".into(),
-        cure: said.then(|| "yes".into()),
+        hint: said.then(|| "yes".into()),
     };
     let planned = steps();
     contract.hold("Release", &release(true), &release(false));
@@ -349,7 +349,7 @@ fn every_view_is_as_the_contract_says() {
         level: Level::Error,
         path: said.then(|| "/var/shop/app".into()),
         text: "it is gone".into(),
-        cure: said.then(|| "agentctl activate".into()),
+        hint: said.then(|| "agentctl activate".into()),
         mend: false,
     };
     let verified = Verified { releases: 1, environments: 1, files: 2, bytes: 3, backups: 1, runs: 4, events: 50 };

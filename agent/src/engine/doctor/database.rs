@@ -28,7 +28,7 @@ impl AppEngine {
         let inspection = asked.and_then(|asked| match asked {
             Ok(inspection) => Some(inspection),
             Err(failure) => {
-                let hint = failure.hint.or_else(|| Some(cure_of_address(&app)));
+                let hint = failure.hint.or_else(|| Some(hint_of_address(&app)));
                 chart.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), hint);
                 None
             }
@@ -47,10 +47,10 @@ impl AppEngine {
         for left in self.unsettled() {
             let restore = left.restore.map(|restore| format!("restore the dump from before: {restore}; or ")).unwrap_or_default();
             let run = left.run;
-            let cure = format!(
+            let hint = format!(
                 "{restore}release a commit whose migrations put it right; when it is in order by other means: agentctl settle {run}"
             );
-            chart.add("database", Level::Error, format!("since run {run}: {}", left.text), Some(cure));
+            chart.add("database", Level::Error, format!("since run {run}: {}", left.text), Some(hint));
         }
     }
 
@@ -78,8 +78,8 @@ impl AppEngine {
         let dir = self.site.release_dir(&live);
         let shared = self.site.root().join("shared");
         for kept in &inspection.kept {
-            let cure = kept.cure(Ground { release: &dir, live: Some(&dir), shared: &shared });
-            chart.add("state", Level::Error, kept.told(), Some(cure));
+            let hint = kept.hint(Ground { release: &dir, live: Some(&dir), shared: &shared });
+            chart.add("state", Level::Error, kept.told(), Some(hint));
         }
         if inspection.kept.is_empty() {
             chart.add("state", Level::Good, "neither database nor uploads nor logs lie in the live release", None);
@@ -92,8 +92,8 @@ fn examine_schema(chart: &mut Chart, app: &App, django: &Settings, inspection: &
     let name = &django.database;
     if let Ok(schema) = &inspection.schema {
         for text in left_out(schema, app) {
-            let cure = "name every database that is to be migrated: [django] database = [\"default\", …]";
-            chart.add("database", Level::Warning, text, Some(cure.to_owned()));
+            let hint = "name every database that is to be migrated: [django] database = [\"default\", …]";
+            chart.add("database", Level::Warning, text, Some(hint.to_owned()));
         }
         for index in &schema.invalid_indexes {
             let text =
@@ -108,17 +108,17 @@ fn examine_schema(chart: &mut Chart, app: &App, django: &Settings, inspection: &
                 schema.pending.len(),
                 schema.pending[0]
             );
-            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+            chart.add("database", Level::Error, text, Some(hint_of_address(app)));
         }
         Ok(_) => chart.add("database", Level::Good, format!("the database {name:?} answers"), None),
         Err(why) => {
             let text = format!("the database {name:?} cannot be asked by the live release: {why}");
-            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+            chart.add("database", Level::Error, text, Some(hint_of_address(app)));
         }
     }
 }
 
-fn cure_of_address(app: &App) -> String {
+fn hint_of_address(app: &App) -> String {
     let place = app.secrets.first().map_or_else(|| "[env] of the app's file".to_owned(), |file| file.display().to_string());
     format!("start the database, or correct its address in {place}")
 }

@@ -31,8 +31,8 @@ impl AppEngine {
             Health::Fails { text, hint } => {
                 let text = self.monitor.down().map_or(text.clone(), |down| format!("{text}; {down}"));
                 let log = self.site.instances().join(format!("{live}.log"));
-                let cure = hint.or_else(|| log.exists().then(|| format!("read what its server said: {}", log.display())));
-                chart.add("live", Level::Error, format!("{live} does not answer as its checks say: {text}"), cure);
+                let hint = hint.or_else(|| log.exists().then(|| format!("read what its server said: {}", log.display())));
+                chart.add("live", Level::Error, format!("{live} does not answer as its checks say: {text}"), hint);
             }
         }
         let Some(again) = self.started_again() else { return };
@@ -53,13 +53,13 @@ impl AppEngine {
         let app = self.settings();
         for unready in ready::secrets(&app).into_iter().chain(ready::checks(&app)) {
             let level = if unready.fatal == Fatal::Yes { Level::Error } else { Level::Warning };
-            chart.add(unready.what, level, unready.text, Some(unready.cure));
+            chart.add(unready.what, level, unready.text, Some(unready.hint));
         }
         for user in self.serving_users() {
             // Another user may be meant to read only; the agent's own programs migrate and collect, too.
             let level = if user == geteuid() { Level::Error } else { Level::Warning };
             for unready in ready::shared(&app, &self.site, user) {
-                chart.add(unready.what, level, unready.text, Some(unready.cure));
+                chart.add(unready.what, level, unready.text, Some(unready.hint));
             }
         }
     }

@@ -103,7 +103,7 @@ impl<'a> Instances<'a> {
         match &self.settings.starter {
             Starter::Unit(template) if !template.contains("@.") => Err(RestartError::SetUp {
                 what: format!("{template} is no template unit"),
-                cure: format!("name a template, such as {}@.service", self.scene.app),
+                hint: format!("name a template, such as {}@.service", self.scene.app),
             }),
             Starter::Unit(_) => {
                 let called = self.names(new.name);
@@ -111,7 +111,7 @@ impl<'a> Instances<'a> {
             }
             Starter::Command(argv) if argv.is_empty() => Err(RestartError::SetUp {
                 what: "the command that starts an instance is empty".to_owned(),
-                cure: "set it under [restart]".to_owned(),
+                hint: "set it under [restart]".to_owned(),
             }),
             Starter::Command(_) => Ok(()),
         }
@@ -233,7 +233,7 @@ impl<'a> Instances<'a> {
         let Some(seat) = choose(&seats, new, live.as_ref(), is_public) else {
             return Err(RestartError::SetUp {
                 what: "there is no slot that visitors do not need".to_owned(),
-                cure: "name another one under [restart] slots, and let agentctl setup app make its grants".to_owned(),
+                hint: "name another one under [restart] slots, and let agentctl setup app make its grants".to_owned(),
             });
         };
         if seat.release.as_ref() == Some(new) {
@@ -343,7 +343,7 @@ impl<'a> Instances<'a> {
                 let how = status.map_or_else(String::new, |status| format!(", with {status}"));
                 Err(RestartError::Process {
                     what: format!("the instance of {release} ended{how}"),
-                    cure: Some(format!("all that it said is in {}", self.log_path(release.as_str()).display())),
+                    hint: Some(format!("all that it said is in {}", self.log_path(release.as_str()).display())),
                     tail: self.tail(instance, release),
                 })
             }

@@ -103,7 +103,7 @@ impl Instances<'_> {
         if let (Starter::Unit(template), true) = (&self.settings.starter, self.settings.slots.is_empty()) {
             return Err(RestartError::SetUp {
                 what: format!("{template} has one unit for each release, so that no second one can be started beside it"),
-                cure: "set slots = [\"blue\", \"green\"] under [restart]".to_owned(),
+                hint: "set slots = [\"blue\", \"green\"] under [restart]".to_owned(),
             });
         }
         let second = self.settings.socket_called(&format!("{release}{SECOND}"));
@@ -113,7 +113,7 @@ impl Instances<'_> {
                     "the socket of a second instance would have a path of {} bytes, and Linux allows {MOST_SOCKET_PATH}",
                     second.as_os_str().len()
                 ),
-                cure: "shorten socket under [restart]".to_owned(),
+                hint: "shorten socket under [restart]".to_owned(),
             });
         }
         // What an earlier restart could not end is in the way of this one.

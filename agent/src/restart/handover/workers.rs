@@ -68,7 +68,7 @@ impl<'a> Instances<'a> {
         let Some(bus) = &self.bus else { return Ok(()) };
         let state = bus.usable(unit)?;
         if celery::is_clock(&state) {
-            return Err(RestartError::SetUp { what: celery::two_clocks(unit), cure: celery::ONE_CLOCK.to_owned() });
+            return Err(RestartError::SetUp { what: celery::two_clocks(unit), hint: celery::ONE_CLOCK.to_owned() });
         }
         bus.may(Act::Start, unit)?;
         // Without, the former would go on beside the new one.

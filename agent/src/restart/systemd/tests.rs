@@ -10,7 +10,7 @@ use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, Stage};
 
 #[test]
-fn without_a_bus_the_cure_is_told_before_anything_is_done() {
+fn without_a_bus_the_hint_is_told_before_anything_is_done() {
     if Path::new("/run/dbus/system_bus_socket").exists() {
         println!("*** NOT TESTED: there is a system bus here");
         return;

@@ -89,18 +89,18 @@ pub(super) fn judge(server: &Server, way: Way, place: Place<'_>) -> Vec<Finding>
         let running = server.program.as_ref().map(PathBuf::from).filter(|program| !program.ends_with("gunicorn"));
         let started_as = || server.argv.first().map(PathBuf::from).filter(|program| !program.ends_with("gunicorn"));
         let program = running.or_else(started_as).or_else(|| interpreter(&dir.join(within)));
-        let cure = "start it as <the link app>/venv/bin/python -m gunicorn, or use the strategy handover";
+        let hint = "start it as <the link app>/venv/bin/python -m gunicorn, or use the strategy handover";
         let text =
             format!("gunicorn runs as the script {script}: its first line names the environment of the release in which it was started");
         match program {
             Some(program) if program.starts_with(link) => {}
             Some(program) if place.has_environment(&program) => {
                 let text = format!("{text}, so that a release with another environment will not be served");
-                found.push(finding(Level::Warning, text, Some(cure)));
+                found.push(finding(Level::Warning, text, Some(hint)));
             }
             _ => {
                 let text = format!("{text}, so that after a reload the new code runs with the old environment");
-                found.push(finding(Level::Error, text, Some(cure)));
+                found.push(finding(Level::Error, text, Some(hint)));
             }
         }
     }

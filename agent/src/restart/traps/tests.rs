@@ -11,7 +11,7 @@ fn server(line: &str) -> Server {
 fn texts(found: &[Finding]) -> String {
     found
         .iter()
-        .map(|finding| format!("{:?}: {} -> {}\n", finding.level, finding.text, finding.cure.as_deref().unwrap_or("no cure")))
+        .map(|finding| format!("{:?}: {} -> {}\n", finding.level, finding.text, finding.hint.as_deref().unwrap_or("no hint")))
         .collect()
 }
 
@@ -30,7 +30,7 @@ fn the_set_ups_that_follow_the_link_are_left_in_peace() {
 }
 
 #[test]
-fn each_trap_of_uwsgi_is_told_with_its_cure() {
+fn each_trap_of_uwsgi_is_told_with_its_hint() {
     let rest = "--listen=1024 --die-on-term";
     assert!(uwsgi(&format!("uwsgi --chdir=/var/shop/app {rest}"), Way::Fork).contains("forks the old app again"));
     assert!(uwsgi(&format!("uwsgi --chdir=/var/shop/app --lazy-apps {rest}"), Way::Fork).contains("old code with the new environment"));
@@ -42,7 +42,7 @@ fn each_trap_of_uwsgi_is_told_with_its_cure() {
     let mut started = server(&format!("uwsgi --virtualenv=/var/shop/app/venv --module app {rest}"));
     started.dir = Some("/var/shop/releases/2026-11-20-10-00-00-aaaaaaaaaaaa".into());
     let found = uwsgi::judge(&started, Way::Reload, Path::new(LINK));
-    assert!(texts(&found).contains("has no chdir") && found.iter().all(|finding| finding.cure.is_some()), "{found:?}");
+    assert!(texts(&found).contains("has no chdir") && found.iter().all(|finding| finding.hint.is_some()), "{found:?}");
     let unit = Unit { name: "shop.service".into(), kind: "notify".into(), kill_signal: 15, ..Unit::default() };
     let started = Server { unit: Some(unit), ..server("uwsgi --lazy-apps --chdir=/var/shop/app --listen=1024") };
     let found = texts(&uwsgi::judge(&started, Way::Restart, Path::new(LINK)));
@@ -64,7 +64,7 @@ fn options_are_read_from_ini_files_with_their_variables() {
 }
 
 #[test]
-fn each_trap_of_gunicorn_is_told_with_its_cure() {
+fn each_trap_of_gunicorn_is_told_with_its_hint() {
     let place = gunicorn::Place { link: Path::new(LINK), dir: Path::new("/var/shop/releases/x") };
     let judge = |line: &str, way| texts(&gunicorn::judge(&server(line), way, place));
     assert!(judge("/var/shop/app/venv/bin/gunicorn --chdir /var/shop/app x", Way::Reload).contains("old environment"));

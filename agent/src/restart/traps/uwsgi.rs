@@ -184,8 +184,8 @@ fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Fi
         } else {
             (Level::Error, "a chain reload (c, w) of uWSGI without lazy-apps forks the old app again: nothing changes, and nothing says so")
         };
-        let cure = "use the graceful reload (r), or give uWSGI lazy-apps and pythonpath = <the link app>";
-        found.push(finding(level, text, Some(cure)));
+        let hint = "use the graceful reload (r), or give uWSGI lazy-apps and pythonpath = <the link app>";
+        found.push(finding(level, text, Some(hint)));
     } else if way == Way::Fork && follows(&chdir) {
         let text = "a chain reload (c, w) of uWSGI keeps the working directory of the release in which its master was started: the workers run the new \
                     code, and a file that it opens by a relative path is the former one's";
@@ -200,8 +200,8 @@ fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Fi
         if chdir.is_empty() && pythonpath.is_empty() && started_in_release {
             let text = "uWSGI was started inside the release and has no chdir: on a reload it goes back to the directory that it was started in, and runs \
                         the old code with the new environment";
-            let cure = "set chdir = <the link app> in uWSGI's options; WorkingDirectory in the unit does not do it";
-            found.push(finding(if_old, text, Some(cure)));
+            let hint = "set chdir = <the link app> in uWSGI's options; WorkingDirectory in the unit does not do it";
+            found.push(finding(if_old, text, Some(hint)));
         }
         let http = options.all(&["http", "https", "http-router"]);
         if !http.is_empty() {

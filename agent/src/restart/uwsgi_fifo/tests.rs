@@ -319,7 +319,7 @@ fn a_master_that_ends_for_need_app_is_told_with_its_traceback() {
 }
 
 #[test]
-fn nobody_there_is_an_error_with_its_cure_and_never_a_wait() {
+fn nobody_there_is_an_error_with_its_hint_and_never_a_wait() {
     let stage = Stage::new();
     let a = stage.release(A, APP);
     stage.link(&a);

@@ -335,7 +335,7 @@ fn a_file_that_asks_for_another_interpreter_is_told() {
 }
 
 #[test]
-fn a_missing_program_is_told_with_its_cure() {
+fn a_missing_program_is_told_with_its_hint() {
     let poetry_project = [("poetry.lock", ""), ("pyproject.toml", "[tool.poetry]\n")];
     let err = want(host_without_uv(), &settings(), &release(&poetry_project)).unwrap_err();
     assert!(err.to_string().starts_with("poetry.lock needs poetry") && err.hint().unwrap().contains("poetry export"), "{err}");

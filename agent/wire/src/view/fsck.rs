@@ -48,7 +48,7 @@ pub struct Difference {
     /// What differs.
     pub text: String,
     /// What to do.
-    pub cure: Option<String>,
+    pub hint: Option<String>,
     /// Whether the action `mend` removes it.
     pub mend: bool,
 }

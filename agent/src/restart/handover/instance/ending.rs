@@ -92,7 +92,7 @@ impl Instances<'_> {
 pub(super) fn could_not_be_ended(release: &ReleaseName, master: &Process) -> RestartError {
     RestartError::Process {
         what: format!("the instance of {release} (process {}) could not be ended", master.pid()),
-        cure: Some("it may belong to another user than the agent's".to_owned()),
+        hint: Some("it may belong to another user than the agent's".to_owned()),
         tail: Vec::new(),
     }
 }

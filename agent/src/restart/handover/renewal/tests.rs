@@ -120,7 +120,7 @@ fn what_an_instance_was_started_with_and_is_not_set_any_more_is_told() {
     assert_eq!(findings(&[], None), []);
     let [found] = &findings(&[("GREETING", "hunter2")], None)[..] else { panic!("one finding") };
     assert!(found.level == Level::Warning && found.text.contains("other values of GREETING"), "{found:?}");
-    assert!(!found.text.contains("hunter2") && found.cure.as_deref() == Some("agentctl --app shop restart"), "{found:?}");
+    assert!(!found.text.contains("hunter2") && found.hint.as_deref() == Some("agentctl --app shop restart"), "{found:?}");
     let [found] = &findings(&[], Some("shop.prod"))[..] else { panic!("one finding") };
     assert!(found.level == Level::Warning && found.text.contains("does not set DJANGO_SETTINGS_MODULE"), "{found:?}");
 }
