@@ -1,4 +1,4 @@
-//! What each kind of target is told, and in which form: pure, from a letter and what it tells of to a call. A file each.
+//! What each kind of target is told, and in which form: pure, from a delivery and what it tells of to a call. A file each.
 
 mod github;
 mod gitlab;
@@ -12,7 +12,7 @@ use agent_wire::event::OutcomeWord;
 use chrono::{DateTime, Utc};
 use hyper::Method;
 
-use crate::engine::journal::outbox::{Kind, Letter, Phase, Subject};
+use crate::engine::journal::outbox::{Delivery, Kind, Phase, Subject};
 use crate::settings::Complaint;
 use crate::settings::report::{Report, To};
 use crate::tools::https::Call;
@@ -34,9 +34,9 @@ pub(super) struct Speaker<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// A letter on its way.
+/// A delivery on its way.
 pub(super) struct Told<'a> {
-    pub letter: &'a Letter,
+    pub delivery: &'a Delivery,
     pub subject: &'a Subject,
     pub speaker: &'a Speaker<'a>,
 }
@@ -47,9 +47,9 @@ impl Told<'_> {
         self.speaker.address.map(|address| format!("{address}/v1/runs/{}/events", self.subject.run))
     }
 
-    /// How the run ended; nothing in the letter that tells of its beginning.
+    /// How the run ended; nothing in the delivery that tells of its beginning.
     fn outcome(&self) -> Option<OutcomeWord> {
-        self.subject.outcome.filter(|_| self.letter.phase == Phase::Ended)
+        self.subject.outcome.filter(|_| self.delivery.phase == Phase::Ended)
     }
 
     /// A short sentence. It has the release and the outcome in it, and nothing that a tool or a person said.
@@ -77,7 +77,7 @@ pub(super) fn kinds(report: &Report, phase: Phase) -> &'static [Kind] {
     }
 }
 
-/// What a letter becomes.
+/// What a delivery becomes.
 pub(super) enum Prepared {
     /// A call, and what must not stand in any sentence about it.
     Call(Call, Vec<String>),

@@ -1,23 +1,23 @@
-//! What becomes of a letter after it was sent: pure, from the reply to a verdict.
+//! What becomes of a delivery after it was sent: pure, from the reply to a verdict.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::engine::journal::outbox::{Kind, Letter};
+use crate::engine::journal::outbox::{Delivery, Kind};
 use crate::tools::https::Reply;
 
-/// The longest that a letter rests between two tries, where the target asks for no longer rest.
+/// The longest that a delivery rests between two tries, where the target asks for no longer rest.
 const LONGEST_REST: Duration = Duration::from_secs(600);
-/// A letter that is older is not tried any more.
+/// A delivery that is older is not tried any more.
 pub(super) const TOO_OLD: chrono::TimeDelta = chrono::TimeDelta::hours(24);
-/// The rest of a letter whose target was asked too often and does not say for how long: what GitHub wants then at the least.
+/// The rest of a delivery whose target was asked too often and does not say for how long: what GitHub wants then at the least.
 const A_MINUTE: Duration = Duration::from_secs(60);
 /// The most characters that are told of what a forge says about a refusal.
 const MOST_TOLD: usize = 200;
 
-/// What becomes of a letter.
+/// What becomes of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It got through; with what the target calls the run, where it made something new.
@@ -49,7 +49,7 @@ pub(super) fn judge(kind: Kind, reply: &Reply, hidden: &[String], now: DateTime<
             None => Verdict::Never(format!("{says}, and without a number of the deployment")),
         },
         200..=299 => Verdict::Delivered(None),
-        // GitLab will not have the same state twice. A letter that is sent again, because nobody knows whether it got through, has got through.
+        // GitLab will not have the same state twice. A delivery that is sent again, because nobody knows whether it got through, has got through.
         400 if kind == Kind::Status && body["message"].as_str().is_some_and(|text| text.starts_with("Cannot transition status")) => {
             Verdict::Delivered(None)
         }
@@ -89,13 +89,13 @@ fn parse_rest(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     (until.to_utc() - now).to_std().ok()
 }
 
-/// When a letter that has failed is tried again; nothing when it is too old.
-pub(super) fn next_try(letter: &Letter, rest: Duration, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let last = letter.made + TOO_OLD;
+/// When a delivery that has failed is tried again; nothing when it is too old.
+pub(super) fn next_try(delivery: &Delivery, rest: Duration, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let last = delivery.made + TOO_OLD;
     if now >= last {
         return None;
     }
-    let doubled = Duration::from_secs(1 << letter.tries.min(10));
+    let doubled = Duration::from_secs(1 << delivery.tries.min(10));
     let rest = doubled.min(LONGEST_REST).max(rest).min(Duration::from_secs(48 * 3600));
     Some(now.checked_add_signed(chrono::TimeDelta::from_std(rest).unwrap_or(TOO_OLD)).map_or(last, |due| due.min(last)))
 }
@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn rests_double_up_to_ten_minutes_and_end_after_a_day() {
         let made = now();
-        let letter = |tries| Letter {
-            letter: 1,
+        let delivery = |tries| Delivery {
+            delivery: 1,
             app: "shop".into(),
             target: "x".into(),
             run: 1,
@@ -193,11 +193,11 @@ mod tests {
             due: made,
             tries,
         };
-        let seconds = |tries, rest| next_try(&letter(tries), Duration::from_secs(rest), made).map(|due| (due - made).num_seconds());
+        let seconds = |tries, rest| next_try(&delivery(tries), Duration::from_secs(rest), made).map(|due| (due - made).num_seconds());
         let rests: Vec<_> = (0..12).filter_map(|tries| seconds(tries, 0)).collect();
         assert_eq!(rests, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
         assert_eq!(seconds(0, 5000), Some(5000));
         assert_eq!(seconds(u32::MAX, u64::from(u32::MAX)), Some(24 * 3600), "the last try comes at the end of the day");
-        assert_eq!(next_try(&letter(3), Duration::ZERO, made + TOO_OLD), None);
+        assert_eq!(next_try(&delivery(3), Duration::ZERO, made + TOO_OLD), None);
     }
 }

@@ -63,7 +63,7 @@ UPDATE run SET told = 2 WHERE ended IS NOT NULL;
 CREATE INDEX run_untold ON run (run) WHERE told < 2 AND turns AND action IN ('release', 'activate');
 -- What is still to be said, in this order to each target of an app; and what was given up, until the same got through again.
 CREATE TABLE outbox (
-    letter   INTEGER PRIMARY KEY AUTOINCREMENT,
+    delivery   INTEGER PRIMARY KEY AUTOINCREMENT,
     app      TEXT NOT NULL,
     target   TEXT NOT NULL,
     run      INTEGER NOT NULL REFERENCES run (run),
@@ -75,7 +75,7 @@ CREATE TABLE outbox (
     error    TEXT,
     given_up INTEGER
 );
-CREATE INDEX outbox_waiting ON outbox (app, target, letter) WHERE given_up IS NULL;
+CREATE INDEX outbox_waiting ON outbox (app, target, delivery) WHERE given_up IS NULL;
 -- What the target calls a run of ours.
 CREATE TABLE deployment (
     run    INTEGER NOT NULL REFERENCES run (run),

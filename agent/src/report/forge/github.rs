@@ -20,7 +20,7 @@ pub(super) fn headers(token: &str) -> Vec<(&'static str, String)> {
 /// The path behind the base, and the body; nothing where a deployment is spoken of that was never made.
 pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Told<'_>) -> Option<(String, Vec<u8>)> {
     let subject = told.subject;
-    let (path, mut body) = match told.letter.kind {
+    let (path, mut body) = match told.delivery.kind {
         Kind::Deployment => (
             format!("/repos/{repository}/deployments"),
             json!({
@@ -42,7 +42,7 @@ pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Tol
             json!({ "state": commit_state(told.outcome()), "context": context, "description": told.sentence() }),
         ),
     };
-    let address = match told.letter.kind {
+    let address = match told.delivery.kind {
         Kind::Deployment => None,
         Kind::DeploymentState => Some("log_url"),
         Kind::Status | Kind::Message => Some("target_url"),

@@ -12,14 +12,14 @@ use crate::engine::journal::outbox::Phase;
 
 /// The headers and the body.
 pub(super) fn message(secrets: &[Vec<u8>], told: &Told<'_>) -> (Vec<(&'static str, String)>, Vec<u8>) {
-    let (letter, subject) = (told.letter, told.subject);
-    let word = match letter.phase {
+    let (delivery, subject) = (told.delivery, told.subject);
+    let word = match delivery.phase {
         Phase::Started => "started",
         Phase::Ended => "ended",
     };
     let body = json!({
         "type": format!("run.{word}"),
-        "timestamp": letter.made.to_rfc3339_opts(SecondsFormat::Millis, true),
+        "timestamp": delivery.made.to_rfc3339_opts(SecondsFormat::Millis, true),
         "data": {
             "host": told.speaker.host,
             "app": subject.app,

@@ -97,7 +97,7 @@ fn each_target_has_a_row_and_only_the_first_in_it_may_go() {
     let other = |phase| ("webhook:2".to_owned(), phase, Kind::Message);
     outbox.note(&news, &[status(Phase::Started), other(Phase::Started), status(Phase::Ended), other(Phase::Ended)]).unwrap();
     let heads = outbox.heads().unwrap();
-    assert_eq!(heads.iter().map(|letter| letter.phase).collect::<Vec<_>>(), [Phase::Started; 2]);
+    assert_eq!(heads.iter().map(|delivery| delivery.phase).collect::<Vec<_>>(), [Phase::Started; 2]);
     let due = Utc::now() + chrono::TimeDelta::seconds(60);
     outbox.postponed(&heads[0], due, "no route").unwrap();
     outbox.delivered(&heads[1], None).unwrap();
