@@ -33,7 +33,7 @@ use crate::engine::{Engines, NotStarted, NotTaken};
 use crate::faults;
 use crate::report::reporter::Reporter;
 use crate::restore;
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::setup::{self, Manner, Wish};
@@ -304,7 +304,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     let mut troubles = engines.apply(&settings.settings());
     engines.notice_an_older_journal(newest)?;
     // With units an app is set up after its file was written: until then its root is not the agent's to write in, and that is no reason to end.
-    if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == Executor::Direct {
+    if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == ExecutorKind::Direct {
         return Err(troubles.swap_remove(0).into());
     }
     for trouble in &troubles {

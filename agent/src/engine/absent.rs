@@ -4,7 +4,7 @@ use agent_model::names::AppName;
 use thiserror::Error;
 
 use super::NotTaken;
-use crate::settings::{App, Executor};
+use crate::settings::{App, ExecutorKind};
 use crate::site::SiteError;
 use crate::work::chain;
 
@@ -27,8 +27,8 @@ impl Absent {
             return Self { app: name, why: format!("cannot be taken up: {}", chain(source)), hint: None };
         };
         let hint = match app.executor {
-            Executor::Units => format!("agentctl setup app {name}"),
-            Executor::Direct => {
+            ExecutorKind::Units => format!("agentctl setup app {name}"),
+            ExecutorKind::Direct => {
                 let uid = nix::unistd::geteuid();
                 let user = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
                 format!("install -d -o {user} {}, then systemctl reload release-agent", app.root.display())

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 use super::{AppEngine, previous};
 use crate::restart::drift::MadeWith;
 use crate::restart::{Renewal, Restart, Scene, Serving, Steadiness, Variables};
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
 use crate::tools::{Cancel, Program, Watch, python};
@@ -102,7 +102,7 @@ impl AppEngine {
                 );
             }
         }
-        let unreadable = if app.executor == Executor::Direct { app.read_secrets(&app.secrets).err() } else { None };
+        let unreadable = if app.executor == ExecutorKind::Direct { app.read_secrets(&app.secrets).err() } else { None };
         for complaint in unreadable.unwrap_or_default() {
             let hint = "put the file right, or change [secrets] files in the app's file".to_owned();
             chart.add("secrets", Level::Error, complaint.to_string(), Some(hint));
@@ -122,7 +122,7 @@ impl AppEngine {
     /// Whose rights the programs of a release have.
     fn examine_executor(&self, chart: &mut Chart) {
         let app = self.settings();
-        if app.executor == Executor::Direct {
+        if app.executor == ExecutorKind::Direct {
             let text = "the agent runs hooks and manage.py as its own user: the app's code could change every release, the journal, and who may ask";
             let hint = "where that matters: the package of Debian, and executor = \"units\" in agent.toml".to_owned();
             return chart.add("executor", Level::Good, text, Some(hint));
@@ -209,7 +209,7 @@ impl AppEngine {
         }
         self.examine_interpreters(chart);
         // With units the caches are the builder's, and not the agent's to look into.
-        let refused = app.executor == Executor::Direct && python::installer_was_refused(&self.site.caches());
+        let refused = app.executor == ExecutorKind::Direct && python::installer_was_refused(&self.site.caches());
         let own = python::own_installer();
         match python.installer {
             python::Installer::Auto if refused => chart.add(
@@ -292,7 +292,7 @@ impl AppEngine {
             let hint = "let the app name its release in a header, and set release_header".to_owned();
             let (level, text) = match (app.executor, &app.restart) {
                 // Where the processes of another user work is not the agent's to see.
-                (Executor::Units, Restart::Systemd(_)) => (
+                (ExecutorKind::Units, Restart::Systemd(_)) => (
                     Level::Warning,
                     "no check asks which release answers, and the agent cannot see where the app's processes work: old code would pass",
                 ),
@@ -314,8 +314,8 @@ impl AppEngine {
         let Ok(Some(live)) = self.site.live() else { return };
         let Some(commit) = self.site.manifest(&live).ok().and_then(|manifest| manifest.commit.parse().ok()) else { return };
         let secrets = match app.executor {
-            Executor::Direct => app.read_secrets(&app.secrets),
-            Executor::Units => Ok(Vec::new()),
+            ExecutorKind::Direct => app.read_secrets(&app.secrets),
+            ExecutorKind::Units => Ok(Vec::new()),
         };
         // That they cannot be read was told already.
         let Ok(secrets) = secrets else { return };

@@ -254,8 +254,8 @@ impl Worker {
         let (engine, app) = (&self.engine, self.engine.settings());
         let Some(live) = engine.site.live()? else { return Ok(None) };
         let (silent, check) = (Silent, Act::Check);
-        let hands = hands(engine, &app, env);
-        let mut cx = self.cx(&app, RunId(0), &check, "agent", None, &Back::Always, &silent, cancel, "revive", &hands, env);
+        let executor = hands(engine, &app, env);
+        let mut cx = self.cx(&app, RunId(0), &check, "agent", None, &Back::Always, &silent, cancel, "revive", &executor, env);
         cx.former = None;
         cx.target = self.target_of(&live).ok();
         cx.at("switch");

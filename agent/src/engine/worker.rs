@@ -21,12 +21,12 @@ use super::telling::Telling;
 use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
-use crate::settings::{App, Complaint, Executor, When};
+use crate::settings::{App, Complaint, ExecutorKind, When};
 use crate::site::{Served, SiteLock, Underway};
 use crate::steps::{Brief, Cx, Depth, Did, PIPELINE, Past, Target, Teller, explain, health_of, named, not_written_down, what_stands};
 use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
-use crate::work::{Failure, Ground, Hands, Users, Workshop, chain, hand_over};
+use crate::work::{Executor, Failure, JobRunner, Users, Workspace, chain, hand_over};
 
 /// What the worker of an app owns: the proof that the root is ours.
 pub(super) struct Worker {
@@ -95,7 +95,7 @@ impl Worker {
         teller: &'a dyn Teller,
         cancel: &'a Cancel,
         marker: &'a str,
-        hands: &'a Hands<'a>,
+        executor: &'a Executor<'a>,
         env: &'a [(String, String)],
     ) -> Cx<'a> {
         let now = Instant::now();
@@ -112,7 +112,7 @@ impl Worker {
             cancel,
             cut: None,
             marker,
-            hands,
+            executor,
             turn: &self.engine.monitor.turn,
             env,
             former: None,
@@ -214,8 +214,8 @@ impl Worker {
         engine.site.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
-        let hands = hands(engine, &app, &env);
-        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &back, &telling, &cancel, &marker, &hands, &env);
+        let executor = hands(engine, &app, &env);
+        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &back, &telling, &cancel, &marker, &executor, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
         if act == Act::Mend {
             cx.served = journal.ever_live(&engine.name)?;
@@ -225,7 +225,7 @@ impl Worker {
         if let Some(stale) = app.stale.as_ref().filter(|_| !due.begun) {
             telling.mark(What::Warning { step: None, text: stale.to_string() })?;
             // The step runners read the file themselves, and would fail in the middle.
-            if app.executor == Executor::Units && matches!(act, Act::Release { .. } | Act::Stage { .. }) {
+            if app.executor == ExecutorKind::Units && matches!(act, Act::Release { .. } | Act::Stage { .. }) {
                 let failure =
                     Failure::new(format!("the app's file is wrong: {}", stale.complaint)).with_hint("mend the file, and ask again");
                 obstacle = obstacle.or(Some(failure));
@@ -298,21 +298,21 @@ impl Worker {
 }
 
 /// Who does an app's jobs.
-pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, String)]) -> Hands<'a> {
+pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, String)]) -> Executor<'a> {
     match app.executor {
-        Executor::Direct => {
+        ExecutorKind::Direct => {
             let hidden = app.hidden.iter().cloned().chain([engine.journal.place().to_owned()]).collect();
-            Hands::Own(Box::new(Workshop::new(app, &engine.site, env, hidden, Ground::Root)))
+            Executor::Own(Box::new(JobRunner::new(app, &engine.site, env, hidden, Workspace::Root)))
         }
-        Executor::Units => Hands::units(app),
+        ExecutorKind::Units => Executor::units(app),
     }
 }
 
 /// The secrets that are the agent's to know.
 pub(super) fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     match app.executor {
-        Executor::Direct => app.read_secrets(&app.secrets),
-        Executor::Units => Ok(Vec::new()),
+        ExecutorKind::Direct => app.read_secrets(&app.secrets),
+        ExecutorKind::Units => Ok(Vec::new()),
     }
 }
 

@@ -17,7 +17,7 @@ use agent_model::request::WhenBusy;
 
 use super::kinds::{absolute, integer, list, one_of, size, switch, within_release};
 use super::reader::{self, Section};
-use super::{App, Complaint, Executor, Submodules, defaults, environment, refs, report};
+use super::{App, Complaint, ExecutorKind, Submodules, defaults, environment, refs, report};
 use crate::site::{Limits, Shared};
 use crate::tools::database;
 
@@ -74,7 +74,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         workers,
         hooks,
         reports,
-        executor: Executor::Direct,
+        executor: ExecutorKind::Direct,
         hidden: Vec::new(),
         keep_runs: None,
         config: PathBuf::new(),

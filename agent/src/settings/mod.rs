@@ -106,7 +106,7 @@ pub(crate) struct Agent {
     /// `drain_timeout`: how long a run may go on when the agent is told to stop.
     pub drain_timeout: Duration,
     /// `executor`: who runs the programs of releases.
-    pub executor: Executor,
+    pub executor: ExecutorKind,
     /// `keep` in `[journal]`: for how long runs are kept after their end; for ever without it.
     pub keep_runs: Option<Duration>,
     /// `[https]`: how it can be asked over the network; not at all without it.
@@ -115,7 +115,7 @@ pub(crate) struct Agent {
 
 /// Who runs the programs that a release needs: installers, manage.py, hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Executor {
+pub(crate) enum ExecutorKind {
     /// The agent itself, as its own user.
     Direct,
     /// Units of the service manager, with users of their own.
@@ -182,7 +182,7 @@ pub(crate) struct App {
     /// `keep` in `[journal]` of agent.toml: for how long runs are kept after their end; for ever without it. Known when all files were read.
     pub keep_runs: Option<Duration>,
     /// `executor` of agent.toml; known when all files were read.
-    pub executor: Executor,
+    pub executor: ExecutorKind,
     /// What programs that run code of strangers may not read, for the sake of all apps; known when all files were read.
     pub hidden: Vec<PathBuf>,
     /// Where the file on disk is wrong, and these are the settings from before.

@@ -30,7 +30,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use crate::settings::{self, Executor};
+use crate::settings::{self, ExecutorKind};
 use crate::tools::ProgramError;
 use action::Action;
 use draw::Drawn;
@@ -240,7 +240,7 @@ fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
     let complained =
         |complaints: Vec<settings::Complaint>| SetupError::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect());
     // First, for what is missing else may be missing for that.
-    if settings::executor(&wish.config) == Some(Executor::Direct) {
+    if settings::executor(&wish.config) == Some(ExecutorKind::Direct) {
         return Err(SetupError::Direct(wish.config.join("agent.toml")));
     }
     let loaded = settings::load_over(&wish.config, None);

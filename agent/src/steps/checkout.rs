@@ -7,7 +7,7 @@ use agent_model::plan::{Choice, Nature};
 use super::room::{self, bytes, counted};
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain, hand_over, in_a_release, migrate};
 use crate::faults;
-use crate::settings::{Executor, Submodules};
+use crate::settings::{ExecutorKind, Submodules};
 use crate::site::{FACTS, Telling, remove_tree};
 use crate::tools::git::{Budget, Tree};
 
@@ -39,7 +39,7 @@ impl Step for Checkout {
         written?;
         faults::at("written");
         cx.site.write_revision(&target.release, &target.commit)?;
-        if cx.app.executor == Executor::Units {
+        if cx.app.executor == ExecutorKind::Units {
             cx.site.open_to_builder(&dir)?;
         }
         let pointers = tree.lfs_pointers(&dir);

@@ -7,7 +7,7 @@ use agent_model::plan::{Choice, Nature};
 use super::foresight::{Proof, same_static_files};
 use super::room::counted;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, chain, in_a_release, with_django};
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::site::Carried;
 use crate::tools::manage::Collected;
 use crate::work::{Answer, Job};
@@ -67,7 +67,7 @@ fn without_secrets(cx: &Cx<'_>, failure: Failure) -> Failure {
     let told =
         "collectstatic runs without [secrets]: what the settings cannot be loaded without gets a value in [build_env] that is no secret";
     match cx.app.executor {
-        Executor::Units if !cx.app.secrets.is_empty() => match &failure.hint {
+        ExecutorKind::Units if !cx.app.secrets.is_empty() => match &failure.hint {
             Some(hint) => {
                 let hint = format!("{hint}; {told}");
                 failure.with_hint(hint)

@@ -18,7 +18,7 @@ use crate::tools::database::{self, DumpFile};
 use crate::tools::git::{Allowed, Git, Tree};
 use crate::tools::manage::{Grounds, Inspection};
 use crate::tools::{Cancel, Watch};
-use crate::work::{Answer, Bytecode, Failure, Hands, Job, Order, Ordered, chain};
+use crate::work::{Answer, Bytecode, Executor, Failure, Job, Order, Ordered, chain};
 
 /// Who hears a step: the run's journal, with secrets masked.
 pub(crate) trait Teller {
@@ -78,7 +78,7 @@ pub(crate) struct Cx<'a> {
     /// The mark of the run's processes.
     pub marker: &'a str,
     /// Who does its jobs.
-    pub hands: &'a Hands<'a>,
+    pub executor: &'a Executor<'a>,
     /// Whose turn it is to start and stop instances.
     pub turn: &'a Turn,
     /// `[env]` and secrets, as far as they are the agent's to know.
@@ -203,7 +203,7 @@ impl Cx<'_> {
 
     /// Has something done by programs that run the app's own code or its packages.
     pub(crate) fn work(&self, job: &Job) -> Result<Answer, Failure> {
-        self.watched(|watch| self.hands.ask(&self.order(), job, None, watch, &|text| self.note(text)))
+        self.watched(|watch| self.executor.ask(&self.order(), job, None, watch, &|text| self.note(text)))
     }
 
     /// Which releases processes run from. Where that cannot be told, none is removed, and it is said.
@@ -213,7 +213,7 @@ impl Cx<'_> {
 
     /// The same, for what is written into a file.
     pub(crate) fn work_into(&self, job: &Job, into: &DumpFile) -> Result<Answer, Failure> {
-        self.watched(|watch| self.hands.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))
+        self.watched(|watch| self.executor.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))
     }
 
     /// What Django says of the release; asked once a run, unless `again`.

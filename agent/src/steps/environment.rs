@@ -5,7 +5,7 @@ use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
 use super::{Brief, Cx, Did, NOTHING_LEFT, Step, hand_over, in_a_release, take_over};
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
 use crate::work::{Answer, Caches, Failure, Job};
 
@@ -59,7 +59,7 @@ impl Step for Environment {
             cx.warn(warning);
         }
         let caches = if rebuild { Caches::Empty } else { Caches::Keep };
-        if cx.app.executor == Executor::Units {
+        if cx.app.executor == ExecutorKind::Units {
             cx.site.open_to_builder(&place)?;
         }
         let built = match cx.work(&Job::Environment { key: key.clone(), caches }) {

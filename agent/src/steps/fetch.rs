@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use super::ready::{self, Fatal, Unready};
 use super::room::counted;
 use super::{Brief, Cx, Depth, Did, Failure, Health, NOTHING_LEFT, Step, Target, health_of, in_a_release};
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::tools::Watch;
 use crate::tools::git::{Apart, Fetched, Git, GitError, Resolved};
 use crate::work::chain;
@@ -60,8 +60,8 @@ const TO_ANSWER: Duration = Duration::from_secs(2);
 /// What no release can mend fails this one before anything is built for it.
 fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
     let shared = match cx.app.executor {
-        Executor::Direct => ready::shared(cx.app, cx.site, geteuid()),
-        Executor::Units => Vec::new(),
+        ExecutorKind::Direct => ready::shared(cx.app, cx.site, geteuid()),
+        ExecutorKind::Units => Vec::new(),
     };
     for unready in ready::secrets(cx.app).into_iter().chain(shared).chain(addresses) {
         if unready.fatal == Fatal::Yes && cx.act.makes_live() {

@@ -207,7 +207,7 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
         PutOff::Schema => Job::Inspect(Bytecode::NotWritten),
     };
     let deadline = Instant::now() + cx.app.timeout_of("check");
-    let (order, hands, marker) = (cx.order(), cx.hands, cx.marker);
+    let (order, executor, marker) = (cx.order(), cx.executor, cx.marker);
     let (of_act, of_check) = (cx.cancel.of_a_part(), cx.cancel.of_a_part());
     let (say, said) = mpsc::channel();
     cx.cut = Some(of_act.clone());
@@ -216,7 +216,7 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
         let asked = scope.spawn(move || {
             // Whoever listens is there until this thread has ended.
             let lines = |stream, line: &str| drop(say.send((stream, line.to_owned())));
-            let answer = hands.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
+            let answer = executor.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
             answer.and_then(judge).inspect_err(|_| of_act.ask())
         });
         let done = act(cx).inspect_err(|_| {

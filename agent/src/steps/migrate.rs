@@ -13,7 +13,7 @@ use super::half_migrated::{End, entry, half_of, left, sentence};
 use super::room::counted;
 use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, backup, before_it_serves, with_django};
 use crate::faults;
-use crate::settings::{App, Executor};
+use crate::settings::{App, ExecutorKind};
 use crate::site::{ApplyOrder, Failed, Migrated};
 use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, begun, some_of};
 use crate::work::{Answer, Bytecode, Job};
@@ -211,8 +211,8 @@ pub(crate) fn what_stands(cx: &Cx<'_>) -> Option<String> {
 /// Which migration was begun, by what the process wrote down; a step runner keeps that to itself.
 fn reported(cx: &Cx<'_>) -> Begun {
     match cx.app.executor {
-        Executor::Direct => begun(&cx.site.migration_report(cx.run)),
-        Executor::Units => Begun::Unknown,
+        ExecutorKind::Direct => begun(&cx.site.migration_report(cx.run)),
+        ExecutorKind::Units => Begun::Unknown,
     }
 }
 

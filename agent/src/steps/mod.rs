@@ -26,7 +26,7 @@ use agent_model::request::Act;
 
 use std::path::Path;
 
-use crate::settings::{App, Executor};
+use crate::settings::{App, ExecutorKind};
 use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
@@ -112,8 +112,8 @@ const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::
 /// Makes what was built the agent's own, where somebody else has built it, but for what stands at its top under a name in `without`.
 fn take_over(cx: &Cx<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
     match cx.app.executor {
-        Executor::Direct => Ok(()),
-        Executor::Units => {
+        ExecutorKind::Direct => Ok(()),
+        ExecutorKind::Units => {
             hand_over(cx)?;
             cx.watched(|watch| Ok(cx.site.take_over(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
         }
@@ -122,7 +122,7 @@ fn take_over(cx: &Cx<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
 
 /// Has whoever builds let go of what was built: by a runner of its own, whose greeting tells that nothing of an earlier one is at work, cancelled or not.
 fn hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
-    cx.hands.end_building();
+    cx.executor.end_building();
     crate::work::hand_over(cx.app)
 }
 

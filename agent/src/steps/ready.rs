@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups};
 
-use crate::settings::{App, Executor};
+use crate::settings::{App, ExecutorKind};
 use crate::site::Site;
 use crate::tools::http::Target;
 
@@ -45,7 +45,7 @@ pub(crate) fn secrets(app: &App) -> Vec<Unready> {
             continue;
         }
         // With units the service manager hands them to those whom they are for.
-        let Some(read) = (app.executor == Executor::Direct).then(|| app.read_secrets(std::slice::from_ref(path)).ok()).flatten() else {
+        let Some(read) = (app.executor == ExecutorKind::Direct).then(|| app.read_secrets(std::slice::from_ref(path)).ok()).flatten() else {
             continue;
         };
         if read.is_empty() {

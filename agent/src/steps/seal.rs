@@ -7,7 +7,7 @@ use chrono::Utc;
 use super::foresight::made;
 use super::room::{bytes, counted};
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::site::{FACTS, Sealing, Underway};
 
 pub(super) struct Seal;
@@ -48,7 +48,7 @@ impl Step for Seal {
 
 /// What a builder could have put in the place of the agent's own is made anew: the link to the environment, the commit, the links to what is shared.
 fn take_over_release(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
-    if cx.app.executor == Executor::Direct {
+    if cx.app.executor == ExecutorKind::Direct {
         return Ok(());
     }
     let environment = cx.site.environment_of(&target.release);

@@ -1,7 +1,7 @@
 //! What a release has done for it by programs that run the app's own code or its packages: jobs, and who carries them out.
 //!
 //! A job is a word and a few names; which program that means, with which arguments and variables, says the app's file, and never whoever asks. So the
-//! same jobs can be carried out in two ways, by the same code ([`Workshop`]):
+//! same jobs can be carried out in two ways, by the same code ([`JobRunner`]):
 //!
 //! ```text
 //!                      executor = "direct"          executor = "units"
@@ -14,12 +14,12 @@
 //! knows that nothing of an earlier one is at work any more.
 
 mod failure;
-mod hands;
+mod executor;
 pub(crate) mod mask;
 pub(crate) mod runner;
 mod session;
 mod wire;
-mod workshop;
+mod job_runner;
 
 use std::path::{Path, PathBuf};
 
@@ -29,9 +29,9 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{App, Hook, When};
 use crate::tools::manage::{Begun, Collected, Inspection, Tree};
 
+pub(crate) use executor::{Executor, Users, hand_over, users_of_runners};
 pub(crate) use failure::{Failure, chain};
-pub(crate) use hands::{Hands, Users, hand_over, users_of_runners};
-pub(crate) use workshop::{Ground, Workshop};
+pub(crate) use job_runner::{JobRunner, Workspace};
 
 /// Who carries a job out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::mask::{Lines, Mask};
 use super::wire::{Asked, Heard, Line, Told, VERSION};
-use super::{Answer, Failure, Ground, Side, Workshop};
+use super::{Answer, Failure, JobRunner, Side, Workspace};
 use crate::settings::{App, Complaint};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
@@ -91,16 +91,16 @@ impl Runner {
         let mask = Mask::of(secrets.iter().map(|(_, value)| value.as_str()));
         let env = app.variables(secrets);
         let site = Site::at(&app.root);
-        let ground = Ground::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
+        let workspace = Workspace::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
         let hidden = app.hidden.iter().cloned().chain([self.config.clone()]).collect();
-        let workshop = Workshop::new(&app, &site, &env, hidden, ground);
+        let runner = JobRunner::new(&app, &site, &env, hidden, workspace);
         let cancel = Cancel::default();
         let ended = Arc::new(AtomicBool::new(false));
         std::thread::spawn({
             let (cancel, ended) = (cancel.clone(), ended.clone());
             move || end_with(&gone, &cancel, &ended)
         });
-        let served = match self.answer_all(&mut line, &workshop, &mask, &cancel) {
+        let served = match self.answer_all(&mut line, &runner, &mask, &cancel) {
             // Whoever asked has gone, and hears no answer.
             Err(RunnerError::Line(err)) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             served => served,
@@ -119,12 +119,12 @@ impl Runner {
         app.secrets.iter().enumerate().map(|(at, path)| handed(at, path)).collect()
     }
 
-    fn answer_all(&self, line: &mut Line, workshop: &Workshop<'_>, mask: &Mask, cancel: &Cancel) -> Result<(), RunnerError> {
+    fn answer_all(&self, line: &mut Line, runner: &JobRunner<'_>, mask: &Mask, cancel: &Cancel) -> Result<(), RunnerError> {
         loop {
             match line.hear::<Asked>(Duration::from_secs(1)) {
                 Ok(Heard::Said(asked)) => {
                     let into = line.descriptor();
-                    let answered = self.answer(line, workshop, mask, cancel, &asked, into.map(File::from));
+                    let answered = self.answer(line, runner, mask, cancel, &asked, into.map(File::from));
                     // What a job left running is no part of the next one.
                     let alone = end_control_group();
                     let told = match answered {
@@ -157,14 +157,14 @@ impl Runner {
     fn answer(
         &self,
         line: &Line,
-        workshop: &Workshop<'_>,
+        runner: &JobRunner<'_>,
         mask: &Mask,
         cancel: &Cancel,
         asked: &Asked,
         into: Option<File>,
     ) -> Result<Answer, Failure> {
         let order = asked.order().map_err(|why| Failure::new(format!("the step runner does not know what it was asked for: {why}")))?;
-        if asked.job.side(workshop.app) != Some(self.side) {
+        if asked.job.side(runner.app) != Some(self.side) {
             return Err(Failure::new(format!("{:?} is no job for the step runner {} of {}", asked.job, self.side.word(), self.app)));
         }
         let into = into.map(|file| DumpFile { file: Arc::new(file), path: None });
@@ -180,7 +180,7 @@ impl Runner {
         };
         let deadline = Instant::now() + Duration::from_millis(asked.ms);
         let watch = Watch { marker: &order.marker, deadline, cancel, lines: &lines };
-        let answer = workshop.carry_out(&order, &asked.job, into.as_ref(), &watch, &note);
+        let answer = runner.carry_out(&order, &asked.job, into.as_ref(), &watch, &note);
         voice.say_held(&mut |stream, text| say(&Told::Output(stream, text)));
         answer
     }

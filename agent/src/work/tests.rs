@@ -111,6 +111,6 @@ fn only_sources_within_a_release_are_compiled() {
         ("shop/views.pyc", false),
         ("", false),
     ] {
-        assert_eq!(super::workshop::is_source(path.as_ref()), whether, "{path:?}");
+        assert_eq!(super::job_runner::is_source(path.as_ref()), whether, "{path:?}");
     }
 }

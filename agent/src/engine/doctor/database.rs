@@ -9,7 +9,7 @@ use super::{AppEngine, Chart};
 use crate::engine::worker::{hands, secrets_of};
 use crate::settings::App;
 use crate::steps::left_out;
-use crate::tools::manage::{Ground, Inspection, Settings};
+use crate::tools::manage::{Inspection, Places, Settings};
 use crate::tools::{Program, Watch};
 use crate::work::{Answer, Bytecode, Failure, Job, Order, Ordered};
 
@@ -78,7 +78,7 @@ impl AppEngine {
         let dir = self.site.release_dir(&live);
         let shared = self.site.root().join("shared");
         for kept in &inspection.kept {
-            let hint = kept.hint(Ground { release: &dir, live: Some(&dir), shared: &shared });
+            let hint = kept.hint(Places { release: &dir, live: Some(&dir), shared: &shared });
             chart.add("state", Level::Error, kept.told(), Some(hint));
         }
         if inspection.kept.is_empty() {

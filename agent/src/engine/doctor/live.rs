@@ -8,7 +8,7 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::{Chart, LIMIT};
 use crate::engine::AppEngine;
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::steps::ready::{self, Fatal};
 use crate::steps::{Depth, Health, health_of};
 use crate::tools::{Process, working_in};
@@ -67,7 +67,7 @@ impl AppEngine {
     /// Whom the processes belong to that run from the live release; where none does, who would serve it.
     fn serving_users(&self) -> HashSet<Uid> {
         let app = self.settings();
-        if app.executor == Executor::Units {
+        if app.executor == ExecutorKind::Units {
             let serving = users_of_runners(&self.name).ok().map(|(_, serving)| serving);
             return serving.and_then(|name| User::from_name(&name).ok().flatten()).map(|user| user.uid).into_iter().collect();
         }

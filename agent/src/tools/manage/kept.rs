@@ -7,7 +7,7 @@ use crate::tools::database::quoted;
 
 /// The directories that a hint names.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ground<'a> {
+pub(crate) struct Places<'a> {
     /// The release's directory.
     pub release: &'a Path,
     /// The directory of the release that is live, if it has one.
@@ -29,7 +29,7 @@ impl Kept {
     }
 
     /// The hint. Where the live release has such state, the hint keeps that first, so that no hint leads to an empty site.
-    pub(crate) fn hint(&self, ground: Ground<'_>) -> String {
+    pub(crate) fn hint(&self, ground: Places<'_>) -> String {
         let dir = self.dir(ground.release);
         let shared = ground.shared.join(&dir);
         let share = format!("add {:?} to [shared] dirs in the app's file", dir.display().to_string());
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn the_hint_keeps_what_the_live_release_has_and_names_one_directory_to_share() {
         let live = tempfile::tempdir().unwrap();
-        let none = Ground { release: Path::new("/none"), live: None, shared: Path::new("/var/shop/shared") };
+        let none = Places { release: Path::new("/none"), live: None, shared: Path::new("/var/shop/shared") };
         let database = kept(What::Database, "backend/db.sqlite3", "backend");
         let hint = "add \"backend/data\" to [shared] dirs in the app's file, and set NAME = BASE_DIR / \"data/db.sqlite3\" in the settings";
         assert_eq!(database.hint(none), hint);
@@ -92,7 +92,7 @@ mod tests {
         let there = live.path().join("backend/db.sqlite3").display().to_string();
         let to = "/var/shop/shared/backend/data";
         assert_eq!(
-            database.hint(Ground { live: Some(live.path()), ..none }),
+            database.hint(Places { live: Some(live.path()), ..none }),
             format!(
                 "first, as root and while nothing is written, keep what the live release has: mkdir -p {to} && cp -a {there}* {to}/; then {hint}"
             )

@@ -15,9 +15,9 @@ use crate::tools::manage::{Django, Inspection, Tree};
 use crate::tools::sandbox::Bounds;
 use crate::tools::{Program, ProgramError, Watch, python};
 
-/// Where programs that build keep what is theirs.
+/// Where programs that build keep their files.
 #[derive(Debug, Clone)]
-pub(crate) enum Ground {
+pub(crate) enum Workspace {
     /// In the root, which is the agent's.
     Root,
     /// Elsewhere: the root is not theirs to write in.
@@ -30,7 +30,7 @@ pub(crate) enum Ground {
 }
 
 /// Carries out the jobs of one app.
-pub(crate) struct Workshop<'a> {
+pub(crate) struct JobRunner<'a> {
     /// The app's settings.
     pub app: &'a App,
     /// Its root.
@@ -40,15 +40,15 @@ pub(crate) struct Workshop<'a> {
     /// What programs that run code of strangers may not read.
     pub hidden: Vec<PathBuf>,
     /// Where they keep what is theirs.
-    pub ground: Ground,
+    pub workspace: Workspace,
     wanted: Mutex<Option<(ReleaseName, python::Wanted)>>,
     inspection: Mutex<Option<Inspection>>,
 }
 
-impl<'a> Workshop<'a> {
+impl<'a> JobRunner<'a> {
     /// One that has done nothing yet.
-    pub(crate) fn new(app: &'a App, site: &'a Site, env: &'a [(String, String)], hidden: Vec<PathBuf>, ground: Ground) -> Self {
-        Self { app, site, env, hidden, ground, wanted: Mutex::new(None), inspection: Mutex::new(None) }
+    pub(crate) fn new(app: &'a App, site: &'a Site, env: &'a [(String, String)], hidden: Vec<PathBuf>, workspace: Workspace) -> Self {
+        Self { app, site, env, hidden, workspace, wanted: Mutex::new(None), inspection: Mutex::new(None) }
     }
 
     /// Does it.
@@ -63,79 +63,79 @@ impl<'a> Workshop<'a> {
         watch: &Watch<'_>,
         note: &dyn Fn(&str),
     ) -> Result<Answer, Failure> {
-        let asked = Asked { workshop: self, order, watch, note };
+        let context = JobContext { runner: self, order, watch, note };
         match job {
-            Job::Want => asked.want(),
-            Job::Environment { key, caches } => asked.build(key, *caches),
+            Job::Want => context.want(),
+            Job::Environment { key, caches } => context.build(key, *caches),
             Job::CollectStatic => {
                 let shared = [self.site.root().join("shared")];
-                Ok(asked.django_of(Side::Build, Tree::Open)?.get().collect(&shared, watch).map(Answer::Collected)?)
+                Ok(context.django_of(Side::Build, Tree::Open)?.get().collect(&shared, watch).map(Answer::Collected)?)
             }
-            Job::Bytecode { changed } => asked.bytecode(changed),
+            Job::Bytecode { changed } => context.bytecode(changed),
             Job::HandOver => Ok(hand_over(self.site).map(|()| Answer::Done)?),
-            Job::Hook { place, digest } => asked.hook(*place, digest),
-            Job::Inspect(bytecode) => asked.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
+            Job::Hook { place, digest } => context.hook(*place, digest),
+            Job::Inspect(bytecode) => context.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
             Job::Examine(bytecode) => {
-                let (inspection, unmade) = asked.django((*bytecode).into())?.get().examine(watch)?;
+                let (inspection, unmade) = context.django((*bytecode).into())?.get().examine(watch)?;
                 *lock(&self.inspection) = Some(inspection.clone());
                 Ok(Answer::Examined(Box::new(inspection), unmade))
             }
-            Job::Migrate => asked.migrate(),
-            Job::Load => Ok(Answer::Warnings(asked.django(Tree::Sealed)?.get().load(watch)?)),
-            Job::Dump => asked.dump(into),
-            Job::Used => Ok(Answer::Used(super::hands::usage_of(self.site).dirs.into_iter().collect())),
+            Job::Migrate => context.migrate(),
+            Job::Load => Ok(Answer::Warnings(context.django(Tree::Sealed)?.get().load(watch)?)),
+            Job::Dump => context.dump(into),
+            Job::Used => Ok(Answer::Used(super::executor::usage_of(self.site).dirs.into_iter().collect())),
         }
     }
 }
 
 /// One job, for somebody.
-struct Asked<'a, 'w> {
-    workshop: &'a Workshop<'w>,
+struct JobContext<'a, 'w> {
+    runner: &'a JobRunner<'w>,
     order: &'a Order,
     watch: &'a Watch<'a>,
     note: &'a dyn Fn(&str),
 }
 
-impl Asked<'_, '_> {
+impl JobContext<'_, '_> {
     fn release(&self) -> Result<(&ReleaseName, PathBuf), Failure> {
         let name = self.order.release.as_ref().map(|release| &release.name);
         let name = name.ok_or_else(|| Failure::new("the run has not found out which release it is about"))?;
-        let dir = self.workshop.site.release_dir(name);
+        let dir = self.runner.site.release_dir(name);
         if !dir.is_dir() {
-            return Err(Failure::new(format!("the app {} has no release {name}", self.workshop.app.name)));
+            return Err(Failure::new(format!("the app {} has no release {name}", self.runner.app.name)));
         }
         Ok((name, dir))
     }
 
     fn env(&self, side: Side) -> Vec<(String, String)> {
-        let (site, app) = (self.workshop.site, self.workshop.app);
+        let (site, app) = (self.runner.site, self.runner.app);
         let of_release = self.order.variables(app, |release| site.release_dir(release));
         let of_building = if side == Side::Build { app.build_env.as_slice() } else { &[] };
-        self.workshop.env.iter().chain(of_building).cloned().chain(of_release).collect()
+        self.runner.env.iter().chain(of_building).cloned().chain(of_release).collect()
     }
 
     fn want(&self) -> Result<Answer, Failure> {
         let (name, dir) = self.release()?;
-        let settings = self.workshop.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
-        let wanted = self.with_installer(settings, python::wanted(settings, &dir, &self.workshop.hidden, self.watch)?, &dir)?;
+        let settings = self.runner.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
+        let wanted = self.with_installer(settings, python::wanted(settings, &dir, &self.runner.hidden, self.watch)?, &dir)?;
         let answer = Wanted {
             key: wanted.key().to_owned(),
             told: wanted.told(),
             notes: wanted.notes().to_vec(),
             warnings: wanted.warnings().to_vec(),
         };
-        *lock(&self.workshop.wanted) = Some((name.clone(), wanted));
+        *lock(&self.runner.wanted) = Some((name.clone(), wanted));
         Ok(Answer::Wanted(answer))
     }
 
     fn build(&self, key: &str, caches: Caches) -> Result<Answer, Failure> {
         let (name, dir) = self.release()?;
-        let site = self.workshop.site;
+        let site = self.runner.site;
         let place = environment_dir(site, key).ok_or_else(|| Failure::new(format!("{key:?} is no environment's name")))?;
-        if lock(&self.workshop.wanted).as_ref().is_none_or(|(of, _)| of != name) {
+        if lock(&self.runner.wanted).as_ref().is_none_or(|(of, _)| of != name) {
             self.want()?;
         }
-        let wanted = lock(&self.workshop.wanted);
+        let wanted = lock(&self.runner.wanted);
         let Some((_, wanted)) = wanted.as_ref().filter(|(_, wanted)| key.starts_with(wanted.key())) else {
             return Err(Failure::new(format!("the release {name} does not ask for the environment {key}")));
         };
@@ -151,13 +151,13 @@ impl Asked<'_, '_> {
 
     /// Does something with what installers keep, and a place for their temporary files.
     fn among_installers<T>(&self, act: impl FnOnce(python::Place<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-        let site = self.workshop.site;
-        let (caches, scratch) = match &self.workshop.ground {
-            Ground::Root => (site.caches(), site.scratch_dir(&format!("installers-{}", self.order.run))?),
-            Ground::Own { caches, scratch } => (caches.clone(), scratch.clone()),
+        let site = self.runner.site;
+        let (caches, scratch) = match &self.runner.workspace {
+            Workspace::Root => (site.caches(), site.scratch_dir(&format!("installers-{}", self.order.run))?),
+            Workspace::Own { caches, scratch } => (caches.clone(), scratch.clone()),
         };
-        let done = act(python::Place { scratch: &scratch, caches: &caches, hidden: &self.workshop.hidden });
-        if matches!(self.workshop.ground, Ground::Root) {
+        let done = act(python::Place { scratch: &scratch, caches: &caches, hidden: &self.runner.hidden });
+        if matches!(self.runner.workspace, Workspace::Root) {
             remove_tree(&scratch)?;
         }
         done
@@ -165,16 +165,16 @@ impl Asked<'_, '_> {
 
     /// What is wanted, by an installer that is there. Where nothing is to be built, none is needed; where the agent's own uv cannot be had, pip does it.
     fn with_installer(&self, settings: &python::Settings, wanted: python::Wanted, dir: &Path) -> Result<python::Wanted, Failure> {
-        let caches = match &self.workshop.ground {
-            Ground::Root => self.workshop.site.caches(),
-            Ground::Own { caches, .. } => caches.clone(),
+        let caches = match &self.runner.workspace {
+            Workspace::Root => self.runner.site.caches(),
+            Workspace::Own { caches, .. } => caches.clone(),
         };
-        if !wanted.lacks_its_installer(&caches) || self.workshop.site.has_environment(wanted.key()) {
+        if !wanted.lacks_its_installer(&caches) || self.runner.site.has_environment(wanted.key()) {
             return Ok(wanted);
         }
         let by_pip = || {
             let by_pip = python::Settings { installer: python::Installer::Pip, ..settings.clone() };
-            python::wanted(&by_pip, dir, &self.workshop.hidden, self.watch).ok().filter(|_| settings.installer == python::Installer::Auto)
+            python::wanted(&by_pip, dir, &self.runner.hidden, self.watch).ok().filter(|_| settings.installer == python::Installer::Auto)
         };
         if python::installer_was_refused(&caches)
             && let Some(by_pip) = by_pip()
@@ -197,7 +197,7 @@ impl Asked<'_, '_> {
     }
 
     fn hook(&self, place: usize, wanted: &str) -> Result<Answer, Failure> {
-        let app = self.workshop.app;
+        let app = self.runner.app;
         let Some(hook) = app.hooks.get(place) else {
             return Err(Failure::new(format!("the app {} has no hook number {place}", app.name)));
         };
@@ -207,16 +207,16 @@ impl Asked<'_, '_> {
                 Failure::new(format!("the hooks of {} have changed since the run began", app.name)).with_hint("ask for the release again")
             );
         }
-        let dir = self.release().map_or_else(|_| self.workshop.site.root().to_owned(), |(_, dir)| dir);
+        let dir = self.release().map_or_else(|_| self.runner.site.root().to_owned(), |(_, dir)| dir);
         // Its own time, and not what the step has left: a hook has a timeout that says so.
         let watch = Watch { deadline: Instant::now() + *timeout, ..*self.watch };
         let side = Job::hook(app, place).and_then(|job| job.side(app)).unwrap_or(Side::Build);
         let mut program = Program::from_argv(run).dir(&dir).envs(self.env(side));
-        if let (Ground::Own { caches, scratch }, Side::Build) = (&self.workshop.ground, side) {
+        if let (Workspace::Own { caches, scratch }, Side::Build) = (&self.runner.workspace, side) {
             let writable = vec![dir.clone(), caches.clone(), scratch.clone()];
             // Its home is empty each time; what tools keep by the rules of the desktop has a place that stays.
             program = program.env("XDG_CACHE_HOME", caches).env("npm_config_cache", caches.join("npm"));
-            program = program.confined(&Arc::new(Bounds { writable, hidden: self.workshop.hidden.clone() }));
+            program = program.confined(&Arc::new(Bounds { writable, hidden: self.runner.hidden.clone() }));
         }
         let ended = program.run(&watch).map_err(|err| {
             let timed_out = matches!(err, ProgramError::TimedOut { .. });
@@ -236,7 +236,7 @@ impl Asked<'_, '_> {
     }
 
     fn django_of(&self, side: Side, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
-        let settings = self.workshop.app.django.as_ref().ok_or_else(|| Failure::new("no [django] is set"))?;
+        let settings = self.runner.app.django.as_ref().ok_or_else(|| Failure::new("no [django] is set"))?;
         let (_, release) = self.release()?;
         let python = release.join("venv/bin/python");
         Ok(AskedDjango { settings, python, release, env: self.env(side), tree })
@@ -248,7 +248,7 @@ impl Asked<'_, '_> {
             return Err(Failure::new(format!("{} is no source of Python within a release", odd.display())));
         }
         if let Some((former, _)) = &self.order.former {
-            python::carry_bytecode(&self.workshop.site.release_dir(former), &dir, changed)?;
+            python::carry_bytecode(&self.runner.site.release_dir(former), &dir, changed)?;
         }
         python::compile(&dir.join("venv/bin/python"), &dir, changed, self.watch)?;
         Ok(Answer::Done)
@@ -257,29 +257,29 @@ impl Asked<'_, '_> {
     /// With the passwords of its databases, which stay here.
     fn inspect(&self, bytecode: Bytecode) -> Result<Inspection, Failure> {
         let inspection = self.django(bytecode.into())?.get().inspect(self.watch)?;
-        *lock(&self.workshop.inspection) = Some(inspection.clone());
+        *lock(&self.runner.inspection) = Some(inspection.clone());
         Ok(inspection)
     }
 
     fn inspection(&self) -> Result<Inspection, Failure> {
-        let known = lock(&self.workshop.inspection).clone();
+        let known = lock(&self.runner.inspection).clone();
         known.map_or_else(|| self.inspect(Bytecode::NotWritten), Ok)
     }
 
     fn migrate(&self) -> Result<Answer, Failure> {
         let inspection = self.inspection()?;
-        let report = match &self.workshop.ground {
-            Ground::Root => self.workshop.site.migration_report(self.order.run),
-            Ground::Own { scratch, .. } => scratch.join("migrate-report"),
+        let report = match &self.runner.workspace {
+            Workspace::Root => self.runner.site.migration_report(self.order.run),
+            Workspace::Own { scratch, .. } => scratch.join("migrate-report"),
         };
         let (migrated, ended) = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection, &report);
         // Whatever it did, what is known of the database is old.
-        lock(&self.workshop.inspection).take();
+        lock(&self.runner.inspection).take();
         Ok(Answer::Migrated { begun: migrated.begun, warnings: migrated.warnings, failed: ended.err().map(Failure::from) })
     }
 
     fn dump(&self, into: Option<&DumpFile>) -> Result<Answer, Failure> {
-        let app = self.workshop.app;
+        let app = self.runner.app;
         let (Some(settings), Some(django)) = (&app.backup, &app.django) else { return Err(Failure::new("no [backup] is set")) };
         let into = into.ok_or_else(|| Failure::new("no file came with the job"))?;
         let inspection = self.inspection()?;
@@ -287,9 +287,9 @@ impl Asked<'_, '_> {
             Failure::new(format!("Django's settings have no database {:?}", django.database))
                 .with_hint("look at [django] database in the app's file")
         })?;
-        let scratch = match &self.workshop.ground {
-            Ground::Root => Path::new("/"),
-            Ground::Own { scratch, .. } => scratch,
+        let scratch = match &self.runner.workspace {
+            Workspace::Root => Path::new("/"),
+            Workspace::Own { scratch, .. } => scratch,
         };
         let kind = settings.kind_of(&database.vendor)?;
         match database::dump(kind, database, into, scratch, self.watch) {

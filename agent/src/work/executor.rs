@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::{AppName, ReleaseName, RunId};
 
+use super::job_runner::lock;
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
-use super::workshop::lock;
-use super::{Answer, Failure, Job, Order, Side, Workshop};
-use crate::settings::{App, Executor};
+use super::{Answer, Failure, Job, JobRunner, Order, Side};
+use crate::settings::{App, ExecutorKind};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
 use crate::tools::{Cancel, Usage, UsagePlace, Watch, usage};
 
 /// Who does a run's jobs.
-pub(crate) enum Hands<'a> {
+pub(crate) enum Executor<'a> {
     /// The agent itself.
-    Own(Box<Workshop<'a>>),
+    Own(Box<JobRunner<'a>>),
     /// Units with users of their own.
     Units {
         /// The app.
@@ -29,7 +29,7 @@ pub(crate) enum Hands<'a> {
     },
 }
 
-impl<'a> Hands<'a> {
+impl<'a> Executor<'a> {
     /// The step runners of an app.
     pub(crate) fn units(app: &'a App) -> Self {
         Self::Units { app, sessions: Mutex::default() }
@@ -55,7 +55,7 @@ impl<'a> Hands<'a> {
         note: &dyn Fn(&str),
     ) -> Result<Answer, Failure> {
         match self {
-            Self::Own(workshop) => workshop.carry_out(order, job, into, watch, note),
+            Self::Own(runner) => runner.carry_out(order, job, into, watch, note),
             Self::Units { app, sessions } => {
                 if watch.cancel.asked() {
                     return Err(Failure::new("the run is cancelled"));
@@ -106,8 +106,8 @@ pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failur
 /// [`Failure`] when the runner cannot be asked.
 pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
     match app.executor {
-        Executor::Direct => Ok(()),
-        Executor::Units => ask_once(&app.name, Side::Build, &Job::HandOver, GREETING).map(|_| ()),
+        ExecutorKind::Direct => Ok(()),
+        ExecutorKind::Units => ask_once(&app.name, Side::Build, &Job::HandOver, GREETING).map(|_| ()),
     }
 }
 
@@ -175,7 +175,7 @@ impl<'a> Users<'a> {
     }
 
     fn look(&self) -> Seen {
-        if self.app.executor == Executor::Direct {
+        if self.app.executor == ExecutorKind::Direct {
             return Seen::These(self.seen_here());
         }
         // The runner sees what its own user's processes work in, and the agent sees the command lines of all.
