@@ -39,7 +39,7 @@ use crate::settings::watch::InForce;
 use crate::setup::{self, Manner, Wish};
 use crate::tools::serve_if_asked;
 use crate::work::runner::{Runner, RunnerError};
-use crate::work::{Side, chain};
+use crate::work::{Role, chain};
 
 /// The daemon that performs releases on this host.
 #[derive(Debug, Parser)]
@@ -64,7 +64,7 @@ struct Arguments {
     check_config: bool,
     /// Do jobs of one app's releases, for the connection that the service manager started this for
     #[arg(long, value_name = "SIDE", requires = "for_app", hide = true)]
-    runner: Option<Side>,
+    runner: Option<Role>,
     /// The app whose jobs they are
     #[arg(long = "for", value_name = "APP", hide = true)]
     for_app: Option<AppName>,
@@ -252,8 +252,8 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
     let env = |name: &str| std::env::var(name).ok();
     let config = directory(arguments.config.as_deref(), whose, env).ok_or(Ended::NoHome("config"))?;
-    if let (Some(side), Some(app)) = (arguments.runner, &arguments.for_app) {
-        return run_jobs(side, app.clone(), config);
+    if let (Some(role), Some(app)) = (arguments.runner, &arguments.for_app) {
+        return run_jobs(role, app.clone(), config);
     }
     let loaded = InForce::load(&config);
     let settings = loaded.map_err(|complaints| Ended::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect()))?;
@@ -317,13 +317,13 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
 }
 
 /// Serves one connection as a step runner. What it needs beside the configuration, its unit says.
-fn run_jobs(side: Side, app: AppName, config: PathBuf) -> Result<(), Ended> {
+fn run_jobs(role: Role, app: AppName, config: PathBuf) -> Result<(), Ended> {
     let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let listener = Inherited::take().map_err(Ended::Inherited)?.control;
     let scratch = std::env::temp_dir();
     let runner = Runner {
         app,
-        side,
+        role,
         config,
         credentials: env("CREDENTIALS_DIRECTORY"),
         caches: env("CACHE_DIRECTORY").unwrap_or_else(|| scratch.clone()),

@@ -16,7 +16,7 @@ use super::{Refusal, SetupError, Wish};
 use crate::settings::{App, Settings};
 use crate::site::layout::{self, Group};
 use crate::tools::{Cancel, Program, Watch};
-use crate::work::Side;
+use crate::work::Role;
 
 /// Where units are, as systemd looks for them.
 const UNIT_DIRS: [&str; 5] =
@@ -54,16 +54,16 @@ pub(super) fn real_root(root: &Path) -> Result<PathBuf, SetupError> {
 
 /// Who is to build and to serve: as it was said, else as an earlier setup had it, else by the app's name.
 pub(super) fn people(app: &App, wish: &Wish) -> Result<People, SetupError> {
-    let earlier = |side| -> Result<Option<String>, SetupError> {
-        let drop_in = places::read(&draw::drop_in(app, side))?;
+    let earlier = |role| -> Result<Option<String>, SetupError> {
+        let drop_in = places::read(&draw::drop_in(app, role))?;
         Ok(drop_in.as_deref().and_then(texts::user_in).map(str::to_owned))
     };
     let choose = |said: &Option<String>, earlier: Option<String>, usual: String| match said.clone().or(earlier) {
         Some(name) => (name, Chosen::Said),
         None => (usual, Chosen::ByApp),
     };
-    let (user, app_chosen) = choose(&wish.user, earlier(Side::App)?, app.name.to_string());
-    let (builder, builder_chosen) = choose(&wish.build_user, earlier(Side::Build)?, format!("{}-build", app.name));
+    let (user, app_chosen) = choose(&wish.user, earlier(Role::App)?, app.name.to_string());
+    let (builder, builder_chosen) = choose(&wish.build_user, earlier(Role::Build)?, format!("{}-build", app.name));
     let agent = people::known(AGENT).ok_or_else(|| Refusal {
         what: format!("there is no user {AGENT}"),
         hint: "install the package, or run systemd-sysusers with systemd/sysusers.d/release-agent.conf".to_owned(),
@@ -75,7 +75,7 @@ pub(super) fn people(app: &App, wish: &Wish) -> Result<People, SetupError> {
 /// What the list depends on.
 pub(super) fn facts(settings: &Settings, app: &App, people: &People, root: PathBuf, file: PathBuf) -> Result<draw::Host, SetupError> {
     let units = draw::named_units(app).into_iter().filter(|unit| has_unit(unit)).collect();
-    let written = [draw::drop_in(app, Side::Build), draw::drop_in(app, Side::App), draw::tmpfiles_line(app)];
+    let written = [draw::drop_in(app, Role::Build), draw::drop_in(app, Role::App), draw::tmpfiles_line(app)];
     let mut there = BTreeSet::new();
     for path in written {
         if places::read(&path)?.is_some_and(|text| texts::is_ours(&text)) {
@@ -106,7 +106,7 @@ pub(super) fn ready(app: &App) -> Result<(), Refusal> {
             hint: "set executor = \"direct\" in agent.toml, where the agent runs everything itself".to_owned(),
         });
     }
-    let runners = [Side::Build, Side::App].map(|side| format!("release-agent-{}@.socket", side.word()));
+    let runners = [Role::Build, Role::App].map(|role| format!("release-agent-{}@.socket", role.word()));
     let helpers = draw::grants(app).into_iter().map(|(verb, _)| draw::helper(verb, ""));
     let needed = runners.into_iter().chain(helpers).chain(["release-agent.service".to_owned()]);
     match needed.into_iter().find(|unit| !has_unit(unit)) {

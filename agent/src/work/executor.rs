@@ -10,7 +10,7 @@ use agent_model::names::{AppName, ReleaseName, RunId};
 
 use super::job_runner::lock;
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
-use super::{Answer, Failure, Job, JobRunner, Order, Side};
+use super::{Answer, Failure, Job, JobRunner, Order, Role};
 use crate::settings::{App, ExecutorKind};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
@@ -24,8 +24,8 @@ pub(crate) enum Executor<'a> {
     Units {
         /// The app.
         app: &'a App,
-        /// A session for each side that was asked already.
-        sessions: Mutex<BTreeMap<Side, Session>>,
+        /// A session for each role that was asked already.
+        sessions: Mutex<BTreeMap<Role, Session>>,
     },
 }
 
@@ -38,7 +38,7 @@ impl<'a> Executor<'a> {
     /// Lets the runner that builds go, with all that it has started.
     pub(crate) fn end_building(&self) {
         if let Self::Units { sessions, .. } = self {
-            lock(sessions).remove(&Side::Build);
+            lock(sessions).remove(&Role::Build);
         }
     }
 
@@ -60,11 +60,11 @@ impl<'a> Executor<'a> {
                 if watch.cancel.asked() {
                     return Err(Failure::new("the run is cancelled"));
                 }
-                let side = job.side(app).ok_or_else(|| Failure::new("there is no such hook"))?;
+                let role = job.role(app).ok_or_else(|| Failure::new("there is no such hook"))?;
                 let mut sessions = lock(sessions);
-                let mut session = match sessions.remove(&side).filter(Session::stands) {
+                let mut session = match sessions.remove(&role).filter(Session::stands) {
                     Some(session) => session,
-                    None => Session::open(&app.name, side, GREETING)?,
+                    None => Session::open(&app.name, role, GREETING)?,
                 };
                 // A hook has a time of its own, and takes none of the step's.
                 let within = match job {
@@ -74,7 +74,7 @@ impl<'a> Executor<'a> {
                 let watch = Watch { deadline: Instant::now() + within, ..*watch };
                 let answer = session.ask(order, job, into, &watch, note);
                 if answer.as_ref().err().is_none_or(|lost| lost.session == Still::There) {
-                    sessions.insert(side, session);
+                    sessions.insert(role, session);
                 }
                 answer.map_err(|lost| lost.failure)
             }
@@ -83,12 +83,12 @@ impl<'a> Executor<'a> {
 }
 
 /// Asks a runner for something outside of any run.
-fn ask_once(app: &AppName, side: Side, job: &Job, patience: Duration) -> Result<Answer, Failure> {
+fn ask_once(app: &AppName, role: Role, job: &Job, patience: Duration) -> Result<Answer, Failure> {
     let order = Order { run: RunId(0), marker: String::new(), caller: "agent".to_owned(), release: None, former: None };
     let cancel = Cancel::default();
     let lines = |_, line: &str| tracing::debug!("{line}");
     let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(300), cancel: &cancel, lines: &lines };
-    Session::open(app, side, patience)?.ask(&order, job, None, &watch, &|text| tracing::debug!("{text}")).map_err(|lost| lost.failure)
+    Session::open(app, role, patience)?.ask(&order, job, None, &watch, &|text| tracing::debug!("{text}")).map_err(|lost| lost.failure)
 }
 
 /// The users that the runners of an app have, for `doctor`.
@@ -96,8 +96,8 @@ fn ask_once(app: &AppName, side: Side, job: &Job, patience: Duration) -> Result<
 /// # Errors
 /// [`Failure`] when one of them cannot be asked.
 pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failure> {
-    let user = |side| Session::open(app, side, SHORT_GREETING).map(|session| session.user);
-    Ok((user(Side::Build)?, user(Side::App)?))
+    let user = |role| Session::open(app, role, SHORT_GREETING).map(|session| session.user);
+    Ok((user(Role::Build)?, user(Role::App)?))
 }
 
 /// Has whoever builds give the agent all rights over what was built and not sealed, so that it can be removed.
@@ -107,7 +107,7 @@ pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failur
 pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
     match app.executor {
         ExecutorKind::Direct => Ok(()),
-        ExecutorKind::Units => ask_once(&app.name, Side::Build, &Job::HandOver, GREETING).map(|_| ()),
+        ExecutorKind::Units => ask_once(&app.name, Role::Build, &Job::HandOver, GREETING).map(|_| ()),
     }
 }
 
@@ -144,7 +144,7 @@ impl<'a> Users<'a> {
     }
 
     fn ask(&self) -> Result<Answer, Failure> {
-        self.within_run.map_or_else(|| ask_once(&self.app.name, Side::App, &Job::Used, SHORT_GREETING), |ask| ask())
+        self.within_run.map_or_else(|| ask_once(&self.app.name, Role::App, &Job::Used, SHORT_GREETING), |ask| ask())
     }
 
     /// Whether a unit of the app's strategy runs a release of this directory, or one that uses this environment.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use agent_model::names::ReleaseName;
 use nix::unistd::{User, geteuid};
 
-use super::{Answer, Bytecode, Caches, Failure, Job, Order, Side, Wanted, digest, environment_dir};
+use super::{Answer, Bytecode, Caches, Failure, Job, Order, Role, Wanted, digest, environment_dir};
 use crate::settings::{App, Hook, When};
 use crate::site::{Site, hand_over, remove_tree};
 use crate::tools::database::{self, DatabaseError, DumpFile};
@@ -69,7 +69,7 @@ impl<'a> JobRunner<'a> {
             Job::Environment { key, caches } => context.build(key, *caches),
             Job::CollectStatic => {
                 let shared = [self.site.root().join("shared")];
-                Ok(context.django_of(Side::Build, Tree::Open)?.get().collect(&shared, watch).map(Answer::Collected)?)
+                Ok(context.django_of(Role::Build, Tree::Open)?.get().collect(&shared, watch).map(Answer::Collected)?)
             }
             Job::Bytecode { changed } => context.bytecode(changed),
             Job::HandOver => Ok(hand_over(self.site).map(|()| Answer::Done)?),
@@ -107,10 +107,10 @@ impl JobContext<'_, '_> {
         Ok((name, dir))
     }
 
-    fn env(&self, side: Side) -> Vec<(String, String)> {
+    fn env(&self, role: Role) -> Vec<(String, String)> {
         let (site, app) = (self.runner.site, self.runner.app);
         let of_release = self.order.variables(app, |release| site.release_dir(release));
-        let of_building = if side == Side::Build { app.build_env.as_slice() } else { &[] };
+        let of_building = if role == Role::Build { app.build_env.as_slice() } else { &[] };
         self.runner.env.iter().chain(of_building).cloned().chain(of_release).collect()
     }
 
@@ -210,9 +210,9 @@ impl JobContext<'_, '_> {
         let dir = self.release().map_or_else(|_| self.runner.site.root().to_owned(), |(_, dir)| dir);
         // Its own time, and not what the step has left: a hook has a timeout that says so.
         let watch = Watch { deadline: Instant::now() + *timeout, ..*self.watch };
-        let side = Job::hook(app, place).and_then(|job| job.side(app)).unwrap_or(Side::Build);
-        let mut program = Program::from_argv(run).dir(&dir).envs(self.env(side));
-        if let (Workspace::Own { caches, scratch }, Side::Build) = (&self.runner.workspace, side) {
+        let role = Job::hook(app, place).and_then(|job| job.role(app)).unwrap_or(Role::Build);
+        let mut program = Program::from_argv(run).dir(&dir).envs(self.env(role));
+        if let (Workspace::Own { caches, scratch }, Role::Build) = (&self.runner.workspace, role) {
             let writable = vec![dir.clone(), caches.clone(), scratch.clone()];
             // Its home is empty each time; what tools keep by the rules of the desktop has a place that stays.
             program = program.env("XDG_CACHE_HOME", caches).env("npm_config_cache", caches.join("npm"));
@@ -232,14 +232,14 @@ impl JobContext<'_, '_> {
     }
 
     fn django(&self, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
-        self.django_of(Side::App, tree)
+        self.django_of(Role::App, tree)
     }
 
-    fn django_of(&self, side: Side, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
+    fn django_of(&self, role: Role, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
         let settings = self.runner.app.django.as_ref().ok_or_else(|| Failure::new("no [django] is set"))?;
         let (_, release) = self.release()?;
         let python = release.join("venv/bin/python");
-        Ok(AskedDjango { settings, python, release, env: self.env(side), tree })
+        Ok(AskedDjango { settings, python, release, env: self.env(role), tree })
     }
 
     fn bytecode(&self, changed: &[PathBuf]) -> Result<Answer, Failure> {

@@ -36,14 +36,14 @@ pub(crate) use job_runner::{JobRunner, Workspace};
 /// Who carries a job out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Side {
+pub(crate) enum Role {
     /// Whoever builds: may write the release that is being made, and knows no secret.
     Build,
     /// The app's own user: knows the app's secrets, and may write nothing that was built.
     App,
 }
 
-impl Side {
+impl Role {
     /// Its word: in names of units and sockets, and on the command line.
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ pub(crate) enum Job {
         /// Paths within the release.
         changed: Vec<PathBuf>,
     },
-    /// Give the agent's group all rights over what this side has made in releases and environments that are not sealed.
+    /// Give the agent's group all rights over what this role has made in releases and environments that are not sealed.
     HandOver,
     /// A hook.
     Hook {
@@ -92,7 +92,7 @@ pub(crate) enum Job {
     Load,
     /// Dump the database into the file that comes with the job.
     Dump,
-    /// Name the releases and environments that processes of this side run from.
+    /// Name the releases and environments that processes of this role run from.
     Used,
 }
 
@@ -135,14 +135,14 @@ impl Job {
     }
 
     /// Whose job it is; nobody's where there is no such hook.
-    pub(crate) fn side(&self, app: &App) -> Option<Side> {
+    pub(crate) fn role(&self, app: &App) -> Option<Role> {
         Some(match self {
-            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::HandOver => Side::Build,
-            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Used => Side::App,
+            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::HandOver => Role::Build,
+            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Used => Role::App,
             Self::Hook { place, .. } => {
                 let hook = app.hooks.get(*place)?;
                 let sealed = AFTER_THE_SEAL.contains(&hook.step.as_str()) || hook.step == "seal" && hook.when == When::After;
-                if sealed { Side::App } else { Side::Build }
+                if sealed { Role::App } else { Role::Build }
             }
         })
     }

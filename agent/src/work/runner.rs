@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::mask::{Lines, Mask};
 use super::wire::{Asked, Heard, Line, Told, VERSION};
-use super::{Answer, Failure, JobRunner, Side, Workspace};
+use super::{Answer, Failure, JobRunner, Role, Workspace};
 use crate::settings::{App, Complaint};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
@@ -29,10 +29,10 @@ use crate::tools::{Cancel, Watch, end_control_group};
 #[derive(Debug, Error)]
 pub(crate) enum RunnerError {
     /// It was not started for a connection.
-    #[error("a step runner is started by its socket unit, release-agent-{side}@{app}.socket, and not by hand")]
+    #[error("a step runner is started by its socket unit, release-agent-{role}@{app}.socket, and not by hand")]
     NoSocket {
         /// Its side.
-        side: &'static str,
+        role: &'static str,
         /// Its app.
         app: AppName,
     },
@@ -47,7 +47,7 @@ pub(crate) struct Runner {
     /// Its app.
     pub app: AppName,
     /// Which half of the jobs is its.
-    pub side: Side,
+    pub role: Role,
     /// The configuration directory.
     pub config: PathBuf,
     /// Where the service manager put the files with secrets, each under its own name (systemd.exec(5), `CREDENTIALS_DIRECTORY`).
@@ -67,7 +67,7 @@ impl Runner {
     /// # Errors
     /// [`RunnerError`] when there is none, or it breaks.
     pub(crate) fn serve(&self, listener: Option<UnixListener>) -> Result<(), RunnerError> {
-        let listener = listener.ok_or_else(|| RunnerError::NoSocket { side: self.side.word(), app: self.app.clone() })?;
+        let listener = listener.ok_or_else(|| RunnerError::NoSocket { role: self.role.word(), app: self.app.clone() })?;
         listener.set_nonblocking(false)?;
         let (stream, _) = listener.accept()?;
         stream.set_nonblocking(false)?;
@@ -75,14 +75,14 @@ impl Runner {
         let mut line = Line::new(stream);
         let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
         let settings = crate::settings::load_app(&self.config, &self.app);
-        let hello = Told::Hello { version: VERSION, app: self.app.to_string(), side: self.side, user };
+        let hello = Told::Hello { version: VERSION, app: self.app.to_string(), role: self.role, user };
         let app = match settings {
             Ok(app) => app,
             Err(complaints) => return Ok(line.say(&Told::Failed(told("the app's file", &complaints)), NONE)?),
         };
-        let secrets = match self.side {
-            Side::Build => Vec::new(),
-            Side::App => match app.read_secrets(&self.credentials_of(&app)) {
+        let secrets = match self.role {
+            Role::Build => Vec::new(),
+            Role::App => match app.read_secrets(&self.credentials_of(&app)) {
                 Ok(secrets) => secrets,
                 Err(complaints) => return Ok(line.say(&Told::Failed(told("the secrets", &complaints)), NONE)?),
             },
@@ -164,8 +164,8 @@ impl Runner {
         into: Option<File>,
     ) -> Result<Answer, Failure> {
         let order = asked.order().map_err(|why| Failure::new(format!("the step runner does not know what it was asked for: {why}")))?;
-        if asked.job.side(runner.app) != Some(self.side) {
-            return Err(Failure::new(format!("{:?} is no job for the step runner {} of {}", asked.job, self.side.word(), self.app)));
+        if asked.job.role(runner.app) != Some(self.role) {
+            return Err(Failure::new(format!("{:?} is no job for the step runner {} of {}", asked.job, self.role.word(), self.app)));
         }
         let into = into.map(|file| DumpFile { file: Arc::new(file), path: None });
         let say = |told: &Told| {

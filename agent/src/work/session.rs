@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use agent_model::names::AppName;
 
 use super::wire::{Asked, Heard, Line, Told, VERSION};
-use super::{Answer, Failure, Job, Order, Side};
+use super::{Answer, Failure, Job, Order, Role};
 use crate::tools::Watch;
 use crate::tools::database::DumpFile;
 
@@ -23,9 +23,9 @@ const BEYOND: Duration = Duration::from_secs(20);
 /// How long a cancel may go unnoticed.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Where the runner of an app's side is asked.
-pub(crate) fn socket(app: &AppName, side: Side) -> PathBuf {
-    Path::new(SOCKETS).join(format!("{app}.{}", side.word()))
+/// Where the runner of an app's role is asked.
+pub(crate) fn socket(app: &AppName, role: Role) -> PathBuf {
+    Path::new(SOCKETS).join(format!("{app}.{}", role.word()))
 }
 
 /// A connection to a runner, for as many jobs as there are.
@@ -42,16 +42,16 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`] when there is none, or it does not greet.
-    pub(crate) fn open(app: &AppName, side: Side, patience: Duration) -> Result<Self, Failure> {
-        let socket = socket(app, side);
-        let unit = format!("release-agent-{}@{app}.service", side.word());
+    pub(crate) fn open(app: &AppName, role: Role, patience: Duration) -> Result<Self, Failure> {
+        let socket = socket(app, role);
+        let unit = format!("release-agent-{}@{app}.service", role.word());
         let stream = UnixStream::connect(&socket).map_err(|err| no_runner(app, &socket, &err))?;
         let mut line = Line::new(stream);
         let end = Instant::now() + patience;
         loop {
             match line.hear::<Told>(LOOK) {
-                Ok(Heard::Said(Told::Hello { version, app: of, side: what, user })) => {
-                    if version != VERSION || of != app.as_str() || what != side {
+                Ok(Heard::Said(Told::Hello { version, app: of, role: what, user })) => {
+                    if version != VERSION || of != app.as_str() || what != role {
                         return Err(Failure::new(format!("the step runner {unit} is one of another version, or of another app"))
                             .with_hint("restart the agent after an upgrade; look at the drop-ins of that unit (systemctl cat)"));
                     }

@@ -21,7 +21,7 @@ fn app() -> App {
 #[test]
 fn what_builds_is_never_who_knows_the_secrets() {
     let app = app();
-    let side = |job: Job| job.side(&app);
+    let role = |job: Job| job.role(&app);
     for job in [
         Job::Want,
         Job::Environment { key: "a".into(), caches: Caches::Keep },
@@ -29,13 +29,13 @@ fn what_builds_is_never_who_knows_the_secrets() {
         Job::Bytecode { changed: Vec::new() },
         Job::HandOver,
     ] {
-        assert_eq!(side(job), Some(Side::Build));
+        assert_eq!(role(job), Some(Role::Build));
     }
     for job in [Job::Inspect(Bytecode::Written), Job::Examine(Bytecode::Written), Job::Migrate, Job::Load, Job::Dump, Job::Used] {
-        assert_eq!(side(job), Some(Side::App));
+        assert_eq!(role(job), Some(Role::App));
     }
-    let hooks: Vec<Option<Side>> = (0..7).map(|place| Job::hook(&app, place).and_then(|job| job.side(&app))).collect();
-    let (build, app) = (Some(Side::Build), Some(Side::App));
+    let hooks: Vec<Option<Role>> = (0..7).map(|place| Job::hook(&app, place).and_then(|job| job.role(&app))).collect();
+    let (build, app) = (Some(Role::Build), Some(Role::App));
     assert_eq!(hooks, [build, build, build, app, app, app, None]);
 }
 

@@ -13,7 +13,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recv
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Failure, Job, Order, Ordered, Side};
+use super::{Answer, Failure, Job, Order, Ordered, Role};
 
 /// The version of this language. Both ends come from one package; an upgrade in between is told, and not guessed at.
 pub(super) const VERSION: u32 = 1;
@@ -92,7 +92,7 @@ impl Asked {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Told {
     /// First of all.
-    Hello { version: u32, app: String, side: Side, user: String },
+    Hello { version: u32, app: String, role: Role, user: String },
     /// A line of a program.
     Output(Stream, String),
     /// Something worth knowing.
