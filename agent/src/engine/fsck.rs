@@ -19,7 +19,7 @@ use crate::site::{Around, Chart, Leftover, SiteError};
 use crate::tools::database::{self, DatabaseError};
 use crate::tools::git::Git;
 use crate::tools::{Cancel, Watch};
-use crate::work::{Users, chain};
+use crate::work::{InUse, chain};
 
 /// How long one program may take: a repository or a dump may be large.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -88,8 +88,8 @@ impl AppEngine {
             // A run that nobody carries out is in nobody's way.
             let Some(run) = pulse.current else {
                 let app = self.settings();
-                let users = Users::of(&app, &self.site);
-                let in_use = |dir: &Path| users.has(dir);
+                let in_use = InUse::of(&app, &self.site);
+                let in_use = |dir: &Path| in_use.has(dir);
                 let around = Around { served: &served, in_use: &in_use, instance: &handover::recorded };
                 let left = self.site.leftovers(&around, &mut chart).unwrap_or_else(|err| {
                     tell_of(Err(err), &mut chart);

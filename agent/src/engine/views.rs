@@ -11,7 +11,7 @@ use super::{AppEngine, NotTaken, locked, previous};
 use crate::settings::App;
 use crate::site::{Found, Migrated, Unsettled};
 use crate::steps::{Health, prune};
-use crate::work::Users;
+use crate::work::InUse;
 
 impl AppEngine {
     /// Its name.
@@ -105,7 +105,7 @@ impl AppEngine {
         let app: &App = &self.settings();
         let live = self.site.live().unwrap_or_default();
         let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
-        let old = prune::old(&self.site, app, before.as_ref(), &Users::of(app, &self.site))?;
+        let old = prune::old(&self.site, app, before.as_ref(), &InUse::of(app, &self.site))?;
         let releases = old.iter().map(|release| self.release(release)).collect::<Result<_, _>>()?;
         Ok(view::Releases { releases, unsettled: Vec::new() })
     }

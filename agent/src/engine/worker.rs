@@ -26,7 +26,7 @@ use crate::site::{Served, SiteLock, Underway};
 use crate::steps::{Brief, Cx, Depth, Did, PIPELINE, Past, Target, Teller, explain, health_of, named, not_written_down, what_stands};
 use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
-use crate::work::{Executor, Failure, JobRunner, Users, Workspace, chain, hand_over};
+use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, hand_over};
 
 /// What the worker of an app owns: the proof that the root is ours.
 pub(super) struct Worker {
@@ -49,8 +49,8 @@ impl Worker {
         if let Err(failure) = hand_over(&app) {
             tracing::warn!(app = %engine.name, "{}", failure.reason);
         }
-        let users = Users::of(&app, &engine.site);
-        if let Err(err) = engine.site.sweep(&|dir| users.has(dir), &self.lock) {
+        let in_use = InUse::of(&app, &engine.site);
+        if let Err(err) = engine.site.sweep(&|dir| in_use.has(dir), &self.lock) {
             tracing::error!(app = %engine.name, "the root cannot be swept: {}", chain(&err));
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::room::counted;
 use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step};
 use crate::restart::handover;
 use crate::site::{Around, Chart};
-use crate::work::Users;
+use crate::work::InUse;
 
 pub(super) struct Mend;
 
@@ -28,8 +28,8 @@ impl Step for Mend {
 
     fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
         let ask = || cx.used();
-        let users = Users::of_run(cx.app, cx.site, &ask);
-        let in_use = |dir: &Path| users.has(dir);
+        let in_use = InUse::of_run(cx.app, cx.site, &ask);
+        let in_use = |dir: &Path| in_use.has(dir);
         let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
         // What may not go is told by `fsck`, with what to do.
         let left = cx.site.leftovers(&around, &mut Chart::default())?;

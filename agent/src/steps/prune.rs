@@ -11,7 +11,7 @@ use super::room::counted;
 use super::{Brief, Cx, Did, Failure, ONLY_WARNS, Step};
 use crate::settings::App;
 use crate::site::{Site, SiteError};
-use crate::work::Users;
+use crate::work::InUse;
 
 pub(crate) struct Prune;
 
@@ -33,8 +33,8 @@ impl Step for Prune {
         let live = cx.site.live()?;
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
         let ask = || cx.used();
-        let users = Users::of_run(cx.app, cx.site, &ask);
-        let old = old(cx.site, cx.app, way_back.as_ref(), &users)?;
+        let in_use = InUse::of_run(cx.app, cx.site, &ask);
+        let old = old(cx.site, cx.app, way_back.as_ref(), &in_use)?;
         for release in &old {
             // Somebody may have pinned it while others were removed.
             if cx.site.is_pinned(release) {
@@ -43,7 +43,7 @@ impl Step for Prune {
             cx.site.remove_release(release)?;
             cx.note(format!("removed {release}"));
         }
-        let environments = remove_unused_environments(cx.site, &users)?;
+        let environments = remove_unused_environments(cx.site, &in_use)?;
         if environments > 0 {
             cx.note(format!("removed {} that no release uses", counted(environments, "environment")));
         }
@@ -81,7 +81,7 @@ pub(crate) enum Beyond {
 pub(super) fn frees(cx: &Cx<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
     let (site, ask) = (cx.site, || cx.used());
     let keep = if beyond == Beyond::AsSet { cx.app.keep_releases } else { 2 };
-    let old = beyond_newest(site, way_back, keep, &Users::of_run(cx.app, site, &ask))?;
+    let old = beyond_newest(site, way_back, keep, &InUse::of_run(cx.app, site, &ask))?;
     let names = site.release_names()?;
     let stay: Vec<String> = names.iter().filter(|name| !old.contains(name)).filter_map(|name| site.environment_of(name)).collect();
     let unused = site.environments()?.into_iter().filter(|key| !stay.contains(key));
@@ -90,11 +90,11 @@ pub(super) fn frees(cx: &Cx<'_>, way_back: Option<&ReleaseName>, beyond: Beyond)
 }
 
 /// The releases that would be removed, oldest first.
-pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>, users: &Users<'_>) -> Result<Vec<ReleaseName>, SiteError> {
-    beyond_newest(site, way_back, app.keep_releases, users)
+pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>, in_use: &InUse<'_>) -> Result<Vec<ReleaseName>, SiteError> {
+    beyond_newest(site, way_back, app.keep_releases, in_use)
 }
 
-fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, users: &Users<'_>) -> Result<Vec<ReleaseName>, SiteError> {
+fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, in_use: &InUse<'_>) -> Result<Vec<ReleaseName>, SiteError> {
     let live = site.live()?;
     let releases = site.release_names()?.into_iter().map(|name| {
         let hold = if Some(&name) == live.as_ref() {
@@ -111,18 +111,18 @@ fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, users
     let releases: Vec<Kept> = releases.collect();
     let unused = removable(releases, keep);
     // Looking through all processes is the dear part, so only what would go is looked for.
-    Ok(unused.into_iter().filter(|release| !users.has(&site.release_dir(release))).collect())
+    Ok(unused.into_iter().filter(|release| !in_use.has(&site.release_dir(release))).collect())
 }
 
 fn is_of(backup: &Path, release: &ReleaseName) -> bool {
     backup.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next()) == Some(release.as_str())
 }
 
-fn remove_unused_environments(site: &Site, users: &Users<'_>) -> Result<u64, SiteError> {
+fn remove_unused_environments(site: &Site, in_use: &InUse<'_>) -> Result<u64, SiteError> {
     let used: Vec<String> = site.release_names()?.iter().filter_map(|name| site.environment_of(name)).collect();
     let mut removed = 0;
     for key in site.environments()? {
-        if !used.contains(&key) && !users.has(&site.environment(&key)) {
+        if !used.contains(&key) && !in_use.has(&site.environment(&key)) {
             site.remove_environment(&key)?;
             removed += 1;
         }

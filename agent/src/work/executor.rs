@@ -112,7 +112,7 @@ pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
 }
 
 /// What processes use of a root's directories.
-pub(crate) struct Users<'a> {
+pub(crate) struct InUse<'a> {
     app: &'a App,
     site: &'a Site,
     /// Asks the runner that the run at hand speaks to already: there is only one at a time.
@@ -132,7 +132,7 @@ pub(super) fn usage_of(site: &Site) -> Usage {
     usage(&UsagePlace { root: site.root(), parts: &["releases", "environments"], link: &site.link() })
 }
 
-impl<'a> Users<'a> {
+impl<'a> InUse<'a> {
     /// They are looked for when they are asked for first.
     pub(crate) fn of(app: &'a App, site: &'a Site) -> Self {
         Self { app, site, within_run: None, seen: OnceCell::new() }

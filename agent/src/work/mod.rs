@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{App, Hook, When};
 use crate::tools::manage::{Begun, Collected, Inspection, Tree};
 
-pub(crate) use executor::{Executor, Users, hand_over, users_of_runners};
+pub(crate) use executor::{Executor, InUse, hand_over, users_of_runners};
 pub(crate) use failure::{Failure, chain};
 pub(crate) use job_runner::{JobRunner, Workspace};
 
