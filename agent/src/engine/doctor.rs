@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::{AppEngine, previous};
 use crate::restart::drift::MadeWith;
-use crate::restart::{Renewal, Restart, Scene, Serving, Steadiness, Variables};
+use crate::restart::{ReleaseRef, Renewal, Restart, RestartContext, Steadiness, Variables};
 use crate::settings::ExecutorKind;
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
@@ -323,7 +323,7 @@ impl AppEngine {
         let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
         let dir = self.site.release_dir(&live);
         let silent = |_: &str| {};
-        let scene = Scene {
+        let context = RestartContext {
             app: &app.name,
             link: &link,
             instances: &instances,
@@ -338,8 +338,8 @@ impl AppEngine {
             note: &silent,
             warn: &silent,
         };
-        let serving = Serving { name: &live, commit: &commit, dir: &dir };
-        let drift = app.restart.drift(&scene, serving, &MadeWith { module: app.settings_module(), by_default: None });
+        let serving = ReleaseRef { name: &live, commit: &commit, dir: &dir };
+        let drift = app.restart.drift(&context, serving, &MadeWith { module: app.settings_module(), by_default: None });
         chart.findings.extend(drift.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
     }
 

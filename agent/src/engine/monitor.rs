@@ -23,7 +23,7 @@ use super::health::Seen;
 use super::locked;
 use super::worker::{Silent, Worker, hands, secrets_of};
 use crate::restart::handover::{Standing, StartedAgain};
-use crate::restart::{RestartError, Revived, Scene, Serving, Turn};
+use crate::restart::{ReleaseRef, RestartContext, RestartError, Revived, Turn};
 use crate::settings::App;
 use crate::tools::exits::{Bell, Exit, Waiter, bell};
 use crate::tools::{Cancel, Process};
@@ -211,7 +211,8 @@ impl Worker {
     pub(super) fn revive(&self) {
         let engine = &self.engine;
         let revived = self.env_of_live();
-        let revived = revived.and_then(|env| self.with_live(&env, &Cancel::default(), |scene, app, live| app.restart.revive(scene, live)));
+        let revived =
+            revived.and_then(|env| self.with_live(&env, &Cancel::default(), |context, app, live| app.restart.revive(context, live)));
         let Ok(Some(live)) = engine.site.live() else { return };
         match revived {
             Ok(Some(Revived::Started)) => {
@@ -226,7 +227,7 @@ impl Worker {
 
     /// How the live instance stands, where the agent itself has started it.
     fn standing(&self, known: &[Process], cancel: &Cancel) -> Result<Standing, Failure> {
-        let standing = self.with_live(&[], cancel, |scene, app, live| app.restart.standing(scene, live.name, known))?;
+        let standing = self.with_live(&[], cancel, |context, app, live| app.restart.standing(context, live.name, known))?;
         Ok(standing.unwrap_or(Standing::Unwatched))
     }
 
@@ -234,7 +235,7 @@ impl Worker {
     fn start_again(&self, cancel: &Cancel) -> Result<Option<StartedAgain>, Failure> {
         let now = chrono::Utc::now().timestamp();
         let env = self.env_of_live()?;
-        Ok(self.with_live(&env, cancel, |scene, app, live| app.restart.start_again(scene, live, now))?.flatten())
+        Ok(self.with_live(&env, cancel, |context, app, live| app.restart.start_again(context, live, now))?.flatten())
     }
 
     /// The environment of the app's own programs. Started with other settings than its own, the app could serve something else altogether.
@@ -249,7 +250,7 @@ impl Worker {
         &self,
         env: &[(String, String)],
         cancel: &Cancel,
-        act: impl FnOnce(&Scene<'_>, &App, Serving<'_>) -> Result<T, RestartError>,
+        act: impl FnOnce(&RestartContext<'_>, &App, ReleaseRef<'_>) -> Result<T, RestartError>,
     ) -> Result<Option<T>, Failure> {
         let (engine, app) = (&self.engine, self.engine.settings());
         let Some(live) = engine.site.live()? else { return Ok(None) };
@@ -259,7 +260,7 @@ impl Worker {
         cx.former = None;
         cx.target = self.target_of(&live).ok();
         cx.at("switch");
-        cx.serving(&live, |serving| Ok(cx.scene(|scene| act(scene, &app, serving))?)).map(Some)
+        cx.release_ref(&live, |serving| Ok(cx.restart_context(|context| act(context, &app, serving))?)).map(Some)
     }
 }
 

@@ -23,7 +23,9 @@ use crate::faults;
 use crate::restart::Steadiness;
 use crate::settings::{App, Complaint, ExecutorKind, When};
 use crate::site::{Served, SiteLock, Underway};
-use crate::steps::{Brief, Cx, Depth, Did, PIPELINE, Past, Target, Teller, explain, health_of, named, not_written_down, what_stands};
+use crate::steps::{
+    Brief, Depth, Did, PIPELINE, Past, StepContext, Target, Teller, explain, health_of, named, not_written_down, what_stands,
+};
 use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
 use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, hand_over};
@@ -97,9 +99,9 @@ impl Worker {
         marker: &'a str,
         executor: &'a Executor<'a>,
         env: &'a [(String, String)],
-    ) -> Cx<'a> {
+    ) -> StepContext<'a> {
         let now = Instant::now();
-        Cx {
+        StepContext {
             app,
             site: &self.engine.site,
             lock: &self.lock,
@@ -341,7 +343,7 @@ const SWITCH: &str = "switch";
 fn drive(
     run: &mut Run,
     steps: &[&'static str],
-    cx: &mut Cx<'_>,
+    cx: &mut StepContext<'_>,
     telling: &Telling<'_>,
     journal: &Journal,
     mut obstacle: Option<Failure>,
@@ -418,13 +420,13 @@ fn drive(
                 let since = Instant::now();
                 // What takes back is not itself cancelled.
                 let calm = Cancel::default();
-                let mut back = Cx { cancel: &calm, exposed: run.is_exposed(), ..take(cx) };
+                let mut back = StepContext { cancel: &calm, exposed: run.is_exposed(), ..take(cx) };
                 back.at(step);
                 telling.something_stands();
                 faults::within(step, ".undo");
                 faults::at("started");
                 let undone = named(step).map_or(Ok(()), |known| known.undo(&mut back));
-                let Cx { inspection, .. } = back;
+                let StepContext { inspection, .. } = back;
                 cx.inspection = inspection;
                 faults::at("acted");
                 telling.broken()?;
@@ -467,7 +469,7 @@ fn drive(
 fn hold_against_the_link(
     outcome: Outcome,
     live: Option<&ReleaseName>,
-    cx: &Cx<'_>,
+    cx: &StepContext<'_>,
     telling: &Telling<'_>,
 ) -> Result<Outcome, JournalError> {
     let Some(target) = cx.target.as_ref().filter(|target| outcome == Outcome::Live && live != Some(&target.release)) else {
@@ -483,7 +485,7 @@ fn hold_against_the_link(
 const TO_ANSWER: Duration = Duration::from_secs(10);
 
 /// Nobody is told that a release still serves unless it was asked.
-fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &Cx<'_>, telling: &Telling<'_>) -> Result<(), JournalError> {
+fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &StepContext<'_>, telling: &Telling<'_>) -> Result<(), JournalError> {
     let claims = match (outcome, cx.act) {
         (
             Outcome::Failed | Outcome::RolledBack | Outcome::Cancelled,
@@ -499,8 +501,8 @@ fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &Cx<'_>, t
 }
 
 /// The same context, for somebody else to hold for a while.
-fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
-    Cx {
+fn take<'a>(cx: &mut StepContext<'a>) -> StepContext<'a> {
+    StepContext {
         former: cx.former.clone(),
         before_former: cx.before_former.clone(),
         served: cx.served.clone(),
@@ -522,7 +524,7 @@ fn take<'a>(cx: &mut Cx<'a>) -> Cx<'a> {
     }
 }
 
-fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+fn run_step(step: &'static str, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     let Some(known) = named(step) else { return Err(Failure::new(format!("this agent knows no step {step}"))) };
     let done = cx.hooks(When::Before).and_then(|()| {
         // A hook has a time of its own, and takes none of the step's.
@@ -533,7 +535,7 @@ fn run_step(step: &'static str, cx: &mut Cx<'_>) -> Result<Did, Failure> {
 }
 
 /// What ended at the step's timeout has something to wait for, or not enough time: both are told.
-fn tell_of_its_time(failure: Failure, step: &str, cx: &Cx<'_>) -> Failure {
+fn tell_of_its_time(failure: Failure, step: &str, cx: &StepContext<'_>) -> Failure {
     if failure.hint.is_some() || Instant::now() < cx.deadline {
         return failure;
     }

@@ -14,7 +14,7 @@ use zbus::{DynamicType, OwnedObjectPath, OwnedVariant};
 
 use super::error::is_denied;
 use super::helper::{self, Asked};
-use super::{RestartError, Scene};
+use super::{RestartContext, RestartError};
 use crate::tools::{Process, Program, Watch};
 
 /// How long a question may take that starts nothing.
@@ -133,8 +133,8 @@ impl<'a> Bus<'a> {
     }
 
     /// The same, to do something for an app.
-    pub(super) fn of(scene: &'a Scene<'a>) -> Result<Self, RestartError> {
-        Self::open(scene.watch).map(|bus| Self { app: Some(scene.app), ..bus })
+    pub(super) fn of(context: &'a RestartContext<'a>) -> Result<Self, RestartError> {
+        Self::open(context.watch).map(|bus| Self { app: Some(context.app), ..bus })
     }
 
     /// Runs a future to its end, but not beyond the limit, the watch's deadline, or a cancel.

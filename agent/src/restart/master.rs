@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::proof::{elsewhere, go_on, last_lines, log_of};
-use super::{RestartError, Scene, Serving};
+use super::{ReleaseRef, RestartContext, RestartError};
 use crate::tools::{Process, Ticks};
 
 const LOOK: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ pub(super) enum ShownBy {
 
 impl ShownBy {
     /// The first process that is shown to run another release.
-    pub(super) fn stray(self, processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+    pub(super) fn stray(self, processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
         if self == Self::Answers { None } else { elsewhere(processes, serving) }
     }
 
@@ -67,19 +67,27 @@ impl Absent<'_> {
     }
 
     /// Before the first release there is no link for a server to run in, so there is no server either: the release goes on, and waits for it.
-    pub(super) fn at_first(&self, scene: &Scene<'_>) -> Result<(), RestartError> {
-        if fs::symlink_metadata(scene.link).is_ok() {
+    pub(super) fn at_first(&self, context: &RestartContext<'_>) -> Result<(), RestartError> {
+        if fs::symlink_metadata(context.link).is_ok() {
             return Err(self.error(self.seen.clone()));
         }
-        let (server, link, seconds) = (self.server, scene.link.display(), self.timeout.as_secs());
-        (scene.warn)(&format!("{}: start {server} as soon as {link} is there; this release waits {seconds} s for it", self.seen));
+        let (server, link, seconds) = (self.server, context.link.display(), self.timeout.as_secs());
+        (context.warn)(&format!("{}: start {server} as soon as {link} is there; this release waits {seconds} s for it", self.seen));
         Ok(())
     }
 
     /// Waits until somebody else has started it: a person at the first release, or what supervises it after a release that ended it.
-    pub(super) fn await_started<T>(&self, scene: &Scene<'_>, new: Serving<'_>, find: impl Fn() -> Option<T>) -> Result<T, RestartError> {
-        let (server, link, seconds) = (self.server, scene.link.display(), self.timeout.as_secs());
-        (scene.note)(&format!("{}: waiting for {server} to be started, {seconds} s at the most; {link} leads to {}", self.seen, new.name));
+    pub(super) fn await_started<T>(
+        &self,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        find: impl Fn() -> Option<T>,
+    ) -> Result<T, RestartError> {
+        let (server, link, seconds) = (self.server, context.link.display(), self.timeout.as_secs());
+        (context.note)(&format!(
+            "{}: waiting for {server} to be started, {seconds} s at the most; {link} leads to {}",
+            self.seen, new.name
+        ));
         let end = Instant::now() + self.timeout;
         loop {
             if let Some(found) = find() {
@@ -88,8 +96,8 @@ impl Absent<'_> {
             if Instant::now() > end {
                 return Err(self.error(format!("{}: {server} was not started within {seconds} s", self.seen)));
             }
-            go_on(scene, "waiting for the server to be started")?;
-            scene.watch.pause(LOOK);
+            go_on(context, "waiting for the server to be started")?;
+            context.watch.pause(LOOK);
         }
     }
 }
@@ -126,7 +134,7 @@ impl Master {
     }
 
     /// Fails when it is gone, or when one of its workers is in another release.
-    pub(super) fn check(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn check(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         self.check_alive(serving)?;
         match self.stray(&self.process.children(), serving) {
             None => Ok(()),
@@ -138,11 +146,11 @@ impl Master {
     }
 
     /// The first of these processes that is shown to run another release.
-    pub(super) fn stray(&self, processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+    pub(super) fn stray(&self, processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
         self.shown_by.stray(processes, serving)
     }
 
-    pub(super) fn check_alive(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn check_alive(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         if self.process.is_alive() {
             return Ok(());
         }
@@ -151,21 +159,21 @@ impl Master {
     }
 
     /// Whether every worker works in the directory of this release.
-    pub(super) fn is_in(&self, serving: Serving<'_>) -> bool {
+    pub(super) fn is_in(&self, serving: ReleaseRef<'_>) -> bool {
         let workers = self.process.children();
         !workers.is_empty() && workers.iter().all(|worker| worker.cwd().is_some_and(|cwd| cwd.starts_with(serving.dir)))
     }
 
     /// Waits until every worker is another process than before, and none is in another release.
-    pub(super) fn await_new(&self, scene: &Scene<'_>, serving: Serving<'_>, timeout: Duration) -> Result<(), RestartError> {
-        self.await_workers(scene, serving, timeout, || Ok(self.process.children()))
+    pub(super) fn await_new(&self, context: &RestartContext<'_>, serving: ReleaseRef<'_>, timeout: Duration) -> Result<(), RestartError> {
+        self.await_workers(context, serving, timeout, || Ok(self.process.children()))
     }
 
     /// The same, where something else than the process table says who the workers are.
     pub(super) fn await_workers(
         &self,
-        scene: &Scene<'_>,
-        serving: Serving<'_>,
+        context: &RestartContext<'_>,
+        serving: ReleaseRef<'_>,
         timeout: Duration,
         mut workers: impl FnMut() -> Result<Vec<Process>, RestartError>,
     ) -> Result<(), RestartError> {
@@ -193,9 +201,9 @@ impl Master {
                     ),
                 });
             }
-            go_on(scene, "waiting for the workers to be replaced")?;
+            go_on(context, "waiting for the workers to be replaced")?;
             seen = now;
-            scene.watch.pause(LOOK);
+            context.watch.pause(LOOK);
         }
     }
 

@@ -17,7 +17,7 @@ use super::handover::{self, Starter};
 use super::helper;
 use super::master::ShownBy;
 use super::worker::Worker;
-use super::{Restart, RestartError, Scene, gunicorn as by_signal, systemd, uwsgi_fifo};
+use super::{Restart, RestartContext, RestartError, gunicorn as by_signal, systemd, uwsgi_fifo};
 use crate::site::Slots;
 use crate::tools::{Cancel, Process, Watch};
 
@@ -112,9 +112,9 @@ pub(super) fn forks(unit: &Unit) -> bool {
 }
 
 /// What shows which release uWSGI's workers run after its master has forked them again.
-pub(super) fn shown_after_fork(scene: &Scene<'_>, server: Server) -> ShownBy {
-    let is_named = scene.checks.iter().any(|check| check.release_header.is_some());
-    if is_named || uwsgi::loads_from(&server, scene.link) { ShownBy::Answers } else { ShownBy::Nothing }
+pub(super) fn shown_after_fork(context: &RestartContext<'_>, server: Server) -> ShownBy {
+    let is_named = context.checks.iter().any(|check| check.release_header.is_some());
+    if is_named || uwsgi::loads_from(&server, context.link) { ShownBy::Answers } else { ShownBy::Nothing }
 }
 
 /// The traps in how the workers are set up, likewise. `time` is what a switch may take.

@@ -4,7 +4,7 @@ use agent_model::plan::{Choice, Nature};
 
 use super::foresight::put_check_off;
 use super::kept::nothing_in_the_release;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, with_django};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, in_a_release, with_django};
 use crate::work::{Answer, Bytecode, Job};
 
 pub(super) struct Check;
@@ -22,7 +22,7 @@ impl Step for Check {
         with_django(in_a_release(brief), brief.app, "check", |django| django.check)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         if let Some(why) = put_check_off(cx)? {
             return Ok(Did::Nothing(why));
         }
@@ -42,7 +42,7 @@ impl Step for Check {
 }
 
 /// A migration that is changed after it was applied does nothing any more: the database has the old one.
-fn warn_of_edited_migrations(cx: &Cx<'_>) {
+fn warn_of_edited_migrations(cx: &StepContext<'_>) {
     let (Some(live), Ok(target)) = (cx.former_commit(), cx.target()) else { return };
     // The live commit may be gone from the repository; then there is nothing to compare.
     let Ok(changed) = cx.git(|git, watch| git.changed(live, &target.commit, watch)) else { return };

@@ -5,7 +5,7 @@ use std::fs;
 use agent_model::plan::{Choice, Nature};
 
 use super::room::{self, bytes, counted};
-use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain, hand_over, in_a_release, migrate};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain, hand_over, in_a_release, migrate};
 use crate::faults;
 use crate::settings::{ExecutorKind, Submodules};
 use crate::site::{FACTS, Telling, remove_tree};
@@ -26,7 +26,7 @@ impl Step for Checkout {
         in_a_release(brief)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let (target, dir) = (cx.target()?.clone(), cx.dir()?);
         let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
         judge(cx, &tree)?;
@@ -54,7 +54,7 @@ impl Step for Checkout {
     }
 
     /// The directory goes, unless a migration of this release stands, or may in part: its code alone knows it.
-    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+    fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
         // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
@@ -79,7 +79,7 @@ impl Step for Checkout {
     }
 }
 
-fn judge(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
+fn judge(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
     let mut reserved = vec![FACTS];
     if cx.app.python.is_some() {
         reserved.push("venv");

@@ -6,7 +6,7 @@ use agent_model::plan::{Choice, Nature};
 
 use super::foresight::{Proof, same_static_files};
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, chain, in_a_release, with_django};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, chain, in_a_release, with_django};
 use crate::settings::ExecutorKind;
 use crate::site::Carried;
 use crate::tools::manage::Collected;
@@ -27,7 +27,7 @@ impl Step for CollectStatic {
         with_django(in_a_release(brief), brief.app, "collectstatic", |django| django.collectstatic)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
         let how = if cx.app.read_only { Carried::Linked } else { Carried::Copied };
         match same_static_files(cx) {
@@ -63,7 +63,7 @@ impl Step for CollectStatic {
 }
 
 /// Whoever collects is not who knows the secrets, where those are two.
-fn without_secrets(cx: &Cx<'_>, failure: Failure) -> Failure {
+fn without_secrets(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let told =
         "collectstatic runs without [secrets]: what the settings cannot be loaded without gets a value in [build_env] that is no secret";
     match cx.app.executor {

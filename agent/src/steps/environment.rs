@@ -4,7 +4,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
-use super::{Brief, Cx, Did, NOTHING_LEFT, Step, hand_over, in_a_release, take_over};
+use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, hand_over, in_a_release, take_over};
 use crate::settings::ExecutorKind;
 use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
 use crate::work::{Answer, Caches, Failure, Job};
@@ -27,7 +27,7 @@ impl Step for Environment {
         }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         if cx.app.python.is_none() {
             return Ok(Did::Nothing("no [python] is set".to_owned()));
         }

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 
 use super::ready::{self, Fatal, Unready};
 use super::room::counted;
-use super::{Brief, Cx, Depth, Did, Failure, Health, NOTHING_LEFT, Step, Target, health_of, in_a_release};
+use super::{Brief, Depth, Did, Failure, Health, NOTHING_LEFT, Step, StepContext, Target, health_of, in_a_release};
 use crate::settings::ExecutorKind;
 use crate::tools::Watch;
 use crate::tools::git::{Apart, Fetched, Git, GitError, Resolved};
@@ -35,7 +35,7 @@ impl Step for Fetch {
         in_a_release(brief)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let (app, site, former) = (cx.app, cx.site, cx.former.clone());
         std::thread::scope(|scope| {
             // What is wrong before anything was done is told as that, and not blamed on the release.
@@ -58,7 +58,7 @@ impl Step for Fetch {
 const TO_ANSWER: Duration = Duration::from_secs(2);
 
 /// What no release can mend fails this one before anything is built for it.
-fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
+fn tell_what_is_not_ready(cx: &StepContext<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
     let shared = match cx.app.executor {
         ExecutorKind::Direct => ready::shared(cx.app, cx.site, geteuid()),
         ExecutorKind::Units => Vec::new(),
@@ -72,7 +72,7 @@ fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Fa
     Ok(())
 }
 
-fn fetch(cx: &mut Cx<'_>) -> Result<Did, Failure> {
+fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
         return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
     };
@@ -120,7 +120,13 @@ fn fetch(cx: &mut Cx<'_>) -> Result<Did, Failure> {
 const MOST_NAMED: usize = 3;
 
 /// The commit that is asked for, once what it needs was fetched. Refs that could not be had are warned of, beside the one that was asked for.
-fn found(cx: &Cx<'_>, git: &Git<'_>, revision: &Revision, fetched: &Fetched, watch: &Watch<'_>) -> Result<(Did, Resolved), GitError> {
+fn found(
+    cx: &StepContext<'_>,
+    git: &Git<'_>,
+    revision: &Revision,
+    fetched: &Fetched,
+    watch: &Watch<'_>,
+) -> Result<(Did, Resolved), GitError> {
     let did = match fetched.refs {
         0 => Did::Nothing("the cache was up to date".to_owned()),
         count => {
@@ -139,7 +145,7 @@ fn found(cx: &Cx<'_>, git: &Git<'_>, revision: &Revision, fetched: &Fetched, wat
 }
 
 /// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.
-fn warn_of_going_back(cx: &Cx<'_>, target: &Target, apart: Option<Apart>) -> Result<(), Failure> {
+fn warn_of_going_back(cx: &StepContext<'_>, target: &Target, apart: Option<Apart>) -> Result<(), Failure> {
     let Some(former) = cx.former.as_ref() else { return Ok(()) };
     let may = target.reference.as_ref().is_some_and(|reference| cx.back.allows(reference));
     let (Some(live), Some(apart)) = (cx.former_commit(), apart) else {

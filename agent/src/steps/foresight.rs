@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::nothing_in_the_release;
 use super::room::counted;
-use super::{Cx, Failure, migrate};
+use super::{Failure, StepContext, migrate};
 use crate::restart::Restart;
 use crate::settings::App;
 use crate::site::MadeBy;
@@ -50,13 +50,13 @@ struct Made {
 }
 
 /// What a seal writes down of it.
-pub(super) fn made(cx: &Cx<'_>) -> Option<MadeBy> {
+pub(super) fn made(cx: &StepContext<'_>) -> Option<MadeBy> {
     let made = Made { settings: settings_of(cx.app), collected: cx.collected.clone(), quiet: is_quiet(cx) };
     serde_json::to_value(made).ok().map(MadeBy)
 }
 
 /// What the project said of it; where it was not asked yet, because that goes along with the start of the new instance, what the live release said.
-fn is_quiet(cx: &Cx<'_>) -> Option<bool> {
+fn is_quiet(cx: &StepContext<'_>) -> Option<bool> {
     match &cx.inspection {
         Some(inspection) => {
             let believed = cx.app.django.as_ref()?.post_migrate;
@@ -84,11 +84,11 @@ pub(crate) struct Since {
 }
 
 /// What has changed since the live release; where too much has to know anything, a part of a sentence that says what.
-fn since<'c>(cx: &'c Cx<'_>) -> Result<&'c Since, &'c String> {
+fn since<'c>(cx: &'c StepContext<'_>) -> Result<&'c Since, &'c String> {
     cx.since.get_or_init(|| compare(cx)).as_ref()
 }
 
-fn compare(cx: &Cx<'_>) -> Result<Since, String> {
+fn compare(cx: &StepContext<'_>) -> Result<Since, String> {
     let former = cx.former.clone().ok_or("no release is live")?;
     let target = cx.target().map_err(|failure| failure.reason)?;
     let untold = || format!("{former} does not tell how it was made");
@@ -117,7 +117,7 @@ pub(super) struct Proof {
 }
 
 /// The proof that collectstatic would make what the live release has, or why there is none.
-pub(super) fn same_static_files(cx: &Cx<'_>) -> Result<Proof, String> {
+pub(super) fn same_static_files(cx: &StepContext<'_>) -> Result<Proof, String> {
     if let Some(hook) = cx.app.hooks.iter().find(|hook| MAKING.contains(&hook.step.as_str())) {
         return Err(format!("the hooks at {} may make static files", hook.step));
     }
@@ -148,7 +148,7 @@ pub(super) fn same_static_files(cx: &Cx<'_>) -> Result<Proof, String> {
 
 /// Whether the check can go along with the start of the new instance: then it is told so. The sources that have changed are compiled, and others get the
 /// bytecode that the live release has, so that the instance need not compile them at each start.
-pub(super) fn put_check_off(cx: &mut Cx<'_>) -> Result<Option<String>, Failure> {
+pub(super) fn put_check_off(cx: &mut StepContext<'_>) -> Result<Option<String>, Failure> {
     if !cx.act.makes_live() {
         return Ok(None);
     }
@@ -159,7 +159,7 @@ pub(super) fn put_check_off(cx: &mut Cx<'_>) -> Result<Option<String>, Failure> 
 }
 
 /// Why no migration is to be applied, where that is foreseen; the database is then asked later.
-pub(super) fn nothing_to_migrate(cx: &mut Cx<'_>) -> Option<String> {
+pub(super) fn nothing_to_migrate(cx: &mut StepContext<'_>) -> Option<String> {
     if cx.inspection.is_some() {
         return None;
     }
@@ -170,7 +170,7 @@ pub(super) fn nothing_to_migrate(cx: &mut Cx<'_>) -> Option<String> {
 
 /// Why no migration is to be applied, and the sources that have changed; nothing where that cannot be foreseen, or the switch has no start of a new
 /// instance that anything could go along with.
-fn no_migration(cx: &Cx<'_>) -> Option<(String, Vec<PathBuf>)> {
+fn no_migration(cx: &StepContext<'_>) -> Option<(String, Vec<PathBuf>)> {
     let hooked = cx.app.hooks.iter().any(|hook| ["check", "backup", "migrate"].contains(&hook.step.as_str()));
     if hooked || !matches!(cx.app.restart, Restart::Handover(_)) || !cx.app.django.as_ref().is_some_and(|django| django.migrate) {
         return None;
@@ -200,7 +200,7 @@ fn decides_migrations(path: &str) -> bool {
 ///
 /// # Errors
 /// [`Failure`] of the check, of a database that is not as was foreseen, or of what was done.
-pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
     let Some(put_off) = cx.put_off.take() else { return act(cx) };
     let job = match put_off {
         PutOff::Check => Job::Examine(Bytecode::NotWritten),
@@ -277,7 +277,7 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
 }
 
 /// What was believed of a release because the one before it was so is written down as it is.
-fn foresee_nothing_from(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
     if let Some(MadeBy(mut made)) = cx.site.fact(release)? {
         made["quiet"] = false.into();
         cx.site.set_fact(release, &MadeBy(made))?;

@@ -6,7 +6,7 @@ use agent_model::names::ReleaseName;
 use agent_wire::event::Stream;
 
 use crate::restart::worker::Worker;
-use crate::restart::{Renewal, RestartError, Scene, Serving, Steadiness, Variables};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError, Steadiness, Variables};
 use crate::settings::App;
 use crate::site::Site;
 use crate::tools::{Cancel, Watch};
@@ -77,7 +77,7 @@ pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: De
     let (dir, link, instances, variables) = (site.release_dir(release), site.link(), site.instances(), site.variables());
     let (cancel, lines) = (Cancel::default(), |_: Stream, _: &str| {});
     let watch = Watch { marker: "health", deadline: Instant::now() + depth.limit, cancel: &cancel, lines: &lines };
-    let scene = Scene {
+    let context = RestartContext {
         app: &app.name,
         link: &link,
         instances: &instances,
@@ -92,7 +92,7 @@ pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: De
         note: &|_| {},
         warn: &|_| {},
     };
-    match app.restart.look(&scene, Serving { name: release, commit: &commit, dir: &dir }) {
+    match app.restart.look(&context, ReleaseRef { name: release, commit: &commit, dir: &dir }) {
         Ok(proof) if proof.notes.is_empty() => Health::NotAsked,
         Ok(proof) => Health::Answers(proof.notes),
         Err(err) => {

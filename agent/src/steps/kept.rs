@@ -1,10 +1,10 @@
 //! State within a release is refused: the next release has its own, and the site would be empty with it.
 
-use super::{Cx, Failure};
+use super::{Failure, StepContext};
 use crate::tools::manage::{Inspection, Places};
 
 /// Refuses a release with state in it.
-pub(super) fn nothing_in_the_release(cx: &Cx<'_>, inspection: &Inspection) -> Result<(), Failure> {
+pub(super) fn nothing_in_the_release(cx: &StepContext<'_>, inspection: &Inspection) -> Result<(), Failure> {
     let Some(first) = inspection.kept.first() else { return Ok(()) };
     let told: Vec<String> = inspection.kept.iter().map(|kept| kept.told()).collect();
     let live = cx.former.as_ref().map(|former| cx.site.release_dir(former));

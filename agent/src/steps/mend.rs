@@ -6,7 +6,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext};
 use crate::restart::handover;
 use crate::site::{Around, Chart};
 use crate::work::InUse;
@@ -26,7 +26,7 @@ impl Step for Mend {
         if *brief.act == Act::Mend { Choice::Do } else { Choice::Absent }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let ask = || cx.used();
         let in_use = InUse::of_run(cx.app, cx.site, &ask);
         let in_use = |dir: &Path| in_use.has(dir);

@@ -4,7 +4,7 @@ mod backup;
 mod check;
 mod checkout;
 mod collectstatic;
-mod cx;
+mod context;
 mod environment;
 mod fetch;
 mod foresight;
@@ -30,7 +30,7 @@ use crate::settings::{App, ExecutorKind};
 use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
-pub(crate) use cx::{Cx, Target, Teller};
+pub(crate) use context::{StepContext, Target, Teller};
 pub(crate) use health::{Depth, Health, health_of};
 pub(crate) use migrate::{left_out, what_stands};
 pub(crate) use room::explain;
@@ -68,9 +68,9 @@ pub(crate) trait Step: Sync {
     /// Whether it has a part in a request, as far as that can be told before anything is done.
     fn choose(&self, brief: &Brief<'_>) -> Choice;
     /// Does it.
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure>;
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure>;
     /// Takes it back, or finds out and says what stands. It may never quite have happened, and may be asked more than once.
-    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+    fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let _ = cx;
         Ok(())
     }
@@ -110,7 +110,7 @@ const NOTHING_LEFT: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure
 const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Warn };
 
 /// Makes what was built the agent's own, where somebody else has built it, but for what stands at its top under a name in `without`.
-fn take_over(cx: &Cx<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
+fn take_over(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
     match cx.app.executor {
         ExecutorKind::Direct => Ok(()),
         ExecutorKind::Units => {
@@ -121,7 +121,7 @@ fn take_over(cx: &Cx<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
 }
 
 /// Has whoever builds let go of what was built: by a runner of its own, whose greeting tells that nothing of an earlier one is at work, cancelled or not.
-fn hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
+fn hand_over(cx: &StepContext<'_>) -> Result<(), Failure> {
     cx.executor.end_building();
     crate::work::hand_over(cx.app)
 }

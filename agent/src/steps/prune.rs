@@ -8,7 +8,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, ONLY_WARNS, Step};
+use super::{Brief, Did, Failure, ONLY_WARNS, Step, StepContext};
 use crate::settings::App;
 use crate::site::{Site, SiteError};
 use crate::work::InUse;
@@ -28,7 +28,7 @@ impl Step for Prune {
         if brief.act.makes_a_release() || *brief.act == Act::Prune { Choice::Do } else { Choice::Absent }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         // Where the live one is new, the one that was live until now is the way back; else it is the one before the live one.
         let live = cx.site.live()?;
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
@@ -78,7 +78,7 @@ pub(crate) enum Beyond {
 }
 
 /// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
-pub(super) fn frees(cx: &Cx<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
+pub(super) fn frees(cx: &StepContext<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
     let (site, ask) = (cx.site, || cx.used());
     let keep = if beyond == Beyond::AsSet { cx.app.keep_releases } else { 2 };
     let old = beyond_newest(site, way_back, keep, &InUse::of_run(cx.app, site, &ask))?;

@@ -3,7 +3,7 @@
 use agent_model::names::ReleaseName;
 
 use super::prune::{self, Beyond};
-use super::{Cx, Failure};
+use super::{Failure, StepContext};
 use crate::site::Size;
 use crate::tools::git::Tree;
 
@@ -15,7 +15,7 @@ const SAID: &[&str] =
 const LOST_BYTES_PER_FILE: u64 = 2048;
 
 /// Refuses a tree that has no room.
-pub(super) fn for_tree(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
+pub(super) fn for_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
     let disk = cx.site.disk()?;
     let needed = tree.bytes() + tree.files() * LOST_BYTES_PER_FILE;
     if needed > disk.free || (disk.inodes_in_all > 0 && tree.files() > disk.inodes) {
@@ -36,7 +36,7 @@ const SCARCE_BYTES: u64 = 64 * 1024 * 1024;
 const SCARCE_INODES: u64 = 1000;
 
 /// Adds to a failure that a full disk caused how much is free, how much a release takes, and what `prune` would free.
-pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
+pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let says = |text: &str| SAID.iter().any(|said| text.contains(said));
     if !says(&failure.reason) && !failure.tail.iter().any(|line| says(line)) {
         return failure;
@@ -72,7 +72,7 @@ pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
 }
 
 /// What there is of the live release that is like what had no room.
-fn model(cx: &Cx<'_>, former: &ReleaseName) -> (&'static str, Size) {
+fn model(cx: &StepContext<'_>, former: &ReleaseName) -> (&'static str, Size) {
     match cx.site.environment_of(former) {
         Some(key) if cx.step == "environment" => ("an environment like that of the live release", cx.site.size_of_environment(&key)),
         _ => ("a release like the live one", cx.site.size_of_release(former)),
@@ -80,7 +80,7 @@ fn model(cx: &Cx<'_>, former: &ReleaseName) -> (&'static str, Size) {
 }
 
 /// What `prune` would free, for people.
-fn gain(cx: &Cx<'_>) -> String {
+fn gain(cx: &StepContext<'_>) -> String {
     let way_back: Option<&ReleaseName> = cx.before_former.as_ref();
     let frees = |beyond| prune::frees(cx, way_back, beyond).unwrap_or_default();
     match (frees(Beyond::AsSet), frees(Beyond::TheWayBack)) {

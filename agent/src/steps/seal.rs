@@ -6,7 +6,7 @@ use chrono::Utc;
 
 use super::foresight::made;
 use super::room::{bytes, counted};
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, Target, in_a_release, take_over};
 use crate::settings::ExecutorKind;
 use crate::site::{FACTS, Sealing, Underway};
 
@@ -25,7 +25,7 @@ impl Step for Seal {
         in_a_release(brief)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         cx.before_seal.drain(..).try_for_each(Underway::finish)?;
         let (target, made_by) = (cx.target()?, made(cx));
         take_over_release(cx, target)?;
@@ -47,7 +47,7 @@ impl Step for Seal {
 }
 
 /// What a builder could have put in the place of the agent's own is made anew: the link to the environment, the commit, the links to what is shared.
-fn take_over_release(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
+fn take_over_release(cx: &StepContext<'_>, target: &Target) -> Result<(), Failure> {
     if cx.app.executor == ExecutorKind::Direct {
         return Ok(());
     }

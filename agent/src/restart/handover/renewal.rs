@@ -21,7 +21,7 @@ use agent_model::names::ReleaseName;
 use super::instance::Instances;
 use super::record::Record;
 use super::{Settings, Starter};
-use crate::restart::{Renewal, RestartError, Scene, Serving};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 use crate::site::{self, Slots};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 
@@ -65,23 +65,28 @@ impl Settings {
     }
 
     /// Puts the first instance back, and ends the second one; nothing where no second one was begun.
-    pub(in crate::restart) fn bring_back(&self, scene: &Scene<'_>, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
-        Instances::open(self, scene)?.bring_back(release, drain)
+    pub(in crate::restart) fn bring_back(
+        &self,
+        context: &RestartContext<'_>,
+        release: &ReleaseName,
+        drain: Duration,
+    ) -> Result<(), RestartError> {
+        Instances::open(self, context)?.bring_back(release, drain)
     }
 
     /// Whether visitors are led to an instance of the release that accepts connections.
-    pub(in crate::restart) fn is_served(&self, scene: &Scene<'_>, release: &ReleaseName) -> Result<bool, RestartError> {
-        Ok(self.names(scene.link, release) && Instances::open(self, scene)?.serves(release)?)
+    pub(in crate::restart) fn is_served(&self, context: &RestartContext<'_>, release: &ReleaseName) -> Result<bool, RestartError> {
+        Ok(self.names(context.link, release) && Instances::open(self, context)?.serves(release)?)
     }
 }
 
 impl Instances<'_> {
     fn place(&self, release: &ReleaseName, ending: &str) -> PathBuf {
-        self.scene.instances.join(format!("{release}.{ending}"))
+        self.context.instances.join(format!("{release}.{ending}"))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), RestartError> {
-        let renamed = fs::rename(from, to).and_then(|()| File::open(self.scene.instances)?.sync_all());
+        let renamed = fs::rename(from, to).and_then(|()| File::open(self.context.instances)?.sync_all());
         renamed.map_err(|source| RestartError::File { act: "put aside", path: from.to_owned(), source })
     }
 
@@ -95,9 +100,9 @@ impl Instances<'_> {
     }
 
     /// Where a release is to be started anew: sets its instance aside. One that does not run needs no second one beside it.
-    pub(super) fn set_aside(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn set_aside(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         let release = serving.name;
-        if self.scene.renewal == Renewal::No || self.find(release)?.is_none() {
+        if self.context.renewal == Renewal::No || self.find(release)?.is_none() {
             return Ok(());
         }
         if let (Starter::Unit(template), true) = (&self.settings.starter, self.settings.slots.is_empty()) {
@@ -141,7 +146,7 @@ impl Instances<'_> {
         // Written down before the first signal: an agent that dies in between must not go back to what is about to go.
         self.write_record_at(&place, &Record { leaving: true, ..former.clone() })?;
         self.end_recorded(release, &former, drain)?;
-        (self.scene.note)(&format!("the former instance of {release} has finished and stopped"));
+        (self.context.note)(&format!("the former instance of {release} has finished and stopped"));
         self.remove(&place)
     }
 
@@ -158,7 +163,7 @@ impl Instances<'_> {
             }
             self.rename(&former, &current)?;
             // Visitors are led back before the second one goes.
-            self.settings.name(self.scene.link, release)?;
+            self.settings.name(self.context.link, release)?;
         }
         if let Some(second) = read(&failed) {
             self.end_recorded(release, &second, drain)?;

@@ -224,7 +224,7 @@ fn a_second_chain_reload_that_uwsgi_ignores_is_asked_for_again() {
     let (a, b) = (play.live(), play.stage.release(B, APP));
     play.stage.link(&b);
     let former = play.master.children();
-    play.stage.with_scene(|scene| play.settings.write(scene, b'c')).unwrap();
+    play.stage.with_scene(|context| play.settings.write(context, b'c')).unwrap();
     let end = Instant::now() + Duration::from_secs(20);
     // One worker has the new release by now, and the chain has not come to the other one.
     while !play.settings.workers().unwrap().iter().any(|(worker, state)| !former.contains(worker) && *state == State::Ready) {
@@ -325,12 +325,12 @@ fn nobody_there_is_an_error_with_its_hint_and_never_a_wait() {
     stage.link(&a);
     let fifo = stage.path("fifo");
     let mut settings = Settings { fifo: fifo.clone(), how: How::Graceful, stats: None, unit: None, timeout: Duration::from_secs(1) };
-    let prepare = |settings: &Settings| stage.with_scene(|scene| settings.prepare(scene, a.serving())).unwrap_err();
+    let prepare = |settings: &Settings| stage.with_scene(|context| settings.prepare(context, a.serving())).unwrap_err();
     let absent = prepare(&settings);
     assert!(absent.to_string().contains("nobody reads the FIFO") && absent.hint().is_some(), "{absent}");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(prepare(&settings).to_string().contains("nobody reads the FIFO"));
-    let written = stage.with_scene(|scene| settings.act(scene, a.serving(), None)).unwrap_err();
+    let written = stage.with_scene(|context| settings.act(context, a.serving(), None)).unwrap_err();
     assert!(written.to_string().contains("nobody reads the FIFO"), "{written}");
     settings.how = How::Quit;
     assert!(prepare(&settings).to_string().contains("no unit is named"));
@@ -351,6 +351,6 @@ fn a_fifo_that_is_made_anew_between_two_bytes_is_waited_for() {
         std::thread::sleep(Duration::from_millis(300));
         fs::read(&fifo).unwrap()
     });
-    stage.with_scene(|scene| settings.write(scene, b'r')).unwrap();
+    stage.with_scene(|context| settings.write(context, b'r')).unwrap();
     assert_eq!(reader.join().unwrap(), b"r");
 }

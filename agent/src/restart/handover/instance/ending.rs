@@ -69,7 +69,7 @@ impl Instances<'_> {
             let now = master.children();
             let anew = !before.is_empty() && !now.is_empty() && now.iter().all(|child| !before.contains(child));
             if anew && !quit && master.is_alive() {
-                (self.scene.warn)(&format!(
+                (self.context.warn)(&format!(
                     "the instance of {release} took SIGTERM for a reload; it was sent SIGQUIT. Give uWSGI the option die-on-term"
                 ));
                 master.signal(Signal::SIGQUIT);
@@ -77,7 +77,7 @@ impl Instances<'_> {
             }
         }
         if master.is_alive() {
-            (self.scene.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
+            (self.context.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
         }
         // A worker whose master is gone leads no group.
         master.signal(Signal::SIGKILL);

@@ -11,7 +11,7 @@ use agent_wire::event::Stream;
 
 use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
-use crate::restart::{Renewal, Scene, Serving, Steadiness, Turn, Variables};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, Steadiness, Turn, Variables};
 use crate::settings::{App, When};
 use crate::site::{Site, SiteLock, Underway};
 use crate::tools::database::{self, DumpFile};
@@ -52,7 +52,7 @@ pub(crate) struct Target {
 }
 
 /// What a step is given.
-pub(crate) struct Cx<'a> {
+pub(crate) struct StepContext<'a> {
     /// The app's settings, as they were when the run began.
     pub app: &'a App,
     /// Its root.
@@ -125,7 +125,7 @@ pub(crate) struct Cx<'a> {
     pub answered_before: Option<bool>,
 }
 
-impl Cx<'_> {
+impl StepContext<'_> {
     /// Goes on to a step: its name, and its time.
     pub(crate) fn at(&mut self, step: &'static str) {
         self.step = step;
@@ -232,12 +232,12 @@ impl Cx<'_> {
     }
 
     /// Does something with the app's restart strategy.
-    pub(crate) fn scene<T>(&self, act: impl FnOnce(&Scene<'_>) -> T) -> T {
-        self.scene_without(&[], act)
+    pub(crate) fn restart_context<T>(&self, act: impl FnOnce(&RestartContext<'_>) -> T) -> T {
+        self.restart_context_without(&[], act)
     }
 
     /// The same, for a release that is known not to have had these workers, by their units as they are set.
-    pub(crate) fn scene_without<T>(&self, lacking: &[String], act: impl FnOnce(&Scene<'_>) -> T) -> T {
+    pub(crate) fn restart_context_without<T>(&self, lacking: &[String], act: impl FnOnce(&RestartContext<'_>) -> T) -> T {
         let env = self.release_env();
         let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
         let plain = self.app.plain_variables();
@@ -248,7 +248,7 @@ impl Cx<'_> {
         let note = |text: &str| self.note(text);
         let warn = |text: &str| self.warn(text);
         self.watched(|watch| {
-            act(&Scene {
+            act(&RestartContext {
                 app: &self.app.name,
                 link: &link,
                 instances: &instances,
@@ -267,7 +267,11 @@ impl Cx<'_> {
     }
 
     /// Names a release that is to serve, with its commit and directory, for the restart strategy.
-    pub(crate) fn serving<T>(&self, release: &ReleaseName, act: impl FnOnce(Serving<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub(crate) fn release_ref<T>(
+        &self,
+        release: &ReleaseName,
+        act: impl FnOnce(ReleaseRef<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let commit = match &self.target {
             Some(target) if target.release == *release => target.commit.clone(),
             _ => match self.former_commit().filter(|_| self.former.as_ref() == Some(release)) {
@@ -276,7 +280,7 @@ impl Cx<'_> {
             },
         };
         let dir = self.site.release_dir(release);
-        act(Serving { name: release, commit: &commit, dir: &dir })
+        act(ReleaseRef { name: release, commit: &commit, dir: &dir })
     }
 
     /// Runs the hooks of the step at hand.
