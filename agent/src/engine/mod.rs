@@ -11,7 +11,7 @@ mod monitor;
 mod plan;
 mod replay;
 mod rights;
-mod telling;
+mod run_log;
 mod views;
 mod worker;
 

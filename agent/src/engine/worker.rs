@@ -17,14 +17,14 @@ use agent_wire::form::Form;
 use super::journal::{Due, Journal, JournalError, Stands, word_of};
 
 use super::replay::{Replayed, planned, replay};
-use super::telling::Telling;
+use super::run_log::RunLog;
 use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
 use crate::settings::{App, Complaint, ExecutorKind, When};
 use crate::site::{Served, SiteLock, Underway};
 use crate::steps::{
-    Brief, Depth, Did, PIPELINE, Past, StepContext, Target, Teller, explain, health_of, named, not_written_down, what_stands,
+    Brief, Depth, Did, EventSink, PIPELINE, Past, StepContext, Target, explain, health_of, named, not_written_down, what_stands,
 };
 use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
@@ -94,7 +94,7 @@ impl Worker {
         caller: &'a str,
         refs: Option<&'a [RefPattern]>,
         back: &'a Back,
-        teller: &'a dyn Teller,
+        events: &'a dyn EventSink,
         cancel: &'a Cancel,
         marker: &'a str,
         executor: &'a Executor<'a>,
@@ -110,7 +110,7 @@ impl Worker {
             caller,
             refs,
             back,
-            teller,
+            events,
             cancel,
             cut: None,
             marker,
@@ -153,11 +153,11 @@ impl Worker {
         let journal = &engine.journal;
         let secrets = secrets_of(&app);
         let told = secrets.as_ref().map(|secrets| secrets.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>()).unwrap_or_default();
-        let telling = Telling::new(journal, due.run, Mask::of(told.iter().map(String::as_str)));
+        let log = RunLog::new(journal, due.run, Mask::of(told.iter().map(String::as_str)));
         let Some(request) = request_of(due) else {
             // It was understood when it was taken; only an older agent can meet a form that it does not know.
-            telling.mark(What::Warning { step: None, text: "the stored request cannot be understood by this agent".to_owned() })?;
-            return telling.mark(What::Ended { outcome: word_of(Outcome::Failed), live: None, ms: 0, database: None });
+            log.mark(What::Warning { step: None, text: "the stored request cannot be understood by this agent".to_owned() })?;
+            return log.mark(What::Ended { outcome: word_of(Outcome::Failed), live: None, ms: 0, database: None });
         };
         let act = request.act.clone();
         // What stands in the way before the first step fails the first step, in the same words and with the same end.
@@ -172,8 +172,8 @@ impl Worker {
             let mut replayed = match replay(due.run, &journal.marks(due.run)?) {
                 Ok(replayed) => replayed,
                 Err(why) => {
-                    telling.mark(What::Warning { step: None, text: why })?;
-                    return telling.mark(What::Ended {
+                    log.mark(What::Warning { step: None, text: why })?;
+                    return log.mark(What::Ended {
                         outcome: word_of(Outcome::Stuck),
                         live: live.map(|live| live.to_string()),
                         ms: 0,
@@ -181,7 +181,7 @@ impl Worker {
                     });
                 }
             };
-            telling.mark(What::Stopped)?;
+            log.mark(What::Stopped)?;
             note_mark(&mut replayed.run, Mark::Stopped);
             replayed
         } else {
@@ -217,7 +217,7 @@ impl Worker {
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
         let executor = hands(engine, &app, &env);
-        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &back, &telling, &cancel, &marker, &executor, &env);
+        let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &back, &log, &cancel, &marker, &executor, &env);
         cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
         if act == Act::Mend {
             cx.served = journal.ever_live(&engine.name)?;
@@ -225,7 +225,7 @@ impl Worker {
         cx.former = former;
         cx.target = target;
         if let Some(stale) = app.stale.as_ref().filter(|_| !due.begun) {
-            telling.mark(What::Warning { step: None, text: stale.to_string() })?;
+            log.mark(What::Warning { step: None, text: stale.to_string() })?;
             // The step runners read the file themselves, and would fail in the middle.
             if app.executor == ExecutorKind::Units && matches!(act, Act::Release { .. } | Act::Stage { .. }) {
                 let failure =
@@ -238,7 +238,7 @@ impl Worker {
             let failure = Failure::new(format!("the secrets cannot be read: {}", told.join("; ")))
                 .with_hint("put the file right, or change [secrets] files in the app's file");
             if due.begun {
-                telling.mark(What::Warning { step: None, text: failure.reason.clone() })?;
+                log.mark(What::Warning { step: None, text: failure.reason.clone() })?;
             }
             obstacle = obstacle.or(Some(failure));
         }
@@ -248,7 +248,7 @@ impl Worker {
         {
             match chosen.and_then(|release| self.target_of(&release)) {
                 Ok(target) => {
-                    telling.mark(What::Resolved {
+                    log.mark(What::Resolved {
                         commit: target.commit.to_string(),
                         reference: target.reference.as_ref().map(ToString::to_string),
                         release: target.release.to_string(),
@@ -259,7 +259,7 @@ impl Worker {
                 Err(failure) => obstacle = Some(failure),
             }
         }
-        let ended = drive(&mut run, &steps, &mut cx, &telling, journal, obstacle);
+        let ended = drive(&mut run, &steps, &mut cx, &log, journal, obstacle);
         engine.end();
         ended
     }
@@ -344,7 +344,7 @@ fn drive(
     run: &mut Run,
     steps: &[&'static str],
     cx: &mut StepContext<'_>,
-    telling: &Telling<'_>,
+    log: &RunLog<'_>,
     journal: &Journal,
     mut obstacle: Option<Failure>,
 ) -> Result<(), JournalError> {
@@ -363,12 +363,12 @@ fn drive(
         if !matches!(next, Next::Do(_))
             && let Some(ended) = ended.take()
         {
-            telling.head(ended)?;
+            log.head(ended)?;
         }
         match next {
             Next::Do(i) => {
                 let step = steps[i];
-                if !telling.go_on(ended.take(), step)? {
+                if !log.go_on(ended.take(), step)? {
                     note_mark(run, Mark::CancelAsked);
                     continue;
                 }
@@ -382,8 +382,8 @@ fn drive(
                 faults::at("started");
                 let did = obstacle.take().map_or_else(|| run_step(step, cx), Err);
                 faults::at("acted");
-                telling.end_of_step(step);
-                telling.broken()?;
+                log.end_of_step(step);
+                log.broken()?;
                 if journal.has(cx.run, Stands::Exposed)? && !run.is_exposed() {
                     note_mark(run, Mark::Exposed(i));
                 }
@@ -402,7 +402,7 @@ fn drive(
                         if cx.cancel.asked() && !run.is_exposed() {
                             note_mark(run, Mark::CancelAsked);
                         }
-                        telling.mark(What::StepFailed { step: step.to_owned(), ms: ms(since), reason, hint, tail })?;
+                        log.mark(What::StepFailed { step: step.to_owned(), ms: ms(since), reason, hint, tail })?;
                         note_mark(run, Mark::Failed(i));
                     }
                 }
@@ -412,7 +412,7 @@ fn drive(
                 // An environment may be in the middle of its sealing, a fact half written: how that ends is all the same now, but nothing goes on beside.
                 (cx.before_seal, cx.before_end) = (Vec::new(), None);
                 cx.site.make_room_for_the_way_back();
-                telling.mark(What::UndoStarted { step: step.to_owned() })?;
+                log.mark(What::UndoStarted { step: step.to_owned() })?;
                 note_mark(run, Mark::UndoStarted(i));
                 if step == SWITCH {
                     has_turn.get_or_insert_with(|| turn.of_run());
@@ -422,21 +422,21 @@ fn drive(
                 let calm = Cancel::default();
                 let mut back = StepContext { cancel: &calm, exposed: run.is_exposed(), ..take(cx) };
                 back.at(step);
-                telling.something_stands();
+                log.something_stands();
                 faults::within(step, ".undo");
                 faults::at("started");
                 let undone = named(step).map_or(Ok(()), |known| known.undo(&mut back));
                 let StepContext { inspection, .. } = back;
                 cx.inspection = inspection;
                 faults::at("acted");
-                telling.broken()?;
+                log.broken()?;
                 match undone {
                     Ok(()) => {
-                        telling.mark(What::Undone { step: step.to_owned(), ms: ms(since), stands: telling.something_stands() })?;
+                        log.mark(What::Undone { step: step.to_owned(), ms: ms(since), stands: log.something_stands() })?;
                         note_mark(run, Mark::Undone(i));
                     }
                     Err(Failure { reason, .. }) => {
-                        telling.mark(What::UndoFailed { step: step.to_owned(), reason })?;
+                        log.mark(What::UndoFailed { step: step.to_owned(), reason })?;
                         note_mark(run, Mark::UndoFailed(i));
                     }
                 }
@@ -445,18 +445,13 @@ fn drive(
                 faults::within("end", "");
                 faults::at("started");
                 if let Some(Err(err)) = cx.before_end.take().map(Underway::finish) {
-                    telling.mark(What::Warning { step: None, text: not_written_down(&err) })?;
+                    log.mark(What::Warning { step: None, text: not_written_down(&err) })?;
                 }
                 let live = cx.site.live().unwrap_or_default();
-                let outcome = hold_against_the_link(outcome, live.as_ref(), cx, telling)?;
-                ask_what_is_live(outcome, live.as_ref(), cx, telling)?;
+                let outcome = hold_against_the_link(outcome, live.as_ref(), cx, log)?;
+                ask_what_is_live(outcome, live.as_ref(), cx, log)?;
                 let database = if matches!(outcome, Outcome::Live | Outcome::Done) { None } else { what_stands(cx) };
-                telling.mark(What::Ended {
-                    outcome: word_of(outcome),
-                    live: live.map(|live| live.to_string()),
-                    ms: ms(begun),
-                    database,
-                })?;
+                log.mark(What::Ended { outcome: word_of(outcome), live: live.map(|live| live.to_string()), ms: ms(begun), database })?;
                 note_mark(run, Mark::Ended);
                 faults::at("acted");
                 return Ok(());
@@ -470,14 +465,14 @@ fn hold_against_the_link(
     outcome: Outcome,
     live: Option<&ReleaseName>,
     cx: &StepContext<'_>,
-    telling: &Telling<'_>,
+    log: &RunLog<'_>,
 ) -> Result<Outcome, JournalError> {
     let Some(target) = cx.target.as_ref().filter(|target| outcome == Outcome::Live && live != Some(&target.release)) else {
         return Ok(outcome);
     };
     let names = live.map_or("no release", |live| live.as_str());
     let text = format!("{} was switched to, and now the link names {names}: it was changed from outside", target.release);
-    telling.mark(What::Warning { step: None, text })?;
+    log.mark(What::Warning { step: None, text })?;
     Ok(Outcome::Stuck)
 }
 
@@ -485,7 +480,7 @@ fn hold_against_the_link(
 const TO_ANSWER: Duration = Duration::from_secs(10);
 
 /// Nobody is told that a release still serves unless it was asked.
-fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &StepContext<'_>, telling: &Telling<'_>) -> Result<(), JournalError> {
+fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &StepContext<'_>, log: &RunLog<'_>) -> Result<(), JournalError> {
     let claims = match (outcome, cx.act) {
         (
             Outcome::Failed | Outcome::RolledBack | Outcome::Cancelled,
@@ -497,7 +492,7 @@ fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &StepConte
     let Some(live) = live.filter(|_| claims) else { return Ok(()) };
     let health = health_of(cx.app, cx.site, live, Depth::web_within(TO_ANSWER));
     let Some(answers) = health.answers() else { return Ok(()) };
-    telling.mark(What::LiveAsked { release: live.to_string(), answers, text: health.fault(), before: cx.answered_before })
+    log.mark(What::LiveAsked { release: live.to_string(), answers, text: health.fault(), before: cx.answered_before })
 }
 
 /// The same context, for somebody else to hold for a while.
@@ -545,7 +540,7 @@ fn tell_of_its_time(failure: Failure, step: &str, cx: &StepContext<'_>) -> Failu
 /// Nobody listens: what is done outside of any run.
 pub(super) struct Silent;
 
-impl Teller for Silent {
+impl EventSink for Silent {
     fn output(&self, _: &str, _: agent_wire::event::Stream, line: &str) {
         tracing::debug!("{line}");
     }

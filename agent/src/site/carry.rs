@@ -11,7 +11,7 @@ use agent_model::names::ReleaseName;
 use rayon::prelude::*;
 
 use super::listing::{digest_of, parse};
-use super::{Site, SiteError, Telling};
+use super::{IoContext, Site, SiteError};
 
 /// What a file becomes in the release that takes it over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Site {
         let (former, new) = (self.release_dir(from), self.release_dir(to));
         let directories: BTreeSet<PathBuf> = listed.iter().filter_map(|(path, _)| Some(new.join(path.parent()?))).collect();
         for directory in directories {
-            fs::create_dir_all(&directory).telling("make the directory", &directory)?;
+            fs::create_dir_all(&directory).on_path("make the directory", &directory)?;
         }
         listed.par_iter().try_for_each(|(path, digest)| {
             if !carry_file(&former.join(path), &new.join(path), digest, how)? {
@@ -63,18 +63,18 @@ impl Site {
 
 /// Tells whether it was what it was sealed as.
 fn carry_file(source: &Path, copy: &Path, sealed: &str, how: Carried) -> Result<bool, SiteError> {
-    let meta = fs::symlink_metadata(source).telling("look at", source)?;
+    let meta = fs::symlink_metadata(source).on_path("look at", source)?;
     if meta.is_symlink() {
-        let leads = fs::read_link(source).telling("read", source)?;
-        symlink(&leads, copy).telling("make the link", copy)?;
+        let leads = fs::read_link(source).on_path("read", source)?;
+        symlink(&leads, copy).on_path("make the link", copy)?;
         return Ok(super::listing::digest(leads.as_os_str().as_encoded_bytes()) == sealed);
     }
     // Of a file that somebody may write in, or on another file system, there is a copy all the same.
     let may_be_linked = how == Carried::Linked && meta.permissions().mode() & 0o222 == 0;
     if !may_be_linked || fs::hard_link(source, copy).is_err() {
-        copy_file(source, copy, &meta).telling("copy", source)?;
+        copy_file(source, copy, &meta).on_path("copy", source)?;
     }
-    Ok(digest_of(copy, &|| true).telling("read", copy)? == sealed)
+    Ok(digest_of(copy, &|| true).on_path("read", copy)? == sealed)
 }
 
 fn copy_file(from: &Path, to: &Path, meta: &fs::Metadata) -> io::Result<()> {

@@ -14,7 +14,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
-use super::{Site, SiteError, Telling, Underway, own_file, write_durably, write_new};
+use super::{IoContext, Site, SiteError, Underway, own_file, write_durably, write_new};
 
 /// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
 pub(crate) const MARKER: &str = ".complete";
@@ -32,14 +32,14 @@ pub(crate) fn is_key(name: &str) -> bool {
 }
 
 fn finish_seal(path: &Path, told: &str) -> Result<(), SiteError> {
-    let dir = fs::File::open(path).telling("open", path)?;
+    let dir = fs::File::open(path).on_path("open", path)?;
     // By one thread alone: the others are for the steps that go on meanwhile.
-    let alone = ThreadPoolBuilder::new().num_threads(1).build().map_err(io::Error::other).telling("begin to read", path)?;
+    let alone = ThreadPoolBuilder::new().num_threads(1).build().map_err(io::Error::other).on_path("begin to read", path)?;
     let listing = alone.install(|| Listing::of(path, &[MARKER, LISTING]))?;
     // A package may have put a link of that name there.
     write_new(&path.join(LISTING), &listing.text)?;
     faults::at("built");
-    syncfs(&dir).telling("sync the file system of", path)?;
+    syncfs(&dir).on_path("sync the file system of", path)?;
     faults::at("synced");
     write_durably(&path.join(MARKER), format!("{told}\n{VOUCHES}{}\n", digest(&listing.text)).as_bytes(), 0o444)
 }
@@ -62,7 +62,7 @@ impl Site {
         if fs::symlink_metadata(&path).is_ok() {
             let trash = self.root().join("environments").join(format!(".trash-{key}"));
             remove_tree(&trash)?;
-            fs::rename(&path, &trash).telling("rename", &path)?;
+            fs::rename(&path, &trash).on_path("rename", &path)?;
             remove_tree(&trash)?;
         }
         Ok(path)
@@ -71,7 +71,7 @@ impl Site {
     /// Makes the directory of an environment that is to be built.
     pub(crate) fn make_environment(&self, key: &str) -> Result<PathBuf, SiteError> {
         let path = self.clear_environment(key)?;
-        fs::create_dir(&path).telling("make the directory", &path)?;
+        fs::create_dir(&path).on_path("make the directory", &path)?;
         Ok(path)
     }
 
@@ -79,7 +79,7 @@ impl Site {
     /// written, it is made durable, and only then gets its marker.
     pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<Underway, SiteError> {
         let path = self.environment(key);
-        for entry in fs::read_dir(&path).telling("read", &path)?.flatten() {
+        for entry in fs::read_dir(&path).on_path("read", &path)?.flatten() {
             set_write_bits(&entry.path(), Bits::AllOff)?;
         }
         let (sealed, told) = (path.clone(), told.to_owned());
@@ -105,7 +105,7 @@ impl Site {
     /// Gives a release its `venv`.
     pub(crate) fn link_environment(&self, release: &ReleaseName, key: &str) -> Result<(), SiteError> {
         let place = self.release_dir(release).join("venv");
-        symlink(Path::new("../../environments").join(key), &place).telling("make the link", &place)
+        symlink(Path::new("../../environments").join(key), &place).on_path("make the link", &place)
     }
 
     /// The key of the environment that a release uses.
@@ -139,7 +139,7 @@ impl Site {
     /// The keys of all environments on disk.
     pub(crate) fn environments(&self) -> Result<Vec<String>, SiteError> {
         let dir = self.root().join("environments");
-        let entries = fs::read_dir(&dir).telling("read", &dir)?;
+        let entries = fs::read_dir(&dir).on_path("read", &dir)?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         Ok(names.filter(|name| is_key(name) && self.environment(name).is_dir()).collect())
     }

@@ -12,7 +12,7 @@ use agent_wire::view::{Difference, Level};
 
 use super::link::TEMPORARY;
 use super::seal::Fact;
-use super::{Chart, FACTS, Failed, Migrated, Served, Site, SiteError, SiteLock, Telling, remove_tree};
+use super::{Chart, FACTS, Failed, IoContext, Migrated, Served, Site, SiteError, SiteLock, remove_tree};
 
 /// What the root itself cannot tell.
 pub(crate) struct Around<'a> {
@@ -252,11 +252,11 @@ impl Site {
 fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, SiteError> {
     let read = match fs::read_dir(dir) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read.telling("read", dir)?,
+        read => read.on_path("read", dir)?,
     };
     let mut entries = Vec::new();
     for entry in read {
-        let entry = entry.telling("read", dir)?;
+        let entry = entry.on_path("read", dir)?;
         // What the agent makes has a name that is text.
         entries.extend(entry.file_name().into_string().ok().map(|name| (name, entry.path())));
     }

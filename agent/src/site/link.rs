@@ -8,7 +8,7 @@ use agent_model::names::ReleaseName;
 
 use crate::faults;
 
-use super::{Site, SiteError, SiteLock, Telling, sync_dir};
+use super::{IoContext, Site, SiteError, SiteLock, sync_dir};
 
 /// Names of temporary links begin so.
 pub(super) const TEMPORARY: &str = ".app.";
@@ -37,18 +37,18 @@ impl Site {
         self.stands()?;
         // What is there must be ours to replace: rename would remove a file without a word.
         self.live()?;
-        for entry in fs::read_dir(self.root()).telling("read", self.root())?.flatten() {
+        for entry in fs::read_dir(self.root()).on_path("read", self.root())?.flatten() {
             if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
-                fs::remove_file(entry.path()).telling("remove the stale link", &entry.path())?;
+                fs::remove_file(entry.path()).on_path("remove the stale link", &entry.path())?;
             }
         }
         self.note_the_swap(release);
         let temporary = self.root().join(format!("{TEMPORARY}{}-{release}", std::process::id()));
-        std::os::unix::fs::symlink(Path::new("releases").join(release.as_str()), &temporary).telling("make the link", &temporary)?;
+        std::os::unix::fs::symlink(Path::new("releases").join(release.as_str()), &temporary).on_path("make the link", &temporary)?;
         faults::at("linked");
         // The cause is told; a temporary link that stays is removed by the next swap.
         let replaced = fs::rename(&temporary, &path).inspect_err(|_| drop(fs::remove_file(&temporary)));
-        replaced.telling("replace the link", &path)?;
+        replaced.on_path("replace the link", &path)?;
         faults::at("renamed");
         sync_dir(self.root())?;
         match self.live()? {
@@ -64,7 +64,7 @@ impl Site {
     pub(crate) fn unlink(&self, _lock: &SiteLock) -> Result<(), SiteError> {
         if self.live()?.is_some() {
             let path = self.link();
-            fs::remove_file(&path).telling("remove the link", &path)?;
+            fs::remove_file(&path).on_path("remove the link", &path)?;
             sync_dir(self.root())?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 use rayon::prelude::*;
 
-use super::{SiteError, Telling};
+use super::{IoContext, SiteError};
 
 /// The list of files: for each `mode digest path`, ended by a NUL, in the order of their bytes. Directories are not in it.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl Listing {
         })?;
         let read = |found: &Found| {
             let whole = root.join(&found.path);
-            found.digest(&whole, &|| true).telling("read", &whole)
+            found.digest(&whole, &|| true).on_path("read", &whole)
         };
         let digest = |found: &Found| match read(found) {
             // Python writes bytecode under another name first, wherever it may write; and somebody may use the tree already.
@@ -77,7 +77,7 @@ impl Found {
 fn walk(root: &Path, without: &[&str], each: &mut dyn FnMut(Found) -> Result<(), SiteError>) -> Result<(), SiteError> {
     fn into(root: &Path, within: &Path, without: &[&str], each: &mut dyn FnMut(Found) -> Result<(), SiteError>) -> Result<(), SiteError> {
         let dir = root.join(within);
-        let mut names: Vec<_> = fs::read_dir(&dir).telling("read", &dir)?.flatten().map(|entry| entry.file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(&dir).on_path("read", &dir)?.flatten().map(|entry| entry.file_name()).collect();
         names.sort();
         for name in names {
             let path = within.join(&name);
@@ -85,7 +85,7 @@ fn walk(root: &Path, without: &[&str], each: &mut dyn FnMut(Found) -> Result<(),
                 continue;
             }
             let whole = root.join(&path);
-            let meta = fs::symlink_metadata(&whole).telling("look at", &whole)?;
+            let meta = fs::symlink_metadata(&whole).on_path("look at", &whole)?;
             if meta.is_dir() {
                 into(root, &path, without, each)?;
             } else if meta.is_symlink() || meta.is_file() {

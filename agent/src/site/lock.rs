@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::{Site, SiteError, Telling, remove_durably, write_durably};
+use super::{IoContext, Site, SiteError, remove_durably, write_durably};
 
 /// The proof that this agent holds the root. It is let go with the value, and by the kernel when the agent dies.
 #[derive(Debug)]
@@ -55,12 +55,12 @@ impl Site {
     /// [`SiteError::Held`] when another agent has it.
     pub(crate) fn hold(&self) -> Result<SiteLock, SiteError> {
         let path = self.root().join(".agent/holder");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).telling("open", &path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).on_path("open", &path)?;
         match hold_for_good(file) {
             Ok(mut file) => {
                 // Only for people: the lock itself is the kernel's.
                 let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-                written.telling("write", &path)?;
+                written.on_path("write", &path)?;
                 Ok(SiteLock { _file: file })
             }
             Err(mut file) => {
@@ -79,13 +79,13 @@ impl Site {
     /// [`SiteError::CacheHeld`] when there is none any more.
     pub(crate) fn hold_cache(&self, pause: &dyn Fn() -> bool) -> Result<CacheLock, SiteError> {
         let path = self.root().join(".agent/cache");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).telling("open", &path)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).on_path("open", &path)?;
         loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(held) => return Ok(CacheLock { _file: held }),
                 Err((file, Errno::EWOULDBLOCK)) if pause() => file,
                 Err((_, Errno::EWOULDBLOCK)) => return Err(SiteError::CacheHeld(self.cache())),
-                Err((_, errno)) => return Err(errno).telling("lock", &path),
+                Err((_, errno)) => return Err(errno).on_path("lock", &path),
             };
         }
     }
@@ -115,7 +115,7 @@ impl Site {
         let path = self.lock_file();
         let text = match std::fs::read_to_string(&path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.telling("read", &path)?,
+            read => read.on_path("read", &path)?,
         };
         let Kept { who, why, since } = serde_json::from_str(&text).map_err(|source| SiteError::Malformed { path, source })?;
         Ok(Some(Lock { who, why, since }))

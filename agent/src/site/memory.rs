@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Site, SiteError, Telling, own_file, temporary_beside, write_temporary};
+use super::{IoContext, Site, SiteError, own_file, temporary_beside, write_temporary};
 
 /// The most bytes of such a record.
 const MOST_BYTES: u64 = 4096;
@@ -52,6 +52,6 @@ impl Site {
         let path = self.memory_file();
         let temporary = temporary_beside(&path);
         let written = serde_json::to_vec(memory).map_err(io::Error::other).and_then(|text| write_temporary(&temporary, &text, 0o600));
-        written.and_then(|_| std::fs::rename(&temporary, &path)).telling("write", &path)
+        written.and_then(|_| std::fs::rename(&temporary, &path)).on_path("write", &path)
     }
 }

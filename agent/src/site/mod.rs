@@ -207,20 +207,20 @@ impl SiteError {
 }
 
 /// Adds what was tried, and on what, to an I/O error.
-pub(crate) trait Telling<T> {
+pub(crate) trait IoContext<T> {
     /// Names the act and the path.
-    fn telling(self, act: &'static str, path: &Path) -> Result<T, SiteError>;
+    fn on_path(self, act: &'static str, path: &Path) -> Result<T, SiteError>;
 }
 
-impl<T> Telling<T> for Result<T, io::Error> {
-    fn telling(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
+impl<T> IoContext<T> for Result<T, io::Error> {
+    fn on_path(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
         self.map_err(|source| SiteError::Io { act, path: path.to_owned(), source })
     }
 }
 
-impl<T> Telling<T> for Result<T, nix::Error> {
-    fn telling(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
-        self.map_err(io::Error::from).telling(act, path)
+impl<T> IoContext<T> for Result<T, nix::Error> {
+    fn on_path(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
+        self.map_err(io::Error::from).on_path(act, path)
     }
 }
 
@@ -264,19 +264,19 @@ impl Site {
     /// # Errors
     /// [`SiteError::Io`] when one of them cannot be made.
     pub(crate) fn open(root: &Path) -> Result<Self, SiteError> {
-        fs::create_dir_all(root).telling("make the root", root)?;
+        fs::create_dir_all(root).on_path("make the root", root)?;
         // The kernel's own spelling: what processes show as their directory can then be compared.
-        let root = root.canonicalize().telling("resolve the root", root)?;
+        let root = root.canonicalize().on_path("resolve the root", root)?;
         let site = Self { root };
         for dir in ["releases", "environments", "shared"] {
             let path = site.root.join(dir);
-            fs::create_dir_all(&path).telling("make", &path)?;
+            fs::create_dir_all(&path).on_path("make", &path)?;
         }
         for dir in ["backups", ".agent", ".agent/pins", ".agent/instances", ".agent/tmp", ".agent/caches"] {
             let path = site.root.join(dir);
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
-                made => made.telling("make", &path)?,
+                made => made.on_path("make", &path)?,
             }
         }
         site.stands()?;
@@ -295,7 +295,7 @@ impl Site {
     pub(crate) fn stands(&self) -> Result<(), SiteError> {
         for dir in ["releases", "environments", ".agent"] {
             let path = self.root.join(dir);
-            let meta = fs::symlink_metadata(&path).telling("look at", &path)?;
+            let meta = fs::symlink_metadata(&path).on_path("look at", &path)?;
             if !meta.is_dir() {
                 let found = if meta.is_symlink() { "a link" } else { "no directory" };
                 return Err(SiteError::NotADirectory { path, found });
@@ -341,7 +341,7 @@ impl Site {
 
     /// Empties a directory of what installers keep.
     pub(crate) fn clear(&self, caches: &Path) -> Result<(), SiteError> {
-        for entry in fs::read_dir(caches).telling("read", caches)?.flatten() {
+        for entry in fs::read_dir(caches).on_path("read", caches)?.flatten() {
             remove_tree(&entry.path())?;
         }
         Ok(())
@@ -351,7 +351,7 @@ impl Site {
     pub(crate) fn scratch_dir(&self, name: &str) -> Result<PathBuf, SiteError> {
         let path = self.scratch(name);
         remove_tree(&path)?;
-        fs::DirBuilder::new().mode(0o700).create(&path).telling("make", &path)?;
+        fs::DirBuilder::new().mode(0o700).create(&path).on_path("make", &path)?;
         Ok(path)
     }
 
@@ -369,8 +369,8 @@ impl Site {
     pub(crate) fn backups(&self) -> Result<Vec<PathBuf>, SiteError> {
         let dir = self.root.join("backups");
         let mut found = Vec::new();
-        for entry in fs::read_dir(&dir).telling("read", &dir)? {
-            let path = entry.telling("read", &dir)?.path();
+        for entry in fs::read_dir(&dir).on_path("read", &dir)? {
+            let path = entry.on_path("read", &dir)?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let of_release = name.split_once('.').is_some_and(|(release, _)| release.parse::<ReleaseName>().is_ok());
             if of_release && !name.ends_with(".part") {
@@ -408,8 +408,8 @@ impl Site {
         self.stands()?;
         let dir = self.root.join("releases");
         let mut names = Vec::new();
-        for entry in fs::read_dir(&dir).telling("read", &dir)? {
-            let entry = entry.telling("read", &dir)?;
+        for entry in fs::read_dir(&dir).on_path("read", &dir)? {
+            let entry = entry.on_path("read", &dir)?;
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let name = entry.file_name().to_str().and_then(|name| name.parse::<ReleaseName>().ok());
             names.extend(name.filter(|_| is_dir));
@@ -467,7 +467,7 @@ impl Site {
                 return Err(SiteError::SharedThroughLink { path: path.clone(), link: link.to_owned() });
             }
             if let Some(parent) = place.parent() {
-                fs::create_dir_all(parent).telling("make", parent)?;
+                fs::create_dir_all(parent).on_path("make", parent)?;
             }
             if let Ok(meta) = fs::symlink_metadata(&place) {
                 let only_keeps_the_place = meta.is_dir()
@@ -483,7 +483,7 @@ impl Site {
             }
             let up = "../".repeat(path.components().count() + 1);
             let to = Path::new(&up).join("shared").join(path);
-            std::os::unix::fs::symlink(&to, &place).telling("make the link", &place)?;
+            std::os::unix::fs::symlink(&to, &place).on_path("make the link", &place)?;
             faults::at("linked");
         }
         Ok(gave_way)
@@ -510,7 +510,7 @@ impl Site {
         }
         match fs::rename(&dir, &trash) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed.telling("rename", &dir)?,
+            renamed => renamed.on_path("rename", &dir)?,
         }
         // It must not be there again after a power cut, as a release that can be activated.
         sync_dir(&self.root.join("releases"))?;
@@ -534,7 +534,7 @@ impl Site {
 
     /// How full the file system is (statvfs(3)).
     pub(crate) fn disk(&self) -> Result<Disk, SiteError> {
-        let stat = nix::sys::statvfs::statvfs(&self.root).telling("ask the size of", &self.root)?;
+        let stat = nix::sys::statvfs::statvfs(&self.root).on_path("ask the size of", &self.root)?;
         let block = stat.fragment_size();
         Ok(Disk {
             free: stat.blocks_available() * block,
@@ -571,7 +571,7 @@ fn own_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), SiteError> {
     use std::io::Write;
     remove_tree(path)?;
-    fs::File::create_new(path).and_then(|mut file| file.write_all(bytes)).telling("write", path)
+    fs::File::create_new(path).and_then(|mut file| file.write_all(bytes)).on_path("write", path)
 }
 
 /// What ext4 keeps at the top of a disk, which may be mounted at any directory of the root (fsck.ext4(8)).
@@ -584,14 +584,14 @@ pub(crate) fn instances_beside(link: &Path) -> PathBuf {
 
 /// Makes a directory's entries durable.
 fn sync_dir(path: &Path) -> Result<(), SiteError> {
-    fs::File::open(path).and_then(|dir| dir.sync_all()).telling("sync", path)
+    fs::File::open(path).and_then(|dir| dir.sync_all()).on_path("sync", path)
 }
 
 /// Removes a small file, if it is there, so that it stays away when this returns.
 fn remove_durably(path: &Path) -> Result<(), SiteError> {
     match fs::remove_file(path) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-        removed => removed.telling("remove", path)?,
+        removed => removed.on_path("remove", path)?,
     }
     sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
@@ -607,7 +607,7 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), 
         // The cause is told; a temporary file that stays harms nobody.
         let _ = fs::remove_file(&temporary);
     }
-    written.telling("write", path)?;
+    written.on_path("write", path)?;
     sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 

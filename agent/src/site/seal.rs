@@ -18,7 +18,7 @@ use crate::faults;
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
 use super::{
-    FACTS, Site, SiteError, Telling, Underway, own_file, remove_durably, sync_dir, temporary_beside, write_durably, write_temporary,
+    FACTS, IoContext, Site, SiteError, Underway, own_file, remove_durably, sync_dir, temporary_beside, write_durably, write_temporary,
 };
 
 /// What a release is. Durable after all that it vouches for.
@@ -218,20 +218,20 @@ impl Site {
             });
         }
         if sealing.read_only {
-            for entry in fs::read_dir(&dir).telling("read", &dir)?.flatten().filter(|entry| entry.file_name() != FACTS) {
+            for entry in fs::read_dir(&dir).on_path("read", &dir)?.flatten().filter(|entry| entry.file_name() != FACTS) {
                 set_write_bits(&entry.path(), Bits::AllOff)?;
             }
         }
         // The facts are the agent's alone: whatever the release's own code has put there, a link to elsewhere among it, gives way.
         remove_tree(&facts)?;
-        fs::create_dir(&facts).telling("make", &facts)?;
+        fs::create_dir(&facts).on_path("make", &facts)?;
         let listing = Listing::of(&dir, &[FACTS])?;
         let path = facts.join(LISTING);
-        fs::write(&path, &listing.text).telling("write", &path)?;
+        fs::write(&path, &listing.text).on_path("write", &path)?;
         if let Some(made_by) = sealing.made_by {
             let path = facts.join(MadeBy::FILE);
             let text = serde_json::to_vec(made_by).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
-            fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o400))).telling("write", &path)?;
+            fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o400))).on_path("write", &path)?;
         }
         let manifest = Manifest {
             v: 1,
@@ -251,14 +251,14 @@ impl Site {
         let path = self.manifest_path(sealing.release);
         let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
         let temporary = temporary_beside(&path);
-        write_temporary(&temporary, &text, 0o444).telling("write", &path)?;
+        write_temporary(&temporary, &text, 0o444).on_path("write", &path)?;
         faults::at("listed");
         // An fd inside the releases: syncfs on another file system would be a silent no-op.
-        let inside = fs::File::open(&dir).telling("open", &dir)?;
-        syncfs(&inside).telling("sync the file system of", &dir)?;
+        let inside = fs::File::open(&dir).on_path("open", &dir)?;
+        syncfs(&inside).on_path("sync the file system of", &dir)?;
         faults::at("synced");
         // All of it is on the disk, the manifest as well, which gets its name last.
-        fs::rename(&temporary, &path).telling("write", &path)?;
+        fs::rename(&temporary, &path).on_path("write", &path)?;
         sync_dir(&facts)?;
         faults::at("named");
         Ok(manifest)
@@ -325,7 +325,7 @@ impl Site {
         let path = facts.join(F::FILE);
         let text = match own_file(&path, MOST_SMALL) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.telling("read", &path)?,
+            read => read.on_path("read", &path)?,
         };
         serde_json::from_slice(&text).map(Some).map_err(|source| SiteError::Malformed { path, source })
     }

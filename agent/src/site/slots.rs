@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use agent_model::names::ReleaseName;
 
-use super::{SiteError, Telling, remove_durably, sync_dir};
+use super::{IoContext, SiteError, remove_durably, sync_dir};
 
 /// The name of a slot: it becomes part of a unit's name, and of paths.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,16 +80,16 @@ impl Slots {
         let path = self.link(slot);
         self.check_ours(slot)?;
         let prefix = format!(".{slot}.");
-        for entry in fs::read_dir(&self.dir).telling("read", &self.dir)?.flatten() {
+        for entry in fs::read_dir(&self.dir).on_path("read", &self.dir)?.flatten() {
             if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
-                fs::remove_file(entry.path()).telling("remove the stale link", &entry.path())?;
+                fs::remove_file(entry.path()).on_path("remove the stale link", &entry.path())?;
             }
         }
         let temporary = self.dir.join(format!("{prefix}{}", std::process::id()));
-        symlink(Path::new("../releases").join(release.as_str()), &temporary).telling("make the link", &temporary)?;
+        symlink(Path::new("../releases").join(release.as_str()), &temporary).on_path("make the link", &temporary)?;
         // The cause is told; a temporary link that stays is removed the next time.
         let replaced = fs::rename(&temporary, &path).inspect_err(|_| drop(fs::remove_file(&temporary)));
-        replaced.telling("replace the link", &path)?;
+        replaced.on_path("replace the link", &path)?;
         sync_dir(&self.dir)
     }
 
@@ -102,11 +102,11 @@ impl Slots {
     /// The directory, made where it is missing; whoever runs the app must be able to read it.
     fn stand(&self) -> Result<(), SiteError> {
         match fs::create_dir(&self.dir) {
-            Ok(()) => fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o755)).telling("open", &self.dir)?,
+            Ok(()) => fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o755)).on_path("open", &self.dir)?,
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(SiteError::Io { act: "make", path: self.dir.clone(), source }),
         }
-        let meta = fs::symlink_metadata(&self.dir).telling("look at", &self.dir)?;
+        let meta = fs::symlink_metadata(&self.dir).on_path("look at", &self.dir)?;
         if meta.is_dir() {
             return Ok(());
         }

@@ -22,7 +22,7 @@ use nix::unistd::geteuid;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, Stat, Timespec, Timestamps};
 
 use super::environment::MARKER;
-use super::{FACTS, Site, SiteError, Telling, remove_tree};
+use super::{FACTS, IoContext, Site, SiteError, remove_tree};
 
 /// What is copied is gone through to this depth; what is deeper was made to be in the way.
 const MOST_DEEP: usize = 200;
@@ -30,13 +30,13 @@ const MOST_DEEP: usize = 200;
 impl Site {
     /// Lets the group of a tree, which is the builder's, write in it. Nobody else has been in it yet.
     pub(crate) fn open_to_builder(&self, dir: &Path) -> Result<(), SiteError> {
-        let meta = fs::symlink_metadata(dir).telling("look at", dir)?;
+        let meta = fs::symlink_metadata(dir).on_path("look at", dir)?;
         if meta.is_symlink() {
             return Ok(());
         }
         if meta.is_dir() {
-            for entry in fs::read_dir(dir).telling("read", dir)? {
-                self.open_to_builder(&entry.telling("read", dir)?.path())?;
+            for entry in fs::read_dir(dir).on_path("read", dir)? {
+                self.open_to_builder(&entry.on_path("read", dir)?.path())?;
             }
         }
         let mode = meta.permissions().mode() & 0o777;
@@ -54,12 +54,12 @@ impl Site {
         let (copy, old) = (parent.join(format!(".trash-copy-{name}")), parent.join(format!(".trash-{name}")));
         remove_tree(&copy)?;
         remove_tree(&old)?;
-        fs::create_dir(&copy).telling("make the directory", &copy)?;
-        let opened = |path: &Path| open_dir(CWD, path.as_os_str()).telling("open", path);
+        fs::create_dir(&copy).on_path("make the directory", &copy)?;
+        let opened = |path: &Path| open_dir(CWD, path.as_os_str()).on_path("open", path);
         let copying = Copying { without, go_on, told: dir };
         copying.dir(&opened(dir)?, &opened(&copy)?, 0)?;
-        fs::rename(dir, &old).telling("rename", dir)?;
-        fs::rename(&copy, dir).telling("rename", &copy)?;
+        fs::rename(dir, &old).on_path("rename", dir)?;
+        fs::rename(&copy, dir).on_path("rename", &copy)?;
         // It is in nobody's way, and the next sweep tries again.
         if let Err(err) = remove_tree(&old) {
             tracing::warn!("what a build has left stays for now: {err}");
@@ -167,7 +167,7 @@ fn times(stat: &Stat) -> Timestamps {
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), SiteError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).telling("change the mode of", path)
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).on_path("change the mode of", path)
 }
 
 /// Gives the group, which the agent is in, all rights over what this very user has made and the agent has not sealed, and nobody else any. Done by the
@@ -178,7 +178,7 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), SiteError> {
 pub(crate) fn hand_over(site: &Site) -> Result<(), SiteError> {
     for (part, sealed) in [("releases", Path::new(FACTS).join("manifest.json")), ("environments", PathBuf::from(MARKER))] {
         let dir = site.root().join(part);
-        for entry in fs::read_dir(&dir).telling("read", &dir)?.flatten() {
+        for entry in fs::read_dir(&dir).on_path("read", &dir)?.flatten() {
             let is_sealed =
                 fs::symlink_metadata(entry.path().join(&sealed)).is_ok_and(|meta| meta.is_file() && meta.uid() != geteuid().as_raw());
             if !is_sealed {
@@ -192,7 +192,7 @@ pub(crate) fn hand_over(site: &Site) -> Result<(), SiteError> {
 fn hand_over_tree(path: &Path, depth: usize) -> Result<(), SiteError> {
     let meta = match fs::symlink_metadata(path) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-        meta => meta.telling("look at", path)?,
+        meta => meta.on_path("look at", path)?,
     };
     let mode = meta.permissions().mode() & 0o777;
     let mine = meta.uid() == geteuid().as_raw();
@@ -208,7 +208,7 @@ fn hand_over_tree(path: &Path, depth: usize) -> Result<(), SiteError> {
             }
             set_mode(path, (mode | 0o770) & 0o770)?;
         }
-        for entry in fs::read_dir(path).telling("read", path)?.flatten() {
+        for entry in fs::read_dir(path).on_path("read", path)?.flatten() {
             hand_over_tree(&entry.path(), depth + 1)?;
         }
     } else if mine && meta.is_file() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 use rayon::prelude::*;
 
-use super::{SiteError, Telling};
+use super::{IoContext, SiteError};
 
 /// Removes whatever is at `path`, if anything is. Directories that lost their write bit get it back first; links are removed, not followed.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), SiteError> {
@@ -16,16 +16,16 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), SiteError> {
     if !meta.is_dir() {
         return match fs::remove_file(path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.telling("remove", path),
+            removed => removed.on_path("remove", path),
         };
     }
     match fs::remove_dir_all(path) {
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
             set_write_bits(path, Bits::DirectoriesOn)?;
-            fs::remove_dir_all(path).telling("remove", path)
+            fs::remove_dir_all(path).on_path("remove", path)
         }
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.telling("remove", path),
+        removed => removed.on_path("remove", path),
     }
 }
 
@@ -60,13 +60,13 @@ pub(super) enum Bits {
 
 /// Sets the write bits of a tree, its root included.
 pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), SiteError> {
-    let meta = fs::symlink_metadata(path).telling("look at", path)?;
+    let meta = fs::symlink_metadata(path).on_path("look at", path)?;
     // What belongs to somebody else could be another thing the next moment, and its modes are not ours to change.
     if meta.is_symlink() || meta.uid() != geteuid().as_raw() && !geteuid().is_root() {
         return Ok(());
     }
     let mode = meta.permissions().mode();
-    let set = |mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)).telling("change the mode of", path);
+    let set = |mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)).on_path("change the mode of", path);
     if !meta.is_dir() {
         // A file that has another name may be anybody's: it keeps its bits.
         return if bits == Bits::AllOff && meta.is_file() && meta.nlink() == 1 && mode & 0o222 != 0 { set(mode & !0o222) } else { Ok(()) };
@@ -74,7 +74,7 @@ pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), SiteError> {
     if bits == Bits::DirectoriesOn {
         set(mode | 0o700)?;
     }
-    let entries: Vec<_> = fs::read_dir(path).and_then(Iterator::collect).telling("read", path)?;
+    let entries: Vec<_> = fs::read_dir(path).and_then(Iterator::collect).on_path("read", path)?;
     entries.par_iter().try_for_each(|entry: &fs::DirEntry| set_write_bits(&entry.path(), bits))?;
     if bits == Bits::AllOff { set(mode & !0o222) } else { Ok(()) }
 }

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::unistd::syncfs;
 
-use super::{Site, SiteError, Telling};
+use super::{IoContext, Site, SiteError};
 
 /// Something that is under way. It has ended when this is dropped.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Underway {
         path: &Path,
         rest: impl FnOnce() -> Result<(), SiteError> + Send + 'static,
     ) -> Result<Self, SiteError> {
-        let thread = thread::Builder::new().name(act.to_owned()).spawn(rest).telling(act, path)?;
+        let thread = thread::Builder::new().name(act.to_owned()).spawn(rest).on_path(act, path)?;
         Ok(Self { act, path: path.to_owned(), thread: Some(thread) })
     }
 
@@ -35,7 +35,7 @@ impl Underway {
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
             Some(Ok(ended)) => ended,
-            Some(Err(_)) => Err(io::Error::other("the thread that was at it has ended early")).telling(self.act, &self.path),
+            Some(Err(_)) => Err(io::Error::other("the thread that was at it has ended early")).on_path(self.act, &self.path),
         }
     }
 }
@@ -52,8 +52,8 @@ impl Drop for Underway {
 impl Site {
     /// Begins to write to the disk what was written into a directory, and whatever else its file system holds back: the seal waits less for that then.
     pub(crate) fn begin_to_sync(&self, dir: &Path) -> Result<Underway, SiteError> {
-        let opened = std::fs::File::open(dir).telling("open", dir)?;
+        let opened = std::fs::File::open(dir).on_path("open", dir)?;
         let path = dir.to_owned();
-        Underway::begin("sync", dir, move || syncfs(&opened).telling("sync the file system of", &path))
+        Underway::begin("sync", dir, move || syncfs(&opened).on_path("sync the file system of", &path))
     }
 }

@@ -8,7 +8,7 @@ use agent_model::names::RunId;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Site, SiteError, Telling, own_file, remove_durably, write_durably};
+use super::{IoContext, Site, SiteError, own_file, remove_durably, write_durably};
 
 /// The most bytes of the file.
 const MOST: u64 = 4 << 20;
@@ -60,7 +60,7 @@ impl Site {
         let path = self.unsettled_file();
         let text = match own_file(&path, MOST) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            read => read.telling("read", &path)?,
+            read => read.on_path("read", &path)?,
         };
         serde_json::from_slice(&text).map_err(|source| SiteError::Malformed { path, source })
     }

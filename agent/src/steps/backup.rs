@@ -64,7 +64,7 @@ impl Step for Backup {
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let (Some(settings), Some(target)) = (&cx.app.backup, &cx.target) else { return Ok(()) };
         if migrate::was_begun(cx, &target.release)? {
-            cx.teller.stays(cx.step, "the dump stays, for migrate was begun");
+            cx.events.stays(cx.step, "the dump stays, for migrate was begun");
             return Ok(());
         }
         let alone = migrate::earlier(cx, &target.release)?.is_none();

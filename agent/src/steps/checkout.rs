@@ -8,7 +8,7 @@ use super::room::{self, bytes, counted};
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain, hand_over, in_a_release, migrate};
 use crate::faults;
 use crate::settings::{ExecutorKind, Submodules};
-use crate::site::{FACTS, Telling, remove_tree};
+use crate::site::{FACTS, IoContext, remove_tree};
 use crate::tools::git::{Budget, Tree};
 
 pub(super) struct Checkout;
@@ -32,7 +32,7 @@ impl Step for Checkout {
         judge(cx, &tree)?;
         room::for_tree(cx, &tree)?;
         cx.site.stands()?;
-        fs::create_dir(&dir).telling("make the directory", &dir)?;
+        fs::create_dir(&dir).on_path("make the directory", &dir)?;
         let index = cx.site.scratch(&format!("index-{}", cx.run));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));
         remove_tree(&index)?;

@@ -21,7 +21,7 @@ use crate::tools::{Cancel, Watch};
 use crate::work::{Answer, Bytecode, Executor, Failure, Job, Order, Ordered, chain};
 
 /// Who hears a step: the run's journal, with secrets masked.
-pub(crate) trait Teller {
+pub(crate) trait EventSink {
     /// A line of a program.
     fn output(&self, step: &str, stream: Stream, line: &str);
     /// Something worth knowing.
@@ -70,7 +70,7 @@ pub(crate) struct StepContext<'a> {
     /// From where the caller may go back behind the live release.
     pub back: &'a Back,
     /// Who hears.
-    pub teller: &'a dyn Teller,
+    pub events: &'a dyn EventSink,
     /// Ends what is under way.
     pub cancel: &'a Cancel,
     /// Ends it, and not what goes on beside it.
@@ -134,17 +134,17 @@ impl StepContext<'_> {
 
     /// Something worth knowing.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
-        self.teller.note(self.step, text.as_ref());
+        self.events.note(self.step, text.as_ref());
     }
 
     /// Something that should be looked at.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
-        self.teller.warn(self.step, text.as_ref());
+        self.events.warn(self.step, text.as_ref());
     }
 
     /// How the step's programs are watched while `act` runs them.
     pub(crate) fn watched<T>(&self, act: impl FnOnce(&Watch<'_>) -> T) -> T {
-        let lines = |stream: Stream, line: &str| self.teller.output(self.step, stream, line);
+        let lines = |stream: Stream, line: &str| self.events.output(self.step, stream, line);
         let cancel = self.cut.as_ref().unwrap_or(self.cancel);
         act(&Watch { marker: self.marker, deadline: self.deadline, cancel, lines: &lines })
     }

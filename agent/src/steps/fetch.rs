@@ -110,7 +110,7 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     })?;
     let release = cx.site.new_name(&resolved.commit, Utc::now());
     let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
-    cx.teller.resolved(&target)?;
+    cx.events.resolved(&target)?;
     warn_of_going_back(cx, &target, apart)?;
     cx.target = Some(target);
     Ok(did)

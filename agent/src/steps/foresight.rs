@@ -228,7 +228,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
     });
     cx.cut = None;
     for (stream, line) in said {
-        cx.teller.output(cx.step, stream, &line);
+        cx.events.output(cx.step, stream, &line);
     }
     let judged = judged.map_err(|_| Failure::new("the check beside the start of the new instance ended without an answer"))?;
     let (inspection, unmade) = match (judged, &done) {

@@ -132,7 +132,7 @@ impl Step for Migrate {
         }
         let stand = (!applied.is_empty()).then(|| format!("applied and not taken back: {}", some_of(&applied)));
         let text = stand.into_iter().chain(left).collect::<Vec<_>>().join("; ");
-        cx.teller.stands(&text, record.restore.as_deref());
+        cx.events.stands(&text, record.restore.as_deref());
         if record.restore.is_none() {
             cx.warn("there is no dump from before these migrations");
         }
@@ -271,7 +271,7 @@ pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Fa
         (all, lost) if all == lost => format!("its code made what stands, and {} cannot be reversed", some_of(&for_good)),
         _ => format!("only its code can reverse what stands, but for {}, which cannot be reversed", some_of(&for_good)),
     };
-    cx.teller.stays(cx.step, &format!("{} is kept: {why}", cx.site.release_dir(release).display()));
+    cx.events.stays(cx.step, &format!("{} is kept: {why}", cx.site.release_dir(release).display()));
     Ok(())
 }
 

@@ -30,7 +30,7 @@ use crate::settings::{App, ExecutorKind};
 use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
-pub(crate) use context::{StepContext, Target, Teller};
+pub(crate) use context::{EventSink, StepContext, Target};
 pub(crate) use health::{Depth, Health, health_of};
 pub(crate) use migrate::{left_out, what_stands};
 pub(crate) use room::explain;

@@ -63,7 +63,7 @@ impl Step for Switch {
         cx.before_end = cx.release_ref(&release, |new| {
             let mut prepared = prepared;
             faults::at("prepared");
-            cx.teller.expose(self.name())?;
+            cx.events.expose(self.name())?;
             faults::at("exposed");
             cx.site.swap(&release, cx.lock)?;
             cx.restart_context(|context| cx.app.restart.act(context, new, &mut prepared))?;

@@ -6,7 +6,7 @@ use agent_model::names::{RefName, RunId};
 use agent_wire::event::{Stream, What};
 
 use super::journal::{Journal, JournalError, Stands};
-use crate::steps::{Target, Teller};
+use crate::steps::{EventSink, Target};
 use crate::work::mask::{Lines, Mask};
 use crate::work::{Failure, chain};
 
@@ -14,7 +14,7 @@ use crate::work::{Failure, chain};
 const MOST_LINES: u64 = 10_000;
 
 /// A run's voice.
-pub(super) struct Telling<'a> {
+pub(super) struct RunLog<'a> {
     journal: &'a Journal,
     run: RunId,
     mask: Mask,
@@ -29,7 +29,7 @@ pub(super) struct Telling<'a> {
     stands: Cell<bool>,
 }
 
-impl<'a> Telling<'a> {
+impl<'a> RunLog<'a> {
     pub(super) fn new(journal: &'a Journal, run: RunId, mask: Mask) -> Self {
         Self {
             journal,
@@ -140,7 +140,7 @@ impl<'a> Telling<'a> {
     }
 }
 
-impl Teller for Telling<'_> {
+impl EventSink for RunLog<'_> {
     fn output(&self, step: &str, stream: Stream, line: &str) {
         self.lines.set(self.lines.get() + 1);
         if self.lines.get() > MOST_LINES {
