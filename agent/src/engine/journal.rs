@@ -121,7 +121,7 @@ pub(crate) struct Due {
 
 /// What a run's row knows of what its events say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stands {
+pub(crate) enum RunFlag {
     /// It has begun.
     Planned,
     /// Somebody has cancelled it.
@@ -132,7 +132,7 @@ pub(crate) enum Stands {
     Ended,
 }
 
-impl Stands {
+impl RunFlag {
     /// The column that is not empty then.
     fn column(self) -> &'static str {
         match self {
@@ -416,25 +416,25 @@ impl Journal {
     /// Appends that a run begins, unless it is over; tells whether it was appended. Another mark follows before anything is done, and this is on disk when
     /// that one is.
     pub(crate) fn begin(&self, run: RunId, planned: &What) -> Result<bool, JournalError> {
-        self.go_on_with(Weight::Heading, run, None, planned, Stands::Ended)
+        self.go_on_with(Weight::Heading, run, None, planned, RunFlag::Ended)
     }
 
     /// Appends a mark unless something stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
-    pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: Stands) -> Result<bool, JournalError> {
-        self.go_on(run, None, what, stands)
+    pub(crate) fn append_unless(&self, run: RunId, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
+        self.go_on(run, None, what, flag)
     }
 
     /// The same; and in the same transaction, whatever stands, what has ended before.
-    pub(crate) fn go_on(&self, run: RunId, ended: Option<&What>, what: &What, stands: Stands) -> Result<bool, JournalError> {
-        self.go_on_with(Weight::Mark, run, ended, what, stands)
+    pub(crate) fn go_on(&self, run: RunId, ended: Option<&What>, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
+        self.go_on_with(Weight::Mark, run, ended, what, flag)
     }
 
-    fn go_on_with(&self, weight: Weight, run: RunId, ended: Option<&What>, what: &What, stands: Stands) -> Result<bool, JournalError> {
+    fn go_on_with(&self, weight: Weight, run: RunId, ended: Option<&What>, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
         self.write(weight, |tx| {
             if let Some(ended) = ended {
                 insert(tx, run, Utc::now(), ended)?;
             }
-            let there = has(tx, run, stands)? || has(tx, run, Stands::Ended)?;
+            let there = has(tx, run, flag)? || has(tx, run, RunFlag::Ended)?;
             if !there {
                 insert(tx, run, Utc::now(), what)?;
             }
@@ -443,8 +443,8 @@ impl Journal {
     }
 
     /// Whether a run has come so far.
-    pub(crate) fn has(&self, run: RunId, stands: Stands) -> Result<bool, JournalError> {
-        Ok(has(&locked(&self.reader), run, stands)?)
+    pub(crate) fn has(&self, run: RunId, flag: RunFlag) -> Result<bool, JournalError> {
+        Ok(has(&locked(&self.reader), run, flag)?)
     }
 }
 
@@ -493,8 +493,8 @@ fn back_of(text: Option<String>) -> Back {
     }
 }
 
-fn has(connection: &Connection, run: RunId, stands: Stands) -> Result<bool, rusqlite::Error> {
-    let mut query = connection.prepare_cached(&format!("SELECT {} IS NOT NULL FROM run WHERE run = ?", stands.column()))?;
+fn has(connection: &Connection, run: RunId, flag: RunFlag) -> Result<bool, rusqlite::Error> {
+    let mut query = connection.prepare_cached(&format!("SELECT {} IS NOT NULL FROM run WHERE run = ?", flag.column()))?;
     Ok(query.query_row([run.0], |row| row.get(0)).optional()?.unwrap_or(false))
 }
 
@@ -553,8 +553,8 @@ fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<
             set("commit_id", commit)?;
             set("release", release)
         }
-        What::CancelAsked { .. } => set(Stands::CancelAsked.column(), &at),
-        What::Exposed { .. } => set(Stands::Exposed.column(), &at),
+        What::CancelAsked { .. } => set(RunFlag::CancelAsked.column(), &at),
+        What::Exposed { .. } => set(RunFlag::Exposed.column(), &at),
         What::Ended { outcome, .. } => {
             set("outcome", &outcome.word())?;
             if matches!(outcome, OutcomeWord::Live | OutcomeWord::Done) {

@@ -37,7 +37,7 @@ use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
-use journal::{Asked, Evidence, Journal, JournalError, Limit, Stands, Taken};
+use journal::{Asked, Evidence, Journal, JournalError, Limit, RunFlag, Taken};
 use look::Looker;
 use monitor::Monitor;
 use worker::Worker;
@@ -208,7 +208,7 @@ impl AppEngine {
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         for due in self.journal.due(&self.name).unwrap_or_default().into_iter().filter(|due| !due.begun) {
             let end = What::Ended { outcome: OutcomeWord::Cancelled, live: live.clone(), ms: 0, database: None };
-            if let Err(err) = self.journal.append_unless(due.run, &end, Stands::Planned) {
+            if let Err(err) = self.journal.append_unless(due.run, &end, RunFlag::Planned) {
                 tracing::error!(run = due.run.0, "cannot be ended: {}", chain(&err));
             }
         }
@@ -236,7 +236,7 @@ impl AppEngine {
         let cancel = Cancel::default();
         *locked(&self.current) = Some((run, cancel.clone()));
         // A cancel may have been written just before it could be asked for here.
-        if self.journal.has(run, Stands::CancelAsked).unwrap_or(false) {
+        if self.journal.has(run, RunFlag::CancelAsked).unwrap_or(false) {
             cancel.ask();
         }
         cancel
@@ -343,7 +343,7 @@ impl AppEngine {
                 if known.ended.is_some() {
                     return Err(NotTaken::Over(*run));
                 }
-                if self.journal.has(*run, Stands::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
+                if self.journal.has(*run, RunFlag::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
             Act::Release { .. }
             | Act::Stage { .. }
@@ -419,11 +419,11 @@ impl AppEngine {
         let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
         // Either it has not begun, and never will; or it goes back from where it is.
         let end = What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0, database: None };
-        if self.journal.append_unless(run, &end, Stands::Planned)? {
+        if self.journal.append_unless(run, &end, RunFlag::Planned)? {
             return Ok(());
         }
-        if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, Stands::Exposed)? {
-            return Err(if self.journal.has(run, Stands::Ended)? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
+        if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, RunFlag::Exposed)? {
+            return Err(if self.journal.has(run, RunFlag::Ended)? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
         }
         if let Some((current, cancel)) = locked(&self.current).as_ref()
             && *current == run

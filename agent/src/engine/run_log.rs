@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use agent_model::names::{RefName, RunId};
 use agent_wire::event::{Stream, What};
 
-use super::journal::{Journal, JournalError, Stands};
+use super::journal::{Journal, JournalError, RunFlag};
 use crate::steps::{EventSink, Target};
 use crate::work::mask::{Lines, Mask};
 use crate::work::{Failure, chain};
@@ -65,7 +65,7 @@ impl<'a> RunLog<'a> {
     pub(super) fn go_on(&self, ended: Option<What>, step: &str) -> Result<bool, JournalError> {
         self.say_held();
         let ended = ended.map(|ended| self.covered(ended));
-        self.journal.go_on(self.run, ended.as_ref(), &What::StepStarted { step: step.to_owned() }, Stands::CancelAsked)
+        self.journal.go_on(self.run, ended.as_ref(), &What::StepStarted { step: step.to_owned() }, RunFlag::CancelAsked)
     }
 
     /// Says how many lines of a step were left out, and counts anew.
@@ -187,7 +187,7 @@ impl EventSink for RunLog<'_> {
 
     fn expose(&self, step: &str) -> Result<(), Failure> {
         let exposed = What::Exposed { step: step.to_owned() };
-        match self.journal.append_unless(self.run, &exposed, Stands::CancelAsked) {
+        match self.journal.append_unless(self.run, &exposed, RunFlag::CancelAsked) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::new("the run is cancelled")),
             Err(err) => Err(Failure::new(chain(&err))),

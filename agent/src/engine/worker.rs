@@ -14,7 +14,7 @@ use agent_model::run::{Mark, Next, Outcome, Run};
 use agent_wire::event::What;
 use agent_wire::form::Form;
 
-use super::journal::{Due, Journal, JournalError, Stands, word_of};
+use super::journal::{Due, Journal, JournalError, RunFlag, word_of};
 
 use super::replay::{Replayed, planned, replay};
 use super::run_log::RunLog;
@@ -384,7 +384,7 @@ fn drive(
                 faults::at("acted");
                 log.end_of_step(step);
                 log.broken()?;
-                if journal.has(cx.run, Stands::Exposed)? && !run.is_exposed() {
+                if journal.has(cx.run, RunFlag::Exposed)? && !run.is_exposed() {
                     note_mark(run, Mark::Exposed(i));
                 }
                 match did {

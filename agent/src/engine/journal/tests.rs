@@ -218,7 +218,7 @@ fn nothing_is_written_into_a_journal_that_is_damaged() {
     let damaged = |wrote: Result<(), JournalError>| matches!(wrote, Err(JournalError::Damaged { .. }));
     assert!(damaged(journal.append(RunId(1), &[planned()])) && damaged(journal.looked_through()));
     assert!(damaged(journal.append_soon(RunId(1), &What::Stopped)) && damaged(journal.say(RunId(1), &output(0, 1))));
-    assert!(damaged(journal.append_unless(RunId(1), &planned(), Stands::Ended).map(|_| ())));
+    assert!(damaged(journal.append_unless(RunId(1), &planned(), RunFlag::Ended).map(|_| ())));
     drop(journal);
     assert_eq!(fs::read(&file).unwrap(), bytes, "and it is left as it is");
 }
@@ -232,7 +232,7 @@ fn a_journal_of_before_is_brought_up_to_date_by_its_events() {
     journal.append(RunId(1), &[planned(), What::Exposed { step: "switch".into() }]).unwrap();
     journal.append(RunId(2), &[What::CancelAsked { caller: "unix:anna".into() }]).unwrap();
     let stands = |journal: &Journal| {
-        [RunId(1), RunId(2), RunId(3)].map(|run| [Stands::Exposed, Stands::CancelAsked].map(|stands| journal.has(run, stands).unwrap()))
+        [RunId(1), RunId(2), RunId(3)].map(|run| [RunFlag::Exposed, RunFlag::CancelAsked].map(|flag| journal.has(run, flag).unwrap()))
     };
     let wanted = [[true, false], [false, true], [false, false]];
     assert_eq!(stands(&journal), wanted);
@@ -279,11 +279,11 @@ fn expose_and_cancel_exclude_each_other() {
     ask(&journal, "n1", "{}", &[]);
     let cancel = What::CancelAsked { caller: "unix:anna".into() };
     let expose = What::Exposed { step: "switch".into() };
-    assert!(journal.append_unless(RunId(1), &expose, Stands::CancelAsked).unwrap());
-    assert!(!journal.append_unless(RunId(1), &cancel, Stands::Exposed).unwrap());
+    assert!(journal.append_unless(RunId(1), &expose, RunFlag::CancelAsked).unwrap());
+    assert!(!journal.append_unless(RunId(1), &cancel, RunFlag::Exposed).unwrap());
     ask(&journal, "n2", "{}", &[]);
-    assert!(journal.append_unless(RunId(2), &cancel, Stands::Exposed).unwrap());
-    assert!(!journal.append_unless(RunId(2), &expose, Stands::CancelAsked).unwrap());
+    assert!(journal.append_unless(RunId(2), &cancel, RunFlag::Exposed).unwrap());
+    assert!(!journal.append_unless(RunId(2), &expose, RunFlag::CancelAsked).unwrap());
 }
 
 #[test]
@@ -292,10 +292,10 @@ fn a_step_that_has_ended_is_written_down_though_a_cancel_keeps_the_next_one_from
     ask(&journal, "n1", "{}", &[]);
     let done = |step: &str| What::StepDone { step: step.into(), ms: 1, nothing: None };
     let begins = |step: &str| What::StepStarted { step: step.into() };
-    assert!(journal.go_on(RunId(1), Some(&done("fetch")), &begins("checkout"), Stands::CancelAsked).unwrap());
+    assert!(journal.go_on(RunId(1), Some(&done("fetch")), &begins("checkout"), RunFlag::CancelAsked).unwrap());
     let cancel = What::CancelAsked { caller: "unix:anna".into() };
-    assert!(journal.append_unless(RunId(1), &cancel, Stands::Exposed).unwrap());
-    assert!(!journal.go_on(RunId(1), Some(&done("checkout")), &begins("seal"), Stands::CancelAsked).unwrap());
+    assert!(journal.append_unless(RunId(1), &cancel, RunFlag::Exposed).unwrap());
+    assert!(!journal.go_on(RunId(1), Some(&done("checkout")), &begins("seal"), RunFlag::CancelAsked).unwrap());
     let told: Vec<What> = journal.marks(RunId(1)).unwrap().into_iter().map(|event| event.what).collect();
     assert_eq!(told[told.len() - 4..], [done("fetch"), begins("checkout"), cancel, done("checkout")]);
 }
