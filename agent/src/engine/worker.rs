@@ -28,7 +28,7 @@ use crate::steps::{
 };
 use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
-use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, hand_over};
+use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, grant_access};
 
 /// What the worker of an app owns: the proof that the root is ours.
 pub(super) struct Worker {
@@ -48,7 +48,7 @@ impl Worker {
         }
         let app = engine.settings();
         // What a builder has left is removed when he lets it go.
-        if let Err(failure) = hand_over(&app) {
+        if let Err(failure) = grant_access(&app) {
             tracing::warn!(app = %engine.name, "{}", failure.reason);
         }
         let in_use = InUse::of(&app, &engine.site);

@@ -49,7 +49,7 @@ pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use memory::Memory;
 pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
-pub(crate) use takeover::hand_over;
+pub(crate) use takeover::grant_access;
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use underway::Underway;
 pub(crate) use unsettled::Unsettled;

@@ -2,7 +2,7 @@
 //! may write in, and what the builder made. Before anything is sealed the agent takes all of it over: then nobody else can change it, not even its modes.
 //!
 //! ```text
-//!  open_to_builder ──▶ (the builder works) ──▶ hand_over, by the builder ──▶ take_over, by the agent ──▶ sealed
+//!  open_to_builder ──▶ (the builder works) ──▶ grant_access, by the builder ──▶ take_over, by the agent ──▶ sealed
 //! ```
 //!
 //! A file cannot be given away without a privilege that the agent does not have, and one that was open to the builder may still be open to somebody, who
@@ -175,7 +175,7 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), SiteError> {
 ///
 /// # Errors
 /// [`SiteError::Io`] when a mode cannot be changed.
-pub(crate) fn hand_over(site: &Site) -> Result<(), SiteError> {
+pub(crate) fn grant_access(site: &Site) -> Result<(), SiteError> {
     for (part, sealed) in [("releases", Path::new(FACTS).join("manifest.json")), ("environments", PathBuf::from(MARKER))] {
         let dir = site.root().join(part);
         for entry in fs::read_dir(&dir).on_path("read", &dir)?.flatten() {

@@ -5,7 +5,7 @@ use std::fs;
 use agent_model::plan::{Choice, Nature};
 
 use super::room::{self, bytes, counted};
-use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain, hand_over, in_a_release, migrate};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain, grant_access, in_a_release, migrate};
 use crate::faults;
 use crate::settings::{ExecutorKind, Submodules};
 use crate::site::{FACTS, IoContext, remove_tree};
@@ -58,7 +58,7 @@ impl Step for Checkout {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
         // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
-        if let Err(failure) = hand_over(cx) {
+        if let Err(failure) = grant_access(cx) {
             cx.warn(format!("{}; what was built is put aside, and goes with the next sweep (agentctl fsck --mend)", failure.reason));
             return Ok(cx.site.put_aside(release).map(drop)?);
         }

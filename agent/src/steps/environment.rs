@@ -4,7 +4,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
-use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, hand_over, in_a_release, take_over};
+use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, grant_access, in_a_release, take_over};
 use crate::settings::ExecutorKind;
 use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
 use crate::work::{Answer, Caches, Failure, Job};
@@ -73,7 +73,7 @@ impl Step for Environment {
             Ok(built) => built,
             Err(failure) => {
                 // What nobody has let go of is left for the next sweep.
-                match hand_over(cx) {
+                match grant_access(cx) {
                     Ok(()) => cx.site.remove_environment(&key)?,
                     Err(also) => cx.warn(also.reason),
                 }

@@ -114,16 +114,16 @@ fn take_over(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), F
     match cx.app.executor {
         ExecutorKind::Direct => Ok(()),
         ExecutorKind::Units => {
-            hand_over(cx)?;
+            grant_access(cx)?;
             cx.watched(|watch| Ok(cx.site.take_over(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
         }
     }
 }
 
 /// Has whoever builds let go of what was built: by a runner of its own, whose greeting tells that nothing of an earlier one is at work, cancelled or not.
-fn hand_over(cx: &StepContext<'_>) -> Result<(), Failure> {
+fn grant_access(cx: &StepContext<'_>) -> Result<(), Failure> {
     cx.executor.end_building();
-    crate::work::hand_over(cx.app)
+    crate::work::grant_access(cx.app)
 }
 
 /// The choice of a step that has a part wherever a release is made, and in nothing else.

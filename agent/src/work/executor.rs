@@ -104,10 +104,10 @@ pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failur
 ///
 /// # Errors
 /// [`Failure`] when the runner cannot be asked.
-pub(crate) fn hand_over(app: &App) -> Result<(), Failure> {
+pub(crate) fn grant_access(app: &App) -> Result<(), Failure> {
     match app.executor {
         ExecutorKind::Direct => Ok(()),
-        ExecutorKind::Units => ask_once(&app.name, Role::Build, &Job::HandOver, GREETING).map(|_| ()),
+        ExecutorKind::Units => ask_once(&app.name, Role::Build, &Job::GrantAccess, GREETING).map(|_| ()),
     }
 }
 

@@ -9,7 +9,7 @@ use nix::unistd::{User, geteuid};
 
 use super::{Answer, Bytecode, Caches, Failure, Job, Order, Role, Wanted, digest, environment_dir};
 use crate::settings::{App, Hook, When};
-use crate::site::{Site, hand_over, remove_tree};
+use crate::site::{Site, grant_access, remove_tree};
 use crate::tools::database::{self, DatabaseError, DumpFile};
 use crate::tools::manage::{Django, Inspection, Tree};
 use crate::tools::sandbox::Bounds;
@@ -72,7 +72,7 @@ impl<'a> JobRunner<'a> {
                 Ok(context.django_of(Role::Build, Tree::Open)?.get().collect(&shared, watch).map(Answer::Collected)?)
             }
             Job::Bytecode { changed } => context.bytecode(changed),
-            Job::HandOver => Ok(hand_over(self.site).map(|()| Answer::Done)?),
+            Job::GrantAccess => Ok(grant_access(self.site).map(|()| Answer::Done)?),
             Job::Hook { place, digest } => context.hook(*place, digest),
             Job::Inspect(bytecode) => context.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
             Job::Examine(bytecode) => {

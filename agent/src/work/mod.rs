@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{App, Hook, When};
 use crate::tools::manage::{Begun, Collected, Inspection, Tree};
 
-pub(crate) use executor::{Executor, InUse, hand_over, users_of_runners};
+pub(crate) use executor::{Executor, InUse, grant_access, users_of_runners};
 pub(crate) use failure::{Failure, chain};
 pub(crate) use job_runner::{JobRunner, Workspace};
 
@@ -74,7 +74,7 @@ pub(crate) enum Job {
         changed: Vec<PathBuf>,
     },
     /// Give the agent's group all rights over what this role has made in releases and environments that are not sealed.
-    HandOver,
+    GrantAccess,
     /// A hook.
     Hook {
         /// Its place in the app's file.
@@ -137,7 +137,7 @@ impl Job {
     /// Whose job it is; nobody's where there is no such hook.
     pub(crate) fn role(&self, app: &App) -> Option<Role> {
         Some(match self {
-            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::HandOver => Role::Build,
+            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::GrantAccess => Role::Build,
             Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Used => Role::App,
             Self::Hook { place, .. } => {
                 let hook = app.hooks.get(*place)?;

@@ -27,7 +27,7 @@ fn what_builds_is_never_who_knows_the_secrets() {
         Job::Environment { key: "a".into(), caches: Caches::Keep },
         Job::CollectStatic,
         Job::Bytecode { changed: Vec::new() },
-        Job::HandOver,
+        Job::GrantAccess,
     ] {
         assert_eq!(role(job), Some(Role::Build));
     }
