@@ -11,7 +11,7 @@
 //!                      left in the database; room for the way back
 //! ```
 
-mod carry;
+mod reuse;
 mod environment;
 mod history;
 pub(crate) mod layout;
@@ -23,7 +23,7 @@ mod memory;
 mod reserve;
 mod seal;
 mod slots;
-mod takeover;
+mod claim;
 mod told;
 mod tree;
 mod underway;
@@ -42,14 +42,14 @@ use thiserror::Error;
 
 use crate::faults;
 
-pub(crate) use carry::Carried;
+pub(crate) use claim::grant_access;
 pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{SiteLock, hold_for_good};
 pub(crate) use memory::Memory;
+pub(crate) use reuse::Reused;
 pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
-pub(crate) use takeover::grant_access;
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use underway::Underway;
 pub(crate) use unsettled::Unsettled;

@@ -366,7 +366,7 @@ fn what_is_taken_over_is_ours_alone_whatever_the_builder_made() {
         }
     }
     let mut kept = fs::OpenOptions::new().append(true).open(root.join("kept")).unwrap();
-    site.take_over(&tree, &[".release"], &|| true).unwrap();
+    site.claim(&tree, &[".release"], &|| true).unwrap();
     for file in [&mut open, &mut kept] {
         std::io::Write::write_all(file, b" and more").unwrap();
     }
@@ -402,7 +402,7 @@ fn what_was_made_to_be_in_the_way_is_given_up_and_not_waited_for() {
     let site = Site::open(dir.path()).unwrap();
     let tree = dir.path().join("releases/tree");
     let taken =
-        |go_on: &dyn Fn() -> bool| site.take_over(&tree, &[], go_on).map_err(|err| std::error::Error::source(&err).unwrap().to_string());
+        |go_on: &dyn Fn() -> bool| site.claim(&tree, &[], go_on).map_err(|err| std::error::Error::source(&err).unwrap().to_string());
     fs::create_dir_all(tree.join("d/".repeat(300))).unwrap();
     assert!(taken(&|| true).unwrap_err().contains("200 deep"));
     fs::remove_dir_all(tree.join("d")).unwrap();

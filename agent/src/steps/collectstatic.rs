@@ -8,7 +8,7 @@ use super::foresight::{Proof, same_static_files};
 use super::room::counted;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, chain, in_a_release, with_django};
 use crate::settings::ExecutorKind;
-use crate::site::Carried;
+use crate::site::Reused;
 use crate::tools::manage::Collected;
 use crate::work::{Answer, Job};
 
@@ -29,9 +29,9 @@ impl Step for CollectStatic {
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
-        let how = if cx.app.read_only { Carried::Linked } else { Carried::Copied };
+        let how = if cx.app.read_only { Reused::Linked } else { Reused::Copied };
         match same_static_files(cx) {
-            Ok(Proof { former, grounds, told }) => match cx.site.carry(&former, &release, &grounds.root, how) {
+            Ok(Proof { former, grounds, told }) => match cx.site.reuse(&former, &release, &grounds.root, how) {
                 Ok(files) => {
                     cx.collected = Some(grounds);
                     return Ok(Did::Nothing(format!(

@@ -4,7 +4,7 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
-use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, grant_access, in_a_release, take_over};
+use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, claim, grant_access, in_a_release};
 use crate::settings::ExecutorKind;
 use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
 use crate::work::{Answer, Caches, Failure, Job};
@@ -64,7 +64,7 @@ impl Step for Environment {
         }
         let built = match cx.work(&Job::Environment { key: key.clone(), caches }) {
             Ok(Answer::Built { packages, warnings }) => {
-                take_over(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]).map(|()| (packages, warnings))
+                claim(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]).map(|()| (packages, warnings))
             }
             Ok(other) => Err(other.unexpected()),
             Err(failure) => Err(failure),

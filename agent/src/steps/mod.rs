@@ -110,12 +110,12 @@ const NOTHING_LEFT: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure
 const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Warn };
 
 /// Makes what was built the agent's own, where somebody else has built it, but for what stands at its top under a name in `without`.
-fn take_over(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
+fn claim(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
     match cx.app.executor {
         ExecutorKind::Direct => Ok(()),
         ExecutorKind::Units => {
             grant_access(cx)?;
-            cx.watched(|watch| Ok(cx.site.take_over(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
+            cx.watched(|watch| Ok(cx.site.claim(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
         }
     }
 }

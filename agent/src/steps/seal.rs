@@ -6,7 +6,7 @@ use chrono::Utc;
 
 use super::foresight::made;
 use super::room::{bytes, counted};
-use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, Target, in_a_release, take_over};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, Target, claim, in_a_release};
 use crate::settings::ExecutorKind;
 use crate::site::{FACTS, Sealing, Underway};
 
@@ -28,7 +28,7 @@ impl Step for Seal {
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         cx.before_seal.drain(..).try_for_each(Underway::finish)?;
         let (target, made_by) = (cx.target()?, made(cx));
-        take_over_release(cx, target)?;
+        claim_release(cx, target)?;
         let manifest = cx.site.seal(&Sealing {
             app: cx.app.name.as_str(),
             release: &target.release,
@@ -47,12 +47,12 @@ impl Step for Seal {
 }
 
 /// What a builder could have put in the place of the agent's own is made anew: the link to the environment, the commit, the links to what is shared.
-fn take_over_release(cx: &StepContext<'_>, target: &Target) -> Result<(), Failure> {
+fn claim_release(cx: &StepContext<'_>, target: &Target) -> Result<(), Failure> {
     if cx.app.executor == ExecutorKind::Direct {
         return Ok(());
     }
     let environment = cx.site.environment_of(&target.release);
-    take_over(cx, &cx.dir()?, &[FACTS, "venv", "REVISION"])?;
+    claim(cx, &cx.dir()?, &[FACTS, "venv", "REVISION"])?;
     match environment {
         Some(key) if cx.site.has_environment(&key) => cx.site.link_environment(&target.release, &key)?,
         _ if cx.app.python.is_some() => {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::Watch;
 use super::sandbox::Bounds;
-pub(crate) use bytecode::{carry_bytecode, compile};
+pub(crate) use bytecode::{compile, reuse_bytecode};
 pub(crate) use error::PythonError;
 use host::{Host, Interpreter, Tool, Whose};
 use key::Key;

@@ -248,7 +248,7 @@ impl JobContext<'_, '_> {
             return Err(Failure::new(format!("{} is no source of Python within a release", odd.display())));
         }
         if let Some((former, _)) = &self.order.former {
-            python::carry_bytecode(&self.runner.site.release_dir(former), &dir, changed)?;
+            python::reuse_bytecode(&self.runner.site.release_dir(former), &dir, changed)?;
         }
         python::compile(&dir.join("venv/bin/python"), &dir, changed, self.watch)?;
         Ok(Answer::Done)

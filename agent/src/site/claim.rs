@@ -1,8 +1,8 @@
 //! A release that is being made has two owners, where whoever builds is another user than the agent: what the agent checked out, which the builder's group
-//! may write in, and what the builder made. Before anything is sealed the agent takes all of it over: then nobody else can change it, not even its modes.
+//! may write in, and what the builder made. Before anything is sealed the agent claims all of it: then nobody else can change it, not even its modes.
 //!
 //! ```text
-//!  open_to_builder ──▶ (the builder works) ──▶ grant_access, by the builder ──▶ take_over, by the agent ──▶ sealed
+//!  open_to_builder ──▶ (the builder works) ──▶ grant_access, by the builder ──▶ claim, by the agent ──▶ sealed
 //! ```
 //!
 //! A file cannot be given away without a privilege that the agent does not have, and one that was open to the builder may still be open to somebody, who
@@ -48,7 +48,7 @@ impl Site {
     ///
     /// # Errors
     /// [`SiteError::Io`] when something can be neither copied nor removed, or is deeper than any tree that is built.
-    pub(crate) fn take_over(&self, dir: &Path, without: &[&str], go_on: &dyn Fn() -> bool) -> Result<(), SiteError> {
+    pub(crate) fn claim(&self, dir: &Path, without: &[&str], go_on: &dyn Fn() -> bool) -> Result<(), SiteError> {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let parent = dir.parent().unwrap_or(Path::new("/"));
         let (copy, old) = (parent.join(format!(".trash-copy-{name}")), parent.join(format!(".trash-{name}")));

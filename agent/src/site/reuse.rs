@@ -1,4 +1,4 @@
-//! Files that a release takes over from an earlier one: copies, so that no release can be damaged through another; where the file system can, they share
+//! Files that a release reuses from an earlier one: copies, so that no release can be damaged through another; where the file system can, they share
 //! their blocks (ioctl_ficlone(2), which copying tries first). Files that nobody can write in may be the very same ones.
 
 use std::collections::BTreeSet;
@@ -13,9 +13,9 @@ use rayon::prelude::*;
 use super::listing::{digest_of, parse};
 use super::{IoContext, Site, SiteError};
 
-/// What a file becomes in the release that takes it over.
+/// What a file becomes in the release that reuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Carried {
+pub(crate) enum Reused {
     /// A copy.
     Copied,
     /// Another name of the same file, which has no write bits.
@@ -28,20 +28,20 @@ impl Site {
     ///
     /// # Errors
     /// [`SiteError::NotSealed`] when a file is not as it was sealed; [`SiteError::Io`]. Then nothing of the copy is left.
-    pub(crate) fn carry(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Carried) -> Result<usize, SiteError> {
+    pub(crate) fn reuse(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Reused) -> Result<usize, SiteError> {
         let target = self.release_dir(to).join(within);
         // What the commit ships there is not copied over, and not removed.
         if fs::symlink_metadata(&target).is_ok() {
             return Err(SiteError::Io { act: "copy into", path: target, source: io::ErrorKind::AlreadyExists.into() });
         }
-        let carried = self.carry_files(from, to, within, how);
-        if carried.is_err() {
+        let reused = self.reuse_files(from, to, within, how);
+        if reused.is_err() {
             super::remove_tree(&target)?;
         }
-        carried
+        reused
     }
 
-    fn carry_files(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Carried) -> Result<usize, SiteError> {
+    fn reuse_files(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Reused) -> Result<usize, SiteError> {
         let list = self.listing_of(from, &self.manifest(from)?)?;
         let listed: Vec<(&Path, &str)> =
             parse(&list).into_iter().filter(|(path, _)| path.starts_with(within)).map(|(path, (_, digest))| (path, digest)).collect();
@@ -51,7 +51,7 @@ impl Site {
             fs::create_dir_all(&directory).on_path("make the directory", &directory)?;
         }
         listed.par_iter().try_for_each(|(path, digest)| {
-            if !carry_file(&former.join(path), &new.join(path), digest, how)? {
+            if !reuse_file(&former.join(path), &new.join(path), digest, how)? {
                 let why = format!("has changed since it was sealed: {}", path.display());
                 return Err(SiteError::NotSealed { release: from.clone(), why });
             }
@@ -62,7 +62,7 @@ impl Site {
 }
 
 /// Tells whether it was what it was sealed as.
-fn carry_file(source: &Path, copy: &Path, sealed: &str, how: Carried) -> Result<bool, SiteError> {
+fn reuse_file(source: &Path, copy: &Path, sealed: &str, how: Reused) -> Result<bool, SiteError> {
     let meta = fs::symlink_metadata(source).on_path("look at", source)?;
     if meta.is_symlink() {
         let leads = fs::read_link(source).on_path("read", source)?;
@@ -70,7 +70,7 @@ fn carry_file(source: &Path, copy: &Path, sealed: &str, how: Carried) -> Result<
         return Ok(super::listing::digest(leads.as_os_str().as_encoded_bytes()) == sealed);
     }
     // Of a file that somebody may write in, or on another file system, there is a copy all the same.
-    let may_be_linked = how == Carried::Linked && meta.permissions().mode() & 0o222 == 0;
+    let may_be_linked = how == Reused::Linked && meta.permissions().mode() & 0o222 == 0;
     if !may_be_linked || fs::hard_link(source, copy).is_err() {
         copy_file(source, copy, &meta).on_path("copy", source)?;
     }
