@@ -198,7 +198,7 @@ impl Shared {
 
     /// Whether the visit is to be made: not when the load has ended before it was due.
     fn await_due(&self, due: Instant) -> bool {
-        const LOOK: Duration = Duration::from_millis(100);
+        const POLL: Duration = Duration::from_millis(100);
         loop {
             if self.ended.get().is_some_and(|ended| *ended <= due) {
                 return false;
@@ -207,7 +207,7 @@ impl Shared {
             if left.is_zero() {
                 return true;
             }
-            std::thread::sleep(left.min(LOOK));
+            std::thread::sleep(left.min(POLL));
         }
     }
 

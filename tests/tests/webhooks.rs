@@ -281,7 +281,7 @@ fn hk_07_docker_hub_body_to_the_release_endpoint() {
 fn hk_08_a_thousand_webhooks_a_second() {
     let (bench, repo) = following("flood", "auto_pause = \"5s\"\n", "");
     // The pretend git tells of each time that the agent looks; a release asks for the refs too, and is another's doing.
-    let git = "#!/bin/sh\ncase \"$RELEASE_RUN_ID\" in *:look) echo look >> LOOKS;; esac\nexec /usr/bin/git \"$@\"\n";
+    let git = "#!/bin/sh\ncase \"$RELEASE_RUN_ID\" in *:poll) echo poll >> LOOKS;; esac\nexec /usr/bin/git \"$@\"\n";
     let counted = bench.path("looks");
     bench.pretend("git", &git.replace("LOOKS", counted.to_str().unwrap()));
     let (taken, enough, slowest) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));

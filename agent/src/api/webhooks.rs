@@ -73,8 +73,8 @@ async fn hear(
     let name = app.name.clone();
     let engine = shared.state.engines.get(&name).ok_or_else(|| NotTaken::NoApp(name.clone()))?;
     match blocking(move || Ok(engine.hear(source)?)).await? {
-        Heard::WillLook(follows) => {
-            let looks = view::WillLook { app: name.to_string(), follows: follows.to_string() };
+        Heard::WillPoll(follows) => {
+            let looks = view::WillPoll { app: name.to_string(), follows: follows.to_string() };
             Ok((StatusCode::ACCEPTED, Json(looks)).into_response())
         }
         Heard::Enough(next) => {

@@ -5,7 +5,7 @@ mod doctor;
 mod fsck;
 mod health;
 pub(crate) mod journal;
-mod look;
+mod poll;
 mod memory;
 mod monitor;
 mod plan;
@@ -38,12 +38,12 @@ use crate::tools::Cancel;
 use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
 use journal::{Asked, Evidence, Journal, JournalError, Limit, RunFlag, Taken};
-use look::Looker;
 use monitor::Monitor;
+use poll::RefPoller;
 use worker::Worker;
 
 pub(crate) use health::ask_all;
-pub(crate) use look::Heard;
+pub(crate) use poll::Heard;
 pub(crate) use rights::Rights;
 
 /// Why a request was not taken.
@@ -150,7 +150,7 @@ pub(crate) struct AppEngine {
     current: Mutex<Option<(RunId, Cancel)>>,
     poke: Mutex<Option<Sender<()>>>,
     phase: Mutex<Phase>,
-    looker: Looker,
+    poller: RefPoller,
     rights: Arc<dyn Rights>,
     monitor: Monitor,
 }
@@ -200,7 +200,7 @@ impl AppEngine {
         }
         drop(phase);
         self.poke();
-        self.looker.end();
+        self.poller.end();
     }
 
     /// Ends the runs that wait: nobody will take them up, and a file that comes back one day must not bring them back.
@@ -557,7 +557,7 @@ impl Engines {
             current: Mutex::default(),
             poke: Mutex::new(Some(poke)),
             phase: Mutex::new(Phase::Working),
-            looker: Looker::default(),
+            poller: RefPoller::default(),
             rights: self.rights.clone(),
             monitor: Monitor::default(),
         });
@@ -614,7 +614,7 @@ impl Engines {
         let end = Instant::now() + patience;
         let mut cancelled = false;
         loop {
-            let runs = |running: &Running| !running.thread.is_finished() || running.engine.looker.is_at_work();
+            let runs = |running: &Running| !running.thread.is_finished() || running.engine.poller.is_at_work();
             let staying = self.apps.read().unwrap_or_else(PoisonError::into_inner).values().any(runs);
             if !staying && !locked(&self.leaving).iter().any(runs) {
                 return;

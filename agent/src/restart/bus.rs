@@ -20,7 +20,7 @@ use crate::tools::{Process, Program, Watch};
 /// How long a question may take that starts nothing.
 const ANSWER: Duration = Duration::from_secs(25);
 /// How often a unit is looked at that was told to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -250,7 +250,7 @@ impl<'a> Bus<'a> {
                 if self.watch.left().is_zero() {
                     return Err(RestartError::TimedOut(format!("telling {name} to stop")));
                 }
-                self.watch.pause(LOOK);
+                self.watch.pause(POLL);
             }
             if Instant::now() > end {
                 return Err(self.failed(name, "was told to stop, and goes on".to_owned()));

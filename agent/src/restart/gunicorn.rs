@@ -12,7 +12,7 @@ use super::proof::go_on;
 use super::{ReleaseRef, RestartContext, RestartError, systemd};
 use crate::tools::{Process, Ticks};
 
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 /// How long the workers of a new master must be the same ones before the old master is told to go.
 const SAME: Duration = Duration::from_secs(2);
 
@@ -153,7 +153,7 @@ impl Settings {
                 None if child.is_none() && Instant::now() + self.timeout > end + Duration::from_secs(5) => return Err(gone()),
                 None => in_time("did not come up")?,
             }
-            context.watch.pause(LOOK);
+            context.watch.pause(POLL);
         };
         let mut same: (Vec<Process>, Instant) = (Vec::new(), Instant::now());
         while same.0.is_empty() || same.1.elapsed() < SAME {
@@ -165,7 +165,7 @@ impl Settings {
                 same = (now, Instant::now());
             }
             in_time("had no lasting workers")?;
-            context.watch.pause(LOOK);
+            context.watch.pause(POLL);
         }
         let fresh = Master::of(fresh);
         if let Err(error) = fresh.check(new) {
@@ -176,7 +176,7 @@ impl Settings {
         old.process.signal(Signal::SIGTERM);
         while old.process.is_alive() {
             in_time("serves, but the old one did not go")?;
-            context.watch.pause(LOOK);
+            context.watch.pause(POLL);
         }
         Ok(fresh)
     }
@@ -193,7 +193,7 @@ impl Settings {
                 second.signal(Signal::SIGTERM);
                 while second.is_alive() && Instant::now() < end {
                     go_on(context, "waiting for gunicorn's second master to end")?;
-                    context.watch.pause(LOOK);
+                    context.watch.pause(POLL);
                 }
                 second.signal(Signal::SIGKILL);
             }
@@ -201,7 +201,7 @@ impl Settings {
                 // The old one is gone, and the second one moves its pid file to the first one's name within a second or so.
                 while self.master().is_none() && second.is_alive() && Instant::now() < end {
                     go_on(context, "waiting for gunicorn's new master to take over")?;
-                    context.watch.pause(LOOK);
+                    context.watch.pause(POLL);
                 }
             }
             _ => {}

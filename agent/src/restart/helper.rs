@@ -27,7 +27,7 @@ const TRIES: u32 = 3;
 const CONNECTING: Duration = Duration::from_secs(10);
 
 /// How often a helper is looked at whose connections have ended and that has not.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What came of asking a helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +129,7 @@ fn ended(bus: &Bus<'_>, doing: &str, helper: &str, end: Instant) -> Result<Unit,
             return Ok(unit);
         }
         bus.wait(doing, end.saturating_duration_since(Instant::now()), async {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
             Ok(())
         })?;
     }

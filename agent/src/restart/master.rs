@@ -8,7 +8,7 @@ use super::proof::{elsewhere, go_on, last_lines, log_of};
 use super::{ReleaseRef, RestartContext, RestartError};
 use crate::tools::{Process, Ticks};
 
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What shows which release a worker runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Absent<'_> {
                 return Err(self.error(format!("{}: {server} was not started within {seconds} s", self.seen)));
             }
             go_on(context, "waiting for the server to be started")?;
-            context.watch.pause(LOOK);
+            context.watch.pause(POLL);
         }
     }
 }
@@ -203,7 +203,7 @@ impl Master {
             }
             go_on(context, "waiting for the workers to be replaced")?;
             seen = now;
-            context.watch.pause(LOOK);
+            context.watch.pause(POLL);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::tools::Process;
 use crate::tools::http::Wrong;
 
 /// How often a unit is looked at while it is watched.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 
 /// `[restart] strategy = "systemd"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,7 +215,7 @@ fn await_active(
             });
         }
         go_on(context, "waiting for a unit")?;
-        context.watch.pause(LOOK);
+        context.watch.pause(POLL);
     }
 }
 
@@ -283,7 +283,7 @@ impl<'a> Watched<'a> {
     /// Fails when one of them did not stay as it was, or has a worker in another release. Systemd is asked now and then, however often this is.
     pub(super) fn check(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
-        if self.looked.get().is_some_and(|looked| looked.elapsed() < LOOK) {
+        if self.looked.get().is_some_and(|looked| looked.elapsed() < POLL) {
             return Ok(());
         }
         for (before, shown_by) in &self.units {

@@ -18,7 +18,7 @@ use crate::tools::git::{Apart, Fetched, Git, GitError, Resolved};
 use crate::work::chain;
 
 /// How often the cache is looked at while somebody else holds it.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 pub(super) struct Fetch;
 
@@ -79,7 +79,7 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     // Before anything is made that could not be taken back.
     cx.site.stands()?;
     // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
-    let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
+    let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(POLL)))?;
     // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
     let may_be_known = *cx.back == Back::Always;
     let (did, resolved, subject, apart) = cx.git(|git, watch| {

@@ -21,7 +21,7 @@ pub(super) const SHORT_GREETING: Duration = Duration::from_secs(5);
 /// How long a runner may take beyond a job's deadline to say so: it ends what it started first.
 const BEYOND: Duration = Duration::from_secs(20);
 /// How long a cancel may go unnoticed.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Where the runner of an app's role is asked.
 pub(crate) fn socket(app: &AppName, role: Role) -> PathBuf {
@@ -49,7 +49,7 @@ impl Session {
         let mut line = Line::new(stream);
         let end = Instant::now() + patience;
         loop {
-            match line.hear::<Told>(LOOK) {
+            match line.hear::<Told>(POLL) {
                 Ok(Heard::Said(Told::Hello { version, app: of, role: what, user })) => {
                     if version != VERSION || of != app.as_str() || what != role {
                         return Err(Failure::new(format!("the step runner {unit} is one of another version, or of another app"))
@@ -82,7 +82,7 @@ impl Session {
         let asked = Asked::new(order, job, watch.left());
         self.line.say(&asked, into.map(|into| &*into.file)).map_err(|err| self.lost(&err.to_string()))?;
         loop {
-            match self.line.hear::<Told>(LOOK) {
+            match self.line.hear::<Told>(POLL) {
                 Ok(Heard::Said(Told::Output(stream, line))) => (watch.lines)(stream, &line),
                 Ok(Heard::Said(Told::Note(text))) => note(&text),
                 Ok(Heard::Said(Told::Answer(answer))) => return Ok(answer),

@@ -23,7 +23,7 @@ pub struct Taken {
 
 /// The answer to a webhook that was proven (202): that the agent will look, and not what it will find.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WillLook {
+pub struct WillPoll {
     /// The app.
     pub app: String,
     /// The ref that it follows.

@@ -10,7 +10,7 @@ use agent_wire::form::{Form, Options};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
     App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
-    Run, RunState, Runs, StartedAgain, Taken, Unsettled, Verified, Whoami, WillLook,
+    Run, RunState, Runs, StartedAgain, Taken, Unsettled, Verified, Whoami, WillPoll,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -377,8 +377,8 @@ fn every_view_is_as_the_contract_says() {
     contract.hold("Whoami", &who, &Whoami { grants: vec![], ..who.clone() });
     let taken = Taken { run: 7, events: "/v1/runs/7/events".into(), token: some("t0ken") };
     contract.hold("Taken", &taken, &Taken { token: None, ..taken.clone() });
-    let looks = WillLook { app: "shop".into(), follows: "refs/heads/main".into() };
-    contract.hold("WillLook", &looks, &looks);
+    let looks = WillPoll { app: "shop".into(), follows: "refs/heads/main".into() };
+    contract.hold("WillPoll", &looks, &looks);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::restart::worker::{self, Brought, Worker, templates};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 
 /// How often a worker is looked at that finishes.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 /// How often it must have been looked at for its end to be known.
 const OFTEN: Duration = Duration::from_secs(1);
 /// What systemd may take for the rest, once the time of a unit is over.
@@ -149,7 +149,7 @@ impl<'a> Instances<'a> {
         while Instant::now() < end {
             watched.check(serving)?;
             go_on(self.context, "watching the new workers")?;
-            self.context.watch.pause(LOOK);
+            self.context.watch.pause(POLL);
         }
         watched.check(serving)?;
         brought.iter_mut().for_each(|brought| brought.watch_for = Duration::ZERO);
@@ -188,7 +188,7 @@ impl<'a> Instances<'a> {
         for finishing in finishing {
             while finishing.told.elapsed() < TAKING_NOTICE && !finishing.look(bus)?.is_down() {
                 go_on(self.context, "waiting for the former workers")?;
-                self.context.watch.pause(LOOK);
+                self.context.watch.pause(POLL);
             }
         }
         Ok(())
@@ -256,7 +256,7 @@ impl Finishing {
                 (context.warn)(&format!("{name} was started again by somebody else, and goes on"));
                 return Ok(());
             }
-            if begun.elapsed() >= time || !context.watch.pause(LOOK) {
+            if begun.elapsed() >= time || !context.watch.pause(POLL) {
                 let seconds = self.told.elapsed().as_secs();
                 (context.warn)(&format!(
                     "{name} has not finished what it is at after {seconds} s: it is left to it, and not waited for any longer"

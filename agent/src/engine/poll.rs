@@ -1,7 +1,7 @@
-//! Looking at the branch that an app follows, because a webhook said that it may have moved. A webhook is the reason to look and nothing more: what is
+//! Polls the branch that an app follows, because a webhook said that it may have moved. A webhook is the reason to poll and nothing more: what is
 //! released is what the repository says, asked for like everything else.
 //!
-//! Each app has one looker, a thread that lives while there is something to look for. Webhooks that come meanwhile are one webhook: at most one look is
+//! Each app has one poller, a thread that lives while there is something to poll for. Webhooks that come meanwhile are one webhook: at most one poll is
 //! under way, at most one is wanted, and from the beginning of one to the next at least `auto_pause` goes by.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -23,23 +23,23 @@ use crate::tools::{Cancel, ProgramError, Watch};
 use crate::trust::webhook::Source;
 use crate::work::chain;
 
-/// How long a look may take.
+/// How long a poll may take.
 const LIMIT: Duration = Duration::from_secs(120);
-/// So many webhooks may come from one look to the next before their senders are told that they send too many.
+/// So many webhooks may come from one poll to the next before their senders are told that they send too many.
 const MOST_WEBHOOKS: u32 = 60;
 
-/// What becomes of a webhook. The agent looks in any case: a webhook that was proven is never lost.
+/// What becomes of a webhook. The agent polls in any case: a webhook that was proven is never lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// It will look.
-    WillLook(RefName),
-    /// It will look, and was told so often enough: the next look is so far away.
+    /// It will poll.
+    WillPoll(RefName),
+    /// It will poll, and was told so often enough: the next poll is so far away.
     Enough(Duration),
 }
 
-/// Why a look led to nothing.
+/// Why a poll led to nothing.
 #[derive(Debug, Error)]
-enum NotLooked {
+enum NotPolled {
     #[error("the repository has no {0}")]
     NoBranch(RefName),
     #[error("the repository's answer cannot be understood")]
@@ -60,14 +60,14 @@ enum NotLooked {
     NotTaken(#[from] NotTaken),
 }
 
-impl From<Refusal> for NotLooked {
+impl From<Refusal> for NotPolled {
     fn from(refusal: Refusal) -> Self {
         Self::NotTaken(refusal.into())
     }
 }
 
-/// What a look found.
-enum Looked {
+/// What a poll found.
+enum Polled {
     /// Nothing that was not asked for before.
     Nothing,
     /// A commit, and took this request for it.
@@ -76,9 +76,9 @@ enum Looked {
     TooEarly,
 }
 
-/// Who looks for one app.
+/// Who polls for one app.
 #[derive(Default)]
-pub(super) struct Looker {
+pub(super) struct RefPoller {
     state: Mutex<State>,
     bell: Condvar,
 }
@@ -87,22 +87,22 @@ pub(super) struct Looker {
 struct State {
     /// Whose webhook is to be followed.
     wanted: Option<Source>,
-    /// How many came since the last look began.
+    /// How many came since the last poll began.
     heard: u32,
     /// When that was.
     last: Option<Instant>,
-    /// Ends the look at hand.
+    /// Ends the poll at hand.
     cancel: Cancel,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Looker {
-    /// Whether somebody looks, or waits to.
+impl RefPoller {
+    /// Whether somebody polls, or waits to.
     pub(super) fn is_at_work(&self) -> bool {
         locked(&self.state).thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Ends the look at hand. What was wanted is forgotten: who stops, or is removed, releases nothing new.
+    /// Ends the poll at hand. What was wanted is forgotten: who stops, or is removed, releases nothing new.
     pub(super) fn end(&self) {
         let mut state = locked(&self.state);
         state.wanted = None;
@@ -117,8 +117,8 @@ impl AppEngine {
     pub(crate) fn hear(self: &Arc<Self>, source: Source) -> Result<Heard, NotTaken> {
         let app = self.settings();
         let follows = app.follows.clone().ok_or_else(|| NotTaken::NoApp(self.name.clone()))?;
-        let mut state = locked(&self.looker.state);
-        // Asked while the state is held: whoever ends the looker has said so before, and needs the state for it.
+        let mut state = locked(&self.poller.state);
+        // Asked while the state is held: whoever ends the poller has said so before, and needs the state for it.
         if self.draining() {
             return Err(Refusal::Draining.into());
         }
@@ -127,12 +127,12 @@ impl AppEngine {
         if state.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             state.cancel = Cancel::default();
             let engine = self.clone();
-            let thread = std::thread::Builder::new().name(format!("look-{}", self.name)).spawn(move || engine.follow_webhooks());
+            let thread = std::thread::Builder::new().name(format!("poll-{}", self.name)).spawn(move || engine.follow_webhooks());
             let thread = thread.map_err(|source| SiteError::Io { act: "start a thread for", path: app.root.clone(), source })?;
             state.thread = Some(thread);
         }
         if state.heard <= MOST_WEBHOOKS {
-            return Ok(Heard::WillLook(follows));
+            return Ok(Heard::WillPoll(follows));
         }
         let next = state.last.map_or(Duration::ZERO, |last| (last + app.auto_pause).saturating_duration_since(Instant::now()));
         Ok(Heard::Enough(next))
@@ -140,26 +140,26 @@ impl AppEngine {
 
     /// Looks as often as it is wanted to.
     fn follow_webhooks(&self) {
-        while let Some((source, cancel)) = self.next_look() {
+        while let Some((source, cancel)) = self.next_poll() {
             let app = &self.name;
             let source_word = source.word();
-            match self.look(source, &cancel) {
-                Ok(Looked::Nothing) => tracing::debug!(%app, source = source_word, "a webhook was followed: nothing is new"),
-                Ok(Looked::Took(Accepted::New(run) | Accepted::Before(run), commit)) => {
+            match self.poll(source, &cancel) {
+                Ok(Polled::Nothing) => tracing::debug!(%app, source = source_word, "a webhook was followed: nothing is new"),
+                Ok(Polled::Took(Accepted::New(run) | Accepted::Before(run), commit)) => {
                     tracing::info!(%app, source = source_word, run = run.0, commit = commit.short(), "a webhook was followed: a release was asked for");
                 }
-                Ok(Looked::TooEarly) => {
+                Ok(Polled::TooEarly) => {
                     tracing::debug!(%app, source = source_word, "a webhook waits for the runs at hand");
-                    let mut state = locked(&self.looker.state);
+                    let mut state = locked(&self.poller.state);
                     if !cancel.asked() {
                         state.wanted.get_or_insert(source);
                     }
                 }
-                Err(NotLooked::NotTaken(NotTaken::Refused(refusal))) => {
+                Err(NotPolled::NotTaken(NotTaken::Refused(refusal))) => {
                     tracing::info!(%app, source = source_word, "a webhook was followed, and its release was refused: {refusal}");
                 }
-                Err(NotLooked::Git(GitError::Program { source: ProgramError::Cancelled(_), .. })) => {}
-                Err(NotLooked::Git(err)) => {
+                Err(NotPolled::Git(GitError::Program { source: ProgramError::Cancelled(_), .. })) => {}
+                Err(NotPolled::Git(err)) => {
                     let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
                     tracing::warn!(%app, source = source_word, "a webhook led nowhere: {}{said}", chain(&err));
                 }
@@ -168,10 +168,10 @@ impl AppEngine {
         }
     }
 
-    /// Waits until a look is wanted and may be had. Nothing when none is wanted, or the engine ends: then the thread ends.
-    fn next_look(&self) -> Option<(Source, Cancel)> {
-        let looker = &self.looker;
-        let mut state = locked(&looker.state);
+    /// Waits until a poll is wanted and may be had. Nothing when none is wanted, or the engine ends: then the thread ends.
+    fn next_poll(&self) -> Option<(Source, Cancel)> {
+        let poller = &self.poller;
+        let mut state = locked(&poller.state);
         loop {
             if state.cancel.asked() {
                 if self.draining() || state.wanted.is_none() {
@@ -184,7 +184,7 @@ impl AppEngine {
             let now = Instant::now();
             let wait = state.last.map_or(Duration::ZERO, |last| (last + self.settings().auto_pause).saturating_duration_since(now));
             if !wait.is_zero() {
-                state = looker.bell.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                state = poller.bell.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
             let Some(source) = state.wanted.take() else {
@@ -201,25 +201,25 @@ impl AppEngine {
     ///
     /// The branch's newest commit is released once by itself, whatever becomes of it: one that failed, was taken back, cancelled or replaced by
     /// something else stays so until a person says otherwise, or a newer one comes.
-    fn look(&self, source: Source, cancel: &Cancel) -> Result<Looked, NotLooked> {
+    fn poll(&self, source: Source, cancel: &Cancel) -> Result<Polled, NotPolled> {
         let app = self.settings();
-        let Some(follows) = &app.follows else { return Ok(Looked::Nothing) };
+        let Some(follows) = &app.follows else { return Ok(Polled::Nothing) };
         let standing = self.journal.standing(&self.name)?;
         let is_busy = standing.running.is_some() || !standing.waiting.is_empty();
         if self.journal.has_unresolved(&self.name)? || (is_busy && app.when_busy == WhenBusy::Refuse) {
-            return Ok(Looked::TooEarly);
+            return Ok(Polled::TooEarly);
         }
         let cache = self.site.cache();
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
-        let marker = format!("{}:look", self.journal.id());
+        let marker = format!("{}:poll", self.journal.id());
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel, lines: &lines };
         // Only asked, not fetched: the release fetches, and nobody waits for the cache meanwhile.
         let remote = Git::new(&app.git, &cache).remote_refs(&watch)?;
-        let tip: CommitId = remote.get(follows).ok_or_else(|| NotLooked::NoBranch(follows.clone()))?.parse()?;
+        let tip: CommitId = remote.get(follows).ok_or_else(|| NotPolled::NoBranch(follows.clone()))?.parse()?;
         let is_here = self.site.release_names()?.iter().any(|name| name.commit_digits() == tip.short());
         // Whether somebody has asked for it is looked at when the request is taken: nobody can ask in between.
         if is_here {
-            return Ok(Looked::Nothing);
+            return Ok(Polled::Nothing);
         }
         let caller = Caller::Webhook { source: source.word().to_owned(), follows: follows.clone() };
         // No grant is needed: the app's own file is the grant, for this ref alone.
@@ -232,18 +232,18 @@ impl AppEngine {
         let text = serde_json::to_string(&form)?;
         let evidence = Evidence { text, ..Evidence::default() };
         match self.take(&authorised, &Request::try_from(&form)?, &form, &evidence) {
-            Ok(accepted) => Ok(Looked::Took(accepted, tip)),
+            Ok(accepted) => Ok(Polled::Took(accepted, tip)),
             // Somebody has asked while the repository was.
-            Err(NotTaken::AskedBefore) => Ok(Looked::Nothing),
-            Err(NotTaken::TooEarly) => Ok(Looked::TooEarly),
+            Err(NotTaken::AskedBefore) => Ok(Polled::Nothing),
+            Err(NotTaken::TooEarly) => Ok(Polled::TooEarly),
             Err(err) => Err(err.into()),
         }
     }
 }
 
 /// 128 random bits in hexadecimal.
-fn nonce() -> Result<String, NotLooked> {
+fn nonce() -> Result<String, NotPolled> {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NotLooked::NoRandom)?;
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NotPolled::NoRandom)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
