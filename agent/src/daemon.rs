@@ -396,7 +396,7 @@ async fn answer(
     say(&[NotifyState::Ready, NotifyState::Status(&format!("{} app(s); nothing is under way", in_force.apps.len()))]);
     let watched = tokio::spawn(answer_watchdog());
     tracing::info!(socket = %path.display(), apps = in_force.apps.len(), "ready");
-    let mut bell = engines.journal().bell();
+    let mut written = engines.journal().changes();
     let mut complaints = settings.follow_complaints();
     let looking = engines.journal().clone();
     let mut looked = tokio::task::spawn_blocking(move || looking.looked_through());
@@ -424,7 +424,7 @@ async fn answer(
                     tracing::info!(apps = new.apps.len(), "the configuration was taken up");
                 }).await;
             },
-            rung = bell.changed() => if rung.is_ok() {
+            changed = written.changed() => if changed.is_ok() {
                 calm_at = Some(Instant::now() + CALM);
                 tell_status(&engines, &settings, &mut told).await;
             },

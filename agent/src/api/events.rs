@@ -1,4 +1,4 @@
-//! A run's events, as they come: rows after a cursor, and the bell. There is no buffer that a slow reader could overflow; whoever comes late reads
+//! A run's events, as they come: rows after a cursor, and a wake-up for each write. There is no buffer that a slow reader could overflow; whoever comes late reads
 //! everything.
 
 use std::convert::Infallible;
@@ -44,9 +44,9 @@ async fn feed(
     mut stop: watch::Receiver<bool>,
     sender: mpsc::Sender<Result<Bytes, Infallible>>,
 ) {
-    let mut bell = journal.bell_of(run);
+    let mut written = journal.changes_of(run);
     loop {
-        bell.mark_unchanged();
+        written.mark_unchanged();
         let reading = journal.clone();
         let page = tokio::task::spawn_blocking(move || {
             let Page { events, over, more } = reading.page(run, after)?;
@@ -68,7 +68,7 @@ async fn feed(
             if sender.send(Ok(text.into())).await.is_err() || is_end {
                 return;
             }
-            // What was written since rings the bell.
+            // What was written since wakes this loop.
             if more {
                 continue;
             }
@@ -81,7 +81,7 @@ async fn feed(
             Shape::ServerSent => b": still here\n\n",
         };
         tokio::select! {
-            rung = bell.changed() => if rung.is_err() { return },
+            changed = written.changed() => if changed.is_err() { return },
             () = stopped(&mut stop) => return,
             () = sender.closed() => return,
             // An empty line or a comment now and then keeps proxies from taking the silence for an end.

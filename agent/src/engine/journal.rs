@@ -1,7 +1,7 @@
 //! The journal: the only truth about runs. One SQLite file in WAL mode; what is stored is what is streamed and what is replayed after a crash.
 //!
 //! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output are written many at a time, and wait for
-//! the next mark to be durable ([`Journal::say`]). Readers have a connection of their own, and wait on a bell.
+//! the next mark to be durable ([`Journal::say`]). Readers have a connection of their own, and are woken by each write.
 
 mod check;
 mod connection;
@@ -275,13 +275,13 @@ impl Journal {
     }
 
     /// Rings whenever something was written.
-    pub(crate) fn bell(&self) -> watch::Receiver<u64> {
-        self.pen.bell()
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.pen.changes()
     }
 
     /// Rings whenever something was written of one run.
-    pub(crate) fn bell_of(&self, run: RunId) -> watch::Receiver<()> {
-        self.pen.bell_of(run)
+    pub(crate) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
+        self.pen.changes_of(run)
     }
 
     fn write<T>(&self, weight: Weight, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {

@@ -148,7 +148,7 @@ pub(crate) struct AppEngine {
     journal: Arc<Journal>,
     app: Mutex<Arc<App>>,
     current: Mutex<Option<(RunId, Cancel)>>,
-    poke: Mutex<Option<Sender<()>>>,
+    wake: Mutex<Option<Sender<()>>>,
     phase: Mutex<Phase>,
     poller: RefPoller,
     rights: Arc<dyn Rights>,
@@ -184,7 +184,7 @@ impl AppEngine {
             return Err(NotTaken::RootMoved { set: app.root.clone(), held });
         }
         *locked(&self.app) = app.clone();
-        self.poke();
+        self.wake();
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl AppEngine {
             *phase = Phase::Leaving;
         }
         drop(phase);
-        self.poke();
+        self.wake();
         self.poller.end();
     }
 
@@ -246,10 +246,10 @@ impl AppEngine {
         *locked(&self.current) = None;
     }
 
-    fn poke(&self) {
-        if let Some(poke) = locked(&self.poke).as_ref() {
+    fn wake(&self) {
+        if let Some(wake) = locked(&self.wake).as_ref() {
             // The worker is gone only when the agent goes down.
-            let _ = poke.send(());
+            let _ = wake.send(());
         }
     }
 
@@ -319,7 +319,7 @@ impl AppEngine {
                 faults::at("accepted");
                 self.remember(run, evidence, token.as_deref());
                 if request.act.takes_turns() {
-                    self.poke();
+                    self.wake();
                 } else {
                     self.on_the_spot(run, &request.act, &caller)?;
                 }
@@ -548,14 +548,14 @@ impl Engines {
     fn start(&self, name: &AppName, app: &Arc<App>) -> Result<Running, NotTaken> {
         let site = Site::open(&app.root)?;
         let lock = site.hold()?;
-        let (poke, pokes) = channel();
+        let (wake, wakes) = channel();
         let engine = Arc::new(AppEngine {
             name: name.clone(),
             site,
             journal: self.journal.clone(),
             app: Mutex::new(app.clone()),
             current: Mutex::default(),
-            poke: Mutex::new(Some(poke)),
+            wake: Mutex::new(Some(wake)),
             phase: Mutex::new(Phase::Working),
             poller: RefPoller::default(),
             rights: self.rights.clone(),
@@ -566,7 +566,7 @@ impl Engines {
         worker.recover()?;
         let failed = self.failed.clone();
         let thread = std::thread::Builder::new().name(format!("app-{name}")).spawn(move || {
-            if let Err(err) = worker.work(&pokes) {
+            if let Err(err) = worker.work(&wakes) {
                 // Nobody listens only when the agent is going down already.
                 let _ = failed.send(err);
             }

@@ -25,7 +25,7 @@ use super::worker::{Silent, Worker, hands, secrets_of};
 use crate::restart::handover::{Standing, StartedAgain};
 use crate::restart::{ReleaseRef, RestartContext, RestartError, Revived, Turn};
 use crate::settings::App;
-use crate::tools::exits::{Bell, Exit, Waiter, bell};
+use crate::tools::exits::{Exit, Waiter, Waker, waker};
 use crate::tools::{Cancel, Process};
 use crate::work::Failure;
 
@@ -41,7 +41,7 @@ const STEADY: Duration = Duration::from_secs(60);
 pub(super) struct Monitor {
     /// Whose turn it is to start and stop instances.
     pub turn: Turn,
-    thread: Mutex<Option<(Bell, JoinHandle<()>)>>,
+    thread: Mutex<Option<(Waker, JoinHandle<()>)>>,
     /// What readers saw of the live release last.
     pub seen: Seen,
     /// Why the live instance does not run, while that is so.
@@ -57,15 +57,15 @@ impl Monitor {
     /// Has it look again: what is live, or what is set, may be another.
     fn wake(&self) -> bool {
         let thread = locked(&self.thread);
-        thread.iter().for_each(|(bell, _)| bell.ring());
+        thread.iter().for_each(|(waker, _)| waker.wake());
         thread.is_some()
     }
 
     /// Ends the thread. What it is at is given up; instances go on.
     pub(super) fn end(&self) {
         self.turn.end_monitor();
-        let Some((bell, thread)) = locked(&self.thread).take() else { return };
-        drop(bell);
+        let Some((waker, thread)) = locked(&self.thread).take() else { return };
+        drop(waker);
         // One that panicked has said so.
         let _ = thread.join();
     }
@@ -108,10 +108,10 @@ impl Worker {
         if monitor.wake() || !self.engine.settings().restart.is_monitored() {
             return;
         }
-        let begun = bell().and_then(|(bell, waiter)| {
+        let begun = waker().and_then(|(waker, waiter)| {
             let worker = self.clone();
             let thread = std::thread::Builder::new().name(format!("watch-{}", self.engine.name));
-            thread.spawn(move || worker.watch(waiter)).map(|thread| (bell, thread))
+            thread.spawn(move || worker.watch(waiter)).map(|thread| (waker, thread))
         });
         match begun {
             Ok(begun) => *locked(&monitor.thread) = Some(begun),

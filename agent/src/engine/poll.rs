@@ -80,7 +80,7 @@ enum Polled {
 #[derive(Default)]
 pub(super) struct RefPoller {
     state: Mutex<State>,
-    bell: Condvar,
+    wake: Condvar,
 }
 
 #[derive(Default)]
@@ -108,7 +108,7 @@ impl RefPoller {
         state.wanted = None;
         state.cancel.ask();
         drop(state);
-        self.bell.notify_all();
+        self.wake.notify_all();
     }
 }
 
@@ -184,7 +184,7 @@ impl AppEngine {
             let now = Instant::now();
             let wait = state.last.map_or(Duration::ZERO, |last| (last + self.settings().auto_pause).saturating_duration_since(now));
             if !wait.is_zero() {
-                state = poller.bell.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                state = poller.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
             let Some(source) = state.wanted.take() else {

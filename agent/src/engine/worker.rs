@@ -59,14 +59,14 @@ impl Worker {
     }
 
     /// Carries out runs as they become due, until the agent drains.
-    pub(super) fn work(self: &Arc<Self>, pokes: &Receiver<()>) -> Result<(), JournalError> {
+    pub(super) fn work(self: &Arc<Self>, wakes: &Receiver<()>) -> Result<(), JournalError> {
         self.revive();
-        let ended = self.take_turns(pokes);
+        let ended = self.take_turns(wakes);
         self.engine.monitor.end();
         ended
     }
 
-    fn take_turns(self: &Arc<Self>, pokes: &Receiver<()>) -> Result<(), JournalError> {
+    fn take_turns(self: &Arc<Self>, wakes: &Receiver<()>) -> Result<(), JournalError> {
         loop {
             if self.engine.ends() {
                 return Ok(());
@@ -78,8 +78,8 @@ impl Worker {
                     self.carry_out(due)?;
                     self.engine.forget_old_runs()?;
                 }
-                // An error means that nobody can poke any more: the agent is going down.
-                None if pokes.recv().is_err() => return Ok(()),
+                // An error means that nobody can wake any more: the agent is going down.
+                None if wakes.recv().is_err() => return Ok(()),
                 None => {}
             }
         }

@@ -23,7 +23,7 @@ use crate::settings::report::Report;
 use crate::settings::watch::InForce;
 use crate::work::chain;
 
-/// How long a ringing bell is let ring before the journal is looked at: a step may say a thousand lines a second.
+/// How long lines are gathered before the journal is read: a step may say a thousand lines a second.
 const BREATH: Duration = Duration::from_millis(50);
 /// How long the reporter rests when the journal cannot be read or written.
 const TROUBLE: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ struct Work {
 
 impl Work {
     async fn go_on(mut self, mut stopping: watch::Receiver<bool>) {
-        let mut bell = self.outbox.journal().bell();
+        let mut written = self.outbox.journal().changes();
         let mut changes = self.settings.follow();
         let mut end: Option<Instant> = None;
         loop {
@@ -108,7 +108,7 @@ impl Work {
             }
             tokio::select! {
                 // The other end of each lives as long as this does, but for the last one.
-                _ = bell.changed() => tokio::time::sleep(BREATH).await,
+                _ = written.changed() => tokio::time::sleep(BREATH).await,
                 _ = changes.changed() => {}
                 Some(back) = self.calls.join_next() => self.settle(back).await,
                 () = tokio::time::sleep(pause) => {}
@@ -202,7 +202,7 @@ impl Work {
         let (call, hidden) = match prepared {
             Ok(Prepared::Call(call, hidden)) => (call, hidden),
             Ok(Prepared::Nothing) => {
-                // The next one is looked at when the bell rings for this.
+                // The next one is looked at when the journal says so.
                 return self.outbox.dropped(&delivery);
             }
             Err(complaint) => return self.keep(&delivery, &shown, Verdict::Later { says: complaint.to_string(), rest: Duration::ZERO }),

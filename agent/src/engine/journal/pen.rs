@@ -1,4 +1,4 @@
-//! The one hand that writes: a connection that writers take in turn, the lines of output that wait to be written, and the bells that ring once
+//! The one hand that writes: a connection that writers take in turn, the lines of output that wait to be written, and the watchers that are notified once
 //! something stands there.
 //!
 //! A line of output waits for a moment, so that many are written in one transaction; whoever writes anything else writes what waits before that. So the
@@ -58,7 +58,7 @@ pub(super) struct Pen {
     something: Condvar,
     /// There is room for more lines.
     room: Condvar,
-    bells: Bells,
+    watchers: Watchers,
     /// The newest moment that this journal has seen, in milliseconds since 1970 UTC: no clock that is right shows less.
     pub(super) newest: AtomicI64,
     /// Whether the reserve was given back.
@@ -100,18 +100,18 @@ impl std::ops::Deref for Sheet<'_> {
 }
 
 /// Who is woken by what.
-struct Bells {
+struct Watchers {
     all: watch::Sender<u64>,
     /// Of the runs that somebody follows: whoever follows another one sleeps on.
     of_run: Mutex<BTreeMap<u64, watch::Sender<()>>>,
 }
 
-impl Bells {
-    fn ring(&self, runs: &BTreeSet<u64>) {
-        self.all.send_modify(|rings| *rings += 1);
-        let bells = locked(&self.of_run);
-        for bell in runs.iter().filter_map(|run| bells.get(run)) {
-            bell.send_replace(());
+impl Watchers {
+    fn notify(&self, runs: &BTreeSet<u64>) {
+        self.all.send_modify(|count| *count += 1);
+        let watchers = locked(&self.of_run);
+        for changes in runs.iter().filter_map(|run| watchers.get(run)) {
+            changes.send_replace(());
         }
     }
 }
@@ -124,7 +124,7 @@ impl Pen {
             waiting: Mutex::default(),
             something: Condvar::new(),
             room: Condvar::new(),
-            bells: Bells { all: watch::Sender::new(0), of_run: Mutex::default() },
+            watchers: Watchers { all: watch::Sender::new(0), of_run: Mutex::default() },
             newest: AtomicI64::new(newest),
             spent: AtomicBool::new(false),
         };
@@ -132,16 +132,16 @@ impl Pen {
         pen
     }
 
-    /// Rings whenever something was written.
-    pub(super) fn bell(&self) -> watch::Receiver<u64> {
-        self.bells.all.subscribe()
+    /// Changes whenever something was written.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.watchers.all.subscribe()
     }
 
-    /// Rings whenever something was written of one run.
-    pub(super) fn bell_of(&self, run: RunId) -> watch::Receiver<()> {
-        let mut bells = locked(&self.bells.of_run);
-        bells.retain(|_, bell| bell.receiver_count() > 0);
-        bells.entry(run.0).or_insert_with(|| watch::Sender::new(())).subscribe()
+    /// Changes whenever something was written of one run.
+    pub(super) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
+        let mut watchers = locked(&self.watchers.of_run);
+        watchers.retain(|_, changes| changes.receiver_count() > 0);
+        watchers.entry(run.0).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
     fn reserve(&self) -> PathBuf {
@@ -199,7 +199,7 @@ impl Pen {
 
     fn written(&self, runs: &BTreeSet<u64>) {
         self.newest.fetch_max(Utc::now().timestamp_millis(), Ordering::AcqRel);
-        self.bells.ring(runs);
+        self.watchers.notify(runs);
     }
 
     /// Takes a line of output, which is written a moment later. Tells what went wrong with those of its run before.

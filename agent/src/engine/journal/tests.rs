@@ -133,7 +133,7 @@ async fn whoever_follows_a_run_is_woken_by_that_run_alone_and_without_a_mark() {
     let (_dir, journal) = journal();
     ask(&journal, "n1", "{}", &[]);
     ask(&journal, "n2", "{}", &[]);
-    let (mut one, other, mut any) = (journal.bell_of(RunId(1)), journal.bell_of(RunId(2)), journal.bell());
+    let (mut one, other, mut any) = (journal.changes_of(RunId(1)), journal.changes_of(RunId(2)), journal.changes());
     journal.say(RunId(1), &output(0, 10)).unwrap();
     let most = std::time::Duration::from_secs(60);
     tokio::time::timeout(most, one.changed()).await.expect("it rings").unwrap();
