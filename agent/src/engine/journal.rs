@@ -8,7 +8,7 @@ mod connection;
 mod error;
 mod evidence;
 pub(crate) mod outbox;
-mod pen;
+mod writer;
 mod reading;
 mod schema;
 mod sound;
@@ -38,9 +38,9 @@ pub(crate) use evidence::{Evidence, Proof};
 use crate::site::hold_for_good;
 use connection::{connect, wait_for_others};
 use evidence::Entry;
-use pen::{Pen, Sheet, Weight};
 pub(crate) use reading::Page;
 use sound::Verdict;
+use writer::{Transaction, Weight, Writer};
 
 /// A request that is to be taken.
 pub(crate) struct Asked<'a> {
@@ -157,7 +157,7 @@ pub(crate) struct Journal {
     about: schema::About,
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
     memory: AtomicU64,
-    pen: Arc<Pen>,
+    writer: Arc<Writer>,
     reader: Mutex<Connection>,
     verdict: Verdict,
     /// Writes the lines of output that wait.
@@ -167,7 +167,7 @@ pub(crate) struct Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.pen.close();
+        self.writer.close();
         // What it could not write, it has told whose it was.
         let _ = self.writing.take().map(JoinHandle::join);
     }
@@ -199,12 +199,12 @@ impl Journal {
             err => err,
         })?;
         let thread = |source| JournalError::Place { path: path.clone(), source };
-        let pen = Arc::new(Pen::new(path.clone(), writer, about.newest));
-        let writing = pen.clone();
+        let writer = Arc::new(Writer::new(path.clone(), writer, about.newest));
+        let writing = writer.clone();
         let writing = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writing.write_lines()).map_err(thread)?;
         let memory = AtomicU64::new(about.memory);
         let (reader, verdict) = (Mutex::new(reader), Verdict::default());
-        let journal = Self { path, memory, about, pen, reader, verdict, writing: Some(writing), _held: held };
+        let journal = Self { path, memory, about, writer, reader, verdict, writing: Some(writing), _held: held };
         if journal.about.is_new && was_used {
             journal.forget_nothing()?;
         }
@@ -223,7 +223,7 @@ impl Journal {
 
     /// Takes note of a moment that has been, by what somebody else remembers: a clock that shows less was set back.
     pub(crate) fn has_been(&self, moment: DateTime<Utc>) {
-        self.pen.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
+        self.writer.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
     }
 
     /// Said of a journal that does not know all that was done here, a new one that is not the first, or one that was put back: nobody knows any more which requests were carried out, so none that can have been
@@ -251,7 +251,7 @@ impl Journal {
 
     /// The newest moment that the journal has seen: a clock that shows less was set back.
     pub(crate) fn newest(&self) -> DateTime<Utc> {
-        moment(self.pen.newest.load(Ordering::Acquire))
+        moment(self.writer.newest.load(Ordering::Acquire))
     }
 
     /// What the tokens that read one run's events are made with. It never leaves the agent.
@@ -276,17 +276,17 @@ impl Journal {
 
     /// Rings whenever something was written.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.pen.changes()
+        self.writer.changes()
     }
 
     /// Rings whenever something was written of one run.
     pub(crate) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
-        self.pen.changes_of(run)
+        self.writer.changes_of(run)
     }
 
-    fn write<T>(&self, weight: Weight, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+    fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         self.looked_through()?;
-        self.pen.write(weight, act)
+        self.writer.write(weight, act)
     }
 
     /// Takes a request, or does not, in one transaction: the nonce is used up, the run gets its number and its first event.
@@ -298,7 +298,7 @@ impl Journal {
         admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
     ) -> Result<Taken, JournalError> {
         // There may be room again since it was given back.
-        self.pen.keep_reserve();
+        self.writer.keep_reserve();
         self.write(Weight::Mark, |tx| {
             if let Some(before) = before(tx, asked.nonce, &asked.evidence.text, asked.caller)? {
                 return Ok(before);
@@ -396,21 +396,21 @@ impl Journal {
         self.write_soon(|tx| insert(tx, run, Utc::now(), what))
     }
 
-    fn write_soon<T>(&self, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+    fn write_soon<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         self.looked_through()?;
-        self.pen.write_soon(act)
+        self.writer.write_soon(act)
     }
 
     /// Takes what a tool says. It is written a moment later, with what else is said by then; what is appended afterwards stands behind it. Tells what went
     /// wrong with what was said before.
     pub(crate) fn say(&self, run: RunId, what: &What) -> Result<(), JournalError> {
         self.looked_through()?;
-        self.pen.take_line(Line { run: run.0, at: Utc::now().timestamp_millis(), text: text_of(run, what)? })
+        self.writer.take_line(Line { run: run.0, at: Utc::now().timestamp_millis(), text: text_of(run, what)? })
     }
 
     /// Writes what was said, and tells how many lines of a run found no room on the disk since this was asked last.
     pub(crate) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
-        self.pen.settle(run)
+        self.writer.settle(run)
     }
 
     /// Appends that a run begins, unless it is over; tells whether it was appended. Another mark follows before anything is done, and this is on disk when
@@ -531,14 +531,14 @@ fn text_of(run: RunId, what: &What) -> Result<String, JournalError> {
 const APPEND: &str = "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)";
 
 /// Appends one event that changes nothing of the run's row.
-fn insert_line(tx: &Sheet<'_>, line: &Line) -> Result<(), JournalError> {
+fn insert_line(tx: &Transaction<'_>, line: &Line) -> Result<(), JournalError> {
     tx.runs.borrow_mut().insert(line.run);
     tx.prepare_cached(APPEND)?.execute(params![line.run, line.at, line.text])?;
     Ok(())
 }
 
 /// Appends one event, and brings the run's row up to date with it in the same transaction.
-fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
+fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
     let at = at.timestamp_millis();
     insert_line(tx, &Line { run: run.0, at, text: text_of(run, what)? })?;
     let set = |column: &str, value: &dyn rusqlite::ToSql| -> Result<(), JournalError> {
@@ -569,7 +569,7 @@ fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<
 }
 
 /// Has the system log told of a run, once this is written.
-fn tell(tx: &Sheet<'_>, run: RunId) -> Result<(), JournalError> {
+fn tell(tx: &Transaction<'_>, run: RunId) -> Result<(), JournalError> {
     tx.entries.borrow_mut().extend(Entry::of(tx, run)?);
     Ok(())
 }

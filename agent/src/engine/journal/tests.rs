@@ -196,7 +196,7 @@ fn what_is_asked_again_with_other_values_is_not_planned_again() {
         let statement = connection.prepare_cached(statement).unwrap();
         [StatementStatus::Run, StatementStatus::RePrepare].map(|status| statement.get_status(status))
     };
-    for [runs, anew] in [journal.pen.with_connection(|writer| often(writer, APPEND)), often(&locked(&journal.reader), NEXT)] {
+    for [runs, anew] in [journal.writer.with_connection(|writer| often(writer, APPEND)), often(&locked(&journal.reader), NEXT)] {
         assert!(runs >= 3 && anew == 0, "of {runs} times {anew} were planned anew");
     }
 }
@@ -236,7 +236,7 @@ fn a_journal_of_before_is_brought_up_to_date_by_its_events() {
     };
     let wanted = [[true, false], [false, true], [false, false]];
     assert_eq!(stands(&journal), wanted);
-    journal.pen.with_connection(|connection| {
+    journal.writer.with_connection(|connection| {
         let back = "DROP INDEX run_last_ended; DROP INDEX run_of_outcome; DROP INDEX run_accepted; DROP INDEX run_ended;
             ALTER TABLE run DROP COLUMN commit_id; ALTER TABLE run DROP COLUMN proof; ALTER TABLE run DROP COLUMN signatures;
             DROP INDEX run_on_the_spot; DROP TABLE past; DROP TABLE past_outcome; DELETE FROM about WHERE key = 'newest';
@@ -305,7 +305,7 @@ fn one_agent_at_a_time_and_no_newer_file() {
     let (dir, journal) = journal();
     let state = dir.path().join("state");
     assert!(matches!(Journal::open(&state), Err(JournalError::Held(_))));
-    journal.pen.with_connection(|connection| connection.pragma_update(None, "user_version", 99).unwrap());
+    journal.writer.with_connection(|connection| connection.pragma_update(None, "user_version", 99).unwrap());
     drop(journal);
     let Err(err) = Journal::open(&state) else { panic!("a newer journal was opened") };
     assert!(matches!(err, JournalError::Newer { found: 99, .. }), "{err}");
@@ -349,7 +349,7 @@ fn on_the_spot(journal: &Journal, nonce: &str, hours: i64) -> RunId {
 
 fn age(journal: &Journal, run: RunId, hours: i64) {
     let by = hours * 3_600_000;
-    journal.pen.with_connection(|connection| {
+    journal.writer.with_connection(|connection| {
         connection
             .execute(
                 "UPDATE run SET accepted = accepted - ?1, begun = begun - ?1, ended = ended - ?1 WHERE run = ?2",
@@ -381,7 +381,7 @@ fn locks_and_unlocks_without_end_are_not_kept_for_ever() {
     assert_eq!(journal.last_number().unwrap(), 271, "a number is never given twice");
     // How late it was is known when the newest is gone.
     let newest = journal.newest();
-    journal.pen.with_connection(|connection| {
+    journal.writer.with_connection(|connection| {
         connection.execute("UPDATE about SET value = ? WHERE key = 'newest'", [(newest.timestamp_millis() + 5_000).to_string()]).unwrap()
     });
     drop(journal);

@@ -1,4 +1,4 @@
-//! The one hand that writes: a connection that writers take in turn, the lines of output that wait to be written, and the watchers that are notified once
+//! The one writer: a connection that writers take in turn, the lines of output that wait to be written, and the watchers that are notified once
 //! something stands there.
 //!
 //! A line of output waits for a moment, so that many are written in one transaction; whoever writes anything else writes what waits before that. So the
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::RunId;
 use chrono::Utc;
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction as SqlTransaction, TransactionBehavior};
 use tokio::sync::watch;
 
 use super::evidence::Entry;
@@ -50,9 +50,9 @@ impl Weight {
 }
 
 /// Who writes the journal.
-pub(super) struct Pen {
+pub(super) struct Writer {
     path: PathBuf,
-    writer: Mutex<Writer>,
+    write_connection: Mutex<WriteConnection>,
     waiting: Mutex<Waiting>,
     /// There is something to write, or no more will come.
     something: Condvar,
@@ -65,7 +65,7 @@ pub(super) struct Pen {
     spent: AtomicBool,
 }
 
-struct Writer {
+struct WriteConnection {
     connection: Connection,
     /// What was said last of how the next transaction is written.
     weight: Option<Weight>,
@@ -85,14 +85,14 @@ struct Waiting {
 }
 
 /// A transaction, and the runs that it says something of.
-pub(super) struct Sheet<'a> {
-    transaction: Transaction<'a>,
+pub(super) struct Transaction<'a> {
+    transaction: SqlTransaction<'a>,
     pub(super) runs: std::cell::RefCell<BTreeSet<u64>>,
     /// What the system log is told of once it is committed.
     pub(super) entries: std::cell::RefCell<Vec<Entry>>,
 }
 
-impl std::ops::Deref for Sheet<'_> {
+impl std::ops::Deref for Transaction<'_> {
     type Target = Connection;
     fn deref(&self) -> &Connection {
         &self.transaction
@@ -116,11 +116,11 @@ impl Watchers {
     }
 }
 
-impl Pen {
+impl Writer {
     pub(super) fn new(path: PathBuf, connection: Connection, newest: i64) -> Self {
-        let pen = Self {
+        let writer = Self {
             path,
-            writer: Mutex::new(Writer { connection, weight: None }),
+            write_connection: Mutex::new(WriteConnection { connection, weight: None }),
             waiting: Mutex::default(),
             something: Condvar::new(),
             room: Condvar::new(),
@@ -128,8 +128,8 @@ impl Pen {
             newest: AtomicI64::new(newest),
             spent: AtomicBool::new(false),
         };
-        pen.keep_reserve();
-        pen
+        writer.keep_reserve();
+        writer
     }
 
     /// Changes whenever something was written.
@@ -174,25 +174,25 @@ impl Pen {
     }
 
     /// Writes, behind the lines that wait. A mark is on disk when this returns, and is written once more with the reserve given back when the disk is full.
-    pub(super) fn write<T>(&self, weight: Weight, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
-        let mut writer = locked(&self.writer);
-        self.write_what_waits(&mut writer);
-        let done = match writer.once(weight, &act) {
+    pub(super) fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let mut write_connection = locked(&self.write_connection);
+        self.write_what_waits(&mut write_connection);
+        let done = match write_connection.once(weight, &act) {
             Err(err) if is_full(&err) && weight != Weight::Line && fs::remove_file(self.reserve()).is_ok() => {
                 tracing::error!("the disk of {} is full: the reserve of the journal is given back", self.path.display());
                 self.spent.store(true, Ordering::Release);
-                writer.once(weight, &act)
+                write_connection.once(weight, &act)
             }
             done => done,
         };
         let (done, runs) = done.map_err(|err| if is_full(&err) { JournalError::Full(self.path.clone()) } else { err })?;
-        drop(writer);
+        drop(write_connection);
         self.written(&runs);
         Ok(done)
     }
 
     /// Writes what may be lost when the power fails. On a full disk it is not worth the reserve: [`JournalError::Full`].
-    pub(super) fn write_soon<T>(&self, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+    pub(super) fn write_soon<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         self.refuse_when_spent()?;
         self.write(Weight::Line, act)
     }
@@ -222,7 +222,7 @@ impl Pen {
 
     /// Writes the lines that wait, and tells how many of a run were lost since this was asked last, because the disk was full.
     pub(super) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
-        self.write_what_waits(&mut locked(&self.writer));
+        self.write_what_waits(&mut locked(&self.write_connection));
         let mut waiting = locked(&self.waiting);
         let lost = waiting.lost.remove(&run.0).unwrap_or(0);
         waiting.failed.remove(&run.0).map_or(Ok(lost), Err)
@@ -247,7 +247,7 @@ impl Pen {
                 waiting = self.something.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
             }
             drop(waiting);
-            self.write_what_waits(&mut locked(&self.writer));
+            self.write_what_waits(&mut locked(&self.write_connection));
         }
     }
 
@@ -257,9 +257,9 @@ impl Pen {
         self.something.notify_all();
     }
 
-    /// Writes the lines that wait, as whoever holds the connection: then they stand before what that writer writes. What becomes of them is for their
+    /// Writes the lines that wait, as whoever holds the connection: then they stand before what that write_connection writes. What becomes of them is for their
     /// runs to hear, and not for whoever writes something else.
-    fn write_what_waits(&self, writer: &mut Writer) {
+    fn write_what_waits(&self, write_connection: &mut WriteConnection) {
         let mut waiting = locked(&self.waiting);
         if waiting.lines.is_empty() {
             return;
@@ -268,9 +268,9 @@ impl Pen {
         waiting.bytes = 0;
         drop(waiting);
         self.room.notify_all();
-        let wrote = self
-            .refuse_when_spent()
-            .and_then(|()| writer.once(Weight::Line, &|sheet| lines.iter().try_for_each(|line| insert_line(sheet, line))));
+        let wrote = self.refuse_when_spent().and_then(|()| {
+            write_connection.once(Weight::Line, &|transaction| lines.iter().try_for_each(|line| insert_line(transaction, line)))
+        });
         match wrote {
             Ok(((), runs)) => self.written(&runs),
             // What a tool says is not worth the run.
@@ -292,13 +292,17 @@ impl Pen {
     /// The connection, for tests.
     #[cfg(test)]
     pub(super) fn with_connection<T>(&self, act: impl FnOnce(&Connection) -> T) -> T {
-        act(&locked(&self.writer).connection)
+        act(&locked(&self.write_connection).connection)
     }
 }
 
-impl Writer {
+impl WriteConnection {
     /// One transaction; what it did, and the runs that it says something of.
-    fn once<T>(&mut self, weight: Weight, act: &dyn Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<(T, BTreeSet<u64>), JournalError> {
+    fn once<T>(
+        &mut self,
+        weight: Weight,
+        act: &dyn Fn(&Transaction<'_>) -> Result<T, JournalError>,
+    ) -> Result<(T, BTreeSet<u64>), JournalError> {
         // Said by whoever holds the connection: a mark of one thread is never written with what another wished for its output.
         if self.weight != Some(weight) {
             self.weight = None;
@@ -306,9 +310,9 @@ impl Writer {
             self.weight = Some(weight);
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let sheet = Sheet { transaction, runs: std::cell::RefCell::default(), entries: std::cell::RefCell::default() };
-        let done = act(&sheet)?;
-        let Sheet { transaction, runs, entries } = sheet;
+        let transaction = Transaction { transaction, runs: std::cell::RefCell::default(), entries: std::cell::RefCell::default() };
+        let done = act(&transaction)?;
+        let Transaction { transaction, runs, entries } = transaction;
         transaction.commit()?;
         entries.into_inner().iter().for_each(Entry::tell);
         Ok((done, runs.into_inner()))
