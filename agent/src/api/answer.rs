@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::auth::token::Unproven;
-use super::seldom::Seldom;
+use super::rate_limited_log::RateLimitedLog;
 use crate::engine::NotTaken;
 use crate::engine::journal::JournalError;
 use crate::trust::OtherWork;
@@ -273,7 +273,7 @@ impl Refused {
 
     /// The issuer of the request's ID token does not say its keys.
     pub(super) fn no_keys(why: &Unproven) -> Self {
-        static UNJUDGED: Seldom = Seldom::new();
+        static UNJUDGED: RateLimitedLog = RateLimitedLog::new();
         if let Some(untold) = UNJUDGED.tells() {
             tracing::warn!(untold, "a request on the network cannot be judged: {}", chain(why));
         }

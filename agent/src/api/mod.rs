@@ -10,7 +10,7 @@ mod long;
 pub(crate) mod network;
 mod rights;
 mod routes;
-mod seldom;
+mod rate_limited_log;
 mod socket;
 mod take;
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::connection::{self, Seats};
-use super::seldom::Seldom;
+use super::rate_limited_log::RateLimitedLog;
 use super::socket::BindError;
 use super::{ApiState, auth, routes, stopped};
 use crate::settings::watch::InForce;
@@ -162,7 +162,7 @@ async fn accept(listener: TcpListener, hall: Hall, stop: watch::Receiver<bool>) 
             Ok(accepted) => accepted,
             Err(err) => {
                 // Out of descriptors: those that are in use will come back.
-                static UNACCEPTED: Seldom = Seldom::new();
+                static UNACCEPTED: RateLimitedLog = RateLimitedLog::new();
                 if let Some(untold) = UNACCEPTED.tells() {
                     tracing::warn!(untold, "a connection could not be accepted: {err}");
                 }
@@ -175,7 +175,7 @@ async fn accept(listener: TcpListener, hall: Hall, stop: watch::Receiver<bool>) 
         let seats: Option<Vec<_>> =
             seats_of(address.ip(), &proxies).into_iter().map(|(network, most)| hall.seats.take(network, most)).collect();
         let (Ok(place), Some(seats)) = (hall.places.clone().try_acquire_owned(), seats) else {
-            static SHUT_OUT: Seldom = Seldom::new();
+            static SHUT_OUT: RateLimitedLog = RateLimitedLog::new();
             if let Some(untold) = SHUT_OUT.tells() {
                 tracing::warn!(untold, "a connection from {address} is turned away: too many are open, in all or from there");
             }

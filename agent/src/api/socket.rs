@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::answer::Refused;
 use super::connection::{self, MOST_HEADER_BYTES, Seats};
-use super::seldom::Seldom;
+use super::rate_limited_log::RateLimitedLog;
 use super::{ApiState, auth, routes, stopped};
 
 /// The most connections at a time.
@@ -28,7 +28,7 @@ const MOST_OF_ONE: usize = 64;
 const MOST_ON_THE_WAY_OUT: usize = 32;
 
 /// Whoever connects too often decides how many of these lines there would be.
-static SHUT_OUT: Seldom = Seldom::new();
+static SHUT_OUT: RateLimitedLog = RateLimitedLog::new();
 
 /// Why the socket could not be bound.
 #[derive(Debug, Error)]
@@ -153,7 +153,7 @@ pub(crate) async fn serve(socket: ControlSocket, state: ApiState, mut stop: watc
             Ok((stream, _)) => stream,
             Err(err) => {
                 // Out of descriptors: those that are in use will come back.
-                static UNACCEPTED: Seldom = Seldom::new();
+                static UNACCEPTED: RateLimitedLog = RateLimitedLog::new();
                 if let Some(untold) = UNACCEPTED.tells() {
                     tracing::warn!(untold, "a connection could not be accepted: {err}");
                 }
@@ -185,7 +185,7 @@ pub(crate) async fn serve(socket: ControlSocket, state: ApiState, mut stop: watc
             let router = match auth::peer::of(&stream) {
                 Ok(caller) => router.layer(axum::Extension(auth::Peer::Local(caller))),
                 Err(err) => {
-                    static UNKNOWN: Seldom = Seldom::new();
+                    static UNKNOWN: RateLimitedLog = RateLimitedLog::new();
                     if let Some(untold) = UNKNOWN.tells() {
                         tracing::warn!(untold, "nobody knows who connected: {err}");
                     }

@@ -18,8 +18,8 @@ use tower_service::Service;
 use super::answer::Refused;
 use super::auth::token::{self, Unproven};
 use super::auth::{Peer, signed, ticket};
+use super::rate_limited_log::RateLimitedLog;
 use super::routes::{Shared, blocking};
-use super::seldom::Seldom;
 use crate::engine::Accepted;
 use crate::engine::journal::Evidence;
 use crate::trust::Job;
@@ -93,7 +93,7 @@ pub(super) async fn take(
 async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<Asker, Refused> {
     let state = &shared.state;
     let refused = |why: &dyn std::error::Error| {
-        static UNPROVEN: Seldom = Seldom::new();
+        static UNPROVEN: RateLimitedLog = RateLimitedLog::new();
         if let Some(untold) = UNPROVEN.tells() {
             tracing::info!(untold, "a request on the network is refused: {}", chain(why));
         }

@@ -14,8 +14,8 @@ use chrono::Utc;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::answer::Refused;
+use super::rate_limited_log::RateLimitedLog;
 use super::routes::{Named, Shared, blocking};
-use super::seldom::Seldom;
 use super::take::BODY_TIMEOUT;
 use crate::engine::{Heard, NotTaken};
 use crate::trust::webhook::{Claim, Listening, Source};
@@ -102,7 +102,7 @@ async fn whole(body: Body, mut listening: Listening) -> Result<Listening, Refuse
 
 /// Tells the log, for whoever wonders why a webhook does nothing. What was sent is not told: it may be a secret with a slip in it.
 fn tell_of_unproven(app: Option<&AppName>, source: Option<Source>) {
-    static UNPROVEN: Seldom = Seldom::new();
+    static UNPROVEN: RateLimitedLog = RateLimitedLog::new();
     let Some(untold) = UNPROVEN.tells() else { return };
     let app = app.map_or("?", AppName::as_str);
     let source = source.map_or("?", Source::word);

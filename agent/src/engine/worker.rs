@@ -22,7 +22,7 @@ use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
 use crate::settings::{App, Complaint, ExecutorKind, When};
-use crate::site::{Served, SiteLock, Underway};
+use crate::site::{BackgroundTask, Served, SiteLock};
 use crate::steps::{
     Brief, Depth, Did, EventSink, PIPELINE, Past, StepContext, Target, explain, health_of, named, not_written_down, what_stands,
 };
@@ -444,7 +444,7 @@ fn drive(
             Next::End(outcome) => {
                 faults::within("end", "");
                 faults::at("started");
-                if let Some(Err(err)) = cx.before_end.take().map(Underway::finish) {
+                if let Some(Err(err)) = cx.before_end.take().map(BackgroundTask::finish) {
                     log.mark(What::Warning { step: None, text: not_written_down(&err) })?;
                 }
                 let live = cx.site.live().unwrap_or_default();

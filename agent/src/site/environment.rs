@@ -14,7 +14,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
-use super::{IoContext, Site, SiteError, Underway, own_file, write_durably, write_new};
+use super::{BackgroundTask, IoContext, Site, SiteError, own_file, write_durably, write_new};
 
 /// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
 pub(crate) const MARKER: &str = ".complete";
@@ -77,7 +77,7 @@ impl Site {
 
     /// Seals an environment: it loses its write bits, and may be used from then on. What is left to do goes on beside whoever reads it: its list is
     /// written, it is made durable, and only then gets its marker.
-    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<Underway, SiteError> {
+    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<BackgroundTask, SiteError> {
         let path = self.environment(key);
         for entry in fs::read_dir(&path).on_path("read", &path)?.flatten() {
             set_write_bits(&entry.path(), Bits::AllOff)?;
@@ -87,7 +87,7 @@ impl Site {
             faults::within("environment", "");
             finish_seal(&sealed, &told)
         };
-        Underway::begin("seal", &path, rest)
+        BackgroundTask::begin("seal", &path, rest)
     }
 
     /// The list of an environment's files, where one was kept when it was sealed.

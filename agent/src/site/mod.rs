@@ -26,7 +26,7 @@ mod slots;
 mod claim;
 mod told;
 mod tree;
-mod underway;
+mod background;
 mod unsettled;
 mod verify;
 
@@ -42,6 +42,7 @@ use thiserror::Error;
 
 use crate::faults;
 
+pub(crate) use background::BackgroundTask;
 pub(crate) use claim::grant_access;
 pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
 pub(crate) use leftovers::{Around, Instance, Leftover};
@@ -51,7 +52,6 @@ pub(crate) use reuse::Reused;
 pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use tree::{Size, remove_tree};
-pub(crate) use underway::Underway;
 pub(crate) use unsettled::Unsettled;
 pub(crate) use verify::Chart;
 

@@ -18,7 +18,7 @@ use crate::faults;
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
 use super::{
-    FACTS, IoContext, Site, SiteError, Underway, own_file, remove_durably, sync_dir, temporary_beside, write_durably, write_temporary,
+    BackgroundTask, FACTS, IoContext, Site, SiteError, own_file, remove_durably, sync_dir, temporary_beside, write_durably, write_temporary,
 };
 
 /// What a release is. Durable after all that it vouches for.
@@ -337,9 +337,9 @@ impl Site {
     }
 
     /// Begins to write a fact about a release.
-    pub(crate) fn begin_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<Underway, SiteError> {
+    pub(crate) fn begin_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<BackgroundTask, SiteError> {
         let (path, text) = self.fact_to_write(release, fact)?;
-        Underway::begin("write", &path.clone(), move || write_durably(&path, &text, 0o444))
+        BackgroundTask::begin("write", &path.clone(), move || write_durably(&path, &text, 0o444))
     }
 
     fn fact_to_write<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(PathBuf, Vec<u8>), SiteError> {

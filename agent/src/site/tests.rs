@@ -472,7 +472,7 @@ fn what_is_under_way_has_ended_when_nobody_waits_for_it_any_more() {
         told.store(true, Ordering::Release);
         Err(SiteError::Vanished("2026-01-01-00-00-00-0123456789ab".parse().unwrap()))
     };
-    let begin = |rest| Underway::begin("try", Path::new("/"), rest).unwrap();
+    let begin = |rest| BackgroundTask::begin("try", Path::new("/"), rest).unwrap();
     drop(begin(rest.clone()));
     assert!(ended.load(Ordering::Acquire), "it goes on beside whoever comes next");
     assert!(matches!(begin(rest).finish(), Err(SiteError::Vanished(_))), "how it ended is not told");

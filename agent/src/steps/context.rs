@@ -13,7 +13,7 @@ use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
 use crate::restart::{ReleaseRef, Renewal, RestartContext, Steadiness, Turn, Variables};
 use crate::settings::{App, When};
-use crate::site::{Site, SiteLock, Underway};
+use crate::site::{BackgroundTask, Site, SiteLock};
 use crate::tools::database::{self, DumpFile};
 use crate::tools::git::{Allowed, Git, Tree};
 use crate::tools::manage::{Grounds, Inspection};
@@ -110,9 +110,9 @@ pub(crate) struct StepContext<'a> {
     /// What the commit holds, once it was checked out.
     pub tree: Option<Tree>,
     /// What the seal waits for: the first sync of the tree, the sealing of the environment that was built.
-    pub before_seal: Vec<Underway>,
+    pub before_seal: Vec<BackgroundTask>,
     /// What the end of the run waits for: that the release has served is being written down in it.
-    pub before_end: Option<Underway>,
+    pub before_end: Option<BackgroundTask>,
     /// What the static files were made of.
     pub collected: Option<Grounds>,
     /// The commit of the former release, once somebody has asked.

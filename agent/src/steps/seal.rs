@@ -8,7 +8,7 @@ use super::foresight::made;
 use super::room::{bytes, counted};
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, Target, claim, in_a_release};
 use crate::settings::ExecutorKind;
-use crate::site::{FACTS, Sealing, Underway};
+use crate::site::{BackgroundTask, FACTS, Sealing};
 
 pub(super) struct Seal;
 
@@ -26,7 +26,7 @@ impl Step for Seal {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        cx.before_seal.drain(..).try_for_each(Underway::finish)?;
+        cx.before_seal.drain(..).try_for_each(BackgroundTask::finish)?;
         let (target, made_by) = (cx.target()?, made(cx));
         claim_release(cx, target)?;
         let manifest = cx.site.seal(&Sealing {

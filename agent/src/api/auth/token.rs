@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::ticket;
 use crate::api::ApiState;
 use crate::api::answer::Refused;
-use crate::api::seldom::Seldom;
+use crate::api::rate_limited_log::RateLimitedLog;
 use crate::tools::https::{Call, CallError, Reply, Roots};
 use crate::trust::{BadKeys, BadToken, Here, Issuer, Job, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
 use crate::work::chain;
@@ -95,7 +95,7 @@ impl Tokens {
         token.algorithm(&source.issuer.algorithms)?;
         let keys = source.keys(token.kid()).await?;
         let job = source.issuer.judge(token, &keys, here)?;
-        static UNUSUAL: Seldom = Seldom::new();
+        static UNUSUAL: RateLimitedLog = RateLimitedLog::new();
         if !job.unusual.is_empty() && UNUSUAL.tells().is_some() {
             let unusual: Vec<&str> = job.unusual.iter().map(String::as_str).collect();
             tracing::info!("a job of {} is unusual: only a grant that names {} means it", job.subject, unusual.join(" and "));

@@ -10,13 +10,13 @@ use super::{IoContext, Site, SiteError};
 
 /// Something that is under way. It has ended when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Underway {
+pub(crate) struct BackgroundTask {
     act: &'static str,
     path: PathBuf,
     thread: Option<JoinHandle<Result<(), SiteError>>>,
 }
 
-impl Underway {
+impl BackgroundTask {
     /// Begins it: what is done, for people, and with what.
     pub(super) fn begin(
         act: &'static str,
@@ -40,7 +40,7 @@ impl Underway {
     }
 }
 
-impl Drop for Underway {
+impl Drop for BackgroundTask {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
             // Nobody asks any more how it ended.
@@ -51,9 +51,9 @@ impl Drop for Underway {
 
 impl Site {
     /// Begins to write to the disk what was written into a directory, and whatever else its file system holds back: the seal waits less for that then.
-    pub(crate) fn begin_to_sync(&self, dir: &Path) -> Result<Underway, SiteError> {
+    pub(crate) fn begin_to_sync(&self, dir: &Path) -> Result<BackgroundTask, SiteError> {
         let opened = std::fs::File::open(dir).on_path("open", dir)?;
         let path = dir.to_owned();
-        Underway::begin("sync", dir, move || syncfs(&opened).on_path("sync the file system of", &path))
+        BackgroundTask::begin("sync", dir, move || syncfs(&opened).on_path("sync the file system of", &path))
     }
 }

@@ -9,7 +9,7 @@ const MOST: u32 = 10;
 const WHILE: Duration = Duration::from_secs(10);
 
 /// One kind of line.
-pub(super) struct Seldom(Mutex<State>);
+pub(super) struct RateLimitedLog(Mutex<State>);
 
 struct State {
     since: Option<Instant>,
@@ -17,7 +17,7 @@ struct State {
     untold: u64,
 }
 
-impl Seldom {
+impl RateLimitedLog {
     /// A kind of which none was told.
     pub(super) const fn new() -> Self {
         Self(Mutex::new(State { since: None, told: 0, untold: 0 }))
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_told_of_and_counted() {
-        let (lines, begin) = (Seldom::new(), Instant::now());
+        let (lines, begin) = (RateLimitedLog::new(), Instant::now());
         let told = |seconds: u64| lines.tells_at(begin + Duration::from_secs(seconds));
         assert_eq!((0..100).filter_map(|_| told(1)).count(), 10);
         assert_eq!(told(12), Some(90));
