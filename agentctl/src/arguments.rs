@@ -229,7 +229,7 @@ those is said with each.
 
 Examples:
   agentctl fsck
-  agentctl fsck --json | jq -r '.differences[] | select(.level == \"error\") | .path'
+  agentctl fsck --json | jq -r '.findings[] | select(.level == \"error\") | .path'
   agentctl fsck --mend && agentctl fsck"
     )]
     Fsck(fsck::Fsck),

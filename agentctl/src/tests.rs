@@ -192,7 +192,7 @@ fn the_app_is_found_or_asked_for() {
     assert_eq!((&shown["apps"][0]["name"], &shown["apps"][0]["new"]), (&"shop".into(), &3.into()));
 }
 
-const SOUND: &str = r#"{"app":"shop","run":null,"verified":{"releases":1,"environments":0,"files":2,"bytes":3,"backups":0,"runs":1,"events":9},"differences":[]}"#;
+const SOUND: &str = r#"{"app":"shop","run":null,"verified":{"releases":1,"environments":0,"files":2,"bytes":3,"backups":0,"runs":1,"events":9},"findings":[]}"#;
 
 #[test]
 fn reading_verbs_ask_for_their_view() {

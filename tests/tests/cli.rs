@@ -361,7 +361,7 @@ fn data_has_the_documented_shape() {
     assert_eq!(json(&["release", "main", "--dry-run", "--json"])["steps"], plan["steps"]);
     has(&json(&["doctor", "--json"])["findings"][0], &["app", "what", "level", "text", "hint"]);
     let fsck = json(&["fsck", "--json"]);
-    has(&fsck, &["app", "run", "verified", "differences"]);
+    has(&fsck, &["app", "run", "verified", "findings"]);
     has(&fsck["verified"], &["releases", "environments", "files", "bytes", "backups", "runs", "events"]);
     has(&json(&["prune", "--dry-run", "--json"]), &["releases"]);
     has(&json(&["release", "main", "--no-follow", "--json"]), &["run", "events"]);

@@ -48,8 +48,8 @@ fn site(name: &str) -> (Bench, Repo) {
 fn differences(bench: &Bench) -> Vec<Value> {
     // With its name: which apps there are, a damaged journal may not say.
     let done = bench.ctl(["fsck", "--app", "site", "--json"]);
-    let all = done.json()["differences"].as_array().unwrap().clone();
-    let found: Vec<Value> = all.into_iter().filter(|difference| difference["level"] != "good").collect();
+    let all = done.json()["findings"].as_array().unwrap().clone();
+    let found: Vec<Value> = all.into_iter().filter(|finding| finding["level"] != "good").collect();
     assert_eq!(done.code, i32::from(!found.is_empty()), "{found:#?}");
     found
 }
@@ -327,7 +327,7 @@ fn the_link_and_what_makes_a_release_whole_are_held_against_the_journal() {
     fs::rename(environment.join(".complete"), bench.path("lost")).unwrap();
     let found = differences(&bench);
     assert_eq!(found.len(), 2, "both releases are told: {found:#?}");
-    assert!(found.iter().all(|difference| difference["text"].as_str().unwrap().contains("is incomplete")), "{found:#?}");
+    assert!(found.iter().all(|finding| finding["text"].as_str().unwrap().contains("is incomplete")), "{found:#?}");
     bench.ctl(["fsck", "--mend"]).expect(0).says(&["nothing is left over"]);
     fs::rename(bench.path("lost"), environment.join(".complete")).unwrap();
     fs::rename(root.join("shared/media"), bench.path("lost")).unwrap();

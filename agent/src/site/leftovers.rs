@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_model::names::ReleaseName;
-use agent_wire::view::{Difference, Level};
+use agent_wire::view::{FsckFinding, Level};
 
 use super::link::TEMPORARY;
 use super::seal::Fact;
-use super::{Chart, FACTS, Failed, IoContext, Migrated, Served, Site, SiteError, SiteLock, remove_tree};
+use super::{FACTS, Failed, FsckReport, IoContext, Migrated, Served, Site, SiteError, SiteLock, remove_tree};
 
 /// What the root itself cannot tell.
 pub(crate) struct Around<'a> {
@@ -68,9 +68,9 @@ impl Leftover {
         format!("{}: {}", place.display(), self.text)
     }
 
-    /// As a difference that can be mended.
-    pub(crate) fn difference(&self) -> Difference {
-        Difference {
+    /// As a finding that can be mended.
+    pub(crate) fn finding(&self) -> FsckFinding {
+        FsckFinding {
             what: self.what.to_owned(),
             level: Level::Warning,
             path: Some(self.path.display().to_string()),
@@ -82,15 +82,15 @@ impl Leftover {
 }
 
 impl Site {
-    /// What can go. What looks like it and may not goes into the chart.
+    /// What can go. What looks like it and may not goes into the report.
     ///
     /// # Errors
     /// [`SiteError::Io`] when a directory of the root cannot be read.
-    pub(crate) fn leftovers(&self, around: &Around<'_>, chart: &mut Chart) -> Result<Vec<Leftover>, SiteError> {
+    pub(crate) fn leftovers(&self, around: &Around<'_>, report: &mut FsckReport) -> Result<Vec<Leftover>, SiteError> {
         let mut left = self.cut_off()?;
-        self.left_releases(around, chart, &mut left)?;
+        self.left_releases(around, report, &mut left)?;
         self.left_environments(around, &mut left)?;
-        self.left_notes(around, chart, &mut left)?;
+        self.left_notes(around, report, &mut left)?;
         Ok(left)
     }
 
@@ -133,7 +133,7 @@ impl Site {
         failed.into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn left_releases(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+    fn left_releases(&self, around: &Around<'_>, report: &mut FsckReport, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
         for release in self.release_names()? {
             let dir = self.release_dir(&release);
             if fs::symlink_metadata(self.manifest_path(&release)).is_ok() {
@@ -145,7 +145,7 @@ impl Site {
                     left.push(Leftover { way: Way::Release(release), ..Leftover::new("release", dir, text) });
                 }
                 Some((why, hint)) => {
-                    chart.add("release", Level::Error, Some(&dir), format!("{release} has no manifest, and {why}"), Some(hint));
+                    report.add("release", Level::Error, Some(&dir), format!("{release} has no manifest, and {why}"), Some(hint));
                 }
             }
         }
@@ -205,7 +205,7 @@ impl Site {
         self.environment_of(release).into_iter().chain(by_manifest)
     }
 
-    fn left_notes(&self, around: &Around<'_>, chart: &mut Chart, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+    fn left_notes(&self, around: &Around<'_>, report: &mut FsckReport, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
         let of_none = |name: &str| name.parse::<ReleaseName>().is_ok_and(|release| !self.release_dir(&release).is_dir());
         let notes = self.root().join(".agent");
         for (name, path) in entries(&notes.join("pins"))? {
@@ -226,12 +226,12 @@ impl Site {
                 Instance::Runs => {
                     let text = format!("the instance of {release} runs, and that release is not there");
                     let hint = "find the process by the socket that the record names, and end it; then --mend forgets it".to_owned();
-                    chart.add("instance", Level::Warning, Some(&path), text, Some(hint));
+                    report.add("instance", Level::Warning, Some(&path), text, Some(hint));
                 }
                 Instance::Unknown => {
                     let text = format!("the record of the instance of {release} cannot be understood, and that release is not there");
                     let hint = "make sure that no such process runs, and remove it".to_owned();
-                    chart.add("instance", Level::Warning, Some(&path), text, Some(hint));
+                    report.add("instance", Level::Warning, Some(&path), text, Some(hint));
                 }
             }
         }

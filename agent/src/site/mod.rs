@@ -53,7 +53,7 @@ pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Sealing, S
 pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use unsettled::Unsettled;
-pub(crate) use verify::Chart;
+pub(crate) use verify::FsckReport;
 
 /// The directory in a release that the agent keeps its facts in.
 pub(crate) const FACTS: &str = ".release";

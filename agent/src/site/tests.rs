@@ -252,9 +252,9 @@ fn what_was_never_sealed_is_not_verified() {
     let (_dir, site, _lock) = site();
     let release: ReleaseName = OLD.parse().unwrap();
     let told = || {
-        let mut chart = Chart::default();
-        site.verify_releases("shop", &|| true, &mut chart).unwrap();
-        chart.differences.into_iter().map(|difference| difference.text).collect::<Vec<_>>().join("; ")
+        let mut report = FsckReport::default();
+        site.verify_releases("shop", &|| true, &mut report).unwrap();
+        report.findings.into_iter().map(|finding| finding.text).collect::<Vec<_>>().join("; ")
     };
     fs::create_dir_all(site.release_dir(&release)).unwrap();
     assert_eq!(told(), "", "it has nothing to be held against");
@@ -274,7 +274,7 @@ fn a_temporary_file_is_known_by_its_name_and_the_agents_own_by_its_age() {
     }
     let (_dir, site, lock) = site();
     let around = Around { served: &[], in_use: &|_| false, instance: &|_| Instance::Gone };
-    let left = || site.leftovers(&around, &mut Chart::default()).unwrap();
+    let left = || site.leftovers(&around, &mut FsckReport::default()).unwrap();
     let own = site.root().join(format!(".agent/.lock.json.{}", std::process::id()));
     fs::write(&own, "").unwrap();
     assert_eq!(left(), [], "it may be written at this moment");
@@ -292,10 +292,10 @@ fn what_was_never_sealed_may_go_unless_something_hangs_on_it() {
     let dir = site.release_dir(&release);
     fs::create_dir_all(dir.join(FACTS)).unwrap();
     let left = |served: &[ReleaseName], in_use: bool| {
-        let mut chart = Chart::default();
+        let mut report = FsckReport::default();
         let around = Around { served, in_use: &|path| in_use && path == dir, instance: &|_| Instance::Gone };
-        let left = site.leftovers(&around, &mut chart).unwrap();
-        (left.len(), chart.differences.into_iter().map(|difference| difference.text).collect::<Vec<_>>().join("; "))
+        let left = site.leftovers(&around, &mut report).unwrap();
+        (left.len(), report.findings.into_iter().map(|finding| finding.text).collect::<Vec<_>>().join("; "))
     };
     assert_eq!(left(&[], false), (1, String::new()));
     let kept = |why: &str| (0, format!("{OLD} has no manifest, and {why}"));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use agent_model::names::{ReleaseName, RunId};
-use agent_wire::view::{Difference, Level, Verified};
+use agent_wire::view::{FsckFinding, Level, Verified};
 use nix::unistd::{AccessFlags, access};
 
 use super::environment::{LISTING, MARKER, is_key};
@@ -19,18 +19,18 @@ const MOST_TOLD: usize = 20;
 
 /// What was looked at, and what differs.
 #[derive(Debug, Default)]
-pub(crate) struct Chart {
+pub(crate) struct FsckReport {
     /// How much was looked at.
     pub verified: Verified,
     /// What differs.
-    pub differences: Vec<Difference>,
+    pub findings: Vec<FsckFinding>,
 }
 
-impl Chart {
+impl FsckReport {
     /// Adds what nobody can mend without guessing.
     pub(crate) fn add(&mut self, what: &str, level: Level, path: Option<&Path>, text: impl Into<String>, hint: Option<String>) {
         let path = path.map(|path| path.display().to_string());
-        self.differences.push(Difference { what: what.to_owned(), level, path, text: text.into(), hint, mend: false });
+        self.findings.push(FsckFinding { what: what.to_owned(), level, path, text: text.into(), hint, mend: false });
     }
 
     fn error(&mut self, what: &str, path: &Path, text: impl Into<String>, hint: impl Into<String>) {
@@ -44,7 +44,7 @@ impl Chart {
         self.verified.environments += environments;
         self.verified.files += files;
         self.verified.bytes += bytes;
-        self.differences.extend(other.differences);
+        self.findings.extend(other.findings);
     }
 }
 
@@ -61,7 +61,7 @@ struct Sealed<'a> {
 
 impl Site {
     /// Holds the link against what is on disk, and against the release that the journal says was live last.
-    pub(crate) fn verify_link(&self, last: Option<&(RunId, ReleaseName)>, chart: &mut Chart) {
+    pub(crate) fn verify_link(&self, last: Option<&(RunId, ReleaseName)>, report: &mut FsckReport) {
         let path = self.link();
         let again = |then: &str| match last {
             Some((_, release)) => format!("{then}agentctl activate {release}"),
@@ -69,30 +69,30 @@ impl Site {
         };
         match (self.live(), last) {
             (Err(err @ SiteError::NotALink { .. }), _) => {
-                chart.error("link", &path, err.to_string(), again("move it away, and then: "));
+                report.error("link", &path, err.to_string(), again("move it away, and then: "));
             }
-            (Err(err), _) => chart.add("link", Level::Error, Some(&path), told(&err), err.hint()),
+            (Err(err), _) => report.add("link", Level::Error, Some(&path), told(&err), err.hint()),
             (Ok(Some(live)), _) if !self.release_dir(&live).is_dir() => {
-                chart.error(
+                report.error(
                     "link",
                     &path,
                     format!("the link names {live}, which is not there"),
                     "agentctl activate RELEASE; agentctl list shows them",
                 );
             }
-            (Ok(Some(live)), Some((run, release))) if live != *release => chart.error(
+            (Ok(Some(live)), Some((run, release))) if live != *release => report.error(
                 "link",
                 &path,
                 format!("the link names {live}, and the journal says that {release} was live last (run {run})"),
                 format!("agentctl activate {release}; or, if {live} was meant: agentctl activate {live}"),
             ),
-            (Ok(None), Some((run, release))) => chart.error(
+            (Ok(None), Some((run, release))) => report.error(
                 "link",
                 &path,
                 format!("there is no link, and the journal says that {release} was live last (run {run})"),
                 again(""),
             ),
-            (Ok(Some(live)), None) => chart.add(
+            (Ok(Some(live)), None) => report.add(
                 "link",
                 Level::Good,
                 Some(&path),
@@ -104,7 +104,7 @@ impl Site {
     }
 
     /// Tells what stands among releases, environments and backups, and is none.
-    pub(crate) fn verify_names(&self, chart: &mut Chart) {
+    pub(crate) fn verify_names(&self, report: &mut FsckReport) {
         let is_release = |name: &str| name.parse::<ReleaseName>().is_ok();
         let is_known = |place: &str, name: &str, is_dir: bool| match place {
             "releases" => is_dir && is_release(name),
@@ -117,7 +117,7 @@ impl Site {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if !is_known(place, &name, is_dir) && name != LOST_AND_FOUND && !name.starts_with(".trash-") && !name.ends_with(".part") {
                     let one = place.trim_end_matches('s');
-                    chart.add(
+                    report.add(
                         one,
                         Level::Warning,
                         Some(&entry.path()),
@@ -130,7 +130,7 @@ impl Site {
     }
 
     /// Holds every sealed release against its manifest and its list of files. One that goes away meanwhile was pruned, and is passed over.
-    pub(crate) fn verify_releases(&self, app: &str, go_on: &dyn Fn() -> bool, chart: &mut Chart) -> Result<(), SiteError> {
+    pub(crate) fn verify_releases(&self, app: &str, go_on: &dyn Fn() -> bool, report: &mut FsckReport) -> Result<(), SiteError> {
         let live = self.live().unwrap_or_default();
         let mut shared = BTreeSet::new();
         for release in self.release_names()? {
@@ -142,10 +142,10 @@ impl Site {
                 // Without a manifest it was never sealed, or has lost it: what is left over tells which.
                 continue;
             }
-            let mut own = Chart::default();
+            let mut own = FsckReport::default();
             self.verify_release(app, &release, live.as_ref(), go_on, &mut shared, &mut own);
             if self.release_dir(&release).is_dir() {
-                chart.absorb(own);
+                report.absorb(own);
             }
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Site {
         live: Option<&ReleaseName>,
         go_on: &dyn Fn() -> bool,
         shared: &mut BTreeSet<PathBuf>,
-        chart: &mut Chart,
+        report: &mut FsckReport,
     ) {
         let dir = self.release_dir(release);
         let digits = release.commit_digits();
@@ -169,39 +169,39 @@ impl Site {
             format!("do not activate it; agentctl release {digits} makes this commit anew")
         };
         let called = if is_live { format!("the live release {release}") } else { format!("the release {release}") };
-        self.verify_facts(release, &called, chart);
+        self.verify_facts(release, &called, report);
         let manifest = match self.written_manifest(release) {
             Ok(manifest) => manifest,
-            Err(err) => return chart.error("release", &self.manifest_path(release), err.to_string(), hint),
+            Err(err) => return report.error("release", &self.manifest_path(release), err.to_string(), hint),
         };
         if manifest.app != app {
             let text = format!("{called} was made for an app {}", manifest.app);
-            chart.add("release", Level::Warning, Some(&dir), text, Some(format!("was it copied here? {hint}")));
+            report.add("release", Level::Warning, Some(&dir), text, Some(format!("was it copied here? {hint}")));
         }
         if let Some(key) = manifest.environment.as_ref().filter(|key| !self.has_environment(key)) {
             let place = self.environment(key);
             let how = if place.is_dir() { "is incomplete" } else { "is gone" };
-            chart.error("environment", &place, format!("the environment of {called} {how}"), hint.clone());
+            report.error("environment", &place, format!("the environment of {called} {how}"), hint.clone());
         }
         let listing = match self.listing_of(release, &manifest) {
             Ok(listing) => listing,
-            Err(err) => return chart.error("release", &dir.join(FACTS).join(super::seal::LISTING), err.to_string(), hint),
+            Err(err) => return report.error("release", &dir.join(FACTS).join(super::seal::LISTING), err.to_string(), hint),
         };
         let sealed = Sealed { what: "release", called, dir: dir.clone(), without: &[FACTS], hint: &hint };
-        let Some(compared) = sealed.verify(&listing, go_on, chart) else { return };
-        chart.verified.releases += 1;
+        let Some(compared) = sealed.verify(&listing, go_on, report) else { return };
+        report.verified.releases += 1;
         let revision = dir.join("REVISION");
         let says = fs::read_to_string(&revision).unwrap_or_default();
         if says.trim() != manifest.commit && !compared.flaws.iter().any(|(path, _)| *path == Path::new("REVISION")) {
             let text =
                 format!("REVISION of {} was sealed with {:?}, and the manifest says {}", sealed.called, says.trim(), manifest.commit);
-            chart.error("release", &revision, text, hint.clone());
+            report.error("release", &revision, text, hint.clone());
         }
         for link in compared.links {
             let Some(target) = self.shared_target(&dir, &link).filter(|target| fs::metadata(target).is_err()) else { continue };
             let text = format!("what {} of {} leads to is gone", link.display(), sealed.called);
             if shared.insert(target.clone()) {
-                chart.error("shared", &target, text, "put it back from a copy; an empty one may hide that something is lost");
+                report.error("shared", &target, text, "put it back from a copy; an empty one may hide that something is lost");
             }
         }
     }
@@ -220,13 +220,13 @@ impl Site {
         plain.starts_with(self.root().join("shared")).then_some(plain)
     }
 
-    fn verify_facts(&self, release: &ReleaseName, called: &str, chart: &mut Chart) {
+    fn verify_facts(&self, release: &ReleaseName, called: &str, report: &mut FsckReport) {
         let facts = self.release_dir(release).join(FACTS);
         let mut broken = |file: &str, err: Option<SiteError>, then: &str| {
             if let Some(err) = err {
                 let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
                 let hint = format!("put it back from a copy, or remove it: {then}");
-                chart.error("release", &facts.join(file), format!("{FACTS}/{file} of {called} cannot be read{why}"), hint);
+                report.error("release", &facts.join(file), format!("{FACTS}/{file} of {called} cannot be read{why}"), hint);
             }
         };
         broken(Served::FILE, self.fact::<Served>(release).err(), "the release then counts as one that was never live");
@@ -237,13 +237,13 @@ impl Site {
             let name = entry.file_name().to_string_lossy().into_owned();
             if !KEPT.contains(&name.as_str()) && super::leftovers::temporary_of(&name).is_none() {
                 let text = format!("{FACTS}/{name} of {called} is not the agent's");
-                chart.add("release", Level::Warning, Some(&entry.path()), text, Some(REMOVE.to_owned()));
+                report.add("release", Level::Warning, Some(&entry.path()), text, Some(REMOVE.to_owned()));
             }
         }
     }
 
     /// Holds every complete environment against its list of files.
-    pub(crate) fn verify_environments(&self, go_on: &dyn Fn() -> bool, chart: &mut Chart) -> Result<(), SiteError> {
+    pub(crate) fn verify_environments(&self, go_on: &dyn Fn() -> bool, report: &mut FsckReport) -> Result<(), SiteError> {
         let names = self.release_names()?;
         for key in self.environments()?.into_iter().filter(|key| self.has_environment(key)) {
             if !go_on() {
@@ -251,22 +251,22 @@ impl Site {
             }
             // The newest: its commit is the one that is most likely wanted again.
             let users: Vec<&ReleaseName> = names.iter().filter(|name| self.environment_of(name).as_ref() == Some(&key)).collect();
-            let mut own = Chart::default();
+            let mut own = FsckReport::default();
             self.verify_environment(&key, &users, go_on, &mut own);
             if self.environment(&key).is_dir() {
-                chart.absorb(own);
+                report.absorb(own);
             }
         }
         Ok(())
     }
 
-    fn verify_environment(&self, key: &str, users: &[&ReleaseName], go_on: &dyn Fn() -> bool, chart: &mut Chart) {
+    fn verify_environment(&self, key: &str, users: &[&ReleaseName], go_on: &dyn Fn() -> bool, report: &mut FsckReport) {
         let dir = self.environment(key);
         let (called, hint) = match users {
             [] => {
                 let hint = "agentctl prune removes it".to_owned();
                 let text = format!("no release uses the environment {key}");
-                chart.add("environment", Level::Good, Some(&dir), text, Some(hint.clone()));
+                report.add("environment", Level::Good, Some(&dir), text, Some(hint.clone()));
                 (format!("the environment {key}, which no release uses,"), hint)
             }
             [newest, ..] => {
@@ -283,19 +283,19 @@ impl Site {
                 Err(_) => format!("bin/python of {called} is no program"),
             };
             let hint = format!("install the interpreter that it was made with again; or: {hint}");
-            chart.error("environment", &python, text, hint);
+            report.error("environment", &python, text, hint);
         }
         let listing = match self.listing_of_environment(key) {
             Ok(Some(listing)) => listing,
             Ok(None) => {
                 let text = format!("{called} was sealed before lists of files were kept: its files cannot be verified");
-                return chart.add("environment", Level::Good, Some(&dir), text, Some(hint));
+                return report.add("environment", Level::Good, Some(&dir), text, Some(hint));
             }
-            Err(why) => return chart.error("environment", &dir, format!("{called} {why}"), hint),
+            Err(why) => return report.error("environment", &dir, format!("{called} {why}"), hint),
         };
         let sealed = Sealed { what: "environment", called, dir, without: &[MARKER, LISTING], hint: &hint };
-        if sealed.verify(&listing, go_on, chart).is_some() {
-            chart.verified.environments += 1;
+        if sealed.verify(&listing, go_on, report).is_some() {
+            report.verified.environments += 1;
         }
     }
 }
@@ -304,17 +304,17 @@ impl Site {
 const REMOVE: &str = "find out who wrote it, and remove it";
 
 impl Sealed<'_> {
-    fn verify(&self, listing: &[u8], go_on: &dyn Fn() -> bool, chart: &mut Chart) -> Option<Compared> {
+    fn verify(&self, listing: &[u8], go_on: &dyn Fn() -> bool, report: &mut FsckReport) -> Option<Compared> {
         let Self { what, called, dir, without, hint } = self;
         let compared = match compare(listing, dir, without, go_on) {
             Ok(compared) => compared,
             Err(err) => {
-                chart.add(what, Level::Error, Some(dir), format!("{called} cannot be read: {}", told(&err)), err.hint());
+                report.add(what, Level::Error, Some(dir), format!("{called} cannot be read: {}", told(&err)), err.hint());
                 return None;
             }
         };
-        chart.verified.files += compared.files;
-        chart.verified.bytes += compared.bytes;
+        report.verified.files += compared.files;
+        report.verified.bytes += compared.bytes;
         let (caches, flaws): (Vec<_>, Vec<_>) = compared.flaws.iter().partition(|(_, flaw)| *flaw == Flaw::Cache);
         for (path, flaw) in flaws.iter().take(MOST_TOLD) {
             let shown = path.display();
@@ -333,18 +333,18 @@ impl Sealed<'_> {
                 Flaw::Extra | Flaw::Cache => REMOVE.to_owned(),
                 _ => (*hint).to_owned(),
             };
-            chart.add(what, level, Some(&dir.join(path)), text, Some(hint));
+            report.add(what, level, Some(&dir.join(path)), text, Some(hint));
         }
         let more = flaws.iter().skip(MOST_TOLD);
         if more.len() > 0 {
             let level = if more.clone().all(|(_, flaw)| *flaw == Flaw::Extra) { Level::Warning } else { Level::Error };
             let text = format!("{} more files of {called} differ", more.len());
-            chart.add(what, level, Some(dir), text, Some((*hint).to_owned()));
+            report.add(what, level, Some(dir), text, Some((*hint).to_owned()));
         }
         if !caches.is_empty() {
             let (files, were) = if caches.len() == 1 { ("file", "was") } else { ("files", "were") };
             let text = format!("{} compiled {files} of Python's in {called} {were} not there when it was sealed", caches.len());
-            chart.add(what, Level::Good, Some(dir), text, None);
+            report.add(what, Level::Good, Some(dir), text, None);
         }
         Some(compared)
     }

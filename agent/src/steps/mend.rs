@@ -8,7 +8,7 @@ use agent_model::request::Act;
 use super::room::counted;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext};
 use crate::restart::handover;
-use crate::site::{Around, Chart};
+use crate::site::{Around, FsckReport};
 use crate::work::InUse;
 
 pub(super) struct Mend;
@@ -32,7 +32,7 @@ impl Step for Mend {
         let in_use = |dir: &Path| in_use.has(dir);
         let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
         // What may not go is told by `fsck`, with what to do.
-        let left = cx.site.leftovers(&around, &mut Chart::default())?;
+        let left = cx.site.leftovers(&around, &mut FsckReport::default())?;
         let mut failed: Vec<Failure> = Vec::new();
         for leftover in &left {
             if cx.cancel.asked() {

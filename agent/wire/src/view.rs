@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{OutcomeWord, PlannedStep};
 
-pub use fsck::{Difference, Fsck, Verified};
+pub use fsck::{Fsck, FsckFinding, Verified};
 
 /// The answer to a request that was taken (202), or had been taken before (200).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

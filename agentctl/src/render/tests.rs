@@ -4,7 +4,7 @@ use agent_model::request::Right;
 use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::problem::Problem;
 use agent_wire::view::{
-    App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
+    App, Apps, Commit, Doctor, Finding, Fsck, FsckFinding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
     Run, RunState, Runs, StartedAgain, Unsettled, Verified, Whoami,
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -789,7 +789,7 @@ fn the_doctor_tells_the_worst_first() {
 
 #[test]
 fn fsck_tells_the_worst_first_and_each_hint_once_below_what_it_is_for() {
-    let difference = |level, path: &str, text: &str, hint: Option<&str>| Difference {
+    let difference = |level, path: &str, text: &str, hint: Option<&str>| FsckFinding {
         what: "release".into(),
         level,
         path: (!path.is_empty()).then(|| path.to_owned()),
@@ -798,11 +798,11 @@ fn fsck_tells_the_worst_first_and_each_hint_once_below_what_it_is_for() {
         mend: false,
     };
     let verified = Verified { releases: 2, environments: 1, files: 12_345, bytes: 67_800_000, backups: 1, runs: 7, events: 890 };
-    let found = |run, differences| Fsck { app: "shop".into(), run, verified: verified.clone(), differences };
+    let found = |run, findings| Fsck { app: "shop".into(), run, verified: verified.clone(), findings };
     let anew = Some("agentctl release 1a2b3c4d5e6f makes this commit anew");
-    let differences = vec![
+    let findings = vec![
         difference(Level::Warning, "/srv/shop/x", "x of the release is new", Some("remove it")),
-        Difference {
+        FsckFinding {
             mend: true,
             ..difference(
                 Level::Warning,
@@ -815,7 +815,7 @@ fn fsck_tells_the_worst_first_and_each_hint_once_below_what_it_is_for() {
         difference(Level::Error, "/srv/shop/b", "b\x1b[2J of the release is gone", anew),
         difference(Level::Good, "", "run 3 made it live", None),
     ];
-    assert_snapshot!(plain(&fsck(&found(None, differences))), @r"
+    assert_snapshot!(plain(&fsck(&found(None, findings))), @r"
     ✗ release: a of the release is gone
       /srv/shop/a
     ✗ release: b of the release is gone

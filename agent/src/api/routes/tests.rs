@@ -9,7 +9,7 @@ use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::form::{Form, Options};
 use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use agent_wire::view::{
-    App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
+    App, Apps, Commit, Doctor, Finding, Fsck, FsckFinding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
     Run, RunState, Runs, StartedAgain, Taken, Unsettled, Verified, Whoami, WillPoll,
 };
 use serde::Serialize;
@@ -344,7 +344,7 @@ fn every_view_is_as_the_contract_says() {
     contract.hold("PlannedStep", &planned[1], &planned[0]);
     contract.hold("Finding", &finding(true), &finding(false));
     contract.hold("Doctor", &Doctor { findings: vec![finding(true)] }, &Doctor { findings: vec![] });
-    let difference = |said: bool| Difference {
+    let difference = |said: bool| FsckFinding {
         what: "link".into(),
         level: Level::Error,
         path: said.then(|| "/var/shop/app".into()),
@@ -357,10 +357,10 @@ fn every_view_is_as_the_contract_says() {
         app: "shop".into(),
         run: said.then_some(7),
         verified: verified.clone(),
-        differences: if said { vec![difference(true)] } else { vec![] },
+        findings: if said { vec![difference(true)] } else { vec![] },
     };
     contract.hold("Verified", &verified, &verified);
-    contract.hold("Difference", &difference(true), &difference(false));
+    contract.hold("FsckFinding", &difference(true), &difference(false));
     contract.hold("Fsck", &fsck(true), &fsck(false));
     let grant = GrantView {
         to: vec!["key:ci".into()],

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_wire::view::Level;
 use nix::unistd::{Uid, User, geteuid};
 
-use super::{Chart, LIMIT};
+use super::{DoctorReport, LIMIT};
 use crate::engine::AppEngine;
 use crate::settings::ExecutorKind;
 use crate::steps::ready::{self, Fatal};
@@ -19,20 +19,20 @@ const RECENT: Duration = Duration::from_secs(24 * 3600);
 
 impl AppEngine {
     /// Whether the live release answers, and goes on answering.
-    pub(super) fn examine_live(&self, chart: &mut Chart) {
+    pub(super) fn examine_live(&self, report: &mut DoctorReport) {
         let Ok(Some(live)) = self.site.live() else { return };
         let app = self.settings();
         if self.monitor.turn.is_of_run() {
-            return chart.add("live", Level::Good, "a run is about to exchange what is live: it was not asked", None);
+            return report.add("live", Level::Good, "a run is about to exchange what is live: it was not asked", None);
         }
         match health_of(&app, &self.site, &live, Depth { workers: &app.workers, limit: LIMIT }) {
-            Health::Answers(notes) => chart.add("live", Level::Good, format!("{live} answers: {}", notes.join("; ")), None),
+            Health::Answers(notes) => report.add("live", Level::Good, format!("{live} answers: {}", notes.join("; ")), None),
             Health::NotAsked => {}
             Health::Fails { text, hint } => {
                 let text = self.monitor.down().map_or(text.clone(), |down| format!("{text}; {down}"));
                 let log = self.site.instances().join(format!("{live}.log"));
                 let hint = hint.or_else(|| log.exists().then(|| format!("read what its server said: {}", log.display())));
-                chart.add("live", Level::Error, format!("{live} does not answer as its checks say: {text}"), hint);
+                report.add("live", Level::Error, format!("{live} does not answer as its checks say: {text}"), hint);
             }
         }
         let Some(again) = self.started_again() else { return };
@@ -45,21 +45,21 @@ impl AppEngine {
             last.format("%Y-%m-%d %H:%M:%S UTC")
         );
         let log = self.site.instances().join(format!("{live}.log"));
-        chart.add("live", level, text, Some(format!("read what its server said: {}", log.display())));
+        report.add("live", level, text, Some(format!("read what its server said: {}", log.display())));
     }
 
     /// What cannot be right, and can be told without making anything.
-    pub(super) fn examine_readiness(&self, chart: &mut Chart) {
+    pub(super) fn examine_readiness(&self, report: &mut DoctorReport) {
         let app = self.settings();
         for unready in ready::secrets(&app).into_iter().chain(ready::checks(&app)) {
             let level = if unready.fatal == Fatal::Yes { Level::Error } else { Level::Warning };
-            chart.add(unready.what, level, unready.text, Some(unready.hint));
+            report.add(unready.what, level, unready.text, Some(unready.hint));
         }
         for user in self.serving_users() {
             // Another user may be meant to read only; the agent's own programs migrate and collect, too.
             let level = if user == geteuid() { Level::Error } else { Level::Warning };
             for unready in ready::shared(&app, &self.site, user) {
-                chart.add(unready.what, level, unready.text, Some(unready.hint));
+                report.add(unready.what, level, unready.text, Some(unready.hint));
             }
         }
     }
