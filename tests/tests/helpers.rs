@@ -414,7 +414,7 @@ fn an_agent_without_any_right_hands_over_in_slots() {
     shop.configure(&SLOTS.replace("shop@", "shop-gunicorn@"));
     shop.machine.systemctl(["stop", "shop@blue.service", "shop@green.service"]);
     shop.machine.run(["rm", "-r", "/run/shop/web.sock", "/var/shop/slots"]).expect(0);
-    assert_eq!(shop.findings(), Vec::<String>::new(), "the example has no trap");
+    assert_eq!(shop.findings(), Vec::<String>::new(), "the example has no misconfiguration");
     shop.machine.ctl(["release", "v1"]).expect(0);
     let visitors = Visitors::come(&front);
     shop.machine.ctl(["release", "v2"]).expect(0);

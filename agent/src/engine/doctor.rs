@@ -300,11 +300,11 @@ impl AppEngine {
             };
             report.add("check", level, text, Some(hint));
         }
-        let traps = app.restart.traps(&self.site.link(), &app.workers, app.timeout_of("switch"));
-        let silent = traps.is_empty();
-        report.findings.extend(traps.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
+        let lints = app.restart.lints(&self.site.link(), &app.workers, app.timeout_of("switch"));
+        let silent = lints.is_empty();
+        report.findings.extend(lints.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
         if silent && app.restart != Restart::None {
-            report.add("restart", Level::Good, "no trap was found in the way the app is restarted", None);
+            report.add("restart", Level::Good, "no misconfiguration was found in the way the app is restarted", None);
         }
     }
 

@@ -14,7 +14,7 @@ mod helper;
 mod master;
 mod proof;
 pub(crate) mod systemd;
-mod traps;
+mod lints;
 mod turn;
 pub(crate) mod uwsgi_fifo;
 mod variables;
@@ -167,8 +167,8 @@ impl Restart {
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
     pub(crate) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Prepared, RestartError> {
         systemd::examine(context, Act::Restart, worker::plain(context).map(|worker| worker.unit.as_str()))?;
-        let workers = traps::of_workers(self, context.workers, context.link, context.watch.left());
-        for finding in traps::of_server(self, context.link, new.dir).into_iter().chain(workers) {
+        let workers = lints::of_workers(self, context.workers, context.link, context.watch.left());
+        for finding in lints::of_server(self, context.link, new.dir).into_iter().chain(workers) {
             match (finding.level, finding.hint) {
                 // It would be called live and would not be.
                 (Level::Error, Some(hint)) => return Err(RestartError::SetUp { what: finding.text, hint }),
@@ -463,8 +463,8 @@ impl Restart {
 
     /// What is wrong with the set-up, or will be one day: for `doctor`. `time` is what a switch may take. The app's name is left for the caller to
     /// fill in.
-    pub(crate) fn traps(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
-        traps::find(self, link, workers, time)
+    pub(crate) fn lints(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
+        lints::find(self, link, workers, time)
     }
 
     /// Whether the release is served already, and nothing would be done to bring it.

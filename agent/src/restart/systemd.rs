@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::bus::{Act, Bus, Unit};
 use super::handover::Finishing;
+use super::lints::{self, Server};
 use super::master::ShownBy;
 use super::proof::go_on;
-use super::traps::{self, Server};
 use super::uwsgi_fifo::times_without_app;
 use super::{ReleaseRef, Renewal, RestartContext, RestartError};
 use crate::tools::Process;
@@ -221,7 +221,7 @@ fn await_active(
 
 /// What shows which release a unit's processes run.
 fn shown_by(context: &RestartContext<'_>, unit: &Unit) -> ShownBy {
-    if traps::forks(unit) { traps::shown_after_fork(context, Server::of_unit(unit.clone())) } else { ShownBy::Directory }
+    if lints::forks(unit) { lints::shown_after_fork(context, Server::of_unit(unit.clone())) } else { ShownBy::Directory }
 }
 
 /// A process of a unit that does its work in another release. The kernel tells of no worker at its end where it works; while none that lives works in the

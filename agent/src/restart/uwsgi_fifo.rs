@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::bus::Act;
+use super::lints::Server;
 use super::master::{Absent, Master, ShownBy, is_fresh};
 use super::proof::go_on;
-use super::traps::Server;
-use super::{ReleaseRef, RestartContext, RestartError, systemd, traps};
+use super::{ReleaseRef, RestartContext, RestartError, lints, systemd};
 use crate::tools::http::Wrong;
 use crate::tools::{Process, Ticks, holding, topmost};
 use stats::State;
@@ -200,7 +200,7 @@ impl Settings {
 
     /// What shows which release the workers of this master run.
     pub(super) fn shown_by(&self, context: &RestartContext<'_>, master: &Process) -> ShownBy {
-        if self.how.replaces_every_child() { ShownBy::Directory } else { traps::shown_after_fork(context, Server::of(master, None)) }
+        if self.how.replaces_every_child() { ShownBy::Directory } else { lints::shown_after_fork(context, Server::of(master, None)) }
     }
 
     /// Waits until every worker is another one than before, and, as far as the stats server tells, has done what it can to load the app.

@@ -16,9 +16,9 @@ use agent_model::names::ReleaseName;
 
 use super::instance::{Instances, instance_of};
 use crate::restart::bus::{Act, Bus, Unit};
+use crate::restart::lints::celery;
 use crate::restart::proof::go_on;
 use crate::restart::systemd::{Job, Time, Watched, carry_out, tell_of_end};
-use crate::restart::traps::celery;
 use crate::restart::worker::{self, Brought, Worker, templates};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 

@@ -21,7 +21,7 @@ use super::{Restart, RestartContext, RestartError, gunicorn as by_signal, system
 use crate::site::Slots;
 use crate::tools::{Cancel, Process, Watch};
 
-/// How an app is brought to load a release, as far as the traps differ by it.
+/// How an app is brought to load a release, as far as the misconfigurations differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// A process of its own for each release.
@@ -72,7 +72,7 @@ impl Server {
     }
 }
 
-/// All that `doctor` should know: what stands in the way, and the traps.
+/// All that `doctor` should know: what stands in the way, and the misconfigurations.
 pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
     let mut findings = quickly(|watch| obstacles(restart, workers, link, watch));
     findings.extend(grants(restart, workers));
@@ -80,7 +80,11 @@ pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Dur
     findings.extend(of_workers(restart, workers, link, time));
     // Where nothing is restarted there is nothing that could be there.
     if findings.is_empty() && *restart != Restart::None {
-        findings.push(finding(Level::Good, "what restarts the app is there, and none of the known traps is in its set-up", None));
+        findings.push(finding(
+            Level::Good,
+            "what restarts the app is there, and none of the known misconfigurations is in its set-up",
+            None,
+        ));
     }
     findings.sort_by_key(|finding| finding.level);
     findings
@@ -91,9 +95,9 @@ pub(super) fn of_server(restart: &Restart, link: &Path, dir: &Path) -> Vec<Findi
     let mut findings = quickly(|watch| slots(restart, link, watch));
     for (server, way) in quickly(|watch| servers(restart, watch)) {
         let found = if server.runs("uwsgi") {
-            uwsgi::judge(&server, way, link)
+            uwsgi::lint(&server, way, link)
         } else if server.runs("gunicorn") {
-            gunicorn::judge(&server, way, gunicorn::Place { link, dir })
+            gunicorn::lint(&server, way, gunicorn::Place { link, dir })
         } else {
             Vec::new()
         };
@@ -139,7 +143,7 @@ pub(super) fn of_workers(restart: &Restart, workers: &[Worker], link: &Path, tim
         // The instances of a template are alike.
         for name in workers.iter().filter_map(|worker| units_of_worker(restart, worker).into_iter().next()) {
             let unit = bus.unit(&name)?;
-            findings.extend(celery::judge(&unit));
+            findings.extend(celery::lint(&unit));
             findings.extend(systemd::takes_too_long(&unit, time).map(|(text, hint)| finding(Level::Warning, text, Some(hint))));
         }
         Ok(findings)

@@ -75,7 +75,7 @@ impl Configuration {
 }
 
 /// What is wrong, or will be one day.
-pub(super) fn judge(server: &Server, way: Way, place: Place<'_>) -> Vec<Finding> {
+pub(super) fn lint(server: &Server, way: Way, place: Place<'_>) -> Vec<Finding> {
     let Place { link, dir } = place;
     let mut found = Vec::new();
     let configuration = Configuration::of(server, way, place);

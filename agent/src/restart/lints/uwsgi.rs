@@ -148,7 +148,7 @@ pub(super) fn loads_from(server: &Server, link: &Path) -> bool {
 }
 
 /// What is wrong, or will be one day.
-pub(super) fn judge(server: &Server, way: Way, link: &Path) -> Vec<Finding> {
+pub(super) fn lint(server: &Server, way: Way, link: &Path) -> Vec<Finding> {
     let options = Options::of(server);
     let mut found = found_in(&options, server, way, link);
     if let Some(source) = &options.unread {

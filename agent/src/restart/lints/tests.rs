@@ -16,7 +16,7 @@ fn texts(found: &[Finding]) -> String {
 }
 
 fn uwsgi(line: &str, way: Way) -> String {
-    texts(&uwsgi::judge(&server(line), way, Path::new(LINK)))
+    texts(&uwsgi::lint(&server(line), way, Path::new(LINK)))
 }
 
 #[test]
@@ -41,11 +41,11 @@ fn each_trap_of_uwsgi_is_told_with_its_hint() {
     assert!(uwsgi("uwsgi --need-app --listen=1024", Way::Anew).contains("die-on-term"));
     let mut started = server(&format!("uwsgi --virtualenv=/var/shop/app/venv --module app {rest}"));
     started.dir = Some("/var/shop/releases/2026-11-20-10-00-00-aaaaaaaaaaaa".into());
-    let found = uwsgi::judge(&started, Way::Reload, Path::new(LINK));
+    let found = uwsgi::lint(&started, Way::Reload, Path::new(LINK));
     assert!(texts(&found).contains("has no chdir") && found.iter().all(|finding| finding.hint.is_some()), "{found:?}");
     let unit = Unit { name: "shop.service".into(), kind: "notify".into(), kill_signal: 15, ..Unit::default() };
     let started = Server { unit: Some(unit), ..server("uwsgi --lazy-apps --chdir=/var/shop/app --listen=1024") };
-    let found = texts(&uwsgi::judge(&started, Way::Restart, Path::new(LINK)));
+    let found = texts(&uwsgi::lint(&started, Way::Restart, Path::new(LINK)));
     assert!(found.contains("stops uWSGI by SIGTERM") && found.contains("READY before any app"), "{found}");
 }
 
@@ -59,14 +59,14 @@ fn options_are_read_from_ini_files_with_their_variables() {
     std::fs::write(stage.path("shop.ini"), text).unwrap();
     let mut started = server("/usr/bin/uwsgi --ini shop.ini");
     started.dir = Some(stage.path(""));
-    let found = texts(&uwsgi::judge(&started, Way::Reload, Path::new(LINK)));
+    let found = texts(&uwsgi::lint(&started, Way::Reload, Path::new(LINK)));
     assert!(found.contains("http router") && found.lines().count() == 1, "{found}");
 }
 
 #[test]
 fn each_trap_of_gunicorn_is_told_with_its_hint() {
     let place = gunicorn::Place { link: Path::new(LINK), dir: Path::new("/var/shop/releases/x") };
-    let judge = |line: &str, way| texts(&gunicorn::judge(&server(line), way, place));
+    let judge = |line: &str, way| texts(&gunicorn::lint(&server(line), way, place));
     assert!(judge("/var/shop/app/venv/bin/gunicorn --chdir /var/shop/app x", Way::Reload).contains("old environment"));
     assert!(judge("/var/shop/environments/1/bin/python /var/shop/app/venv/bin/gunicorn x", Way::Second).contains("old environment"));
     assert_eq!(judge("/var/shop/app/venv/bin/python /var/shop/app/venv/bin/gunicorn x", Way::Second), "");
@@ -76,7 +76,7 @@ fn each_trap_of_gunicorn_is_told_with_its_hint() {
     assert!(judge("python -m gunicorn --preload x", Way::Reload).contains("nothing changes"));
     let unit = Unit { name: "shop.service".into(), kind: "notify".into(), ..Unit::default() };
     let started = Server { unit: Some(unit), ..server("gunicorn x") };
-    let found = texts(&gunicorn::judge(&started, Way::Second, place));
+    let found = texts(&gunicorn::lint(&started, Way::Second, place));
     assert!(found.contains("systemd stops both") && found.contains("signal = \"HUP\""), "{found}");
 }
 
@@ -93,7 +93,7 @@ fn gunicorns_script_is_an_error_only_where_the_environment_is_another() {
     stage.link(&a);
     let link = stage.path("app");
     let line = format!("{}/venv/bin/gunicorn --chdir {0} x", link.display());
-    let judge = |server: &Server, dir: &Path| texts(&gunicorn::judge(server, Way::Reload, gunicorn::Place { link: &link, dir }));
+    let judge = |server: &Server, dir: &Path| texts(&gunicorn::lint(server, Way::Reload, gunicorn::Place { link: &link, dir }));
     // It does not run: it will be started as what the release has.
     assert!(judge(&server(&line), &a.dir).starts_with("Warning"));
     assert!(judge(&server(&line), &b.dir).starts_with("Warning"));
@@ -109,7 +109,7 @@ fn what_a_release_configures_gunicorn_to_do_is_read_where_gunicorn_reads_it() {
     stage.link(&a);
     let link = stage.path("app");
     let configured = |text: &str| std::fs::write(b.dir.join("gunicorn.conf.py"), text).unwrap();
-    let judge = |line: &str, way: Way| texts(&gunicorn::judge(&server(line), way, gunicorn::Place { link: &link, dir: &b.dir }));
+    let judge = |line: &str, way: Way| texts(&gunicorn::lint(&server(line), way, gunicorn::Place { link: &link, dir: &b.dir }));
     configured("workers = 2\ndaemon = True  # as it was\n");
     let found = judge("venv/bin/gunicorn --bind unix:{socket} x", Way::Anew);
     assert!(found.starts_with("Error") && found.contains("daemon = True in") && found.contains("ends as soon as it is started"), "{found}");
@@ -124,24 +124,24 @@ fn what_a_release_configures_gunicorn_to_do_is_read_where_gunicorn_reads_it() {
     }
     assert!(judge("gunicorn -D x", Way::Anew).contains("gunicorn with -D ends"));
     let by_env = Server { env: vec![("GUNICORN_CMD_ARGS".into(), "--workers 3 --preload".into())], ..server(&linked) };
-    let found = texts(&gunicorn::judge(&by_env, Way::Reload, gunicorn::Place { link: &link, dir: &b.dir }));
+    let found = texts(&gunicorn::lint(&by_env, Way::Reload, gunicorn::Place { link: &link, dir: &b.dir }));
     assert!(found.contains("gunicorn with --preload forks the old app again"), "{found}");
 }
 
 #[test]
 fn what_of_uwsgis_options_cannot_be_read_fails_no_release() {
     let stage = Stage::new();
-    let hidden = |line: &str| texts(&uwsgi::judge(&server(line), Way::Fork, Path::new(LINK)));
+    let hidden = |line: &str| texts(&uwsgi::lint(&server(line), Way::Fork, Path::new(LINK)));
     for source in [format!("--ini={}", stage.path("gone.ini").display()), "--yaml=/etc/app.yml".to_owned(), "/etc/app.xml".to_owned()] {
         let found = hidden(&format!("uwsgi {source} --listen=1024 --die-on-term"));
         assert!(found.starts_with("Warning") && found.contains("as far as its options can be read"), "{source}: {found}");
     }
     // Options and paths come by the environment, too.
     let mut started = server("uwsgi --module app --listen=1024 --die-on-term");
-    assert!(texts(&uwsgi::judge(&started, Way::Fork, Path::new(LINK))).starts_with("Error"));
+    assert!(texts(&uwsgi::lint(&started, Way::Fork, Path::new(LINK))).starts_with("Error"));
     started.env =
         [("UWSGI_LAZY_APPS", "1"), ("PYTHONPATH", "/srv/lib:/var/shop/app")].map(|(name, value)| (name.into(), value.into())).to_vec();
-    assert_eq!(texts(&uwsgi::judge(&started, Way::Fork, Path::new(LINK))), "");
+    assert_eq!(texts(&uwsgi::lint(&started, Way::Fork, Path::new(LINK))), "");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn what_leads_to_the_link_by_another_link_follows_it() {
     std::os::unix::fs::symlink(stage.path("app"), stage.path("current")).unwrap();
     let judge = |path: &Path| {
         let line = format!("uwsgi --lazy-apps --module app --pythonpath={} --listen=1024 --die-on-term", path.display());
-        texts(&uwsgi::judge(&server(&line), Way::Fork, &stage.path("app")))
+        texts(&uwsgi::lint(&server(&line), Way::Fork, &stage.path("app")))
     };
     assert_eq!(judge(&stage.path("current")), "");
     assert!(judge(&release.dir).contains("without pythonpath"));
@@ -223,7 +223,7 @@ fn celery_is_known_however_it_is_started() {
         ..Unit::default()
     };
     let (worker, beat) = ("/var/shop/app/venv/bin/celery --app shop worker", "/var/shop/app/venv/bin/celery --app shop beat");
-    assert_eq!(texts(&celery::judge(&unit(worker, "mixed"))), "");
+    assert_eq!(texts(&celery::lint(&unit(worker, "mixed"))), "");
     for line in [
         worker,
         "/usr/bin/python3 -m celery -A shop worker",
@@ -231,11 +231,11 @@ fn celery_is_known_however_it_is_started() {
         "/bin/sh -c exec /var/shop/app/venv/bin/celery -A shop worker --loglevel=\"$LEVEL\"",
         "/bin/bash -c cd /var/shop/app && DEBUG=1 celery --app shop worker",
     ] {
-        let found = texts(&celery::judge(&unit(line, "control-group")));
+        let found = texts(&celery::lint(&unit(line, "control-group")));
         assert!(found.contains("w.service has KillMode=control-group") && found.contains("KillMode=mixed"), "{line}: {found}");
     }
-    assert_eq!(texts(&celery::judge(&unit(beat, "control-group"))), "");
-    assert_eq!(texts(&celery::judge(&unit("/usr/bin/rq worker celery", "control-group"))), "");
+    assert_eq!(texts(&celery::lint(&unit(beat, "control-group"))), "");
+    assert_eq!(texts(&celery::lint(&unit("/usr/bin/rq worker celery", "control-group"))), "");
     for line in [
         beat,
         "/usr/bin/python3 -m celery -A shop worker -B",

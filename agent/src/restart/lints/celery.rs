@@ -78,7 +78,7 @@ pub(in crate::restart) fn two_clocks(unit: &str) -> String {
     )
 }
 
-pub(super) fn judge(unit: &Unit) -> Vec<Finding> {
+pub(super) fn lint(unit: &Unit) -> Vec<Finding> {
     let mut findings = Vec::new();
     // The clock has none.
     let has_children = Does::of(unit).is_some_and(|does| does.command == "worker");
