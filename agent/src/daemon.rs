@@ -36,7 +36,7 @@ use crate::restore;
 use crate::settings::ExecutorKind;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
-use crate::setup::{self, Manner, Wish};
+use crate::setup::{self, Manner, SetupRequest};
 use crate::tools::serve_if_asked;
 use crate::work::runner::{Runner, RunnerError};
 use crate::work::{Role, chain};
@@ -96,7 +96,7 @@ struct Arguments {
 
 impl Arguments {
     /// The setup that is asked for, if one is.
-    fn wish(&self) -> Option<Wish> {
+    fn request(&self) -> Option<SetupRequest> {
         let manner = match (self.dry_run, self.yes) {
             (true, _) => Manner::Show,
             (false, true) => Manner::Yes,
@@ -104,7 +104,7 @@ impl Arguments {
         };
         let env = |name: &str| std::env::var(name).ok();
         let config = directory(self.config.as_deref(), Whose::System, env)?;
-        Some(Wish { app: self.setup_app.clone()?, user: self.user.clone(), build_user: self.build_user.clone(), config, manner })
+        Some(SetupRequest { app: self.setup_app.clone()?, user: self.user.clone(), build_user: self.build_user.clone(), config, manner })
     }
 
     /// The restore that is asked for, if one is.
@@ -209,8 +209,8 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if err.use_stderr() { 64 } else { 0 });
         }
     };
-    if let Some(wish) = arguments.wish() {
-        return ExitCode::from(setup::run(&wish));
+    if let Some(request) = arguments.request() {
+        return ExitCode::from(setup::run(&request));
     }
     if let Some(wanted) = arguments.restore() {
         return ExitCode::from(restore::run(&wanted));

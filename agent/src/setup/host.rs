@@ -12,7 +12,7 @@ use super::draw::{self, Verb};
 use super::people::{self, AGENT, Chosen, People};
 use super::places::{self, Kind, Seen};
 use super::texts::{self, Server};
-use super::{Refusal, SetupError, Wish};
+use super::{Refusal, SetupError, SetupRequest};
 use crate::settings::{App, Settings};
 use crate::site::layout::{self, Group};
 use crate::tools::{Cancel, Program, Watch};
@@ -53,7 +53,7 @@ pub(super) fn real_root(root: &Path) -> Result<PathBuf, SetupError> {
 }
 
 /// Who is to build and to serve: as it was said, else as an earlier setup had it, else by the app's name.
-pub(super) fn people(app: &App, wish: &Wish) -> Result<People, SetupError> {
+pub(super) fn people(app: &App, request: &SetupRequest) -> Result<People, SetupError> {
     let earlier = |role| -> Result<Option<String>, SetupError> {
         let drop_in = places::read(&draw::drop_in(app, role))?;
         Ok(drop_in.as_deref().and_then(texts::user_in).map(str::to_owned))
@@ -62,8 +62,8 @@ pub(super) fn people(app: &App, wish: &Wish) -> Result<People, SetupError> {
         Some(name) => (name, Chosen::Said),
         None => (usual, Chosen::ByApp),
     };
-    let (user, app_chosen) = choose(&wish.user, earlier(Role::App)?, app.name.to_string());
-    let (builder, builder_chosen) = choose(&wish.build_user, earlier(Role::Build)?, format!("{}-build", app.name));
+    let (user, app_chosen) = choose(&request.user, earlier(Role::App)?, app.name.to_string());
+    let (builder, builder_chosen) = choose(&request.build_user, earlier(Role::Build)?, format!("{}-build", app.name));
     let agent = people::known(AGENT).ok_or_else(|| Refusal {
         what: format!("there is no user {AGENT}"),
         hint: "install the package, or run systemd-sysusers with systemd/sysusers.d/release-agent.conf".to_owned(),

@@ -39,7 +39,7 @@ use places::PlaceError;
 
 /// What is asked for.
 #[derive(Debug)]
-pub(crate) struct Wish {
+pub(crate) struct SetupRequest {
     /// The app.
     pub app: AppName,
     /// Who serves, where that is not a user of the app's name.
@@ -167,11 +167,11 @@ impl SetupError {
 }
 
 /// Sets an app up, with a word for each thing that is done. Answers with the exit code.
-pub(crate) fn run(wish: &Wish) -> u8 {
+pub(crate) fn run(request: &SetupRequest) -> u8 {
     // What is made here has its mode said.
     umask(Mode::from_bits_truncate(0o022));
     let mut out = io::stderr().lock();
-    match set_up(wish, &mut out) {
+    match set_up(request, &mut out) {
         Ok(()) => 0,
         Err(err) => {
             let _ = tell(&mut out, &err);
@@ -191,26 +191,26 @@ fn tell(out: &mut dyn Write, err: &SetupError) -> io::Result<()> {
     Ok(())
 }
 
-fn set_up(wish: &Wish, out: &mut dyn Write) -> Result<(), SetupError> {
+fn set_up(request: &SetupRequest, out: &mut dyn Write) -> Result<(), SetupError> {
     if !geteuid().is_root() {
         return Err(SetupError::NotRoot);
     }
-    let drawn = prepared(wish)?;
+    let drawn = prepared(request)?;
     let listed = looked_at(drawn.actions)?;
     let pending = listed.iter().filter(|(_, state)| *state != State::So).count();
     if pending == 0 {
         notes(out, &drawn.notes)?;
-        writeln!(out, "nothing to do: the app {} is set up", wish.app)?;
+        writeln!(out, "nothing to do: the app {} is set up", request.app)?;
         return Ok(());
     }
-    writeln!(out, "This will set the app {} up on this host:", wish.app)?;
+    writeln!(out, "This will set the app {} up on this host:", request.app)?;
     for (action, state) in &listed {
         writeln!(out, "{}", line(action, state))?;
     }
     notes(out, &drawn.notes)?;
-    match wish.manner {
+    match request.manner {
         Manner::Show => {
-            writeln!(out, "nothing was done: this is what agentctl setup app {} would do", wish.app)?;
+            writeln!(out, "nothing was done: this is what agentctl setup app {} would do", request.app)?;
             return Ok(());
         }
         Manner::Yes => {}
@@ -230,28 +230,28 @@ fn set_up(wish: &Wish, out: &mut dyn Write) -> Result<(), SetupError> {
         host::carry_out(action).map_err(stopped)?;
     }
     writeln!(out, "done: {pending} of {}. Next:", listed.len())?;
-    writeln!(out, "  agentctl --app {0} doctor          looks the set-up over", wish.app)?;
-    writeln!(out, "  agentctl --app {0} release main    makes the first release", wish.app)?;
+    writeln!(out, "  agentctl --app {0} doctor          looks the set-up over", request.app)?;
+    writeln!(out, "  agentctl --app {0} release main    makes the first release", request.app)?;
     Ok(())
 }
 
 /// Reads everything, refuses what must not be, and draws the list.
-fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
+fn prepared(request: &SetupRequest) -> Result<Drawn, SetupError> {
     let complained =
         |complaints: Vec<settings::Complaint>| SetupError::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect());
     // First, for what is missing else may be missing for that.
-    if settings::executor(&wish.config) == Some(ExecutorKind::Direct) {
-        return Err(SetupError::Direct(wish.config.join("agent.toml")));
+    if settings::executor(&request.config) == Some(ExecutorKind::Direct) {
+        return Err(SetupError::Direct(request.config.join("agent.toml")));
     }
-    let loaded = settings::load_over(&wish.config, None);
-    let file = wish.config.join("apps").join(format!("{}.toml", wish.app));
+    let loaded = settings::load_over(&request.config, None);
+    let file = request.config.join("apps").join(format!("{}.toml", request.app));
     // A mistake in the file of another app is that app's.
-    let is_wrong = loaded.settings.as_ref().is_none_or(|settings| settings.broken.contains_key(&wish.app));
+    let is_wrong = loaded.settings.as_ref().is_none_or(|settings| settings.broken.contains_key(&request.app));
     let Some(settings) = loaded.settings.filter(|_| !is_wrong) else { return Err(complained(loaded.complaints)) };
-    let Some(app) = settings.apps.get(&wish.app).cloned() else { return Err(SetupError::NoApp { app: wish.app.clone(), file }) };
-    if wish.manner != Manner::Show && wish.config != Path::new(CONFIG) {
+    let Some(app) = settings.apps.get(&request.app).cloned() else { return Err(SetupError::NoApp { app: request.app.clone(), file }) };
+    if request.manner != Manner::Show && request.config != Path::new(CONFIG) {
         return Err(Refusal {
-            what: format!("step runners read {CONFIG}, and this configuration is in {}", wish.config.display()),
+            what: format!("step runners read {CONFIG}, and this configuration is in {}", request.config.display()),
             hint: format!("move it to {CONFIG}; --dry-run shows what would be done"),
         }
         .into());
@@ -265,7 +265,7 @@ fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
         .into());
     }
     let root = host::real_root(&app.root)?;
-    let people = host::people(&app, wish)?;
+    let people = host::people(&app, request)?;
     people.check(&app.name, &[&root, &app.root])?;
     host::strangers(&people, &root)?;
     let facts = host::facts(&settings, &app, &people, root, file)?;
