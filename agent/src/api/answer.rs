@@ -342,7 +342,7 @@ impl From<NotNow> for Refused {
             NotNow::OtherHost { .. } => (Code::OtherHost, "send it to the host that it names, or sign one for this host"),
             NotNow::Expired(_) => (Code::OutOfWindow, "sign it anew, and compare the clocks"),
             NotNow::Early(_) => (Code::OutOfWindow, "set the clock of whoever signs, or of this host"),
-            NotNow::BeforeMemory => (Code::OutOfWindow, "sign it anew; right after the journal was lost, wait a minute first"),
+            NotNow::TooOld => (Code::OutOfWindow, "sign it anew; right after the journal was lost, wait a minute first"),
         };
         Self::new(code, err.to_string(), Some(hint.to_owned()))
     }

@@ -75,7 +75,7 @@ pub(super) async fn take(
     let request = Request::try_from(&form)?;
     let (engine, authorised) = shared.enter(&caller, &form.app, request.act.right())?;
     if let Some(job) = &job {
-        token::judge(job, &form, &request.act, shared.state.engines.journal().memory())?;
+        token::judge(job, &form, &request.act, shared.state.engines.journal().not_before())?;
     }
     let evidence = Evidence { text, ..evidence };
     let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &evidence)?)).await?;

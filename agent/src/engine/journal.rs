@@ -156,7 +156,7 @@ pub(crate) struct Journal {
     path: PathBuf,
     about: schema::About,
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
-    memory: AtomicU64,
+    not_before: AtomicU64,
     writer: Arc<Writer>,
     reader: Mutex<Connection>,
     verdict: Verdict,
@@ -202,11 +202,11 @@ impl Journal {
         let writer = Arc::new(Writer::new(path.clone(), writer, about.newest));
         let writing = writer.clone();
         let writing = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writing.write_lines()).map_err(thread)?;
-        let memory = AtomicU64::new(about.memory);
+        let not_before = AtomicU64::new(about.not_before);
         let (reader, verdict) = (Mutex::new(reader), Verdict::default());
-        let journal = Self { path, memory, about, writer, reader, verdict, writing: Some(writing), _held: held };
+        let journal = Self { path, not_before, about, writer, reader, verdict, writing: Some(writing), _held: held };
         if journal.about.is_new && was_used {
-            journal.forget_nothing()?;
+            journal.reject_issued_before_now()?;
         }
         Ok(journal)
     }
@@ -228,13 +228,13 @@ impl Journal {
 
     /// Said of a journal that does not know all that was done here, a new one that is not the first, or one that was put back: nobody knows any more which requests were carried out, so none that can have been
     /// issued before now is taken, by whatever clock.
-    pub(crate) fn forget_nothing(&self) -> Result<(), JournalError> {
-        let memory = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
+    pub(crate) fn reject_issued_before_now(&self) -> Result<(), JournalError> {
+        let not_before = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
         self.write(Weight::Mark, |tx| {
-            tx.execute("UPDATE about SET value = ? WHERE key = 'memory'", [memory.to_string()])?;
+            tx.execute("UPDATE about SET value = ? WHERE key = 'not_before'", [not_before.to_string()])?;
             Ok(())
         })?;
-        self.memory.store(memory, Ordering::Release);
+        self.not_before.store(not_before, Ordering::Release);
         let known = if self.is_new() {
             "the journal is new, and another one was here before"
         } else {
@@ -245,8 +245,8 @@ impl Journal {
     }
 
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory.load(Ordering::Acquire)
+    pub(crate) fn not_before(&self) -> u64 {
+        self.not_before.load(Ordering::Acquire)
     }
 
     /// The newest moment that the journal has seen: a clock that shows less was set back.

@@ -6,7 +6,7 @@ mod fsck;
 mod health;
 pub(crate) mod journal;
 mod poll;
-mod memory;
+mod last_signed;
 mod monitor;
 mod plan;
 mod replay;

@@ -132,7 +132,7 @@ pub(in crate::api) fn envelope(form: &Form, state: &ApiState, now: DateTime<Utc>
     let journal = state.engines.journal();
     let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
     clock(now, journal.newest())?;
-    Ok(envelope.judge(host, seconds, journal.memory())?)
+    Ok(envelope.judge(host, seconds, journal.not_before())?)
 }
 
 /// Step 8: a clock that shows less than the journal has seen was set back, and cannot tell what has expired.

@@ -56,9 +56,9 @@ pub(in crate::api) async fn caller(
 
 /// Whether a job may ask for this, whatever it is granted: a release is one of what the job runs for, and a token that is older than all that the
 /// journal remembers may have started a run before.
-pub(in crate::api) fn judge(job: &Job, form: &Form, act: &Act, memory: u64) -> Result<(), Refused> {
-    if job.issued < memory {
-        return Err(NotNow::BeforeMemory.into());
+pub(in crate::api) fn judge(job: &Job, form: &Form, act: &Act, not_before: u64) -> Result<(), Refused> {
+    if job.issued < not_before {
+        return Err(NotNow::TooOld.into());
     }
     match act {
         Act::Release { .. } | Act::Stage { .. } => Ok(job.is_of(form.commit.as_deref(), form.revision.as_deref())?),

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::journal::{Evidence, JournalError};
 use super::{AppEngine, Engines};
-use crate::site::Memory;
+use crate::site::LastSigned;
 use crate::work::chain;
 
 /// A lock is written a moment after the request for it: so much later it tells of another journal.
@@ -21,8 +21,8 @@ impl AppEngine {
     }
 
     fn remember_from(&self, run: u64, at: DateTime<Utc>) {
-        let memory = Memory { journal: self.journal.id().to_owned(), run, at, not_before: self.journal.memory() };
-        if let Err(err) = self.site.remember(&memory) {
+        let last = LastSigned { journal: self.journal.id().to_owned(), run, at, not_before: self.journal.not_before() };
+        if let Err(err) = self.site.remember(&last) {
             tracing::warn!(app = %self.name, "a journal that is put back later may not be noticed: {}", chain(&err));
         }
     }
@@ -41,12 +41,12 @@ impl AppEngine {
 
     /// A moment that the journal should know of and does not, as far as the root tells. `newest` is the newest that it knows.
     fn missed(&self, newest: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, JournalError> {
-        let remembered = match self.site.memory() {
-            Some(memory) if memory.journal == self.journal.id() => {
-                let knows = memory.run <= self.journal.last_number()? && memory.not_before <= self.journal.memory();
-                (!knows).then_some(memory.at)
+        let remembered = match self.site.last_signed() {
+            Some(last) if last.journal == self.journal.id() => {
+                let knows = last.run <= self.journal.last_number()? && last.not_before <= self.journal.not_before();
+                (!knows).then_some(last.at)
             }
-            memory => memory.map(|memory| memory.at).filter(|at| *at > newest),
+            last => last.map(|last| last.at).filter(|at| *at > newest),
         };
         // One that is new cannot tell how late it was.
         let released = self.last_released().filter(|moment| self.journal.is_new() || *moment > newest);
@@ -71,7 +71,7 @@ impl Engines {
         }
         let Some(moment) = missed else { return Ok(()) };
         self.journal().has_been(moment);
-        self.journal().forget_nothing()?;
+        self.journal().reject_issued_before_now()?;
         let last = self.journal().last_number()?;
         self.all().iter().for_each(|engine| engine.remember_from(last, moment));
         Ok(())

@@ -14,7 +14,7 @@ const MOST_BYTES: u64 = 4096;
 
 /// The last run that was asked for by a signature or a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Memory {
+pub(crate) struct LastSigned {
     /// What tells the journal from every other one.
     pub journal: String,
     /// The run.
@@ -26,32 +26,32 @@ pub(crate) struct Memory {
 }
 
 impl Site {
-    fn memory_file(&self) -> std::path::PathBuf {
-        self.root().join(".agent/memory.json")
+    fn last_signed_file(&self) -> std::path::PathBuf {
+        self.root().join(".agent/last-signed.json")
     }
 
     /// What is remembered; nothing where nothing was written, or what was cannot be understood.
-    pub(crate) fn memory(&self) -> Option<Memory> {
-        serde_json::from_slice(&own_file(&self.memory_file(), MOST_BYTES).ok()?).ok()
+    pub(crate) fn last_signed(&self) -> Option<LastSigned> {
+        serde_json::from_slice(&own_file(&self.last_signed_file(), MOST_BYTES).ok()?).ok()
     }
 
     /// Remembers a run in the place of the last one. It is not waited for the disk: a power cut takes nothing from the journal that this could tell.
     ///
     /// # Errors
     /// [`SiteError::Io`] when it cannot be written.
-    pub(crate) fn remember(&self, memory: &Memory) -> Result<(), SiteError> {
+    pub(crate) fn remember(&self, last: &LastSigned) -> Result<(), SiteError> {
         // Requests that are carried out on the spot come on threads of their own.
         static WRITING: Mutex<()> = Mutex::new(());
         let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         if self
-            .memory()
-            .is_some_and(|known| known.journal == memory.journal && known.not_before == memory.not_before && known.run >= memory.run)
+            .last_signed()
+            .is_some_and(|known| known.journal == last.journal && known.not_before == last.not_before && known.run >= last.run)
         {
             return Ok(());
         }
-        let path = self.memory_file();
+        let path = self.last_signed_file();
         let temporary = temporary_beside(&path);
-        let written = serde_json::to_vec(memory).map_err(io::Error::other).and_then(|text| write_temporary(&temporary, &text, 0o600));
+        let written = serde_json::to_vec(last).map_err(io::Error::other).and_then(|text| write_temporary(&temporary, &text, 0o600));
         written.and_then(|_| std::fs::rename(&temporary, &path)).on_path("write", &path)
     }
 }
