@@ -13,7 +13,7 @@ mod replay;
 mod rights;
 mod run_log;
 mod views;
-mod worker;
+mod app_thread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,10 +37,10 @@ use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
+use app_thread::AppThread;
 use journal::{Asked, Evidence, Journal, JournalError, Limit, RunFlag, Taken};
 use monitor::Monitor;
 use poll::RefPoller;
-use worker::Worker;
 
 pub(crate) use health::ask_all;
 pub(crate) use poll::Heard;
@@ -561,12 +561,12 @@ impl Engines {
             rights: self.rights.clone(),
             monitor: Monitor::default(),
         });
-        let worker = Arc::new(Worker { engine: engine.clone(), lock });
+        let thread = Arc::new(AppThread { engine: engine.clone(), lock });
         // Before anybody can ask for anything new.
-        worker.recover()?;
+        thread.recover()?;
         let failed = self.failed.clone();
         let thread = std::thread::Builder::new().name(format!("app-{name}")).spawn(move || {
-            if let Err(err) = worker.work(&wakes) {
+            if let Err(err) = thread.work(&wakes) {
                 // Nobody listens only when the agent is going down already.
                 let _ = failed.send(err);
             }

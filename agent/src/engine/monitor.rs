@@ -19,9 +19,9 @@ use agent_model::grant::Back;
 use agent_model::names::RunId;
 use agent_model::request::Act;
 
+use super::app_thread::{AppThread, Silent, hands, secrets_of};
 use super::health::Seen;
 use super::locked;
-use super::worker::{Silent, Worker, hands, secrets_of};
 use crate::restart::handover::{Standing, StartedAgain};
 use crate::restart::{ReleaseRef, RestartContext, RestartError, Revived, Turn};
 use crate::settings::App;
@@ -101,7 +101,7 @@ impl Backoff {
     }
 }
 
-impl Worker {
+impl AppThread {
     /// Has the monitor look at what is live now; begins it where the agent itself starts the instances.
     pub(super) fn monitor(self: &Arc<Self>) {
         let monitor = &self.engine.monitor;
@@ -109,9 +109,9 @@ impl Worker {
             return;
         }
         let begun = waker().and_then(|(waker, waiter)| {
-            let worker = self.clone();
+            let watcher = self.clone();
             let thread = std::thread::Builder::new().name(format!("watch-{}", self.engine.name));
-            thread.spawn(move || worker.watch(waiter)).map(|thread| (waker, thread))
+            thread.spawn(move || watcher.watch(waiter)).map(|thread| (waker, thread))
         });
         match begun {
             Ok(begun) => *locked(&monitor.thread) = Some(begun),
@@ -206,7 +206,7 @@ impl Worker {
     }
 }
 
-impl Worker {
+impl AppThread {
     /// After a boot nobody serves what the agent itself had started: the live release is started again.
     pub(super) fn revive(&self) {
         let engine = &self.engine;

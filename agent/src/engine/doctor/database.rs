@@ -6,7 +6,7 @@ use agent_model::names::{CommitId, RunId};
 use agent_wire::view::Level;
 
 use super::{AppEngine, DoctorReport};
-use crate::engine::worker::{hands, secrets_of};
+use crate::engine::app_thread::{hands, secrets_of};
 use crate::settings::App;
 use crate::steps::left_out;
 use crate::tools::manage::{Inspection, Places, Settings};

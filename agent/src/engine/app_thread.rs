@@ -31,12 +31,12 @@ use crate::work::mask::Mask;
 use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, grant_access};
 
 /// What the worker of an app owns: the proof that the root is ours.
-pub(super) struct Worker {
+pub(super) struct AppThread {
     pub engine: Arc<AppEngine>,
     pub lock: SiteLock,
 }
 
-impl Worker {
+impl AppThread {
     /// Ends what a dead agent left: every run that had begun is taken back, or ended when all that matters was done. Before the socket opens.
     pub(super) fn recover(&self) -> Result<(), JournalError> {
         let engine = &self.engine;
