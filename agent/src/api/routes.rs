@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::answer::Refused;
-use super::auth::{self, Known, ticket};
+use super::auth::{self, KnownCaller, ticket};
 use super::long::WhileThere;
 use super::take::{Acting, take};
 use super::{ApiState, events, long, rights, webhooks};
@@ -102,9 +102,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T
 }
 
 /// What the query asks for; a word that is not known is refused, as it is everywhere.
-struct Asked<T>(T);
+struct QueryOf<T>(T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
     type Rejection = Refused;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         let Query(asked) = Query::from_request_parts(parts, state).await.map_err(|err| Refused::misread("query", &err.body_text()))?;
@@ -151,7 +151,7 @@ impl Shared {
     }
 }
 
-async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json<view::Apps>, Refused> {
+async fn apps(State(shared): State<Shared>, KnownCaller(caller): KnownCaller) -> Result<Json<view::Apps>, Refused> {
     blocking(move || {
         let engines = shared.readable_engines(&caller)?;
         ask_all(&engines);
@@ -167,19 +167,27 @@ async fn apps(State(shared): State<Shared>, Known(caller): Known) -> Result<Json
     .await
 }
 
-async fn app(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::App>, Refused> {
+async fn app(
+    State(shared): State<Shared>,
+    KnownCaller(caller): KnownCaller,
+    Named(app): Named<String>,
+) -> Result<Json<view::App>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.status()?))).await
 }
 
-async fn releases(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::Releases>, Refused> {
+async fn releases(
+    State(shared): State<Shared>,
+    KnownCaller(caller): KnownCaller,
+    Named(app): Named<String>,
+) -> Result<Json<view::Releases>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.releases()?))).await
 }
 
 async fn release(
     State(shared): State<Shared>,
-    Known(caller): Known,
+    KnownCaller(caller): KnownCaller,
     Named((app, selector)): Named<(String, String)>,
 ) -> Result<Json<view::ReleaseDetail>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
@@ -203,9 +211,9 @@ struct PlanQuery {
 
 async fn plan(
     State(shared): State<Shared>,
-    Known(caller): Known,
+    KnownCaller(caller): KnownCaller,
     Named(app): Named<String>,
-    Asked(query): Asked<PlanQuery>,
+    QueryOf(query): QueryOf<PlanQuery>,
 ) -> Result<Json<view::Plan>, Refused> {
     let (engine, authorised) = shared.enter(&caller, &app, Right::Plan)?;
     let revision: Revision = query.revision.parse()?;
@@ -217,12 +225,16 @@ async fn plan(
     .await
 }
 
-async fn prunable(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Json<view::Releases>, Refused> {
+async fn prunable(
+    State(shared): State<Shared>,
+    KnownCaller(caller): KnownCaller,
+    Named(app): Named<String>,
+) -> Result<Json<view::Releases>, Refused> {
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     blocking(move || Ok(Json(engine.prunable()?))).await
 }
 
-async fn fsck(State(shared): State<Shared>, Known(caller): Known, Named(app): Named<String>) -> Result<Response, Refused> {
+async fn fsck(State(shared): State<Shared>, KnownCaller(caller): KnownCaller, Named(app): Named<String>) -> Result<Response, Refused> {
     // It reads whole disks: one at a time is as fast as several.
     static TURN: Semaphore = Semaphore::const_new(1);
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
@@ -291,7 +303,11 @@ struct RunsQuery {
     limit: Limit,
 }
 
-async fn runs(State(shared): State<Shared>, Known(caller): Known, Asked(query): Asked<RunsQuery>) -> Result<Json<view::Runs>, Refused> {
+async fn runs(
+    State(shared): State<Shared>,
+    KnownCaller(caller): KnownCaller,
+    QueryOf(query): QueryOf<RunsQuery>,
+) -> Result<Json<view::Runs>, Refused> {
     let engines = match &query.app {
         Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
         None => shared.readable_engines(&caller)?,
@@ -347,13 +363,17 @@ impl<S: Send + Sync> FromRequestParts<S> for FollowedBy {
     }
 }
 
-async fn run(State(shared): State<Shared>, Known(caller): Known, Named(run): Named<String>) -> Result<Json<view::Run>, Refused> {
+async fn run(
+    State(shared): State<Shared>,
+    KnownCaller(caller): KnownCaller,
+    Named(run): Named<String>,
+) -> Result<Json<view::Run>, Refused> {
     blocking(move || readable(&shared, &caller, &run).map(|(_, run)| Json(run))).await
 }
 
 async fn run_evidence(
     State(shared): State<Shared>,
-    Known(caller): Known,
+    KnownCaller(caller): KnownCaller,
     Named(run): Named<String>,
 ) -> Result<Json<view::Evidence>, Refused> {
     blocking(move || {
@@ -392,7 +412,7 @@ async fn run_events(
     State(shared): State<Shared>,
     FollowedBy(caller): FollowedBy,
     Named(run): Named<String>,
-    Asked(query): Asked<EventsQuery>,
+    QueryOf(query): QueryOf<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -435,8 +455,8 @@ struct DoctorQuery {
 
 async fn doctor(
     State(shared): State<Shared>,
-    Known(caller): Known,
-    Asked(query): Asked<DoctorQuery>,
+    KnownCaller(caller): KnownCaller,
+    QueryOf(query): QueryOf<DoctorQuery>,
 ) -> Result<Json<view::Doctor>, Refused> {
     let engines = match &query.app {
         Some(app) => vec![shared.enter(&caller, app, Right::Read)?.0],
@@ -504,7 +524,7 @@ async fn doctor(
     .await
 }
 
-async fn whoami(State(shared): State<Shared>, Known(caller): Known) -> Json<view::Whoami> {
+async fn whoami(State(shared): State<Shared>, KnownCaller(caller): KnownCaller) -> Json<view::Whoami> {
     Json(rights::whoami(&caller, &shared.state.settings.settings().agent.grants))
 }
 
@@ -517,7 +537,7 @@ async fn healthz(State(shared): State<Shared>) -> Result<&'static str, Refused> 
     .await
 }
 
-async fn metrics_text(State(shared): State<Shared>, Known(caller): Known) -> Result<Response, Refused> {
+async fn metrics_text(State(shared): State<Shared>, KnownCaller(caller): KnownCaller) -> Result<Response, Refused> {
     blocking(move || {
         let text = metrics::text(&shared.readable_engines(&caller)?)?;
         Ok(([(header::CONTENT_TYPE, metrics::TYPE)], text).into_response())

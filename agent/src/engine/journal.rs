@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 pub(crate) use check::Checked;
 pub(crate) use error::JournalError;
-pub(crate) use evidence::{Evidence, Proof};
+pub(crate) use evidence::{CallerProof, Evidence};
 
 use crate::site::hold_for_good;
 use connection::{connect, wait_for_others};
@@ -43,7 +43,7 @@ use sound::Verdict;
 use writer::{Transaction, Weight, Writer};
 
 /// A request that is to be taken.
-pub(crate) struct Asked<'a> {
+pub(crate) struct NewRun<'a> {
     /// The app.
     pub app: &'a AppName,
     /// The action's word.
@@ -114,7 +114,7 @@ pub(crate) struct Due {
     /// From where the caller may go back.
     pub back: Back,
     /// How the caller was known.
-    pub proof: Proof,
+    pub proof: CallerProof,
     /// Whether it has begun.
     pub begun: bool,
 }
@@ -294,7 +294,7 @@ impl Journal {
     /// `admit` decides with the runs of the app as they stand.
     pub(crate) fn take(
         &self,
-        asked: &Asked<'_>,
+        asked: &NewRun<'_>,
         admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
     ) -> Result<Taken, JournalError> {
         // There may be room again since it was given back.

@@ -38,7 +38,7 @@ use crate::tools::Cancel;
 use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
 use app_thread::AppThread;
-use journal::{Asked, Evidence, Journal, JournalError, Limit, RunFlag, Taken};
+use journal::{Evidence, Journal, JournalError, Limit, NewRun, RunFlag, Taken};
 use monitor::Monitor;
 use poll::RefPoller;
 
@@ -292,7 +292,7 @@ impl AppEngine {
             Caller::Webhook { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
             _ => None,
         };
-        let asked = Asked {
+        let asked = NewRun {
             app: &self.name,
             action: request.act.right().word(),
             of: of.as_deref(),

@@ -35,13 +35,13 @@ pub(super) struct Speaker<'a> {
 }
 
 /// A delivery on its way.
-pub(super) struct Told<'a> {
+pub(super) struct Outgoing<'a> {
     pub delivery: &'a Delivery,
     pub subject: &'a Subject,
     pub speaker: &'a Speaker<'a>,
 }
 
-impl Told<'_> {
+impl Outgoing<'_> {
     /// Where the run's events are read.
     fn log(&self) -> Option<String> {
         self.speaker.address.map(|address| format!("{address}/v1/runs/{}/events", self.subject.run))
@@ -86,7 +86,7 @@ pub(super) enum Prepared {
 }
 
 /// Makes the call. It reads the file with the token or the secret.
-pub(super) fn prepare(report: &Report, told: &Told<'_>) -> Result<Prepared, Box<Complaint>> {
+pub(super) fn prepare(report: &Report, told: &Outgoing<'_>) -> Result<Prepared, Box<Complaint>> {
     let (url, headers, body, hidden) = match &report.to {
         To::Github { repository, context, environment } => {
             let environment = environment.as_deref().unwrap_or_default();

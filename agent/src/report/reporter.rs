@@ -14,7 +14,7 @@ use chrono::Utc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::forge::{Prepared, Speaker, Told, kinds, prepare};
+use super::forge::{Outgoing, Prepared, Speaker, kinds, prepare};
 use super::verdict::{TOO_OLD, Verdict, judge, next_try};
 use crate::engine::journal::outbox::{Delivery, Outbox, Phase};
 use crate::engine::journal::{Journal, JournalError};
@@ -195,7 +195,7 @@ impl Work {
         let journal = self.outbox.journal().clone();
         let speaker = Speaker { host: &host, journal: journal.id(), address: address.as_deref(), now: Utc::now() };
         let prepared = match &subject {
-            Some(subject) => prepare(report, &Told { delivery: &delivery, subject, speaker: &speaker }),
+            Some(subject) => prepare(report, &Outgoing { delivery: &delivery, subject, speaker: &speaker }),
             None => Ok(Prepared::Nothing),
         };
         let shown = report.shown();

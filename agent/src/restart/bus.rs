@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use zbus::{DynamicType, OwnedObjectPath, OwnedVariant};
 
 use super::error::is_denied;
-use super::helper::{self, Asked};
+use super::helper::{self, HelperAnswer};
 use super::{RestartContext, RestartError};
 use crate::tools::{Process, Program, Watch};
 
@@ -215,8 +215,8 @@ impl<'a> Bus<'a> {
             self.started.borrow_mut().insert(name.to_owned(), SystemTime::now());
         }
         let result = match helper::ask(self, act, name, limit) {
-            Ok(Asked::Done) => return Ok(()),
-            Ok(Asked::Nobody) => self.ask_systemd(act, name, limit),
+            Ok(HelperAnswer::Done) => return Ok(()),
+            Ok(HelperAnswer::Nobody) => self.ask_systemd(act, name, limit),
             Err(error) => Err(error),
         };
         let result = match result {
@@ -239,8 +239,8 @@ impl<'a> Bus<'a> {
         let end = Instant::now() + ANSWER;
         loop {
             match helper::tell(self, Act::Stop, name)? {
-                Asked::Done => {}
-                Asked::Nobody => self.tell_to_stop(name)?,
+                HelperAnswer::Done => {}
+                HelperAnswer::Nobody => self.tell_to_stop(name)?,
             }
             // A helper that was at it already takes no notice; so it is told again.
             for _ in 0..10 {
@@ -336,7 +336,7 @@ impl<'a> Bus<'a> {
             return;
         }
         // The helper that stops a unit forgets what it failed by. What systemd remembers all the same does no harm.
-        if !matches!(helper::ask(self, Act::Stop, name, ANSWER), Ok(Asked::Done)) {
+        if !matches!(helper::ask(self, Act::Stop, name, ANSWER), Ok(HelperAnswer::Done)) {
             self.reset_failed(name);
         }
     }

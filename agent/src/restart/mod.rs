@@ -143,7 +143,7 @@ pub(crate) struct Prepared {
 
 /// What was seen of a release that serves.
 #[derive(Debug, Default)]
-pub(crate) struct Proof {
+pub(crate) struct ServingProof {
     /// What was seen, a sentence each.
     pub notes: Vec<String>,
     /// What should be looked at, though it is no failure.
@@ -290,7 +290,12 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] with what was seen instead.
-    pub(crate) fn prove(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, prepared: &Prepared) -> Result<Proof, RestartError> {
+    pub(crate) fn prove(
+        &self,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        prepared: &Prepared,
+    ) -> Result<ServingProof, RestartError> {
         self.ask(context, new, prepared, How::Lastingly).map_err(|error| systemd::with_journal(context, self.unit(), error))
     }
 
@@ -404,7 +409,7 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] with the first thing that is not as it should be; the others are in its tail.
-    pub(crate) fn look(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<Proof, RestartError> {
+    pub(crate) fn look(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<ServingProof, RestartError> {
         self.ask(context, live, &Prepared::default(), How::Once)
     }
 
@@ -490,7 +495,13 @@ impl Restart {
         instances.into_iter().chain(worker::plain(context).map(|worker| worker.unit.clone())).collect()
     }
 
-    fn ask(&self, context: &RestartContext<'_>, serving: ReleaseRef<'_>, prepared: &Prepared, how: How) -> Result<Proof, RestartError> {
+    fn ask(
+        &self,
+        context: &RestartContext<'_>,
+        serving: ReleaseRef<'_>,
+        prepared: &Prepared,
+        how: How,
+    ) -> Result<ServingProof, RestartError> {
         let due: Vec<Worker> = context.workers.iter().filter(|worker| !context.lacks(worker)).cloned().collect();
         let names = self.workers_of(&RestartContext { workers: &due, ..*context }, serving.name);
         let known: Vec<Unit> = prepared.workers.iter().map(|brought| brought.unit.clone()).collect();
@@ -574,7 +585,7 @@ enum How {
 }
 
 impl How {
-    fn ask(self, asking: &Asking<'_>) -> Result<Proof, RestartError> {
+    fn ask(self, asking: &Asking<'_>) -> Result<ServingProof, RestartError> {
         match self {
             Self::Lastingly => asking.prove(),
             Self::UntilItPasses => asking.pass(),

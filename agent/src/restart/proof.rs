@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::CommitId;
 
-use super::{Proof, ReleaseRef, RestartContext, RestartError};
+use super::{ReleaseRef, RestartContext, RestartError, ServingProof};
 use crate::tools::Process;
-use crate::tools::http::{Answer, Check, CheckError, Expected, Target, Wrong};
+use crate::tools::http::{Check, CheckAnswer, CheckError, Expected, Target, Wrong};
 
 /// The most rounds of questions, however many workers there are.
 const MOST_ROUNDS: usize = 128;
@@ -80,8 +80,8 @@ impl<'a> Roll<'a> {
 
 impl Asking<'_> {
     /// The whole proof: every check passes in its time, and then goes on passing, on at least twice as many new connections as there are workers.
-    pub(super) fn prove(&self) -> Result<Proof, RestartError> {
-        let mut proof = Proof::default();
+    pub(super) fn prove(&self) -> Result<ServingProof, RestartError> {
+        let mut proof = ServingProof::default();
         let questions = self.questions();
         let answers = self.until_passed(&questions)?;
         let (rounds, time) = self.while_stable(&questions)?;
@@ -100,13 +100,13 @@ impl Asking<'_> {
     }
 
     /// Every check passes in its time.
-    pub(super) fn pass(&self) -> Result<Proof, RestartError> {
-        self.until_passed(&self.questions()).map(|_| Proof::default())
+    pub(super) fn pass(&self) -> Result<ServingProof, RestartError> {
+        self.until_passed(&self.questions()).map(|_| ServingProof::default())
     }
 
     /// Each check once, none tried again.
-    pub(super) fn look(&self) -> Result<Proof, RestartError> {
-        let mut proof = Proof::default();
+    pub(super) fn look(&self) -> Result<ServingProof, RestartError> {
+        let mut proof = ServingProof::default();
         let mut failed = Vec::new();
         for question in self.questions() {
             match self.ask(&question) {
@@ -153,7 +153,7 @@ impl Asking<'_> {
         self.context.checks.iter().map(|check| Question { check: to(check), speaks: Cell::new(Speaks::Unknown) }).collect()
     }
 
-    fn until_passed(&self, questions: &[Question]) -> Result<Vec<Answer>, RestartError> {
+    fn until_passed(&self, questions: &[Question]) -> Result<Vec<CheckAnswer>, RestartError> {
         let begun = Instant::now();
         let mut answers = Vec::new();
         for question in questions {
@@ -235,14 +235,14 @@ impl Asking<'_> {
         go_on(self.context, during)
     }
 
-    fn ask(&self, question: &Question) -> Result<Answer, CheckError> {
+    fn ask(&self, question: &Question) -> Result<CheckAnswer, CheckError> {
         let expected = Expected { name: self.serving.name, commit: self.serving.commit };
         question.ask(expected, self.context)
     }
 }
 
 /// An answer, for people: a release is named by as many digits of its commit as its name has.
-fn told(question: &Question, answer: &Answer) -> String {
+fn told(question: &Question, answer: &CheckAnswer) -> String {
     let from = answer.release.as_deref().map_or_else(String::new, |release| match release.parse::<CommitId>() {
         Ok(commit) => format!(" from {}", commit.short()),
         Err(_) => format!(" from {release}"),
@@ -275,7 +275,7 @@ struct Question {
 }
 
 impl Question {
-    fn ask(&self, expected: Expected<'_>, context: &RestartContext<'_>) -> Result<Answer, CheckError> {
+    fn ask(&self, expected: Expected<'_>, context: &RestartContext<'_>) -> Result<CheckAnswer, CheckError> {
         let Target::Unix(socket) = &self.check.target else { return self.check.ask(Some(expected), context.watch) };
         let over_uwsgi = || self.check.at(Target::Uwsgi(socket.clone())).ask(Some(expected), context.watch);
         if self.speaks.get() == Speaks::Uwsgi {

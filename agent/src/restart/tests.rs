@@ -131,7 +131,7 @@ impl Stage {
     }
 
     /// The whole of a switch, as the step does it.
-    pub(super) fn switch(&self, restart: &Restart, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
+    pub(super) fn switch(&self, restart: &Restart, new: &Release, former: Option<&Release>) -> Result<ServingProof, RestartError> {
         self.with_scene(|context| {
             let mut prepared = restart.prepare(context, new.serving())?;
             self.link(new);

@@ -12,7 +12,7 @@ pub(super) const AGENT: &str = "release-agent";
 
 /// What the host knows of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct HostUser {
     pub uid: u32,
     pub group: String,
     pub gid: u32,
@@ -23,7 +23,7 @@ pub(super) struct Known {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Person {
     pub name: String,
-    pub known: Option<Known>,
+    pub known: Option<HostUser>,
     /// Whether the group that it has, or will have, is there.
     pub has_group: bool,
     /// Who else is in that group.
@@ -56,7 +56,7 @@ pub(super) struct People {
     pub builder: Person,
     pub builder_chosen: Chosen,
     /// The agent's own.
-    pub agent: Known,
+    pub agent: HostUser,
     /// Who else is in the agent's group.
     pub with_agent: Vec<String>,
 }
@@ -150,10 +150,10 @@ fn is_name(text: &str) -> bool {
 }
 
 /// What the host knows of the user called `name`.
-pub(super) fn known(name: &str) -> Option<Known> {
+pub(super) fn known(name: &str) -> Option<HostUser> {
     // Who cannot be looked up is not there.
     let user = User::from_name(name).ok().flatten()?;
-    Some(Known { uid: user.uid.as_raw(), group: group_of(user.gid.as_raw()), gid: user.gid.as_raw(), home: user.dir })
+    Some(HostUser { uid: user.uid.as_raw(), group: group_of(user.gid.as_raw()), gid: user.gid.as_raw(), home: user.dir })
 }
 
 /// The user called `name`, with everybody who is in its group.

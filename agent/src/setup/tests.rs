@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::action::Action;
 use super::draw::{Drawn, Host, draw};
-use super::people::{Chosen, Known, People, Person};
+use super::people::{Chosen, HostUser, People, Person};
 use super::places::{self, Kind, PlaceError, Seen};
 use super::texts::{self, Server};
 use crate::settings::{App, parse_app};
@@ -13,11 +13,11 @@ fn app(text: &str) -> App {
     parse_app(&format!("repository = \"https://example.com/shop.git\"\n{text}"))
 }
 
-fn known(uid: u32, group: &str, gid: u32) -> Option<Known> {
-    Some(Known { uid, group: group.to_owned(), gid, home: "/var/shop".into() })
+fn known(uid: u32, group: &str, gid: u32) -> Option<HostUser> {
+    Some(HostUser { uid, group: group.to_owned(), gid, home: "/var/shop".into() })
 }
 
-fn person(name: &str, known: Option<Known>) -> Person {
+fn person(name: &str, known: Option<HostUser>) -> Person {
     Person { name: name.to_owned(), has_group: known.is_some(), companions: Vec::new(), known }
 }
 
@@ -272,8 +272,8 @@ fn users_who_are_one_or_have_others_rights_are_refused() {
     let roots = [Path::new("/var/shop")];
     let refused = |people: &People| people.check(&"shop".parse().unwrap(), &roots).map_err(|refusal| refusal.what);
     refused(&people()).unwrap();
-    let builder = |name: &str, known: Option<Known>| People { builder: person(name, known), builder_chosen: Chosen::Said, ..people() };
-    let user = |name: &str, known: Option<Known>| People { app: person(name, known), app_chosen: Chosen::Said, ..people() };
+    let builder = |name: &str, known: Option<HostUser>| People { builder: person(name, known), builder_chosen: Chosen::Said, ..people() };
+    let user = |name: &str, known: Option<HostUser>| People { app: person(name, known), app_chosen: Chosen::Said, ..people() };
     for (people, words) in [
         (builder("shop", None), "one user"),
         (People { app: person("shop", known(7, "shop", 7)), ..builder("twin", known(7, "twin", 8)) }, "one user"),
@@ -306,7 +306,7 @@ fn users_who_are_one_or_have_others_rights_are_refused() {
         assert!(told.contains(words), "{words}: {told}");
     }
     // An account of that name that was there for something else is taken only when it is said.
-    let elsewhere = Some(Known { home: "/var/lib/postgresql".into(), ..known(5, "shop", 5).unwrap() });
+    let elsewhere = Some(HostUser { home: "/var/lib/postgresql".into(), ..known(5, "shop", 5).unwrap() });
     let found = People { app: person("shop", elsewhere.clone()), ..people() };
     assert!(refused(&found).unwrap_err().contains("does not seem to be made for the app"));
     refused(&People { app_chosen: Chosen::Said, ..found }).unwrap();

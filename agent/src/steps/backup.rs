@@ -11,7 +11,7 @@ use super::room::bytes;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, migrate, with_django};
 use crate::tools::database::{self, Kind, Part};
 use crate::tools::manage::Inspection;
-use crate::work::{Answer, Bytecode, Job};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Backup;
 
@@ -48,8 +48,8 @@ impl Step for Backup {
         let to = place(cx, &cx.target()?.release, kind)?;
         let part = Part::create(&to)?;
         let user = match cx.work_into(&Job::Dump, &part.file())? {
-            Answer::Dumped { user } => user,
-            Answer::NothingToDump(why) => return Ok(Did::Nothing(why)),
+            JobAnswer::Dumped { user } => user,
+            JobAnswer::NothingToDump(why) => return Ok(Did::Nothing(why)),
             other => return Err(other.unexpected()),
         };
         let dump = cx.watched(|watch| part.keep(kind, watch))?;

@@ -5,7 +5,7 @@ use agent_model::plan::{Choice, Nature};
 use super::foresight::put_check_off;
 use super::kept::nothing_in_the_release;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, in_a_release, with_django};
-use crate::work::{Answer, Bytecode, Job};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Check;
 
@@ -27,7 +27,7 @@ impl Step for Check {
             return Ok(Did::Nothing(why));
         }
         match cx.work(&Job::Examine(Bytecode::Written))? {
-            Answer::Examined(inspection, unmade) => {
+            JobAnswer::Examined(inspection, unmade) => {
                 if let Some(unmade) = unmade {
                     cx.warn(unmade);
                 }

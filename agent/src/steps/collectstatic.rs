@@ -4,13 +4,13 @@ use std::path::Path;
 
 use agent_model::plan::{Choice, Nature};
 
-use super::foresight::{Proof, same_static_files};
+use super::foresight::{StaticProof, same_static_files};
 use super::room::counted;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, chain, in_a_release, with_django};
 use crate::settings::ExecutorKind;
 use crate::site::Reused;
 use crate::tools::manage::Collected;
-use crate::work::{Answer, Job};
+use crate::work::{Job, JobAnswer};
 
 pub(super) struct CollectStatic;
 
@@ -31,7 +31,7 @@ impl Step for CollectStatic {
         let release = cx.target()?.release.clone();
         let how = if cx.app.read_only { Reused::Linked } else { Reused::Copied };
         match same_static_files(cx) {
-            Ok(Proof { former, grounds, told }) => match cx.site.reuse(&former, &release, &grounds.root, how) {
+            Ok(StaticProof { former, grounds, told }) => match cx.site.reuse(&former, &release, &grounds.root, how) {
                 Ok(files) => {
                     cx.collected = Some(grounds);
                     return Ok(Did::Nothing(format!(
@@ -45,9 +45,9 @@ impl Step for CollectStatic {
             Err(_) => {}
         }
         match cx.work(&Job::CollectStatic).map_err(|failure| without_secrets(cx, failure))? {
-            Answer::Collected(Collected::Nothing(why)) => Ok(Did::Nothing(why)),
-            Answer::Collected(Collected::Elsewhere) => Ok(Did::It),
-            Answer::Collected(Collected::Within(mut grounds)) => {
+            JobAnswer::Collected(Collected::Nothing(why)) => Ok(Did::Nothing(why)),
+            JobAnswer::Collected(Collected::Elsewhere) => Ok(Did::It),
+            JobAnswer::Collected(Collected::Within(mut grounds)) => {
                 let of_the_commit =
                     |path: &Path| path.to_str().is_some_and(|path| cx.tree.as_ref().is_some_and(|tree| tree.has_file(path)));
                 let other = grounds.read.iter().find(|path| !of_the_commit(path));

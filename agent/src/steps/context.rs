@@ -18,7 +18,7 @@ use crate::tools::database::{self, DumpFile};
 use crate::tools::git::{Allowed, Git, Tree};
 use crate::tools::manage::{Grounds, Inspection};
 use crate::tools::{Cancel, Watch};
-use crate::work::{Answer, Bytecode, Executor, Failure, Job, Order, Ordered, chain};
+use crate::work::{Bytecode, Executor, Failure, Job, JobAnswer, Order, Ordered, chain};
 
 /// Who hears a step: the run's journal, with secrets masked.
 pub(crate) trait EventSink {
@@ -202,17 +202,17 @@ impl StepContext<'_> {
     }
 
     /// Has something done by programs that run the app's own code or its packages.
-    pub(crate) fn work(&self, job: &Job) -> Result<Answer, Failure> {
+    pub(crate) fn work(&self, job: &Job) -> Result<JobAnswer, Failure> {
         self.watched(|watch| self.executor.ask(&self.order(), job, None, watch, &|text| self.note(text)))
     }
 
     /// Which releases processes run from. Where that cannot be told, none is removed, and it is said.
-    pub(crate) fn used(&self) -> Result<Answer, Failure> {
+    pub(crate) fn used(&self) -> Result<JobAnswer, Failure> {
         self.work(&Job::Used).inspect_err(|failure| self.warn(format!("which releases are in use cannot be told: {}", failure.reason)))
     }
 
     /// The same, for what is written into a file.
-    pub(crate) fn work_into(&self, job: &Job, into: &DumpFile) -> Result<Answer, Failure> {
+    pub(crate) fn work_into(&self, job: &Job, into: &DumpFile) -> Result<JobAnswer, Failure> {
         self.watched(|watch| self.executor.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))
     }
 
@@ -222,7 +222,7 @@ impl StepContext<'_> {
             return Ok(inspection.clone());
         }
         match self.work(&Job::Inspect(bytecode))? {
-            Answer::Inspected(inspection) => {
+            JobAnswer::Inspected(inspection) => {
                 nothing_in_the_release(self, &inspection)?;
                 self.inspection = Some((*inspection).clone());
                 Ok(*inspection)

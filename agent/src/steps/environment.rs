@@ -7,7 +7,7 @@ use super::room::counted;
 use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, claim, grant_access, in_a_release};
 use crate::settings::ExecutorKind;
 use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
-use crate::work::{Answer, Caches, Failure, Job};
+use crate::work::{Caches, Failure, Job, JobAnswer};
 
 pub(super) struct Environment;
 
@@ -33,7 +33,7 @@ impl Step for Environment {
         }
         let release = cx.target()?.release.clone();
         let wanted = match cx.work(&Job::Want)? {
-            Answer::Wanted(wanted) => wanted,
+            JobAnswer::Wanted(wanted) => wanted,
             other => return Err(other.unexpected()),
         };
         for note in &wanted.notes {
@@ -63,7 +63,7 @@ impl Step for Environment {
             cx.site.open_to_builder(&place)?;
         }
         let built = match cx.work(&Job::Environment { key: key.clone(), caches }) {
-            Ok(Answer::Built { packages, warnings }) => {
+            Ok(JobAnswer::Built { packages, warnings }) => {
                 claim(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]).map(|()| (packages, warnings))
             }
             Ok(other) => Err(other.unexpected()),

@@ -21,7 +21,7 @@ use crate::settings::App;
 use crate::site::MadeBy;
 use crate::tools::Watch;
 use crate::tools::manage::{Grounds, Inspection, identity, some_of};
-use crate::work::{Answer, Bytecode, Job};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 /// The steps that make a release before it is sealed, and that a hook may have a part in.
 const MAKING: [&str; 7] = ["fetch", "checkout", "link-shared", "environment", "check", "collectstatic", "seal"];
@@ -107,7 +107,7 @@ fn compare(cx: &StepContext<'_>) -> Result<Since, String> {
 }
 
 /// What proves that collectstatic would make the files that the live release has.
-pub(super) struct Proof {
+pub(super) struct StaticProof {
     /// The live release.
     pub former: ReleaseName,
     /// What collectstatic went by there.
@@ -117,7 +117,7 @@ pub(super) struct Proof {
 }
 
 /// The proof that collectstatic would make what the live release has, or why there is none.
-pub(super) fn same_static_files(cx: &StepContext<'_>) -> Result<Proof, String> {
+pub(super) fn same_static_files(cx: &StepContext<'_>) -> Result<StaticProof, String> {
     if let Some(hook) = cx.app.hooks.iter().find(|hook| MAKING.contains(&hook.step.as_str())) {
         return Err(format!("the hooks at {} may make static files", hook.step));
     }
@@ -143,7 +143,7 @@ pub(super) fn same_static_files(cx: &StepContext<'_>) -> Result<Proof, String> {
     }
     let read = counted(grounds.read.len() as u64, "file");
     let told = format!("it read {read} of the release, and none of them has changed since {former}, nor have settings and environment");
-    Ok(Proof { former: former.clone(), grounds: grounds.clone(), told })
+    Ok(StaticProof { former: former.clone(), grounds: grounds.clone(), told })
 }
 
 /// Whether the check can go along with the start of the new instance: then it is told so. The sources that have changed are compiled, and others get the
@@ -286,10 +286,10 @@ fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(
 }
 
 /// A database that cannot be asked is a failure as well.
-fn judge(answer: Answer) -> Result<(Box<Inspection>, Option<String>), Failure> {
+fn judge(answer: JobAnswer) -> Result<(Box<Inspection>, Option<String>), Failure> {
     let (inspection, unmade) = match answer {
-        Answer::Examined(inspection, unmade) => (inspection, unmade),
-        Answer::Inspected(inspection) => (inspection, None),
+        JobAnswer::Examined(inspection, unmade) => (inspection, unmade),
+        JobAnswer::Inspected(inspection) => (inspection, None),
         other => return Err(other.unexpected()),
     };
     migrate::schema_of(&inspection)?;

@@ -16,7 +16,7 @@ use crate::faults;
 use crate::settings::{App, ExecutorKind};
 use crate::site::{ApplyOrder, Failed, Migrated};
 use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, begun, some_of};
-use crate::work::{Answer, Bytecode, Job};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Migrate;
 
@@ -81,7 +81,7 @@ impl Step for Migrate {
         note_left(cx, &Migrated { half: all, ..record.clone() }, may_be)?;
         faults::at("recorded");
         let (begun, warnings, done) = match cx.work(&Job::Migrate) {
-            Ok(Answer::Migrated { begun, warnings, failed }) => (begun, warnings, failed.map_or(Ok(()), Err)),
+            Ok(JobAnswer::Migrated { begun, warnings, failed }) => (begun, warnings, failed.map_or(Ok(()), Err)),
             Ok(other) => (Begun::Unknown, Vec::new(), Err(other.unexpected())),
             Err(failure) => (reported(cx), Vec::new(), Err(failure)),
         };
@@ -163,8 +163,8 @@ fn without_any(cx: &mut StepContext<'_>, schema: &Schema) -> Result<Did, Failure
 /// Runs migrate where no migration is to be applied: it records, and is heard.
 pub(super) fn migrate_without_any(cx: &StepContext<'_>) -> Result<(), Failure> {
     let done = match cx.work(&Job::Migrate)? {
-        Answer::Migrated { failed: None, .. } => Ok(()),
-        Answer::Migrated { failed: Some(failure), .. } => {
+        JobAnswer::Migrated { failed: None, .. } => Ok(()),
+        JobAnswer::Migrated { failed: Some(failure), .. } => {
             cx.warn("no migration was to be applied; what was done before migrate failed stands");
             Err(failure)
         }

@@ -13,7 +13,7 @@ use super::migrate::schema_of;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain};
 use crate::faults;
 use crate::restart::drift::MadeWith;
-use crate::restart::{Prepared, Proof, ReleaseRef, Restart, Steadiness};
+use crate::restart::{Prepared, ReleaseRef, Restart, ServingProof, Steadiness};
 use crate::site::{Migrated, Served, SiteError};
 use crate::tools::manage::some_of;
 use crate::work::{Bytecode, Job};
@@ -158,7 +158,7 @@ fn settle(cx: &StepContext<'_>, release: &ReleaseName, prepared: &Prepared) -> R
     })
 }
 
-fn tell(cx: &StepContext<'_>, proof: &Proof) {
+fn tell(cx: &StepContext<'_>, proof: &ServingProof) {
     for note in &proof.notes {
         cx.note(note);
     }

@@ -9,7 +9,7 @@ mod bytecode;
 mod error;
 mod host;
 mod key;
-mod known;
+mod answer_cache;
 mod own;
 mod project;
 mod requirements;

@@ -85,13 +85,13 @@ const CLOCK_SKEW: u64 = 5 * 60;
 const MOST_SIGNATURES: usize = 8;
 
 /// A webhook whose headers say that it can be proven; whether it is hangs on its body and the secrets.
-pub(crate) struct Claim(Proof);
+pub(crate) struct Claim(WebhookProof);
 
-enum Proof {
+enum WebhookProof {
     /// Codes of what stands before the body, and the body.
     Codes { before: Vec<u8>, codes: Vec<[u8; CODE_BYTES]> },
     /// The secret itself.
-    Known(Vec<u8>),
+    Secret(Vec<u8>),
 }
 
 impl Claim {
@@ -107,7 +107,7 @@ impl Claim {
             // Signatures by SHA-1 (`X-Hub-Signature`) are never looked at.
             (Source::Github, None) => {
                 let code = hex(header("x-hub-signature-256")?.strip_prefix("sha256=")?)?;
-                Proof::Codes { before: Vec::new(), codes: vec![code] }
+                WebhookProof::Codes { before: Vec::new(), codes: vec![code] }
             }
             (Source::Gitlab | Source::Generic, None) => {
                 let (id, timestamp) = (header("webhook-id")?, header("webhook-timestamp")?);
@@ -119,10 +119,10 @@ impl Claim {
                 }
                 let signatures = header("webhook-signature")?.split(' ').take(MOST_SIGNATURES);
                 let codes = signatures.filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok()?.try_into().ok());
-                Proof::Codes { before: format!("{id}.{timestamp}.").into_bytes(), codes: codes.collect() }
+                WebhookProof::Codes { before: format!("{id}.{timestamp}.").into_bytes(), codes: codes.collect() }
             }
-            (Source::GitlabToken, None) => Proof::Known(header("x-gitlab-token")?.as_bytes().to_vec()),
-            (Source::DockerHub, Some(secret)) => Proof::Known(secret.as_bytes().to_vec()),
+            (Source::GitlabToken, None) => WebhookProof::Secret(header("x-gitlab-token")?.as_bytes().to_vec()),
+            (Source::DockerHub, Some(secret)) => WebhookProof::Secret(secret.as_bytes().to_vec()),
             _ => return None,
         };
         Some(Self(proof))
@@ -132,11 +132,11 @@ impl Claim {
     pub(crate) fn listen<'s>(self, secrets: impl Iterator<Item = &'s Secret>) -> Listening {
         let secrets: Vec<&Secret> = secrets.collect();
         match self.0 {
-            Proof::Known(known) => {
+            WebhookProof::Secret(known) => {
                 let known = secrets.iter().fold(false, |is_one, secret| is_one | secret.is(&known));
                 Listening { ears: Vec::new(), codes: Vec::new(), known }
             }
-            Proof::Codes { before, codes } => {
+            WebhookProof::Codes { before, codes } => {
                 let mut ears: Vec<Code> = secrets.iter().map(|secret| secret.code()).collect();
                 let codes = if ears.is_empty() {
                     ears.extend(Secret::new(DECOY).map(|decoy| decoy.code()));

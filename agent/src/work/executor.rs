@@ -10,7 +10,7 @@ use agent_model::names::{AppName, ReleaseName, RunId};
 
 use super::job_runner::lock;
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
-use super::{Answer, Failure, Job, JobRunner, Order, Role};
+use super::{Failure, Job, JobAnswer, JobRunner, Order, Role};
 use crate::settings::{App, ExecutorKind};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
@@ -53,7 +53,7 @@ impl<'a> Executor<'a> {
         into: Option<&DumpFile>,
         watch: &Watch<'_>,
         note: &dyn Fn(&str),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<JobAnswer, Failure> {
         match self {
             Self::Own(runner) => runner.carry_out(order, job, into, watch, note),
             Self::Units { app, sessions } => {
@@ -83,7 +83,7 @@ impl<'a> Executor<'a> {
 }
 
 /// Asks a runner for something outside of any run.
-fn ask_once(app: &AppName, role: Role, job: &Job, patience: Duration) -> Result<Answer, Failure> {
+fn ask_once(app: &AppName, role: Role, job: &Job, patience: Duration) -> Result<JobAnswer, Failure> {
     let order = Order { run: RunId(0), marker: String::new(), caller: "agent".to_owned(), release: None, former: None };
     let cancel = Cancel::default();
     let lines = |_, line: &str| tracing::debug!("{line}");
@@ -116,7 +116,7 @@ pub(crate) struct InUse<'a> {
     app: &'a App,
     site: &'a Site,
     /// Asks the runner that the run at hand speaks to already: there is only one at a time.
-    within_run: Option<&'a dyn Fn() -> Result<Answer, Failure>>,
+    within_run: Option<&'a dyn Fn() -> Result<JobAnswer, Failure>>,
     seen: OnceCell<Seen>,
 }
 
@@ -139,11 +139,11 @@ impl<'a> InUse<'a> {
     }
 
     /// The same, for a run, which says how its runner is asked.
-    pub(crate) fn of_run(app: &'a App, site: &'a Site, ask: &'a dyn Fn() -> Result<Answer, Failure>) -> Self {
+    pub(crate) fn of_run(app: &'a App, site: &'a Site, ask: &'a dyn Fn() -> Result<JobAnswer, Failure>) -> Self {
         Self { within_run: Some(ask), ..Self::of(app, site) }
     }
 
-    fn ask(&self) -> Result<Answer, Failure> {
+    fn ask(&self) -> Result<JobAnswer, Failure> {
         self.within_run.map_or_else(|| ask_once(&self.app.name, Role::App, &Job::Used, SHORT_GREETING), |ask| ask())
     }
 
@@ -180,7 +180,7 @@ impl<'a> InUse<'a> {
         }
         // The runner sees what its own user's processes work in, and the agent sees the command lines of all.
         match self.ask() {
-            Ok(Answer::Used(used)) => Seen::These(self.seen_here().into_iter().chain(used).collect()),
+            Ok(JobAnswer::Used(used)) => Seen::These(self.seen_here().into_iter().chain(used).collect()),
             Ok(other) => {
                 tracing::error!("{}", other.unexpected().reason);
                 Seen::Unknown

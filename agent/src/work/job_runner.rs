@@ -7,7 +7,7 @@ use std::time::Instant;
 use agent_model::names::ReleaseName;
 use nix::unistd::{User, geteuid};
 
-use super::{Answer, Bytecode, Caches, Failure, Job, Order, Role, Wanted, digest, environment_dir};
+use super::{Bytecode, Caches, Failure, Job, JobAnswer, Order, Role, Wanted, digest, environment_dir};
 use crate::settings::{App, Hook, When};
 use crate::site::{Site, grant_access, remove_tree};
 use crate::tools::database::{self, DatabaseError, DumpFile};
@@ -62,28 +62,28 @@ impl<'a> JobRunner<'a> {
         into: Option<&DumpFile>,
         watch: &Watch<'_>,
         note: &dyn Fn(&str),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<JobAnswer, Failure> {
         let context = JobContext { runner: self, order, watch, note };
         match job {
             Job::Want => context.want(),
             Job::Environment { key, caches } => context.build(key, *caches),
             Job::CollectStatic => {
                 let shared = [self.site.root().join("shared")];
-                Ok(context.django_of(Role::Build, Tree::Open)?.get().collect(&shared, watch).map(Answer::Collected)?)
+                Ok(context.django_of(Role::Build, Tree::Open)?.get().collect(&shared, watch).map(JobAnswer::Collected)?)
             }
             Job::Bytecode { changed } => context.bytecode(changed),
-            Job::GrantAccess => Ok(grant_access(self.site).map(|()| Answer::Done)?),
+            Job::GrantAccess => Ok(grant_access(self.site).map(|()| JobAnswer::Done)?),
             Job::Hook { place, digest } => context.hook(*place, digest),
-            Job::Inspect(bytecode) => context.inspect(*bytecode).map(|told| Answer::Inspected(Box::new(told))),
+            Job::Inspect(bytecode) => context.inspect(*bytecode).map(|told| JobAnswer::Inspected(Box::new(told))),
             Job::Examine(bytecode) => {
                 let (inspection, unmade) = context.django((*bytecode).into())?.get().examine(watch)?;
                 *lock(&self.inspection) = Some(inspection.clone());
-                Ok(Answer::Examined(Box::new(inspection), unmade))
+                Ok(JobAnswer::Examined(Box::new(inspection), unmade))
             }
             Job::Migrate => context.migrate(),
-            Job::Load => Ok(Answer::Warnings(context.django(Tree::Sealed)?.get().load(watch)?)),
+            Job::Load => Ok(JobAnswer::Warnings(context.django(Tree::Sealed)?.get().load(watch)?)),
             Job::Dump => context.dump(into),
-            Job::Used => Ok(Answer::Used(super::executor::usage_of(self.site).dirs.into_iter().collect())),
+            Job::Used => Ok(JobAnswer::Used(super::executor::usage_of(self.site).dirs.into_iter().collect())),
         }
     }
 }
@@ -114,7 +114,7 @@ impl JobContext<'_, '_> {
         self.runner.env.iter().chain(of_building).cloned().chain(of_release).collect()
     }
 
-    fn want(&self) -> Result<Answer, Failure> {
+    fn want(&self) -> Result<JobAnswer, Failure> {
         let (name, dir) = self.release()?;
         let settings = self.runner.app.python.as_ref().ok_or_else(|| Failure::new("no [python] is set"))?;
         let wanted = self.with_installer(settings, python::wanted(settings, &dir, &self.runner.hidden, self.watch)?, &dir)?;
@@ -125,10 +125,10 @@ impl JobContext<'_, '_> {
             warnings: wanted.warnings().to_vec(),
         };
         *lock(&self.runner.wanted) = Some((name.clone(), wanted));
-        Ok(Answer::Wanted(answer))
+        Ok(JobAnswer::Wanted(answer))
     }
 
-    fn build(&self, key: &str, caches: Caches) -> Result<Answer, Failure> {
+    fn build(&self, key: &str, caches: Caches) -> Result<JobAnswer, Failure> {
         let (name, dir) = self.release()?;
         let site = self.runner.site;
         let place = environment_dir(site, key).ok_or_else(|| Failure::new(format!("{key:?} is no environment's name")))?;
@@ -146,7 +146,7 @@ impl JobContext<'_, '_> {
             }
             Ok(wanted.build(&place, &dir, within, self.watch, self.note)?)
         })?;
-        Ok(Answer::Built { packages: built.packages, warnings: built.warnings })
+        Ok(JobAnswer::Built { packages: built.packages, warnings: built.warnings })
     }
 
     /// Does something with what installers keep, and a place for their temporary files.
@@ -196,7 +196,7 @@ impl JobContext<'_, '_> {
         }
     }
 
-    fn hook(&self, place: usize, wanted: &str) -> Result<Answer, Failure> {
+    fn hook(&self, place: usize, wanted: &str) -> Result<JobAnswer, Failure> {
         let app = self.runner.app;
         let Some(hook) = app.hooks.get(place) else {
             return Err(Failure::new(format!("the app {} has no hook number {place}", app.name)));
@@ -228,7 +228,7 @@ impl JobContext<'_, '_> {
                 ..failure
             }
         });
-        ended.map(|()| Answer::Done)
+        ended.map(|()| JobAnswer::Done)
     }
 
     fn django(&self, tree: Tree) -> Result<AskedDjango<'_>, Failure> {
@@ -242,7 +242,7 @@ impl JobContext<'_, '_> {
         Ok(AskedDjango { settings, python, release, env: self.env(role), tree })
     }
 
-    fn bytecode(&self, changed: &[PathBuf]) -> Result<Answer, Failure> {
+    fn bytecode(&self, changed: &[PathBuf]) -> Result<JobAnswer, Failure> {
         let (_, dir) = self.release()?;
         if let Some(odd) = changed.iter().find(|path| !is_source(path)) {
             return Err(Failure::new(format!("{} is no source of Python within a release", odd.display())));
@@ -251,7 +251,7 @@ impl JobContext<'_, '_> {
             python::reuse_bytecode(&self.runner.site.release_dir(former), &dir, changed)?;
         }
         python::compile(&dir.join("venv/bin/python"), &dir, changed, self.watch)?;
-        Ok(Answer::Done)
+        Ok(JobAnswer::Done)
     }
 
     /// With the passwords of its databases, which stay here.
@@ -266,7 +266,7 @@ impl JobContext<'_, '_> {
         known.map_or_else(|| self.inspect(Bytecode::NotWritten), Ok)
     }
 
-    fn migrate(&self) -> Result<Answer, Failure> {
+    fn migrate(&self) -> Result<JobAnswer, Failure> {
         let inspection = self.inspection()?;
         let report = match &self.runner.workspace {
             Workspace::Root => self.runner.site.migration_report(self.order.run),
@@ -275,10 +275,10 @@ impl JobContext<'_, '_> {
         let (migrated, ended) = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection, &report);
         // Whatever it did, what is known of the database is old.
         lock(&self.runner.inspection).take();
-        Ok(Answer::Migrated { begun: migrated.begun, warnings: migrated.warnings, failed: ended.err().map(Failure::from) })
+        Ok(JobAnswer::Migrated { begun: migrated.begun, warnings: migrated.warnings, failed: ended.err().map(Failure::from) })
     }
 
-    fn dump(&self, into: Option<&DumpFile>) -> Result<Answer, Failure> {
+    fn dump(&self, into: Option<&DumpFile>) -> Result<JobAnswer, Failure> {
         let app = self.runner.app;
         let (Some(settings), Some(django)) = (&app.backup, &app.django) else { return Err(Failure::new("no [backup] is set")) };
         let into = into.ok_or_else(|| Failure::new("no file came with the job"))?;
@@ -295,9 +295,9 @@ impl JobContext<'_, '_> {
         match database::dump(kind, database, into, scratch, self.watch) {
             Ok(()) => {
                 let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
-                Ok(Answer::Dumped { user })
+                Ok(JobAnswer::Dumped { user })
             }
-            Err(missing @ DatabaseError::NotThere { .. }) => Ok(Answer::NothingToDump(missing.to_string())),
+            Err(missing @ DatabaseError::NotThere { .. }) => Ok(JobAnswer::NothingToDump(missing.to_string())),
             Err(err) => Err(err.into()),
         }
     }

@@ -209,7 +209,7 @@ impl Order {
 /// What came of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Answer {
+pub(crate) enum JobAnswer {
     /// It is done.
     Done,
     /// It is done, and this should be looked at.
@@ -262,7 +262,7 @@ pub(crate) struct Wanted {
     pub warnings: Vec<String>,
 }
 
-impl Answer {
+impl JobAnswer {
     /// What should be looked at.
     pub(crate) fn warnings(self) -> Vec<String> {
         match self {

@@ -18,8 +18,8 @@ use nix::unistd::{User, geteuid};
 use thiserror::Error;
 
 use super::mask::{Lines, Mask};
-use super::wire::{Asked, Heard, Line, Told, VERSION};
-use super::{Answer, Failure, JobRunner, Role, Workspace};
+use super::wire::{Heard, JobRequest, Line, RunnerMessage, VERSION};
+use super::{Failure, JobAnswer, JobRunner, Role, Workspace};
 use crate::settings::{App, Complaint};
 use crate::site::Site;
 use crate::tools::database::DumpFile;
@@ -75,16 +75,16 @@ impl Runner {
         let mut line = Line::new(stream);
         let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
         let settings = crate::settings::load_app(&self.config, &self.app);
-        let hello = Told::Hello { version: VERSION, app: self.app.to_string(), role: self.role, user };
+        let hello = RunnerMessage::Hello { version: VERSION, app: self.app.to_string(), role: self.role, user };
         let app = match settings {
             Ok(app) => app,
-            Err(complaints) => return Ok(line.say(&Told::Failed(told("the app's file", &complaints)), NONE)?),
+            Err(complaints) => return Ok(line.say(&RunnerMessage::Failed(told("the app's file", &complaints)), NONE)?),
         };
         let secrets = match self.role {
             Role::Build => Vec::new(),
             Role::App => match app.read_secrets(&self.credentials_of(&app)) {
                 Ok(secrets) => secrets,
-                Err(complaints) => return Ok(line.say(&Told::Failed(told("the secrets", &complaints)), NONE)?),
+                Err(complaints) => return Ok(line.say(&RunnerMessage::Failed(told("the secrets", &complaints)), NONE)?),
             },
         };
         line.say(&hello, NONE)?;
@@ -121,20 +121,20 @@ impl Runner {
 
     fn answer_all(&self, line: &mut Line, runner: &JobRunner<'_>, mask: &Mask, cancel: &Cancel) -> Result<(), RunnerError> {
         loop {
-            match line.hear::<Asked>(Duration::from_secs(1)) {
+            match line.hear::<JobRequest>(Duration::from_secs(1)) {
                 Ok(Heard::Said(asked)) => {
                     let into = line.descriptor();
                     let answered = self.answer(line, runner, mask, cancel, &asked, into.map(File::from));
                     // What a job left running is no part of the next one.
                     let alone = end_control_group();
                     let told = match answered {
-                        Ok(Answer::Inspected(mut inspection)) => {
+                        Ok(JobAnswer::Inspected(mut inspection)) => {
                             // Their passwords are the app's own.
                             inspection.databases.clear();
-                            Told::Answer(Answer::Inspected(inspection))
+                            RunnerMessage::Answer(JobAnswer::Inspected(inspection))
                         }
-                        Ok(answer) => Told::Answer(answer),
-                        Err(failure) => Told::Failed(failure),
+                        Ok(answer) => RunnerMessage::Answer(answer),
+                        Err(failure) => RunnerMessage::Failed(failure),
                     };
                     line.say(&covered(told, mask), NONE)?;
                     if !alone {
@@ -147,7 +147,7 @@ impl Runner {
                 // Whoever asks for what there is not is told so, and asks for nothing more.
                 Err(err) if err.kind() == io::ErrorKind::InvalidData || err.kind() == io::ErrorKind::Other => {
                     let failure = Failure::new(format!("the step runner does not know what it was asked for: {err}"));
-                    return Ok(line.say(&Told::Failed(failure), NONE)?);
+                    return Ok(line.say(&RunnerMessage::Failed(failure), NONE)?);
                 }
                 Err(err) => return Err(err.into()),
             }
@@ -160,28 +160,28 @@ impl Runner {
         runner: &JobRunner<'_>,
         mask: &Mask,
         cancel: &Cancel,
-        asked: &Asked,
+        asked: &JobRequest,
         into: Option<File>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<JobAnswer, Failure> {
         let order = asked.order().map_err(|why| Failure::new(format!("the step runner does not know what it was asked for: {why}")))?;
         if asked.job.role(runner.app) != Some(self.role) {
             return Err(Failure::new(format!("{:?} is no job for the step runner {} of {}", asked.job, self.role.word(), self.app)));
         }
         let into = into.map(|file| DumpFile { file: Arc::new(file), path: None });
-        let say = |told: &Told| {
+        let say = |told: &RunnerMessage| {
             // An agent that is gone is noticed by whoever waits for that.
             let _ = line.say(told, NONE);
         };
         let voice = Lines::new(mask.clone());
-        let lines = |stream: Stream, text: &str| voice.take(stream, text, &mut |stream, text| say(&Told::Output(stream, text)));
+        let lines = |stream: Stream, text: &str| voice.take(stream, text, &mut |stream, text| say(&RunnerMessage::Output(stream, text)));
         let note = |text: &str| {
-            voice.say_held(&mut |stream, text| say(&Told::Output(stream, text)));
-            say(&Told::Note(mask.cover(text).into_owned()));
+            voice.say_held(&mut |stream, text| say(&RunnerMessage::Output(stream, text)));
+            say(&RunnerMessage::Note(mask.cover(text).into_owned()));
         };
         let deadline = Instant::now() + Duration::from_millis(asked.ms);
         let watch = Watch { marker: &order.marker, deadline, cancel, lines: &lines };
         let answer = runner.carry_out(&order, &asked.job, into.as_ref(), &watch, &note);
-        voice.say_held(&mut |stream, text| say(&Told::Output(stream, text)));
+        voice.say_held(&mut |stream, text| say(&RunnerMessage::Output(stream, text)));
         answer
     }
 }
@@ -194,16 +194,18 @@ fn told(what: &str, complaints: &[Complaint]) -> Failure {
         .with_hint("put the file right; agentctl setup app hands new files with secrets to the runner")
 }
 
-fn covered(told: Told, mask: &Mask) -> Told {
+fn covered(told: RunnerMessage, mask: &Mask) -> RunnerMessage {
     let cover = |text: String| mask.cover(&text).into_owned();
     match told {
-        Told::Failed(Failure { reason, hint, tail }) => {
-            Told::Failed(Failure { reason: cover(reason), hint: hint.map(cover), tail: mask.cover_lines(tail) })
+        RunnerMessage::Failed(Failure { reason, hint, tail }) => {
+            RunnerMessage::Failed(Failure { reason: cover(reason), hint: hint.map(cover), tail: mask.cover_lines(tail) })
         }
-        Told::Answer(Answer::Warnings(warnings)) => Told::Answer(Answer::Warnings(warnings.into_iter().map(cover).collect())),
-        Told::Answer(Answer::Inspected(mut inspection)) => {
+        RunnerMessage::Answer(JobAnswer::Warnings(warnings)) => {
+            RunnerMessage::Answer(JobAnswer::Warnings(warnings.into_iter().map(cover).collect()))
+        }
+        RunnerMessage::Answer(JobAnswer::Inspected(mut inspection)) => {
             inspection.schema = inspection.schema.map_err(cover);
-            Told::Answer(Answer::Inspected(inspection))
+            RunnerMessage::Answer(JobAnswer::Inspected(inspection))
         }
         told => told,
     }

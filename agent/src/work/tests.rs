@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent_model::names::RunId;
 
-use super::wire::{Asked, Heard, Line};
+use super::wire::{Heard, JobRequest, Line};
 use super::*;
 use crate::settings::parse_app;
 
@@ -53,16 +53,16 @@ fn an_order_holds_names_and_no_arguments() {
         }),
         former: Some(("2026-11-20-22-45-22-1a2b3c4d5e6f".parse().unwrap(), None)),
     };
-    let asked = serde_json::to_value(Asked::new(&order, &Job::Migrate, Duration::from_secs(3))).unwrap();
+    let asked = serde_json::to_value(JobRequest::new(&order, &Job::Migrate, Duration::from_secs(3))).unwrap();
     let members: BTreeSet<&str> = asked.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(members, BTreeSet::from(["job", "run", "marker", "caller", "release", "former", "ms"]));
-    let back: Asked = serde_json::from_value(asked.clone()).unwrap();
+    let back: JobRequest = serde_json::from_value(asked.clone()).unwrap();
     assert_eq!((back.order().unwrap(), back.ms), (order, 3000));
 
     let with = |member: &str, value: serde_json::Value| {
         let mut asked = asked.clone();
         asked[member] = value;
-        serde_json::from_value::<Asked>(asked).map_err(|err| err.to_string()).and_then(|asked| asked.order().map(|_| ()))
+        serde_json::from_value::<JobRequest>(asked).map_err(|err| err.to_string()).and_then(|asked| asked.order().map(|_| ()))
     };
     for (member, value) in [
         ("job", serde_json::json!("make-coffee")),

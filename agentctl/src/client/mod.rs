@@ -52,7 +52,7 @@ pub(crate) enum Effort {
 
 /// What was read: as it came, and understood. What is handed on is what came, so that nothing newer than this program is lost on the way.
 #[derive(Debug)]
-pub(crate) struct Answer<T> {
+pub(crate) struct ApiAnswer<T> {
     /// As it came.
     pub(crate) raw: String,
     /// Understood.
@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// Reads a view.
-    pub(crate) async fn read<T: DeserializeOwned>(&self, path: &str, effort: Effort) -> Result<Answer<T>, Fault> {
+    pub(crate) async fn read<T: DeserializeOwned>(&self, path: &str, effort: Effort) -> Result<ApiAnswer<T>, Fault> {
         let limit = match effort {
             Effort::Little => self.patience.answer,
             Effort::Much => self.patience.search,
@@ -115,7 +115,7 @@ impl Client {
 
     /// Asks for an act. An agent that goes away before it answered is asked again with the same bytes, which it never carries out twice; `lost` is
     /// told when that begins.
-    pub(crate) async fn ask(&self, form: &Form, mut lost: impl FnMut()) -> Result<Answer<Taken>, Fault> {
+    pub(crate) async fn ask(&self, form: &Form, mut lost: impl FnMut()) -> Result<ApiAnswer<Taken>, Fault> {
         let signed = match &self.way {
             Way::Socket(_) => Signed::unsigned(form)?,
             Way::Network(network) => network.sign(form.clone()).await?,
@@ -143,7 +143,7 @@ impl Client {
         }
     }
 
-    async fn ask_once(&self, signed: &Signed) -> Result<Answer<Taken>, Fault> {
+    async fn ask_once(&self, signed: &Signed) -> Result<ApiAnswer<Taken>, Fault> {
         let request = self.posting(signed, |request| request)?;
         let response = self.send(request, self.patience.answer).await?;
         self.understand(response, self.patience.answer).await
@@ -216,7 +216,7 @@ impl Client {
         }
     }
 
-    async fn understand<T: DeserializeOwned>(&self, response: Response<Incoming>, limit: Duration) -> Result<Answer<T>, Fault> {
+    async fn understand<T: DeserializeOwned>(&self, response: Response<Incoming>, limit: Duration) -> Result<ApiAnswer<T>, Fault> {
         let status = response.status();
         let again = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
         let body = match timeout(limit, Limited::new(response.into_body(), MOST_BYTES).collect()).await {
@@ -230,7 +230,7 @@ impl Client {
         }
         let view = serde_json::from_slice(&body).map_err(|err| strange(Some(err)))?;
         // What takes long has empty lines in front: signs of life.
-        Ok(Answer { raw: String::from_utf8_lossy(&body).trim().to_owned(), view })
+        Ok(ApiAnswer { raw: String::from_utf8_lossy(&body).trim().to_owned(), view })
     }
 
     fn broken(&self, err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {

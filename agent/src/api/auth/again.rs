@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::signed;
 use crate::engine::Rights;
-use crate::engine::journal::Proof;
+use crate::engine::journal::CallerProof;
 use crate::settings::watch::InForce;
 use crate::work::chain;
 
@@ -44,7 +44,7 @@ impl From<&Caller> for Kept {
 /// # Errors
 /// [`Refusal::Untrusted`] when nobody would be taken for that caller today.
 pub(in crate::api) fn caller(
-    proof: &Proof,
+    proof: &CallerProof,
     told: &str,
     app: &AppName,
     in_force: &InForce,
@@ -94,7 +94,7 @@ impl Rights for InForceRights {
         serde_json::to_string(&Kept::from(caller)).ok()
     }
 
-    fn again(&self, proof: &Proof, told: &str, right: Right, app: &AppName) -> Result<Option<Authorised>, Refusal> {
+    fn again(&self, proof: &CallerProof, told: &str, right: Right, app: &AppName) -> Result<Option<Authorised>, Refusal> {
         let Some(caller) = caller(proof, told, app, &self.0, Utc::now())? else { return Ok(None) };
         authorise(caller, right, app, &self.0.settings().agent.grants).map(Some)
     }

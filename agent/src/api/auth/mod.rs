@@ -22,9 +22,9 @@ pub(super) enum Peer {
 }
 
 /// Whoever asks, known: by the connection, or by the signature of the request that this reading is a part of.
-pub(super) struct Known(pub Caller);
+pub(super) struct KnownCaller(pub Caller);
 
-impl<S: Send + Sync> FromRequestParts<S> for Known {
+impl<S: Send + Sync> FromRequestParts<S> for KnownCaller {
     type Rejection = Refused;
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refused> {
         known(parts).map(Self).ok_or_else(Refused::unsigned)

@@ -11,7 +11,7 @@ use crate::settings::App;
 use crate::steps::left_out;
 use crate::tools::manage::{Inspection, Places, Settings};
 use crate::tools::{Program, Watch};
-use crate::work::{Answer, Bytecode, Failure, Job, Order, Ordered};
+use crate::work::{Bytecode, Failure, Job, JobAnswer, Order, Ordered};
 
 /// How long the live release may take to be loaded.
 const LOADING: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ impl AppEngine {
         };
         let answer = hands(self, app, &env).ask(&order, &Job::Inspect(Bytecode::NotWritten), None, watch, &|_| {});
         Some(answer.and_then(|answer| match answer {
-            Answer::Inspected(inspection) => Ok(*inspection),
+            JobAnswer::Inspected(inspection) => Ok(*inspection),
             other => Err(other.unexpected()),
         }))
     }

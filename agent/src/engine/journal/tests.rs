@@ -20,7 +20,7 @@ fn shop() -> AppName {
 fn ask(journal: &Journal, nonce: &str, form: &str, supersedes: &[RunId]) -> Taken {
     let app = shop();
     let evidence = Evidence { text: form.to_owned(), ..Evidence::default() };
-    let asked = Asked {
+    let asked = NewRun {
         app: &app,
         action: "release",
         of: Some("main"),
@@ -326,7 +326,7 @@ fn nobody_else_can_read_it() {
 /// An act on the spot, and how long ago it was.
 fn on_the_spot(journal: &Journal, nonce: &str, hours: i64) -> RunId {
     let (app, evidence) = (shop(), Evidence { text: "{}".to_owned(), ..Evidence::default() });
-    let asked = Asked {
+    let asked = NewRun {
         app: &app,
         action: "lock",
         of: None,

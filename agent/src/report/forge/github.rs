@@ -3,7 +3,7 @@
 use agent_wire::event::OutcomeWord;
 use serde_json::{Value, json};
 
-use super::Told;
+use super::Outgoing;
 use crate::engine::journal::outbox::Kind;
 
 const VERSION: &str = "2022-11-28";
@@ -18,7 +18,7 @@ pub(super) fn headers(token: &str) -> Vec<(&'static str, String)> {
 }
 
 /// The path behind the base, and the body; nothing where a deployment is spoken of that was never made.
-pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Told<'_>) -> Option<(String, Vec<u8>)> {
+pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Outgoing<'_>) -> Option<(String, Vec<u8>)> {
     let subject = told.subject;
     let (path, mut body) = match told.delivery.kind {
         Kind::Deployment => (

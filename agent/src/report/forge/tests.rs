@@ -38,7 +38,7 @@ fn report(to: To, url: &str, secret: &tempfile::NamedTempFile) -> Report {
 fn call(report: &Report, delivery: &Delivery, subject: &Subject) -> Call {
     let speaker =
         Speaker { host: "web1", journal: "0a0b", address: Some("https://web1.example:8443"), now: "2026-11-20T23:00:00Z".parse().unwrap() };
-    match prepare(report, &Told { delivery, subject, speaker: &speaker }).unwrap() {
+    match prepare(report, &Outgoing { delivery, subject, speaker: &speaker }).unwrap() {
         Prepared::Call(call, _) => call,
         Prepared::Nothing => panic!("nothing to say"),
     }
@@ -87,7 +87,7 @@ fn of_a_deployment_that_was_never_made_nothing_is_said() {
     let token = file("hunter2");
     let (delivery, subject) = (delivery(Phase::Ended, Kind::DeploymentState), subject(Some(OutcomeWord::Live)));
     let speaker = Speaker { host: "web1", journal: "0a0b", address: None, now: Utc::now() };
-    let prepared = prepare(&report(github(), "https://x", &token), &Told { delivery: &delivery, subject: &subject, speaker: &speaker });
+    let prepared = prepare(&report(github(), "https://x", &token), &Outgoing { delivery: &delivery, subject: &subject, speaker: &speaker });
     assert!(matches!(prepared, Ok(Prepared::Nothing)));
 }
 

@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::SecondsFormat;
 use serde_json::json;
 
-use super::Told;
+use super::Outgoing;
 use crate::engine::journal::outbox::Phase;
 
 /// The headers and the body.
-pub(super) fn message(secrets: &[Vec<u8>], told: &Told<'_>) -> (Vec<(&'static str, String)>, Vec<u8>) {
+pub(super) fn message(secrets: &[Vec<u8>], told: &Outgoing<'_>) -> (Vec<(&'static str, String)>, Vec<u8>) {
     let (delivery, subject) = (told.delivery, told.subject);
     let word = match delivery.phase {
         Phase::Started => "started",

@@ -47,7 +47,7 @@ impl Play {
         Restart::Handover(self.settings.clone())
     }
 
-    pub(super) fn switch(&self, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
+    pub(super) fn switch(&self, new: &Release, former: Option<&Release>) -> Result<ServingProof, RestartError> {
         self.stage.switch(&self.restart(), new, former)
     }
 

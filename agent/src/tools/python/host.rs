@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::super::{Program, ProgramError, Watch};
+use super::answer_cache::{AnswerCache, file_of};
 use super::key::{Key, without_userinfo};
-use super::known::{Known, file_of};
 use super::own;
 use super::project::Way;
 use super::requirements::Tree;
@@ -77,8 +77,8 @@ fn decides_nothing(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word)) || name == "PIP_DISABLE_PIP_VERSION_CHECK"
 }
 
-static INTERPRETERS: Known<Probe> = Known::new();
-static UVS: Known<Tool> = Known::new();
+static INTERPRETERS: AnswerCache<Probe> = AnswerCache::new();
+static UVS: AnswerCache<Tool> = AnswerCache::new();
 
 /// What the probe prints.
 #[derive(Debug, Clone, Deserialize)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::host::Interpreter;
 use super::key::Key;
-use super::requirements::{Asked, LINE_ENDS, Reading, Tree, index_of, package_of};
+use super::requirements::{LINE_ENDS, Reading, Tree, WantedPackage, index_of, package_of};
 use super::{PythonError, Settings};
 
 /// What is looked for, first one first, when nothing is set.
@@ -266,8 +266,12 @@ struct LockedPackage {
 
 /// Keeps that a lock names a package. It may do so in several versions; which of them fit here, if any, is for the installer to say.
 fn locked(name: &str, file: &Path, reading: &mut Reading) {
-    let asked =
-        Asked { name: Some(super::requirements::normalised(name)), file: file.display().to_string(), line: None, conditional: true };
+    let asked = WantedPackage {
+        name: Some(super::requirements::normalised(name)),
+        file: file.display().to_string(),
+        line: None,
+        conditional: true,
+    };
     if !reading.asked.contains(&asked) {
         reading.asked.push(asked);
     }
@@ -353,7 +357,12 @@ fn pyproject_lines(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Ma
         if package.local {
             reading.tie(&file.display().to_string(), None);
         }
-        reading.asked.push(Asked { name: package.name, file: file.display().to_string(), line: None, conditional: package.conditional });
+        reading.asked.push(WantedPackage {
+            name: package.name,
+            file: file.display().to_string(),
+            line: None,
+            conditional: package.conditional,
+        });
     }
     // What else stands in the file decides nothing.
     reading.keep(file, project.dependencies.join("\n").into_bytes());
@@ -426,7 +435,7 @@ fn pipfile_lock(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Vec<M
         } else if package.hashes.is_empty() {
             reading.names(&package_of(&line), &file.display().to_string(), None);
         }
-        reading.asked.push(Asked {
+        reading.asked.push(WantedPackage {
             name: Some(super::requirements::normalised(name)),
             file: file.display().to_string(),
             line: None,

@@ -34,12 +34,12 @@ fn without(mut claims: Value, claim: &str) -> Value {
     claims
 }
 
-struct Asked {
+struct Fixture {
     pretend: Pretend,
     issuer: Issuer,
 }
 
-impl Asked {
+impl Fixture {
     fn new(kind: Kind, bind: Bind) -> Self {
         Self { pretend: Pretend::ed25519(), issuer: issuer(kind, bind) }
     }
@@ -65,11 +65,11 @@ impl Asked {
 
 #[test]
 fn a_job_of_each_kind_is_known_by_its_token() {
-    let job = Asked::new(Kind::GitHub, Bind::Host).judge(&github()).unwrap();
+    let job = Fixture::new(Kind::GitHub, Bind::Host).judge(&github()).unwrap();
     assert_eq!((job.subject.as_str(), job.id.as_str(), job.commit.as_str()), ("acme/shop", "a-job", SHA));
     assert_eq!((job.reference.as_str(), job.unusual.len()), ("refs/heads/main", 0));
     assert_eq!(job.claims.get("environment").map(String::as_str), Some("production"));
-    let asked = Asked::new(Kind::GitLab, Bind::Host);
+    let asked = Fixture::new(Kind::GitLab, Bind::Host);
     let job = asked.judge(&gitlab()).unwrap();
     assert_eq!((job.subject.as_str(), job.reference.as_str(), job.unusual.len()), ("acme/apps/shop", "refs/heads/main", 0));
     assert_eq!(job.claims.get("runner_id").map(String::as_str), Some("1"));
@@ -79,7 +79,7 @@ fn a_job_of_each_kind_is_known_by_its_token() {
 
 #[test]
 fn claims_that_all_kinds_have() {
-    for (asked, good) in [(Asked::new(Kind::GitHub, Bind::Host), github()), (Asked::new(Kind::GitLab, Bind::Host), gitlab())] {
+    for (asked, good) in [(Fixture::new(Kind::GitHub, Bind::Host), github()), (Fixture::new(Kind::GitLab, Bind::Host), gitlab())] {
         assert!(asked.judge(&good).is_ok());
         assert!(asked.judge(&without(good.clone(), "nbf")).is_ok());
         for claim in ["iss", "aud", "exp", "iat", "jti", "sha"] {
@@ -119,7 +119,7 @@ fn claims_that_all_kinds_have() {
 
 #[test]
 fn the_edges_of_the_window_are_where_they_are_said_to_be() {
-    let asked = Asked::new(Kind::GitHub, Bind::Host);
+    let asked = Fixture::new(Kind::GitHub, Bind::Host);
     let claims = without(github(), "nbf");
     for (now, taken) in [(NOW - 61, false), (NOW - 60, true), (NOW + 359, true), (NOW + 360, false)] {
         assert_eq!(asked.at(now, &claims).is_ok(), taken, "{now}");
@@ -136,7 +136,7 @@ fn an_audience_that_names_a_body_is_good_for_that_body_alone() {
     let (own, other) = (audience_of(&host, BODY), audience_of(&host, b"{ }"));
     assert_eq!(own, "web1#sha256=44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a");
     for (bind, plain_is_taken) in [(Bind::Host, true), (Bind::Body, false)] {
-        let asked = Asked::new(Kind::GitHub, bind);
+        let asked = Fixture::new(Kind::GitHub, bind);
         assert_eq!(asked.judge(&github()).is_ok(), plain_is_taken);
         assert!(asked.judge(&with(github(), "aud", json!(own))).is_ok());
         for bad in [other.clone(), own.to_uppercase(), own.replace("web1", "web2"), format!("{own}0"), own.replace("sha256", "sha512")] {
@@ -147,7 +147,7 @@ fn an_audience_that_names_a_body_is_good_for_that_body_alone() {
 
 #[test]
 fn jobs_that_others_could_have_written_or_begun() {
-    let asked = Asked::new(Kind::GitHub, Bind::Host);
+    let asked = Fixture::new(Kind::GitHub, Bind::Host);
     for event in ["pull_request", "pull_request_target", "workflow_run"] {
         assert_eq!(asked.blames(&with(github(), "event_name", json!(event))), "event_name");
     }
@@ -171,7 +171,7 @@ fn jobs_that_others_could_have_written_or_begun() {
         assert_eq!(asked.blames(&with(github(), claim, json!(value))), claim);
     }
 
-    let asked = Asked::new(Kind::GitLab, Bind::Host);
+    let asked = Fixture::new(Kind::GitLab, Bind::Host);
     for source in ["merge_request_event", "external_pull_request_event"] {
         assert_eq!(asked.blames(&with(gitlab(), "pipeline_source", json!(source))), "pipeline_source");
     }
@@ -190,7 +190,7 @@ fn jobs_that_others_could_have_written_or_begun() {
 
 #[test]
 fn a_job_may_ask_for_the_release_of_what_it_ran_for() {
-    let job = Asked::new(Kind::GitHub, Bind::Host).judge(&github()).unwrap();
+    let job = Fixture::new(Kind::GitHub, Bind::Host).judge(&github()).unwrap();
     let (main, other) = ("refs/heads/main", "f".repeat(40));
     assert_eq!(job.is_of(Some(SHA), Some(main)), Ok(()));
     assert_eq!(job.is_of(None, Some(main)), Err(OtherWork::Unnamed("commit")));

@@ -5,7 +5,7 @@ use agent_model::names::RunId;
 use agent_model::request::Admission;
 
 use super::*;
-use crate::engine::journal::{Asked, Evidence, Limit, Taken};
+use crate::engine::journal::{Evidence, Limit, NewRun, Taken};
 
 const COMMIT: &str = "1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b";
 
@@ -15,7 +15,7 @@ fn open(state: &Path) -> (Arc<Journal>, Outbox) {
 }
 
 fn run(journal: &Journal, action: &str, nonce: &str) -> RunId {
-    let asked = Asked {
+    let asked = NewRun {
         app: &"shop".parse().unwrap(),
         action,
         of: Some("main"),

@@ -12,17 +12,17 @@ use super::super::manage::identity;
 use super::super::{first_program, is_program};
 
 /// Answers by the program that gave them.
-pub(super) struct Known<T> {
-    answers: Mutex<BTreeMap<PathBuf, Answer<T>>>,
+pub(super) struct AnswerCache<T> {
+    answers: Mutex<BTreeMap<PathBuf, CachedAnswer<T>>>,
 }
 
-struct Answer<T> {
+struct CachedAnswer<T> {
     /// The files that decide it, and what tells whether they are the same later.
     decide: Vec<(PathBuf, String)>,
     told: T,
 }
 
-impl<T: Clone> Known<T> {
+impl<T: Clone> AnswerCache<T> {
     /// Nothing yet.
     pub(super) const fn new() -> Self {
         Self { answers: Mutex::new(BTreeMap::new()) }
@@ -31,14 +31,14 @@ impl<T: Clone> Known<T> {
     /// What a program told, if it would tell the same.
     pub(super) fn get(&self, program: &Path) -> Option<T> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Answer { decide, told } = answers.get(program)?;
+        let CachedAnswer { decide, told } = answers.get(program)?;
         decide.iter().all(|(path, was)| identity(path) == *was).then(|| told.clone())
     }
 
     /// Remembers what a program told; beside its own file, `others` decide it.
     pub(super) fn keep(&self, program: PathBuf, others: &[PathBuf], told: T) {
         let decide = std::iter::once(&program).chain(others).map(|path| (path.clone(), identity(path))).collect();
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(program, Answer { decide, told });
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(program, CachedAnswer { decide, told });
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
         let (program, other) = (dir.path().join("program"), dir.path().join("other"));
         fs::write(&program, "1").unwrap();
         fs::write(&other, "1").unwrap();
-        let known = Known::new();
+        let known = AnswerCache::new();
         assert_eq!(known.get(&program), None);
         for changed in [&program, &other] {
             known.keep(program.clone(), std::slice::from_ref(&other), "told");
