@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::settings::{self, App};
 use crate::site::Site;
-use crate::tools::database::{Kind, restore, target};
+use crate::tools::database::{DatabaseKind, restore, target};
 use crate::tools::manage::{Django, Tree};
 use crate::tools::{Cancel, Program, Watch};
 use crate::work::{Failure, Order, Ordered};
@@ -135,8 +135,8 @@ fn watched<T>(act: impl FnOnce(&Watch<'_>) -> T) -> T {
     act(&Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &Cancel::default(), lines: &lines })
 }
 
-fn kind_of(dump: &Path) -> Result<Kind, NotRestored> {
-    Kind::of(dump).ok_or_else(|| NotRestored::NoDump(dump.to_owned()))
+fn kind_of(dump: &Path) -> Result<DatabaseKind, NotRestored> {
+    DatabaseKind::of(dump).ok_or_else(|| NotRestored::NoDump(dump.to_owned()))
 }
 
 fn whole(wanted: &Wanted) -> Result<(), NotRestored> {

@@ -22,7 +22,7 @@ use super::rate_limited_log::RateLimitedLog;
 use super::routes::{Shared, blocking};
 use crate::engine::Accepted;
 use crate::engine::journal::Evidence;
-use crate::trust::Job;
+use crate::trust::CiJob;
 use crate::work::chain;
 
 /// How long a client may take to send the body of a request.
@@ -39,7 +39,7 @@ pub(super) struct Acting {
 struct Asker {
     caller: Caller,
     /// The job that an ID token speaks for.
-    job: Option<Job>,
+    job: Option<CiJob>,
     evidence: Evidence,
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn take(
     let request = Request::try_from(&form)?;
     let (engine, authorised) = shared.enter(&caller, &form.app, request.act.right())?;
     if let Some(job) = &job {
-        token::judge(job, &form, &request.act, shared.state.engines.journal().not_before())?;
+        token::check_request(job, &form, &request.act, shared.state.engines.journal().not_before())?;
     }
     let evidence = Evidence { text, ..evidence };
     let accepted = blocking(move || Ok(engine.take(&authorised, &request, &form, &evidence)?)).await?;

@@ -173,7 +173,7 @@ impl AppEngine {
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let release = name.split('.').next().and_then(|release| release.parse().ok());
-            let Some(kind) = database::Kind::of(&path) else {
+            let Some(kind) = database::DatabaseKind::of(&path) else {
                 let hint = "move it elsewhere, or remove it".to_owned();
                 report.add("backup", Level::Warning, Some(&path), format!("{name} is no backup that the agent makes"), Some(hint));
                 continue;

@@ -44,7 +44,7 @@ impl AppEngine {
         let mut warnings: Vec<String> = left_out.iter().map(|left| format!("cannot fetch {left}")).collect();
         warnings.extend(app.stale.as_ref().map(ToString::to_string));
         let reserved: &[&str] = if app.python.is_some() { &[crate::site::FACTS, "venv"] } else { &[crate::site::FACTS] };
-        if let Err(err) = tree.judge(Budget { files: app.limits.files, bytes: app.limits.bytes }, reserved) {
+        if let Err(err) = tree.check(Budget { files: app.limits.files, bytes: app.limits.bytes }, reserved) {
             warnings.push(format!("it would fail: {}", chain(&err)));
         }
         let submodules = tree.submodules();

@@ -9,7 +9,7 @@ use super::journal::{CallerProof, Due};
 use super::{AppEngine, NotTaken};
 use crate::work::{Failure, chain};
 
-/// Who can judge a caller again. Only the API makes callers, so the API answers.
+/// Checks a caller again. Only the API makes callers, so the API answers.
 pub(crate) trait Rights: Send + Sync {
     /// The caller, as it is kept with the run.
     fn remember(&self, caller: &Caller) -> Option<String>;

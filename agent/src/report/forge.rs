@@ -12,7 +12,7 @@ use agent_wire::event::OutcomeWord;
 use chrono::{DateTime, Utc};
 use hyper::Method;
 
-use crate::engine::journal::outbox::{Delivery, Kind, Phase, Subject};
+use crate::engine::journal::outbox::{Delivery, DeliveryKind, Phase, Subject};
 use crate::settings::Complaint;
 use crate::settings::report::{Report, To};
 use crate::tools::https::Call;
@@ -68,12 +68,14 @@ impl Outgoing<'_> {
 }
 
 /// What a target is told in a phase, in this order.
-pub(super) fn kinds(report: &Report, phase: Phase) -> &'static [Kind] {
+pub(super) fn kinds(report: &Report, phase: Phase) -> &'static [DeliveryKind] {
     match (&report.to, phase) {
-        (To::Github { environment: Some(_), .. }, Phase::Started) => &[Kind::Status, Kind::Deployment, Kind::DeploymentState],
-        (To::Github { environment: Some(_), .. }, Phase::Ended) => &[Kind::Status, Kind::DeploymentState],
-        (To::Github { .. } | To::Gitlab { .. }, _) => &[Kind::Status],
-        (To::Webhook, _) => &[Kind::Message],
+        (To::Github { environment: Some(_), .. }, Phase::Started) => {
+            &[DeliveryKind::Status, DeliveryKind::Deployment, DeliveryKind::DeploymentState]
+        }
+        (To::Github { environment: Some(_), .. }, Phase::Ended) => &[DeliveryKind::Status, DeliveryKind::DeploymentState],
+        (To::Github { .. } | To::Gitlab { .. }, _) => &[DeliveryKind::Status],
+        (To::Webhook, _) => &[DeliveryKind::Message],
     }
 }
 

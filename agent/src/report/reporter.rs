@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::forge::{Outgoing, Prepared, Speaker, kinds, prepare};
-use super::verdict::{TOO_OLD, Verdict, judge, next_try};
+use super::verdict::{TOO_OLD, Verdict, next_try, verdict_of};
 use crate::engine::journal::outbox::{Delivery, Outbox, Phase};
 use crate::engine::journal::{Journal, JournalError};
 use crate::settings::Settings;
@@ -210,7 +210,7 @@ impl Work {
         self.busy.insert((delivery.app.clone(), delivery.target.clone()));
         self.calls.spawn(async move {
             let verdict = match call.send().await {
-                Ok(reply) => judge(delivery.kind, &reply, &hidden, Utc::now()),
+                Ok(reply) => verdict_of(delivery.kind, &reply, &hidden, Utc::now()),
                 Err(err) => Verdict::Later { says: chain(&err), rest: Duration::ZERO },
             };
             Back { delivery, shown, verdict }

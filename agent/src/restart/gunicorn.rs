@@ -24,14 +24,14 @@ pub(crate) struct Settings {
     /// The unit that starts gunicorn when its master is gone: a release that cannot be loaded ends the master on HUP.
     pub unit: Option<String>,
     /// Which signal.
-    pub how: How,
+    pub how: MasterSignal,
     /// How long until every worker is new.
     pub timeout: Duration,
 }
 
 /// Which way of gunicorn's "Signal Handling".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum MasterSignal {
     /// HUP: the master loads the app anew and replaces its workers.
     Hup,
     /// USR2: a new master beside the old one; the old one gets TERM once the new one serves.
@@ -65,7 +65,7 @@ impl Settings {
     }
 
     pub(super) fn prepare(&self, context: &RestartContext<'_>) -> Result<Option<Master>, RestartError> {
-        if self.how == How::Usr2 && read(&self.second()).is_some() {
+        if self.how == MasterSignal::Usr2 && read(&self.second()).is_some() {
             return Err(RestartError::SetUp {
                 what: format!("a second master runs already, by {}", self.second().display()),
                 hint: "an earlier USR2 was not finished: end one of the two masters".to_owned(),
@@ -102,14 +102,14 @@ impl Settings {
 
     fn signal(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, before: Master) -> Result<Master, RestartError> {
         match self.how {
-            How::Hup => {
+            MasterSignal::Hup => {
                 (context.note)(&format!("sent HUP to gunicorn's master (process {})", before.process.pid()));
                 before.process.signal(Signal::SIGHUP);
                 before.await_new(context, new, self.timeout)?;
                 let workers = before.process.children();
                 Ok(before.with_workers(workers))
             }
-            How::Usr2 => self.second_master(context, new, &before),
+            MasterSignal::Usr2 => self.second_master(context, new, &before),
         }
     }
 
@@ -182,8 +182,8 @@ impl Settings {
     }
 
     /// On the way back: ends a second master that a failure left, and tells whether the first one serves the former release as if nothing had been.
-    pub(super) fn stands(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<bool, RestartError> {
-        if self.how != How::Usr2 {
+    pub(super) fn first_master_serves(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<bool, RestartError> {
+        if self.how != MasterSignal::Usr2 {
             return Ok(false);
         }
         let end = Instant::now() + self.timeout;

@@ -31,7 +31,7 @@ use agent_model::names::ReleaseName;
 use super::bus::Bus;
 use super::proof::{Asking, Crew, go_on};
 use super::worker::{self, Worker};
-use super::{How, Prepared, ReleaseRef, RestartContext, RestartError, Revived, ServingProof, Steadiness};
+use super::{Patience, Prepared, ReleaseRef, RestartContext, RestartError, Revived, ServingProof, Steadiness};
 use crate::site::{Slot, Slots};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 use crate::tools::{Process, Watch};
@@ -331,7 +331,7 @@ impl Settings {
     }
 
     /// The name leads to the instance, the instance is alive, and the public address answers as the checks say.
-    pub(super) fn ask(&self, others: Asking<'_>, how: How) -> Result<ServingProof, RestartError> {
+    pub(super) fn ask(&self, others: Asking<'_>, how: Patience) -> Result<ServingProof, RestartError> {
         let (context, serving) = (others.context, others.serving);
         let instances = Instances::open(self, context)?;
         let Some(instance) = instances.find(serving.name)? else {

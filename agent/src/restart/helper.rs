@@ -73,7 +73,7 @@ pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Resul
         }
         let after = ended(bus, &doing, &helper, end)?;
         if after.invocation != before {
-            return judge(bus, act, unit, &after).map(|()| HelperAnswer::Done);
+            return check_helper(bus, act, unit, &after).map(|()| HelperAnswer::Done);
         }
     }
     Err(RestartError::Unit {
@@ -135,7 +135,7 @@ fn ended(bus: &Bus<'_>, doing: &str, helper: &str, end: Instant) -> Result<Unit,
     }
 }
 
-fn judge(bus: &Bus<'_>, act: Act, unit: &str, helper: &Unit) -> Result<(), RestartError> {
+fn check_helper(bus: &Bus<'_>, act: Act, unit: &str, helper: &Unit) -> Result<(), RestartError> {
     if helper.result == "success" && helper.exit_status == 0 {
         return Ok(());
     }

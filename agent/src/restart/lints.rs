@@ -23,7 +23,7 @@ use crate::tools::{Cancel, Process, Watch};
 
 /// How an app is brought to load a release, as far as the misconfigurations differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum ReloadKind {
     /// A process of its own for each release.
     Anew,
     /// The process stops and another starts.
@@ -112,7 +112,7 @@ pub(super) fn of_server(restart: &Restart, link: &Path, dir: &Path) -> Vec<Findi
 
 /// Whether a unit's reload has uWSGI's master fork again.
 pub(super) fn forks(unit: &Unit) -> bool {
-    way_of(unit, systemd::How::ReloadOrRestart) == Way::Fork
+    reload_kind_of(unit, systemd::UnitAction::ReloadOrRestart) == ReloadKind::Fork
 }
 
 /// What shows which release uWSGI's workers run after its master has forked them again.
@@ -322,7 +322,7 @@ fn obstacles(restart: &Restart, workers: &[Worker], link: &Path, watch: &Watch<'
     findings
 }
 
-fn servers(restart: &Restart, watch: &Watch<'_>) -> Vec<(Server, Way)> {
+fn servers(restart: &Restart, watch: &Watch<'_>) -> Vec<(Server, ReloadKind)> {
     let bus = if units_of(restart).is_empty() { None } else { Bus::open(watch).ok() };
     let unit = |name: &str| bus.as_ref().and_then(|bus| bus.unit(name).ok()).filter(|unit| unit.load_state == "loaded");
     let running = |process: Option<Process>, name: Option<&String>| {
@@ -333,44 +333,44 @@ fn servers(restart: &Restart, watch: &Watch<'_>) -> Vec<(Server, Way)> {
             (_, unit) => unit.map(Server::of_unit),
         }
     };
-    let one = |server: Option<Server>, way: Way| server.map(|server| (server, way)).into_iter().collect();
+    let one = |server: Option<Server>, way: ReloadKind| server.map(|server| (server, way)).into_iter().collect();
     match restart {
         Restart::None | Restart::Command(_) => Vec::new(),
         Restart::Handover(settings) => match &settings.starter {
             Starter::Unit(template) => {
                 let first = instances_of(settings, template).into_iter().next();
-                one(first.and_then(|first| unit(&first)).map(Server::of_unit), Way::Anew)
+                one(first.and_then(|first| unit(&first)).map(Server::of_unit), ReloadKind::Anew)
             }
-            Starter::Command(argv) => one(Some(Server { argv: argv.clone(), ..Server::default() }), Way::Anew),
+            Starter::Command(argv) => one(Some(Server { argv: argv.clone(), ..Server::default() }), ReloadKind::Anew),
         },
         Restart::Systemd(settings) => {
             let units = settings.units.iter().filter_map(|name| unit(name));
-            units.map(|unit| (way_of(&unit, settings.how), Server::of_unit(unit))).map(|(way, server)| (server, way)).collect()
+            units.map(|unit| (reload_kind_of(&unit, settings.how), Server::of_unit(unit))).map(|(way, server)| (server, way)).collect()
         }
         Restart::UwsgiFifo(settings) => {
             let way = match settings.how {
-                uwsgi_fifo::How::Graceful | uwsgi_fifo::How::Brutal => Way::Reload,
-                uwsgi_fifo::How::Chain | uwsgi_fifo::How::Workers => Way::Fork,
-                uwsgi_fifo::How::Quit => Way::Restart,
+                uwsgi_fifo::FifoCommand::Graceful | uwsgi_fifo::FifoCommand::Brutal => ReloadKind::Reload,
+                uwsgi_fifo::FifoCommand::Chain | uwsgi_fifo::FifoCommand::Workers => ReloadKind::Fork,
+                uwsgi_fifo::FifoCommand::Quit => ReloadKind::Restart,
             };
             one(running(settings.master().map(|master| master.process), settings.unit.as_ref()), way)
         }
         Restart::Gunicorn(settings) => {
             let way = match settings.how {
-                by_signal::How::Hup => Way::Reload,
-                by_signal::How::Usr2 => Way::Second,
+                by_signal::MasterSignal::Hup => ReloadKind::Reload,
+                by_signal::MasterSignal::Usr2 => ReloadKind::Second,
             };
             one(running(settings.master().map(|master| master.process), settings.unit.as_ref()), way)
         }
     }
 }
 
-fn way_of(unit: &Unit, how: systemd::How) -> Way {
-    if how == systemd::How::Restart || !unit.can_reload {
-        return Way::Restart;
+fn reload_kind_of(unit: &Unit, how: systemd::UnitAction) -> ReloadKind {
+    if how == systemd::UnitAction::Restart || !unit.can_reload {
+        return ReloadKind::Restart;
     }
     let reload = unit.exec_reload.iter().flatten().cloned().collect::<Vec<_>>().join(" ");
     let forks =
         ["echo c", "echo w", "echo -n c", "echo -n w", "printf c", "printf w", "printf %s c"].iter().any(|words| reload.contains(words));
-    if forks { Way::Fork } else { Way::Reload }
+    if forks { ReloadKind::Fork } else { ReloadKind::Reload }
 }

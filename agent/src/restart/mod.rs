@@ -210,7 +210,7 @@ impl Restart {
             Self::Handover(settings) => settings.act(context, new, prepared)?,
             // What does not answer goes back at once, and not when the workers have finished their tasks.
             _ if !context.workers.is_empty() => drop(
-                self.ask(&RestartContext { workers: &[], ..*context }, new, prepared, How::UntilItPasses)
+                self.ask(&RestartContext { workers: &[], ..*context }, new, prepared, Patience::UntilItPasses)
                     .map_err(|error| systemd::with_journal(context, self.unit(), error))?,
             ),
             _ => {}
@@ -296,7 +296,7 @@ impl Restart {
         new: ReleaseRef<'_>,
         prepared: &Prepared,
     ) -> Result<ServingProof, RestartError> {
-        self.ask(context, new, prepared, How::Lastingly).map_err(|error| systemd::with_journal(context, self.unit(), error))
+        self.ask(context, new, prepared, Patience::Lastingly).map_err(|error| systemd::with_journal(context, self.unit(), error))
     }
 
     /// Lets the former instance finish and stop, or keeps it warm, and stops the ones before it.
@@ -374,7 +374,7 @@ impl Restart {
         let mut prepared = Prepared { since: Some(Ticks::now()), ..Prepared::default() };
         match self {
             // A second master may be there, and the first one never left the former release.
-            Self::Gunicorn(settings) if settings.stands(context, former)? => {}
+            Self::Gunicorn(settings) if settings.first_master_serves(context, former)? => {}
             Self::Command(settings) => match settings.back(context, former) {
                 Ok(()) => {}
                 // Answers say more than how a command ended.
@@ -410,7 +410,7 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] with the first thing that is not as it should be; the others are in its tail.
     pub(crate) fn look(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<ServingProof, RestartError> {
-        self.ask(context, live, &Prepared::default(), How::Once)
+        self.ask(context, live, &Prepared::default(), Patience::Once)
     }
 
     /// Makes the live release serve where nothing does, as after a boot. Only handover has something to do: an instance that the agent starts
@@ -500,7 +500,7 @@ impl Restart {
         context: &RestartContext<'_>,
         serving: ReleaseRef<'_>,
         prepared: &Prepared,
-        how: How,
+        how: Patience,
     ) -> Result<ServingProof, RestartError> {
         let due: Vec<Worker> = context.workers.iter().filter(|worker| !context.lacks(worker)).cloned().collect();
         let names = self.workers_of(&RestartContext { workers: &due, ..*context }, serving.name);
@@ -575,7 +575,7 @@ const MASTER_FOR: Duration = Duration::from_secs(1);
 
 /// How much is asked.
 #[derive(Debug, Clone, Copy)]
-enum How {
+enum Patience {
     /// Until it passes, and then for as long as it must go on passing.
     Lastingly,
     /// Until it passes.
@@ -584,7 +584,7 @@ enum How {
     Once,
 }
 
-impl How {
+impl Patience {
     fn ask(self, asking: &Asking<'_>) -> Result<ServingProof, RestartError> {
         match self {
             Self::Lastingly => asking.prove(),

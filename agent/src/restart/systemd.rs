@@ -23,7 +23,7 @@ pub(crate) struct Settings {
     /// The units, in order.
     pub units: Vec<String>,
     /// What is done to each.
-    pub how: How,
+    pub how: UnitAction,
     /// How long each must stay active, without a restart, to count as well.
     pub watch_for: Duration,
     /// How long a job may take.
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
 
 /// What is done to a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum UnitAction {
     /// `ReloadOrRestartUnit`
     ReloadOrRestart,
     /// `RestartUnit`
@@ -60,7 +60,7 @@ pub(super) fn examine<'u>(context: &RestartContext<'_>, act: Act, units: impl It
 const WITHOUT_APP: usize = 10;
 
 /// One unit to be brought to the new release.
-pub(super) struct Job<'a> {
+pub(super) struct UnitJob<'a> {
     pub act: Act,
     pub unit: &'a str,
     pub time: Time,
@@ -87,7 +87,8 @@ impl Time {
 
 impl Settings {
     pub(super) fn bring(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Vec<Unit>, RestartError> {
-        let jobs: Vec<_> = self.units.iter().map(|unit| Job { act: self.act(context), unit, time: Time::Whole(self.timeout) }).collect();
+        let jobs: Vec<_> =
+            self.units.iter().map(|unit| UnitJob { act: self.act(context), unit, time: Time::Whole(self.timeout) }).collect();
         perform(context, new, &jobs)
     }
 
@@ -98,8 +99,8 @@ impl Settings {
 
     pub(super) fn usual_act(&self) -> Act {
         match self.how {
-            How::ReloadOrRestart => Act::ReloadOrRestart,
-            How::Restart => Act::Restart,
+            UnitAction::ReloadOrRestart => Act::ReloadOrRestart,
+            UnitAction::Restart => Act::Restart,
         }
     }
 }
@@ -126,7 +127,7 @@ pub(super) fn with_journal(context: &RestartContext<'_>, unit: Option<&str>, err
     }
 }
 
-pub(super) fn perform(context: &RestartContext<'_>, new: ReleaseRef<'_>, jobs: &[Job<'_>]) -> Result<Vec<Unit>, RestartError> {
+pub(super) fn perform(context: &RestartContext<'_>, new: ReleaseRef<'_>, jobs: &[UnitJob<'_>]) -> Result<Vec<Unit>, RestartError> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
@@ -135,7 +136,7 @@ pub(super) fn perform(context: &RestartContext<'_>, new: ReleaseRef<'_>, jobs: &
 }
 
 /// Brings one unit to a release: it is active, and no process of it works in another release.
-pub(super) fn carry_out(bus: &Bus<'_>, context: &RestartContext<'_>, new: ReleaseRef<'_>, job: &Job<'_>) -> Result<Unit, RestartError> {
+pub(super) fn carry_out(bus: &Bus<'_>, context: &RestartContext<'_>, new: ReleaseRef<'_>, job: &UnitJob<'_>) -> Result<Unit, RestartError> {
     let before = bus.usable(job.unit)?;
     let begun = Instant::now();
     let time = job.time.of(&before, context.watch.left());
@@ -193,7 +194,7 @@ fn await_active(
     bus: &Bus<'_>,
     context: &RestartContext<'_>,
     new: ReleaseRef<'_>,
-    job: &Job<'_>,
+    job: &UnitJob<'_>,
     time: Duration,
 ) -> Result<Unit, RestartError> {
     let end = Instant::now() + time;

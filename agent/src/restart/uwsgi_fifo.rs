@@ -37,7 +37,7 @@ pub(crate) struct Settings {
     /// The FIFO (`master-fifo` in uWSGI's options).
     pub fifo: PathBuf,
     /// What is written.
-    pub how: How,
+    pub how: FifoCommand,
     /// The stats socket, where uWSGI has one: the best proof that every worker is new.
     pub stats: Option<PathBuf>,
     /// The unit that starts uWSGI when nobody listens, and after `Q`.
@@ -48,7 +48,7 @@ pub(crate) struct Settings {
 
 /// The byte (uWSGI's documentation, "The Master FIFO").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum FifoCommand {
     /// `r`: graceful reload.
     Graceful,
     /// `c`: chain reload; only with lazy-apps and pythonpath.
@@ -61,7 +61,7 @@ pub(crate) enum How {
     Quit,
 }
 
-impl How {
+impl FifoCommand {
     fn byte(self) -> u8 {
         match self {
             Self::Graceful => b'r',
@@ -119,7 +119,7 @@ impl Settings {
     }
 
     pub(super) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Option<Master>, RestartError> {
-        if self.how == How::Quit && self.unit.is_none() {
+        if self.how == FifoCommand::Quit && self.unit.is_none() {
             return Err(RestartError::SetUp {
                 what: "Q ends uWSGI, and no unit is named that starts it again".to_owned(),
                 hint: "name the unit as unit under [restart], or use another byte".to_owned(),
@@ -170,7 +170,7 @@ impl Settings {
     ) -> Result<Option<Master>, RestartError> {
         // The master makes its FIFO anew after each byte: one that cannot be found at once may be found in a moment.
         let before = self.await_master(context, AGAIN);
-        if self.how == How::Quit {
+        if self.how == FifoCommand::Quit {
             return self.quit_and_start(context, new, before.as_ref());
         }
         match before {
@@ -380,8 +380,8 @@ impl<'a> Ignored<'a> {
         if now != self.seen {
             (self.seen, self.changed) = (now.to_vec(), Instant::now());
         }
-        if self.settings.how == How::Chain && self.changed.elapsed() > IGNORED {
-            self.settings.write(context, How::Chain.byte())?;
+        if self.settings.how == FifoCommand::Chain && self.changed.elapsed() > IGNORED {
+            self.settings.write(context, FifoCommand::Chain.byte())?;
             self.changed = Instant::now();
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::bus::{Act, Unit};
 use super::handover::instance_of;
-use super::systemd::{Job, Time, perform};
+use super::systemd::{Time, UnitJob, perform};
 use super::{ReleaseRef, RestartContext, RestartError};
 
 /// `[[worker]]`
@@ -55,7 +55,7 @@ pub(super) fn instances(context: &RestartContext<'_>, called: &str) -> Vec<Strin
 pub(super) fn restart(context: &RestartContext<'_>, release: ReleaseRef<'_>) -> Result<Vec<Brought>, RestartError> {
     let mut brought = Vec::new();
     for worker in plain(context) {
-        let job = Job { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) };
+        let job = UnitJob { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) };
         let done = perform(context, release, &[job]);
         if context.lacks(worker) {
             let how = done.map_or_else(|error| format!("does not come up: {error}"), |_| "was restarted, and is not watched".to_owned());

@@ -176,8 +176,8 @@ fn shared(top: &Section<'_>) -> Shared {
     Shared { dirs, files }
 }
 
-const BACKUPS: [(&str, Option<database::Kind>); 3] =
-    [("auto", None), ("postgres", Some(database::Kind::Postgres)), ("sqlite", Some(database::Kind::Sqlite))];
+const BACKUPS: [(&str, Option<database::DatabaseKind>); 3] =
+    [("auto", None), ("postgres", Some(database::DatabaseKind::Postgres)), ("sqlite", Some(database::DatabaseKind::Sqlite))];
 
 fn backup(top: &Section<'_>) -> Option<database::Settings> {
     let section = top.table("backup")?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::action::{Action, GroupOf, Owner};
 use super::draw::{self, Verb};
 use super::people::{self, AGENT, Chosen, People};
-use super::places::{self, Kind, Seen};
+use super::places::{self, PlaceKind, Seen};
 use super::texts::{self, Server};
 use super::{Refusal, SetupError, SetupRequest};
 use crate::settings::{App, Settings};
@@ -212,7 +212,7 @@ fn numbers(owner: &Owner) -> Option<(u32, u32)> {
     Some((user.uid.as_raw(), group.gid.as_raw()))
 }
 
-fn placed(path: &Path, kind: Kind, owner: &Owner, mode: u32) -> Result<State, SetupError> {
+fn placed(path: &Path, kind: PlaceKind, owner: &Owner, mode: u32) -> Result<State, SetupError> {
     let Some(seen) = places::look(path, kind)? else { return Ok(State::Not(None)) };
     if numbers(owner) == Some((seen.uid, seen.gid)) && seen.mode == mode {
         return Ok(State::So);
@@ -230,12 +230,12 @@ pub(super) fn look(action: &Action) -> Result<State, SetupError> {
     Ok(match action {
         Action::User { name, .. } => is_so(people::known(name).is_some()),
         Action::Member { group } => is_so(people::is_in(AGENT, group)),
-        Action::Directory { path, owner, mode } => placed(path, Kind::Directory, owner, *mode)?,
+        Action::Directory { path, owner, mode } => placed(path, PlaceKind::Directory, owner, *mode)?,
         Action::File { path, owner, mode, .. } => {
             if owner.user == "root" && owner.group == "root" {
                 places::only_root_above(path)?;
             }
-            placed(path, Kind::File, owner, *mode)?
+            placed(path, PlaceKind::File, owner, *mode)?
         }
         Action::Text { path, text, .. } => match places::read(path)? {
             Some(there) if !texts::is_ours(&there) => {
@@ -245,16 +245,16 @@ pub(super) fn look(action: &Action) -> Result<State, SetupError> {
                 }
                 .into());
             }
-            Some(there) if there == *text => placed(path, Kind::File, &Owner::root(), 0o644)?,
+            Some(there) if there == *text => placed(path, PlaceKind::File, &Owner::root(), 0o644)?,
             Some(_) => State::Not(Some("says something else".to_owned())),
             None => State::Not(None),
         },
-        Action::Unit { path, .. } => is_so(places::look(path, Kind::File)?.is_some()),
-        Action::Gone { path } => is_so(places::look(path, Kind::File)?.is_none()),
+        Action::Unit { path, .. } => is_so(places::look(path, PlaceKind::File)?.is_some()),
+        Action::Gone { path } => is_so(places::look(path, PlaceKind::File)?.is_none()),
         Action::Sockets { path, owner, mode, .. } => {
             places::only_root_above(path)?;
-            let state = placed(path, Kind::Directory, owner, *mode)?;
-            let seen = places::look(path, Kind::Directory)?;
+            let state = placed(path, PlaceKind::Directory, owner, *mode)?;
+            let seen = places::look(path, PlaceKind::Directory)?;
             if let (State::Not(_), Some(seen)) = (&state, seen) {
                 may_be_taken(path, owner, seen)?;
             }
@@ -325,8 +325,8 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
             run(program.arg(home).args(own_group).args(["--", name]))
         }
         Action::Member { group } => run(Program::new("usermod").args(["--append", "--groups", group, AGENT])),
-        Action::Directory { path, owner, mode } => make(path, Kind::Directory, owner, *mode),
-        Action::File { path, owner, mode, .. } => make(path, Kind::File, owner, *mode),
+        Action::Directory { path, owner, mode } => make(path, PlaceKind::Directory, owner, *mode),
+        Action::File { path, owner, mode, .. } => make(path, PlaceKind::File, owner, *mode),
         Action::Text { path, text, .. } | Action::Unit { path, text, .. } => Ok(places::write(path, text)?),
         Action::Gone { path } => Ok(places::remove(path)?),
         Action::Sockets { line, .. } => run(Program::new("systemd-tmpfiles").arg("--create").arg(line)),
@@ -343,7 +343,7 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
     }
 }
 
-fn make(path: &Path, kind: Kind, owner: &Owner, mode: u32) -> Result<(), SetupError> {
+fn make(path: &Path, kind: PlaceKind, owner: &Owner, mode: u32) -> Result<(), SetupError> {
     let (uid, gid) = numbers(owner).ok_or_else(|| Refusal {
         what: format!("there is no user {} with the group {}", owner.user, owner.group),
         hint: "getent passwd and getent group say what the host knows".to_owned(),

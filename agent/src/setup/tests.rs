@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::action::Action;
 use super::draw::{Drawn, Host, draw};
 use super::people::{Chosen, HostUser, People, Person};
-use super::places::{self, Kind, PlaceError, Seen};
+use super::places::{self, PlaceError, PlaceKind, Seen};
 use super::texts::{self, Server};
 use crate::settings::{App, parse_app};
 
@@ -322,22 +322,22 @@ fn no_link_is_followed_and_a_file_with_two_names_is_left_alone() {
     let root = dir.path().canonicalize().unwrap();
     let (elsewhere, path) = (root.join("elsewhere"), root.join("a/b"));
     std::fs::create_dir(&elsewhere).unwrap();
-    places::make(&path, Kind::Directory, mine(0o2750)).unwrap();
-    assert_eq!(places::look(&path, Kind::Directory).unwrap(), Some(mine(0o2750)));
-    assert_eq!(places::look(&root.join("none/below"), Kind::Directory).unwrap(), None);
+    places::make(&path, PlaceKind::Directory, mine(0o2750)).unwrap();
+    assert_eq!(places::look(&path, PlaceKind::Directory).unwrap(), Some(mine(0o2750)));
+    assert_eq!(places::look(&root.join("none/below"), PlaceKind::Directory).unwrap(), None);
 
     symlink(&elsewhere, root.join("link")).unwrap();
     for at in ["link", "link/below"] {
-        let refused = places::make(&root.join(at), Kind::Directory, mine(0o700)).unwrap_err();
+        let refused = places::make(&root.join(at), PlaceKind::Directory, mine(0o700)).unwrap_err();
         assert!(matches!(&refused, PlaceError::Link(link) if *link == root.join("link")), "{refused}");
     }
     symlink("/etc/hosts", root.join("file")).unwrap();
-    for refused in [places::write(&root.join("file"), "x"), places::make(&root.join("file"), Kind::File, mine(0o600))] {
+    for refused in [places::write(&root.join("file"), "x"), places::make(&root.join("file"), PlaceKind::File, mine(0o600))] {
         assert!(matches!(refused.unwrap_err(), PlaceError::Link(_)));
     }
     std::fs::write(root.join("one"), "1").unwrap();
     std::fs::hard_link(root.join("one"), root.join("two")).unwrap();
-    assert!(matches!(places::make(&root.join("two"), Kind::File, mine(0o600)).unwrap_err(), PlaceError::Named(_)));
+    assert!(matches!(places::make(&root.join("two"), PlaceKind::File, mine(0o600)).unwrap_err(), PlaceError::Named(_)));
     nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(matches!(places::read(&root.join("pipe")).unwrap_err(), PlaceError::Kind { .. }));
     assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);

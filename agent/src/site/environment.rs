@@ -57,7 +57,7 @@ impl Site {
 
     /// Makes room for the environment of a key: what was left half-built, or is to be built anew, goes away.
     pub(crate) fn clear_environment(&self, key: &str) -> Result<PathBuf, SiteError> {
-        self.stands()?;
+        self.check()?;
         let path = self.environment(key);
         if fs::symlink_metadata(&path).is_ok() {
             let trash = self.root().join("environments").join(format!(".trash-{key}"));

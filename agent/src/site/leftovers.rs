@@ -41,14 +41,14 @@ pub(crate) struct Leftover {
     what: &'static str,
     path: PathBuf,
     text: String,
-    way: Way,
+    way: Removal,
 }
 
 const CUT_OFF: &str = "the rest of a writing that was cut off";
 
 /// How it is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Way {
+enum Removal {
     /// As what it is.
     Itself,
     /// As a release: out of sight first.
@@ -59,7 +59,7 @@ enum Way {
 
 impl Leftover {
     fn new(what: &'static str, path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Self { what, path: path.into(), text: text.into(), way: Way::Itself }
+        Self { what, path: path.into(), text: text.into(), way: Removal::Itself }
     }
 
     /// Its place in the root, and what it is.
@@ -142,7 +142,7 @@ impl Site {
             match self.why_kept(&release, around) {
                 None => {
                     let text = format!("{release} was never sealed, and can never be activated");
-                    left.push(Leftover { way: Way::Release(release), ..Leftover::new("release", dir, text) });
+                    left.push(Leftover { way: Removal::Release(release), ..Leftover::new("release", dir, text) });
                 }
                 Some((why, hint)) => {
                     report.add("release", Level::Error, Some(&dir), format!("{release} has no manifest, and {why}"), Some(hint));
@@ -177,7 +177,7 @@ impl Site {
 
     fn left_environments(&self, around: &Around<'_>, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
         // What only a release uses that goes itself is used by nobody.
-        let goes = |name: &ReleaseName| left.iter().any(|left| left.way == Way::Release(name.clone()));
+        let goes = |name: &ReleaseName| left.iter().any(|left| left.way == Removal::Release(name.clone()));
         let incomplete = self.incomplete_environments(&goes, around.in_use)?;
         left.extend(incomplete);
         Ok(())
@@ -194,7 +194,7 @@ impl Site {
         let unused = self.environments()?.into_iter().filter(|key| !self.has_environment(key) && !used.contains(key));
         let left = unused.filter(|key| !in_use(&self.environment(key))).map(|key| {
             let (path, text) = (self.environment(&key), format!("the environment {key} is incomplete, and no release uses it"));
-            Leftover { way: Way::Environment(key), ..Leftover::new("environment", path, text) }
+            Leftover { way: Removal::Environment(key), ..Leftover::new("environment", path, text) }
         });
         Ok(left.collect())
     }
@@ -241,9 +241,9 @@ impl Site {
     /// Removes something that was left; the lock is the proof that it is ours.
     pub(crate) fn remove_leftover(&self, leftover: &Leftover, _lock: &SiteLock) -> Result<(), SiteError> {
         match &leftover.way {
-            Way::Itself => remove_tree(&leftover.path),
-            Way::Release(release) => self.remove_release(release),
-            Way::Environment(key) => self.remove_environment(key),
+            Removal::Itself => remove_tree(&leftover.path),
+            Removal::Release(release) => self.remove_release(release),
+            Removal::Environment(key) => self.remove_environment(key),
         }
     }
 }

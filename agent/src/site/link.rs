@@ -34,7 +34,7 @@ impl Site {
     /// Makes `release` the one that the link names. Durable when it returns; at every instant the link names the former or the new one.
     pub(crate) fn swap(&self, release: &ReleaseName, _lock: &SiteLock) -> Result<(), SiteError> {
         let path = self.link();
-        self.stands()?;
+        self.check()?;
         // What is there must be ours to replace: rename would remove a file without a word.
         self.live()?;
         for entry in fs::read_dir(self.root()).on_path("read", self.root())?.flatten() {

@@ -279,7 +279,7 @@ impl Site {
                 made => made.on_path("make", &path)?,
             }
         }
-        site.stands()?;
+        site.check()?;
         site.keep_reserve();
         Ok(site)
     }
@@ -292,7 +292,7 @@ impl Site {
 
     /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
     /// be removed because they look old.
-    pub(crate) fn stands(&self) -> Result<(), SiteError> {
+    pub(crate) fn check(&self) -> Result<(), SiteError> {
         for dir in ["releases", "environments", ".agent"] {
             let path = self.root.join(dir);
             let meta = fs::symlink_metadata(&path).on_path("look at", &path)?;
@@ -405,7 +405,7 @@ impl Site {
 
     /// The names of the releases on disk, newest first, whatever is in them.
     pub(crate) fn release_names(&self) -> Result<Vec<ReleaseName>, SiteError> {
-        self.stands()?;
+        self.check()?;
         let dir = self.root.join("releases");
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).on_path("read", &dir)? {
@@ -499,7 +499,7 @@ impl Site {
 
     /// Takes a release out of sight, for the next sweep to remove; nothing in it is touched.
     pub(crate) fn put_aside(&self, release: &ReleaseName) -> Result<PathBuf, SiteError> {
-        self.stands()?;
+        self.check()?;
         if self.live().is_ok_and(|live| live.as_ref() == Some(release)) {
             return Err(SiteError::IsLive(release.clone()));
         }

@@ -205,7 +205,7 @@ pub(crate) struct Sealing<'a> {
 impl Site {
     /// Seals a release.
     pub(crate) fn seal(&self, sealing: &Sealing<'_>) -> Result<Manifest, SiteError> {
-        self.stands()?;
+        self.check()?;
         let dir = self.release_dir(sealing.release);
         let facts = dir.join(FACTS);
         // Whatever became of the directory since the checkout: what is empty by now must not be made complete.

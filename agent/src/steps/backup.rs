@@ -9,7 +9,7 @@ use super::context::Ask;
 use super::foresight::nothing_to_migrate;
 use super::room::bytes;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, migrate, with_django};
-use crate::tools::database::{self, Kind, Part};
+use crate::tools::database::{self, DatabaseKind, Part};
 use crate::tools::manage::Inspection;
 use crate::work::{Bytecode, Job, JobAnswer};
 
@@ -83,7 +83,7 @@ impl Step for Backup {
 
 /// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
 /// and this one goes beside it.
-fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: Kind) -> Result<PathBuf, Failure> {
+fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Result<PathBuf, Failure> {
     let plain = cx.site.backup(release, kind.ending());
     // One of a run that had begun to migrate, and whose migrations were all taken back, stays as well.
     let is_free = migrate::earlier(cx, release)?.is_none() && plain.symlink_metadata().is_err();
@@ -91,7 +91,7 @@ fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: Kind) -> Result<Path
 }
 
 /// The place of a dump that has the number of its run.
-fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: Kind) -> PathBuf {
+fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> PathBuf {
     cx.site.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
 }
 

@@ -29,9 +29,9 @@ impl Step for Checkout {
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let (target, dir) = (cx.target()?.clone(), cx.dir()?);
         let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
-        judge(cx, &tree)?;
+        check_tree(cx, &tree)?;
         room::for_tree(cx, &tree)?;
-        cx.site.stands()?;
+        cx.site.check()?;
         fs::create_dir(&dir).on_path("make the directory", &dir)?;
         let index = cx.site.scratch(&format!("index-{}", cx.run));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));
@@ -79,13 +79,13 @@ impl Step for Checkout {
     }
 }
 
-fn judge(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
+fn check_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
     let mut reserved = vec![FACTS];
     if cx.app.python.is_some() {
         reserved.push("venv");
     }
     let budget = Budget { files: cx.app.limits.files, bytes: cx.app.limits.bytes };
-    tree.judge(budget, &reserved).map_err(|err| Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() })?;
+    tree.check(budget, &reserved).map_err(|err| Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() })?;
     let submodules = tree.submodules();
     if !submodules.is_empty() {
         if cx.app.submodules == Submodules::Refuse {

@@ -77,7 +77,7 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
     };
     // Before anything is made that could not be taken back.
-    cx.site.stands()?;
+    cx.site.check()?;
     // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
     let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(POLL)))?;
     // Whoever may go back anyway may release what is in the cache while the repository is out of reach.

@@ -217,7 +217,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
             // Whoever listens is there until this thread has ended.
             let lines = |stream, line: &str| drop(say.send((stream, line.to_owned())));
             let answer = executor.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
-            answer.and_then(judge).inspect_err(|_| of_act.ask())
+            answer.and_then(inspection_of).inspect_err(|_| of_act.ask())
         });
         let done = act(cx).inspect_err(|_| {
             if !of_act.asked() {
@@ -286,7 +286,7 @@ fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(
 }
 
 /// A database that cannot be asked is a failure as well.
-fn judge(answer: JobAnswer) -> Result<(Box<Inspection>, Option<String>), Failure> {
+fn inspection_of(answer: JobAnswer) -> Result<(Box<Inspection>, Option<String>), Failure> {
     let (inspection, unmade) = match answer {
         JobAnswer::Examined(inspection, unmade) => (inspection, unmade),
         JobAnswer::Inspected(inspection) => (inspection, None),

@@ -215,14 +215,14 @@ impl Check {
     /// [`CheckError`] with the first thing about the answer that is not as it should be.
     pub(crate) fn ask(&self, expected: Option<Expected<'_>>, watch: &Watch<'_>) -> Result<CheckAnswer, CheckError> {
         let begun = Instant::now();
-        let judged = exchange::exchange(self, watch).and_then(|reply| self.judge(&reply, expected));
+        let judged = exchange::exchange(self, watch).and_then(|reply| self.check(&reply, expected));
         match judged {
             Ok((status, release)) => Ok(CheckAnswer { status, took: begun.elapsed(), release }),
             Err(wrong) => Err(CheckError { asked: self.shown(), wrong }),
         }
     }
 
-    fn judge(&self, reply: &Reply, expected: Option<Expected<'_>>) -> Result<(u16, Option<String>), Wrong> {
+    fn check(&self, reply: &Reply, expected: Option<Expected<'_>>) -> Result<(u16, Option<String>), Wrong> {
         let text = || reply.text();
         if reply.status != self.status {
             let location = reply.header("location").map(str::to_owned);

@@ -16,8 +16,8 @@ mod signers;
 
 pub(crate) use certificate::{Certificate, CertificateError};
 pub(crate) use hmac::Secret;
-pub(crate) use issuer::{Bind, Here, Issuer, Kind};
-pub(crate) use job::{Job, OtherWork};
+pub(crate) use issuer::{Bind, Here, Issuer, IssuerKind};
+pub(crate) use job::{CiJob, OtherWork};
 pub(crate) use jwks::{BadKeys, Keys, MOST_BYTES as MOST_KEYS_BYTES, place_of_keys};
 pub(crate) use jwt::{Algorithm, BadToken, Jwt};
 pub(crate) use keyring::{Keyring, Next};

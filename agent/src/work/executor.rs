@@ -62,7 +62,7 @@ impl<'a> Executor<'a> {
                 }
                 let role = job.role(app).ok_or_else(|| Failure::new("there is no such hook"))?;
                 let mut sessions = lock(sessions);
-                let mut session = match sessions.remove(&role).filter(Session::stands) {
+                let mut session = match sessions.remove(&role).filter(Session::is_open) {
                     Some(session) => session,
                     None => Session::open(&app.name, role, GREETING)?,
                 };

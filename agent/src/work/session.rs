@@ -102,8 +102,8 @@ impl Session {
     }
 
     /// Whether the runner is there still: it goes when it could not end what a job had left.
-    pub(crate) fn stands(&self) -> bool {
-        self.line.stands()
+    pub(crate) fn is_open(&self) -> bool {
+        self.line.is_open()
     }
 
     fn lost(&self, how: &str) -> Lost {

@@ -162,7 +162,7 @@ impl Line {
     }
 
     /// Whether the other end is there, and has said nothing that was not heard.
-    pub(super) fn stands(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let mut byte = [0];
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         recv(self.stream.as_raw_fd(), &mut byte, flags) == Err(nix::Error::EAGAIN)

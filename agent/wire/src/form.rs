@@ -327,7 +327,7 @@ impl Envelope {
     ///
     /// # Errors
     /// [`NotNow`], the first that applies.
-    pub fn judge(&self, host: &HostId, now: u64, not_before: u64) -> Result<(), NotNow> {
+    pub fn check(&self, host: &HostId, now: u64, not_before: u64) -> Result<(), NotNow> {
         if !self.hosts.contains(host) {
             return Err(NotNow::OtherHost { host: host.clone(), meant: self.hosts.clone() });
         }
@@ -442,13 +442,13 @@ mod tests {
     fn the_edges_of_the_window_are_where_they_are_said_to_be() {
         let envelope = envelope(&format!(r#"{{"v":1,"app":"shop","action":"prune",{NETWORK}}}"#)).unwrap();
         let host: HostId = "web1.example.org".parse().unwrap();
-        let judge = |now, not_before| envelope.judge(&host, now, not_before);
-        assert_eq!(judge(939, 0), Err(NotNow::Early(61)));
-        assert_eq!(judge(940, 0), Ok(()));
-        assert_eq!(judge(1959, 1000), Ok(()));
-        assert_eq!(judge(1960, 0), Err(NotNow::Expired(60)));
-        assert_eq!(judge(1500, 1001), Err(NotNow::TooOld));
-        let other = envelope.judge(&"web3".parse().unwrap(), 1500, 0).unwrap_err().to_string();
+        let check = |now, not_before| envelope.check(&host, now, not_before);
+        assert_eq!(check(939, 0), Err(NotNow::Early(61)));
+        assert_eq!(check(940, 0), Ok(()));
+        assert_eq!(check(1959, 1000), Ok(()));
+        assert_eq!(check(1960, 0), Err(NotNow::Expired(60)));
+        assert_eq!(check(1500, 1001), Err(NotNow::TooOld));
+        let other = envelope.check(&"web3".parse().unwrap(), 1500, 0).unwrap_err().to_string();
         assert_eq!(other, "the request is for web1.example.org, web2, and this host is web3");
     }
 

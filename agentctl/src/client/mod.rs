@@ -62,7 +62,7 @@ pub(crate) struct ApiAnswer<T> {
 /// The way to one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    way: Way,
+    way: Transport,
     pub(crate) patience: Patience,
     /// How this program is called to reach the same agent again.
     pub(crate) called: String,
@@ -70,7 +70,7 @@ pub(crate) struct Client {
 
 /// How it is reached.
 #[derive(Debug, Clone)]
-pub(crate) enum Way {
+pub(crate) enum Transport {
     /// Over its socket, where the kernel says who asks.
     Socket(PathBuf),
     /// Over the network, where a signature does.
@@ -84,7 +84,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 impl Client {
     /// The way to an agent.
-    pub(crate) fn new(way: Way, patience: Patience) -> Self {
+    pub(crate) fn new(way: Transport, patience: Patience) -> Self {
         Self { way, patience, called: "agentctl".into() }
     }
 
@@ -96,8 +96,8 @@ impl Client {
     /// The network's part in it, if it has one.
     pub(crate) fn network(&self) -> Option<&Network> {
         match &self.way {
-            Way::Socket(_) => None,
-            Way::Network(network) => Some(network),
+            Transport::Socket(_) => None,
+            Transport::Network(network) => Some(network),
         }
     }
 
@@ -117,8 +117,8 @@ impl Client {
     /// told when that begins.
     pub(crate) async fn ask(&self, form: &Form, mut lost: impl FnMut()) -> Result<ApiAnswer<Taken>, Fault> {
         let signed = match &self.way {
-            Way::Socket(_) => Signed::unsigned(form)?,
-            Way::Network(network) => network.sign(form.clone()).await?,
+            Transport::Socket(_) => Signed::unsigned(form)?,
+            Transport::Network(network) => network.sign(form.clone()).await?,
         };
         let mut since = None;
         loop {
@@ -152,8 +152,8 @@ impl Client {
     /// The question for what stands at a path.
     async fn reading(&self, path: &str, accept: &str) -> Result<Request<Full<Bytes>>, Fault> {
         match &self.way {
-            Way::Socket(_) => self.request(Method::GET, path, Bytes::new(), |request| request.header(ACCEPT, accept)),
-            Way::Network(network) => {
+            Transport::Socket(_) => self.request(Method::GET, path, Bytes::new(), |request| request.header(ACCEPT, accept)),
+            Transport::Network(network) => {
                 let signed = network.sign(network::form_for(path)?).await?;
                 self.posting(&signed, |request| request.header(ACCEPT, accept))
             }
@@ -186,8 +186,8 @@ impl Client {
         more: impl FnOnce(hyper::http::request::Builder) -> hyper::http::request::Builder,
     ) -> Result<Request<Full<Bytes>>, Fault> {
         let host = match &self.way {
-            Way::Socket(_) => "localhost".to_owned(),
-            Way::Network(network) => network.url.authority(),
+            Transport::Socket(_) => "localhost".to_owned(),
+            Transport::Network(network) => network.url.authority(),
         };
         more(Request::builder().method(method).uri(path).header(HOST, host))
             .body(Full::new(body))
@@ -208,11 +208,11 @@ impl Client {
 
     async fn connect(&self) -> Result<Box<dyn Wire>, Fault> {
         match &self.way {
-            Way::Socket(path) => match UnixStream::connect(path).await {
+            Transport::Socket(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(source) => Err(Fault::OutOfReach { address: self.address(), source }),
             },
-            Way::Network(network) => Ok(Box::new(network.connect().await?)),
+            Transport::Network(network) => Ok(Box::new(network.connect().await?)),
         }
     }
 
@@ -244,16 +244,16 @@ impl Client {
     /// That there was no connection in time: an agent that hangs, or packets that lead nowhere.
     fn unconnected(&self, after: Duration) -> Fault {
         match &self.way {
-            Way::Socket(_) => self.silent(after),
-            Way::Network(_) => Fault::OutOfReach { address: self.address(), source: io::ErrorKind::TimedOut.into() },
+            Transport::Socket(_) => self.silent(after),
+            Transport::Network(_) => Fault::OutOfReach { address: self.address(), source: io::ErrorKind::TimedOut.into() },
         }
     }
 
     /// Where the agent is.
     pub(crate) fn address(&self) -> Address {
         match &self.way {
-            Way::Socket(path) => Address::Socket(path.clone()),
-            Way::Network(network) => network.address(),
+            Transport::Socket(path) => Address::Socket(path.clone()),
+            Transport::Network(network) => network.address(),
         }
     }
 }

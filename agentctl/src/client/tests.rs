@@ -7,7 +7,7 @@ use agent_wire::view::Apps;
 
 fn client(socket: PathBuf) -> Client {
     let patience = Patience { comeback: Duration::from_millis(200), pause: Duration::from_millis(5), ..Patience::default() };
-    Client::new(Way::Socket(socket), patience)
+    Client::new(Transport::Socket(socket), patience)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -8,8 +8,8 @@
 //! | 4 | it was made for requests of ours | [`namespace`] |
 //! | 5 | it is one of these bytes by this key | [`proven`] |
 //! | 6 | the body is a form, and only now is it read | `take` |
-//! | 7 | it is of version 1, and meant for this host | [`Envelope::of`], [`Envelope::judge`] |
-//! | 8 | this host's clock is sane, and the time is right | [`clock`], [`Envelope::judge`] |
+//! | 7 | it is of version 1, and meant for this host | [`Envelope::of`], [`Envelope::check`] |
+//! | 8 | this host's clock is sane, and the time is right | [`clock`], [`Envelope::check`] |
 //! | 9 | a grant allows it: app, action, ref | `authorise`, `AppEngine::take` |
 //! | 10 | its nonce is new, or it is the same request again | the journal's transaction |
 //! | 11 | the live release is the one that it expects | `Standing::may_begin` |
@@ -132,7 +132,7 @@ pub(in crate::api) fn envelope(form: &Form, state: &ApiState, now: DateTime<Utc>
     let journal = state.engines.journal();
     let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
     clock(now, journal.newest())?;
-    Ok(envelope.judge(host, seconds, journal.not_before())?)
+    Ok(envelope.check(host, seconds, journal.not_before())?)
 }
 
 /// Step 8: a clock that shows less than the journal has seen was set back, and cannot tell what has expired.

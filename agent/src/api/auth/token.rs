@@ -17,7 +17,7 @@ use crate::api::ApiState;
 use crate::api::answer::Refused;
 use crate::api::rate_limited_log::RateLimitedLog;
 use crate::tools::https::{Call, CallError, Reply, Roots};
-use crate::trust::{BadKeys, BadToken, Here, Issuer, Job, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
+use crate::trust::{BadKeys, BadToken, CiJob, Here, Issuer, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
 use crate::work::chain;
 
 /// How long an issuer may take to say its keys, with the document that says where they are.
@@ -46,7 +46,7 @@ pub(in crate::api) async fn caller(
     headers: &HeaderMap,
     body: &[u8],
     now: DateTime<Utc>,
-) -> Result<(Caller, Job), Unproven> {
+) -> Result<(Caller, CiJob), Unproven> {
     let token = ticket::bearer(headers).ok_or(Unproven::NotOne)?;
     let agent = &state.settings.settings().agent;
     let host = agent.https.as_ref().map(|https| &https.host).ok_or(Unproven::NoHost)?;
@@ -56,7 +56,7 @@ pub(in crate::api) async fn caller(
 
 /// Whether a job may ask for this, whatever it is granted: a release is one of what the job runs for, and a token that is older than all that the
 /// journal remembers may have started a run before.
-pub(in crate::api) fn judge(job: &Job, form: &Form, act: &Act, not_before: u64) -> Result<(), Refused> {
+pub(in crate::api) fn check_request(job: &CiJob, form: &Form, act: &Act, not_before: u64) -> Result<(), Refused> {
     if job.issued < not_before {
         return Err(NotNow::TooOld.into());
     }
@@ -88,13 +88,13 @@ impl Tokens {
     ///
     /// # Errors
     /// [`Unproven`]
-    async fn prove(&self, issuers: &[Issuer], token: &str, here: Here<'_>) -> Result<(Caller, Job), Unproven> {
+    async fn prove(&self, issuers: &[Issuer], token: &str, here: Here<'_>) -> Result<(Caller, CiJob), Unproven> {
         let token = Jwt::parse(token)?;
         let source = self.source(issuers, token.claimed_issuer()?)?;
         // Before anybody is asked for anything.
         token.algorithm(&source.issuer.algorithms)?;
         let keys = source.keys(token.kid()).await?;
-        let job = source.issuer.judge(token, &keys, here)?;
+        let job = source.issuer.verify(token, &keys, here)?;
         static UNUSUAL: RateLimitedLog = RateLimitedLog::new();
         if !job.unusual.is_empty() && UNUSUAL.tells().is_some() {
             let unusual: Vec<&str> = job.unusual.iter().map(String::as_str).collect();
@@ -230,11 +230,11 @@ fn max_age(header: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::{Bind, Kind};
+    use crate::trust::{Bind, IssuerKind};
 
     fn issuer(url: &str, ca: Option<&str>) -> Issuer {
         let (name, url, ca) = ("ci".to_owned(), url.to_owned(), ca.map(Into::into));
-        Issuer { name, kind: Kind::GitHub, url, ca, algorithms: Vec::new(), bind: Bind::Host }
+        Issuer { name, kind: IssuerKind::GitHub, url, ca, algorithms: Vec::new(), bind: Bind::Host }
     }
 
     #[tokio::test]

@@ -54,7 +54,7 @@ pub(crate) enum Phase {
 
 /// What a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DeliveryKind {
     /// The status of a commit.
     Status,
     /// A deployment is made.
@@ -79,7 +79,7 @@ pub(crate) struct Delivery {
     /// Of what it tells.
     pub phase: Phase,
     /// What it is.
-    pub kind: Kind,
+    pub kind: DeliveryKind,
     /// Since when it waits.
     pub made: DateTime<Utc>,
     /// When it is to be tried.
@@ -135,7 +135,7 @@ impl Phase {
     }
 }
 
-impl Kind {
+impl DeliveryKind {
     fn word(self) -> &'static str {
         match self {
             Self::Status => "status",
@@ -162,10 +162,10 @@ fn delivery_of(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         run: row.get(3)?,
         phase: if phase == "started" { Phase::Started } else { Phase::Ended },
         kind: match kind.as_str() {
-            "deployment" => Kind::Deployment,
-            "deployment_state" => Kind::DeploymentState,
-            "message" => Kind::Message,
-            _ => Kind::Status,
+            "deployment" => DeliveryKind::Deployment,
+            "deployment_state" => DeliveryKind::DeploymentState,
+            "message" => DeliveryKind::Message,
+            _ => DeliveryKind::Status,
         },
         made: moment(row.get(6)?),
         due: moment(row.get(7)?),
@@ -199,7 +199,7 @@ impl Outbox {
     }
 
     /// Notes what is to be said of a run, and that it is noted.
-    pub(crate) fn note(&self, news: &News, deliveries: &[(String, Phase, Kind)]) -> Result<(), JournalError> {
+    pub(crate) fn note(&self, news: &News, deliveries: &[(String, Phase, DeliveryKind)]) -> Result<(), JournalError> {
         let now = Utc::now().timestamp_millis();
         self.journal.write_soon(|tx| {
             let mut insert =
@@ -297,7 +297,7 @@ impl Outbox {
 
 /// After the last delivery about a deployment nobody asks for its number.
 fn forget_deployment(tx: &Connection, delivery: &Delivery) -> Result<(), JournalError> {
-    if delivery.kind == Kind::DeploymentState && delivery.phase == Phase::Ended {
+    if delivery.kind == DeliveryKind::DeploymentState && delivery.phase == Phase::Ended {
         tx.prepare_cached("DELETE FROM deployment WHERE run = ? AND target = ?")?.execute(params![delivery.run, delivery.target])?;
     }
     Ok(())

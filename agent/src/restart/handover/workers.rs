@@ -18,7 +18,7 @@ use super::instance::{Instances, instance_of};
 use crate::restart::bus::{Act, Bus, Unit};
 use crate::restart::lints::celery;
 use crate::restart::proof::go_on;
-use crate::restart::systemd::{Job, Time, Watched, carry_out, tell_of_end};
+use crate::restart::systemd::{Time, UnitJob, Watched, carry_out, tell_of_end};
 use crate::restart::worker::{self, Brought, Worker, templates};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 
@@ -116,7 +116,7 @@ impl<'a> Instances<'a> {
             let unit = instance_of(&worker.unit, &called);
             let now = bus.usable(&unit)?;
             let unit = if now.active_state == "active" && self.context.renewal == Renewal::Yes && self.settings.slots.is_empty() {
-                let job = Job { act: Act::Restart, unit: &unit, time: Time::Start(worker.timeout) };
+                let job = UnitJob { act: Act::Restart, unit: &unit, time: Time::Start(worker.timeout) };
                 carry_out(bus, self.context, serving, &job)?
             } else if now.active_state == "active" {
                 (self.context.note)(&format!("{unit} works already"));
@@ -125,7 +125,7 @@ impl<'a> Instances<'a> {
                 if now.active_state == "deactivating" {
                     (self.context.note)(&format!("{unit} starts anew when it has finished what it is at"));
                 }
-                let job = Job { act: Act::Start, unit: &unit, time: Time::Start(worker.timeout) };
+                let job = UnitJob { act: Act::Start, unit: &unit, time: Time::Start(worker.timeout) };
                 carry_out(bus, self.context, serving, &job)?
             };
             Ok(Brought { unit, watch_for: worker.watch_for })

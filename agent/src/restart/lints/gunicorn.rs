@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use agent_wire::view::{Finding, Level};
 
-use super::{Server, Way, finding};
+use super::{ReloadKind, Server, finding};
 
 /// Where the app is, for gunicorn.
 #[derive(Clone, Copy)]
@@ -39,7 +39,7 @@ struct Configuration {
 }
 
 impl Configuration {
-    fn of(server: &Server, way: Way, place: Place<'_>) -> Self {
+    fn of(server: &Server, way: ReloadKind, place: Place<'_>) -> Self {
         let by_env = server.env.iter().find(|(name, _)| name == "GUNICORN_CMD_ARGS").and_then(|(_, value)| shlex::split(value));
         let words: Vec<String> = server.argv.iter().cloned().chain(by_env.unwrap_or_default()).collect();
         let follows = |word: &str| matches!(word, "-c" | "--config");
@@ -49,7 +49,8 @@ impl Configuration {
         let file = Path::new(named.as_deref().unwrap_or("gunicorn.conf.py"));
         // What it is told by the link's name, or in a release, it will be told by the next one.
         let releases = place.link.with_file_name("releases");
-        let started_in = server.dir.as_deref().filter(|dir| way != Way::Anew && !dir.starts_with(place.link) && !dir.starts_with(releases));
+        let started_in =
+            server.dir.as_deref().filter(|dir| way != ReloadKind::Anew && !dir.starts_with(place.link) && !dir.starts_with(releases));
         let file = match file.strip_prefix(place.link) {
             Ok(within) => place.dir.join(within),
             Err(_) => started_in.unwrap_or(place.dir).join(file),
@@ -75,13 +76,13 @@ impl Configuration {
 }
 
 /// What is wrong, or will be one day.
-pub(super) fn lint(server: &Server, way: Way, place: Place<'_>) -> Vec<Finding> {
+pub(super) fn lint(server: &Server, way: ReloadKind, place: Place<'_>) -> Vec<Finding> {
     let Place { link, dir } = place;
     let mut found = Vec::new();
     let configuration = Configuration::of(server, way, place);
     let as_module = server.argv.windows(2).any(|pair| pair[0] == "-m" && pair[1].starts_with("gunicorn"));
     let script = server.argv.iter().take(2).find(|arg| arg.ends_with("/gunicorn"));
-    let reloads = matches!(way, Way::Reload | Way::Second);
+    let reloads = matches!(way, ReloadKind::Reload | ReloadKind::Second);
     if reloads
         && let Some(script) = script
         && let Ok(within) = Path::new(script).strip_prefix(link)
@@ -104,24 +105,24 @@ pub(super) fn lint(server: &Server, way: Way, place: Place<'_>) -> Vec<Finding> 
             }
         }
     }
-    if way == Way::Second && as_module {
+    if way == ReloadKind::Second && as_module {
         let text = "gunicorn was started by python -m gunicorn: on USR2 it executes its __main__.py, and then its own package http hides Python's, so that \
                     the new master cannot load an app that imports http, as Django does";
         found.push(finding(Level::Warning, text, Some("set signal = \"HUP\" under [restart]")));
     }
-    if way == Way::Reload
+    if way == ReloadKind::Reload
         && let Some(preload) = configuration.on(&["--preload", "--preload-app"], "preload_app")
     {
         let text = format!("gunicorn with {preload} forks the old app again on HUP: nothing changes, and nothing says so");
         found.push(finding(Level::Error, text, Some("remove it, or use the strategy handover")));
     }
-    let is_supervised = server.unit.as_ref().map_or(way == Way::Anew, |unit| unit.kind != "forking");
+    let is_supervised = server.unit.as_ref().map_or(way == ReloadKind::Anew, |unit| unit.kind != "forking");
     if is_supervised && let Some(daemon) = configuration.on(&["--daemon", "-D"], "daemon") {
         let text =
             format!("gunicorn with {daemon} ends as soon as it is started, and another process goes on, which nobody watches or stops");
         found.push(finding(Level::Error, text, Some("remove it: what starts gunicorn keeps it in the background by itself")));
     }
-    if way == Way::Second
+    if way == ReloadKind::Second
         && let Some(unit) = &server.unit
         && unit.kind != "forking"
     {
@@ -131,7 +132,7 @@ pub(super) fn lint(server: &Server, way: Way, place: Place<'_>) -> Vec<Finding> 
         );
         found.push(finding(Level::Error, text, Some("set signal = \"HUP\" under [restart]")));
     }
-    if way == Way::Anew && server.argv.iter().any(|arg| Path::new(arg).starts_with(link)) {
+    if way == ReloadKind::Anew && server.argv.iter().any(|arg| Path::new(arg).starts_with(link)) {
         let text =
             "the command line of an instance names the link: an instance of a former release that starts again would load the live one";
         found.push(finding(Level::Warning, text, Some("name the release's own directory: %i in a template unit, {dir} in a command")));

@@ -15,37 +15,39 @@ fn texts(found: &[Finding]) -> String {
         .collect()
 }
 
-fn uwsgi(line: &str, way: Way) -> String {
+fn uwsgi(line: &str, way: ReloadKind) -> String {
     texts(&uwsgi::lint(&server(line), way, Path::new(LINK)))
 }
 
 #[test]
 fn the_set_ups_that_follow_the_link_are_left_in_peace() {
     let good = "uwsgi --master --chdir=/var/shop/app --virtualenv=/var/shop/app/venv --listen=1024 --http-socket=:8000 --die-on-term";
-    assert_eq!(uwsgi(good, Way::Reload), "");
+    assert_eq!(uwsgi(good, ReloadKind::Reload), "");
     let good = "uwsgi --master --lazy-apps --pythonpath /var/shop/app --module app -l 1024";
-    assert_eq!(uwsgi(good, Way::Fork), "");
+    assert_eq!(uwsgi(good, ReloadKind::Fork), "");
     let good = "uwsgi --need-app --die-on-term --listen 1024 --http-socket={socket} --chdir={dir}";
-    assert_eq!(uwsgi(good, Way::Anew), "");
+    assert_eq!(uwsgi(good, ReloadKind::Anew), "");
 }
 
 #[test]
 fn each_trap_of_uwsgi_is_told_with_its_hint() {
     let rest = "--listen=1024 --die-on-term";
-    assert!(uwsgi(&format!("uwsgi --chdir=/var/shop/app {rest}"), Way::Fork).contains("forks the old app again"));
-    assert!(uwsgi(&format!("uwsgi --chdir=/var/shop/app --lazy-apps {rest}"), Way::Fork).contains("old code with the new environment"));
-    assert!(uwsgi(&format!("uwsgi --http=:8000 --chdir=/var/shop/app {rest}"), Way::Reload).contains("http router"));
-    assert!(uwsgi("uwsgi --chdir=/var/shop/app", Way::Reload).contains("left at 100"));
-    assert!(uwsgi("uwsgi --chdir=/var/shop/app -l 128", Way::Reload).contains("queue is 128"));
-    assert!(uwsgi(&format!("uwsgi --chdir=/var/shop/releases/x {rest}"), Way::Reload).contains("no reload ever leaves it"));
-    assert!(uwsgi("uwsgi --need-app --listen=1024", Way::Anew).contains("die-on-term"));
+    assert!(uwsgi(&format!("uwsgi --chdir=/var/shop/app {rest}"), ReloadKind::Fork).contains("forks the old app again"));
+    assert!(
+        uwsgi(&format!("uwsgi --chdir=/var/shop/app --lazy-apps {rest}"), ReloadKind::Fork).contains("old code with the new environment")
+    );
+    assert!(uwsgi(&format!("uwsgi --http=:8000 --chdir=/var/shop/app {rest}"), ReloadKind::Reload).contains("http router"));
+    assert!(uwsgi("uwsgi --chdir=/var/shop/app", ReloadKind::Reload).contains("left at 100"));
+    assert!(uwsgi("uwsgi --chdir=/var/shop/app -l 128", ReloadKind::Reload).contains("queue is 128"));
+    assert!(uwsgi(&format!("uwsgi --chdir=/var/shop/releases/x {rest}"), ReloadKind::Reload).contains("no reload ever leaves it"));
+    assert!(uwsgi("uwsgi --need-app --listen=1024", ReloadKind::Anew).contains("die-on-term"));
     let mut started = server(&format!("uwsgi --virtualenv=/var/shop/app/venv --module app {rest}"));
     started.dir = Some("/var/shop/releases/2026-11-20-10-00-00-aaaaaaaaaaaa".into());
-    let found = uwsgi::lint(&started, Way::Reload, Path::new(LINK));
+    let found = uwsgi::lint(&started, ReloadKind::Reload, Path::new(LINK));
     assert!(texts(&found).contains("has no chdir") && found.iter().all(|finding| finding.hint.is_some()), "{found:?}");
     let unit = Unit { name: "shop.service".into(), kind: "notify".into(), kill_signal: 15, ..Unit::default() };
     let started = Server { unit: Some(unit), ..server("uwsgi --lazy-apps --chdir=/var/shop/app --listen=1024") };
-    let found = texts(&uwsgi::lint(&started, Way::Restart, Path::new(LINK)));
+    let found = texts(&uwsgi::lint(&started, ReloadKind::Restart, Path::new(LINK)));
     assert!(found.contains("stops uWSGI by SIGTERM") && found.contains("READY before any app"), "{found}");
 }
 
@@ -59,24 +61,24 @@ fn options_are_read_from_ini_files_with_their_variables() {
     std::fs::write(stage.path("shop.ini"), text).unwrap();
     let mut started = server("/usr/bin/uwsgi --ini shop.ini");
     started.dir = Some(stage.path(""));
-    let found = texts(&uwsgi::lint(&started, Way::Reload, Path::new(LINK)));
+    let found = texts(&uwsgi::lint(&started, ReloadKind::Reload, Path::new(LINK)));
     assert!(found.contains("http router") && found.lines().count() == 1, "{found}");
 }
 
 #[test]
 fn each_trap_of_gunicorn_is_told_with_its_hint() {
     let place = gunicorn::Place { link: Path::new(LINK), dir: Path::new("/var/shop/releases/x") };
-    let judge = |line: &str, way| texts(&gunicorn::lint(&server(line), way, place));
-    assert!(judge("/var/shop/app/venv/bin/gunicorn --chdir /var/shop/app x", Way::Reload).contains("old environment"));
-    assert!(judge("/var/shop/environments/1/bin/python /var/shop/app/venv/bin/gunicorn x", Way::Second).contains("old environment"));
-    assert_eq!(judge("/var/shop/app/venv/bin/python /var/shop/app/venv/bin/gunicorn x", Way::Second), "");
-    assert_eq!(judge("/var/shop/app/venv/bin/python -m gunicorn --chdir /var/shop/app x", Way::Reload), "");
-    let found = judge("python -m gunicorn x", Way::Second);
+    let lint = |line: &str, way| texts(&gunicorn::lint(&server(line), way, place));
+    assert!(lint("/var/shop/app/venv/bin/gunicorn --chdir /var/shop/app x", ReloadKind::Reload).contains("old environment"));
+    assert!(lint("/var/shop/environments/1/bin/python /var/shop/app/venv/bin/gunicorn x", ReloadKind::Second).contains("old environment"));
+    assert_eq!(lint("/var/shop/app/venv/bin/python /var/shop/app/venv/bin/gunicorn x", ReloadKind::Second), "");
+    assert_eq!(lint("/var/shop/app/venv/bin/python -m gunicorn --chdir /var/shop/app x", ReloadKind::Reload), "");
+    let found = lint("python -m gunicorn x", ReloadKind::Second);
     assert!(found.starts_with("Warning") && found.contains("hides Python's") && found.contains("signal = \"HUP\""), "{found}");
-    assert!(judge("python -m gunicorn --preload x", Way::Reload).contains("nothing changes"));
+    assert!(lint("python -m gunicorn --preload x", ReloadKind::Reload).contains("nothing changes"));
     let unit = Unit { name: "shop.service".into(), kind: "notify".into(), ..Unit::default() };
     let started = Server { unit: Some(unit), ..server("gunicorn x") };
-    let found = texts(&gunicorn::lint(&started, Way::Second, place));
+    let found = texts(&gunicorn::lint(&started, ReloadKind::Second, place));
     assert!(found.contains("systemd stops both") && found.contains("signal = \"HUP\""), "{found}");
 }
 
@@ -93,13 +95,13 @@ fn gunicorns_script_is_an_error_only_where_the_environment_is_another() {
     stage.link(&a);
     let link = stage.path("app");
     let line = format!("{}/venv/bin/gunicorn --chdir {0} x", link.display());
-    let judge = |server: &Server, dir: &Path| texts(&gunicorn::lint(server, Way::Reload, gunicorn::Place { link: &link, dir }));
+    let lint = |server: &Server, dir: &Path| texts(&gunicorn::lint(server, ReloadKind::Reload, gunicorn::Place { link: &link, dir }));
     // It does not run: it will be started as what the release has.
-    assert!(judge(&server(&line), &a.dir).starts_with("Warning"));
-    assert!(judge(&server(&line), &b.dir).starts_with("Warning"));
+    assert!(lint(&server(&line), &a.dir).starts_with("Warning"));
+    assert!(lint(&server(&line), &b.dir).starts_with("Warning"));
     let running = Server { program: Some(stage.path("environments/one/bin/python").to_string_lossy().into_owned()), ..server(&line) };
-    assert!(judge(&running, &a.dir).starts_with("Warning"));
-    assert!(judge(&running, &b.dir).starts_with("Error"));
+    assert!(lint(&running, &a.dir).starts_with("Warning"));
+    assert!(lint(&running, &b.dir).starts_with("Error"));
 }
 
 #[test]
@@ -109,39 +111,39 @@ fn what_a_release_configures_gunicorn_to_do_is_read_where_gunicorn_reads_it() {
     stage.link(&a);
     let link = stage.path("app");
     let configured = |text: &str| std::fs::write(b.dir.join("gunicorn.conf.py"), text).unwrap();
-    let judge = |line: &str, way: Way| texts(&gunicorn::lint(&server(line), way, gunicorn::Place { link: &link, dir: &b.dir }));
+    let lint = |line: &str, way: ReloadKind| texts(&gunicorn::lint(&server(line), way, gunicorn::Place { link: &link, dir: &b.dir }));
     configured("workers = 2\ndaemon = True  # as it was\n");
-    let found = judge("venv/bin/gunicorn --bind unix:{socket} x", Way::Anew);
+    let found = lint("venv/bin/gunicorn --bind unix:{socket} x", ReloadKind::Anew);
     assert!(found.starts_with("Error") && found.contains("daemon = True in") && found.contains("ends as soon as it is started"), "{found}");
     let linked = format!("{}/venv/bin/python -m gunicorn -c {0}/gunicorn.conf.py x", link.display());
     // By its pid file the master is found, in the background or not.
-    assert_eq!(judge(&linked, Way::Reload), "");
+    assert_eq!(lint(&linked, ReloadKind::Reload), "");
     configured("preload_app=True\n");
-    assert!(judge(&linked, Way::Reload).contains("preload_app = True in"), "the new release's file is read, and not the live one's");
+    assert!(lint(&linked, ReloadKind::Reload).contains("preload_app = True in"), "the new release's file is read, and not the live one's");
     for text in ["preload_app = True\npreload_app = False\n", "if DEBUG:\n    preload_app = True\n", "# preload_app = True\n", ""] {
         configured(text);
-        assert_eq!(judge(&linked, Way::Reload), "", "{text}");
+        assert_eq!(lint(&linked, ReloadKind::Reload), "", "{text}");
     }
-    assert!(judge("gunicorn -D x", Way::Anew).contains("gunicorn with -D ends"));
+    assert!(lint("gunicorn -D x", ReloadKind::Anew).contains("gunicorn with -D ends"));
     let by_env = Server { env: vec![("GUNICORN_CMD_ARGS".into(), "--workers 3 --preload".into())], ..server(&linked) };
-    let found = texts(&gunicorn::lint(&by_env, Way::Reload, gunicorn::Place { link: &link, dir: &b.dir }));
+    let found = texts(&gunicorn::lint(&by_env, ReloadKind::Reload, gunicorn::Place { link: &link, dir: &b.dir }));
     assert!(found.contains("gunicorn with --preload forks the old app again"), "{found}");
 }
 
 #[test]
 fn what_of_uwsgis_options_cannot_be_read_fails_no_release() {
     let stage = Stage::new();
-    let hidden = |line: &str| texts(&uwsgi::lint(&server(line), Way::Fork, Path::new(LINK)));
+    let hidden = |line: &str| texts(&uwsgi::lint(&server(line), ReloadKind::Fork, Path::new(LINK)));
     for source in [format!("--ini={}", stage.path("gone.ini").display()), "--yaml=/etc/app.yml".to_owned(), "/etc/app.xml".to_owned()] {
         let found = hidden(&format!("uwsgi {source} --listen=1024 --die-on-term"));
         assert!(found.starts_with("Warning") && found.contains("as far as its options can be read"), "{source}: {found}");
     }
     // Options and paths come by the environment, too.
     let mut started = server("uwsgi --module app --listen=1024 --die-on-term");
-    assert!(texts(&uwsgi::lint(&started, Way::Fork, Path::new(LINK))).starts_with("Error"));
+    assert!(texts(&uwsgi::lint(&started, ReloadKind::Fork, Path::new(LINK))).starts_with("Error"));
     started.env =
         [("UWSGI_LAZY_APPS", "1"), ("PYTHONPATH", "/srv/lib:/var/shop/app")].map(|(name, value)| (name.into(), value.into())).to_vec();
-    assert_eq!(texts(&uwsgi::lint(&started, Way::Fork, Path::new(LINK))), "");
+    assert_eq!(texts(&uwsgi::lint(&started, ReloadKind::Fork, Path::new(LINK))), "");
 }
 
 #[test]
@@ -150,12 +152,12 @@ fn what_leads_to_the_link_by_another_link_follows_it() {
     let release = stage.release(A, APP);
     stage.link(&release);
     std::os::unix::fs::symlink(stage.path("app"), stage.path("current")).unwrap();
-    let judge = |path: &Path| {
+    let lint = |path: &Path| {
         let line = format!("uwsgi --lazy-apps --module app --pythonpath={} --listen=1024 --die-on-term", path.display());
-        texts(&uwsgi::lint(&server(&line), Way::Fork, &stage.path("app")))
+        texts(&uwsgi::lint(&server(&line), ReloadKind::Fork, &stage.path("app")))
     };
-    assert_eq!(judge(&stage.path("current")), "");
-    assert!(judge(&release.dir).contains("without pythonpath"));
+    assert_eq!(lint(&stage.path("current")), "");
+    assert!(lint(&release.dir).contains("without pythonpath"));
 }
 
 #[test]
@@ -171,10 +173,10 @@ fn a_server_is_known_by_its_program_and_not_by_its_socket() {
 fn a_reload_by_unit_is_what_its_command_does() {
     let unit =
         |reload: &str| Unit { can_reload: true, exec_reload: vec![reload.split(' ').map(str::to_owned).collect()], ..Unit::default() };
-    assert_eq!(way_of(&unit("/bin/kill -HUP $MAINPID"), systemd::How::ReloadOrRestart), Way::Reload);
-    assert_eq!(way_of(&unit("/bin/sh -c echo c > /run/fifo"), systemd::How::ReloadOrRestart), Way::Fork);
-    assert_eq!(way_of(&unit("/bin/kill -HUP $MAINPID"), systemd::How::Restart), Way::Restart);
-    assert_eq!(way_of(&Unit::default(), systemd::How::ReloadOrRestart), Way::Restart);
+    assert_eq!(reload_kind_of(&unit("/bin/kill -HUP $MAINPID"), systemd::UnitAction::ReloadOrRestart), ReloadKind::Reload);
+    assert_eq!(reload_kind_of(&unit("/bin/sh -c echo c > /run/fifo"), systemd::UnitAction::ReloadOrRestart), ReloadKind::Fork);
+    assert_eq!(reload_kind_of(&unit("/bin/kill -HUP $MAINPID"), systemd::UnitAction::Restart), ReloadKind::Restart);
+    assert_eq!(reload_kind_of(&Unit::default(), systemd::UnitAction::ReloadOrRestart), ReloadKind::Restart);
 }
 
 #[test]
@@ -182,7 +184,7 @@ fn doctor_says_what_stands_in_the_way_and_what_is_well() {
     let stage = Stage::new();
     let fifo = Restart::UwsgiFifo(uwsgi_fifo::Settings {
         fifo: stage.path("fifo"),
-        how: uwsgi_fifo::How::Graceful,
+        how: uwsgi_fifo::FifoCommand::Graceful,
         stats: None,
         unit: None,
         timeout: Duration::from_secs(1),

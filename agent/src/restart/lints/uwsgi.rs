@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use agent_wire::view::{Finding, Level};
 
-use super::{Server, Way, finding};
+use super::{ReloadKind, Server, finding};
 
 /// The options in their order. uWSGI takes them from every source alike.
 #[derive(Debug, Default)]
@@ -148,7 +148,7 @@ pub(super) fn loads_from(server: &Server, link: &Path) -> bool {
 }
 
 /// What is wrong, or will be one day.
-pub(super) fn lint(server: &Server, way: Way, link: &Path) -> Vec<Finding> {
+pub(super) fn lint(server: &Server, way: ReloadKind, link: &Path) -> Vec<Finding> {
     let options = Options::of(server);
     let mut found = found_in(&options, server, way, link);
     if let Some(source) = &options.unread {
@@ -161,7 +161,7 @@ pub(super) fn lint(server: &Server, way: Way, link: &Path) -> Vec<Finding> {
     found
 }
 
-fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Finding> {
+fn found_in(options: &Options, server: &Server, way: ReloadKind, link: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
     let releases = link.with_file_name("releases");
     let named = |path: &str, base: &Path| Path::new(path).starts_with(base);
@@ -174,7 +174,7 @@ fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Fi
         || options.all(&["mount"]).iter().any(|mount| mount.split_once('=').is_some_and(|(_, file)| is_through(file, link)));
     let if_old = if by_file { Level::Warning } else { Level::Error };
 
-    if way == Way::Fork && !(lazy && follows(&pythonpath)) {
+    if way == ReloadKind::Fork && !(lazy && follows(&pythonpath)) {
         let (level, text) = if lazy {
             (
                 if_old,
@@ -186,16 +186,16 @@ fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Fi
         };
         let hint = "use the graceful reload (r), or give uWSGI lazy-apps and pythonpath = <the link app>";
         found.push(finding(level, text, Some(hint)));
-    } else if way == Way::Fork && follows(&chdir) {
+    } else if way == ReloadKind::Fork && follows(&chdir) {
         let text = "a chain reload (c, w) of uWSGI keeps the working directory of the release in which its master was started: the workers run the new \
                     code, and a file that it opens by a relative path is the former one's";
         found.push(finding(Level::Warning, text, Some("remove chdir from uWSGI's options, or use the graceful reload (r)")));
     }
-    if way == Way::Fork && options.on(&["need-app"]) {
+    if way == ReloadKind::Fork && options.on(&["need-app"]) {
         let text = "with need-app, the first worker that cannot load the release takes the master down in a chain reload";
         found.push(finding(Level::Warning, text, Some("use the graceful reload (r), or remove need-app")));
     }
-    if way == Way::Reload {
+    if way == ReloadKind::Reload {
         let started_in_release = server.dir.as_ref().is_some_and(|dir| dir.starts_with(link) || dir.starts_with(&releases));
         if chdir.is_empty() && pythonpath.is_empty() && started_in_release {
             let text = "uWSGI was started inside the release and has no chdir: on a reload it goes back to the directory that it was started in, and runs \
@@ -211,7 +211,7 @@ fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Fi
     }
     let fixed: Vec<&str> =
         options.all(&["chdir", "chdir2", "pythonpath", "python-path", "pp", "virtualenv", "venv", "home", "pyhome", "wsgi-file"]);
-    if matches!(way, Way::Reload | Way::Fork | Way::Restart)
+    if matches!(way, ReloadKind::Reload | ReloadKind::Fork | ReloadKind::Restart)
         && let Some(path) = fixed.iter().find(|path| named(path, &releases))
     {
         let text = format!("uWSGI's options name a release itself ({path}): no reload ever leaves it");
@@ -221,14 +221,14 @@ fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Fi
             Some("name the link app instead, or use the strategy handover, where each release has its own process"),
         ));
     }
-    if way == Way::Anew
+    if way == ReloadKind::Anew
         && let Some(path) = fixed.iter().find(|path| named(path, link))
     {
         let text =
             format!("uWSGI's options name the link ({path}): an instance of a former release that starts again would load the live one");
         found.push(finding(Level::Warning, text, Some("name the release's own directory: %i in a template unit, {dir} in a command")));
     }
-    if way == Way::Anew && !options.on(&["need-app"]) {
+    if way == ReloadKind::Anew && !options.on(&["need-app"]) {
         let text = "without need-app, a release that cannot be loaded is only noticed when its checks have failed for their whole time";
         found.push(finding(Level::Warning, text, Some("give uWSGI need-app")));
     }
@@ -246,10 +246,10 @@ fn found_in(options: &Options, server: &Server, way: Way, link: &Path) -> Vec<Fi
                 unit.name
             );
             // Only a restart stops it before another one starts.
-            let level = if way == Way::Restart { Level::Error } else { Level::Warning };
+            let level = if way == ReloadKind::Restart { Level::Error } else { Level::Warning };
             found.push(finding(level, text, Some("give uWSGI die-on-term, or the unit KillSignal=SIGQUIT")));
         }
-        None if way == Way::Anew && !dies => {
+        None if way == ReloadKind::Anew && !dies => {
             let text = "the instances are ended by SIGTERM, which uWSGI takes for a reload";
             found.push(finding(Level::Warning, text, Some("give uWSGI die-on-term")));
         }

@@ -17,7 +17,7 @@ fn without_a_bus_the_hint_is_told_before_anything_is_done() {
     }
     let settings = Settings {
         units: vec!["x.service".to_owned()],
-        how: How::Restart,
+        how: UnitAction::Restart,
         watch_for: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
     };

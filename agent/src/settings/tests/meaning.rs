@@ -98,7 +98,7 @@ fn strategies() {
         restart(uwsgi),
         Restart::UwsgiFifo(uwsgi_fifo::Settings {
             fifo: "/run/f".into(),
-            how: uwsgi_fifo::How::Quit,
+            how: uwsgi_fifo::FifoCommand::Quit,
             stats: Some("/run/s".into()),
             unit: Some("u.service".into()),
             timeout: Duration::from_secs(90),
@@ -108,7 +108,7 @@ fn strategies() {
         restart("strategy = \"systemd\""),
         Restart::Systemd(systemd::Settings {
             units: vec!["shop.service".into()],
-            how: systemd::How::ReloadOrRestart,
+            how: systemd::UnitAction::ReloadOrRestart,
             watch_for: Duration::from_secs(10),
             timeout: Duration::from_secs(90),
         })
@@ -186,7 +186,7 @@ timeout = "10m"
     assert_eq!(app.env.len(), 2);
     assert_eq!(app.secrets, [Path::new("/etc/release-agent/apps/shop.env")]);
     assert_eq!((app.shared.dirs, app.shared.files), (vec!["media".into()], vec![".env".into()]));
-    assert_eq!(app.backup.unwrap(), database::Settings { kind: Some(database::Kind::Postgres), keep: 5 });
+    assert_eq!(app.backup.unwrap(), database::Settings { kind: Some(database::DatabaseKind::Postgres), keep: 5 });
     assert_eq!(app.checks[0].headers[1], ("X-Forwarded-Proto".to_owned(), "https".to_owned()));
     assert_eq!((app.workers.len(), app.hooks.len()), (1, 1));
 }

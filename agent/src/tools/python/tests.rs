@@ -492,7 +492,7 @@ fn a_pipfile_lock_needs_no_pipenv() {
     let release =
         release(&[("Pipfile.lock", &lock), ("shop/setup.py", "import setuptools\nsetuptools.setup(name='shop', py_modules=[])\n")]);
     let wanted = want(host(), &Settings { packages: vec!["idna".into()], ..settings() }, &release).unwrap();
-    let Way::Requirements { made, .. } = &wanted.way else { panic!("{:?}", wanted.way) };
+    let EnvironmentSource::Requirements { made, .. } = &wanted.way else { panic!("{:?}", wanted.way) };
     assert_eq!(made[0].lines[1], format!("six==1.16.0 ; python_version >= '2.7' --hash={SIX_HASH}"));
     assert!(made[1].lines[0].starts_with("-e /"));
     let (built, _) = build(&wanted, &release);
