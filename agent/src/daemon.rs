@@ -186,7 +186,7 @@ impl Ended {
             }
             Self::Bind(BindError::NoGroup(_)) => Some("make it (groupadd), or name another in agent.toml".to_owned()),
             Self::App(err) => match &err.source {
-                NotTaken::Site(err) => err.hint(),
+                NotTaken::Root(err) => err.hint(),
                 _ => None,
             },
             _ => None,

@@ -86,7 +86,7 @@ fn what_only_one_place_may_do_is_done_nowhere_else() {
         ("Caller::Unix {", &["api/auth/"], "only auth makes callers"),
         ("Caller::Keys(", &["api/auth/"], "only auth makes callers"),
         ("StatusCode::", &["api/"], "only the API knows status codes"),
-        ("\"git_cache\"", &["site/"], "only site knows the app root"),
+        ("\"git_cache\"", &["root/"], "only root knows the app root"),
     ];
     for file in sources(&src) {
         let text = fs::read_to_string(&file).unwrap();

@@ -423,7 +423,7 @@ impl From<NotTaken> for Refused {
                 // git repeats addresses as it was given them, or as a remote names them.
                 Self::new(Code::Repository, Mask::default().cover(&said), hint)
             }
-            NotTaken::Site(err) => match err.hint() {
+            NotTaken::Root(err) => match err.hint() {
                 Some(hint) => Self::new(Code::Root, detail, Some(hint)),
                 None => Self::internal(&err),
             },

@@ -4,8 +4,8 @@ use agent_model::names::AppName;
 use thiserror::Error;
 
 use super::NotTaken;
+use crate::root::RootError;
 use crate::settings::{App, ExecutorKind};
-use crate::site::SiteError;
 use crate::work::chain;
 
 /// An app that has a file, and is not in force.
@@ -23,7 +23,7 @@ pub(crate) struct Absent {
 impl Absent {
     pub(super) fn new(app: &App, source: &NotTaken) -> Self {
         let name = app.name.clone();
-        let NotTaken::Site(SiteError::Io { .. } | SiteError::NotADirectory { .. }) = source else {
+        let NotTaken::Root(RootError::Io { .. } | RootError::NotADirectory { .. }) = source else {
             return Self { app: name, why: format!("cannot be taken up: {}", chain(source)), hint: None };
         };
         let hint = match app.executor {

@@ -21,8 +21,8 @@ use super::run_log::RunLog;
 use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
+use crate::root::{BackgroundTask, RootLock, Served};
 use crate::settings::{App, Complaint, ExecutorKind, When};
-use crate::site::{BackgroundTask, Served, SiteLock};
 use crate::steps::{
     Brief, Depth, Did, EventSink, PIPELINE, Past, StepContext, Target, explain, health_of, named, not_written_down, what_stands,
 };
@@ -33,7 +33,7 @@ use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, grant_a
 /// What the worker of an app owns: the proof that the root is ours.
 pub(super) struct AppThread {
     pub engine: Arc<AppEngine>,
-    pub lock: SiteLock,
+    pub lock: RootLock,
 }
 
 impl AppThread {
@@ -51,8 +51,8 @@ impl AppThread {
         if let Err(failure) = grant_access(&app) {
             tracing::warn!(app = %engine.name, "{}", failure.reason);
         }
-        let in_use = InUse::of(&app, &engine.site);
-        if let Err(err) = engine.site.sweep(&|dir| in_use.has(dir), &self.lock) {
+        let in_use = InUse::of(&app, &engine.root);
+        if let Err(err) = engine.root.sweep(&|dir| in_use.has(dir), &self.lock) {
             tracing::error!(app = %engine.name, "the root cannot be swept: {}", chain(&err));
         }
         Ok(())
@@ -103,7 +103,7 @@ impl AppThread {
         let now = Instant::now();
         StepContext {
             app,
-            site: &self.engine.site,
+            root: &self.engine.root,
             lock: &self.lock,
             run,
             act,
@@ -141,7 +141,7 @@ impl AppThread {
     }
 
     pub(super) fn target_of(&self, release: &ReleaseName) -> Result<Target, Failure> {
-        let manifest = self.engine.site.manifest(release)?;
+        let manifest = self.engine.root.manifest(release)?;
         let commit = manifest.commit.parse().map_err(|err| Failure::new(chain(&err)))?;
         let reference = manifest.reference.and_then(|reference| reference.parse().ok());
         Ok(Target { release: release.clone(), commit, reference, subject: manifest.subject })
@@ -164,7 +164,7 @@ impl AppThread {
         let mut obstacle = None;
         let mut chosen: Option<Result<ReleaseName, Failure>> = None;
         let mut again = None;
-        let live = engine.site.live().unwrap_or_else(|err| {
+        let live = engine.root.live().unwrap_or_else(|err| {
             obstacle = Some(Failure::from(err));
             None
         });
@@ -213,12 +213,12 @@ impl AppThread {
             None => (due.refs.as_ref().map(|refs| refs.iter().filter_map(|pattern| pattern.parse().ok()).collect()), due.back.clone()),
         };
         let env = app.variables(secrets.clone().unwrap_or_default());
-        engine.site.keep_reserve();
+        engine.root.keep_reserve();
         let cancel = engine.begin(due.run);
         let marker = journal.marker(due.run);
         let executor = hands(engine, &app, &env);
         let mut cx = self.cx(&app, due.run, &act, &due.caller, refs.as_deref(), &back, &log, &cancel, &marker, &executor, &env);
-        cx.before_former = previous(journal, &engine.site, &engine.name, former.as_ref());
+        cx.before_former = previous(journal, &engine.root, &engine.name, former.as_ref());
         if act == Act::Mend {
             cx.served = journal.ever_live(&engine.name)?;
         }
@@ -278,8 +278,8 @@ impl AppThread {
 
     fn find(&self, selector: &ReleaseSelector, live: Option<&ReleaseName>) -> Result<ReleaseName, Failure> {
         let engine = &self.engine;
-        let names = engine.site.release_names()?;
-        let before = previous(&engine.journal, &engine.site, &engine.name, live);
+        let names = engine.root.release_names()?;
+        let before = previous(&engine.journal, &engine.root, &engine.name, live);
         match selector.select(&names, before.as_ref()) {
             Selected::One(release) => Ok(release.clone()),
             Selected::None => Err(Failure::new(no_release(selector)).with_hint("agentctl list shows the releases")),
@@ -293,7 +293,7 @@ impl AppThread {
     /// Whether a release has served. One whose fact is lost is known to the journal.
     fn past_of(&self, release: Option<&ReleaseName>) -> Result<Past, JournalError> {
         let Some(release) = release else { return Ok(Past::Served) };
-        let served = self.engine.site.fact::<Served>(release).is_ok_and(|served| served.is_some());
+        let served = self.engine.root.fact::<Served>(release).is_ok_and(|served| served.is_some());
         let served = served || self.engine.journal.ever_live(&self.engine.name)?.contains(release);
         Ok(if served { Past::Served } else { Past::Unserved })
     }
@@ -304,7 +304,7 @@ pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, 
     match app.executor {
         ExecutorKind::Direct => {
             let hidden = app.hidden.iter().cloned().chain([engine.journal.place().to_owned()]).collect();
-            Executor::Own(Box::new(JobRunner::new(app, &engine.site, env, hidden, Workspace::Root)))
+            Executor::Own(Box::new(JobRunner::new(app, &engine.root, env, hidden, Workspace::Root)))
         }
         ExecutorKind::Units => Executor::units(app),
     }
@@ -411,7 +411,7 @@ fn drive(
                 let step = steps[i];
                 // An environment may be in the middle of its sealing, a fact half written: how that ends is all the same now, but nothing goes on beside.
                 (cx.before_seal, cx.before_end) = (Vec::new(), None);
-                cx.site.make_room_for_the_way_back();
+                cx.root.make_room_for_the_way_back();
                 log.mark(What::UndoStarted { step: step.to_owned() })?;
                 note_mark(run, Mark::UndoStarted(i));
                 if step == SWITCH {
@@ -447,7 +447,7 @@ fn drive(
                 if let Some(Err(err)) = cx.before_end.take().map(BackgroundTask::finish) {
                     log.mark(What::Warning { step: None, text: not_written_down(&err) })?;
                 }
-                let live = cx.site.live().unwrap_or_default();
+                let live = cx.root.live().unwrap_or_default();
                 let outcome = hold_against_the_link(outcome, live.as_ref(), cx, log)?;
                 ask_what_is_live(outcome, live.as_ref(), cx, log)?;
                 let database = if matches!(outcome, Outcome::Live | Outcome::Done) { None } else { what_stands(cx) };
@@ -490,7 +490,7 @@ fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &StepConte
         _ => false,
     };
     let Some(live) = live.filter(|_| claims) else { return Ok(()) };
-    let health = health_of(cx.app, cx.site, live, Depth::web_within(TO_ANSWER));
+    let health = health_of(cx.app, cx.root, live, Depth::web_within(TO_ANSWER));
     let Some(answers) = health.answers() else { return Ok(()) };
     log.mark(What::LiveAsked { release: live.to_string(), answers, text: health.fault(), before: cx.answered_before })
 }

@@ -56,7 +56,7 @@ impl AppEngine {
     }
 
     fn examine_root(&self, report: &mut DoctorReport) {
-        let root = self.site.root();
+        let root = self.root.path();
         match access(root, AccessFlags::W_OK) {
             Ok(()) => report.add("root", Level::Good, format!("{} is writable", root.display()), None),
             Err(_) => report.add(
@@ -66,8 +66,8 @@ impl AppEngine {
                 Some(format!("chown -R the agent's user {}", root.display())),
             ),
         }
-        match self.site.live() {
-            Ok(Some(live)) => match self.site.manifest(&live) {
+        match self.root.live() {
+            Ok(Some(live)) => match self.root.manifest(&live) {
                 Ok(_) => report.add("live", Level::Good, format!("{live} is live and complete"), None),
                 Err(err) => report.add(
                     "live",
@@ -81,7 +81,7 @@ impl AppEngine {
             }
             Err(err) => report.add("live", Level::Error, chain(&err), err.hint()),
         }
-        if let Ok(disk) = self.site.disk() {
+        if let Ok(disk) = self.root.disk() {
             let percent = disk.free.saturating_mul(100) / disk.total.max(1);
             let text = format!("{percent} % of the file system is free, and {} inodes", disk.inodes);
             let hint = || Some("agentctl prune, or a lower keep_releases".to_owned());
@@ -153,7 +153,7 @@ impl AppEngine {
 
     fn examine_git(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let app = self.settings();
-        let cache = self.site.cache();
+        let cache = self.root.cache();
         match Git::new(&app.git, &cache).remote_refs(watch) {
             Ok(refs) => {
                 let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits_ref(reference))).count();
@@ -209,7 +209,7 @@ impl AppEngine {
         }
         self.examine_interpreters(report);
         // With units the caches are the builder's, and not the agent's to look into.
-        let refused = app.executor == ExecutorKind::Direct && python::installer_was_refused(&self.site.caches());
+        let refused = app.executor == ExecutorKind::Direct && python::installer_was_refused(&self.root.caches());
         let own = python::own_installer();
         match python.installer {
             python::Installer::Auto if refused => report.add(
@@ -235,11 +235,11 @@ impl AppEngine {
 
     /// Whether the releases that may have to be started have the interpreters that they were made with.
     fn examine_interpreters(&self, report: &mut DoctorReport) {
-        let live = self.site.live().ok().flatten();
-        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        let live = self.root.live().ok().flatten();
+        let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
         for (release, role) in [(live, "live"), (before, "previous")] {
             let Some(release) = release else { continue };
-            let Some(gone) = self.site.interpreter_gone(&release) else { continue };
+            let Some(gone) = self.root.interpreter_gone(&release) else { continue };
             let text = format!("the interpreter of the {role} release {release}, {}, is gone: it cannot be started again", gone.display());
             let hint = "install that interpreter again, or make the commit anew with the one that is set: agentctl release REF --rebuild"
                 .to_owned();
@@ -300,7 +300,7 @@ impl AppEngine {
             };
             report.add("check", level, text, Some(hint));
         }
-        let lints = app.restart.lints(&self.site.link(), &app.workers, app.timeout_of("switch"));
+        let lints = app.restart.lints(&self.root.link(), &app.workers, app.timeout_of("switch"));
         let silent = lints.is_empty();
         report.findings.extend(lints.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
         if silent && app.restart != Restart::None {
@@ -311,8 +311,8 @@ impl AppEngine {
     /// Whether what serves has the variables that the app's file says.
     fn examine_variables(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let app = self.settings();
-        let Ok(Some(live)) = self.site.live() else { return };
-        let Some(commit) = self.site.manifest(&live).ok().and_then(|manifest| manifest.commit.parse().ok()) else { return };
+        let Ok(Some(live)) = self.root.live() else { return };
+        let Some(commit) = self.root.manifest(&live).ok().and_then(|manifest| manifest.commit.parse().ok()) else { return };
         let secrets = match app.executor {
             ExecutorKind::Direct => app.read_secrets(&app.secrets),
             ExecutorKind::Units => Ok(Vec::new()),
@@ -320,8 +320,8 @@ impl AppEngine {
         // That they cannot be read was told already.
         let Ok(secrets) = secrets else { return };
         let (env, plain) = (app.variables(secrets), app.plain_variables());
-        let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
-        let dir = self.site.release_dir(&live);
+        let (link, instances, variables) = (self.root.link(), self.root.instances(), self.root.variables());
+        let dir = self.root.release_dir(&live);
         let silent = |_: &str| {};
         let context = RestartContext {
             app: &app.name,

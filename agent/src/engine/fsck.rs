@@ -15,7 +15,7 @@ use agent_wire::view::{Fsck, Level};
 use super::journal::Checked;
 use super::{AppEngine, NotTaken, locked};
 use crate::restart::handover;
-use crate::site::{Around, FsckReport, Leftover, SiteError};
+use crate::root::{Around, FsckReport, Leftover, RootError};
 use crate::tools::database::{self, DatabaseError};
 use crate::tools::git::Git;
 use crate::tools::{Cancel, Watch};
@@ -47,11 +47,11 @@ impl AppEngine {
         let (run, checked, mut report) = self.between_runs(&go_on)?;
         self.tell_journal(&checked, run, &mut report);
         self.verify_lock(&mut report);
-        self.site.verify_names(&mut report);
+        self.root.verify_names(&mut report);
         // A directory that cannot be looked into is a finding like any other, and no reason to leave out the rest.
-        let verified = self.site.verify_releases(self.name.as_str(), &go_on, &mut report);
+        let verified = self.root.verify_releases(self.name.as_str(), &go_on, &mut report);
         tell_of(verified, &mut report);
-        let verified = self.site.verify_environments(&go_on, &mut report);
+        let verified = self.root.verify_environments(&go_on, &mut report);
         tell_of(verified, &mut report);
         self.verify_backups(&go_on, watch, &mut report)?;
         if run.is_none() {
@@ -88,14 +88,14 @@ impl AppEngine {
             // A run that nobody carries out is in nobody's way.
             let Some(run) = pulse.current else {
                 let app = self.settings();
-                let in_use = InUse::of(&app, &self.site);
+                let in_use = InUse::of(&app, &self.root);
                 let in_use = |dir: &Path| in_use.has(dir);
                 let around = Around { served: &served, in_use: &in_use, instance: &handover::recorded };
-                let left = self.site.leftovers(&around, &mut report).unwrap_or_else(|err| {
+                let left = self.root.leftovers(&around, &mut report).unwrap_or_else(|err| {
                     tell_of(Err(err), &mut report);
                     Vec::new()
                 });
-                self.site.verify_link(checked.last.as_ref(), &mut report);
+                self.root.verify_link(checked.last.as_ref(), &mut report);
                 if self.pulse()? == pulse {
                     report.findings.extend(left.iter().map(Leftover::finding));
                     return Ok((None, checked, report));
@@ -129,7 +129,7 @@ impl AppEngine {
         if run.is_some() {
             return;
         }
-        let gone = checked.served.iter().filter(|(release, _)| !self.site.release_dir(release).is_dir());
+        let gone = checked.served.iter().filter(|(release, _)| !self.root.release_dir(release).is_dir());
         for (release, run) in gone.filter(|(release, _)| !checked.pruned.contains(release.as_str())) {
             let text = format!("run {run} made {release} live; it is gone, and no run pruned it");
             report.add("journal", Level::Good, None, text, None);
@@ -151,19 +151,19 @@ impl AppEngine {
     }
 
     fn verify_lock(&self, report: &mut FsckReport) {
-        if let Err(err) = self.site.read_lock() {
+        if let Err(err) = self.root.read_lock() {
             let hint = "it locks all the same: agentctl unlock, and lock again where that is still wanted".to_owned();
             let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
-            report.add("lock", Level::Error, Some(&self.site.lock_file()), format!("the lock cannot be read{why}"), Some(hint));
+            report.add("lock", Level::Error, Some(&self.root.lock_file()), format!("the lock cannot be read{why}"), Some(hint));
         }
-        if let Err(err) = self.site.read_unsettled() {
+        if let Err(err) = self.root.read_unsettled() {
             let hint = "the database may be half migrated: look at it, and then: agentctl settle".to_owned();
             report.add("database", Level::Error, None, chain(&err), Some(hint));
         }
     }
 
     fn verify_backups<'a>(&self, go_on: &dyn Fn() -> bool, watch: impl Fn() -> Watch<'a>, report: &mut FsckReport) -> Result<(), NotTaken> {
-        let backups = self.site.backups().unwrap_or_else(|err| {
+        let backups = self.root.backups().unwrap_or_else(|err| {
             tell_of(Err(err), report);
             Vec::new()
         });
@@ -192,7 +192,7 @@ impl AppEngine {
                     report.add("backup", Level::Warning, Some(&path), text, err.hint().map(str::to_owned));
                 }
             }
-            if release.is_some_and(|release| !self.site.release_dir(&release).is_dir()) {
+            if release.is_some_and(|release| !self.root.release_dir(&release).is_dir()) {
                 let text = format!("the backup {name} is of a release that is gone");
                 let hint = "it stays until [backup] keep newer ones are there".to_owned();
                 report.add("backup", Level::Good, Some(&path), text, Some(hint));
@@ -203,7 +203,7 @@ impl AppEngine {
 
     fn verify_cache(&self, watch: &Watch<'_>, report: &mut FsckReport) {
         let app = self.settings();
-        let cache = self.site.cache();
+        let cache = self.root.cache();
         match Git::new(&app.git, &cache).fsck(watch) {
             Ok(None) => {}
             Ok(Some(said)) => {
@@ -225,7 +225,7 @@ impl AppEngine {
 }
 
 /// Tells why something could not be looked at.
-fn tell_of(verified: Result<(), SiteError>, report: &mut FsckReport) {
+fn tell_of(verified: Result<(), RootError>, report: &mut FsckReport) {
     if let Err(err) = verified {
         report.add("root", Level::Error, None, chain(&err), err.hint());
     }

@@ -35,7 +35,7 @@ pub(crate) use check::Checked;
 pub(crate) use error::JournalError;
 pub(crate) use evidence::{CallerProof, Evidence};
 
-use crate::site::hold_for_good;
+use crate::root::hold_for_good;
 use connection::{connect, wait_for_others};
 use evidence::Entry;
 pub(crate) use reading::Page;

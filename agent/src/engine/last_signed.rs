@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::journal::{Evidence, JournalError};
 use super::{AppEngine, Engines};
-use crate::site::LastSigned;
+use crate::root::LastSigned;
 use crate::work::chain;
 
 /// A lock is written a moment after the request for it: so much later it tells of another journal.
@@ -22,7 +22,7 @@ impl AppEngine {
 
     fn remember_from(&self, run: u64, at: DateTime<Utc>) {
         let last = LastSigned { journal: self.journal.id().to_owned(), run, at, not_before: self.journal.not_before() };
-        if let Err(err) = self.site.remember(&last) {
+        if let Err(err) = self.root.remember(&last) {
             tracing::warn!(app = %self.name, "a journal that is put back later may not be noticed: {}", chain(&err));
         }
     }
@@ -31,7 +31,7 @@ impl AppEngine {
     pub(super) fn forget_old_runs(&self) -> Result<(), JournalError> {
         let Some(keep) = self.settings().keep_runs.and_then(|keep| TimeDelta::from_std(keep).ok()) else { return Ok(()) };
         // A directory that cannot be read at the moment has releases that nobody knows of.
-        let Ok(there) = self.site.release_names() else { return Ok(()) };
+        let Ok(there) = self.root.release_names() else { return Ok(()) };
         let forgotten = self.journal.forget_old(&self.name, Utc::now() - keep, &there)?;
         if forgotten > 0 {
             tracing::info!(app = %self.name, forgotten, "the journal has forgotten runs that ended longer ago than [journal] keep says");
@@ -41,7 +41,7 @@ impl AppEngine {
 
     /// A moment that the journal should know of and does not, as far as the root tells. `newest` is the newest that it knows.
     fn missed(&self, newest: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, JournalError> {
-        let remembered = match self.site.last_signed() {
+        let remembered = match self.root.last_signed() {
             Some(last) if last.journal == self.journal.id() => {
                 let knows = last.run <= self.journal.last_number()? && last.not_before <= self.journal.not_before();
                 (!knows).then_some(last.at)
@@ -51,7 +51,7 @@ impl AppEngine {
         // One that is new cannot tell how late it was.
         let released = self.last_released().filter(|moment| self.journal.is_new() || *moment > newest);
         let locked = self
-            .site
+            .root
             .lock()
             .ok()
             .flatten()

@@ -32,8 +32,8 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 
 use crate::faults;
+use crate::root::{AppRoot, RootError};
 use crate::settings::{App, Settings};
-use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
@@ -118,7 +118,7 @@ pub(crate) enum NotTaken {
     Journal(#[from] JournalError),
     /// The root.
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Root(#[from] RootError),
     /// git, for a plan.
     #[error(transparent)]
     Git(#[from] crate::tools::git::GitError),
@@ -144,7 +144,7 @@ pub(crate) enum Accepted {
 /// An app's engine, for everyone but its own thread.
 pub(crate) struct AppEngine {
     name: AppName,
-    site: Site,
+    root: AppRoot,
     journal: Arc<Journal>,
     app: Mutex<Arc<App>>,
     current: Mutex<Option<(RunId, Cancel)>>,
@@ -205,7 +205,7 @@ impl AppEngine {
 
     /// Ends the runs that wait: nobody will take them up, and a file that comes back one day must not bring them back.
     fn drop_what_waits(&self) {
-        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
         for due in self.journal.due(&self.name).unwrap_or_default().into_iter().filter(|due| !due.begun) {
             let end = What::Ended { outcome: OutcomeWord::Cancelled, live: live.clone(), ms: 0, database: None };
             if let Err(err) = self.journal.append_unless(due.run, &end, RunFlag::Planned) {
@@ -253,9 +253,9 @@ impl AppEngine {
         }
     }
 
-    fn standing(&self, mut standing: Standing) -> Result<Standing, SiteError> {
-        standing.lock = self.site.lock()?;
-        standing.live = self.site.live().unwrap_or_default();
+    fn standing(&self, mut standing: Standing) -> Result<Standing, RootError> {
+        standing.lock = self.root.lock()?;
+        standing.live = self.root.live().unwrap_or_default();
         standing.when_busy = self.settings().when_busy;
         standing.draining = self.draining();
         Ok(standing)
@@ -359,15 +359,15 @@ impl AppEngine {
 
     /// When anything was last released here, as far as the root can tell.
     pub(crate) fn last_released(&self) -> Option<DateTime<Utc>> {
-        let found = self.site.survey().unwrap_or_default();
+        let found = self.root.survey().unwrap_or_default();
         found.iter().map(|found| found.manifest.as_ref().map_or_else(DateTime::default, |manifest| manifest.made)).max()
     }
 
     /// Looks a release up.
     pub(crate) fn find(&self, selector: &ReleaseSelector) -> Result<ReleaseName, NotTaken> {
-        let there = self.site.release_names()?;
-        let live = self.site.live().unwrap_or_default();
-        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        let there = self.root.release_names()?;
+        let live = self.root.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
         match selector.select(&there, before.as_ref()) {
             Selected::One(release) => Ok(release.clone()),
             Selected::None => Err(NotTaken::NoRelease { selector: selector.clone(), there: there.clone() }),
@@ -382,7 +382,7 @@ impl AppEngine {
         let meant = self.meant(act);
         let done = self.do_now(act, caller);
         faults::at("done-on-the-spot");
-        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
         let end = |outcome| What::Ended { outcome, live, ms: 0, database: None };
         let told = match done {
             Ok(()) => meant.into_iter().chain([end(OutcomeWord::Done)]).collect(),
@@ -395,7 +395,7 @@ impl AppEngine {
     fn meant(&self, act: &Act) -> Option<What> {
         let (Act::Pin { release } | Act::Unpin { release }) = act else { return None };
         let release = self.find(release).ok()?;
-        let manifest = self.site.manifest(&release).ok()?;
+        let manifest = self.root.manifest(&release).ok()?;
         let (commit, reference, subject) = (manifest.commit, manifest.reference, manifest.subject);
         Some(What::Resolved { commit, reference, release: release.to_string(), subject })
     }
@@ -404,19 +404,19 @@ impl AppEngine {
         match act {
             Act::Lock { why } => {
                 let lock = Lock { who: caller.to_owned(), why: why.clone(), since: Utc::now().timestamp() };
-                Ok(self.site.set_lock(Some(&lock))?)
+                Ok(self.root.set_lock(Some(&lock))?)
             }
-            Act::Unlock => Ok(self.site.set_lock(None)?),
-            Act::Pin { release } => Ok(self.site.pin(&self.find(release)?)?),
-            Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
+            Act::Unlock => Ok(self.root.set_lock(None)?),
+            Act::Pin { release } => Ok(self.root.pin(&self.find(release)?)?),
+            Act::Unpin { release } => Ok(self.root.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
-            Act::Settle { run } => Ok(self.site.settle(|entry| run.is_none_or(|run| entry.run == run.0)).map(drop)?),
+            Act::Settle { run } => Ok(self.root.settle(|entry| run.is_none_or(|run| entry.run == run.0)).map(drop)?),
             Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Restart | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }
 
     fn cancel(&self, run: RunId, caller: &str) -> Result<(), NotTaken> {
-        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
         // Either it has not begun, and never will; or it goes back from where it is.
         let end = What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0, database: None };
         if self.journal.append_unless(run, &end, RunFlag::Planned)? {
@@ -435,15 +435,15 @@ impl AppEngine {
 }
 
 /// The release that was live before `live`, if it ended well and is still there.
-fn previous(journal: &Journal, site: &Site, app: &AppName, live: Option<&ReleaseName>) -> Option<ReleaseName> {
-    let there = |release: &ReleaseName| Some(release) != live && site.manifest(release).is_ok();
+fn previous(journal: &Journal, root: &AppRoot, app: &AppName, live: Option<&ReleaseName>) -> Option<ReleaseName> {
+    let there = |release: &ReleaseName| Some(release) != live && root.manifest(release).is_ok();
     let in_journal = journal.gone_live(app).unwrap_or_default();
     let known = live.is_none_or(|live| in_journal.contains(live));
     let in_journal = in_journal.into_iter().find(|release| known && there(release));
     // A journal that knows nothing of the live release, or of none before it, may be a new one: then the releases themselves tell.
     in_journal.or_else(|| {
         let live = live?;
-        let mut served = site.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);
+        let mut served = root.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);
         served.find(|found| there(&found.name)).map(|found| found.name)
     })
 }
@@ -546,12 +546,12 @@ impl Engines {
     }
 
     fn start(&self, name: &AppName, app: &Arc<App>) -> Result<Running, NotTaken> {
-        let site = Site::open(&app.root)?;
-        let lock = site.hold()?;
+        let root = AppRoot::open(&app.root)?;
+        let lock = root.hold()?;
         let (wake, wakes) = channel();
         let engine = Arc::new(AppEngine {
             name: name.clone(),
-            site,
+            root,
             journal: self.journal.clone(),
             app: Mutex::new(app.clone()),
             current: Mutex::default(),
@@ -571,7 +571,7 @@ impl Engines {
                 let _ = failed.send(err);
             }
         });
-        let thread = thread.map_err(|source| SiteError::Io { act: "start a thread for", path: app.root.clone(), source })?;
+        let thread = thread.map_err(|source| RootError::Io { act: "start a thread for", path: app.root.clone(), source })?;
         Ok(Running { engine, thread })
     }
 

@@ -181,7 +181,7 @@ impl AppThread {
                 }
                 say_down(Some("it ended and is being started again".to_owned()));
                 backoff.tries(Instant::now());
-                let log = engine.site.live().ok().flatten().map(|live| engine.site.instances().join(format!("{live}.log")));
+                let log = engine.root.live().ok().flatten().map(|live| engine.root.instances().join(format!("{live}.log")));
                 let log = log.unwrap_or_default();
                 let log = log.display();
                 tracing::error!(app = %engine.name, "the live instance ended; it is started again. All that it said is in {log}");
@@ -213,7 +213,7 @@ impl AppThread {
         let revived = self.env_of_live();
         let revived =
             revived.and_then(|env| self.with_live(&env, &Cancel::default(), |context, app, live| app.restart.revive(context, live)));
-        let Ok(Some(live)) = engine.site.live() else { return };
+        let Ok(Some(live)) = engine.root.live() else { return };
         match revived {
             Ok(Some(Revived::Started)) => {
                 tracing::info!(app = %engine.name, release = %live, "nothing served: the live release was started again")
@@ -253,7 +253,7 @@ impl AppThread {
         act: impl FnOnce(&RestartContext<'_>, &App, ReleaseRef<'_>) -> Result<T, RestartError>,
     ) -> Result<Option<T>, Failure> {
         let (engine, app) = (&self.engine, self.engine.settings());
-        let Some(live) = engine.site.live()? else { return Ok(None) };
+        let Some(live) = engine.root.live()? else { return Ok(None) };
         let (silent, check) = (Silent, Act::Check);
         let executor = hands(engine, &app, env);
         let mut cx = self.cx(&app, RunId(0), &check, "agent", None, &Back::Always, &silent, cancel, "revive", &executor, env);

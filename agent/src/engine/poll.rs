@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::journal::{Evidence, JournalError};
 use super::{Accepted, AppEngine, NotTaken, locked};
-use crate::site::SiteError;
+use crate::root::RootError;
 use crate::tools::git::{Git, GitError};
 use crate::tools::{Cancel, ProgramError, Watch};
 use crate::trust::webhook::Source;
@@ -55,7 +55,7 @@ enum NotPolled {
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Root(#[from] RootError),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
 }
@@ -128,7 +128,7 @@ impl AppEngine {
             state.cancel = Cancel::default();
             let engine = self.clone();
             let thread = std::thread::Builder::new().name(format!("poll-{}", self.name)).spawn(move || engine.follow_webhooks());
-            let thread = thread.map_err(|source| SiteError::Io { act: "start a thread for", path: app.root.clone(), source })?;
+            let thread = thread.map_err(|source| RootError::Io { act: "start a thread for", path: app.root.clone(), source })?;
             state.thread = Some(thread);
         }
         if state.heard <= MOST_WEBHOOKS {
@@ -209,14 +209,14 @@ impl AppEngine {
         if self.journal.has_unresolved(&self.name)? || (is_busy && app.when_busy == WhenBusy::Refuse) {
             return Ok(Polled::TooEarly);
         }
-        let cache = self.site.cache();
+        let cache = self.root.cache();
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
         let marker = format!("{}:poll", self.journal.id());
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel, lines: &lines };
         // Only asked, not fetched: the release fetches, and nobody waits for the cache meanwhile.
         let remote = Git::new(&app.git, &cache).remote_refs(&watch)?;
         let tip: CommitId = remote.get(follows).ok_or_else(|| NotPolled::NoBranch(follows.clone()))?.parse()?;
-        let is_here = self.site.release_names()?.iter().any(|name| name.commit_digits() == tip.short());
+        let is_here = self.root.release_names()?.iter().any(|name| name.commit_digits() == tip.short());
         // Whether somebody has asked for it is looked at when the request is taken: nobody can ask in between.
         if is_here {
             return Ok(Polled::Nothing);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use zbus::fdo;
 
-use crate::site::SiteError;
+use crate::root::RootError;
 use crate::tools::ProgramError;
 use crate::tools::http::CheckError;
 
@@ -85,7 +85,7 @@ pub(crate) enum RestartError {
     },
     /// A slot of the root.
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Root(#[from] RootError),
     /// A health check did not pass.
     #[error("{when}")]
     Check {
@@ -110,7 +110,7 @@ impl RestartError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::SetUp { hint, .. } | Self::Denied { hint, .. } => Some(hint.clone()),
-            Self::Site(error) => error.hint(),
+            Self::Root(error) => error.hint(),
             Self::Process { hint, .. } | Self::Unit { hint, .. } => hint.clone(),
             Self::Check { source, .. } => source.hint().map(str::to_owned),
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

@@ -32,7 +32,7 @@ use super::bus::Bus;
 use super::proof::{Asking, Crew, go_on};
 use super::worker::{self, Worker};
 use super::{Patience, Prepared, ReleaseRef, RestartContext, RestartError, Revived, ServingProof, Steadiness};
-use crate::site::{Slot, Slots};
+use crate::root::{Slot, Slots};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 use crate::tools::{Process, Watch};
 pub(super) use instance::instance_of;

@@ -18,7 +18,7 @@ use super::helper;
 use super::master::ShownBy;
 use super::worker::Worker;
 use super::{Restart, RestartContext, RestartError, gunicorn as by_signal, systemd, uwsgi_fifo};
-use crate::site::Slots;
+use crate::root::Slots;
 use crate::tools::{Cancel, Process, Watch};
 
 /// How an app is brought to load a release, as far as the misconfigurations differ by it.

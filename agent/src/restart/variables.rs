@@ -10,7 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::{ReleaseRef, RestartContext, RestartError};
-use crate::site::write_durably;
+use crate::root::write_durably;
 use crate::tools::environment_file;
 
 /// The file of units that serve in place.

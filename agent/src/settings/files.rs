@@ -14,7 +14,7 @@ use super::trusted::{refuse_open_directories, refuse_writable};
 use super::{App, Complaint, ExecutorKind, Settings, Stale, agent, app, defaults, reader};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
-use crate::site::closed_parts;
+use crate::root::closed_parts;
 
 /// Whose agent it is, when nobody says where its configuration is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use agent_model::request::WhenBusy;
 use chrono::{DateTime, Utc};
 
 use crate::restart::{Restart, worker::Worker};
-use crate::site::{Limits, Shared};
+use crate::root::{Limits, Shared};
 use crate::tools::{database, git, http::Check, manage, python};
 use crate::trust::Issuer;
 use crate::trust::Secret;

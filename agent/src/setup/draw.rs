@@ -9,8 +9,8 @@ use super::people::{AGENT, People};
 use super::texts::{self, Served, Server};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
+use crate::root::layout::{self, Group};
 use crate::settings::App;
-use crate::site::layout::{self, Group};
 use crate::work::Role;
 
 /// What the host has, as far as the list depends on it.

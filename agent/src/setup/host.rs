@@ -13,8 +13,8 @@ use super::people::{self, AGENT, Chosen, People};
 use super::places::{self, PlaceKind, Seen};
 use super::texts::{self, Server};
 use super::{Refusal, SetupError, SetupRequest};
+use crate::root::layout::{self, Group};
 use crate::settings::{App, Settings};
-use crate::site::layout::{self, Group};
 use crate::tools::{Cancel, Program, Watch};
 use crate::work::Role;
 

@@ -69,12 +69,12 @@ impl Step for Backup {
         }
         let alone = migrate::earlier(cx, &target.release)?.is_none();
         for kind in settings.kinds() {
-            let plain = alone.then(|| cx.site.backup(&target.release, kind.ending()));
+            let plain = alone.then(|| cx.root.backup(&target.release, kind.ending()));
             for path in plain.into_iter().chain([beside(cx, &target.release, kind)]) {
                 let mut part = path.clone().into_os_string();
                 part.push(".part");
-                cx.site.remove_backup(part.as_ref())?;
-                cx.site.remove_backup(&path)?;
+                cx.root.remove_backup(part.as_ref())?;
+                cx.root.remove_backup(&path)?;
             }
         }
         Ok(())
@@ -84,7 +84,7 @@ impl Step for Backup {
 /// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
 /// and this one goes beside it.
 fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Result<PathBuf, Failure> {
-    let plain = cx.site.backup(release, kind.ending());
+    let plain = cx.root.backup(release, kind.ending());
     // One of a run that had begun to migrate, and whose migrations were all taken back, stays as well.
     let is_free = migrate::earlier(cx, release)?.is_none() && plain.symlink_metadata().is_err();
     Ok(if is_free { plain } else { beside(cx, release, kind) })
@@ -92,7 +92,7 @@ fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Res
 
 /// The place of a dump that has the number of its run.
 fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> PathBuf {
-    cx.site.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
+    cx.root.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
 }
 
 /// An empty database may not be the one that the live release serves from.

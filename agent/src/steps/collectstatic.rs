@@ -7,8 +7,8 @@ use agent_model::plan::{Choice, Nature};
 use super::foresight::{StaticProof, same_static_files};
 use super::room::counted;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, chain, in_a_release, with_django};
+use crate::root::Reused;
 use crate::settings::ExecutorKind;
-use crate::site::Reused;
 use crate::tools::manage::Collected;
 use crate::work::{Job, JobAnswer};
 
@@ -31,7 +31,7 @@ impl Step for CollectStatic {
         let release = cx.target()?.release.clone();
         let how = if cx.app.read_only { Reused::Linked } else { Reused::Copied };
         match same_static_files(cx) {
-            Ok(StaticProof { former, grounds, told }) => match cx.site.reuse(&former, &release, &grounds.root, how) {
+            Ok(StaticProof { former, grounds, told }) => match cx.root.reuse(&former, &release, &grounds.root, how) {
                 Ok(files) => {
                     cx.collected = Some(grounds);
                     return Ok(Did::Nothing(format!(

@@ -12,8 +12,8 @@ use agent_wire::event::Stream;
 use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
 use crate::restart::{ReleaseRef, Renewal, RestartContext, Steadiness, Turn, Variables};
+use crate::root::{AppRoot, BackgroundTask, RootLock};
 use crate::settings::{App, When};
-use crate::site::{BackgroundTask, Site, SiteLock};
 use crate::tools::database::{self, DumpFile};
 use crate::tools::git::{Allowed, Git, Tree};
 use crate::tools::manage::{Grounds, Inspection};
@@ -56,9 +56,9 @@ pub(crate) struct StepContext<'a> {
     /// The app's settings, as they were when the run began.
     pub app: &'a App,
     /// Its root.
-    pub site: &'a Site,
+    pub root: &'a AppRoot,
     /// The proof that the root is ours.
-    pub lock: &'a SiteLock,
+    pub lock: &'a RootLock,
     /// The run.
     pub run: RunId,
     /// What is asked.
@@ -156,12 +156,12 @@ impl StepContext<'_> {
 
     /// Its directory.
     pub(crate) fn dir(&self) -> Result<PathBuf, Failure> {
-        Ok(self.site.release_dir(&self.target()?.release))
+        Ok(self.root.release_dir(&self.target()?.release))
     }
 
     /// Does something with the app's git cache.
     pub(crate) fn git<T>(&self, act: impl FnOnce(&Git<'_>, &Watch<'_>) -> T) -> T {
-        let cache = self.site.cache();
+        let cache = self.root.cache();
         self.watched(|watch| act(&Git::new(&self.app.git, &cache), watch))
     }
 
@@ -191,13 +191,13 @@ impl StepContext<'_> {
 
     /// The commit of the release that was live when the run began, by its manifest, which never changes; nothing where that cannot be read.
     pub(crate) fn former_commit(&self) -> Option<&CommitId> {
-        let read = || self.site.manifest(self.former.as_ref()?).ok()?.commit.parse().ok();
+        let read = || self.root.manifest(self.former.as_ref()?).ok()?.commit.parse().ok();
         self.former_commit.get_or_init(read).as_ref()
     }
 
     /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.
     pub(crate) fn release_env(&self) -> Vec<(String, String)> {
-        let of_release = self.order().variables(self.app, |release| self.site.release_dir(release));
+        let of_release = self.order().variables(self.app, |release| self.root.release_dir(release));
         self.env.iter().cloned().chain(of_release).collect()
     }
 
@@ -239,7 +239,7 @@ impl StepContext<'_> {
     /// The same, for a release that is known not to have had these workers, by their units as they are set.
     pub(crate) fn restart_context_without<T>(&self, lacking: &[String], act: impl FnOnce(&RestartContext<'_>) -> T) -> T {
         let env = self.release_env();
-        let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
+        let (link, instances, variables) = (self.root.link(), self.root.instances(), self.root.variables());
         let plain = self.app.plain_variables();
         let mut checks = self.app.checks.clone();
         if self.steadiness.get() == Steadiness::Seen {
@@ -276,10 +276,10 @@ impl StepContext<'_> {
             Some(target) if target.release == *release => target.commit.clone(),
             _ => match self.former_commit().filter(|_| self.former.as_ref() == Some(release)) {
                 Some(commit) => commit.clone(),
-                None => self.site.manifest(release)?.commit.parse().map_err(|err| Failure::new(chain(&err)))?,
+                None => self.root.manifest(release)?.commit.parse().map_err(|err| Failure::new(chain(&err)))?,
             },
         };
-        let dir = self.site.release_dir(release);
+        let dir = self.root.release_dir(release);
         act(ReleaseRef { name: release, commit: &commit, dir: &dir })
     }
 

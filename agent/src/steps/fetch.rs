@@ -36,11 +36,11 @@ impl Step for Fetch {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        let (app, site, former) = (cx.app, cx.site, cx.former.clone());
+        let (app, root, former) = (cx.app, cx.root, cx.former.clone());
         std::thread::scope(|scope| {
             // What is wrong before anything was done is told as that, and not blamed on the release.
             let asked =
-                scope.spawn(move || (former.map(|former| health_of(app, site, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
+                scope.spawn(move || (former.map(|former| health_of(app, root, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
             let fetched = fetch(cx);
             let (health, addresses) = asked.join().unwrap_or_default();
             cx.answered_before = health.as_ref().and_then(Health::answers);
@@ -60,7 +60,7 @@ const TO_ANSWER: Duration = Duration::from_secs(2);
 /// What no release can mend fails this one before anything is built for it.
 fn tell_what_is_not_ready(cx: &StepContext<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
     let shared = match cx.app.executor {
-        ExecutorKind::Direct => ready::shared(cx.app, cx.site, geteuid()),
+        ExecutorKind::Direct => ready::shared(cx.app, cx.root, geteuid()),
         ExecutorKind::Units => Vec::new(),
     };
     for unready in ready::secrets(cx.app).into_iter().chain(shared).chain(addresses) {
@@ -77,9 +77,9 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
     };
     // Before anything is made that could not be taken back.
-    cx.site.check()?;
+    cx.root.check()?;
     // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
-    let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(POLL)))?;
+    let _cache = cx.watched(|watch| cx.root.hold_cache(&|| watch.pause(POLL)))?;
     // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
     let may_be_known = *cx.back == Back::Always;
     let (did, resolved, subject, apart) = cx.git(|git, watch| {
@@ -108,7 +108,7 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         };
         Ok::<_, GitError>((did, resolved, subject, apart))
     })?;
-    let release = cx.site.new_name(&resolved.commit, Utc::now());
+    let release = cx.root.new_name(&resolved.commit, Utc::now());
     let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
     cx.events.resolved(&target)?;
     warn_of_going_back(cx, &target, apart)?;

@@ -17,8 +17,8 @@ use super::kept::nothing_in_the_release;
 use super::room::counted;
 use super::{Failure, StepContext, migrate};
 use crate::restart::Restart;
+use crate::root::MadeBy;
 use crate::settings::App;
-use crate::site::MadeBy;
 use crate::tools::Watch;
 use crate::tools::manage::{Grounds, Inspection, identity, some_of};
 use crate::work::{Bytecode, Job, JobAnswer};
@@ -92,12 +92,12 @@ fn compare(cx: &StepContext<'_>) -> Result<Since, String> {
     let former = cx.former.clone().ok_or("no release is live")?;
     let target = cx.target().map_err(|failure| failure.reason)?;
     let untold = || format!("{former} does not tell how it was made");
-    let MadeBy(made) = cx.site.fact(&former).ok().flatten().ok_or_else(untold)?;
+    let MadeBy(made) = cx.root.fact(&former).ok().flatten().ok_or_else(untold)?;
     let made: Made = serde_json::from_value(made).map_err(|_| untold())?;
     if made.settings != settings_of(cx.app) {
         return Err("the app's settings, its secrets or the agent are others".to_owned());
     }
-    if cx.site.environment_of(&former) != cx.site.environment_of(&target.release) {
+    if cx.root.environment_of(&former) != cx.root.environment_of(&target.release) {
         return Err("the environment is another".to_owned());
     }
     let commit = cx.former_commit().ok_or_else(untold)?;
@@ -177,10 +177,10 @@ fn no_migration(cx: &StepContext<'_>) -> Option<(String, Vec<PathBuf>)> {
     }
     let Since { former, changed, made } = since(cx).ok()?;
     // What hears of each migrate wants it run; and what an earlier run has not brought to its end is brought there.
-    if made.quiet != Some(true) || !cx.site.unsettled().is_empty() {
+    if made.quiet != Some(true) || !cx.root.unsettled().is_empty() {
         return None;
     }
-    cx.site.find(former).served?;
+    cx.root.find(former).served?;
     let sources =
         changed.iter().filter(|(how, path)| *how != 'D' && path.ends_with(".py")).map(|(_, path)| PathBuf::from(path)).collect::<Vec<_>>();
     if changed.iter().any(|(_, path)| decides_migrations(path)) || sources.len() > MOST_CHANGED {
@@ -249,7 +249,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
     if !pending.is_empty() {
         // From now on nothing is foreseen from that release.
         if let Some(former) = &cx.former {
-            cx.site.remove_fact::<MadeBy>(former)?;
+            cx.root.remove_fact::<MadeBy>(former)?;
         }
         let reason = format!("the database is not as the live release left it: to be applied are {}", some_of(pending));
         let hint = match (inspection.empty, &cx.former) {
@@ -278,9 +278,9 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
 
 /// What was believed of a release because the one before it was so is written down as it is.
 fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
-    if let Some(MadeBy(mut made)) = cx.site.fact(release)? {
+    if let Some(MadeBy(mut made)) = cx.root.fact(release)? {
         made["quiet"] = false.into();
-        cx.site.set_fact(release, &MadeBy(made))?;
+        cx.root.set_fact(release, &MadeBy(made))?;
     }
     Ok(())
 }

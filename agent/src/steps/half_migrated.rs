@@ -4,7 +4,7 @@
 use chrono::Utc;
 
 use super::StepContext;
-use crate::site::{ApplyOrder, Migrated, Unsettled};
+use crate::root::{ApplyOrder, Migrated, Unsettled};
 use crate::tools::manage::{Begun, some_of};
 
 /// Those that may have been left halfway. `applied` is what the database says; nothing where it could not be asked.
@@ -74,7 +74,7 @@ pub(super) fn entry(cx: &StepContext<'_>, record: &Migrated, text: String) -> Un
 
 /// What earlier runs may have left is said in each run that makes a release live, until it is settled.
 pub(super) fn warn_of_unsettled(cx: &StepContext<'_>) {
-    for Unsettled { run, text, restore, .. } in cx.site.unsettled().into_iter().filter(|entry| entry.by != cx.marker) {
+    for Unsettled { run, text, restore, .. } in cx.root.unsettled().into_iter().filter(|entry| entry.by != cx.marker) {
         let restore = restore.map(|restore| format!("; the dump from before is restored with: {restore}")).unwrap_or_default();
         cx.warn(format!("since run {run}: {text}{restore}"));
     }
@@ -86,7 +86,7 @@ pub(super) fn settle_what_is_applied(cx: &StepContext<'_>) {
     // One that cannot be understood names no run, and stays until a person has looked.
     let is_settled =
         |entry: &Unsettled| !entry.by.is_empty() && entry.migrations.iter().all(|migration| schema.applied.contains(migration));
-    match cx.site.settle(is_settled) {
+    match cx.root.settle(is_settled) {
         Ok(settled) => {
             for Unsettled { run, .. } in settled {
                 cx.note(format!("what run {run} left halfway is applied now: settled"));

@@ -13,8 +13,8 @@ use super::half_migrated::{End, entry, half_of, left, sentence};
 use super::room::counted;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, backup, before_it_serves, with_django};
 use crate::faults;
+use crate::root::{ApplyOrder, Failed, Migrated};
 use crate::settings::{App, ExecutorKind};
-use crate::site::{ApplyOrder, Failed, Migrated};
 use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, begun, some_of};
 use crate::work::{Bytecode, Job, JobAnswer};
 
@@ -75,7 +75,7 @@ impl Step for Migrate {
         };
         forget_report(cx);
         // Written before: after a crash they say what was about to be applied, and what may be left of it.
-        cx.site.set_fact(&release, &record)?;
+        cx.root.set_fact(&release, &record)?;
         let all = half_of(&record, None, &Begun::Unknown);
         let may_be = (!all.is_empty()).then(|| sentence(&record, &all, &Begun::Unknown));
         note_left(cx, &Migrated { half: all, ..record.clone() }, may_be)?;
@@ -93,7 +93,7 @@ impl Step for Migrate {
             record.half = if done.is_ok() { Vec::new() } else { half_of(&record, Some(&applied), &begun) };
             record.applied = Some(applied);
             note_left(cx, &record, left(&record, &begun, if done.is_ok() { End::Well } else { End::Badly }))?;
-            cx.site.set_fact(&release, &record)?;
+            cx.root.set_fact(&release, &record)?;
         }
         for warning in warnings {
             cx.warn(warning);
@@ -122,7 +122,7 @@ impl Step for Migrate {
             record.applied = Some(applied);
             note_left(cx, &record, left(&record, &begun, End::CutOff))?;
             // Written in any case: that migrate was begun keeps the dump.
-            cx.site.set_fact(&target.release, &record)?;
+            cx.root.set_fact(&target.release, &record)?;
         }
         forget_report(cx);
         let applied = record.applied.clone().unwrap_or_default();
@@ -177,7 +177,7 @@ pub(super) fn migrate_without_any(cx: &StepContext<'_>) -> Result<(), Failure> {
 /// What migrate does where no migration is to be applied, as sentences.
 pub(super) fn effects(cx: &StepContext<'_>, schema: &Schema) -> Vec<String> {
     let believed = cx.app.django.as_ref().map_or(PostMigrate::Runs, |django| django.post_migrate);
-    let unsettled = cx.site.unsettled();
+    let unsettled = cx.root.unsettled();
     let again = unsettled.last().map(|entry| format!("migrate did not come to its end in run {}", entry.run));
     schema.does_without_any(believed).into_iter().chain(again).collect()
 }
@@ -185,14 +185,14 @@ pub(super) fn effects(cx: &StepContext<'_>, schema: &Schema) -> Vec<String> {
 /// Writes down what this run may have left in the database, or that it is nothing.
 fn note_left(cx: &StepContext<'_>, record: &Migrated, text: Option<String>) -> Result<(), Failure> {
     match text {
-        Some(text) => Ok(cx.site.set_unsettled(&entry(cx, record, text))?),
-        None => Ok(cx.site.settle(|entry| entry.by == cx.marker).map(drop)?),
+        Some(text) => Ok(cx.root.set_unsettled(&entry(cx, record, text))?),
+        None => Ok(cx.root.settle(|entry| entry.by == cx.marker).map(drop)?),
     }
 }
 
 /// What this run may have left in the database, as it is written down.
 fn unsettled_text(cx: &StepContext<'_>) -> Option<String> {
-    cx.site.unsettled().into_iter().find(|entry| entry.by == cx.marker).map(|entry| entry.text)
+    cx.root.unsettled().into_iter().find(|entry| entry.by == cx.marker).map(|entry| entry.text)
 }
 
 /// What stands in the database of a run that goes back, for its last line.
@@ -211,14 +211,14 @@ pub(crate) fn what_stands(cx: &StepContext<'_>) -> Option<String> {
 /// Which migration was begun, by what the process wrote down; a step runner keeps that to itself.
 fn reported(cx: &StepContext<'_>) -> Begun {
     match cx.app.executor {
-        ExecutorKind::Direct => begun(&cx.site.migration_report(cx.run)),
+        ExecutorKind::Direct => begun(&cx.root.migration_report(cx.run)),
         ExecutorKind::Units => Begun::Unknown,
     }
 }
 
 fn forget_report(cx: &StepContext<'_>) {
     // One that stays is swept with the rest of the scratch files.
-    let _ = fs::remove_file(cx.site.migration_report(cx.run));
+    let _ = fs::remove_file(cx.root.migration_report(cx.run));
 }
 
 /// An index that an interrupted build has left is in the way of the migration that makes it, and would be told as "already exists" only in the middle.
@@ -235,7 +235,7 @@ pub(super) fn refuse_invalid_indexes(schema: &Schema) -> Result<(), Failure> {
 
 /// What this run wrote down of the release's migrations.
 fn own(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
-    let record: Option<Migrated> = cx.site.fact(release)?;
+    let record: Option<Migrated> = cx.root.fact(release)?;
     // A release is made by its own run, be it one of an older agent, which wrote no mark.
     let made_here = cx.act.makes_a_release();
     Ok(record.filter(|record| made_here || record.by.as_deref() == Some(cx.marker)))
@@ -246,7 +246,7 @@ pub(super) fn earlier(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Opt
     if let Some(own) = own(cx, release)? {
         return Ok(own.earlier.map(|earlier| *earlier));
     }
-    Ok(cx.site.fact::<Migrated>(release)?.filter(Migrated::may_stand))
+    Ok(cx.root.fact::<Migrated>(release)?.filter(Migrated::may_stand))
 }
 
 /// Whether this run has begun to migrate: from then on it removes no dump.
@@ -261,7 +261,7 @@ pub(super) fn left_something(cx: &StepContext<'_>, release: &ReleaseName) -> Res
 
 /// Marks a release whose migrations stand, though it does not serve.
 pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
-    cx.site.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
+    cx.root.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
     let Migrated { applied, irreversible, .. } = own(cx, release)?.unwrap_or_default();
     let applied = applied.unwrap_or_default();
     let for_good: Vec<String> = applied.iter().filter(|migration| irreversible.contains(migration)).cloned().collect();
@@ -271,7 +271,7 @@ pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Fa
         (all, lost) if all == lost => format!("its code made what stands, and {} cannot be reversed", some_of(&for_good)),
         _ => format!("only its code can reverse what stands, but for {}, which cannot be reversed", some_of(&for_good)),
     };
-    cx.events.stays(cx.step, &format!("{} is kept: {why}", cx.site.release_dir(release).display()));
+    cx.events.stays(cx.step, &format!("{} is kept: {why}", cx.root.release_dir(release).display()));
     Ok(())
 }
 

@@ -115,7 +115,7 @@ fn claim(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failu
         ExecutorKind::Direct => Ok(()),
         ExecutorKind::Units => {
             grant_access(cx)?;
-            cx.watched(|watch| Ok(cx.site.claim(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
+            cx.watched(|watch| Ok(cx.root.claim(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
         }
     }
 }

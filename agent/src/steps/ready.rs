@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups};
 
+use crate::root::AppRoot;
 use crate::settings::{App, ExecutorKind};
-use crate::site::Site;
 use crate::tools::http::Target;
 
 /// Something that cannot be right.
@@ -90,11 +90,11 @@ pub(crate) fn checks(app: &App) -> Vec<Unready> {
 }
 
 /// Shared directories that a user who serves cannot write in.
-pub(crate) fn shared(app: &App, site: &Site, user: Uid) -> Vec<Unready> {
+pub(crate) fn shared(app: &App, root: &AppRoot, user: Uid) -> Vec<Unready> {
     if user.is_root() {
         return Vec::new();
     }
-    let shared = site.root().join("shared");
+    let shared = root.path().join("shared");
     // Where nothing in it is named, the agent's own programs may well have a database right in it; others need not write there.
     let whole = (app.shared.dirs.is_empty() && user == geteuid()).then(|| shared.clone());
     let dirs = app.shared.dirs.iter().map(|dir| shared.join(dir)).chain(whole);
@@ -181,16 +181,16 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let site = Site::open(dir.path()).unwrap();
+        let root = AppRoot::open(dir.path()).unwrap();
         let media = dir.path().join("shared/media");
         fs::create_dir(&media).unwrap();
         let nobody = User::from_name("nobody").unwrap().unwrap().uid;
         let app = app("[shared]\ndirs = [\"media\"]");
-        let found = shared(&app, &site, nobody);
+        let found = shared(&app, &root, nobody);
         assert!(found[0].text.contains("media belongs to root, and nobody, who serves, may not write in it"), "{found:?}");
         assert_eq!(found[0].hint, format!("chown -R nobody {}", media.display()));
-        assert_eq!(shared(&app, &site, Uid::from_raw(0)), []);
+        assert_eq!(shared(&app, &root, Uid::from_raw(0)), []);
         chown(&media, Some(nobody.as_raw()), None).unwrap();
-        assert_eq!(shared(&app, &site, nobody), [], "what is needed can be written");
+        assert_eq!(shared(&app, &root, nobody), [], "what is needed can be written");
     }
 }

@@ -4,7 +4,7 @@ use agent_model::names::ReleaseName;
 
 use super::prune::{self, Beyond};
 use super::{Failure, StepContext};
-use crate::site::Size;
+use crate::root::Size;
 use crate::tools::git::Tree;
 
 /// What tools and the kernel say when there is no room (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
@@ -16,7 +16,7 @@ const LOST_BYTES_PER_FILE: u64 = 2048;
 
 /// Refuses a tree that has no room.
 pub(super) fn for_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
-    let disk = cx.site.disk()?;
+    let disk = cx.root.disk()?;
     let needed = tree.bytes() + tree.files() * LOST_BYTES_PER_FILE;
     if needed > disk.free || (disk.inodes_in_all > 0 && tree.files() > disk.inodes) {
         let reason = format!(
@@ -41,9 +41,9 @@ pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     if !says(&failure.reason) && !failure.tail.iter().any(|line| says(line)) {
         return failure;
     }
-    let Ok(disk) = cx.site.disk() else { return failure };
+    let Ok(disk) = cx.root.disk() else { return failure };
     let free = Size { bytes: disk.free, inodes: disk.inodes };
-    let (makes_inodes, root) = (disk.inodes_in_all == 0, cx.site.root().display());
+    let (makes_inodes, root) = (disk.inodes_in_all == 0, cx.root.path().display());
     let shown = |size: Size| match makes_inodes {
         true => bytes(size.bytes),
         false => format!("{} and {}", bytes(size.bytes), counted(size.inodes, "inode")),
@@ -55,7 +55,7 @@ pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     if !is_scarce {
         return failure;
     }
-    cx.site.give_up_reserve();
+    cx.root.give_up_reserve();
     let mut told = format!("the disk is full: {} are free on that of {root}", shown(free));
     if let Some((what, size)) = like {
         told += &format!("; {what} takes {}", shown(size));
@@ -73,9 +73,9 @@ pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
 
 /// What there is of the live release that is like what had no room.
 fn model(cx: &StepContext<'_>, former: &ReleaseName) -> (&'static str, Size) {
-    match cx.site.environment_of(former) {
-        Some(key) if cx.step == "environment" => ("an environment like that of the live release", cx.site.size_of_environment(&key)),
-        _ => ("a release like the live one", cx.site.size_of_release(former)),
+    match cx.root.environment_of(former) {
+        Some(key) if cx.step == "environment" => ("an environment like that of the live release", cx.root.size_of_environment(&key)),
+        _ => ("a release like the live one", cx.root.size_of_release(former)),
     }
 }
 

@@ -7,8 +7,8 @@ use chrono::Utc;
 use super::foresight::made;
 use super::room::{bytes, counted};
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, Target, claim, in_a_release};
+use crate::root::{BackgroundTask, FACTS, Sealing};
 use crate::settings::ExecutorKind;
-use crate::site::{BackgroundTask, FACTS, Sealing};
 
 pub(super) struct Seal;
 
@@ -29,7 +29,7 @@ impl Step for Seal {
         cx.before_seal.drain(..).try_for_each(BackgroundTask::finish)?;
         let (target, made_by) = (cx.target()?, made(cx));
         claim_release(cx, target)?;
-        let manifest = cx.site.seal(&Sealing {
+        let manifest = cx.root.seal(&Sealing {
             app: cx.app.name.as_str(),
             release: &target.release,
             commit: &target.commit,
@@ -51,16 +51,16 @@ fn claim_release(cx: &StepContext<'_>, target: &Target) -> Result<(), Failure> {
     if cx.app.executor == ExecutorKind::Direct {
         return Ok(());
     }
-    let environment = cx.site.environment_of(&target.release);
+    let environment = cx.root.environment_of(&target.release);
     claim(cx, &cx.dir()?, &[FACTS, "venv", "REVISION"])?;
     match environment {
-        Some(key) if cx.site.has_environment(&key) => cx.site.link_environment(&target.release, &key)?,
+        Some(key) if cx.root.has_environment(&key) => cx.root.link_environment(&target.release, &key)?,
         _ if cx.app.python.is_some() => {
             return Err(Failure::new("venv is not the link to the release's environment any more").with_hint("does a hook change it?"));
         }
         _ => {}
     }
-    cx.site.write_revision(&target.release, &target.commit)?;
-    cx.site.link_shared(&target.release, &cx.app.shared)?;
+    cx.root.write_revision(&target.release, &target.commit)?;
+    cx.root.link_shared(&target.release, &cx.app.shared)?;
     Ok(())
 }

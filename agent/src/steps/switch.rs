@@ -14,7 +14,7 @@ use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain};
 use crate::faults;
 use crate::restart::drift::MadeWith;
 use crate::restart::{Prepared, ReleaseRef, Restart, ServingProof, Steadiness};
-use crate::site::{Migrated, Served, SiteError};
+use crate::root::{Migrated, RootError, Served};
 use crate::tools::manage::some_of;
 use crate::work::{Bytecode, Job};
 
@@ -36,8 +36,8 @@ impl Step for Switch {
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
         // Nothing unsealed ever goes live, whoever asks.
-        cx.site.manifest(&release)?;
-        if let Some(interpreter) = cx.site.interpreter_gone(&release) {
+        cx.root.manifest(&release)?;
+        if let Some(interpreter) = cx.root.interpreter_gone(&release) {
             return Err(Failure::new(format!("the interpreter of {release}, {}, is not on this host any more", interpreter.display()))
                 .with_hint(format!(
                     "install it again, or make the commit anew with the interpreter that is set: agentctl release {}",
@@ -45,7 +45,7 @@ impl Step for Switch {
                 )));
         }
         // What stands where the link belongs must be ours to replace; said while nothing is exposed.
-        cx.site.live()?;
+        cx.root.live()?;
         warn_of_newer_migrations(cx, &release)?;
         warn_of_unsettled(cx);
         if *cx.act == Act::Restart && cx.app.restart == Restart::None {
@@ -53,7 +53,7 @@ impl Step for Switch {
         }
         say_what_activate_does_not_do(cx, &release);
         load_before_what_cannot_hand_over(cx)?;
-        let served: Option<Served> = cx.site.fact(&release).ok().flatten();
+        let served: Option<Served> = cx.root.fact(&release).ok().flatten();
         // With other variables nobody has seen it serve.
         if served.is_some() && *cx.act != Act::Restart {
             cx.steadiness.set(Steadiness::Seen);
@@ -65,7 +65,7 @@ impl Step for Switch {
             faults::at("prepared");
             cx.events.expose(self.name())?;
             faults::at("exposed");
-            cx.site.swap(&release, cx.lock)?;
+            cx.root.swap(&release, cx.lock)?;
             cx.restart_context(|context| cx.app.restart.act(context, new, &mut prepared))?;
             faults::at("handed-over");
             if matches!(cx.app.restart, Restart::Handover(_)) {
@@ -83,7 +83,7 @@ impl Step for Switch {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let first = served.unwrap_or(Served { at: Utc::now(), ms, workers: None });
                 // Should the fact be lost, the journal knows.
-                match cx.site.begin_fact(&release, &Served { workers, ..first }) {
+                match cx.root.begin_fact(&release, &Served { workers, ..first }) {
                     Ok(begun) => writing = Some(begun),
                     Err(err) => cx.warn(not_written_down(&err)),
                 }
@@ -100,7 +100,7 @@ impl Step for Switch {
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
-        let live = match cx.site.live() {
+        let live = match cx.root.live() {
             // The link was never touched: whatever stands there now is no business of this run.
             Err(_) if !cx.exposed => None,
             live => live?,
@@ -108,11 +108,11 @@ impl Step for Switch {
         // An app that was activated anew goes back to itself.
         if cx.former.as_ref() != Some(release) && live.as_ref() == Some(release) {
             match &cx.former {
-                Some(former) => cx.site.swap(former, cx.lock)?,
-                None => cx.site.unlink(cx.lock)?,
+                Some(former) => cx.root.swap(former, cx.lock)?,
+                None => cx.root.unlink(cx.lock)?,
             }
         }
-        if !cx.site.release_dir(release).is_dir() {
+        if !cx.root.release_dir(release).is_dir() {
             return Ok(());
         }
         if !cx.exposed {
@@ -136,13 +136,13 @@ impl Step for Switch {
 }
 
 /// It serves, and was seen to: going back because that cannot be written down would help nobody.
-pub(crate) fn not_written_down(err: &SiteError) -> String {
+pub(crate) fn not_written_down(err: &RootError) -> String {
     format!("it is not written down in the release that it has served: {}", chain(err))
 }
 
 /// The workers of the app, by their units as they are set, that a release is known not to have had.
 fn workers_that_it_never_had(cx: &StepContext<'_>, release: &ReleaseName) -> Vec<String> {
-    let had = cx.site.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
+    let had = cx.root.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
     // Of one that no list was written down of, they are all believed to be its own.
     let Some(had) = had else { return Vec::new() };
     cx.app.workers.iter().map(|worker| worker.unit.clone()).filter(|unit| !had.contains(unit)).collect()
@@ -164,7 +164,7 @@ fn tell(cx: &StepContext<'_>, proof: &ServingProof) {
     }
     // They follow from the settings: the next releases leave them to doctor.
     for warning in &proof.warnings {
-        if cx.site.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
+        if cx.root.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
     }
 }
 
@@ -200,8 +200,8 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
         return Ok(());
     }
     let mut newer = Vec::new();
-    for name in cx.site.release_names()?.into_iter().filter(|name| name > release) {
-        let migrated = cx.site.fact::<Migrated>(&name).unwrap_or_else(|err| {
+    for name in cx.root.release_names()?.into_iter().filter(|name| name > release) {
+        let migrated = cx.root.fact::<Migrated>(&name).unwrap_or_else(|err| {
             cx.warn(format!("what the newer release {name} migrated cannot be told: {}", chain(&err)));
             None
         });
@@ -226,7 +226,7 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
         }
         let (lost, can_be): (Vec<String>, Vec<String>) =
             unknown.iter().cloned().partition(|name| migrated.all_irreversible().contains(name));
-        let dir = cx.site.release_dir(&name);
+        let dir = cx.root.release_dir(&name);
         let way = match (can_be.is_empty(), lost.is_empty()) {
             (_, true) => format!("only {} can reverse them", dir.display()),
             (true, _) => "they cannot be reversed".to_owned(),

@@ -11,8 +11,8 @@ use agent_model::names::{AppName, ReleaseName, RunId};
 use super::job_runner::lock;
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
 use super::{Failure, Job, JobAnswer, JobRunner, Order, Role};
+use crate::root::AppRoot;
 use crate::settings::{App, ExecutorKind};
-use crate::site::Site;
 use crate::tools::database::DumpFile;
 use crate::tools::{Cancel, Usage, UsagePlace, Watch, usage};
 
@@ -114,7 +114,7 @@ pub(crate) fn grant_access(app: &App) -> Result<(), Failure> {
 /// What processes use of a root's directories.
 pub(crate) struct InUse<'a> {
     app: &'a App,
-    site: &'a Site,
+    root: &'a AppRoot,
     /// Asks the runner that the run at hand speaks to already: there is only one at a time.
     within_run: Option<&'a dyn Fn() -> Result<JobAnswer, Failure>>,
     seen: OnceCell<Seen>,
@@ -128,19 +128,19 @@ enum Seen {
 }
 
 /// What processes use of a root, as far as this user may see.
-pub(super) fn usage_of(site: &Site) -> Usage {
-    usage(&UsagePlace { root: site.root(), parts: &["releases", "environments"], link: &site.link() })
+pub(super) fn usage_of(root: &AppRoot) -> Usage {
+    usage(&UsagePlace { root: root.path(), parts: &["releases", "environments"], link: &root.link() })
 }
 
 impl<'a> InUse<'a> {
     /// They are looked for when they are asked for first.
-    pub(crate) fn of(app: &'a App, site: &'a Site) -> Self {
-        Self { app, site, within_run: None, seen: OnceCell::new() }
+    pub(crate) fn of(app: &'a App, root: &'a AppRoot) -> Self {
+        Self { app, root, within_run: None, seen: OnceCell::new() }
     }
 
     /// The same, for a run, which says how its runner is asked.
-    pub(crate) fn of_run(app: &'a App, site: &'a Site, ask: &'a dyn Fn() -> Result<JobAnswer, Failure>) -> Self {
-        Self { within_run: Some(ask), ..Self::of(app, site) }
+    pub(crate) fn of_run(app: &'a App, root: &'a AppRoot, ask: &'a dyn Fn() -> Result<JobAnswer, Failure>) -> Self {
+        Self { within_run: Some(ask), ..Self::of(app, root) }
     }
 
     fn ask(&self) -> Result<JobAnswer, Failure> {
@@ -152,23 +152,23 @@ impl<'a> InUse<'a> {
         let cancel = Cancel::default();
         let lines = |_, line: &str| tracing::debug!("{line}");
         let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(60), cancel: &cancel, lines: &lines };
-        let environment = |release: &ReleaseName| self.site.environment_of(release).map(|key| self.site.environment(&key));
-        let releases = self.app.restart.in_units(&self.site.link(), &self.app.workers, &watch);
-        releases.iter().any(|release| self.site.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
+        let environment = |release: &ReleaseName| self.root.environment_of(release).map(|key| self.root.environment(&key));
+        let releases = self.app.restart.in_units(&self.root.link(), &self.app.workers, &watch);
+        releases.iter().any(|release| self.root.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
     }
 
     /// The directories that processes use, as far as the agent itself may see. A process that was started through the link uses the release that was live
     /// then, and its environment.
     fn seen_here(&self) -> BTreeSet<PathBuf> {
-        let Usage { mut dirs, since } = usage_of(self.site);
+        let Usage { mut dirs, since } = usage_of(self.root);
         for process in since {
-            let releases = self.site.live_around(process.started).into_iter().filter(|release| {
-                let dir = self.site.release_dir(release);
+            let releases = self.root.live_around(process.started).into_iter().filter(|release| {
+                let dir = self.root.release_dir(release);
                 process.has_one_of.is_empty() || process.has_one_of.iter().any(|path| dir.join(path).exists())
             });
             for release in releases {
-                dirs.extend(self.site.environment_of(&release).map(|key| self.site.environment(&key)));
-                dirs.insert(self.site.release_dir(&release));
+                dirs.extend(self.root.environment_of(&release).map(|key| self.root.environment(&key)));
+                dirs.insert(self.root.release_dir(&release));
             }
         }
         dirs

@@ -8,8 +8,8 @@ use agent_model::names::ReleaseName;
 use nix::unistd::{User, geteuid};
 
 use super::{Bytecode, Caches, Failure, Job, JobAnswer, Order, Role, Wanted, digest, environment_dir};
+use crate::root::{AppRoot, grant_access, remove_tree};
 use crate::settings::{App, Hook, When};
-use crate::site::{Site, grant_access, remove_tree};
 use crate::tools::database::{self, DatabaseError, DumpFile};
 use crate::tools::manage::{Django, Inspection, Tree};
 use crate::tools::sandbox::Bounds;
@@ -34,7 +34,7 @@ pub(crate) struct JobRunner<'a> {
     /// The app's settings.
     pub app: &'a App,
     /// Its root.
-    pub site: &'a Site,
+    pub root: &'a AppRoot,
     /// `[env]` and, where they are not kept from whoever builds, the secrets.
     pub env: &'a [(String, String)],
     /// What programs that run code of strangers may not read.
@@ -47,8 +47,8 @@ pub(crate) struct JobRunner<'a> {
 
 impl<'a> JobRunner<'a> {
     /// One that has done nothing yet.
-    pub(crate) fn new(app: &'a App, site: &'a Site, env: &'a [(String, String)], hidden: Vec<PathBuf>, workspace: Workspace) -> Self {
-        Self { app, site, env, hidden, workspace, wanted: Mutex::new(None), inspection: Mutex::new(None) }
+    pub(crate) fn new(app: &'a App, root: &'a AppRoot, env: &'a [(String, String)], hidden: Vec<PathBuf>, workspace: Workspace) -> Self {
+        Self { app, root, env, hidden, workspace, wanted: Mutex::new(None), inspection: Mutex::new(None) }
     }
 
     /// Does it.
@@ -68,11 +68,11 @@ impl<'a> JobRunner<'a> {
             Job::Want => context.want(),
             Job::Environment { key, caches } => context.build(key, *caches),
             Job::CollectStatic => {
-                let shared = [self.site.root().join("shared")];
+                let shared = [self.root.path().join("shared")];
                 Ok(context.django_of(Role::Build, Tree::Open)?.get().collect(&shared, watch).map(JobAnswer::Collected)?)
             }
             Job::Bytecode { changed } => context.bytecode(changed),
-            Job::GrantAccess => Ok(grant_access(self.site).map(|()| JobAnswer::Done)?),
+            Job::GrantAccess => Ok(grant_access(self.root).map(|()| JobAnswer::Done)?),
             Job::Hook { place, digest } => context.hook(*place, digest),
             Job::Inspect(bytecode) => context.inspect(*bytecode).map(|told| JobAnswer::Inspected(Box::new(told))),
             Job::Examine(bytecode) => {
@@ -83,7 +83,7 @@ impl<'a> JobRunner<'a> {
             Job::Migrate => context.migrate(),
             Job::Load => Ok(JobAnswer::Warnings(context.django(Tree::Sealed)?.get().load(watch)?)),
             Job::Dump => context.dump(into),
-            Job::Used => Ok(JobAnswer::Used(super::executor::usage_of(self.site).dirs.into_iter().collect())),
+            Job::Used => Ok(JobAnswer::Used(super::executor::usage_of(self.root).dirs.into_iter().collect())),
         }
     }
 }
@@ -100,7 +100,7 @@ impl JobContext<'_, '_> {
     fn release(&self) -> Result<(&ReleaseName, PathBuf), Failure> {
         let name = self.order.release.as_ref().map(|release| &release.name);
         let name = name.ok_or_else(|| Failure::new("the run has not found out which release it is about"))?;
-        let dir = self.runner.site.release_dir(name);
+        let dir = self.runner.root.release_dir(name);
         if !dir.is_dir() {
             return Err(Failure::new(format!("the app {} has no release {name}", self.runner.app.name)));
         }
@@ -108,8 +108,8 @@ impl JobContext<'_, '_> {
     }
 
     fn env(&self, role: Role) -> Vec<(String, String)> {
-        let (site, app) = (self.runner.site, self.runner.app);
-        let of_release = self.order.variables(app, |release| site.release_dir(release));
+        let (root, app) = (self.runner.root, self.runner.app);
+        let of_release = self.order.variables(app, |release| root.release_dir(release));
         let of_building = if role == Role::Build { app.build_env.as_slice() } else { &[] };
         self.runner.env.iter().chain(of_building).cloned().chain(of_release).collect()
     }
@@ -130,8 +130,8 @@ impl JobContext<'_, '_> {
 
     fn build(&self, key: &str, caches: Caches) -> Result<JobAnswer, Failure> {
         let (name, dir) = self.release()?;
-        let site = self.runner.site;
-        let place = environment_dir(site, key).ok_or_else(|| Failure::new(format!("{key:?} is no environment's name")))?;
+        let root = self.runner.root;
+        let place = environment_dir(root, key).ok_or_else(|| Failure::new(format!("{key:?} is no environment's name")))?;
         if lock(&self.runner.wanted).as_ref().is_none_or(|(of, _)| of != name) {
             self.want()?;
         }
@@ -142,7 +142,7 @@ impl JobContext<'_, '_> {
         let built = self.among_installers(|within| {
             if caches == Caches::Empty {
                 // Built anew means from what the index has, and not from what an earlier building left.
-                site.clear(within.caches)?;
+                root.clear(within.caches)?;
             }
             Ok(wanted.build(&place, &dir, within, self.watch, self.note)?)
         })?;
@@ -151,9 +151,9 @@ impl JobContext<'_, '_> {
 
     /// Does something with what installers keep, and a place for their temporary files.
     fn among_installers<T>(&self, act: impl FnOnce(python::Place<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-        let site = self.runner.site;
+        let root = self.runner.root;
         let (caches, scratch) = match &self.runner.workspace {
-            Workspace::Root => (site.caches(), site.scratch_dir(&format!("installers-{}", self.order.run))?),
+            Workspace::Root => (root.caches(), root.scratch_dir(&format!("installers-{}", self.order.run))?),
             Workspace::Own { caches, scratch } => (caches.clone(), scratch.clone()),
         };
         let done = act(python::Place { scratch: &scratch, caches: &caches, hidden: &self.runner.hidden });
@@ -166,10 +166,10 @@ impl JobContext<'_, '_> {
     /// What is wanted, by an installer that is there. Where nothing is to be built, none is needed; where the agent's own uv cannot be had, pip does it.
     fn with_installer(&self, settings: &python::Settings, wanted: python::Wanted, dir: &Path) -> Result<python::Wanted, Failure> {
         let caches = match &self.runner.workspace {
-            Workspace::Root => self.runner.site.caches(),
+            Workspace::Root => self.runner.root.caches(),
             Workspace::Own { caches, .. } => caches.clone(),
         };
-        if !wanted.lacks_its_installer(&caches) || self.runner.site.has_environment(wanted.key()) {
+        if !wanted.lacks_its_installer(&caches) || self.runner.root.has_environment(wanted.key()) {
             return Ok(wanted);
         }
         let by_pip = || {
@@ -207,7 +207,7 @@ impl JobContext<'_, '_> {
                 Failure::new(format!("the hooks of {} have changed since the run began", app.name)).with_hint("ask for the release again")
             );
         }
-        let dir = self.release().map_or_else(|_| self.runner.site.root().to_owned(), |(_, dir)| dir);
+        let dir = self.release().map_or_else(|_| self.runner.root.path().to_owned(), |(_, dir)| dir);
         // Its own time, and not what the step has left: a hook has a timeout that says so.
         let watch = Watch { deadline: Instant::now() + *timeout, ..*self.watch };
         let role = Job::hook(app, place).and_then(|job| job.role(app)).unwrap_or(Role::Build);
@@ -248,7 +248,7 @@ impl JobContext<'_, '_> {
             return Err(Failure::new(format!("{} is no source of Python within a release", odd.display())));
         }
         if let Some((former, _)) = &self.order.former {
-            python::reuse_bytecode(&self.runner.site.release_dir(former), &dir, changed)?;
+            python::reuse_bytecode(&self.runner.root.release_dir(former), &dir, changed)?;
         }
         python::compile(&dir.join("venv/bin/python"), &dir, changed, self.watch)?;
         Ok(JobAnswer::Done)
@@ -269,7 +269,7 @@ impl JobContext<'_, '_> {
     fn migrate(&self) -> Result<JobAnswer, Failure> {
         let inspection = self.inspection()?;
         let report = match &self.runner.workspace {
-            Workspace::Root => self.runner.site.migration_report(self.order.run),
+            Workspace::Root => self.runner.root.migration_report(self.order.run),
             Workspace::Own { scratch, .. } => scratch.join("migrate-report"),
         };
         let (migrated, ended) = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection, &report);

@@ -278,8 +278,8 @@ impl JobAnswer {
 }
 
 /// The directory of a root's environment of this key, if the key is one.
-fn environment_dir(site: &crate::site::Site, key: &str) -> Option<PathBuf> {
-    crate::site::is_key(key).then(|| site.environment(key)).filter(|dir| dir.parent() == Some(Path::new(&site.root().join("environments"))))
+fn environment_dir(root: &crate::root::AppRoot, key: &str) -> Option<PathBuf> {
+    crate::root::is_key(key).then(|| root.environment(key)).filter(|dir| dir.parent() == Some(Path::new(&root.path().join("environments"))))
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ use thiserror::Error;
 use super::mask::{Lines, Mask};
 use super::wire::{Heard, JobRequest, Line, RunnerMessage, VERSION};
 use super::{Failure, JobAnswer, JobRunner, Role, Workspace};
+use crate::root::AppRoot;
 use crate::settings::{App, Complaint};
-use crate::site::Site;
 use crate::tools::database::DumpFile;
 use crate::tools::{Cancel, Watch, end_control_group};
 
@@ -90,10 +90,10 @@ impl Runner {
         line.say(&hello, NONE)?;
         let mask = Mask::of(secrets.iter().map(|(_, value)| value.as_str()));
         let env = app.variables(secrets);
-        let site = Site::at(&app.root);
+        let root = AppRoot::at(&app.root);
         let workspace = Workspace::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
         let hidden = app.hidden.iter().cloned().chain([self.config.clone()]).collect();
-        let runner = JobRunner::new(&app, &site, &env, hidden, workspace);
+        let runner = JobRunner::new(&app, &root, &env, hidden, workspace);
         let cancel = Cancel::default();
         let ended = Arc::new(AtomicBool::new(false));
         std::thread::spawn({

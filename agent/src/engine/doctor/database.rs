@@ -55,8 +55,8 @@ impl AppEngine {
     }
 
     fn ask_the_live_release(&self, app: &App, watch: &Watch<'_>) -> Option<Result<Inspection, Failure>> {
-        let live = self.site.live().ok().flatten()?;
-        let commit: CommitId = self.site.manifest(&live).ok()?.commit.parse().ok()?;
+        let live = self.root.live().ok().flatten()?;
+        let commit: CommitId = self.root.manifest(&live).ok()?.commit.parse().ok()?;
         let secrets = secrets_of(app).ok()?;
         let env = app.variables(secrets);
         let order = Order {
@@ -74,9 +74,9 @@ impl AppEngine {
     }
 
     fn examine_what_is_kept(&self, report: &mut DoctorReport, inspection: &Inspection) {
-        let Ok(Some(live)) = self.site.live() else { return };
-        let dir = self.site.release_dir(&live);
-        let shared = self.site.root().join("shared");
+        let Ok(Some(live)) = self.root.live() else { return };
+        let dir = self.root.release_dir(&live);
+        let shared = self.root.path().join("shared");
         for kept in &inspection.kept {
             let hint = kept.hint(Places { release: &dir, live: Some(&dir), shared: &shared });
             report.add("state", Level::Error, kept.told(), Some(hint));

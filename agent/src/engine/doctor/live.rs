@@ -20,17 +20,17 @@ const RECENT: Duration = Duration::from_secs(24 * 3600);
 impl AppEngine {
     /// Whether the live release answers, and goes on answering.
     pub(super) fn examine_live(&self, report: &mut DoctorReport) {
-        let Ok(Some(live)) = self.site.live() else { return };
+        let Ok(Some(live)) = self.root.live() else { return };
         let app = self.settings();
         if self.monitor.turn.is_of_run() {
             return report.add("live", Level::Good, "a run is about to exchange what is live: it was not asked", None);
         }
-        match health_of(&app, &self.site, &live, Depth { workers: &app.workers, limit: LIMIT }) {
+        match health_of(&app, &self.root, &live, Depth { workers: &app.workers, limit: LIMIT }) {
             Health::Answers(notes) => report.add("live", Level::Good, format!("{live} answers: {}", notes.join("; ")), None),
             Health::NotAsked => {}
             Health::Fails { text, hint } => {
                 let text = self.monitor.down().map_or(text.clone(), |down| format!("{text}; {down}"));
-                let log = self.site.instances().join(format!("{live}.log"));
+                let log = self.root.instances().join(format!("{live}.log"));
                 let hint = hint.or_else(|| log.exists().then(|| format!("read what its server said: {}", log.display())));
                 report.add("live", Level::Error, format!("{live} does not answer as its checks say: {text}"), hint);
             }
@@ -44,7 +44,7 @@ impl AppEngine {
             again.times,
             last.format("%Y-%m-%d %H:%M:%S UTC")
         );
-        let log = self.site.instances().join(format!("{live}.log"));
+        let log = self.root.instances().join(format!("{live}.log"));
         report.add("live", level, text, Some(format!("read what its server said: {}", log.display())));
     }
 
@@ -58,7 +58,7 @@ impl AppEngine {
         for user in self.serving_users() {
             // Another user may be meant to read only; the agent's own programs migrate and collect, too.
             let level = if user == geteuid() { Level::Error } else { Level::Warning };
-            for unready in ready::shared(&app, &self.site, user) {
+            for unready in ready::shared(&app, &self.root, user) {
                 report.add(unready.what, level, unready.text, Some(unready.hint));
             }
         }
@@ -71,8 +71,8 @@ impl AppEngine {
             let serving = users_of_runners(&self.name).ok().map(|(_, serving)| serving);
             return serving.and_then(|name| User::from_name(&name).ok().flatten()).map(|user| user.uid).into_iter().collect();
         }
-        let live = self.site.live().ok().flatten();
-        let processes = live.map(|live| working_in(&self.site.release_dir(&live))).unwrap_or_default();
+        let live = self.root.live().ok().flatten();
+        let processes = live.map(|live| working_in(&self.root.release_dir(&live))).unwrap_or_default();
         let users: HashSet<Uid> =
             processes.iter().filter(|process| !process.has_terminal()).filter_map(Process::user).map(Uid::from_raw).collect();
         if users.is_empty() { [geteuid()].into() } else { users }

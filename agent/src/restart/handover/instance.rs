@@ -19,7 +19,7 @@ use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::worker::templates;
 use crate::restart::{ReleaseRef, RestartContext, RestartError, variables};
-use crate::site::{Slot, Slots};
+use crate::root::{Slot, Slots};
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
 use ending::could_not_be_ended;

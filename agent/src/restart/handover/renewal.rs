@@ -22,7 +22,7 @@ use super::instance::Instances;
 use super::record::Record;
 use super::{Settings, Starter};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
-use crate::site::{self, Slots};
+use crate::root::{self, Slots};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 
 /// Behind the release's name, in the name of the second one's socket.
@@ -36,7 +36,7 @@ fn read(path: &Path) -> Option<Record> {
 }
 
 fn of(link: &Path, release: &ReleaseName, ending: &str) -> Option<Record> {
-    read(&site::instances_beside(link).join(format!("{release}.{ending}")))
+    read(&root::instances_beside(link).join(format!("{release}.{ending}")))
 }
 
 /// The release in the name of an instance that the agent started itself.
@@ -58,7 +58,7 @@ impl Settings {
     }
 
     /// How likely a slot that leads to a release is the one of its instance: the least is.
-    pub(super) fn rank_of_slot(&self, link: &Path, release: &ReleaseName, slot: &site::Slot) -> (bool, bool) {
+    pub(super) fn rank_of_slot(&self, link: &Path, release: &ReleaseName, slot: &root::Slot) -> (bool, bool) {
         let place = Some(Slots::beside(link).link(slot));
         let of = |ending| of(link, release, ending).and_then(|record| record.slot);
         (of(CURRENT) != place, of(FORMER) == place)
@@ -135,7 +135,7 @@ impl Instances<'_> {
     }
 
     /// Whether a slot is that of an instance that was set aside.
-    pub(super) fn is_kept(&self, release: &ReleaseName, slot: &site::Slot) -> bool {
+    pub(super) fn is_kept(&self, release: &ReleaseName, slot: &root::Slot) -> bool {
         read(&self.place(release, FORMER)).and_then(|former| former.slot) == Some(self.slots().link(slot))
     }
 
@@ -177,7 +177,7 @@ impl Instances<'_> {
         if is_current || self.settings.named().as_ref() == Some(&record.socket) {
             return Ok(());
         }
-        let slot = record.slot.as_ref().and_then(|slot| slot.file_name()?.to_str()?.parse::<site::Slot>().ok());
+        let slot = record.slot.as_ref().and_then(|slot| slot.file_name()?.to_str()?.parse::<root::Slot>().ok());
         match slot {
             // A slot that another release has taken is that one's.
             Some(slot) if self.slots().release_of(&slot).as_ref() != Some(release) => Ok(()),

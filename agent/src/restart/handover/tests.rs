@@ -466,11 +466,11 @@ fn the_record_of_an_instance_ends_when_its_slot_leads_elsewhere() {
     let record = play.stage.path(".agent/instances").join(format!("{A}.json"));
     let slot = play.slots().link(&"blue".parse().unwrap());
     fs::write(&record, format!(r#"{{"release":"{A}","socket":{socket:?},"boot":"x","process":null,"slot":{slot:?}}}"#)).unwrap();
-    assert_eq!(recorded(&record), crate::site::Instance::Runs);
+    assert_eq!(recorded(&record), crate::root::Instance::Runs);
     play.take("blue", &b);
-    assert_eq!(recorded(&record), crate::site::Instance::Gone);
+    assert_eq!(recorded(&record), crate::root::Instance::Gone);
     play.slots().free(&"blue".parse().unwrap()).unwrap();
-    assert_eq!(recorded(&record), crate::site::Instance::Gone);
+    assert_eq!(recorded(&record), crate::root::Instance::Gone);
     fs::remove_dir_all(play.stage.path("")).unwrap();
 }
 

@@ -7,10 +7,10 @@ use agent_model::names::AppName;
 use crate::restart::handover::{KeepWarm, Starter};
 use crate::restart::worker::Worker;
 use crate::restart::{Restart, command, gunicorn, handover, systemd, uwsgi_fifo};
+use crate::root::Slot;
 use crate::settings::defaults;
 use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
 use crate::settings::reader::{Section, Value};
-use crate::site::Slot;
 use crate::tools::http::Check;
 
 #[derive(Clone, Copy)]

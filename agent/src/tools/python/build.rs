@@ -316,14 +316,14 @@ impl Build<'_> {
         };
         let mut packages = BTreeMap::new();
         for version in fs::read_dir(&lib).map_err(unreadable(&lib))? {
-            let site = version.map_err(unreadable(&lib))?.path().join("site-packages");
-            let entries = match fs::read_dir(&site) {
+            let root = version.map_err(unreadable(&lib))?.path().join("site-packages");
+            let entries = match fs::read_dir(&root) {
                 Ok(entries) => entries,
                 Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-                Err(err) => return Err(unreadable(&site)(err)),
+                Err(err) => return Err(unreadable(&root)(err)),
             };
             for entry in entries {
-                let path = entry.map_err(unreadable(&site))?.path();
+                let path = entry.map_err(unreadable(&root))?.path();
                 if let Some(package) = Installed::at(path) {
                     packages.insert(normalised(&package.name), package);
                 }

@@ -367,9 +367,9 @@ fn uv_builds_and_shares_no_file_with_its_cache() {
     let wanted = want(host(), &Settings { packages: vec!["idna".into()], ..settings() }, &release).unwrap();
     let (built, place) = build(&wanted, &release);
     assert_eq!(built.unwrap().packages, 2);
-    let site = fs::read_dir(place.path().join("venv/lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
-    assert_eq!(fs::metadata(site.join("six.py")).unwrap().nlink(), 1);
-    assert!(site.join("__pycache__").is_dir(), "bytecode is compiled");
+    let root = fs::read_dir(place.path().join("venv/lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
+    assert_eq!(fs::metadata(root.join("six.py")).unwrap().nlink(), 1);
+    assert!(root.join("__pycache__").is_dir(), "bytecode is compiled");
 }
 
 #[test]

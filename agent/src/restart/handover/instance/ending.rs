@@ -10,7 +10,7 @@ use super::{Instances, processes_of};
 use crate::faults;
 use crate::restart::RestartError;
 use crate::restart::handover::record::Record;
-use crate::site::Slot;
+use crate::root::Slot;
 use crate::tools::{Process, http};
 
 /// How long a process may take to go once it was told to.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use super::Site;
+use super::AppRoot;
 
 /// Bytes that are kept; with them goes one inode.
 const RESERVE: usize = 1024 * 1024;
@@ -13,9 +13,9 @@ const RESERVE: usize = 1024 * 1024;
 const SCARCE_BYTES: u64 = 4 * 1024 * 1024;
 const SCARCE_INODES: u64 = 16;
 
-impl Site {
+impl AppRoot {
     fn reserve(&self) -> PathBuf {
-        self.root().join(".agent/reserve")
+        self.path().join(".agent/reserve")
     }
 
     /// Keeps room for the way back, if there is any.
@@ -47,7 +47,7 @@ impl Site {
     /// Gives the reserve up.
     pub(crate) fn give_up_reserve(&self) {
         if fs::remove_file(self.reserve()).is_ok() {
-            tracing::warn!("the disk of {} is full: the reserve for the way back is given up", self.root().display());
+            tracing::warn!("the disk of {} is full: the reserve for the way back is given up", self.path().display());
         }
     }
 }

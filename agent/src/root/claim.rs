@@ -22,14 +22,14 @@ use nix::unistd::geteuid;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, Stat, Timespec, Timestamps};
 
 use super::environment::MARKER;
-use super::{FACTS, IoContext, Site, SiteError, remove_tree};
+use super::{AppRoot, FACTS, IoContext, RootError, remove_tree};
 
 /// What is copied is gone through to this depth; what is deeper was made to be in the way.
 const MOST_DEEP: usize = 200;
 
-impl Site {
+impl AppRoot {
     /// Lets the group of a tree, which is the builder's, write in it. Nobody else has been in it yet.
-    pub(crate) fn open_to_builder(&self, dir: &Path) -> Result<(), SiteError> {
+    pub(crate) fn open_to_builder(&self, dir: &Path) -> Result<(), RootError> {
         let meta = fs::symlink_metadata(dir).on_path("look at", dir)?;
         if meta.is_symlink() {
             return Ok(());
@@ -47,8 +47,8 @@ impl Site {
     /// builder has handed it over before, and is at work no more. `go_on` is asked now and then.
     ///
     /// # Errors
-    /// [`SiteError::Io`] when something can be neither copied nor removed, or is deeper than any tree that is built.
-    pub(crate) fn claim(&self, dir: &Path, without: &[&str], go_on: &dyn Fn() -> bool) -> Result<(), SiteError> {
+    /// [`RootError::Io`] when something can be neither copied nor removed, or is deeper than any tree that is built.
+    pub(crate) fn claim(&self, dir: &Path, without: &[&str], go_on: &dyn Fn() -> bool) -> Result<(), RootError> {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let parent = dir.parent().unwrap_or(Path::new("/"));
         let (copy, old) = (parent.join(format!(".trash-copy-{name}")), parent.join(format!(".trash-{name}")));
@@ -75,8 +75,8 @@ struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    fn dir(&self, from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), SiteError> {
-        let told = |error: io::Error| SiteError::Io { act: "copy what was built in", path: self.told.to_owned(), source: error };
+    fn dir(&self, from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), RootError> {
+        let told = |error: io::Error| RootError::Io { act: "copy what was built in", path: self.told.to_owned(), source: error };
         if depth > MOST_DEEP {
             return Err(told(io::Error::other(format!("directories lie in each other more than {MOST_DEEP} deep"))));
         }
@@ -166,7 +166,7 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), SiteError> {
+fn set_mode(path: &Path, mode: u32) -> Result<(), RootError> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).on_path("change the mode of", path)
 }
 
@@ -174,10 +174,10 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), SiteError> {
 /// builder.
 ///
 /// # Errors
-/// [`SiteError::Io`] when a mode cannot be changed.
-pub(crate) fn grant_access(site: &Site) -> Result<(), SiteError> {
+/// [`RootError::Io`] when a mode cannot be changed.
+pub(crate) fn grant_access(root: &AppRoot) -> Result<(), RootError> {
     for (part, sealed) in [("releases", Path::new(FACTS).join("manifest.json")), ("environments", PathBuf::from(MARKER))] {
-        let dir = site.root().join(part);
+        let dir = root.path().join(part);
         for entry in fs::read_dir(&dir).on_path("read", &dir)?.flatten() {
             let is_sealed =
                 fs::symlink_metadata(entry.path().join(&sealed)).is_ok_and(|meta| meta.is_file() && meta.uid() != geteuid().as_raw());
@@ -189,7 +189,7 @@ pub(crate) fn grant_access(site: &Site) -> Result<(), SiteError> {
     Ok(())
 }
 
-fn hand_over_tree(path: &Path, depth: usize) -> Result<(), SiteError> {
+fn hand_over_tree(path: &Path, depth: usize) -> Result<(), RootError> {
     let meta = match fs::symlink_metadata(path) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
         meta => meta.on_path("look at", path)?,

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{IoContext, Site, SiteError, own_file, temporary_beside, write_temporary};
+use super::{AppRoot, IoContext, RootError, own_file, temporary_beside, write_temporary};
 
 /// The most bytes of such a record.
 const MOST_BYTES: u64 = 4096;
@@ -25,9 +25,9 @@ pub(crate) struct LastSigned {
     pub not_before: u64,
 }
 
-impl Site {
+impl AppRoot {
     fn last_signed_file(&self) -> std::path::PathBuf {
-        self.root().join(".agent/last-signed.json")
+        self.path().join(".agent/last-signed.json")
     }
 
     /// What is remembered; nothing where nothing was written, or what was cannot be understood.
@@ -38,8 +38,8 @@ impl Site {
     /// Remembers a run in the place of the last one. It is not waited for the disk: a power cut takes nothing from the journal that this could tell.
     ///
     /// # Errors
-    /// [`SiteError::Io`] when it cannot be written.
-    pub(crate) fn remember(&self, last: &LastSigned) -> Result<(), SiteError> {
+    /// [`RootError::Io`] when it cannot be written.
+    pub(crate) fn remember(&self, last: &LastSigned) -> Result<(), RootError> {
         // Requests that are carried out on the spot come on threads of their own.
         static WRITING: Mutex<()> = Mutex::new(());
         let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);

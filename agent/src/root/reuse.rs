@@ -11,7 +11,7 @@ use agent_model::names::ReleaseName;
 use rayon::prelude::*;
 
 use super::listing::{digest_of, parse};
-use super::{IoContext, Site, SiteError};
+use super::{AppRoot, IoContext, RootError};
 
 /// What a file becomes in the release that reuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,17 +22,17 @@ pub(crate) enum Reused {
     Linked,
 }
 
-impl Site {
+impl AppRoot {
     /// Copies a directory of a sealed release into one that is being made, with the times of its files, which visitors' caches go by; or links them. Only what
     /// the earlier one was sealed with counts. Tells how many files there are.
     ///
     /// # Errors
-    /// [`SiteError::NotSealed`] when a file is not as it was sealed; [`SiteError::Io`]. Then nothing of the copy is left.
-    pub(crate) fn reuse(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Reused) -> Result<usize, SiteError> {
+    /// [`RootError::NotSealed`] when a file is not as it was sealed; [`RootError::Io`]. Then nothing of the copy is left.
+    pub(crate) fn reuse(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Reused) -> Result<usize, RootError> {
         let target = self.release_dir(to).join(within);
         // What the commit ships there is not copied over, and not removed.
         if fs::symlink_metadata(&target).is_ok() {
-            return Err(SiteError::Io { act: "copy into", path: target, source: io::ErrorKind::AlreadyExists.into() });
+            return Err(RootError::Io { act: "copy into", path: target, source: io::ErrorKind::AlreadyExists.into() });
         }
         let reused = self.reuse_files(from, to, within, how);
         if reused.is_err() {
@@ -41,7 +41,7 @@ impl Site {
         reused
     }
 
-    fn reuse_files(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Reused) -> Result<usize, SiteError> {
+    fn reuse_files(&self, from: &ReleaseName, to: &ReleaseName, within: &Path, how: Reused) -> Result<usize, RootError> {
         let list = self.listing_of(from, &self.manifest(from)?)?;
         let listed: Vec<(&Path, &str)> =
             parse(&list).into_iter().filter(|(path, _)| path.starts_with(within)).map(|(path, (_, digest))| (path, digest)).collect();
@@ -53,7 +53,7 @@ impl Site {
         listed.par_iter().try_for_each(|(path, digest)| {
             if !reuse_file(&former.join(path), &new.join(path), digest, how)? {
                 let why = format!("has changed since it was sealed: {}", path.display());
-                return Err(SiteError::NotSealed { release: from.clone(), why });
+                return Err(RootError::NotSealed { release: from.clone(), why });
             }
             Ok(())
         })?;
@@ -62,7 +62,7 @@ impl Site {
 }
 
 /// Tells whether it was what it was sealed as.
-fn reuse_file(source: &Path, copy: &Path, sealed: &str, how: Reused) -> Result<bool, SiteError> {
+fn reuse_file(source: &Path, copy: &Path, sealed: &str, how: Reused) -> Result<bool, RootError> {
     let meta = fs::symlink_metadata(source).on_path("look at", source)?;
     if meta.is_symlink() {
         let leads = fs::read_link(source).on_path("read", source)?;

@@ -18,7 +18,8 @@ use crate::faults;
 use super::listing::{Listing, digest};
 use super::tree::{Bits, remove_tree, set_write_bits};
 use super::{
-    BackgroundTask, FACTS, IoContext, Site, SiteError, own_file, remove_durably, sync_dir, temporary_beside, write_durably, write_temporary,
+    AppRoot, BackgroundTask, FACTS, IoContext, RootError, own_file, remove_durably, sync_dir, temporary_beside, write_durably,
+    write_temporary,
 };
 
 /// What a release is. Durable after all that it vouches for.
@@ -174,8 +175,8 @@ const MOST_SMALL: u64 = 4 << 20;
 /// The most bytes of a list of files.
 const MOST_LIST: u64 = 1 << 30;
 
-fn not_sealed(release: &ReleaseName, why: &str) -> SiteError {
-    SiteError::NotSealed { release: release.clone(), why: why.to_owned() }
+fn not_sealed(release: &ReleaseName, why: &str) -> RootError {
+    RootError::NotSealed { release: release.clone(), why: why.to_owned() }
 }
 
 /// What the seal is told.
@@ -202,9 +203,9 @@ pub(crate) struct Sealing<'a> {
     pub made_by: Option<&'a MadeBy>,
 }
 
-impl Site {
+impl AppRoot {
     /// Seals a release.
-    pub(crate) fn seal(&self, sealing: &Sealing<'_>) -> Result<Manifest, SiteError> {
+    pub(crate) fn seal(&self, sealing: &Sealing<'_>) -> Result<Manifest, RootError> {
         self.check()?;
         let dir = self.release_dir(sealing.release);
         let facts = dir.join(FACTS);
@@ -212,9 +213,9 @@ impl Site {
         let revision = own_file(&dir.join("REVISION"), MOST_SMALL).unwrap_or_default();
         if revision.trim_ascii_end() != sealing.commit.as_str().as_bytes() {
             return Err(if dir.join("REVISION").exists() {
-                SiteError::Revised { release: sealing.release.clone(), commit: sealing.commit.clone() }
+                RootError::Revised { release: sealing.release.clone(), commit: sealing.commit.clone() }
             } else {
-                SiteError::Vanished(sealing.release.clone())
+                RootError::Vanished(sealing.release.clone())
             });
         }
         if sealing.read_only {
@@ -230,7 +231,7 @@ impl Site {
         fs::write(&path, &listing.text).on_path("write", &path)?;
         if let Some(made_by) = sealing.made_by {
             let path = facts.join(MadeBy::FILE);
-            let text = serde_json::to_vec(made_by).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
+            let text = serde_json::to_vec(made_by).map_err(|source| RootError::Malformed { path: path.clone(), source })?;
             fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o400))).on_path("write", &path)?;
         }
         let manifest = Manifest {
@@ -249,7 +250,7 @@ impl Site {
             listing: digest(&listing.text),
         };
         let path = self.manifest_path(sealing.release);
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
+        let text = serde_json::to_vec_pretty(&manifest).map_err(|source| RootError::Malformed { path: path.clone(), source })?;
         let temporary = temporary_beside(&path);
         write_temporary(&temporary, &text, 0o444).on_path("write", &path)?;
         faults::at("listed");
@@ -267,8 +268,8 @@ impl Site {
     /// The manifest of a release, held against its name and its list of files.
     ///
     /// # Errors
-    /// [`SiteError::NotSealed`] when the release is incomplete or something does not agree.
-    pub(crate) fn manifest(&self, release: &ReleaseName) -> Result<Manifest, SiteError> {
+    /// [`RootError::NotSealed`] when the release is incomplete or something does not agree.
+    pub(crate) fn manifest(&self, release: &ReleaseName) -> Result<Manifest, RootError> {
         let manifest = self.written_manifest(release)?;
         self.listing_of(release, &manifest)?;
         if let Some(key) = &manifest.environment
@@ -280,7 +281,7 @@ impl Site {
     }
 
     /// Where the facts of a release are: a directory, and not a link that the release's own code has put there.
-    fn facts_of(&self, release: &ReleaseName) -> Result<PathBuf, SiteError> {
+    fn facts_of(&self, release: &ReleaseName) -> Result<PathBuf, RootError> {
         let dir = self.release_dir(release);
         let facts = dir.join(FACTS);
         let ours = |meta: &fs::Metadata| meta.uid() == geteuid().as_raw() || meta.uid() == 0;
@@ -292,7 +293,7 @@ impl Site {
     }
 
     /// The manifest of a release, held against its name alone.
-    pub(super) fn written_manifest(&self, release: &ReleaseName) -> Result<Manifest, SiteError> {
+    pub(super) fn written_manifest(&self, release: &ReleaseName) -> Result<Manifest, RootError> {
         let text = own_file(&self.facts_of(release)?.join("manifest.json"), MOST_SMALL)
             .map_err(|_| not_sealed(release, "is incomplete: it has no manifest"))?;
         let manifest: Manifest =
@@ -304,7 +305,7 @@ impl Site {
     }
 
     /// The list of files that a manifest vouches for.
-    pub(super) fn listing_of(&self, release: &ReleaseName, manifest: &Manifest) -> Result<Vec<u8>, SiteError> {
+    pub(super) fn listing_of(&self, release: &ReleaseName, manifest: &Manifest) -> Result<Vec<u8>, RootError> {
         let path = self.facts_of(release)?.join(LISTING);
         let listing = own_file(&path, MOST_LIST).map_err(|_| not_sealed(release, "has lost its list of files"))?;
         if digest(&listing) != manifest.listing {
@@ -319,7 +320,7 @@ impl Site {
     }
 
     /// A fact about a release, if it is one.
-    pub(crate) fn fact<F: Fact>(&self, release: &ReleaseName) -> Result<Option<F>, SiteError> {
+    pub(crate) fn fact<F: Fact>(&self, release: &ReleaseName) -> Result<Option<F>, RootError> {
         // What somebody else has put there is no fact.
         let Ok(facts) = self.facts_of(release) else { return Ok(None) };
         let path = facts.join(F::FILE);
@@ -327,29 +328,29 @@ impl Site {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.on_path("read", &path)?,
         };
-        serde_json::from_slice(&text).map(Some).map_err(|source| SiteError::Malformed { path, source })
+        serde_json::from_slice(&text).map(Some).map_err(|source| RootError::Malformed { path, source })
     }
 
     /// Writes a fact about a release.
-    pub(crate) fn set_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(), SiteError> {
+    pub(crate) fn set_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(), RootError> {
         let (path, text) = self.fact_to_write(release, fact)?;
         write_durably(&path, &text, 0o444)
     }
 
     /// Begins to write a fact about a release.
-    pub(crate) fn begin_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<BackgroundTask, SiteError> {
+    pub(crate) fn begin_fact<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<BackgroundTask, RootError> {
         let (path, text) = self.fact_to_write(release, fact)?;
         BackgroundTask::begin("write", &path.clone(), move || write_durably(&path, &text, 0o444))
     }
 
-    fn fact_to_write<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(PathBuf, Vec<u8>), SiteError> {
+    fn fact_to_write<F: Fact>(&self, release: &ReleaseName, fact: &F) -> Result<(PathBuf, Vec<u8>), RootError> {
         let path = self.facts_of(release)?.join(F::FILE);
-        let text = serde_json::to_vec(fact).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
+        let text = serde_json::to_vec(fact).map_err(|source| RootError::Malformed { path: path.clone(), source })?;
         Ok((path, text))
     }
 
     /// Removes a fact about a release, if it is one.
-    pub(crate) fn remove_fact<F: Fact>(&self, release: &ReleaseName) -> Result<(), SiteError> {
+    pub(crate) fn remove_fact<F: Fact>(&self, release: &ReleaseName) -> Result<(), RootError> {
         remove_durably(&self.facts_of(release)?.join(F::FILE))
     }
 }

@@ -6,14 +6,14 @@ use std::thread::{self, JoinHandle};
 
 use nix::unistd::syncfs;
 
-use super::{IoContext, Site, SiteError};
+use super::{AppRoot, IoContext, RootError};
 
 /// Something that is under way. It has ended when this is dropped.
 #[derive(Debug)]
 pub(crate) struct BackgroundTask {
     act: &'static str,
     path: PathBuf,
-    thread: Option<JoinHandle<Result<(), SiteError>>>,
+    thread: Option<JoinHandle<Result<(), RootError>>>,
 }
 
 impl BackgroundTask {
@@ -21,8 +21,8 @@ impl BackgroundTask {
     pub(super) fn begin(
         act: &'static str,
         path: &Path,
-        rest: impl FnOnce() -> Result<(), SiteError> + Send + 'static,
-    ) -> Result<Self, SiteError> {
+        rest: impl FnOnce() -> Result<(), RootError> + Send + 'static,
+    ) -> Result<Self, RootError> {
         let thread = thread::Builder::new().name(act.to_owned()).spawn(rest).on_path(act, path)?;
         Ok(Self { act, path: path.to_owned(), thread: Some(thread) })
     }
@@ -30,8 +30,8 @@ impl BackgroundTask {
     /// Waits for its end.
     ///
     /// # Errors
-    /// [`SiteError`] when it was not a good one.
-    pub(crate) fn finish(mut self) -> Result<(), SiteError> {
+    /// [`RootError`] when it was not a good one.
+    pub(crate) fn finish(mut self) -> Result<(), RootError> {
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
             Some(Ok(ended)) => ended,
@@ -49,9 +49,9 @@ impl Drop for BackgroundTask {
     }
 }
 
-impl Site {
+impl AppRoot {
     /// Begins to write to the disk what was written into a directory, and whatever else its file system holds back: the seal waits less for that then.
-    pub(crate) fn begin_to_sync(&self, dir: &Path) -> Result<BackgroundTask, SiteError> {
+    pub(crate) fn begin_to_sync(&self, dir: &Path) -> Result<BackgroundTask, RootError> {
         let opened = std::fs::File::open(dir).on_path("open", dir)?;
         let path = dir.to_owned();
         BackgroundTask::begin("sync", dir, move || syncfs(&opened).on_path("sync the file system of", &path))

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use agent_model::names::ReleaseName;
 use chrono::{DateTime, Duration, SecondsFormat, Utc};
 
-use super::{Served, Site, own_file};
+use super::{AppRoot, Served, own_file};
 
 /// The list is begun anew, with its second half, when it is longer.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -29,9 +29,9 @@ struct Turn {
     release: ReleaseName,
 }
 
-impl Site {
+impl AppRoot {
     fn history_path(&self) -> PathBuf {
-        self.root().join(".agent/live.log")
+        self.path().join(".agent/live.log")
     }
 
     /// Notes that the link is about to name this release.

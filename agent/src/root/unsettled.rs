@@ -8,7 +8,7 @@ use agent_model::names::RunId;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{IoContext, Site, SiteError, own_file, remove_durably, write_durably};
+use super::{AppRoot, IoContext, RootError, own_file, remove_durably, write_durably};
 
 /// The most bytes of the file.
 const MOST: u64 = 4 << 20;
@@ -34,9 +34,9 @@ pub(crate) struct Unsettled {
     pub restore: Option<String>,
 }
 
-impl Site {
+impl AppRoot {
     fn unsettled_file(&self) -> PathBuf {
-        self.root().join(".agent/unsettled.json")
+        self.path().join(".agent/unsettled.json")
     }
 
     /// Where the process that migrates writes down what it begins.
@@ -55,18 +55,18 @@ impl Site {
     /// The same, as it is written.
     ///
     /// # Errors
-    /// [`SiteError::Malformed`] when it cannot be understood.
-    pub(crate) fn read_unsettled(&self) -> Result<Vec<Unsettled>, SiteError> {
+    /// [`RootError::Malformed`] when it cannot be understood.
+    pub(crate) fn read_unsettled(&self) -> Result<Vec<Unsettled>, RootError> {
         let path = self.unsettled_file();
         let text = match own_file(&path, MOST) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             read => read.on_path("read", &path)?,
         };
-        serde_json::from_slice(&text).map_err(|source| SiteError::Malformed { path, source })
+        serde_json::from_slice(&text).map_err(|source| RootError::Malformed { path, source })
     }
 
     /// Writes down what a run may have left, in the place of what was written of it before.
-    pub(crate) fn set_unsettled(&self, entry: &Unsettled) -> Result<(), SiteError> {
+    pub(crate) fn set_unsettled(&self, entry: &Unsettled) -> Result<(), RootError> {
         let mut entries = self.unsettled();
         match entries.iter_mut().find(|known| known.by == entry.by) {
             Some(known) if known == entry => return Ok(()),
@@ -77,7 +77,7 @@ impl Site {
     }
 
     /// Takes away what is settled; tells what that was.
-    pub(crate) fn settle(&self, is_settled: impl Fn(&Unsettled) -> bool) -> Result<Vec<Unsettled>, SiteError> {
+    pub(crate) fn settle(&self, is_settled: impl Fn(&Unsettled) -> bool) -> Result<Vec<Unsettled>, RootError> {
         let (settled, left): (Vec<_>, Vec<_>) = self.unsettled().into_iter().partition(is_settled);
         if !settled.is_empty() {
             self.write_unsettled(&left)?;
@@ -85,12 +85,12 @@ impl Site {
         Ok(settled)
     }
 
-    fn write_unsettled(&self, entries: &[Unsettled]) -> Result<(), SiteError> {
+    fn write_unsettled(&self, entries: &[Unsettled]) -> Result<(), RootError> {
         let path = self.unsettled_file();
         if entries.is_empty() {
             return remove_durably(&path);
         }
-        let text = serde_json::to_vec(entries).map_err(|source| SiteError::Malformed { path: path.clone(), source })?;
+        let text = serde_json::to_vec(entries).map_err(|source| RootError::Malformed { path: path.clone(), source })?;
         write_durably(&path, &text, 0o600)
     }
 }

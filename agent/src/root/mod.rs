@@ -47,7 +47,7 @@ pub(crate) use claim::grant_access;
 pub(crate) use environment::{LISTING as LIST_OF_ENVIRONMENT, MARKER as SEAL_OF_ENVIRONMENT, is_key};
 pub(crate) use last_signed::LastSigned;
 pub(crate) use leftovers::{Around, Instance, Leftover};
-pub(crate) use lock::{SiteLock, hold_for_good};
+pub(crate) use lock::{RootLock, hold_for_good};
 pub(crate) use reuse::Reused;
 pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
@@ -78,7 +78,7 @@ pub(crate) struct Shared {
 
 /// What went wrong with an app root.
 #[derive(Debug, Error)]
-pub(crate) enum SiteError {
+pub(crate) enum RootError {
     /// A file or directory could not be made, read, changed or removed.
     #[error("cannot {act} {}", path.display())]
     Io {
@@ -166,7 +166,7 @@ pub(crate) enum SiteError {
     },
 }
 
-impl SiteError {
+impl RootError {
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
@@ -209,25 +209,25 @@ impl SiteError {
 /// Adds what was tried, and on what, to an I/O error.
 pub(crate) trait IoContext<T> {
     /// Names the act and the path.
-    fn on_path(self, act: &'static str, path: &Path) -> Result<T, SiteError>;
+    fn on_path(self, act: &'static str, path: &Path) -> Result<T, RootError>;
 }
 
 impl<T> IoContext<T> for Result<T, io::Error> {
-    fn on_path(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
-        self.map_err(|source| SiteError::Io { act, path: path.to_owned(), source })
+    fn on_path(self, act: &'static str, path: &Path) -> Result<T, RootError> {
+        self.map_err(|source| RootError::Io { act, path: path.to_owned(), source })
     }
 }
 
 impl<T> IoContext<T> for Result<T, nix::Error> {
-    fn on_path(self, act: &'static str, path: &Path) -> Result<T, SiteError> {
+    fn on_path(self, act: &'static str, path: &Path) -> Result<T, RootError> {
         self.map_err(io::Error::from).on_path(act, path)
     }
 }
 
 /// An app root.
 #[derive(Debug, Clone)]
-pub(crate) struct Site {
-    root: PathBuf,
+pub(crate) struct AppRoot {
+    path: PathBuf,
 }
 
 /// A release as it is found on disk.
@@ -258,70 +258,70 @@ pub(crate) struct Disk {
     pub inodes_in_all: u64,
 }
 
-impl Site {
+impl AppRoot {
     /// The root at `root`, with its directories made where they are missing.
     ///
     /// # Errors
-    /// [`SiteError::Io`] when one of them cannot be made.
-    pub(crate) fn open(root: &Path) -> Result<Self, SiteError> {
+    /// [`RootError::Io`] when one of them cannot be made.
+    pub(crate) fn open(root: &Path) -> Result<Self, RootError> {
         fs::create_dir_all(root).on_path("make the root", root)?;
         // The kernel's own spelling: what processes show as their directory can then be compared.
         let root = root.canonicalize().on_path("resolve the root", root)?;
-        let site = Self { root };
+        let root = Self { path: root };
         for dir in ["releases", "environments", "shared"] {
-            let path = site.root.join(dir);
+            let path = root.path.join(dir);
             fs::create_dir_all(&path).on_path("make", &path)?;
         }
         for dir in ["backups", ".agent", ".agent/pins", ".agent/instances", ".agent/tmp", ".agent/caches"] {
-            let path = site.root.join(dir);
+            let path = root.path.join(dir);
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
                 made => made.on_path("make", &path)?,
             }
         }
-        site.check()?;
-        site.keep_reserve();
-        Ok(site)
+        root.check()?;
+        root.keep_reserve();
+        Ok(root)
     }
 
     /// The root at `root`, as somebody sees it who may make nothing there.
     pub(crate) fn at(root: &Path) -> Self {
         // What cannot be resolved is told by whoever looks for something in it.
-        Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()) }
+        Self { path: root.canonicalize().unwrap_or_else(|_| root.to_owned()) }
     }
 
     /// Makes sure, before anything is made or removed in them, that the directories of the root are there and no links: by one, things elsewhere would
     /// be removed because they look old.
-    pub(crate) fn check(&self) -> Result<(), SiteError> {
+    pub(crate) fn check(&self) -> Result<(), RootError> {
         for dir in ["releases", "environments", ".agent"] {
-            let path = self.root.join(dir);
+            let path = self.path.join(dir);
             let meta = fs::symlink_metadata(&path).on_path("look at", &path)?;
             if !meta.is_dir() {
                 let found = if meta.is_symlink() { "a link" } else { "no directory" };
-                return Err(SiteError::NotADirectory { path, found });
+                return Err(RootError::NotADirectory { path, found });
             }
         }
         Ok(())
     }
 
     /// The root.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The link that names the live release.
     pub(crate) fn link(&self) -> PathBuf {
-        self.root.join("app")
+        self.path.join("app")
     }
 
     /// The bare repository.
     pub(crate) fn cache(&self) -> PathBuf {
-        self.root.join("git_cache")
+        self.path.join("git_cache")
     }
 
     /// The directory of a release.
     pub(crate) fn release_dir(&self, release: &ReleaseName) -> PathBuf {
-        self.root.join("releases").join(release.as_str())
+        self.path.join("releases").join(release.as_str())
     }
 
     /// Where what was started for releases is remembered.
@@ -331,16 +331,16 @@ impl Site {
 
     /// What units read of their variables.
     pub(crate) fn variables(&self) -> PathBuf {
-        self.root.join(".agent/variables")
+        self.path.join(".agent/variables")
     }
 
     /// What installers keep for the next environment: this app's own, so that no other app's packages can leave something there.
     pub(crate) fn caches(&self) -> PathBuf {
-        self.root.join(".agent/caches")
+        self.path.join(".agent/caches")
     }
 
     /// Empties a directory of what installers keep.
-    pub(crate) fn clear(&self, caches: &Path) -> Result<(), SiteError> {
+    pub(crate) fn clear(&self, caches: &Path) -> Result<(), RootError> {
         for entry in fs::read_dir(caches).on_path("read", caches)?.flatten() {
             remove_tree(&entry.path())?;
         }
@@ -348,7 +348,7 @@ impl Site {
     }
 
     /// An empty directory for the time of one run.
-    pub(crate) fn scratch_dir(&self, name: &str) -> Result<PathBuf, SiteError> {
+    pub(crate) fn scratch_dir(&self, name: &str) -> Result<PathBuf, RootError> {
         let path = self.scratch(name);
         remove_tree(&path)?;
         fs::DirBuilder::new().mode(0o700).create(&path).on_path("make", &path)?;
@@ -357,17 +357,17 @@ impl Site {
 
     /// A file for the time of one run.
     pub(crate) fn scratch(&self, name: &str) -> PathBuf {
-        self.root.join(".agent/tmp").join(name)
+        self.path.join(".agent/tmp").join(name)
     }
 
     /// The backup of a release, with the ending of its kind.
     pub(crate) fn backup(&self, release: &ReleaseName, ending: &str) -> PathBuf {
-        self.root.join("backups").join(format!("{release}.{ending}"))
+        self.path.join("backups").join(format!("{release}.{ending}"))
     }
 
     /// The backups, newest first.
-    pub(crate) fn backups(&self) -> Result<Vec<PathBuf>, SiteError> {
-        let dir = self.root.join("backups");
+    pub(crate) fn backups(&self) -> Result<Vec<PathBuf>, RootError> {
+        let dir = self.path.join("backups");
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir).on_path("read", &dir)? {
             let path = entry.on_path("read", &dir)?.path();
@@ -385,7 +385,7 @@ impl Site {
     /// A name for a new release of `commit`: the time now, moved on until it is later than that of every release there is. Two releases of one
     /// second would sort by their commits otherwise, and what is newest decides what is pruned.
     pub(crate) fn new_name(&self, commit: &CommitId, now: DateTime<Utc>) -> ReleaseName {
-        let names = fs::read_dir(self.root.join("releases")).into_iter().flatten().flatten();
+        let names = fs::read_dir(self.path.join("releases")).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().to_str()?.parse::<ReleaseName>().ok());
         let clock = |name: &ReleaseName| NaiveDateTime::parse_from_str(name.as_str().get(..19)?, "%Y-%m-%d-%H-%M-%S").ok();
         let newest = names.filter_map(|name| clock(&name)).max().map(|newest| newest.and_utc() + Duration::seconds(1));
@@ -399,14 +399,14 @@ impl Site {
     }
 
     /// The releases on disk, newest first.
-    pub(crate) fn survey(&self) -> Result<Vec<Found>, SiteError> {
+    pub(crate) fn survey(&self) -> Result<Vec<Found>, RootError> {
         Ok(self.release_names()?.iter().map(|name| self.find(name)).collect())
     }
 
     /// The names of the releases on disk, newest first, whatever is in them.
-    pub(crate) fn release_names(&self) -> Result<Vec<ReleaseName>, SiteError> {
+    pub(crate) fn release_names(&self) -> Result<Vec<ReleaseName>, RootError> {
         self.check()?;
-        let dir = self.root.join("releases");
+        let dir = self.path.join("releases");
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).on_path("read", &dir)? {
             let entry = entry.on_path("read", &dir)?;
@@ -431,7 +431,7 @@ impl Site {
     }
 
     fn pin_of(&self, release: &ReleaseName) -> PathBuf {
-        self.root.join(".agent/pins").join(release.as_str())
+        self.path.join(".agent/pins").join(release.as_str())
     }
 
     /// Whether a release is kept for ever.
@@ -440,31 +440,31 @@ impl Site {
     }
 
     /// Keeps a release for ever.
-    pub(crate) fn pin(&self, release: &ReleaseName) -> Result<(), SiteError> {
+    pub(crate) fn pin(&self, release: &ReleaseName) -> Result<(), RootError> {
         let path = self.pin_of(release);
         write_durably(&path, b"", 0o600)
     }
 
     /// Lets a release grow old again.
-    pub(crate) fn unpin(&self, release: &ReleaseName) -> Result<(), SiteError> {
+    pub(crate) fn unpin(&self, release: &ReleaseName) -> Result<(), RootError> {
         remove_durably(&self.pin_of(release))
     }
 
     /// Links what is shared into a release. What the commit ships at the same place gives way; tells where it did.
-    pub(crate) fn link_shared(&self, release: &ReleaseName, shared: &Shared) -> Result<Vec<PathBuf>, SiteError> {
+    pub(crate) fn link_shared(&self, release: &ReleaseName, shared: &Shared) -> Result<Vec<PathBuf>, RootError> {
         let dir = self.release_dir(release);
         let mut gave_way = Vec::new();
         for (path, kind) in shared.dirs.iter().map(|path| (path, "directory")).chain(shared.files.iter().map(|path| (path, "file"))) {
-            let target = self.root.join("shared").join(path);
+            let target = self.path.join("shared").join(path);
             let there = fs::metadata(&target).is_ok_and(|meta| if kind == "directory" { meta.is_dir() } else { meta.is_file() });
             if !there {
-                return Err(SiteError::SharedMissing { kind, path: target });
+                return Err(RootError::SharedMissing { kind, path: target });
             }
             let place = dir.join(path);
             // A link on the way there would lead the removal below out of the release, even into what is shared.
             let is_link = |inner: &&Path| fs::symlink_metadata(dir.join(inner)).is_ok_and(|meta| meta.is_symlink());
             if let Some(link) = path.ancestors().skip(1).filter(|inner| !inner.as_os_str().is_empty()).find(is_link) {
-                return Err(SiteError::SharedThroughLink { path: path.clone(), link: link.to_owned() });
+                return Err(RootError::SharedThroughLink { path: path.clone(), link: link.to_owned() });
             }
             if let Some(parent) = place.parent() {
                 fs::create_dir_all(parent).on_path("make", parent)?;
@@ -490,7 +490,7 @@ impl Site {
     }
 
     /// Takes a release out of sight by a rename, then removes it. Never the one that the link names, whatever is believed of it.
-    pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), SiteError> {
+    pub(crate) fn remove_release(&self, release: &ReleaseName) -> Result<(), RootError> {
         let trash = self.put_aside(release)?;
         faults::at("trashed");
         remove_tree(&trash)?;
@@ -498,13 +498,13 @@ impl Site {
     }
 
     /// Takes a release out of sight, for the next sweep to remove; nothing in it is touched.
-    pub(crate) fn put_aside(&self, release: &ReleaseName) -> Result<PathBuf, SiteError> {
+    pub(crate) fn put_aside(&self, release: &ReleaseName) -> Result<PathBuf, RootError> {
         self.check()?;
         if self.live().is_ok_and(|live| live.as_ref() == Some(release)) {
-            return Err(SiteError::IsLive(release.clone()));
+            return Err(RootError::IsLive(release.clone()));
         }
         let dir = self.release_dir(release);
-        let trash = self.root.join("releases").join(format!(".trash-{release}"));
+        let trash = self.path.join("releases").join(format!(".trash-{release}"));
         if fs::symlink_metadata(&trash).is_ok() {
             remove_tree(&trash)?;
         }
@@ -513,17 +513,17 @@ impl Site {
             renamed => renamed.on_path("rename", &dir)?,
         }
         // It must not be there again after a power cut, as a release that can be activated.
-        sync_dir(&self.root.join("releases"))?;
+        sync_dir(&self.path.join("releases"))?;
         Ok(trash)
     }
 
     /// Writes the commit of a release where its own programs look for it.
-    pub(crate) fn write_revision(&self, release: &ReleaseName, commit: &CommitId) -> Result<(), SiteError> {
+    pub(crate) fn write_revision(&self, release: &ReleaseName, commit: &CommitId) -> Result<(), RootError> {
         write_new(&self.release_dir(release).join("REVISION"), format!("{commit}\n").as_bytes())
     }
 
     /// Removes a backup.
-    pub(crate) fn remove_backup(&self, path: &Path) -> Result<(), SiteError> {
+    pub(crate) fn remove_backup(&self, path: &Path) -> Result<(), RootError> {
         remove_tree(path)
     }
 
@@ -533,8 +533,8 @@ impl Site {
     }
 
     /// How full the file system is (statvfs(3)).
-    pub(crate) fn disk(&self) -> Result<Disk, SiteError> {
-        let stat = nix::sys::statvfs::statvfs(&self.root).on_path("ask the size of", &self.root)?;
+    pub(crate) fn disk(&self) -> Result<Disk, RootError> {
+        let stat = nix::sys::statvfs::statvfs(&self.path).on_path("ask the size of", &self.path)?;
         let block = stat.fragment_size();
         Ok(Disk {
             free: stat.blocks_available() * block,
@@ -568,7 +568,7 @@ fn own_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file anew, whatever is there under its name: a link is replaced, and not followed.
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), SiteError> {
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), RootError> {
     use std::io::Write;
     remove_tree(path)?;
     fs::File::create_new(path).and_then(|mut file| file.write_all(bytes)).on_path("write", path)
@@ -583,12 +583,12 @@ pub(crate) fn instances_beside(link: &Path) -> PathBuf {
 }
 
 /// Makes a directory's entries durable.
-fn sync_dir(path: &Path) -> Result<(), SiteError> {
+fn sync_dir(path: &Path) -> Result<(), RootError> {
     fs::File::open(path).and_then(|dir| dir.sync_all()).on_path("sync", path)
 }
 
 /// Removes a small file, if it is there, so that it stays away when this returns.
-fn remove_durably(path: &Path) -> Result<(), SiteError> {
+fn remove_durably(path: &Path) -> Result<(), RootError> {
     match fs::remove_file(path) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
         removed => removed.on_path("remove", path)?,
@@ -597,7 +597,7 @@ fn remove_durably(path: &Path) -> Result<(), SiteError> {
 }
 
 /// Replaces a small file so that it is there whole or not at all, and durable when this returns.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SiteError> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RootError> {
     // Requests that are carried out on the spot come on threads of their own, and the temporary name is one for all of them.
     static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

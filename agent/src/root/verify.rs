@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use super::environment::{LISTING, MARKER, is_key};
 use super::listing::{Compared, Flaw, compare};
 use super::seal::{Fact, KEPT};
-use super::{FACTS, Failed, LOST_AND_FOUND, MadeBy, Migrated, Served, Site, SiteError};
+use super::{AppRoot, FACTS, Failed, LOST_AND_FOUND, MadeBy, Migrated, RootError, Served};
 
 /// So many files of one tree are told each by itself.
 const MOST_TOLD: usize = 20;
@@ -59,7 +59,7 @@ struct Sealed<'a> {
     hint: &'a str,
 }
 
-impl Site {
+impl AppRoot {
     /// Holds the link against what is on disk, and against the release that the journal says was live last.
     pub(crate) fn verify_link(&self, last: Option<&(RunId, ReleaseName)>, report: &mut FsckReport) {
         let path = self.link();
@@ -68,7 +68,7 @@ impl Site {
             None => format!("{then}agentctl activate RELEASE; agentctl list shows them"),
         };
         match (self.live(), last) {
-            (Err(err @ SiteError::NotALink { .. }), _) => {
+            (Err(err @ RootError::NotALink { .. }), _) => {
                 report.error("link", &path, err.to_string(), again("move it away, and then: "));
             }
             (Err(err), _) => report.add("link", Level::Error, Some(&path), told(&err), err.hint()),
@@ -112,7 +112,7 @@ impl Site {
             _ => !is_dir && name.split_once('.').is_some_and(|(release, _)| is_release(release)),
         };
         for place in ["releases", "environments", "backups"] {
-            for entry in fs::read_dir(self.root().join(place)).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(self.path().join(place)).into_iter().flatten().flatten() {
                 let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if !is_known(place, &name, is_dir) && name != LOST_AND_FOUND && !name.starts_with(".trash-") && !name.ends_with(".part") {
@@ -130,7 +130,7 @@ impl Site {
     }
 
     /// Holds every sealed release against its manifest and its list of files. One that goes away meanwhile was pruned, and is passed over.
-    pub(crate) fn verify_releases(&self, app: &str, go_on: &dyn Fn() -> bool, report: &mut FsckReport) -> Result<(), SiteError> {
+    pub(crate) fn verify_releases(&self, app: &str, go_on: &dyn Fn() -> bool, report: &mut FsckReport) -> Result<(), RootError> {
         let live = self.live().unwrap_or_default();
         let mut shared = BTreeSet::new();
         for release in self.release_names()? {
@@ -217,12 +217,12 @@ impl Site {
                 part => plain.push(part),
             }
         }
-        plain.starts_with(self.root().join("shared")).then_some(plain)
+        plain.starts_with(self.path().join("shared")).then_some(plain)
     }
 
     fn verify_facts(&self, release: &ReleaseName, called: &str, report: &mut FsckReport) {
         let facts = self.release_dir(release).join(FACTS);
-        let mut broken = |file: &str, err: Option<SiteError>, then: &str| {
+        let mut broken = |file: &str, err: Option<RootError>, then: &str| {
             if let Some(err) = err {
                 let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
                 let hint = format!("put it back from a copy, or remove it: {then}");
@@ -243,7 +243,7 @@ impl Site {
     }
 
     /// Holds every complete environment against its list of files.
-    pub(crate) fn verify_environments(&self, go_on: &dyn Fn() -> bool, report: &mut FsckReport) -> Result<(), SiteError> {
+    pub(crate) fn verify_environments(&self, go_on: &dyn Fn() -> bool, report: &mut FsckReport) -> Result<(), RootError> {
         let names = self.release_names()?;
         for key in self.environments()?.into_iter().filter(|key| self.has_environment(key)) {
             if !go_on() {
@@ -351,10 +351,10 @@ impl Sealed<'_> {
 }
 
 /// An error of this module with what lies below it.
-fn told(err: &SiteError) -> String {
+fn told(err: &RootError) -> String {
     match err {
-        SiteError::Io { source, .. } => format!("{err}: {source}"),
-        SiteError::Malformed { source, .. } => format!("{err}: {source}"),
+        RootError::Io { source, .. } => format!("{err}: {source}"),
+        RootError::Malformed { source, .. } => format!("{err}: {source}"),
         err => err.to_string(),
     }
 }

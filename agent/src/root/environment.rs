@@ -14,7 +14,7 @@ use crate::faults;
 
 use super::listing::{Listing, digest};
 use super::tree::{Bits, Size, remove_tree, set_write_bits, size_of};
-use super::{BackgroundTask, IoContext, Site, SiteError, own_file, write_durably, write_new};
+use super::{AppRoot, BackgroundTask, IoContext, RootError, own_file, write_durably, write_new};
 
 /// The file in an environment that says that it is complete: what it was made of, and the digest of the list of its files.
 pub(crate) const MARKER: &str = ".complete";
@@ -31,7 +31,7 @@ pub(crate) fn is_key(name: &str) -> bool {
     !digest.is_empty() && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && run.parse::<u64>().is_ok()
 }
 
-fn finish_seal(path: &Path, told: &str) -> Result<(), SiteError> {
+fn finish_seal(path: &Path, told: &str) -> Result<(), RootError> {
     let dir = fs::File::open(path).on_path("open", path)?;
     // By one thread alone: the others are for the steps that go on meanwhile.
     let alone = ThreadPoolBuilder::new().num_threads(1).build().map_err(io::Error::other).on_path("begin to read", path)?;
@@ -44,10 +44,10 @@ fn finish_seal(path: &Path, told: &str) -> Result<(), SiteError> {
     write_durably(&path.join(MARKER), format!("{told}\n{VOUCHES}{}\n", digest(&listing.text)).as_bytes(), 0o444)
 }
 
-impl Site {
+impl AppRoot {
     /// Where the environment of a key is, or is to be.
     pub(crate) fn environment(&self, key: &str) -> PathBuf {
-        self.root().join("environments").join(key)
+        self.path().join("environments").join(key)
     }
 
     /// Whether the environment of a key is complete.
@@ -56,11 +56,11 @@ impl Site {
     }
 
     /// Makes room for the environment of a key: what was left half-built, or is to be built anew, goes away.
-    pub(crate) fn clear_environment(&self, key: &str) -> Result<PathBuf, SiteError> {
+    pub(crate) fn clear_environment(&self, key: &str) -> Result<PathBuf, RootError> {
         self.check()?;
         let path = self.environment(key);
         if fs::symlink_metadata(&path).is_ok() {
-            let trash = self.root().join("environments").join(format!(".trash-{key}"));
+            let trash = self.path().join("environments").join(format!(".trash-{key}"));
             remove_tree(&trash)?;
             fs::rename(&path, &trash).on_path("rename", &path)?;
             remove_tree(&trash)?;
@@ -69,7 +69,7 @@ impl Site {
     }
 
     /// Makes the directory of an environment that is to be built.
-    pub(crate) fn make_environment(&self, key: &str) -> Result<PathBuf, SiteError> {
+    pub(crate) fn make_environment(&self, key: &str) -> Result<PathBuf, RootError> {
         let path = self.clear_environment(key)?;
         fs::create_dir(&path).on_path("make the directory", &path)?;
         Ok(path)
@@ -77,7 +77,7 @@ impl Site {
 
     /// Seals an environment: it loses its write bits, and may be used from then on. What is left to do goes on beside whoever reads it: its list is
     /// written, it is made durable, and only then gets its marker.
-    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<BackgroundTask, SiteError> {
+    pub(crate) fn seal_environment(&self, key: &str, told: &str) -> Result<BackgroundTask, RootError> {
         let path = self.environment(key);
         for entry in fs::read_dir(&path).on_path("read", &path)?.flatten() {
             set_write_bits(&entry.path(), Bits::AllOff)?;
@@ -103,7 +103,7 @@ impl Site {
     }
 
     /// Gives a release its `venv`.
-    pub(crate) fn link_environment(&self, release: &ReleaseName, key: &str) -> Result<(), SiteError> {
+    pub(crate) fn link_environment(&self, release: &ReleaseName, key: &str) -> Result<(), RootError> {
         let place = self.release_dir(release).join("venv");
         symlink(Path::new("../../environments").join(key), &place).on_path("make the link", &place)
     }
@@ -137,8 +137,8 @@ impl Site {
     }
 
     /// The keys of all environments on disk.
-    pub(crate) fn environments(&self) -> Result<Vec<String>, SiteError> {
-        let dir = self.root().join("environments");
+    pub(crate) fn environments(&self) -> Result<Vec<String>, RootError> {
+        let dir = self.path().join("environments");
         let entries = fs::read_dir(&dir).on_path("read", &dir)?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         Ok(names.filter(|name| is_key(name) && self.environment(name).is_dir()).collect())
@@ -150,7 +150,7 @@ impl Site {
     }
 
     /// Removes the environment of a key.
-    pub(crate) fn remove_environment(&self, key: &str) -> Result<(), SiteError> {
+    pub(crate) fn remove_environment(&self, key: &str) -> Result<(), RootError> {
         self.clear_environment(key).map(|_| ())
     }
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use agent_model::names::ReleaseName;
 
-use super::{IoContext, SiteError, remove_durably, sync_dir};
+use super::{IoContext, RootError, remove_durably, sync_dir};
 
 /// The name of a slot: it becomes part of a unit's name, and of paths.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +75,7 @@ impl Slots {
     }
 
     /// Lets a slot lead to a release. Durable when it returns; at every instant it leads to the one before or to the new one.
-    pub(crate) fn point(&self, slot: &Slot, release: &ReleaseName) -> Result<(), SiteError> {
+    pub(crate) fn point(&self, slot: &Slot, release: &ReleaseName) -> Result<(), RootError> {
         self.stand()?;
         let path = self.link(slot);
         self.check_ours(slot)?;
@@ -94,37 +94,37 @@ impl Slots {
     }
 
     /// Lets a slot lead nowhere.
-    pub(crate) fn free(&self, slot: &Slot) -> Result<(), SiteError> {
+    pub(crate) fn free(&self, slot: &Slot) -> Result<(), RootError> {
         self.check_ours(slot)?;
         remove_durably(&self.link(slot))
     }
 
     /// The directory, made where it is missing; whoever runs the app must be able to read it.
-    fn stand(&self) -> Result<(), SiteError> {
+    fn stand(&self) -> Result<(), RootError> {
         match fs::create_dir(&self.dir) {
             Ok(()) => fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o755)).on_path("open", &self.dir)?,
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(SiteError::Io { act: "make", path: self.dir.clone(), source }),
+            Err(source) => return Err(RootError::Io { act: "make", path: self.dir.clone(), source }),
         }
         let meta = fs::symlink_metadata(&self.dir).on_path("look at", &self.dir)?;
         if meta.is_dir() {
             return Ok(());
         }
         let found = if meta.is_symlink() { "a link" } else { "no directory" };
-        Err(SiteError::NotADirectory { path: self.dir.clone(), found })
+        Err(RootError::NotADirectory { path: self.dir.clone(), found })
     }
 
     /// What stands at a slot's name must be ours to replace: rename would remove a file without a word.
-    fn check_ours(&self, slot: &Slot) -> Result<(), SiteError> {
+    fn check_ours(&self, slot: &Slot) -> Result<(), RootError> {
         let path = self.link(slot);
         let found = match fs::read_link(&path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
             Ok(_) if leads_to(&path).is_some() => return Ok(()),
             Ok(target) => format!("a link to {}", target.display()),
             Err(err) if err.kind() == io::ErrorKind::InvalidInput => "no link".to_owned(),
-            Err(source) => return Err(SiteError::Io { act: "read the link", path, source }),
+            Err(source) => return Err(RootError::Io { act: "read the link", path, source }),
         };
-        Err(SiteError::NotALink { path, found })
+        Err(RootError::NotALink { path, found })
     }
 }
 
@@ -179,14 +179,14 @@ mod tests {
         let place = root.path().join("slots/blue");
         fs::create_dir(root.path().join("slots")).unwrap();
         symlink("/etc", &place).unwrap();
-        assert!(matches!(slots.point(&blue, &OLD.parse().unwrap()), Err(SiteError::NotALink { .. })));
-        assert!(matches!(slots.free(&blue), Err(SiteError::NotALink { .. })));
+        assert!(matches!(slots.point(&blue, &OLD.parse().unwrap()), Err(RootError::NotALink { .. })));
+        assert!(matches!(slots.free(&blue), Err(RootError::NotALink { .. })));
         fs::remove_file(&place).unwrap();
         fs::write(&place, "mine").unwrap();
-        assert!(matches!(slots.point(&blue, &OLD.parse().unwrap()), Err(SiteError::NotALink { .. })));
+        assert!(matches!(slots.point(&blue, &OLD.parse().unwrap()), Err(RootError::NotALink { .. })));
         assert_eq!(fs::read_to_string(&place).unwrap(), "mine");
         fs::remove_dir_all(root.path().join("slots")).unwrap();
         symlink("/etc", root.path().join("slots")).unwrap();
-        assert!(matches!(slots.point(&blue, &OLD.parse().unwrap()), Err(SiteError::NotADirectory { .. })));
+        assert!(matches!(slots.point(&blue, &OLD.parse().unwrap()), Err(RootError::NotADirectory { .. })));
     }
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 use nix::unistd::geteuid;
 use rayon::prelude::*;
 
-use super::{IoContext, SiteError};
+use super::{IoContext, RootError};
 
 /// Removes whatever is at `path`, if anything is. Directories that lost their write bit get it back first; links are removed, not followed.
-pub(crate) fn remove_tree(path: &Path) -> Result<(), SiteError> {
+pub(crate) fn remove_tree(path: &Path) -> Result<(), RootError> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
     if !meta.is_dir() {
         return match fs::remove_file(path) {
@@ -59,7 +59,7 @@ pub(super) enum Bits {
 }
 
 /// Sets the write bits of a tree, its root included.
-pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), SiteError> {
+pub(super) fn set_write_bits(path: &Path, bits: Bits) -> Result<(), RootError> {
     let meta = fs::symlink_metadata(path).on_path("look at", path)?;
     // What belongs to somebody else could be another thing the next moment, and its modes are not ours to change.
     if meta.is_symlink() || meta.uid() != geteuid().as_raw() && !geteuid().is_root() {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::listing::digest;
-use super::{Site, own_file, temporary_beside, write_temporary};
+use super::{AppRoot, own_file, temporary_beside, write_temporary};
 
 /// The most bytes of the file.
 const MOST_BYTES: u64 = 16 * 1024;
@@ -12,9 +12,9 @@ const MOST_BYTES: u64 = 16 * 1024;
 /// So many sentences are remembered; older ones are told again.
 const MOST: usize = 100;
 
-impl Site {
+impl AppRoot {
     fn told_file(&self) -> PathBuf {
-        self.root().join(".agent/told")
+        self.path().join(".agent/told")
     }
 
     /// Whether a sentence is told for the first time. What cannot be remembered is told again.
@@ -41,11 +41,11 @@ mod tests {
     #[test]
     fn a_sentence_is_told_once_and_the_oldest_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let site = Site::open(&dir.path().join("root")).unwrap();
-        assert!(site.tell_once("no check is set") && !site.tell_once("no check is set"));
+        let root = AppRoot::open(&dir.path().join("root")).unwrap();
+        assert!(root.tell_once("no check is set") && !root.tell_once("no check is set"));
         for number in 0..MOST {
-            assert!(site.tell_once(&number.to_string()));
+            assert!(root.tell_once(&number.to_string()));
         }
-        assert!(!site.tell_once("99") && site.tell_once("no check is set"));
+        assert!(!root.tell_once("99") && root.tell_once("no check is set"));
     }
 }

@@ -12,7 +12,7 @@ use agent_wire::view::{FsckFinding, Level};
 
 use super::link::TEMPORARY;
 use super::seal::Fact;
-use super::{FACTS, Failed, FsckReport, IoContext, Migrated, Served, Site, SiteError, SiteLock, remove_tree};
+use super::{AppRoot, FACTS, Failed, FsckReport, IoContext, Migrated, RootError, RootLock, Served, remove_tree};
 
 /// What the root itself cannot tell.
 pub(crate) struct Around<'a> {
@@ -63,8 +63,8 @@ impl Leftover {
     }
 
     /// Its place in the root, and what it is.
-    pub(crate) fn told(&self, site: &Site) -> String {
-        let place = self.path.strip_prefix(site.root()).unwrap_or(&self.path);
+    pub(crate) fn told(&self, root: &AppRoot) -> String {
+        let place = self.path.strip_prefix(root.path()).unwrap_or(&self.path);
         format!("{}: {}", place.display(), self.text)
     }
 
@@ -81,12 +81,12 @@ impl Leftover {
     }
 }
 
-impl Site {
+impl AppRoot {
     /// What can go. What looks like it and may not goes into the report.
     ///
     /// # Errors
-    /// [`SiteError::Io`] when a directory of the root cannot be read.
-    pub(crate) fn leftovers(&self, around: &Around<'_>, report: &mut FsckReport) -> Result<Vec<Leftover>, SiteError> {
+    /// [`RootError::Io`] when a directory of the root cannot be read.
+    pub(crate) fn leftovers(&self, around: &Around<'_>, report: &mut FsckReport) -> Result<Vec<Leftover>, RootError> {
         let mut left = self.cut_off()?;
         self.left_releases(around, report, &mut left)?;
         self.left_environments(around, &mut left)?;
@@ -95,27 +95,27 @@ impl Site {
     }
 
     /// What belongs to nothing but a writing or a removal that was cut off: it goes by itself when the agent starts.
-    fn cut_off(&self) -> Result<Vec<Leftover>, SiteError> {
+    fn cut_off(&self) -> Result<Vec<Leftover>, RootError> {
         let mut left = Vec::new();
-        for (name, path) in entries(self.root())? {
+        for (name, path) in entries(self.path())? {
             if name.starts_with(TEMPORARY) && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
                 left.push(Leftover::new("link", path, "a temporary link was left beside the link"));
             }
         }
-        left.extend(trash(&self.root().join("releases"), "release")?);
+        left.extend(trash(&self.path().join("releases"), "release")?);
         for release in self.release_names()? {
             left.extend(temporaries(&self.release_dir(&release).join(FACTS))?);
         }
-        left.extend(trash(&self.root().join("environments"), "environment")?);
+        left.extend(trash(&self.path().join("environments"), "environment")?);
         for key in self.environments()? {
             left.extend(temporaries(&self.environment(&key))?);
         }
-        for (_, path) in entries(&self.root().join("backups"))? {
+        for (_, path) in entries(&self.path().join("backups"))? {
             if path.extension() == Some(OsStr::new("part")) {
                 left.push(Leftover::new("backup", path, "a backup that never came to its end"));
             }
         }
-        let notes = self.root().join(".agent");
+        let notes = self.path().join(".agent");
         for dir in [notes.clone(), notes.join("pins"), notes.join("instances"), notes.join("variables")] {
             left.extend(temporaries(&dir)?);
         }
@@ -126,14 +126,14 @@ impl Site {
     }
 
     /// Finishes removals that were cut off, and removes what writings and builds that were cut off have left. Said while no run is under way.
-    pub(crate) fn sweep(&self, in_use: &dyn Fn(&Path) -> bool, lock: &SiteLock) -> Result<(), SiteError> {
+    pub(crate) fn sweep(&self, in_use: &dyn Fn(&Path) -> bool, lock: &RootLock) -> Result<(), RootError> {
         let left = self.cut_off()?.into_iter().chain(self.incomplete_environments(&|_| false, in_use)?);
         // One that cannot go is no reason to leave the others.
-        let failed: Vec<SiteError> = left.into_iter().filter_map(|leftover| self.remove_leftover(&leftover, lock).err()).collect();
+        let failed: Vec<RootError> = left.into_iter().filter_map(|leftover| self.remove_leftover(&leftover, lock).err()).collect();
         failed.into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn left_releases(&self, around: &Around<'_>, report: &mut FsckReport, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+    fn left_releases(&self, around: &Around<'_>, report: &mut FsckReport, left: &mut Vec<Leftover>) -> Result<(), RootError> {
         for release in self.release_names()? {
             let dir = self.release_dir(&release);
             if fs::symlink_metadata(self.manifest_path(&release)).is_ok() {
@@ -175,7 +175,7 @@ impl Site {
         None
     }
 
-    fn left_environments(&self, around: &Around<'_>, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+    fn left_environments(&self, around: &Around<'_>, left: &mut Vec<Leftover>) -> Result<(), RootError> {
         // What only a release uses that goes itself is used by nobody.
         let goes = |name: &ReleaseName| left.iter().any(|left| left.way == Removal::Release(name.clone()));
         let incomplete = self.incomplete_environments(&goes, around.in_use)?;
@@ -188,7 +188,7 @@ impl Site {
         &self,
         goes: &dyn Fn(&ReleaseName) -> bool,
         in_use: &dyn Fn(&Path) -> bool,
-    ) -> Result<Vec<Leftover>, SiteError> {
+    ) -> Result<Vec<Leftover>, RootError> {
         let names = self.release_names()?;
         let used: Vec<String> = names.iter().filter(|name| !goes(name)).flat_map(|name| self.environments_of(name)).collect();
         let unused = self.environments()?.into_iter().filter(|key| !self.has_environment(key) && !used.contains(key));
@@ -205,9 +205,9 @@ impl Site {
         self.environment_of(release).into_iter().chain(by_manifest)
     }
 
-    fn left_notes(&self, around: &Around<'_>, report: &mut FsckReport, left: &mut Vec<Leftover>) -> Result<(), SiteError> {
+    fn left_notes(&self, around: &Around<'_>, report: &mut FsckReport, left: &mut Vec<Leftover>) -> Result<(), RootError> {
         let of_none = |name: &str| name.parse::<ReleaseName>().is_ok_and(|release| !self.release_dir(&release).is_dir());
-        let notes = self.root().join(".agent");
+        let notes = self.path().join(".agent");
         for (name, path) in entries(&notes.join("pins"))? {
             if of_none(&name) {
                 left.push(Leftover::new("pin", path, "the pin of a release that is not there"));
@@ -239,7 +239,7 @@ impl Site {
     }
 
     /// Removes something that was left; the lock is the proof that it is ours.
-    pub(crate) fn remove_leftover(&self, leftover: &Leftover, _lock: &SiteLock) -> Result<(), SiteError> {
+    pub(crate) fn remove_leftover(&self, leftover: &Leftover, _lock: &RootLock) -> Result<(), RootError> {
         match &leftover.way {
             Removal::Itself => remove_tree(&leftover.path),
             Removal::Release(release) => self.remove_release(release),
@@ -249,7 +249,7 @@ impl Site {
 }
 
 /// The names in a directory, sorted; none where there is no directory.
-fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, SiteError> {
+fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, RootError> {
     let read = match fs::read_dir(dir) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.on_path("read", dir)?,
@@ -264,14 +264,14 @@ fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, SiteError> {
     Ok(entries)
 }
 
-fn trash(dir: &Path, what: &'static str) -> Result<Vec<Leftover>, SiteError> {
+fn trash(dir: &Path, what: &'static str) -> Result<Vec<Leftover>, RootError> {
     let names = entries(dir)?.into_iter().filter(|(name, _)| name.starts_with(".trash-"));
     let which = format!("the removal of {} {what} was cut off", if what == "environment" { "an" } else { "a" });
     Ok(names.map(|(_, path)| Leftover::new(what, path, which.as_str())).collect())
 }
 
 /// What a writing that never came to its end left in a directory.
-fn temporaries(dir: &Path) -> Result<Vec<Leftover>, SiteError> {
+fn temporaries(dir: &Path) -> Result<Vec<Leftover>, RootError> {
     let stale = |name: &str, path: &Path| match temporary_of(name) {
         None => false,
         // Its own may be written at this moment: locks and pins take no turn. None takes a minute.

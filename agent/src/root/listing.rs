@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 use rayon::prelude::*;
 
-use super::{IoContext, SiteError};
+use super::{IoContext, RootError};
 
 /// The list of files: for each `mode digest path`, ended by a NUL, in the order of their bytes. Directories are not in it.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(super) struct Listing {
 
 impl Listing {
     /// The list of a tree, without what stands at its top under a name in `without`.
-    pub(super) fn of(root: &Path, without: &[&str]) -> Result<Self, SiteError> {
+    pub(super) fn of(root: &Path, without: &[&str]) -> Result<Self, RootError> {
         let mut listing = Self::default();
         let mut files = Vec::new();
         walk(root, without, &mut |found| {
@@ -36,7 +36,7 @@ impl Listing {
         };
         let digest = |found: &Found| match read(found) {
             // Python writes bytecode under another name first, wherever it may write; and somebody may use the tree already.
-            Err(SiteError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && in_cache(&found.path) => Ok(None),
+            Err(RootError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && in_cache(&found.path) => Ok(None),
             digest => digest.map(Some),
         };
         let digests: Vec<Option<String>> = files.par_iter().map(digest).collect::<Result<_, _>>()?;
@@ -74,8 +74,8 @@ impl Found {
 }
 
 /// Goes through a tree in the order of its names. Sockets and FIFOs are nobody's content, and are passed over.
-fn walk(root: &Path, without: &[&str], each: &mut dyn FnMut(Found) -> Result<(), SiteError>) -> Result<(), SiteError> {
-    fn into(root: &Path, within: &Path, without: &[&str], each: &mut dyn FnMut(Found) -> Result<(), SiteError>) -> Result<(), SiteError> {
+fn walk(root: &Path, without: &[&str], each: &mut dyn FnMut(Found) -> Result<(), RootError>) -> Result<(), RootError> {
+    fn into(root: &Path, within: &Path, without: &[&str], each: &mut dyn FnMut(Found) -> Result<(), RootError>) -> Result<(), RootError> {
         let dir = root.join(within);
         let mut names: Vec<_> = fs::read_dir(&dir).on_path("read", &dir)?.flatten().map(|entry| entry.file_name()).collect();
         names.sort();
@@ -137,8 +137,8 @@ pub(super) struct Compared {
 /// Holds a tree against its list. Ends early where `go_on` says so.
 ///
 /// # Errors
-/// [`SiteError::Io`] when a directory cannot be read; a file that cannot is a flaw.
-pub(super) fn compare(text: &[u8], root: &Path, without: &[&str], go_on: &dyn Fn() -> bool) -> Result<Compared, SiteError> {
+/// [`RootError::Io`] when a directory cannot be read; a file that cannot is a flaw.
+pub(super) fn compare(text: &[u8], root: &Path, without: &[&str], go_on: &dyn Fn() -> bool) -> Result<Compared, RootError> {
     let mut listed = parse(text);
     let mut compared = Compared::default();
     walk(root, without, &mut |found| {
