@@ -26,20 +26,20 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::door::network::{self, Bound};
-use crate::door::{self, BindError, ControlSocket, House};
+use crate::api::network::{self, Bound};
+use crate::api::{self, ApiState, BindError, ControlSocket};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted, NotTaken};
 use crate::faults;
 use crate::report::reporter::Reporter;
 use crate::restore;
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
-use crate::setup::{self, Manner, Wish};
+use crate::setup::{self, Manner, SetupRequest};
 use crate::tools::serve_if_asked;
 use crate::work::runner::{Runner, RunnerError};
-use crate::work::{Side, chain};
+use crate::work::{Role, chain};
 
 /// The daemon that performs releases on this host.
 #[derive(Debug, Parser)]
@@ -64,7 +64,7 @@ struct Arguments {
     check_config: bool,
     /// Do jobs of one app's releases, for the connection that the service manager started this for
     #[arg(long, value_name = "SIDE", requires = "for_app", hide = true)]
-    runner: Option<Side>,
+    runner: Option<Role>,
     /// The app whose jobs they are
     #[arg(long = "for", value_name = "APP", hide = true)]
     for_app: Option<AppName>,
@@ -96,7 +96,7 @@ struct Arguments {
 
 impl Arguments {
     /// The setup that is asked for, if one is.
-    fn wish(&self) -> Option<Wish> {
+    fn request(&self) -> Option<SetupRequest> {
         let manner = match (self.dry_run, self.yes) {
             (true, _) => Manner::Show,
             (false, true) => Manner::Yes,
@@ -104,7 +104,7 @@ impl Arguments {
         };
         let env = |name: &str| std::env::var(name).ok();
         let config = directory(self.config.as_deref(), Whose::System, env)?;
-        Some(Wish { app: self.setup_app.clone()?, user: self.user.clone(), build_user: self.build_user.clone(), config, manner })
+        Some(SetupRequest { app: self.setup_app.clone()?, user: self.user.clone(), build_user: self.build_user.clone(), config, manner })
     }
 
     /// The restore that is asked for, if one is.
@@ -186,7 +186,7 @@ impl Ended {
             }
             Self::Bind(BindError::NoGroup(_)) => Some("make it (groupadd), or name another in agent.toml".to_owned()),
             Self::App(err) => match &err.source {
-                NotTaken::Site(err) => err.hint(),
+                NotTaken::Root(err) => err.hint(),
                 _ => None,
             },
             _ => None,
@@ -209,8 +209,8 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if err.use_stderr() { 64 } else { 0 });
         }
     };
-    if let Some(wish) = arguments.wish() {
-        return ExitCode::from(setup::run(&wish));
+    if let Some(request) = arguments.request() {
+        return ExitCode::from(setup::run(&request));
     }
     if let Some(wanted) = arguments.restore() {
         return ExitCode::from(restore::run(&wanted));
@@ -253,8 +253,8 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
     let env = |name: &str| std::env::var(name).ok();
     let config = directory(arguments.config.as_deref(), whose, env).ok_or(Ended::NoHome("config"))?;
-    if let (Some(side), Some(app)) = (arguments.runner, &arguments.for_app) {
-        return run_jobs(side, app.clone(), config);
+    if let (Some(role), Some(app)) = (arguments.runner, &arguments.for_app) {
+        return run_jobs(role, app.clone(), config);
     }
     let loaded = InForce::load(&config);
     let settings = loaded.map_err(|complaints| Ended::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect()))?;
@@ -288,7 +288,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     // Before anything is written into it, which would make an old one look new.
     let newest = journal.newest();
     let (failed, failures) = mpsc::unbounded_channel();
-    let engines = Arc::new(Engines::new(journal.clone(), door::rights_of(settings.clone()), failed));
+    let engines = Arc::new(Engines::new(journal.clone(), api::rights_of(settings.clone()), failed));
     engines.recover_spot()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
     // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.
@@ -305,7 +305,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     let mut troubles = engines.apply(&settings.settings());
     engines.notice_an_older_journal(newest)?;
     // With units an app is set up after its file was written: until then its root is not the agent's to write in, and that is no reason to end.
-    if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == Executor::Direct {
+    if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == ExecutorKind::Direct {
         return Err(troubles.swap_remove(0).into());
     }
     for trouble in &troubles {
@@ -318,13 +318,13 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
 }
 
 /// Serves one connection as a step runner. What it needs beside the configuration, its unit says.
-fn run_jobs(side: Side, app: AppName, config: PathBuf) -> Result<(), Ended> {
+fn run_jobs(role: Role, app: AppName, config: PathBuf) -> Result<(), Ended> {
     let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let listener = Inherited::take().map_err(Ended::Inherited)?.control;
     let scratch = std::env::temp_dir();
     let runner = Runner {
         app,
-        side,
+        role,
         config,
         credentials: env("CREDENTIALS_DIRECTORY"),
         caches: env("CACHE_DIRECTORY").unwrap_or_else(|| scratch.clone()),
@@ -388,16 +388,16 @@ async fn answer(
     // Before anybody is answered: whoever was answered may take it that signals are heard.
     let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     let (stop, stopping) = watch::channel(false);
-    let house = House::new(engines.clone(), settings.clone());
-    let serving = tokio::spawn(door::serve(socket, house.clone(), stopping.clone()));
-    let on_the_network = tokio::spawn(network::serve(bound, house, stopping));
+    let state = ApiState::new(engines.clone(), settings.clone());
+    let serving = tokio::spawn(api::serve(socket, state.clone(), stopping.clone()));
+    let on_the_network = tokio::spawn(network::serve(bound, state, stopping));
     let reporter = Reporter::start(engines.journal().clone(), settings.clone());
     let watching = settings.watch();
     let mut changes = settings.follow();
     say(&[NotifyState::Ready, NotifyState::Status(&format!("{} app(s); nothing is under way", in_force.apps.len()))]);
     let watched = tokio::spawn(answer_watchdog());
     tracing::info!(socket = %path.display(), apps = in_force.apps.len(), "ready");
-    let mut bell = engines.journal().bell();
+    let mut written = engines.journal().changes();
     let mut complaints = settings.follow_complaints();
     let looking = engines.journal().clone();
     let mut looked = tokio::task::spawn_blocking(move || looking.looked_through());
@@ -425,7 +425,7 @@ async fn answer(
                     tracing::info!(apps = new.apps.len(), "the configuration was taken up");
                 }).await;
             },
-            rung = bell.changed() => if rung.is_ok() {
+            changed = written.changed() => if changed.is_ok() {
                 calm_at = Some(Instant::now() + CALM);
                 tell_status(&engines, &settings, &mut told).await;
             },

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use chrono::Utc;
 
-use crate::trust::hint::{Claim, Source};
+use crate::trust::webhook::{Claim, Source};
 use crate::trust::{Algorithm, Jwt, Keys, Revoked, Signers, fingerprint, place_of_keys};
 
 pub fn signers(text: &str) {
@@ -41,7 +41,7 @@ pub fn keys(document: &[u8]) {
     }
 }
 
-pub fn hint(headers: &str, body: &[u8]) {
+pub fn webhook(headers: &str, body: &[u8]) {
     let now = u64::try_from(Utc::now().timestamp()).unwrap_or_default();
     for source in Source::ALL {
         let secret = match source {

@@ -3,7 +3,7 @@
 //! The modules are in the order of floors: each uses only those above it.
 
 mod faults;
-mod site;
+mod root;
 mod trust;
 mod tools;
 mod restart;
@@ -12,7 +12,7 @@ mod work;
 mod steps;
 mod engine;
 mod report;
-mod door;
+mod api;
 mod setup;
 mod restore;
 

@@ -18,9 +18,9 @@ use agent_wire::event::Stream;
 use nix::unistd::{Uid, User, geteuid};
 use thiserror::Error;
 
+use crate::root::AppRoot;
 use crate::settings::{self, App};
-use crate::site::Site;
-use crate::tools::database::{Kind, restore, target};
+use crate::tools::database::{DatabaseKind, restore, target};
 use crate::tools::manage::{Django, Tree};
 use crate::tools::{Cancel, Program, Watch};
 use crate::work::{Failure, Order, Ordered};
@@ -135,8 +135,8 @@ fn watched<T>(act: impl FnOnce(&Watch<'_>) -> T) -> T {
     act(&Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &Cancel::default(), lines: &lines })
 }
 
-fn kind_of(dump: &Path) -> Result<Kind, NotRestored> {
-    Kind::of(dump).ok_or_else(|| NotRestored::NoDump(dump.to_owned()))
+fn kind_of(dump: &Path) -> Result<DatabaseKind, NotRestored> {
+    DatabaseKind::of(dump).ok_or_else(|| NotRestored::NoDump(dump.to_owned()))
 }
 
 fn whole(wanted: &Wanted) -> Result<(), NotRestored> {
@@ -177,11 +177,11 @@ fn as_user(wanted: &Wanted) -> Result<(), NotRestored> {
     let path = PathBuf::from("the standard input");
     let dump = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned();
     let dump = Arc::new(File::from(dump.map_err(|source| NotRestored::Unreadable { path, source })?));
-    let site = Site::at(&app.root);
-    let release = release_of(&wanted.dump, &site)?;
-    let env = environment(&app, &site, &release)?;
+    let root = AppRoot::at(&app.root);
+    let release = release_of(&wanted.dump, &root)?;
+    let env = environment(&app, &root, &release)?;
     let settings = app.django.as_ref().ok_or_else(|| NotRestored::Failed("no [django] is set".to_owned(), None))?;
-    let dir = site.release_dir(&release);
+    let dir = root.release_dir(&release);
     let django = Django { settings, release: &dir, python: &dir.join("venv/bin/python"), env: &env, tree: Tree::Sealed };
     watched(|watch| {
         // The project's own output while it is loaded is of no interest.
@@ -197,10 +197,10 @@ fn as_user(wanted: &Wanted) -> Result<(), NotRestored> {
 }
 
 /// The release that the dump was made for, or the live one where that is gone: its code knows the way to the database.
-fn release_of(dump: &Path, site: &Site) -> Result<ReleaseName, NotRestored> {
+fn release_of(dump: &Path, root: &AppRoot) -> Result<ReleaseName, NotRestored> {
     let name = dump.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next());
-    let own = name.and_then(|name| name.parse::<ReleaseName>().ok()).filter(|release| site.release_dir(release).join("venv").exists());
-    let live = || site.live().ok().flatten();
+    let own = name.and_then(|name| name.parse::<ReleaseName>().ok()).filter(|release| root.release_dir(release).join("venv").exists());
+    let live = || root.live().ok().flatten();
     let none = || {
         NotRestored::Failed("neither the release of the dump nor a live one is there, whose settings name the database".to_owned(), None)
     };
@@ -208,11 +208,11 @@ fn release_of(dump: &Path, site: &Site) -> Result<ReleaseName, NotRestored> {
 }
 
 /// `[env]`, the secrets, and the variables of the release.
-fn environment(app: &App, site: &Site, release: &ReleaseName) -> Result<Vec<(String, String)>, NotRestored> {
+fn environment(app: &App, root: &AppRoot, release: &ReleaseName) -> Result<Vec<(String, String)>, NotRestored> {
     let secrets = std::env::var(SECRETS).unwrap_or_else(|_| "[]".to_owned());
     let secrets: Vec<(String, String)> =
         serde_json::from_str(&secrets).map_err(|err| NotRestored::Failed(format!("{SECRETS} cannot be read: {err}"), None))?;
-    let commit = site.manifest(release).ok().and_then(|manifest| manifest.commit.parse().ok());
+    let commit = root.manifest(release).ok().and_then(|manifest| manifest.commit.parse().ok());
     let order = Order {
         run: RunId(0),
         marker: String::new(),
@@ -220,6 +220,6 @@ fn environment(app: &App, site: &Site, release: &ReleaseName) -> Result<Vec<(Str
         release: commit.map(|commit| Ordered { name: release.clone(), commit, reference: None }),
         former: None,
     };
-    let of_release = order.variables(app, |release| site.release_dir(release));
+    let of_release = order.variables(app, |release| root.release_dir(release));
     Ok(app.variables(secrets).into_iter().chain(of_release).collect())
 }

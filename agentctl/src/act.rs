@@ -6,7 +6,7 @@ use agent_wire::form::Form;
 use agent_wire::view::Taken;
 use clap::Args;
 
-use crate::client::{self, Answer};
+use crate::client::{self, ApiAnswer};
 use crate::fault::{Exit, Fault};
 use crate::follow;
 use crate::render;
@@ -66,7 +66,7 @@ pub(crate) async fn at_once(session: &mut Session<'_>, form: &Form) -> Result<Ex
     follow::mine(session, taken.view).await
 }
 
-async fn ask(session: &mut Session<'_>, form: &Form) -> Result<Answer<Taken>, Fault> {
+async fn ask(session: &mut Session<'_>, form: &Form) -> Result<ApiAnswer<Taken>, Fault> {
     let Session { client, out, .. } = session;
     let comeback = client.patience.comeback;
     client.ask(form, || out.words(&render::asking_again(comeback))).await

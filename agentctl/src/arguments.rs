@@ -229,13 +229,13 @@ those is said with each.
 
 Examples:
   agentctl fsck
-  agentctl fsck --json | jq -r '.differences[] | select(.level == \"error\") | .path'
+  agentctl fsck --json | jq -r '.findings[] | select(.level == \"error\") | .path'
   agentctl fsck --mend && agentctl fsck"
     )]
     Fsck(fsck::Fsck),
     /// Show who the agent takes you for, and what you may do
     Whoami,
-    /// Look the set-up over; each finding comes with its cure
+    /// Look the set-up over; each finding comes with its hint
     #[command(after_help = "Exits 1 when a release would fail.")]
     Doctor,
 }

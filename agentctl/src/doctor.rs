@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong with the set-up, each finding with its cure.
+//! `doctor`: what is wrong with the set-up, and what to do.
 
 use agent_wire::view::{Doctor, Level};
 

@@ -30,7 +30,7 @@ pub(crate) enum Reach {
 
 /// What is to be told.
 #[derive(Debug, Clone)]
-struct Wish {
+struct FollowRequest {
     run: u64,
     token: Option<String>,
     opening: Opening,
@@ -42,37 +42,37 @@ struct Wish {
 pub(crate) async fn mine(session: &mut Session<'_>, taken: Taken) -> Result<Exit, Fault> {
     // On the socket the kernel says who reads, and that needs no token.
     let token = taken.token.filter(|_| session.client.network().is_some());
-    follow(session, Wish { run: taken.run, token, opening: Opening::Told, stream: Stream::Words, reach: Reach::End }).await
+    follow(session, FollowRequest { run: taken.run, token, opening: Opening::Told, stream: Stream::Words, reach: Reach::End }).await
 }
 
 /// Tells a run that the user asked to read; followed to its end, the outcome gives the exit code.
 pub(crate) async fn read(session: &mut Session<'_>, run: u64, reach: Reach) -> Result<Exit, Fault> {
-    follow(session, Wish { run, token: None, opening: Opening::ToTell, stream: Stream::Data, reach }).await
+    follow(session, FollowRequest { run, token: None, opening: Opening::ToTell, stream: Stream::Data, reach }).await
 }
 
-async fn follow(session: &mut Session<'_>, wish: Wish) -> Result<Exit, Fault> {
+async fn follow(session: &mut Session<'_>, request: FollowRequest) -> Result<Exit, Fault> {
     let Session { client, out, manner, .. } = session;
-    let run = wish.run;
+    let run = request.run;
     tokio::select! {
         biased;
-        told = tell(client, out, *manner, wish) => told,
+        told = tell(client, out, *manner, request) => told,
         Ok(()) = tokio::signal::ctrl_c() => Err(Fault::Detached { run, called: client.called.clone() }),
     }
 }
 
-async fn tell(client: &Client, out: &mut Out, manner: Manner, wish: Wish) -> Result<Exit, Fault> {
-    let detail = match (manner, wish.stream) {
+async fn tell(client: &Client, out: &mut Out, manner: Manner, request: FollowRequest) -> Result<Exit, Fault> {
+    let detail = match (manner, request.stream) {
         // Who reads a run again wants to read all of it.
         (_, Stream::Data) => Detail::Full,
         (Manner::Words(detail), Stream::Words) => detail,
         (Manner::Quiet | Manner::Json, Stream::Words) => Detail::Usual,
     };
-    let mut story = Story::new(wish.run, detail, wish.opening, &client.called).fit(out.width_of(wish.stream));
-    let mut board = Board::new(out, if manner == Manner::Json { Stream::Data } else { wish.stream });
-    let mut follower = Follower::new(client, wish.run, wish.token);
+    let mut story = Story::new(request.run, detail, request.opening, &client.called).fit(out.width_of(request.stream));
+    let mut board = Board::new(out, if manner == Manner::Json { Stream::Data } else { request.stream });
+    let mut follower = Follower::new(client, request.run, request.token);
     let mut begun = false;
     loop {
-        let next = match wish.reach {
+        let next = match request.reach {
             Reach::SoFar if begun => match timeout(QUIET, follower.next()).await {
                 Ok(next) => next,
                 Err(_) => return Ok(Exit::GOOD),
@@ -102,7 +102,7 @@ async fn tell(client: &Client, out: &mut Out, manner: Manner, wish: Wish) -> Res
                         Manner::Quiet if code == 0 => {}
                         Manner::Quiet | Manner::Words(_) => board.lines(&sentence)?,
                     }
-                    return Ok(Exit(if wish.reach == Reach::End { code } else { 0 }));
+                    return Ok(Exit(if request.reach == Reach::End { code } else { 0 }));
                 }
             }
         }

@@ -32,7 +32,7 @@ impl Fsck {
         let answer = session.client.read::<view::Fsck>(&format!("{}/fsck", Session::path(&app)), Effort::All).await?;
         let text = session.told(&answer, |fsck, _| render::fsck(fsck));
         session.out.data(&text)?;
-        let differs = answer.view.differences.iter().any(|difference| difference.level != Level::Good);
+        let differs = answer.view.findings.iter().any(|finding| finding.level != Level::Good);
         Ok(if differs { Exit(1) } else { Exit::GOOD })
     }
 }

@@ -4,7 +4,7 @@ use agent_model::names::{AppName, Revision};
 use agent_wire::view;
 use clap::Args;
 
-use crate::client::{Answer, Effort, encoded};
+use crate::client::{ApiAnswer, Effort, encoded};
 use crate::fault::{Exit, Fault};
 use crate::render;
 use crate::session::Session;
@@ -31,7 +31,7 @@ pub(crate) async fn show(session: &mut Session<'_>, revision: &Revision) -> Resu
 }
 
 /// Reads the plan for a revision.
-pub(crate) async fn read(session: &Session<'_>, app: &AppName, revision: &Revision) -> Result<Answer<view::Plan>, Fault> {
+pub(crate) async fn read(session: &Session<'_>, app: &AppName, revision: &Revision) -> Result<ApiAnswer<view::Plan>, Fault> {
     session.client.read(&path(app, revision), Effort::Much).await
 }
 

@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory};
 
 use crate::address::Url;
-use crate::client::{Client, Network, Patience, Way};
+use crate::client::{Client, Network, Patience, Transport};
 use crate::fault::Fault;
 use crate::key::{self, Key, Means};
 use crate::render::words::quoted;
@@ -76,7 +76,7 @@ impl Route {
     /// The way to the agent.
     pub(crate) fn client<C: CommandFactory>(self) -> Result<Client, Fault> {
         let Some(url) = self.url else {
-            return Ok(Client::new(Way::Socket(self.socket.unwrap_or_else(usual_socket)), Patience::default()));
+            return Ok(Client::new(Transport::Socket(self.socket.unwrap_or_else(usual_socket)), Patience::default()));
         };
         if self.keys.is_empty() {
             let says = "--url needs a --key (or AGENTCTL_KEY): over the network every request is signed";
@@ -89,7 +89,7 @@ impl Route {
         let tls = Arc::new(tls::config(self.ca.as_deref())?);
         let keys = Arc::new(load(&self.keys)?);
         let called = ["agentctl".to_owned()].into_iter().chain(self.typed).collect::<Vec<_>>().join(" ");
-        let way = Way::Network(Box::new(Network { url, host, keys, ca: self.ca, tls }));
+        let way = Transport::Network(Box::new(Network { url, host, keys, ca: self.ca, tls }));
         Ok(Client::new(way, Patience::of_network()).called(called))
     }
 }

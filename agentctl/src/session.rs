@@ -5,7 +5,7 @@ use agent_wire::view::{Apps, Run};
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 
-use crate::client::{Answer, Client, Effort, encoded};
+use crate::client::{ApiAnswer, Client, Effort, encoded};
 use crate::fault::{Exit, Fault};
 use crate::out::Out;
 use crate::render;
@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
     }
 
     /// What is shown of an answer.
-    pub(crate) fn told<T>(&self, answer: &Answer<T>, words: impl FnOnce(&T, &Self) -> String) -> String {
+    pub(crate) fn told<T>(&self, answer: &ApiAnswer<T>, words: impl FnOnce(&T, &Self) -> String) -> String {
         match self.manner {
             Manner::Json => answer.raw.clone(),
             Manner::Words(_) | Manner::Quiet => words(&answer.view, self),

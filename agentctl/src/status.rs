@@ -3,7 +3,7 @@
 use agent_wire::view::Apps;
 use serde_json::Value;
 
-use crate::client::{Answer, Effort};
+use crate::client::{ApiAnswer, Effort};
 use crate::fault::{Exit, Fault};
 use crate::render;
 use crate::session::Session;
@@ -24,7 +24,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<Exit, Fault> {
 }
 
 /// Leaves only one app, in what was understood and in what came.
-fn narrow(answer: &mut Answer<Apps>, app: &str) {
+fn narrow(answer: &mut ApiAnswer<Apps>, app: &str) {
     answer.view.apps.retain(|known| known.name == app);
     // It was understood already, so it is JSON.
     if let Ok(mut raw) = serde_json::from_str::<Value>(&answer.raw) {

@@ -192,7 +192,7 @@ fn the_app_is_found_or_asked_for() {
     assert_eq!((&shown["apps"][0]["name"], &shown["apps"][0]["new"]), (&"shop".into(), &3.into()));
 }
 
-const SOUND: &str = r#"{"app":"shop","run":null,"verified":{"releases":1,"environments":0,"files":2,"bytes":3,"backups":0,"runs":1,"events":9},"differences":[]}"#;
+const SOUND: &str = r#"{"app":"shop","run":null,"verified":{"releases":1,"environments":0,"files":2,"bytes":3,"backups":0,"runs":1,"events":9},"findings":[]}"#;
 
 #[test]
 fn reading_verbs_ask_for_their_view() {
@@ -213,10 +213,10 @@ fn reading_verbs_ask_for_their_view() {
         let data = agentctl(&format!("--app shop {arguments} --json"), vec![Say::Json(200, answer.into())]);
         assert_eq!((data.code, data.stdout), (0, format!("{answer}\n")));
     }
-    let ill = r#"{"findings":[{"app":null,"what":"git","level":"error","text":"no git","cure":null}]}"#;
+    let ill = r#"{"findings":[{"app":null,"what":"git","level":"error","text":"no git","hint":null}]}"#;
     assert_eq!(agentctl("doctor", vec![Say::Json(200, ill.into())]).code, 1);
     for (level, code) in [("error", 1), ("warning", 1), ("good", 0)] {
-        let differs = format!(r#"[{{"what":"link","level":"{level}","path":null,"text":"x","cure":null,"mend":false}}]"#);
+        let differs = format!(r#"[{{"what":"link","level":"{level}","path":null,"text":"x","hint":null,"mend":false}}]"#);
         let said = SOUND.replace("[]", &differs);
         assert_eq!(agentctl("--app shop fsck", vec![Say::Json(200, said)]).code, code, "{level}");
     }

@@ -33,7 +33,7 @@ pub use hostile::Hostile;
 pub use http::{Answer, Place, get, request};
 pub use issuer::{Issuer, Replies};
 pub use jsonschema;
-pub use load::{Kind, Led, Load, Met, Over, Rate, Visit};
+pub use load::{Led, Load, Met, Over, Rate, RequestKind, Visit};
 pub use network::{HOST, Network, SigningKey, form, nonce, now};
 pub use nginx::{Nginx, Upstream};
 pub use nspawn::{Booted, Inside};

@@ -62,7 +62,7 @@ impl Rate {
 
 /// What the visit asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RequestKind {
     /// As quick as the server can.
     Quick,
     /// The same, by POST.
@@ -84,7 +84,7 @@ pub enum Over {
 #[derive(Debug, Clone)]
 pub struct Visit {
     /// What it asked for.
-    pub kind: Kind,
+    pub kind: RequestKind,
     /// What it came over.
     pub over: Over,
     /// When it was due.
@@ -198,7 +198,7 @@ impl Shared {
 
     /// Whether the visit is to be made: not when the load has ended before it was due.
     fn await_due(&self, due: Instant) -> bool {
-        const LOOK: Duration = Duration::from_millis(100);
+        const POLL: Duration = Duration::from_millis(100);
         loop {
             if self.ended.get().is_some_and(|ended| *ended <= due) {
                 return false;
@@ -207,15 +207,15 @@ impl Shared {
             if left.is_zero() {
                 return true;
             }
-            std::thread::sleep(left.min(LOOK));
+            std::thread::sleep(left.min(POLL));
         }
     }
 
     fn visit(&self, number: u64, due: Instant) -> Visit {
         let kind = match number {
-            number if number % SLOW_EVERY == SLOW_EVERY / 2 => Kind::Slow,
-            number if number % POST_EVERY == POST_EVERY / 3 => Kind::Posted,
-            _ => Kind::Quick,
+            number if number % SLOW_EVERY == SLOW_EVERY / 2 => RequestKind::Slow,
+            number if number % POST_EVERY == POST_EVERY / 3 => RequestKind::Posted,
+            _ => RequestKind::Quick,
         };
         // Of the slow ones, every fifth as well.
         let over = if (number + number / SLOW_EVERY).is_multiple_of(KEPT_EVERY) { Over::Kept } else { Over::New };
@@ -227,11 +227,11 @@ impl Shared {
         Visit { kind, over, due, sent, answered, result, release }
     }
 
-    fn ask(&self, kind: Kind, over: Over) -> io::Result<Answer> {
+    fn ask(&self, kind: RequestKind, over: Over) -> io::Result<Answer> {
         let (method, path) = match kind {
-            Kind::Quick => ("GET", &self.rate.path),
-            Kind::Posted => ("POST", &self.rate.path),
-            Kind::Slow => ("GET", &self.rate.slow_path),
+            RequestKind::Quick => ("GET", &self.rate.path),
+            RequestKind::Posted => ("POST", &self.rate.path),
+            RequestKind::Slow => ("GET", &self.rate.slow_path),
         };
         let kept = if over == Over::Kept { lock(&self.kept).pop_front() } else { None };
         let mut stream = kept.map_or_else(|| self.connect(), Ok)?;
@@ -305,12 +305,12 @@ pub struct Met {
 impl Met {
     /// Sums them up; they are in the order in which they were due.
     pub fn of(visits: &[Visit]) -> Self {
-        let latencies = |is: fn(&Kind) -> bool| {
+        let latencies = |is: fn(&RequestKind) -> bool| {
             let mut latencies: Vec<Duration> = visits.iter().filter(|visit| is(&visit.kind)).map(Visit::latency).collect();
             latencies.sort_unstable();
             latencies
         };
-        let (quick, slow) = (latencies(|kind| *kind != Kind::Slow), latencies(|kind| *kind == Kind::Slow));
+        let (quick, slow) = (latencies(|kind| *kind != RequestKind::Slow), latencies(|kind| *kind == RequestKind::Slow));
         let at = |share: usize| quick.get(quick.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
         // When nobody is due any more, only the slow ones are still to be answered: that is no silence.
         let last = visits.last().map(|visit| visit.due);
@@ -482,7 +482,7 @@ mod tests {
         let switch = |to: &str, asked, live| Switch { to: to.to_owned(), asked: at(asked), live: Some(at(live)) };
         let led = Led(vec![switch("one", 0, 10), switch("two", 100, 200), switch("three", 1000, 1100)]);
         let visit = |release: &str, sent, answered| Visit {
-            kind: Kind::Quick,
+            kind: RequestKind::Quick,
             over: Over::New,
             due: at(sent),
             sent: at(sent),

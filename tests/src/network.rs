@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_wire::REQUEST_TYPE;
-use agent_wire::sshsig::{Hash, NAMESPACE, Proof, PublicKey, Sshsig};
+use agent_wire::sshsig::{Hash, NAMESPACE, PublicKey, RawSignature, Sshsig};
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use aws_lc_rs::rand::{SystemRandom, fill};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -76,7 +76,7 @@ impl SigningKey {
 
     /// A signature for any namespace.
     pub fn sign_for(&self, body: &str, namespace: &str, hash: Hash) -> Sshsig {
-        let proof = Proof::Ed25519(self.raw(&signed(body, namespace, hash)));
+        let proof = RawSignature::Ed25519(self.raw(&signed(body, namespace, hash)));
         Sshsig { key: self.public(), namespace: namespace.to_owned(), hash, proof }
     }
 
@@ -91,7 +91,7 @@ impl SigningKey {
         bytes.push(flags);
         bytes.extend_from_slice(&7_u32.to_be_bytes());
         bytes.extend_from_slice(digest(&SHA256, &signed(body, NAMESPACE, Hash::Sha512)).as_ref());
-        let proof = Proof::Hardware { signature: self.raw(&bytes), flags, counter: 7 };
+        let proof = RawSignature::Hardware { signature: self.raw(&bytes), flags, counter: 7 };
         Sshsig { key: self.public_hardware_for(application), namespace: NAMESPACE.to_owned(), hash: Hash::Sha512, proof }
     }
 }
@@ -135,7 +135,7 @@ pub struct Network {
 }
 
 impl Bench {
-    /// Writes `agent.toml` with a network door, and its certificate. `top` are the keys above all sections, `sections` what follows `[https]`.
+    /// Writes `agent.toml` with an API on the network, and its certificate. `top` are the keys above all sections, `sections` what follows `[https]`.
     pub fn network(&self, top: &str, sections: &str, allowed_signers: &str) -> Network {
         let port = free_port();
         let ca = self.certificate("config/tls", &[HOST, "localhost"]);

@@ -87,8 +87,8 @@ impl Bench {
             let said = said["live"]["name"].as_str().map(str::to_owned);
             must(said == live, format!("the agent says that {said:?} is live, and the link says {live:?}"));
             // Whatever a test did, it left nothing that the agent itself finds fault with.
-            let differences = self.ask_json(&format!("/v1/apps/{app}/fsck"))["differences"].as_array().cloned().unwrap_or_default();
-            for difference in differences.iter().filter(|difference| difference["level"] != "good") {
+            let findings = self.ask_json(&format!("/v1/apps/{app}/fsck"))["findings"].as_array().cloned().unwrap_or_default();
+            for difference in findings.iter().filter(|difference| difference["level"] != "good") {
                 must(false, format!("fsck: {} ({})", difference["text"], difference["path"]));
             }
         }

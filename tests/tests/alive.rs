@@ -162,7 +162,7 @@ fn a_server_whose_master_ends_after_four_seconds_is_taken_back() {
 }
 
 #[test]
-fn an_instance_that_is_stopped_is_found_with_its_cure() {
+fn an_instance_that_is_stopped_is_found_with_its_hint() {
     let site = Site::new("stopped", "300ms");
     let all = agent_tests::processes_about(&site.bench.root_of("plain").join("releases"));
     all.iter().for_each(|process| process.signal(Signal::SIGSTOP));

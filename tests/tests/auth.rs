@@ -1,4 +1,4 @@
-//! Who may ask for what: the socket's own door, grants, and what a request must look like. Every refusal is a problem with a code that stays.
+//! Who may ask for what: the socket's own API, grants, and what a request must look like. Every refusal is a problem with a code that stays.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;

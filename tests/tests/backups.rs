@@ -115,7 +115,7 @@ fn findings(bench: &Bench, what: &str) -> Vec<(String, String, String)> {
     let found = bench.ctl(["doctor", "--json"]).json();
     let found = found["findings"].as_array().unwrap().iter().filter(|finding| finding["what"] == what);
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
-    found.map(|finding| (text(finding, "level"), text(finding, "text"), text(finding, "cure"))).collect()
+    found.map(|finding| (text(finding, "level"), text(finding, "text"), text(finding, "hint"))).collect()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What bad input gets: a sentence that names the thing and the cure, the right exit code, and nothing lost. The former release serves on, and
+//! What bad input gets: a sentence that names the thing and the hint, the right exit code, and nothing lost. The former release serves on, and
 //! nothing of the failed one is left.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
@@ -196,7 +196,7 @@ fn a_broken_configuration_later_leaves_the_good_one_in_force() {
     bench.app("plain", &settings(&repo, "keep_release = 1\n"));
     wait_until("the agent complains", SOON, || !bench.ask_json("/v1/apps")["complaints"].as_array().unwrap().is_empty());
     bench.ctl(["status"]).expect(0).says(&["not in force", "plain.toml:6", "keep_releases", "is live"]);
-    bench.ctl(["doctor"]).expect(1).says(&["plain.toml:6", "cure:", "what was in force before"]);
+    bench.ctl(["doctor"]).expect(1).says(&["plain.toml:6", "hint:", "what was in force before"]);
     repo.write("page.html", "two").commit("Two");
     bench.ctl(["release", "main"]).expect(0);
     bench.assert_sound();

@@ -359,9 +359,9 @@ fn data_has_the_documented_shape() {
     has(&plan, &["commit", "ref", "live", "commits", "ahead", "requirements", "migrations", "steps", "bytes", "disk_free", "warnings"]);
     has(&plan["steps"][0], &["step", "undo", "warn"]);
     assert_eq!(json(&["release", "main", "--dry-run", "--json"])["steps"], plan["steps"]);
-    has(&json(&["doctor", "--json"])["findings"][0], &["app", "what", "level", "text", "cure"]);
+    has(&json(&["doctor", "--json"])["findings"][0], &["app", "what", "level", "text", "hint"]);
     let fsck = json(&["fsck", "--json"]);
-    has(&fsck, &["app", "run", "verified", "differences"]);
+    has(&fsck, &["app", "run", "verified", "findings"]);
     has(&fsck["verified"], &["releases", "environments", "files", "bytes", "backups", "runs", "events"]);
     has(&json(&["prune", "--dry-run", "--json"]), &["releases"]);
     has(&json(&["release", "main", "--no-follow", "--json"]), &["run", "events"]);
@@ -541,7 +541,7 @@ fn the_doctor_s_exit_code_is_the_worst_that_it_found() {
     fs::rename(repo.path(), &away).unwrap();
     let done = bench.ctl(["doctor"]).expect(1);
     assert!(done.stdout.starts_with("✗ plain git: "), "the worst goes first: {}", done.stdout);
-    done.says(&["repos/plain", "cure:", "`repository`", "1 error"]);
+    done.says(&["repos/plain", "hint:", "`repository`", "1 error"]);
     fs::rename(&away, repo.path()).unwrap();
     bench.app("plain", &settings(&repo, "[shared]\ndirs = [\"media\"]\nfiles = [\".env\"]\n"));
     bench.reload();

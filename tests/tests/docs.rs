@@ -210,7 +210,7 @@ fn every_example_of_a_file_is_taken_by_the_agent() {
                 let file = bench.write(file, "SECRET_KEY=secret\n");
                 fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
             }
-            for file in between(&example, "\"", "\"").into_iter().filter(|word| word.ends_with(".hint")) {
+            for file in between(&example, "\"", "\"").into_iter().filter(|word| word.ends_with(".webhook")) {
                 // A secret of any kind.
                 let file = bench.write(file, "whsec_c2l4dGVlbi1ieXRlcy1hdC1sZWFzdCEh\n");
                 fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();

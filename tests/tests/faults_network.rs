@@ -1,5 +1,5 @@
 //! The network around the agent fails: names that do not resolve, servers that are not there, that lie about who they are, that fall silent or are
-//! cut off in the middle. The former release serves on, nothing of the failed one is left, and the sentence names the thing and the cure.
+//! cut off in the middle. The former release serves on, nothing of the failed one is left, and the sentence names the thing and the hint.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;

@@ -48,8 +48,8 @@ fn site(name: &str) -> (Bench, Repo) {
 fn differences(bench: &Bench) -> Vec<Value> {
     // With its name: which apps there are, a damaged journal may not say.
     let done = bench.ctl(["fsck", "--app", "site", "--json"]);
-    let all = done.json()["differences"].as_array().unwrap().clone();
-    let found: Vec<Value> = all.into_iter().filter(|difference| difference["level"] != "good").collect();
+    let all = done.json()["findings"].as_array().unwrap().clone();
+    let found: Vec<Value> = all.into_iter().filter(|finding| finding["level"] != "good").collect();
     assert_eq!(done.code, i32::from(!found.is_empty()), "{found:#?}");
     found
 }
@@ -215,9 +215,9 @@ fn each_damage_is_found_where_it_is_and_a_sound_root_is_called_sound() {
         let text = found[0]["text"].as_str().unwrap();
         assert!(text.contains(says), "{}: {text}", path.display());
         assert_eq!(found[0]["path"].as_str(), whole.to_str(), "{text}");
-        assert!(found[0]["cure"].is_string() && found[0]["mend"] == false, "{found:#?}");
+        assert!(found[0]["hint"].is_string() && found[0]["mend"] == false, "{found:#?}");
         let members: Vec<&str> = found[0].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(members, ["cure", "level", "mend", "path", "text", "what"]);
+        assert_eq!(members, ["hint", "level", "mend", "path", "text", "what"]);
         Command::new("rm").arg("-rf").arg(&whole).status().unwrap();
         if copy.symlink_metadata().is_ok() {
             fs::rename(&copy, &whole).unwrap();
@@ -279,11 +279,11 @@ fn the_link_and_what_makes_a_release_whole_are_held_against_the_journal() {
         symlink(to, &link).unwrap();
     };
     let sound = Path::new("releases").join(&live);
-    let one = |says: &str, cure: &str| {
+    let one = |says: &str, hint: &str| {
         let found = differences(&bench);
         assert_eq!((found.len(), &found[0]["what"]), (1, &Value::from("link")), "{found:#?}");
         assert!(found[0]["text"].as_str().unwrap().contains(says), "{found:#?}");
-        assert!(found[0]["cure"].as_str().unwrap().contains(cure), "{found:#?}");
+        assert!(found[0]["hint"].as_str().unwrap().contains(hint), "{found:#?}");
     };
     relink(&Path::new("releases").join(&former));
     one(&format!("names {former}, and the journal says that {live} was live last (run 2)"), &format!("agentctl activate {live}"));
@@ -327,7 +327,7 @@ fn the_link_and_what_makes_a_release_whole_are_held_against_the_journal() {
     fs::rename(environment.join(".complete"), bench.path("lost")).unwrap();
     let found = differences(&bench);
     assert_eq!(found.len(), 2, "both releases are told: {found:#?}");
-    assert!(found.iter().all(|difference| difference["text"].as_str().unwrap().contains("is incomplete")), "{found:#?}");
+    assert!(found.iter().all(|finding| finding["text"].as_str().unwrap().contains("is incomplete")), "{found:#?}");
     bench.ctl(["fsck", "--mend"]).expect(0).says(&["nothing is left over"]);
     fs::rename(bench.path("lost"), environment.join(".complete")).unwrap();
     fs::rename(root.join("shared/media"), bench.path("lost")).unwrap();

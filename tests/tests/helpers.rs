@@ -339,8 +339,8 @@ fn an_agent_without_any_right_hands_over_in_slots() {
     let mut shop = Shop::new("slots", SLOTS);
     shop.begin("without helpers");
     let failed = shop.machine.ctl(["release", "v1"]).expect(1);
-    for cure in ["may not start shop@blue.service", "release-agent-start@shop@blue.service.socket", "agentctl setup app shop"] {
-        assert!(failed.stderr.contains(cure), "{cure}:\n{}", failed.stderr);
+    for hint in ["may not start shop@blue.service", "release-agent-start@shop@blue.service.socket", "agentctl setup app shop"] {
+        assert!(failed.stderr.contains(hint), "{hint}:\n{}", failed.stderr);
     }
     assert_eq!((shop.slot("blue"), shop.slot("green")), (None, None), "nothing is left");
     assert_eq!(shop.machine.property(AGENT, "User"), "release-agent");
@@ -414,7 +414,7 @@ fn an_agent_without_any_right_hands_over_in_slots() {
     shop.configure(&SLOTS.replace("shop@", "shop-gunicorn@"));
     shop.machine.systemctl(["stop", "shop@blue.service", "shop@green.service"]);
     shop.machine.run(["rm", "-r", "/run/shop/web.sock", "/var/shop/slots"]).expect(0);
-    assert_eq!(shop.findings(), Vec::<String>::new(), "the example has no trap");
+    assert_eq!(shop.findings(), Vec::<String>::new(), "the example has no misconfiguration");
     shop.machine.ctl(["release", "v1"]).expect(0);
     let visitors = Visitors::come(&front);
     shop.machine.ctl(["release", "v2"]).expect(0);

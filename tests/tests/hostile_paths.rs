@@ -264,7 +264,7 @@ fn another_link(name: &str, exchange: &str, parts: &[&str]) {
     assert!(!done.stderr.contains("panicked") && !hostile.bench.log().contains("panicked"));
     let is_link = fs::read_link(&link).is_ok_and(|target| target.parent() == Some(Path::new("releases")));
     assert!(!is_link, "it was replaced by a link");
-    // Whatever asks afterwards is told so, too, and the next release begins with the cure.
+    // Whatever asks afterwards is told so, too, and the next release begins with the hint.
     hostile.bench.ctl(["doctor"]).expect(1).says(&["app", "move"]);
     hostile.bench.ctl(["status"]);
     // Moved away as the hint says, all is as it was.

@@ -1,4 +1,4 @@
-//! The floors of the house: a module uses only those above it, and a crate only what it is allowed to.
+//! The floors of the code: a module uses only those above it, and a crate only what it is allowed to.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
 use std::fs;
@@ -83,10 +83,10 @@ fn what_only_one_place_may_do_is_done_nowhere_else() {
     let src = project().join("agent/src");
     let only = [
         ("Command::new(", &["tools/"][..], "only tools runs programs"),
-        ("Caller::Unix {", &["door/auth/"], "only auth makes callers"),
-        ("Caller::Keys(", &["door/auth/"], "only auth makes callers"),
-        ("StatusCode::", &["door/"], "only the door knows status codes"),
-        ("\"git_cache\"", &["site/"], "only site knows the app root"),
+        ("Caller::Unix {", &["api/auth/"], "only auth makes callers"),
+        ("Caller::Keys(", &["api/auth/"], "only auth makes callers"),
+        ("StatusCode::", &["api/"], "only the API knows status codes"),
+        ("\"git_cache\"", &["root/"], "only root knows the app root"),
     ];
     for file in sources(&src) {
         let text = fs::read_to_string(&file).unwrap();

@@ -1,6 +1,7 @@
 //! The tests from outside, in one program: each of its modules would else be linked with all that they share.
 
 mod alive;
+mod api;
 mod auth;
 mod backups;
 mod bad_input;
@@ -9,7 +10,6 @@ mod cli;
 mod crash;
 mod database;
 mod docs;
-mod door;
 mod evidence;
 mod failure;
 mod faults_clock;
@@ -22,7 +22,6 @@ mod fsck;
 mod git_refs;
 mod half_migrated;
 mod helpers;
-mod hints;
 mod hostile_builds;
 mod hostile_git;
 mod hostile_paths;
@@ -54,4 +53,5 @@ mod terminal;
 mod tls;
 mod trust_files;
 mod variables;
+mod webhooks;
 mod workers;

@@ -401,7 +401,7 @@ fn oid_22_jti_again_at_once_and_after_the_leeway() {
     // A journal that began long ago: nothing that is older than the journal is taken at all.
     scene.bench.stop();
     let mut sqlite = scene.bench.command("sqlite3");
-    sqlite.arg(scene.bench.path("state/journal.db")).arg("UPDATE about SET value = '0' WHERE key = 'memory'");
+    sqlite.arg(scene.bench.path("state/journal.db")).arg("UPDATE about SET value = '0' WHERE key = 'not_before'");
     scene.bench.begin(sqlite).finish(MOST).expect(0);
     scene.bench.start();
     let mut asking = scene.good();

@@ -129,7 +129,7 @@ fn uwsgi_by_its_fifo_follows_the_link_and_is_taken_back_when_it_does_not_serve()
         assert_eq!(serving(&bench), Some(repo.id("v2")));
     }
     let doctor = bench.ctl(["doctor"]);
-    assert!(doctor.stdout.contains("lazy-apps"), "the trap is found:\n{}", doctor.stdout);
+    assert!(doctor.stdout.contains("lazy-apps"), "the misconfiguration is found:\n{}", doctor.stdout);
 
     set(&bench, &fifo_settings("R"));
     bench.ctl(["release", "main"]).expect(0);

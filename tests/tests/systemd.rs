@@ -273,7 +273,7 @@ fn units_restarted_in_place_are_proven_and_taken_back() {
     };
     machine.systemctl(["daemon-reload"]);
     for (kind, shipped) in [("the unit", IN_PLACE), ("the FIFO", fifo), ("the workers", &format!("{IN_PLACE}\n{WORKER}"))] {
-        assert_eq!(found(shipped), Vec::<String>::new(), "{kind}: the examples have no trap");
+        assert_eq!(found(shipped), Vec::<String>::new(), "{kind}: the examples have no misconfiguration");
     }
     let ini = "[uwsgi]\nplugins = python3\nmaster = true\nvirtualenv = /var/shop/app/venv\nmodule = noticeboard.wsgi\nlazy-apps = true\n\
                http = :8000\nneed-app = true\n";
@@ -281,14 +281,14 @@ fn units_restarted_in_place_are_proven_and_taken_back() {
     let unit = example("shop.service").replace("Type=notify", "Type=notify\nWorkingDirectory=/var/shop/app");
     machine.write("/etc/systemd/system/shop.service", unit);
     machine.systemctl(["daemon-reload"]);
-    let traps = found(IN_PLACE);
+    let lints = found(IN_PLACE);
     for words in ["has no chdir", "http router", "listen queue", "SIGTERM", "lazy-apps"] {
-        assert!(traps.iter().any(|trap| trap.contains(words)), "{words}: {traps:#?}");
+        assert!(lints.iter().any(|trap| trap.contains(words)), "{words}: {lints:#?}");
     }
     machine.systemctl(["stop", "shop.service"]);
     machine.run(["rm", "-f", "/run/shop/web.sock"]).expect(0);
     for unit in ["shop@.service", "shop-gunicorn@.service"] {
-        assert_eq!(found(&HANDOVER.replace("shop@.service", unit)), Vec::<String>::new(), "{unit}: the examples have no trap");
+        assert_eq!(found(&HANDOVER.replace("shop@.service", unit)), Vec::<String>::new(), "{unit}: the examples have no misconfiguration");
     }
     stages.begin("the end");
 }
@@ -380,7 +380,7 @@ fn an_agent_that_is_not_root_may_what_polkit_lets_it_and_no_more() {
     let (machine, repo, mut stages) = shop("not root", "release-agent", HANDOVER);
     stages.begin("without a rule");
     let failed = machine.ctl(["release", "v1"]).expect(1);
-    assert!(failed.stderr.contains("polkit"), "the cure is told:\n{}", failed.stderr);
+    assert!(failed.stderr.contains("polkit"), "the hint is told:\n{}", failed.stderr);
     assert_eq!(machine.property(AGENT, "User"), "release-agent");
 
     stages.begin("with the example's rule");

@@ -1,4 +1,4 @@
-//! The door to the network itself: which versions of TLS it speaks, certificates that are renewed under it, sockets that it is handed, and how it closes.
+//! The API on the network itself: which versions of TLS it speaks, certificates that are renewed under it, sockets that it is handed, and how it closes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

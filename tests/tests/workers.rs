@@ -295,7 +295,7 @@ fn celery_finishes_what_it_has_begun_and_the_next_one_does_the_rest() {
     shop.stages.begin("the first release");
     shop.repo.remove("fails-when-named");
     shop.commit("one");
-    assert_eq!(shop.findings(), "", "the examples have no trap");
+    assert_eq!(shop.findings(), "", "the examples have no misconfiguration");
     shop.release().expect(0);
     let first = shop.live();
     shop.assert_alone("blue", &first);

@@ -36,9 +36,9 @@ pub enum Caller {
         /// The token's own number (RFC 7519, section 4.1.7): it starts one run at the most.
         id: String,
     },
-    /// A hint from outside said that a repository may have changed; the agent went and looked, because the app is set to follow this ref.
-    Hint {
-        /// Where the hint came from: such as `github`.
+    /// A webhook said that a repository may have changed; the agent went and looked, because the app is set to follow this ref.
+    Webhook {
+        /// Where the webhook came from: such as `github`.
         source: String,
         /// The ref that the app follows.
         follows: RefName,
@@ -82,7 +82,7 @@ impl Caller {
 
     /// Whether the caller may have any share of the agent: whoever could do without it, and a webhook, whose looks have a pace of their own.
     pub fn has_no_limit(&self) -> bool {
-        self.needs_no_grant() || matches!(self, Self::Hint { .. })
+        self.needs_no_grant() || matches!(self, Self::Webhook { .. })
     }
 
     /// The principals that a grant would have to name, for a sentence that says which is missing.
@@ -94,7 +94,7 @@ impl Caller {
             }
             Self::Keys(signers) => signers.iter().map(|signer| format!("key:{}", signer.principal)).collect(),
             Self::Token { issuer, .. } => vec![format!("oidc:{issuer}")],
-            Self::Hint { .. } | Self::Agent => Vec::new(),
+            Self::Webhook { .. } | Self::Agent => Vec::new(),
         }
     }
 }
@@ -110,7 +110,7 @@ impl fmt::Display for Caller {
                 write!(formatter, "key:{}", names.join("+"))
             }
             Self::Token { issuer, subject, .. } => write!(formatter, "oidc:{issuer}:{subject}"),
-            Self::Hint { source, .. } => write!(formatter, "hint:{source}"),
+            Self::Webhook { source, .. } => write!(formatter, "webhook:{source}"),
             Self::Agent => formatter.write_str("agent"),
         }
     }
@@ -353,7 +353,7 @@ impl Grant {
                     && self.claims.iter().all(|(claim, wanted)| claims.get(claim) == Some(wanted))
                     && unusual.iter().all(|claim| self.claims.contains_key(claim))
             }
-            Caller::Hint { .. } | Caller::Agent => false,
+            Caller::Webhook { .. } | Caller::Agent => false,
         }
     }
 }
@@ -425,8 +425,8 @@ pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) 
     if caller.needs_no_grant() {
         return Ok(Authorised { caller, right, refs: None, back: Back::Always });
     }
-    // The app's own file is the grant: it says that the app follows this ref, and no hint says anything more.
-    if let Caller::Hint { follows, .. } = &caller
+    // The app's own file is the grant: it says that the app follows this ref, and no webhook says anything more.
+    if let Caller::Webhook { follows, .. } = &caller
         && right == Right::Release
     {
         let refs = Some(vec![RefPattern::exactly(follows)]);
@@ -563,13 +563,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_may_release_what_the_app_follows_and_nothing_else() {
+    fn a_webhook_may_release_what_the_app_follows_and_nothing_else() {
         let app: AppName = "shop".parse().unwrap();
-        let hint = Caller::Hint { source: "github".into(), follows: "refs/heads/main".parse().unwrap() };
-        let allowed = authorise(hint.clone(), Right::Release, &app, &[]).unwrap();
+        let webhook = Caller::Webhook { source: "github".into(), follows: "refs/heads/main".parse().unwrap() };
+        let allowed = authorise(webhook.clone(), Right::Release, &app, &[]).unwrap();
         assert!(allowed.allows_ref(&"refs/heads/main".parse().unwrap()) && !allowed.allows_ref(&"refs/heads/other".parse().unwrap()));
         for right in Right::ALL.into_iter().filter(|right| *right != Right::Release) {
-            assert!(authorise(hint.clone(), right, &app, &[]).is_err(), "{right}");
+            assert!(authorise(webhook.clone(), right, &app, &[]).is_err(), "{right}");
         }
     }
 

@@ -4,8 +4,8 @@ use agent_model::names::AppName;
 use thiserror::Error;
 
 use super::NotTaken;
-use crate::settings::{App, Executor};
-use crate::site::SiteError;
+use crate::root::RootError;
+use crate::settings::{App, ExecutorKind};
 use crate::work::chain;
 
 /// An app that has a file, and is not in force.
@@ -17,24 +17,24 @@ pub(crate) struct Absent {
     /// Why it is not, readable after its name.
     pub why: String,
     /// What to do about it.
-    pub cure: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl Absent {
     pub(super) fn new(app: &App, source: &NotTaken) -> Self {
         let name = app.name.clone();
-        let NotTaken::Site(SiteError::Io { .. } | SiteError::NotADirectory { .. }) = source else {
-            return Self { app: name, why: format!("cannot be taken up: {}", chain(source)), cure: None };
+        let NotTaken::Root(RootError::Io { .. } | RootError::NotADirectory { .. }) = source else {
+            return Self { app: name, why: format!("cannot be taken up: {}", chain(source)), hint: None };
         };
-        let cure = match app.executor {
-            Executor::Units => format!("agentctl setup app {name}"),
-            Executor::Direct => {
+        let hint = match app.executor {
+            ExecutorKind::Units => format!("agentctl setup app {name}"),
+            ExecutorKind::Direct => {
                 let uid = nix::unistd::geteuid();
                 let user = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
                 format!("install -d -o {user} {}, then systemctl reload release-agent", app.root.display())
             }
         };
-        Self { app: name, why: format!("is not set up yet: {}", chain(source)), cure: Some(cure) }
+        Self { app: name, why: format!("is not set up yet: {}", chain(source)), hint: Some(hint) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `doctor`: looks at what a release of an app needs, and says what is wrong with its cure. It changes nothing.
+//! `doctor`: looks at what a release of an app needs, and says what is wrong and what to do. It changes nothing.
 
 mod database;
 mod live;
@@ -11,8 +11,8 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::{AppEngine, previous};
 use crate::restart::drift::MadeWith;
-use crate::restart::{Renewal, Restart, Scene, Serving, Steadiness, Variables};
-use crate::settings::Executor;
+use crate::restart::{ReleaseRef, Renewal, Restart, RestartContext, Steadiness, Variables};
+use crate::settings::ExecutorKind;
 use crate::tools::git::Git;
 use crate::tools::sandbox::{self, Held};
 use crate::tools::{Cancel, Program, Watch, python};
@@ -21,55 +21,55 @@ use crate::work::{chain, users_of_runners};
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Chart {
+struct DoctorReport {
     app: String,
     findings: Vec<Finding>,
 }
 
-impl Chart {
-    fn add(&mut self, what: &str, level: Level, text: impl Into<String>, cure: Option<String>) {
-        self.findings.push(Finding { app: Some(self.app.clone()), what: what.to_owned(), level, text: text.into(), cure });
+impl DoctorReport {
+    fn add(&mut self, what: &str, level: Level, text: impl Into<String>, hint: Option<String>) {
+        self.findings.push(Finding { app: Some(self.app.clone()), what: what.to_owned(), level, text: text.into(), hint });
     }
 }
 
 impl AppEngine {
     /// The findings about this app.
     pub(crate) fn examine(&self) -> Vec<Finding> {
-        let mut chart = Chart { app: self.name.to_string(), findings: Vec::new() };
+        let mut report = DoctorReport { app: self.name.to_string(), findings: Vec::new() };
         let cancel = Cancel::default();
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
         let marker = format!("{}:doctor", self.journal.id());
         let watch = || Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
-        self.examine_root(&mut chart);
-        self.examine_executor(&mut chart);
-        self.examine_git(&mut chart, &watch());
-        self.examine_hints(&mut chart);
-        self.examine_python(&mut chart, &watch());
-        self.examine_bounds(&mut chart);
-        self.examine_serving(&mut chart);
-        self.examine_readiness(&mut chart);
-        self.examine_live(&mut chart);
-        self.examine_database(&mut chart, &watch());
-        self.examine_variables(&mut chart, &watch());
-        self.examine_reports(&mut chart);
-        chart.findings
+        self.examine_root(&mut report);
+        self.examine_executor(&mut report);
+        self.examine_git(&mut report, &watch());
+        self.examine_webhooks(&mut report);
+        self.examine_python(&mut report, &watch());
+        self.examine_bounds(&mut report);
+        self.examine_serving(&mut report);
+        self.examine_readiness(&mut report);
+        self.examine_live(&mut report);
+        self.examine_database(&mut report, &watch());
+        self.examine_variables(&mut report, &watch());
+        self.examine_reports(&mut report);
+        report.findings
     }
 
-    fn examine_root(&self, chart: &mut Chart) {
-        let root = self.site.root();
+    fn examine_root(&self, report: &mut DoctorReport) {
+        let root = self.root.path();
         match access(root, AccessFlags::W_OK) {
-            Ok(()) => chart.add("root", Level::Good, format!("{} is writable", root.display()), None),
-            Err(_) => chart.add(
+            Ok(()) => report.add("root", Level::Good, format!("{} is writable", root.display()), None),
+            Err(_) => report.add(
                 "root",
                 Level::Error,
                 format!("{} is not writable for the agent", root.display()),
                 Some(format!("chown -R the agent's user {}", root.display())),
             ),
         }
-        match self.site.live() {
-            Ok(Some(live)) => match self.site.manifest(&live) {
-                Ok(_) => chart.add("live", Level::Good, format!("{live} is live and complete"), None),
-                Err(err) => chart.add(
+        match self.root.live() {
+            Ok(Some(live)) => match self.root.manifest(&live) {
+                Ok(_) => report.add("live", Level::Good, format!("{live} is live and complete"), None),
+                Err(err) => report.add(
                     "live",
                     Level::Error,
                     chain(&err),
@@ -77,24 +77,24 @@ impl AppEngine {
                 ),
             },
             Ok(None) => {
-                chart.add("live", Level::Good, "no release is live yet", Some("make the first one: agentctl release REF".to_owned()))
+                report.add("live", Level::Good, "no release is live yet", Some("make the first one: agentctl release REF".to_owned()))
             }
-            Err(err) => chart.add("live", Level::Error, chain(&err), err.hint()),
+            Err(err) => report.add("live", Level::Error, chain(&err), err.hint()),
         }
-        if let Ok(disk) = self.site.disk() {
+        if let Ok(disk) = self.root.disk() {
             let percent = disk.free.saturating_mul(100) / disk.total.max(1);
             let text = format!("{percent} % of the file system is free, and {} inodes", disk.inodes);
-            let cure = || Some("agentctl prune, or a lower keep_releases".to_owned());
+            let hint = || Some("agentctl prune, or a lower keep_releases".to_owned());
             match percent {
-                0..2 => chart.add("disk", Level::Error, text, cure()),
-                2..10 => chart.add("disk", Level::Warning, text, cure()),
-                _ => chart.add("disk", Level::Good, text, None),
+                0..2 => report.add("disk", Level::Error, text, hint()),
+                2..10 => report.add("disk", Level::Warning, text, hint()),
+                _ => report.add("disk", Level::Good, text, None),
             }
         }
         let app = self.settings();
         for (paths, kind) in [(&app.shared.dirs, "directory"), (&app.shared.files, "file")] {
             for path in paths.iter().map(|path| root.join("shared").join(path)).filter(|path| !path.exists()) {
-                chart.add(
+                report.add(
                     "shared",
                     Level::Error,
                     format!("the shared {kind} {} does not exist", path.display()),
@@ -102,15 +102,15 @@ impl AppEngine {
                 );
             }
         }
-        let unreadable = if app.executor == Executor::Direct { app.read_secrets(&app.secrets).err() } else { None };
+        let unreadable = if app.executor == ExecutorKind::Direct { app.read_secrets(&app.secrets).err() } else { None };
         for complaint in unreadable.unwrap_or_default() {
-            let cure = "put the file right, or change [secrets] files in the app's file".to_owned();
-            chart.add("secrets", Level::Error, complaint.to_string(), Some(cure));
+            let hint = "put the file right, or change [secrets] files in the app's file".to_owned();
+            report.add("secrets", Level::Error, complaint.to_string(), Some(hint));
         }
         // Thirty years ahead or behind is a clock that was never set: names of releases and windows of requests go by it.
         let year: i32 = chrono::Utc::now().format("%Y").to_string().parse().unwrap_or(0);
         if !(2025..2060).contains(&year) {
-            chart.add(
+            report.add(
                 "clock",
                 Level::Error,
                 format!("the clock says that it is the year {year}"),
@@ -120,48 +120,48 @@ impl AppEngine {
     }
 
     /// Whose rights the programs of a release have.
-    fn examine_executor(&self, chart: &mut Chart) {
+    fn examine_executor(&self, report: &mut DoctorReport) {
         let app = self.settings();
-        if app.executor == Executor::Direct {
+        if app.executor == ExecutorKind::Direct {
             let text = "the agent runs hooks and manage.py as its own user: the app's code could change every release, the journal, and who may ask";
-            let cure = "where that matters: the package of Debian, and executor = \"units\" in agent.toml".to_owned();
-            return chart.add("executor", Level::Good, text, Some(cure));
+            let hint = "where that matters: the package of Debian, and executor = \"units\" in agent.toml".to_owned();
+            return report.add("executor", Level::Good, text, Some(hint));
         }
         match users_of_runners(&self.name) {
-            Err(failure) => chart.add("executor", Level::Error, failure.reason, failure.hint),
+            Err(failure) => report.add("executor", Level::Error, failure.reason, failure.hint),
             Ok((build, serving)) => {
                 let own = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
                 if build == serving || own.as_ref().is_some_and(|own| *own == build || *own == serving) {
                     let text =
                         format!("{build} builds and {serving} serves, and the agent is {}: they must be three", own.unwrap_or_default());
-                    let cure = format!(
+                    let hint = format!(
                         "as root: agentctl setup app {}; then look at the drop-ins of release-agent-build@{0} and release-agent-app@{0}",
                         self.name
                     );
-                    chart.add("executor", Level::Error, text, Some(cure));
+                    report.add("executor", Level::Error, text, Some(hint));
                 } else {
-                    chart.add("executor", Level::Good, format!("{build} builds, {serving} checks, migrates and serves"), None);
+                    report.add("executor", Level::Good, format!("{build} builds, {serving} checks, migrates and serves"), None);
                 }
             }
         }
         for path in app.secrets.iter().filter(|path| access(path.as_path(), AccessFlags::R_OK).is_ok()) {
             let text = format!("the agent itself can read {}, and need not", path.display());
-            let cure = format!("chown root: {0} && chmod 0600 {0}: the service manager hands it to whom it is for", path.display());
-            chart.add("secrets", Level::Warning, text, Some(cure));
+            let hint = format!("chown root: {0} && chmod 0600 {0}: the service manager hands it to whom it is for", path.display());
+            report.add("secrets", Level::Warning, text, Some(hint));
         }
     }
 
-    fn examine_git(&self, chart: &mut Chart, watch: &Watch<'_>) {
+    fn examine_git(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let app = self.settings();
-        let cache = self.site.cache();
+        let cache = self.root.cache();
         match Git::new(&app.git, &cache).remote_refs(watch) {
             Ok(refs) => {
                 let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits_ref(reference))).count();
                 if allowed == 0 {
                     let text = format!("the repository answers, but none of its {} branches and tags may be released", refs.len());
-                    chart.add("git", Level::Error, text, Some("name those that may be released in `branches` and `tags`".to_owned()));
+                    report.add("git", Level::Error, text, Some("name those that may be released in `branches` and `tags`".to_owned()));
                 } else {
-                    chart.add(
+                    report.add(
                         "git",
                         Level::Good,
                         format!("the repository answers, and {allowed} of its {} branches and tags may be released", refs.len()),
@@ -171,35 +171,35 @@ impl AppEngine {
             }
             Err(err) => {
                 let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
-                chart.add("git", Level::Error, format!("{}{said}", chain(&err)), err.hint());
+                report.add("git", Level::Error, format!("{}{said}", chain(&err)), err.hint());
             }
         }
     }
 
-    fn examine_hints(&self, chart: &mut Chart) {
+    fn examine_webhooks(&self, report: &mut DoctorReport) {
         let app = self.settings();
         let Some(follows) = &app.follows else { return };
-        let mut sources: Vec<&str> = app.hints.iter().map(|hint| hint.from.word()).collect();
+        let mut sources: Vec<&str> = app.webhooks.iter().map(|webhook| webhook.from.word()).collect();
         sources.dedup();
         if sources.is_empty() {
-            let cure = "add a [[hint]], or take `auto` away".to_owned();
-            chart.add("hint", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(cure));
+            let hint = "add a [[webhook]], or take `auto` away".to_owned();
+            report.add("hint", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(hint));
         } else {
-            chart.add("hint", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);
+            report.add("hint", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);
         }
     }
 
-    fn examine_python(&self, chart: &mut Chart, watch: &Watch<'_>) {
+    fn examine_python(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let app = self.settings();
         let Some(python) = &app.python else { return };
         let asked = Program::new(&python.interpreter)
             .args(["-c", "import platform, venv, ensurepip; print(platform.python_version())"])
             .capture(watch);
         match asked {
-            Ok(said) => chart.add("python", Level::Good, format!("{} is Python {}", python.interpreter, said.text()), None),
+            Ok(said) => report.add("python", Level::Good, format!("{} is Python {}", python.interpreter, said.text()), None),
             Err(err) => {
                 let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
-                chart.add(
+                report.add(
                     "python",
                     Level::Error,
                     format!("{}{said}", chain(&err)),
@@ -207,19 +207,19 @@ impl AppEngine {
                 );
             }
         }
-        self.examine_interpreters(chart);
+        self.examine_interpreters(report);
         // With units the caches are the builder's, and not the agent's to look into.
-        let refused = app.executor == Executor::Direct && python::installer_was_refused(&self.site.caches());
+        let refused = app.executor == ExecutorKind::Direct && python::installer_was_refused(&self.root.caches());
         let own = python::own_installer();
         match python.installer {
-            python::Installer::Auto if refused => chart.add(
+            python::Installer::Auto if refused => report.add(
                 "installer",
                 Level::Warning,
                 format!("pip installs: the package index had no {own} when it was asked within the last day"),
                 Some("see that the index has it; agentctl release REF --rebuild asks again".to_owned()),
             ),
             python::Installer::Auto => {
-                chart.add(
+                report.add(
                     "installer",
                     Level::Good,
                     format!("{own} installs; the agent fetches it where it is not there, and a uv of the host changes nothing"),
@@ -227,34 +227,34 @@ impl AppEngine {
                 );
             }
             python::Installer::Uv => {
-                chart.add("installer", Level::Good, format!("the uv of the host installs, and {own} where there is none"), None)
+                report.add("installer", Level::Good, format!("the uv of the host installs, and {own} where there is none"), None)
             }
-            python::Installer::Pip => chart.add("installer", Level::Good, "pip installs, as [python] installer says", None),
+            python::Installer::Pip => report.add("installer", Level::Good, "pip installs, as [python] installer says", None),
         }
     }
 
     /// Whether the releases that may have to be started have the interpreters that they were made with.
-    fn examine_interpreters(&self, chart: &mut Chart) {
-        let live = self.site.live().ok().flatten();
-        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+    fn examine_interpreters(&self, report: &mut DoctorReport) {
+        let live = self.root.live().ok().flatten();
+        let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
         for (release, role) in [(live, "live"), (before, "previous")] {
             let Some(release) = release else { continue };
-            let Some(gone) = self.site.interpreter_gone(&release) else { continue };
+            let Some(gone) = self.root.interpreter_gone(&release) else { continue };
             let text = format!("the interpreter of the {role} release {release}, {}, is gone: it cannot be started again", gone.display());
-            let cure = "install that interpreter again, or make the commit anew with the one that is set: agentctl release REF --rebuild"
+            let hint = "install that interpreter again, or make the commit anew with the one that is set: agentctl release REF --rebuild"
                 .to_owned();
-            chart.add("python", Level::Error, text, Some(cure));
+            report.add("python", Level::Error, text, Some(hint));
         }
     }
 
     /// What holds the packages that are installed, while they are.
-    fn examine_bounds(&self, chart: &mut Chart) {
+    fn examine_bounds(&self, report: &mut DoctorReport) {
         if self.settings().python.is_none() {
             return;
         }
         match sandbox::kernel() {
             Held::All => {
-                chart.add(
+                report.add(
                     "bounds",
                     Level::Good,
                     "the kernel holds installers, and the packages that they run, to their own directories",
@@ -264,66 +264,66 @@ impl AppEngine {
             Held::AllBut(what) => {
                 let text =
                     format!("the kernel holds installers, and the packages that they run, to their own directories, but not in the {what}");
-                chart.add("bounds", Level::Good, text, Some("a newer kernel holds more".to_owned()));
+                report.add("bounds", Level::Good, text, Some("a newer kernel holds more".to_owned()));
             }
             Held::Nothing => {
                 let text = "nothing holds what installers run: the kernel has no Landlock, and packages may write wherever the agent may";
-                let cure = "run a kernel of 5.13 or later with `landlock` among its security modules (lsm=landlock,… on its command line)";
-                chart.add("bounds", Level::Warning, text, Some(cure.to_owned()));
+                let hint = "run a kernel of 5.13 or later with `landlock` among its security modules (lsm=landlock,… on its command line)";
+                report.add("bounds", Level::Warning, text, Some(hint.to_owned()));
             }
         }
         for cache in python::shared_caches() {
             let text =
                 format!("the installers of all apps share {}: what the packages of one leave there, another may install", cache.display());
-            let cure = "take PIP_CACHE_DIR, UV_CACHE_DIR and POETRY_CACHE_DIR out of the agent's environment: then each app has its own";
-            chart.add("bounds", Level::Warning, text, Some(cure.to_owned()));
+            let hint = "take PIP_CACHE_DIR, UV_CACHE_DIR and POETRY_CACHE_DIR out of the agent's environment: then each app has its own";
+            report.add("bounds", Level::Warning, text, Some(hint.to_owned()));
         }
     }
 
-    fn examine_serving(&self, chart: &mut Chart) {
+    fn examine_serving(&self, report: &mut DoctorReport) {
         let app = self.settings();
         if app.restart == Restart::None {
-            let cure = "set [restart]: agentctl init writes an example".to_owned();
-            chart.add("restart", Level::Warning, "nothing is restarted, and nothing proves which processes serve", Some(cure));
+            let hint = "set [restart]: agentctl init writes an example".to_owned();
+            report.add("restart", Level::Warning, "nothing is restarted, and nothing proves which processes serve", Some(hint));
         } else if app.checks.is_empty() {
-            let cure = "add a [[check]] with a release_header".to_owned();
-            chart.add("check", Level::Warning, "no [[check]] is set: a release whose pages fail would be called live", Some(cure));
+            let hint = "add a [[check]] with a release_header".to_owned();
+            report.add("check", Level::Warning, "no [[check]] is set: a release whose pages fail would be called live", Some(hint));
         } else if app.checks.iter().all(|check| check.release_header.is_none()) {
-            let cure = "let the app name its release in a header, and set release_header".to_owned();
+            let hint = "let the app name its release in a header, and set release_header".to_owned();
             let (level, text) = match (app.executor, &app.restart) {
                 // Where the processes of another user work is not the agent's to see.
-                (Executor::Units, Restart::Systemd(_)) => (
+                (ExecutorKind::Units, Restart::Systemd(_)) => (
                     Level::Warning,
                     "no check asks which release answers, and the agent cannot see where the app's processes work: old code would pass",
                 ),
                 _ => (Level::Good, "no check asks which release answers; the processes are the proof"),
             };
-            chart.add("check", level, text, Some(cure));
+            report.add("check", level, text, Some(hint));
         }
-        let traps = app.restart.traps(&self.site.link(), &app.workers, app.timeout_of("switch"));
-        let silent = traps.is_empty();
-        chart.findings.extend(traps.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
+        let lints = app.restart.lints(&self.root.link(), &app.workers, app.timeout_of("switch"));
+        let silent = lints.is_empty();
+        report.findings.extend(lints.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
         if silent && app.restart != Restart::None {
-            chart.add("restart", Level::Good, "no trap was found in the way the app is restarted", None);
+            report.add("restart", Level::Good, "no misconfiguration was found in the way the app is restarted", None);
         }
     }
 
     /// Whether what serves has the variables that the app's file says.
-    fn examine_variables(&self, chart: &mut Chart, watch: &Watch<'_>) {
+    fn examine_variables(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let app = self.settings();
-        let Ok(Some(live)) = self.site.live() else { return };
-        let Some(commit) = self.site.manifest(&live).ok().and_then(|manifest| manifest.commit.parse().ok()) else { return };
+        let Ok(Some(live)) = self.root.live() else { return };
+        let Some(commit) = self.root.manifest(&live).ok().and_then(|manifest| manifest.commit.parse().ok()) else { return };
         let secrets = match app.executor {
-            Executor::Direct => app.read_secrets(&app.secrets),
-            Executor::Units => Ok(Vec::new()),
+            ExecutorKind::Direct => app.read_secrets(&app.secrets),
+            ExecutorKind::Units => Ok(Vec::new()),
         };
         // That they cannot be read was told already.
         let Ok(secrets) = secrets else { return };
         let (env, plain) = (app.variables(secrets), app.plain_variables());
-        let (link, instances, variables) = (self.site.link(), self.site.instances(), self.site.variables());
-        let dir = self.site.release_dir(&live);
+        let (link, instances, variables) = (self.root.link(), self.root.instances(), self.root.variables());
+        let dir = self.root.release_dir(&live);
         let silent = |_: &str| {};
-        let scene = Scene {
+        let context = RestartContext {
             app: &app.name,
             link: &link,
             instances: &instances,
@@ -338,39 +338,39 @@ impl AppEngine {
             note: &silent,
             warn: &silent,
         };
-        let serving = Serving { name: &live, commit: &commit, dir: &dir };
-        let drift = app.restart.drift(&scene, serving, &MadeWith { module: app.settings_module(), by_default: None });
-        chart.findings.extend(drift.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
+        let serving = ReleaseRef { name: &live, commit: &commit, dir: &dir };
+        let drift = app.restart.drift(&context, serving, &MadeWith { module: app.settings_module(), by_default: None });
+        report.findings.extend(drift.into_iter().map(|finding| Finding { app: Some(self.name.to_string()), ..finding }));
     }
 
-    fn examine_reports(&self, chart: &mut Chart) {
+    fn examine_reports(&self, report: &mut DoctorReport) {
         let app = self.settings();
         let unheard = self.journal.unheard(&self.name).unwrap_or_default();
-        for report in &app.reports {
-            let shown = report.shown();
-            if let Err(complaint) = report.examine() {
-                let cure = format!("put the file right, or change {} in report[{}]", report.secret_key(), report.place);
-                chart.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(cure));
+        for target in &app.reports {
+            let shown = target.shown();
+            if let Err(complaint) = target.examine() {
+                let hint = format!("put the file right, or change {} in report[{}]", target.secret_key(), target.place);
+                report.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(hint));
             }
-            let Some(unheard) = unheard.iter().find(|unheard| unheard.target == report.key()) else {
-                chart.add("report", Level::Good, format!("for {shown} nothing waits to be told"), None);
+            let Some(unheard) = unheard.iter().find(|unheard| unheard.target == target.key()) else {
+                report.add("report", Level::Good, format!("for {shown} nothing waits to be told"), None);
                 continue;
             };
             match &unheard.failed {
                 Some(failed) => {
                     let text = format!("{shown}: {} report(s) wait; the last try failed: {failed}", unheard.waiting);
-                    let cure = "they are tried for a day, more and more seldom; see to it that the agent can reach it".to_owned();
-                    chart.add("report", Level::Warning, text, Some(cure));
+                    let hint = "they are tried for a day, more and more seldom; see to it that the agent can reach it".to_owned();
+                    report.add("report", Level::Warning, text, Some(hint));
                 }
                 None if unheard.waiting > 0 => {
-                    chart.add("report", Level::Good, format!("{shown}: {} report(s) are on their way", unheard.waiting), None);
+                    report.add("report", Level::Good, format!("{shown}: {} report(s) are on their way", unheard.waiting), None);
                 }
                 None => {}
             }
             if let Some(refused) = &unheard.refused {
                 let text = format!("{shown}: {} report(s) were given up; the last one: {refused}", unheard.given_up);
-                let cure = "look at the token and its rights, and at repository and url; the next run is told again".to_owned();
-                chart.add("report", Level::Warning, text, Some(cure));
+                let hint = "look at the token and its rights, and at repository and url; the next run is told again".to_owned();
+                report.add("report", Level::Warning, text, Some(hint));
             }
         }
     }

@@ -15,11 +15,11 @@ use agent_wire::view::{Fsck, Level};
 use super::journal::Checked;
 use super::{AppEngine, NotTaken, locked};
 use crate::restart::handover;
-use crate::site::{Around, Chart, Leftover, SiteError};
+use crate::root::{Around, FsckReport, Leftover, RootError};
 use crate::tools::database::{self, DatabaseError};
 use crate::tools::git::Git;
 use crate::tools::{Cancel, Watch};
-use crate::work::{Users, chain};
+use crate::work::{InUse, chain};
 
 /// How long one program may take: a repository or a dump may be large.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -44,23 +44,23 @@ impl AppEngine {
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
         let marker = format!("{}:fsck", self.journal.id());
         let watch = || Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel, lines: &lines };
-        let (run, checked, mut chart) = self.between_runs(&go_on)?;
-        self.tell_journal(&checked, run, &mut chart);
-        self.verify_lock(&mut chart);
-        self.site.verify_names(&mut chart);
-        // A directory that cannot be looked into is a difference like any other, and no reason to leave out the rest.
-        let verified = self.site.verify_releases(self.name.as_str(), &go_on, &mut chart);
-        tell_of(verified, &mut chart);
-        let verified = self.site.verify_environments(&go_on, &mut chart);
-        tell_of(verified, &mut chart);
-        self.verify_backups(&go_on, watch, &mut chart)?;
+        let (run, checked, mut report) = self.between_runs(&go_on)?;
+        self.tell_journal(&checked, run, &mut report);
+        self.verify_lock(&mut report);
+        self.root.verify_names(&mut report);
+        // A directory that cannot be looked into is a finding like any other, and no reason to leave out the rest.
+        let verified = self.root.verify_releases(self.name.as_str(), &go_on, &mut report);
+        tell_of(verified, &mut report);
+        let verified = self.root.verify_environments(&go_on, &mut report);
+        tell_of(verified, &mut report);
+        self.verify_backups(&go_on, watch, &mut report)?;
         if run.is_none() {
-            self.verify_cache(&watch(), &mut chart);
+            self.verify_cache(&watch(), &mut report);
         }
-        self.tell_unended(&checked, &mut chart);
-        let Chart { verified, mut differences } = chart;
-        differences.sort_by_key(|difference| difference.level);
-        Ok(Fsck { app: self.name.to_string(), run: run.map(|run| run.0), verified, differences })
+        self.tell_unended(&checked, &mut report);
+        let FsckReport { verified, mut findings } = report;
+        findings.sort_by_key(|finding| finding.level);
+        Ok(Fsck { app: self.name.to_string(), run: run.map(|run| run.0), verified, findings })
     }
 
     fn pulse(&self) -> Result<Pulse, NotTaken> {
@@ -72,48 +72,48 @@ impl AppEngine {
     }
 
     /// What a run would change while it is looked at: looked at between two runs, or left out. Gives the run that it was left out for.
-    fn between_runs(&self, go_on: &dyn Fn() -> bool) -> Result<(Option<RunId>, Checked, Chart), NotTaken> {
+    fn between_runs(&self, go_on: &dyn Fn() -> bool) -> Result<(Option<RunId>, Checked, FsckReport), NotTaken> {
         let mut last = None;
         for _ in 0..MOST_TRIES {
             let pulse = self.pulse();
-            let mut chart = Chart::default();
+            let mut report = FsckReport::default();
             let checked = self.journal.check(&self.name, go_on);
             let pulse = match pulse {
                 Ok(pulse) => pulse,
                 // A journal that is damaged does not say what is under way: it is told, and so is what hangs on no run.
-                Err(_) if !checked.flaws.is_empty() => return Ok((None, checked, chart)),
+                Err(_) if !checked.flaws.is_empty() => return Ok((None, checked, report)),
                 Err(err) => return Err(err),
             };
             let served: Vec<_> = checked.served.keys().cloned().collect();
             // A run that nobody carries out is in nobody's way.
             let Some(run) = pulse.current else {
                 let app = self.settings();
-                let users = Users::of(&app, &self.site);
-                let in_use = |dir: &Path| users.has(dir);
+                let in_use = InUse::of(&app, &self.root);
+                let in_use = |dir: &Path| in_use.has(dir);
                 let around = Around { served: &served, in_use: &in_use, instance: &handover::recorded };
-                let left = self.site.leftovers(&around, &mut chart).unwrap_or_else(|err| {
-                    tell_of(Err(err), &mut chart);
+                let left = self.root.leftovers(&around, &mut report).unwrap_or_else(|err| {
+                    tell_of(Err(err), &mut report);
                     Vec::new()
                 });
-                self.site.verify_link(checked.last.as_ref(), &mut chart);
+                self.root.verify_link(checked.last.as_ref(), &mut report);
                 if self.pulse()? == pulse {
-                    chart.differences.extend(left.iter().map(Leftover::difference));
-                    return Ok((None, checked, chart));
+                    report.findings.extend(left.iter().map(Leftover::finding));
+                    return Ok((None, checked, report));
                 }
                 last = pulse.begun.or(pulse.ended.map(RunId));
                 continue;
             };
-            return Ok((Some(run), checked, chart));
+            return Ok((Some(run), checked, report));
         }
-        Ok((last, self.journal.check(&self.name, go_on), Chart::default()))
+        Ok((last, self.journal.check(&self.name, go_on), FsckReport::default()))
     }
 
-    fn tell_journal(&self, checked: &Checked, run: Option<RunId>, chart: &mut Chart) {
+    fn tell_journal(&self, checked: &Checked, run: Option<RunId>, report: &mut FsckReport) {
         let path = self.journal.path();
-        chart.verified.runs = checked.runs;
-        chart.verified.events = checked.events;
+        report.verified.runs = checked.runs;
+        report.verified.events = checked.events;
         for (of, text) in &checked.flaws {
-            let (text, cure) = match of {
+            let (text, hint) = match of {
                 Some(of) => (
                     format!("run {of}: {text}"),
                     format!("agentctl logs {of} shows its events; nobody but the agent may write there: put the file back from a copy"),
@@ -124,47 +124,47 @@ impl AppEngine {
                         .to_owned(),
                 ),
             };
-            chart.add("journal", Level::Error, Some(path), text, Some(cure));
+            report.add("journal", Level::Error, Some(path), text, Some(hint));
         }
         if run.is_some() {
             return;
         }
-        let gone = checked.served.iter().filter(|(release, _)| !self.site.release_dir(release).is_dir());
+        let gone = checked.served.iter().filter(|(release, _)| !self.root.release_dir(release).is_dir());
         for (release, run) in gone.filter(|(release, _)| !checked.pruned.contains(release.as_str())) {
             let text = format!("run {run} made {release} live; it is gone, and no run pruned it");
-            chart.add("journal", Level::Good, None, text, None);
+            report.add("journal", Level::Good, None, text, None);
         }
     }
 
     /// Runs that have begun, and that nobody carries out: looked at last, so that one that began a moment ago has been taken up by now.
-    fn tell_unended(&self, checked: &Checked, chart: &mut Chart) {
+    fn tell_unended(&self, checked: &Checked, report: &mut FsckReport) {
         for run in &checked.unended {
             let current = locked(&self.current).as_ref().map(|(run, _)| *run);
             // One that cannot be read is told as such.
             let known = self.journal.run(*run).ok().flatten();
             if current != Some(*run) && known.is_some_and(|known| known.ended.is_none()) {
                 let text = format!("run {run} has begun and not ended, and nobody carries it out");
-                let cure = "start the agent again: it takes such a run back, or ends it: systemctl restart release-agent".to_owned();
-                chart.add("journal", Level::Error, Some(self.journal.path()), text, Some(cure));
+                let hint = "start the agent again: it takes such a run back, or ends it: systemctl restart release-agent".to_owned();
+                report.add("journal", Level::Error, Some(self.journal.path()), text, Some(hint));
             }
         }
     }
 
-    fn verify_lock(&self, chart: &mut Chart) {
-        if let Err(err) = self.site.read_lock() {
-            let cure = "it locks all the same: agentctl unlock, and lock again where that is still wanted".to_owned();
+    fn verify_lock(&self, report: &mut FsckReport) {
+        if let Err(err) = self.root.read_lock() {
+            let hint = "it locks all the same: agentctl unlock, and lock again where that is still wanted".to_owned();
             let why = err.source().map(|source| format!(": {source}")).unwrap_or_default();
-            chart.add("lock", Level::Error, Some(&self.site.lock_file()), format!("the lock cannot be read{why}"), Some(cure));
+            report.add("lock", Level::Error, Some(&self.root.lock_file()), format!("the lock cannot be read{why}"), Some(hint));
         }
-        if let Err(err) = self.site.read_unsettled() {
-            let cure = "the database may be half migrated: look at it, and then: agentctl settle".to_owned();
-            chart.add("database", Level::Error, None, chain(&err), Some(cure));
+        if let Err(err) = self.root.read_unsettled() {
+            let hint = "the database may be half migrated: look at it, and then: agentctl settle".to_owned();
+            report.add("database", Level::Error, None, chain(&err), Some(hint));
         }
     }
 
-    fn verify_backups<'a>(&self, go_on: &dyn Fn() -> bool, watch: impl Fn() -> Watch<'a>, chart: &mut Chart) -> Result<(), NotTaken> {
-        let backups = self.site.backups().unwrap_or_else(|err| {
-            tell_of(Err(err), chart);
+    fn verify_backups<'a>(&self, go_on: &dyn Fn() -> bool, watch: impl Fn() -> Watch<'a>, report: &mut FsckReport) -> Result<(), NotTaken> {
+        let backups = self.root.backups().unwrap_or_else(|err| {
+            tell_of(Err(err), report);
             Vec::new()
         });
         for path in backups {
@@ -173,61 +173,61 @@ impl AppEngine {
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let release = name.split('.').next().and_then(|release| release.parse().ok());
-            let Some(kind) = database::Kind::of(&path) else {
-                let cure = "move it elsewhere, or remove it".to_owned();
-                chart.add("backup", Level::Warning, Some(&path), format!("{name} is no backup that the agent makes"), Some(cure));
+            let Some(kind) = database::DatabaseKind::of(&path) else {
+                let hint = "move it elsewhere, or remove it".to_owned();
+                report.add("backup", Level::Warning, Some(&path), format!("{name} is no backup that the agent makes"), Some(hint));
                 continue;
             };
             match database::verify(kind, &path, &watch()) {
-                Ok(()) => chart.verified.backups += 1,
+                Ok(()) => report.verified.backups += 1,
                 // Pruned meanwhile.
                 Err(_) if !path.exists() => continue,
                 Err(DatabaseError::Unsound(why)) => {
-                    let cure = "restore nothing from it; make a dump of your own, if you need one now, and remove this one".to_owned();
+                    let hint = "restore nothing from it; make a dump of your own, if you need one now, and remove this one".to_owned();
                     let text = format!("the backup {name} does not verify: {}", one_line(&why));
-                    chart.add("backup", Level::Error, Some(&path), text, Some(cure));
+                    report.add("backup", Level::Error, Some(&path), text, Some(hint));
                 }
                 Err(err) => {
                     let text = format!("the backup {name} cannot be verified: {}", chain(&err));
-                    chart.add("backup", Level::Warning, Some(&path), text, err.hint().map(str::to_owned));
+                    report.add("backup", Level::Warning, Some(&path), text, err.hint().map(str::to_owned));
                 }
             }
-            if release.is_some_and(|release| !self.site.release_dir(&release).is_dir()) {
+            if release.is_some_and(|release| !self.root.release_dir(&release).is_dir()) {
                 let text = format!("the backup {name} is of a release that is gone");
-                let cure = "it stays until [backup] keep newer ones are there".to_owned();
-                chart.add("backup", Level::Good, Some(&path), text, Some(cure));
+                let hint = "it stays until [backup] keep newer ones are there".to_owned();
+                report.add("backup", Level::Good, Some(&path), text, Some(hint));
             }
         }
         Ok(())
     }
 
-    fn verify_cache(&self, watch: &Watch<'_>, chart: &mut Chart) {
+    fn verify_cache(&self, watch: &Watch<'_>, report: &mut FsckReport) {
         let app = self.settings();
-        let cache = self.site.cache();
+        let cache = self.root.cache();
         match Git::new(&app.git, &cache).fsck(watch) {
             Ok(None) => {}
             Ok(Some(said)) => {
-                let cure = format!("rm -r {}: the next release fetches all of it anew", cache.display());
-                chart.add(
+                let hint = format!("rm -r {}: the next release fetches all of it anew", cache.display());
+                report.add(
                     "git",
                     Level::Error,
                     Some(&cache),
                     format!("the git cache is damaged: {}", said.trim_start_matches("error: ")),
-                    Some(cure),
+                    Some(hint),
                 );
             }
             Err(err) => {
                 let text = format!("the git cache cannot be verified: {}", chain(&err));
-                chart.add("git", Level::Warning, Some(&cache), text, err.hint());
+                report.add("git", Level::Warning, Some(&cache), text, err.hint());
             }
         }
     }
 }
 
 /// Tells why something could not be looked at.
-fn tell_of(verified: Result<(), SiteError>, chart: &mut Chart) {
+fn tell_of(verified: Result<(), RootError>, report: &mut FsckReport) {
     if let Err(err) = verified {
-        chart.add("root", Level::Error, None, chain(&err), err.hint());
+        report.add("root", Level::Error, None, chain(&err), err.hint());
     }
 }
 

@@ -24,7 +24,7 @@ impl AppEngine {
         if self.monitor.turn.is_of_run() {
             return None;
         }
-        let live = self.site.live().ok().flatten()?;
+        let live = self.root.live().ok().flatten()?;
         if let Some(text) = self.monitor.down() {
             return Some(Health::Fails { text, hint: None });
         }
@@ -36,15 +36,15 @@ impl AppEngine {
         {
             return Some(health.clone());
         }
-        let health = health_of(&self.settings(), &self.site, &live, Depth::web_within(LIMIT));
+        let health = health_of(&self.settings(), &self.root, &live, Depth::web_within(LIMIT));
         *seen = Some((Instant::now(), live, health.clone()));
         Some(health)
     }
 
     /// How often the live instance was started again since its release went live.
     pub(crate) fn started_again(&self) -> Option<StartedAgain> {
-        let live = self.site.live().ok().flatten()?;
-        started_again(&self.site.instances(), &live)
+        let live = self.root.live().ok().flatten()?;
+        started_again(&self.root.instances(), &live)
     }
 }
 

@@ -1,14 +1,14 @@
 //! The journal: the only truth about runs. One SQLite file in WAL mode; what is stored is what is streamed and what is replayed after a crash.
 //!
 //! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output are written many at a time, and wait for
-//! the next mark to be durable ([`Journal::say`]). Readers have a connection of their own, and wait on a bell.
+//! the next mark to be durable ([`Journal::say`]). Readers have a connection of their own, and are woken by each write.
 
 mod check;
 mod connection;
 mod error;
 mod evidence;
 pub(crate) mod outbox;
-mod pen;
+mod writer;
 mod reading;
 mod schema;
 mod sound;
@@ -33,17 +33,17 @@ use tokio::sync::watch;
 
 pub(crate) use check::Checked;
 pub(crate) use error::JournalError;
-pub(crate) use evidence::{Evidence, Proof};
+pub(crate) use evidence::{CallerProof, Evidence};
 
-use crate::site::hold_for_good;
+use crate::root::hold_for_good;
 use connection::{connect, wait_for_others};
 use evidence::Entry;
-use pen::{Pen, Sheet, Weight};
 pub(crate) use reading::Page;
 use sound::Verdict;
+use writer::{Transaction, Weight, Writer};
 
 /// A request that is to be taken.
-pub(crate) struct Asked<'a> {
+pub(crate) struct NewRun<'a> {
     /// The app.
     pub app: &'a AppName,
     /// The action's word.
@@ -114,14 +114,14 @@ pub(crate) struct Due {
     /// From where the caller may go back.
     pub back: Back,
     /// How the caller was known.
-    pub proof: Proof,
+    pub proof: CallerProof,
     /// Whether it has begun.
     pub begun: bool,
 }
 
 /// What a run's row knows of what its events say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stands {
+pub(crate) enum RunFlag {
     /// It has begun.
     Planned,
     /// Somebody has cancelled it.
@@ -132,7 +132,7 @@ pub(crate) enum Stands {
     Ended,
 }
 
-impl Stands {
+impl RunFlag {
     /// The column that is not empty then.
     fn column(self) -> &'static str {
         match self {
@@ -156,8 +156,8 @@ pub(crate) struct Journal {
     path: PathBuf,
     about: schema::About,
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
-    memory: AtomicU64,
-    pen: Arc<Pen>,
+    not_before: AtomicU64,
+    writer: Arc<Writer>,
     reader: Mutex<Connection>,
     verdict: Verdict,
     /// Writes the lines of output that wait.
@@ -167,7 +167,7 @@ pub(crate) struct Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.pen.close();
+        self.writer.close();
         // What it could not write, it has told whose it was.
         let _ = self.writing.take().map(JoinHandle::join);
     }
@@ -199,14 +199,14 @@ impl Journal {
             err => err,
         })?;
         let thread = |source| JournalError::Place { path: path.clone(), source };
-        let pen = Arc::new(Pen::new(path.clone(), writer, about.newest));
-        let writing = pen.clone();
+        let writer = Arc::new(Writer::new(path.clone(), writer, about.newest));
+        let writing = writer.clone();
         let writing = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writing.write_lines()).map_err(thread)?;
-        let memory = AtomicU64::new(about.memory);
+        let not_before = AtomicU64::new(about.not_before);
         let (reader, verdict) = (Mutex::new(reader), Verdict::default());
-        let journal = Self { path, memory, about, pen, reader, verdict, writing: Some(writing), _held: held };
+        let journal = Self { path, not_before, about, writer, reader, verdict, writing: Some(writing), _held: held };
         if journal.about.is_new && was_used {
-            journal.forget_nothing()?;
+            journal.reject_issued_before_now()?;
         }
         Ok(journal)
     }
@@ -223,18 +223,18 @@ impl Journal {
 
     /// Takes note of a moment that has been, by what somebody else remembers: a clock that shows less was set back.
     pub(crate) fn has_been(&self, moment: DateTime<Utc>) {
-        self.pen.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
+        self.writer.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
     }
 
     /// Said of a journal that does not know all that was done here, a new one that is not the first, or one that was put back: nobody knows any more which requests were carried out, so none that can have been
     /// issued before now is taken, by whatever clock.
-    pub(crate) fn forget_nothing(&self) -> Result<(), JournalError> {
-        let memory = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
+    pub(crate) fn reject_issued_before_now(&self) -> Result<(), JournalError> {
+        let not_before = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
         self.write(Weight::Mark, |tx| {
-            tx.execute("UPDATE about SET value = ? WHERE key = 'memory'", [memory.to_string()])?;
+            tx.execute("UPDATE about SET value = ? WHERE key = 'not_before'", [not_before.to_string()])?;
             Ok(())
         })?;
-        self.memory.store(memory, Ordering::Release);
+        self.not_before.store(not_before, Ordering::Release);
         let known = if self.is_new() {
             "the journal is new, and another one was here before"
         } else {
@@ -245,13 +245,13 @@ impl Journal {
     }
 
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory.load(Ordering::Acquire)
+    pub(crate) fn not_before(&self) -> u64 {
+        self.not_before.load(Ordering::Acquire)
     }
 
     /// The newest moment that the journal has seen: a clock that shows less was set back.
     pub(crate) fn newest(&self) -> DateTime<Utc> {
-        moment(self.pen.newest.load(Ordering::Acquire))
+        moment(self.writer.newest.load(Ordering::Acquire))
     }
 
     /// What the tokens that read one run's events are made with. It never leaves the agent.
@@ -275,18 +275,18 @@ impl Journal {
     }
 
     /// Rings whenever something was written.
-    pub(crate) fn bell(&self) -> watch::Receiver<u64> {
-        self.pen.bell()
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.writer.changes()
     }
 
     /// Rings whenever something was written of one run.
-    pub(crate) fn bell_of(&self, run: RunId) -> watch::Receiver<()> {
-        self.pen.bell_of(run)
+    pub(crate) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
+        self.writer.changes_of(run)
     }
 
-    fn write<T>(&self, weight: Weight, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+    fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         self.looked_through()?;
-        self.pen.write(weight, act)
+        self.writer.write(weight, act)
     }
 
     /// Takes a request, or does not, in one transaction: the nonce is used up, the run gets its number and its first event.
@@ -294,11 +294,11 @@ impl Journal {
     /// `admit` decides with the runs of the app as they stand.
     pub(crate) fn take(
         &self,
-        asked: &Asked<'_>,
+        asked: &NewRun<'_>,
         admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
     ) -> Result<Taken, JournalError> {
         // There may be room again since it was given back.
-        self.pen.keep_reserve();
+        self.writer.keep_reserve();
         self.write(Weight::Mark, |tx| {
             if let Some(before) = before(tx, asked.nonce, &asked.evidence.text, asked.caller)? {
                 return Ok(before);
@@ -396,45 +396,45 @@ impl Journal {
         self.write_soon(|tx| insert(tx, run, Utc::now(), what))
     }
 
-    fn write_soon<T>(&self, act: impl Fn(&Sheet<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+    fn write_soon<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         self.looked_through()?;
-        self.pen.write_soon(act)
+        self.writer.write_soon(act)
     }
 
     /// Takes what a tool says. It is written a moment later, with what else is said by then; what is appended afterwards stands behind it. Tells what went
     /// wrong with what was said before.
     pub(crate) fn say(&self, run: RunId, what: &What) -> Result<(), JournalError> {
         self.looked_through()?;
-        self.pen.take_line(Line { run: run.0, at: Utc::now().timestamp_millis(), text: text_of(run, what)? })
+        self.writer.take_line(Line { run: run.0, at: Utc::now().timestamp_millis(), text: text_of(run, what)? })
     }
 
     /// Writes what was said, and tells how many lines of a run found no room on the disk since this was asked last.
     pub(crate) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
-        self.pen.settle(run)
+        self.writer.settle(run)
     }
 
     /// Appends that a run begins, unless it is over; tells whether it was appended. Another mark follows before anything is done, and this is on disk when
     /// that one is.
     pub(crate) fn begin(&self, run: RunId, planned: &What) -> Result<bool, JournalError> {
-        self.go_on_with(Weight::Heading, run, None, planned, Stands::Ended)
+        self.go_on_with(Weight::Heading, run, None, planned, RunFlag::Ended)
     }
 
     /// Appends a mark unless something stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
-    pub(crate) fn append_unless(&self, run: RunId, what: &What, stands: Stands) -> Result<bool, JournalError> {
-        self.go_on(run, None, what, stands)
+    pub(crate) fn append_unless(&self, run: RunId, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
+        self.go_on(run, None, what, flag)
     }
 
     /// The same; and in the same transaction, whatever stands, what has ended before.
-    pub(crate) fn go_on(&self, run: RunId, ended: Option<&What>, what: &What, stands: Stands) -> Result<bool, JournalError> {
-        self.go_on_with(Weight::Mark, run, ended, what, stands)
+    pub(crate) fn go_on(&self, run: RunId, ended: Option<&What>, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
+        self.go_on_with(Weight::Mark, run, ended, what, flag)
     }
 
-    fn go_on_with(&self, weight: Weight, run: RunId, ended: Option<&What>, what: &What, stands: Stands) -> Result<bool, JournalError> {
+    fn go_on_with(&self, weight: Weight, run: RunId, ended: Option<&What>, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
         self.write(weight, |tx| {
             if let Some(ended) = ended {
                 insert(tx, run, Utc::now(), ended)?;
             }
-            let there = has(tx, run, stands)? || has(tx, run, Stands::Ended)?;
+            let there = has(tx, run, flag)? || has(tx, run, RunFlag::Ended)?;
             if !there {
                 insert(tx, run, Utc::now(), what)?;
             }
@@ -443,8 +443,8 @@ impl Journal {
     }
 
     /// Whether a run has come so far.
-    pub(crate) fn has(&self, run: RunId, stands: Stands) -> Result<bool, JournalError> {
-        Ok(has(&locked(&self.reader), run, stands)?)
+    pub(crate) fn has(&self, run: RunId, flag: RunFlag) -> Result<bool, JournalError> {
+        Ok(has(&locked(&self.reader), run, flag)?)
     }
 }
 
@@ -493,8 +493,8 @@ fn back_of(text: Option<String>) -> Back {
     }
 }
 
-fn has(connection: &Connection, run: RunId, stands: Stands) -> Result<bool, rusqlite::Error> {
-    let mut query = connection.prepare_cached(&format!("SELECT {} IS NOT NULL FROM run WHERE run = ?", stands.column()))?;
+fn has(connection: &Connection, run: RunId, flag: RunFlag) -> Result<bool, rusqlite::Error> {
+    let mut query = connection.prepare_cached(&format!("SELECT {} IS NOT NULL FROM run WHERE run = ?", flag.column()))?;
     Ok(query.query_row([run.0], |row| row.get(0)).optional()?.unwrap_or(false))
 }
 
@@ -531,14 +531,14 @@ fn text_of(run: RunId, what: &What) -> Result<String, JournalError> {
 const APPEND: &str = "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)";
 
 /// Appends one event that changes nothing of the run's row.
-fn insert_line(tx: &Sheet<'_>, line: &Line) -> Result<(), JournalError> {
+fn insert_line(tx: &Transaction<'_>, line: &Line) -> Result<(), JournalError> {
     tx.runs.borrow_mut().insert(line.run);
     tx.prepare_cached(APPEND)?.execute(params![line.run, line.at, line.text])?;
     Ok(())
 }
 
 /// Appends one event, and brings the run's row up to date with it in the same transaction.
-fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
+fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
     let at = at.timestamp_millis();
     insert_line(tx, &Line { run: run.0, at, text: text_of(run, what)? })?;
     let set = |column: &str, value: &dyn rusqlite::ToSql| -> Result<(), JournalError> {
@@ -553,8 +553,8 @@ fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<
             set("commit_id", commit)?;
             set("release", release)
         }
-        What::CancelAsked { .. } => set(Stands::CancelAsked.column(), &at),
-        What::Exposed { .. } => set(Stands::Exposed.column(), &at),
+        What::CancelAsked { .. } => set(RunFlag::CancelAsked.column(), &at),
+        What::Exposed { .. } => set(RunFlag::Exposed.column(), &at),
         What::Ended { outcome, .. } => {
             set("outcome", &outcome.word())?;
             if matches!(outcome, OutcomeWord::Live | OutcomeWord::Done) {
@@ -569,7 +569,7 @@ fn insert(tx: &Sheet<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<
 }
 
 /// Has the system log told of a run, once this is written.
-fn tell(tx: &Sheet<'_>, run: RunId) -> Result<(), JournalError> {
+fn tell(tx: &Transaction<'_>, run: RunId) -> Result<(), JournalError> {
     tx.entries.borrow_mut().extend(Entry::of(tx, run)?);
     Ok(())
 }

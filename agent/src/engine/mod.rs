@@ -5,15 +5,15 @@ mod doctor;
 mod fsck;
 mod health;
 pub(crate) mod journal;
-mod look;
-mod memory;
+mod poll;
+mod last_signed;
 mod monitor;
 mod plan;
 mod replay;
 mod rights;
-mod telling;
+mod run_log;
 mod views;
-mod worker;
+mod app_thread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,18 +32,18 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 
 use crate::faults;
+use crate::root::{AppRoot, RootError};
 use crate::settings::{App, Settings};
-use crate::site::{Site, SiteError};
 use crate::tools::Cancel;
 use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
-use journal::{Asked, Evidence, Journal, JournalError, Limit, Stands, Taken};
-use look::Looker;
+use app_thread::AppThread;
+use journal::{Evidence, Journal, JournalError, Limit, NewRun, RunFlag, Taken};
 use monitor::Monitor;
-use worker::Worker;
+use poll::RefPoller;
 
 pub(crate) use health::ask_all;
-pub(crate) use look::Heard;
+pub(crate) use poll::Heard;
 pub(crate) use rights::Rights;
 
 /// Why a request was not taken.
@@ -97,7 +97,7 @@ pub(crate) enum NotTaken {
     /// The ID token has started a run before.
     #[error("the ID token has started a run before, and serves once")]
     TokenReused,
-    /// Somebody has asked for the commit, and a hint asks for none a second time.
+    /// Somebody has asked for the commit, and a webhook asks for none a second time.
     #[error("somebody has asked for that commit before")]
     AskedBefore,
     /// The same may be so of a run at hand.
@@ -118,7 +118,7 @@ pub(crate) enum NotTaken {
     Journal(#[from] JournalError),
     /// The root.
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Root(#[from] RootError),
     /// git, for a plan.
     #[error(transparent)]
     Git(#[from] crate::tools::git::GitError),
@@ -144,13 +144,13 @@ pub(crate) enum Accepted {
 /// An app's engine, for everyone but its own thread.
 pub(crate) struct AppEngine {
     name: AppName,
-    site: Site,
+    root: AppRoot,
     journal: Arc<Journal>,
     app: Mutex<Arc<App>>,
     current: Mutex<Option<(RunId, Cancel)>>,
-    poke: Mutex<Option<Sender<()>>>,
+    wake: Mutex<Option<Sender<()>>>,
     phase: Mutex<Phase>,
-    looker: Looker,
+    poller: RefPoller,
     rights: Arc<dyn Rights>,
     monitor: Monitor,
 }
@@ -184,7 +184,7 @@ impl AppEngine {
             return Err(NotTaken::RootMoved { set: app.root.clone(), held });
         }
         *locked(&self.app) = app.clone();
-        self.poke();
+        self.wake();
         Ok(())
     }
 
@@ -199,16 +199,16 @@ impl AppEngine {
             *phase = Phase::Leaving;
         }
         drop(phase);
-        self.poke();
-        self.looker.end();
+        self.wake();
+        self.poller.end();
     }
 
     /// Ends the runs that wait: nobody will take them up, and a file that comes back one day must not bring them back.
     fn drop_what_waits(&self) {
-        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
         for due in self.journal.due(&self.name).unwrap_or_default().into_iter().filter(|due| !due.begun) {
             let end = What::Ended { outcome: OutcomeWord::Cancelled, live: live.clone(), ms: 0, database: None };
-            if let Err(err) = self.journal.append_unless(due.run, &end, Stands::Planned) {
+            if let Err(err) = self.journal.append_unless(due.run, &end, RunFlag::Planned) {
                 tracing::error!(run = due.run.0, "cannot be ended: {}", chain(&err));
             }
         }
@@ -236,7 +236,7 @@ impl AppEngine {
         let cancel = Cancel::default();
         *locked(&self.current) = Some((run, cancel.clone()));
         // A cancel may have been written just before it could be asked for here.
-        if self.journal.has(run, Stands::CancelAsked).unwrap_or(false) {
+        if self.journal.has(run, RunFlag::CancelAsked).unwrap_or(false) {
             cancel.ask();
         }
         cancel
@@ -246,16 +246,16 @@ impl AppEngine {
         *locked(&self.current) = None;
     }
 
-    fn poke(&self) {
-        if let Some(poke) = locked(&self.poke).as_ref() {
+    fn wake(&self) {
+        if let Some(wake) = locked(&self.wake).as_ref() {
             // The worker is gone only when the agent goes down.
-            let _ = poke.send(());
+            let _ = wake.send(());
         }
     }
 
-    fn standing(&self, mut standing: Standing) -> Result<Standing, SiteError> {
-        standing.lock = self.site.lock()?;
-        standing.live = self.site.live().unwrap_or_default();
+    fn standing(&self, mut standing: Standing) -> Result<Standing, RootError> {
+        standing.lock = self.root.lock()?;
+        standing.live = self.root.live().unwrap_or_default();
         standing.when_busy = self.settings().when_busy;
         standing.draining = self.draining();
         Ok(standing)
@@ -287,12 +287,12 @@ impl AppEngine {
         };
         let refs: Option<Vec<String>> =
             authorised.refs().map(|refs| refs.iter().map(|pattern: &RefPattern| pattern.as_str().to_owned()).collect());
-        // Whoever asks for a commit may ask twice; a hint only says that there may be one.
+        // Whoever asks for a commit may ask twice; a webhook only says that there may be one.
         let first_for = match authorised.caller() {
-            Caller::Hint { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
+            Caller::Webhook { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
             _ => None,
         };
-        let asked = Asked {
+        let asked = NewRun {
             app: &self.name,
             action: request.act.right().word(),
             of: of.as_deref(),
@@ -319,7 +319,7 @@ impl AppEngine {
                 faults::at("accepted");
                 self.remember(run, evidence, token.as_deref());
                 if request.act.takes_turns() {
-                    self.poke();
+                    self.wake();
                 } else {
                     self.on_the_spot(run, &request.act, &caller)?;
                 }
@@ -343,7 +343,7 @@ impl AppEngine {
                 if known.ended.is_some() {
                     return Err(NotTaken::Over(*run));
                 }
-                if self.journal.has(*run, Stands::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
+                if self.journal.has(*run, RunFlag::Exposed)? { Err(NotTaken::TooLate(*run)) } else { Ok(()) }
             }
             Act::Release { .. }
             | Act::Stage { .. }
@@ -359,15 +359,15 @@ impl AppEngine {
 
     /// When anything was last released here, as far as the root can tell.
     pub(crate) fn last_released(&self) -> Option<DateTime<Utc>> {
-        let found = self.site.survey().unwrap_or_default();
+        let found = self.root.survey().unwrap_or_default();
         found.iter().map(|found| found.manifest.as_ref().map_or_else(DateTime::default, |manifest| manifest.made)).max()
     }
 
     /// Looks a release up.
     pub(crate) fn find(&self, selector: &ReleaseSelector) -> Result<ReleaseName, NotTaken> {
-        let there = self.site.release_names()?;
-        let live = self.site.live().unwrap_or_default();
-        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        let there = self.root.release_names()?;
+        let live = self.root.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
         match selector.select(&there, before.as_ref()) {
             Selected::One(release) => Ok(release.clone()),
             Selected::None => Err(NotTaken::NoRelease { selector: selector.clone(), there: there.clone() }),
@@ -382,7 +382,7 @@ impl AppEngine {
         let meant = self.meant(act);
         let done = self.do_now(act, caller);
         faults::at("done-on-the-spot");
-        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
         let end = |outcome| What::Ended { outcome, live, ms: 0, database: None };
         let told = match done {
             Ok(()) => meant.into_iter().chain([end(OutcomeWord::Done)]).collect(),
@@ -395,7 +395,7 @@ impl AppEngine {
     fn meant(&self, act: &Act) -> Option<What> {
         let (Act::Pin { release } | Act::Unpin { release }) = act else { return None };
         let release = self.find(release).ok()?;
-        let manifest = self.site.manifest(&release).ok()?;
+        let manifest = self.root.manifest(&release).ok()?;
         let (commit, reference, subject) = (manifest.commit, manifest.reference, manifest.subject);
         Some(What::Resolved { commit, reference, release: release.to_string(), subject })
     }
@@ -404,26 +404,26 @@ impl AppEngine {
         match act {
             Act::Lock { why } => {
                 let lock = Lock { who: caller.to_owned(), why: why.clone(), since: Utc::now().timestamp() };
-                Ok(self.site.set_lock(Some(&lock))?)
+                Ok(self.root.set_lock(Some(&lock))?)
             }
-            Act::Unlock => Ok(self.site.set_lock(None)?),
-            Act::Pin { release } => Ok(self.site.pin(&self.find(release)?)?),
-            Act::Unpin { release } => Ok(self.site.unpin(&self.find(release)?)?),
+            Act::Unlock => Ok(self.root.set_lock(None)?),
+            Act::Pin { release } => Ok(self.root.pin(&self.find(release)?)?),
+            Act::Unpin { release } => Ok(self.root.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
-            Act::Settle { run } => Ok(self.site.settle(|entry| run.is_none_or(|run| entry.run == run.0)).map(drop)?),
+            Act::Settle { run } => Ok(self.root.settle(|entry| run.is_none_or(|run| entry.run == run.0)).map(drop)?),
             Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Restart | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }
 
     fn cancel(&self, run: RunId, caller: &str) -> Result<(), NotTaken> {
-        let live = self.site.live().unwrap_or_default().map(|live| live.to_string());
+        let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
         // Either it has not begun, and never will; or it goes back from where it is.
         let end = What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0, database: None };
-        if self.journal.append_unless(run, &end, Stands::Planned)? {
+        if self.journal.append_unless(run, &end, RunFlag::Planned)? {
             return Ok(());
         }
-        if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, Stands::Exposed)? {
-            return Err(if self.journal.has(run, Stands::Ended)? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
+        if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, RunFlag::Exposed)? {
+            return Err(if self.journal.has(run, RunFlag::Ended)? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
         }
         if let Some((current, cancel)) = locked(&self.current).as_ref()
             && *current == run
@@ -435,15 +435,15 @@ impl AppEngine {
 }
 
 /// The release that was live before `live`, if it ended well and is still there.
-fn previous(journal: &Journal, site: &Site, app: &AppName, live: Option<&ReleaseName>) -> Option<ReleaseName> {
-    let there = |release: &ReleaseName| Some(release) != live && site.manifest(release).is_ok();
+fn previous(journal: &Journal, root: &AppRoot, app: &AppName, live: Option<&ReleaseName>) -> Option<ReleaseName> {
+    let there = |release: &ReleaseName| Some(release) != live && root.manifest(release).is_ok();
     let in_journal = journal.gone_live(app).unwrap_or_default();
     let known = live.is_none_or(|live| in_journal.contains(live));
     let in_journal = in_journal.into_iter().find(|release| known && there(release));
     // A journal that knows nothing of the live release, or of none before it, may be a new one: then the releases themselves tell.
     in_journal.or_else(|| {
         let live = live?;
-        let mut served = site.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);
+        let mut served = root.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);
         served.find(|found| there(&found.name)).map(|found| found.name)
     })
 }
@@ -511,7 +511,7 @@ impl Engines {
             let why = format!("has no settings in force: {complaint}");
             absent.insert(
                 name.clone(),
-                Absent { app: name.clone(), why, cure: Some("mend the file: it is read again when it changes".to_owned()) },
+                Absent { app: name.clone(), why, hint: Some("mend the file: it is read again when it changes".to_owned()) },
             );
         }
         for (name, app) in &settings.apps {
@@ -546,32 +546,32 @@ impl Engines {
     }
 
     fn start(&self, name: &AppName, app: &Arc<App>) -> Result<Running, NotTaken> {
-        let site = Site::open(&app.root)?;
-        let lock = site.hold()?;
-        let (poke, pokes) = channel();
+        let root = AppRoot::open(&app.root)?;
+        let lock = root.hold()?;
+        let (wake, wakes) = channel();
         let engine = Arc::new(AppEngine {
             name: name.clone(),
-            site,
+            root,
             journal: self.journal.clone(),
             app: Mutex::new(app.clone()),
             current: Mutex::default(),
-            poke: Mutex::new(Some(poke)),
+            wake: Mutex::new(Some(wake)),
             phase: Mutex::new(Phase::Working),
-            looker: Looker::default(),
+            poller: RefPoller::default(),
             rights: self.rights.clone(),
             monitor: Monitor::default(),
         });
-        let worker = Arc::new(Worker { engine: engine.clone(), lock });
+        let thread = Arc::new(AppThread { engine: engine.clone(), lock });
         // Before anybody can ask for anything new.
-        worker.recover()?;
+        thread.recover()?;
         let failed = self.failed.clone();
         let thread = std::thread::Builder::new().name(format!("app-{name}")).spawn(move || {
-            if let Err(err) = worker.work(&pokes) {
+            if let Err(err) = thread.work(&wakes) {
                 // Nobody listens only when the agent is going down already.
                 let _ = failed.send(err);
             }
         });
-        let thread = thread.map_err(|source| SiteError::Io { act: "start a thread for", path: app.root.clone(), source })?;
+        let thread = thread.map_err(|source| RootError::Io { act: "start a thread for", path: app.root.clone(), source })?;
         Ok(Running { engine, thread })
     }
 
@@ -614,7 +614,7 @@ impl Engines {
         let end = Instant::now() + patience;
         let mut cancelled = false;
         loop {
-            let runs = |running: &Running| !running.thread.is_finished() || running.engine.looker.is_at_work();
+            let runs = |running: &Running| !running.thread.is_finished() || running.engine.poller.is_at_work();
             let staying = self.apps.read().unwrap_or_else(PoisonError::into_inner).values().any(runs);
             if !staying && !locked(&self.leaving).iter().any(runs) {
                 return;

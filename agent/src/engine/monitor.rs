@@ -19,13 +19,13 @@ use agent_model::grant::Back;
 use agent_model::names::RunId;
 use agent_model::request::Act;
 
+use super::app_thread::{AppThread, Silent, hands, secrets_of};
 use super::health::Seen;
 use super::locked;
-use super::worker::{Silent, Worker, hands, secrets_of};
 use crate::restart::handover::{Standing, StartedAgain};
-use crate::restart::{RestartError, Revived, Scene, Serving, Turn};
+use crate::restart::{ReleaseRef, RestartContext, RestartError, Revived, Turn};
 use crate::settings::App;
-use crate::tools::exits::{Bell, Exit, Waiter, bell};
+use crate::tools::exits::{Exit, Waiter, Waker, waker};
 use crate::tools::{Cancel, Process};
 use crate::work::Failure;
 
@@ -41,7 +41,7 @@ const STEADY: Duration = Duration::from_secs(60);
 pub(super) struct Monitor {
     /// Whose turn it is to start and stop instances.
     pub turn: Turn,
-    thread: Mutex<Option<(Bell, JoinHandle<()>)>>,
+    thread: Mutex<Option<(Waker, JoinHandle<()>)>>,
     /// What readers saw of the live release last.
     pub seen: Seen,
     /// Why the live instance does not run, while that is so.
@@ -57,15 +57,15 @@ impl Monitor {
     /// Has it look again: what is live, or what is set, may be another.
     fn wake(&self) -> bool {
         let thread = locked(&self.thread);
-        thread.iter().for_each(|(bell, _)| bell.ring());
+        thread.iter().for_each(|(waker, _)| waker.wake());
         thread.is_some()
     }
 
     /// Ends the thread. What it is at is given up; instances go on.
     pub(super) fn end(&self) {
         self.turn.end_monitor();
-        let Some((bell, thread)) = locked(&self.thread).take() else { return };
-        drop(bell);
+        let Some((waker, thread)) = locked(&self.thread).take() else { return };
+        drop(waker);
         // One that panicked has said so.
         let _ = thread.join();
     }
@@ -101,17 +101,17 @@ impl Backoff {
     }
 }
 
-impl Worker {
+impl AppThread {
     /// Has the monitor look at what is live now; begins it where the agent itself starts the instances.
     pub(super) fn monitor(self: &Arc<Self>) {
         let monitor = &self.engine.monitor;
         if monitor.wake() || !self.engine.settings().restart.is_monitored() {
             return;
         }
-        let begun = bell().and_then(|(bell, waiter)| {
-            let worker = self.clone();
+        let begun = waker().and_then(|(waker, waiter)| {
+            let watcher = self.clone();
             let thread = std::thread::Builder::new().name(format!("watch-{}", self.engine.name));
-            thread.spawn(move || worker.watch(waiter)).map(|thread| (bell, thread))
+            thread.spawn(move || watcher.watch(waiter)).map(|thread| (waker, thread))
         });
         match begun {
             Ok(begun) => *locked(&monitor.thread) = Some(begun),
@@ -181,7 +181,7 @@ impl Worker {
                 }
                 say_down(Some("it ended and is being started again".to_owned()));
                 backoff.tries(Instant::now());
-                let log = engine.site.live().ok().flatten().map(|live| engine.site.instances().join(format!("{live}.log")));
+                let log = engine.root.live().ok().flatten().map(|live| engine.root.instances().join(format!("{live}.log")));
                 let log = log.unwrap_or_default();
                 let log = log.display();
                 tracing::error!(app = %engine.name, "the live instance ended; it is started again. All that it said is in {log}");
@@ -206,13 +206,14 @@ impl Worker {
     }
 }
 
-impl Worker {
+impl AppThread {
     /// After a boot nobody serves what the agent itself had started: the live release is started again.
     pub(super) fn revive(&self) {
         let engine = &self.engine;
         let revived = self.env_of_live();
-        let revived = revived.and_then(|env| self.with_live(&env, &Cancel::default(), |scene, app, live| app.restart.revive(scene, live)));
-        let Ok(Some(live)) = engine.site.live() else { return };
+        let revived =
+            revived.and_then(|env| self.with_live(&env, &Cancel::default(), |context, app, live| app.restart.revive(context, live)));
+        let Ok(Some(live)) = engine.root.live() else { return };
         match revived {
             Ok(Some(Revived::Started)) => {
                 tracing::info!(app = %engine.name, release = %live, "nothing served: the live release was started again")
@@ -226,7 +227,7 @@ impl Worker {
 
     /// How the live instance stands, where the agent itself has started it.
     fn standing(&self, known: &[Process], cancel: &Cancel) -> Result<Standing, Failure> {
-        let standing = self.with_live(&[], cancel, |scene, app, live| app.restart.standing(scene, live.name, known))?;
+        let standing = self.with_live(&[], cancel, |context, app, live| app.restart.standing(context, live.name, known))?;
         Ok(standing.unwrap_or(Standing::Unwatched))
     }
 
@@ -234,7 +235,7 @@ impl Worker {
     fn start_again(&self, cancel: &Cancel) -> Result<Option<StartedAgain>, Failure> {
         let now = chrono::Utc::now().timestamp();
         let env = self.env_of_live()?;
-        Ok(self.with_live(&env, cancel, |scene, app, live| app.restart.start_again(scene, live, now))?.flatten())
+        Ok(self.with_live(&env, cancel, |context, app, live| app.restart.start_again(context, live, now))?.flatten())
     }
 
     /// The environment of the app's own programs. Started with other settings than its own, the app could serve something else altogether.
@@ -249,17 +250,17 @@ impl Worker {
         &self,
         env: &[(String, String)],
         cancel: &Cancel,
-        act: impl FnOnce(&Scene<'_>, &App, Serving<'_>) -> Result<T, RestartError>,
+        act: impl FnOnce(&RestartContext<'_>, &App, ReleaseRef<'_>) -> Result<T, RestartError>,
     ) -> Result<Option<T>, Failure> {
         let (engine, app) = (&self.engine, self.engine.settings());
-        let Some(live) = engine.site.live()? else { return Ok(None) };
+        let Some(live) = engine.root.live()? else { return Ok(None) };
         let (silent, check) = (Silent, Act::Check);
-        let hands = hands(engine, &app, env);
-        let mut cx = self.cx(&app, RunId(0), &check, "agent", None, &Back::Always, &silent, cancel, "revive", &hands, env);
+        let executor = hands(engine, &app, env);
+        let mut cx = self.cx(&app, RunId(0), &check, "agent", None, &Back::Always, &silent, cancel, "revive", &executor, env);
         cx.former = None;
         cx.target = self.target_of(&live).ok();
         cx.at("switch");
-        cx.serving(&live, |serving| Ok(cx.scene(|scene| act(scene, &app, serving))?)).map(Some)
+        cx.release_ref(&live, |serving| Ok(cx.restart_context(|context| act(context, &app, serving))?)).map(Some)
     }
 }
 

@@ -8,7 +8,7 @@ use agent_model::request::{Act, Rebuild};
 use agent_wire::event::{PlannedStep, Stream};
 use agent_wire::view;
 
-use super::worker::draw;
+use super::app_thread::draw;
 use super::{AppEngine, NotTaken};
 use crate::steps::{Brief, Past};
 use crate::tools::git::{Allowed, Budget, Git, TreeError};
@@ -25,13 +25,13 @@ impl AppEngine {
     /// What a release of `revision` would do.
     pub(crate) fn plan(&self, authorised: &Authorised, revision: &Revision) -> Result<view::Plan, NotTaken> {
         let app = self.settings();
-        let cache = self.site.cache();
+        let cache = self.root.cache();
         let git = Git::new(&app.git, &cache);
         let cancel = Cancel::default();
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
         let marker = format!("{}:plan", self.journal.id());
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel: &cancel, lines: &lines };
-        let _cache = self.site.hold_cache(&|| watch.pause(Duration::from_millis(50)))?;
+        let _cache = self.root.hold_cache(&|| watch.pause(Duration::from_millis(50)))?;
         let allowed = Allowed { app: &app.refs, grant: authorised.refs(), via: None, follows: app.follows.as_ref() };
         let left_out = match git.has(revision, allowed, &watch) {
             Some(_) => Vec::new(),
@@ -40,18 +40,18 @@ impl AppEngine {
         let resolved = git.find(revision, allowed, &watch)?;
         let tree = git.tree(&resolved.commit, app.limits.files, &watch)?;
         let standing = self.standing(self.journal.standing(&self.name)?)?;
-        let disk = self.site.disk()?;
+        let disk = self.root.disk()?;
         let mut warnings: Vec<String> = left_out.iter().map(|left| format!("cannot fetch {left}")).collect();
         warnings.extend(app.stale.as_ref().map(ToString::to_string));
-        let reserved: &[&str] = if app.python.is_some() { &[crate::site::FACTS, "venv"] } else { &[crate::site::FACTS] };
-        if let Err(err) = tree.judge(Budget { files: app.limits.files, bytes: app.limits.bytes }, reserved) {
+        let reserved: &[&str] = if app.python.is_some() { &[crate::root::FACTS, "venv"] } else { &[crate::root::FACTS] };
+        if let Err(err) = tree.check(Budget { files: app.limits.files, bytes: app.limits.bytes }, reserved) {
             warnings.push(format!("it would fail: {}", chain(&err)));
         }
         let submodules = tree.submodules();
         if !submodules.is_empty() && app.submodules == crate::settings::Submodules::Refuse {
             warnings.push(format!("it would fail: {}", TreeError::Submodules(submodules)));
         }
-        if let Err(err) = self.site.live() {
+        if let Err(err) = self.root.live() {
             warnings.push(format!("it would fail: {}", chain(&err)));
         }
         if let Some(lock) = &standing.lock {
@@ -67,7 +67,7 @@ impl AppEngine {
             warnings.push("the disk has no room for it".to_owned());
         }
         let live: Option<CommitId> =
-            standing.live.as_ref().and_then(|live| self.site.manifest(live).ok()).and_then(|manifest| manifest.commit.parse().ok());
+            standing.live.as_ref().and_then(|live| self.root.manifest(live).ok()).and_then(|manifest| manifest.commit.parse().ok());
         let (mut commits, mut ahead, mut changed) = (Vec::new(), 0, Vec::new());
         if let Some(live) = live.as_ref().filter(|live| git.knows(live, &watch)) {
             commits = git.between(live, &resolved.commit, &watch)?;

@@ -5,11 +5,11 @@ use agent_model::grant::{Authorised, Caller, missing_grant};
 use agent_model::names::AppName;
 use agent_model::request::{Act, Refusal, Request, Right};
 
-use super::journal::{Due, Proof};
+use super::journal::{CallerProof, Due};
 use super::{AppEngine, NotTaken};
 use crate::work::{Failure, chain};
 
-/// Who can judge a caller again. Only the door makes callers, so the door answers.
+/// Checks a caller again. Only the API makes callers, so the API answers.
 pub(crate) trait Rights: Send + Sync {
     /// The caller, as it is kept with the run.
     fn remember(&self, caller: &Caller) -> Option<String>;
@@ -18,7 +18,7 @@ pub(crate) trait Rights: Send + Sync {
     ///
     /// # Errors
     /// Why not.
-    fn again(&self, proof: &Proof, caller: &str, right: Right, app: &AppName) -> Result<Option<Authorised>, Refusal>;
+    fn again(&self, proof: &CallerProof, caller: &str, right: Right, app: &AppName) -> Result<Option<Authorised>, Refusal>;
 }
 
 /// A release names the ref that must reach its commit; the grant must allow that ref.

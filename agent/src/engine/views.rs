@@ -8,10 +8,10 @@ use agent_wire::view;
 use chrono::DateTime;
 
 use super::{AppEngine, NotTaken, locked, previous};
+use crate::root::{Found, Migrated, Unsettled};
 use crate::settings::App;
-use crate::site::{Found, Migrated, Unsettled};
 use crate::steps::{Health, prune};
-use crate::work::Users;
+use crate::work::InUse;
 
 impl AppEngine {
     /// Its name.
@@ -22,13 +22,13 @@ impl AppEngine {
     /// How the app stands.
     pub(crate) fn status(&self) -> Result<view::App, NotTaken> {
         let standing = self.standing(self.journal.standing(&self.name)?)?;
-        let disk = self.site.disk()?;
+        let disk = self.root.disk()?;
         let run = |run| self.journal.run(run);
         let fault = self.health().and_then(Health::fault);
         let live = standing.live.as_ref().map(|live| self.release(live)).transpose()?;
         Ok(view::App {
             name: self.name.to_string(),
-            root: self.site.root().display().to_string(),
+            root: self.root.path().display().to_string(),
             live: live.map(|live| view::Release { fault, ..live }),
             running: standing.running.map(run).transpose()?.flatten(),
             waiting: standing.waiting.iter().map(|(waiting, _)| run(*waiting)).filter_map(Result::transpose).collect::<Result<_, _>>()?,
@@ -47,7 +47,7 @@ impl AppEngine {
 
     /// The live release.
     pub(crate) fn live(&self) -> Option<ReleaseName> {
-        self.site.live().unwrap_or_default()
+        self.root.live().unwrap_or_default()
     }
 
     /// The run under way.
@@ -58,7 +58,7 @@ impl AppEngine {
     /// What runs may have left in the database; the run at hand says so itself when it ends.
     pub(super) fn unsettled(&self) -> Vec<view::Unsettled> {
         let at_hand = self.at_hand().map(|run| self.journal.marker(run));
-        let entries = self.site.unsettled().into_iter().filter(|entry| at_hand.as_ref() != Some(&entry.by));
+        let entries = self.root.unsettled().into_iter().filter(|entry| at_hand.as_ref() != Some(&entry.by));
         let told = entries.map(|Unsettled { run, release, at, text, backup, restore, .. }| {
             let backup = backup.filter(|path| path.exists()).map(|path| path.display().to_string());
             view::Unsettled { run, release, at, text, backup, restore }
@@ -68,10 +68,10 @@ impl AppEngine {
 
     /// The releases, newest first.
     pub(crate) fn releases(&self) -> Result<view::Releases, NotTaken> {
-        let live = self.site.live().unwrap_or_default();
-        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
+        let live = self.root.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
         let mut releases: Vec<view::Release> =
-            self.site.survey()?.iter().map(|found| release_view(found, live.as_ref(), before.as_ref())).collect();
+            self.root.survey()?.iter().map(|found| release_view(found, live.as_ref(), before.as_ref())).collect();
         if let Some(release) = releases.iter_mut().find(|release| release.state == view::ReleaseState::Live) {
             release.fault = self.health().and_then(Health::fault);
         }
@@ -79,33 +79,33 @@ impl AppEngine {
     }
 
     fn release(&self, release: &ReleaseName) -> Result<view::Release, NotTaken> {
-        let live = self.site.live().unwrap_or_default();
-        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
-        Ok(release_view(&self.site.find(release), live.as_ref(), before.as_ref()))
+        let live = self.root.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
+        Ok(release_view(&self.root.find(release), live.as_ref(), before.as_ref()))
     }
 
     /// One release with its manifest.
     pub(crate) fn release_detail(&self, release: &ReleaseName) -> Result<view::ReleaseDetail, NotTaken> {
-        let found = self.site.find(release);
+        let found = self.root.find(release);
         // One that cannot be read is for fsck to tell.
-        let migrated: Option<Migrated> = self.site.fact(release).ok().flatten();
+        let migrated: Option<Migrated> = self.root.fact(release).ok().flatten();
         let migrated = migrated.unwrap_or_default();
         Ok(view::ReleaseDetail {
             release: self.release(release)?,
-            path: self.site.release_dir(release).display().to_string(),
+            path: self.root.release_dir(release).display().to_string(),
             manifest: found.manifest.and_then(|manifest| serde_json::to_value(manifest).ok()).unwrap_or_default(),
             migrations: migrated.all_applied(),
             backup: migrated.backup.filter(|path| path.exists()).map(|path| path.display().to_string()),
-            environment: self.site.environment_of(release),
+            environment: self.root.environment_of(release),
         })
     }
 
     /// The releases that `prune` would remove.
     pub(crate) fn prunable(&self) -> Result<view::Releases, NotTaken> {
         let app: &App = &self.settings();
-        let live = self.site.live().unwrap_or_default();
-        let before = previous(&self.journal, &self.site, &self.name, live.as_ref());
-        let old = prune::old(&self.site, app, before.as_ref(), &Users::of(app, &self.site))?;
+        let live = self.root.live().unwrap_or_default();
+        let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
+        let old = prune::old(&self.root, app, before.as_ref(), &InUse::of(app, &self.root))?;
         let releases = old.iter().map(|release| self.release(release)).collect::<Result<_, _>>()?;
         Ok(view::Releases { releases, unsettled: Vec::new() })
     }

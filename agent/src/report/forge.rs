@@ -1,4 +1,4 @@
-//! What each kind of target is told, and in which form: pure, from a letter and what it tells of to a call. A file each.
+//! What each kind of target is told, and in which form: pure, from a delivery and what it tells of to a call. A file each.
 
 mod github;
 mod gitlab;
@@ -12,7 +12,7 @@ use agent_wire::event::OutcomeWord;
 use chrono::{DateTime, Utc};
 use hyper::Method;
 
-use crate::engine::journal::outbox::{Kind, Letter, Phase, Subject};
+use crate::engine::journal::outbox::{Delivery, DeliveryKind, Phase, Subject};
 use crate::settings::Complaint;
 use crate::settings::report::{Report, To};
 use crate::tools::https::Call;
@@ -34,22 +34,22 @@ pub(super) struct Speaker<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// A letter on its way.
-pub(super) struct Told<'a> {
-    pub letter: &'a Letter,
+/// A delivery on its way.
+pub(super) struct Outgoing<'a> {
+    pub delivery: &'a Delivery,
     pub subject: &'a Subject,
     pub speaker: &'a Speaker<'a>,
 }
 
-impl Told<'_> {
+impl Outgoing<'_> {
     /// Where the run's events are read.
     fn log(&self) -> Option<String> {
         self.speaker.address.map(|address| format!("{address}/v1/runs/{}/events", self.subject.run))
     }
 
-    /// How the run ended; nothing in the letter that tells of its beginning.
+    /// How the run ended; nothing in the delivery that tells of its beginning.
     fn outcome(&self) -> Option<OutcomeWord> {
-        self.subject.outcome.filter(|_| self.letter.phase == Phase::Ended)
+        self.subject.outcome.filter(|_| self.delivery.phase == Phase::Ended)
     }
 
     /// A short sentence. It has the release and the outcome in it, and nothing that a tool or a person said.
@@ -68,16 +68,18 @@ impl Told<'_> {
 }
 
 /// What a target is told in a phase, in this order.
-pub(super) fn kinds(report: &Report, phase: Phase) -> &'static [Kind] {
+pub(super) fn kinds(report: &Report, phase: Phase) -> &'static [DeliveryKind] {
     match (&report.to, phase) {
-        (To::Github { environment: Some(_), .. }, Phase::Started) => &[Kind::Status, Kind::Deployment, Kind::DeploymentState],
-        (To::Github { environment: Some(_), .. }, Phase::Ended) => &[Kind::Status, Kind::DeploymentState],
-        (To::Github { .. } | To::Gitlab { .. }, _) => &[Kind::Status],
-        (To::Webhook, _) => &[Kind::Message],
+        (To::Github { environment: Some(_), .. }, Phase::Started) => {
+            &[DeliveryKind::Status, DeliveryKind::Deployment, DeliveryKind::DeploymentState]
+        }
+        (To::Github { environment: Some(_), .. }, Phase::Ended) => &[DeliveryKind::Status, DeliveryKind::DeploymentState],
+        (To::Github { .. } | To::Gitlab { .. }, _) => &[DeliveryKind::Status],
+        (To::Webhook, _) => &[DeliveryKind::Message],
     }
 }
 
-/// What a letter becomes.
+/// What a delivery becomes.
 pub(super) enum Prepared {
     /// A call, and what must not stand in any sentence about it.
     Call(Call, Vec<String>),
@@ -86,7 +88,7 @@ pub(super) enum Prepared {
 }
 
 /// Makes the call. It reads the file with the token or the secret.
-pub(super) fn prepare(report: &Report, told: &Told<'_>) -> Result<Prepared, Box<Complaint>> {
+pub(super) fn prepare(report: &Report, told: &Outgoing<'_>) -> Result<Prepared, Box<Complaint>> {
     let (url, headers, body, hidden) = match &report.to {
         To::Github { repository, context, environment } => {
             let environment = environment.as_deref().unwrap_or_default();

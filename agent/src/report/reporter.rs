@@ -1,7 +1,7 @@
 //! Tells forges and receivers how releases go: a thread of its own behind the engine, which reads what the journal says, keeps what is to be said in
 //! the outbox, and sends it.
 //!
-//! Each target has its own row, and hears one thing after the other: a letter that fails is tried again before the next one is, so nothing overtakes.
+//! Each target has its own row, and hears one thing after the other: a delivery that fails is tried again before the next one is, so nothing overtakes.
 //! Targets do not wait for each other. What was sent when the agent died is sent again: at least once, never less.
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,16 +14,16 @@ use chrono::Utc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::forge::{Prepared, Speaker, Told, kinds, prepare};
-use super::verdict::{TOO_OLD, Verdict, judge, next_try};
-use crate::engine::journal::outbox::{Letter, Outbox, Phase};
+use super::forge::{Outgoing, Prepared, Speaker, kinds, prepare};
+use super::verdict::{TOO_OLD, Verdict, next_try, verdict_of};
+use crate::engine::journal::outbox::{Delivery, Outbox, Phase};
 use crate::engine::journal::{Journal, JournalError};
 use crate::settings::Settings;
 use crate::settings::report::Report;
 use crate::settings::watch::InForce;
 use crate::work::chain;
 
-/// How long a ringing bell is let ring before the journal is looked at: a step may say a thousand lines a second.
+/// How long lines are gathered before the journal is read: a step may say a thousand lines a second.
 const BREATH: Duration = Duration::from_millis(50);
 /// How long the reporter rests when the journal cannot be read or written.
 const TROUBLE: Duration = Duration::from_secs(10);
@@ -74,12 +74,12 @@ impl Reporter {
     }
 }
 
-/// A row of letters: the app and the target.
+/// A row of deliveries: the app and the target.
 type Lane = (String, String);
 
-/// A letter that came back: what it was, whom it was for, and the verdict.
+/// A delivery that came back: what it was, whom it was for, and the verdict.
 struct Back {
-    letter: Letter,
+    delivery: Delivery,
     shown: String,
     verdict: Verdict,
 }
@@ -94,7 +94,7 @@ struct Work {
 
 impl Work {
     async fn go_on(mut self, mut stopping: watch::Receiver<bool>) {
-        let mut bell = self.outbox.journal().bell();
+        let mut written = self.outbox.journal().changes();
         let mut changes = self.settings.follow();
         let mut end: Option<Instant> = None;
         loop {
@@ -108,7 +108,7 @@ impl Work {
             }
             tokio::select! {
                 // The other end of each lives as long as this does, but for the last one.
-                _ = bell.changed() => tokio::time::sleep(BREATH).await,
+                _ = written.changed() => tokio::time::sleep(BREATH).await,
                 _ = changes.changed() => {}
                 Some(back) = self.calls.join_next() => self.settle(back).await,
                 () = tokio::time::sleep(pause) => {}
@@ -145,8 +145,8 @@ impl Work {
                 let of = |phase: Phase| {
                     reports().flat_map(move |report| kinds(report, phase).iter().map(move |kind| (report.key(), phase, *kind)))
                 };
-                let letters: Vec<_> = run.phases.iter().flat_map(|phase| of(*phase)).collect();
-                self.outbox.note(run, &letters)?;
+                let deliveries: Vec<_> = run.phases.iter().flat_map(|phase| of(*phase)).collect();
+                self.outbox.note(run, &deliveries)?;
             }
             if news.len() < MOST_NEWS as usize {
                 return Ok(());
@@ -161,24 +161,24 @@ impl Work {
             .flat_map(|app| app.reports.iter().map(|report| ((app.name.to_string(), report.key()), report)))
             .collect();
         let mut pause = LONG;
-        for letter in self.outbox.heads()? {
-            let lane = (letter.app.clone(), letter.target.clone());
+        for delivery in self.outbox.heads()? {
+            let lane = (delivery.app.clone(), delivery.target.clone());
             if self.busy.contains(&lane) {
                 continue;
             }
             let now = Utc::now();
-            let wait = letter.due - now;
-            // A clock that was set back must not make a letter wait for longer than it may.
+            let wait = delivery.due - now;
+            // A clock that was set back must not make a delivery wait for longer than it may.
             if wait > chrono::TimeDelta::zero() && wait <= TOO_OLD {
                 pause = pause.min(wait.to_std().unwrap_or_default());
                 continue;
             }
             match targets.get(&lane) {
-                Some(report) => self.send_one(settings, report, letter)?,
+                Some(report) => self.send_one(settings, report, delivery)?,
                 // The app's file may be back in a moment; what nobody asks for any more goes with the day.
-                None if now - letter.made < TOO_OLD => {}
+                None if now - delivery.made < TOO_OLD => {}
                 None => {
-                    self.outbox.dropped(&letter)?;
+                    self.outbox.dropped(&delivery)?;
                     pause = Duration::ZERO;
                 }
             }
@@ -186,75 +186,75 @@ impl Work {
         Ok(pause)
     }
 
-    fn send_one(&mut self, settings: &Settings, report: &Report, letter: Letter) -> Result<(), JournalError> {
-        // A run without a commit is none that a letter was written for; it is settled with those that have nothing to say.
-        let subject = self.outbox.subject(&letter)?;
+    fn send_one(&mut self, settings: &Settings, report: &Report, delivery: Delivery) -> Result<(), JournalError> {
+        // A run without a commit is none that a delivery was written for; it is settled with those that have nothing to say.
+        let subject = self.outbox.subject(&delivery)?;
         let https = settings.agent.https.as_ref();
         let address = https.map(|https| https.address());
         let host = https.map_or_else(host_name, |https| https.host.to_string());
         let journal = self.outbox.journal().clone();
         let speaker = Speaker { host: &host, journal: journal.id(), address: address.as_deref(), now: Utc::now() };
         let prepared = match &subject {
-            Some(subject) => prepare(report, &Told { letter: &letter, subject, speaker: &speaker }),
+            Some(subject) => prepare(report, &Outgoing { delivery: &delivery, subject, speaker: &speaker }),
             None => Ok(Prepared::Nothing),
         };
         let shown = report.shown();
         let (call, hidden) = match prepared {
             Ok(Prepared::Call(call, hidden)) => (call, hidden),
             Ok(Prepared::Nothing) => {
-                // The next one is looked at when the bell rings for this.
-                return self.outbox.dropped(&letter);
+                // The next one is looked at when the journal says so.
+                return self.outbox.dropped(&delivery);
             }
-            Err(complaint) => return self.keep(&letter, &shown, Verdict::Later { says: complaint.to_string(), rest: Duration::ZERO }),
+            Err(complaint) => return self.keep(&delivery, &shown, Verdict::Later { says: complaint.to_string(), rest: Duration::ZERO }),
         };
-        self.busy.insert((letter.app.clone(), letter.target.clone()));
+        self.busy.insert((delivery.app.clone(), delivery.target.clone()));
         self.calls.spawn(async move {
             let verdict = match call.send().await {
-                Ok(reply) => judge(letter.kind, &reply, &hidden, Utc::now()),
+                Ok(reply) => verdict_of(delivery.kind, &reply, &hidden, Utc::now()),
                 Err(err) => Verdict::Later { says: chain(&err), rest: Duration::ZERO },
             };
-            Back { letter, shown, verdict }
+            Back { delivery, shown, verdict }
         });
         Ok(())
     }
 
     async fn settle(&mut self, back: Result<Back, tokio::task::JoinError>) {
-        let Ok(Back { letter, shown, verdict }) = back else {
+        let Ok(Back { delivery, shown, verdict }) = back else {
             // Which one it was nobody knows: all are sent again.
             self.calls.shutdown().await;
             self.busy.clear();
             self.rests_until = Some(Instant::now() + TROUBLE);
             return;
         };
-        self.busy.remove(&(letter.app.clone(), letter.target.clone()));
-        if let Err(err) = self.keep(&letter, &shown, verdict) {
+        self.busy.remove(&(delivery.app.clone(), delivery.target.clone()));
+        if let Err(err) = self.keep(&delivery, &shown, verdict) {
             self.rest(&err);
         }
     }
 
-    /// Writes down what became of a letter.
-    fn keep(&self, letter: &Letter, shown: &str, verdict: Verdict) -> Result<(), JournalError> {
-        let (run, app) = (letter.run, letter.app.as_str());
+    /// Writes down what became of a delivery.
+    fn keep(&self, delivery: &Delivery, shown: &str, verdict: Verdict) -> Result<(), JournalError> {
+        let (run, app) = (delivery.run, delivery.app.as_str());
         match verdict {
             Verdict::Delivered(number) => {
                 tracing::debug!(run, app, "{shown} was told");
-                self.outbox.delivered(letter, number)
+                self.outbox.delivered(delivery, number)
             }
-            Verdict::Later { says, rest } => match next_try(letter, rest, Utc::now()) {
+            Verdict::Later { says, rest } => match next_try(delivery, rest, Utc::now()) {
                 Some(due) => {
-                    if letter.tries == 0 {
+                    if delivery.tries == 0 {
                         tracing::warn!(run, app, "{shown} could not be told, and will be: {says}");
                     }
-                    self.outbox.postponed(letter, due, &says)
+                    self.outbox.postponed(delivery, due, &says)
                 }
                 None => {
                     tracing::warn!(run, app, "{shown} could not be told for a day, and will not be: {says}");
-                    self.outbox.given_up(letter, &says)
+                    self.outbox.given_up(delivery, &says)
                 }
             },
             Verdict::Never(says) => {
                 tracing::warn!(run, app, "{shown} was not told, and will not be: {says}");
-                self.outbox.given_up(letter, &says)
+                self.outbox.given_up(delivery, &says)
             }
         }
     }

@@ -13,14 +13,14 @@ use tokio::runtime::Runtime;
 use zbus::{DynamicType, OwnedObjectPath, OwnedVariant};
 
 use super::error::is_denied;
-use super::helper::{self, Asked};
-use super::{RestartError, Scene};
+use super::helper::{self, HelperAnswer};
+use super::{RestartContext, RestartError};
 use crate::tools::{Process, Program, Watch};
 
 /// How long a question may take that starts nothing.
 const ANSWER: Duration = Duration::from_secs(25);
 /// How often a unit is looked at that was told to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -133,8 +133,8 @@ impl<'a> Bus<'a> {
     }
 
     /// The same, to do something for an app.
-    pub(super) fn of(scene: &'a Scene<'a>) -> Result<Self, RestartError> {
-        Self::open(scene.watch).map(|bus| Self { app: Some(scene.app), ..bus })
+    pub(super) fn of(context: &'a RestartContext<'a>) -> Result<Self, RestartError> {
+        Self::open(context.watch).map(|bus| Self { app: Some(context.app), ..bus })
     }
 
     /// Runs a future to its end, but not beyond the limit, the watch's deadline, or a cancel.
@@ -199,13 +199,13 @@ impl<'a> Bus<'a> {
     pub(super) fn usable(&self, name: &str) -> Result<Unit, RestartError> {
         let unit = self.unit(name)?;
         let unmask = format!("systemctl unmask {name}");
-        let (what, cure) = match unit.load_state.as_str() {
+        let (what, hint) = match unit.load_state.as_str() {
             "loaded" => return Ok(unit),
             "not-found" => ("does not exist", "install the unit, then systemctl daemon-reload; or correct its name in the app's file"),
             "masked" => ("is masked", unmask.as_str()),
             _ => ("has a unit file that systemd cannot read", "systemd-analyze verify says what is wrong with it"),
         };
-        Err(RestartError::Unit { unit: name.to_owned(), what: what.to_owned(), cure: Some(cure.to_owned()), tail: Vec::new() })
+        Err(RestartError::Unit { unit: name.to_owned(), what: what.to_owned(), hint: Some(hint.to_owned()), tail: Vec::new() })
     }
 
     /// Does something to a unit and waits for the end of it: by its helper where it has one, else by a job of systemd's.
@@ -215,8 +215,8 @@ impl<'a> Bus<'a> {
             self.started.borrow_mut().insert(name.to_owned(), SystemTime::now());
         }
         let result = match helper::ask(self, act, name, limit) {
-            Ok(Asked::Done) => return Ok(()),
-            Ok(Asked::Nobody) => self.ask_systemd(act, name, limit),
+            Ok(HelperAnswer::Done) => return Ok(()),
+            Ok(HelperAnswer::Nobody) => self.ask_systemd(act, name, limit),
             Err(error) => Err(error),
         };
         let result = match result {
@@ -239,8 +239,8 @@ impl<'a> Bus<'a> {
         let end = Instant::now() + ANSWER;
         loop {
             match helper::tell(self, Act::Stop, name)? {
-                Asked::Done => {}
-                Asked::Nobody => self.tell_to_stop(name)?,
+                HelperAnswer::Done => {}
+                HelperAnswer::Nobody => self.tell_to_stop(name)?,
             }
             // A helper that was at it already takes no notice; so it is told again.
             for _ in 0..10 {
@@ -250,7 +250,7 @@ impl<'a> Bus<'a> {
                 if self.watch.left().is_zero() {
                     return Err(RestartError::TimedOut(format!("telling {name} to stop")));
                 }
-                self.watch.pause(LOOK);
+                self.watch.pause(POLL);
             }
             if Instant::now() > end {
                 return Err(self.failed(name, "was told to stop, and goes on".to_owned()));
@@ -318,7 +318,7 @@ impl<'a> Bus<'a> {
             .split_once('@')
             .and_then(|(_, rest)| rest.split_once('.'))
             .is_some_and(|(instance, _)| instance.parse::<ReleaseName>().is_ok());
-        let cure = if of_release {
+        let hint = if of_release {
             format!(
                 "a helper is for a unit whose name stays: set slots = [\"blue\", \"green\"] under [restart], and agentctl setup app {app}; or allow this \
                  very unit by a polkit rule"
@@ -327,7 +327,7 @@ impl<'a> Bus<'a> {
             let socket = helper::socket_unit(act, name);
             format!("systemctl enable --now {socket}, or agentctl setup app {app}; a polkit rule for this very unit will do as well")
         };
-        RestartError::Denied { act: format!("{} {name}", act.word()), cure, source }
+        RestartError::Denied { act: format!("{} {name}", act.word()), hint, source }
     }
 
     /// A unit that failed is remembered by systemd, and not started again when that was too often. Whoever may not do this may still start it.
@@ -336,7 +336,7 @@ impl<'a> Bus<'a> {
             return;
         }
         // The helper that stops a unit forgets what it failed by. What systemd remembers all the same does no harm.
-        if !matches!(helper::ask(self, Act::Stop, name, ANSWER), Ok(Asked::Done)) {
+        if !matches!(helper::ask(self, Act::Stop, name, ANSWER), Ok(HelperAnswer::Done)) {
             self.reset_failed(name);
         }
     }
@@ -362,8 +362,8 @@ impl<'a> Bus<'a> {
                 what.push_str(&format!(", and says {:?}", unit.status_text));
             }
         }
-        let cure = Some(format!("journalctl -u {name} has the whole story"));
-        RestartError::Unit { unit: name.to_owned(), what, cure, tail: self.journal(name) }
+        let hint = Some(format!("journalctl -u {name} has the whole story"));
+        RestartError::Unit { unit: name.to_owned(), what, hint, tail: self.journal(name) }
     }
 
     /// What a unit said before it was started as it is now is another's.

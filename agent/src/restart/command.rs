@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{RestartError, Scene, Serving};
+use super::{ReleaseRef, RestartContext, RestartError};
 use crate::tools::{Leftovers, ProgramError, Watch};
 
 /// `[restart] strategy = "command"`.
@@ -20,23 +20,23 @@ impl Settings {
     pub(super) fn prepare(&self) -> Result<(), RestartError> {
         if self.run.is_empty() {
             let what = "the command that restarts the app is empty".to_owned();
-            return Err(RestartError::SetUp { what, cure: "set run under [restart]".to_owned() });
+            return Err(RestartError::SetUp { what, hint: "set run under [restart]".to_owned() });
         }
         Ok(())
     }
 
     /// Runs it in the release's directory. What it starts may stay: it may be the server.
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<(), RestartError> {
-        self.execute(&self.run, scene, new)
+    pub(super) fn act(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<(), RestartError> {
+        self.execute(&self.run, context, new)
             .map_err(|source| RestartError::Program { act: format!("the restart command failed for {}", new.name), source })
     }
 
     /// The way back, by a command of its own where there is one: what hung once hangs again.
-    pub(super) fn back(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn back(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<(), RestartError> {
         let argv = self.back.as_ref().unwrap_or(&self.run);
-        self.execute(argv, scene, former).map_err(|source| RestartError::Process {
+        self.execute(argv, context, former).map_err(|source| RestartError::Process {
             what: format!("the command that goes back to {} failed: {source}", former.name),
-            cure: self
+            hint: self
                 .back
                 .is_none()
                 .then(|| "run was run again; set back under [restart] to a command that goes back in any case".to_owned()),
@@ -44,10 +44,10 @@ impl Settings {
         })
     }
 
-    fn execute(&self, argv: &[String], scene: &Scene<'_>, release: Serving<'_>) -> Result<(), ProgramError> {
-        let deadline = scene.watch.deadline.min(Instant::now() + self.timeout);
-        let watch = Watch { marker: scene.watch.marker, deadline, cancel: scene.watch.cancel, lines: scene.watch.lines };
-        release.program(argv, scene.env).leftovers(Leftovers::Leave).run(&watch)
+    fn execute(&self, argv: &[String], context: &RestartContext<'_>, release: ReleaseRef<'_>) -> Result<(), ProgramError> {
+        let deadline = context.watch.deadline.min(Instant::now() + self.timeout);
+        let watch = Watch { marker: context.watch.marker, deadline, cancel: context.watch.cancel, lines: context.watch.lines };
+        release.program(argv, context.env).leftovers(Leftovers::Leave).run(&watch)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use agent_wire::view::{Finding, Level};
 
 use super::bus::{Bus, Unit};
-use super::{Restart, Scene, Serving, variables};
+use super::{ReleaseRef, Restart, RestartContext, variables};
 use crate::tools::{Process, environment_file};
 
 /// The variable that names Django's settings module.
@@ -57,21 +57,21 @@ pub(crate) struct MadeWith<'a> {
 }
 
 /// Every difference, worst first.
-pub(super) fn find(restart: &Restart, scene: &Scene<'_>, live: Serving<'_>, made: &MadeWith<'_>) -> Vec<Finding> {
+pub(super) fn find(restart: &Restart, context: &RestartContext<'_>, live: ReleaseRef<'_>, made: &MadeWith<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for seen in look(restart, scene, live) {
-        findings.extend(of_module(&seen, scene, made));
-        findings.extend(of_others(&seen, scene));
+    for seen in look(restart, context, live) {
+        findings.extend(of_module(&seen, context, made));
+        findings.extend(of_others(&seen, context));
     }
     findings.sort_by_key(|finding| finding.level);
     findings.dedup();
     findings
 }
 
-fn of_module(seen: &Seen, scene: &Scene<'_>, made: &MadeWith<'_>) -> Option<Finding> {
+fn of_module(seen: &Seen, context: &RestartContext<'_>, made: &MadeWith<'_>) -> Option<Finding> {
     let wanted = made.module?;
-    let app = scene.app;
-    let set = format!("set settings = {wanted:?} under [django], and let the server have that: {}", cure_of(seen, scene));
+    let app = context.app;
+    let set = format!("set settings = {wanted:?} under [django], and let the server have that: {}", hint_of(seen, context));
     match seen.has.get(SETTINGS_MODULE) {
         Some(has) if has == wanted => None,
         Some(has) => {
@@ -101,8 +101,8 @@ fn of_module(seen: &Seen, scene: &Scene<'_>, made: &MadeWith<'_>) -> Option<Find
     }
 }
 
-fn of_others(seen: &Seen, scene: &Scene<'_>) -> Option<Finding> {
-    let wanted = wanted(scene, seen);
+fn of_others(seen: &Seen, context: &RestartContext<'_>) -> Option<Finding> {
+    let wanted = wanted(context, seen);
     let differ: Vec<&str> =
         wanted.iter().filter(|(name, value)| seen.has.get(name.as_str()) != Some(*value)).map(|(name, _)| name.as_str()).collect();
     let stale = seen.unit.as_ref().is_some_and(|unit| unit.reads == Reads::Its && unit.started == Started::Before);
@@ -116,30 +116,31 @@ fn of_others(seen: &Seen, scene: &Scene<'_>) -> Option<Finding> {
         Some(_) if differ.is_empty() => format!("{} was started before its variables were changed", seen.who),
         _ => format!("{} was started with other values of {} than the app's file and its secrets have now", seen.who, named(&differ)),
     };
-    Some(finding(Level::Warning, text, cure_of(seen, scene)))
+    Some(finding(Level::Warning, text, hint_of(seen, context)))
 }
 
 /// What it should have: for a process all that the agent knows, for a unit what its file holds. The settings module is told by itself.
-fn wanted<'s>(scene: &'s Scene<'_>, seen: &Seen) -> BTreeMap<&'s String, &'s String> {
-    let plain = scene.variables.plain;
+fn wanted<'s>(context: &'s RestartContext<'_>, seen: &Seen) -> BTreeMap<&'s String, &'s String> {
+    let plain = context.variables.plain;
     let is_plain = |name: &str| plain.iter().any(|(other, _)| other == name);
     let of_release = |name: &str| name.starts_with("RELEASE_") || matches!(name, "REVISION" | "PREVIOUS_REVISION");
     // Secrets are another file of the unit's, which the agent may not read everywhere.
-    let all = scene.env.iter().filter(|(name, _)| !of_release(name) && name != SETTINGS_MODULE && (seen.unit.is_none() || is_plain(name)));
+    let all =
+        context.env.iter().filter(|(name, _)| !of_release(name) && name != SETTINGS_MODULE && (seen.unit.is_none() || is_plain(name)));
     let replaced = |name: &str, value: &str| seen.unit.is_some() && !plain.iter().any(|(other, plain)| other == name && plain == value);
     all.filter(|(name, value)| !replaced(name, value)).map(|(name, value)| (name, value)).collect()
 }
 
-fn cure_of(seen: &Seen, scene: &Scene<'_>) -> String {
+fn hint_of(seen: &Seen, context: &RestartContext<'_>) -> String {
     match &seen.unit {
         Some(OfUnit { reads: Reads::NotIts, file, .. }) => {
             format!(
                 "agentctl setup app {}; or add EnvironmentFile=-{} to the unit, and agentctl --app {0} restart",
-                scene.app,
+                context.app,
                 file.display()
             )
         }
-        _ => format!("agentctl --app {} restart", scene.app),
+        _ => format!("agentctl --app {} restart", context.app),
     }
 }
 
@@ -150,31 +151,31 @@ fn named(names: &[&str]) -> String {
     }
 }
 
-fn finding(level: Level, text: String, cure: String) -> Finding {
-    Finding { app: None, what: "environment".to_owned(), level, text, cure: Some(cure) }
+fn finding(level: Level, text: String, hint: String) -> Finding {
+    Finding { app: None, what: "environment".to_owned(), level, text, hint: Some(hint) }
 }
 
 /// The programs that serve, as far as they can be looked at. What cannot is told elsewhere.
-fn look(restart: &Restart, scene: &Scene<'_>, live: Serving<'_>) -> Vec<Seen> {
-    let bus = Bus::open(scene.watch).ok();
+fn look(restart: &Restart, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Vec<Seen> {
+    let bus = Bus::open(context.watch).ok();
     let of_unit = |unit: &str| bus.as_ref().and_then(|bus| bus.unit(unit).ok()).filter(|unit| unit.active_state == "active");
     let in_place = |units: &[&String]| -> Vec<Seen> {
-        units.iter().filter_map(|unit| of_unit(unit)).map(|unit| seen_of(&unit, scene, variables::LIVE)).collect()
+        units.iter().filter_map(|unit| of_unit(unit)).map(|unit| seen_of(&unit, context, variables::LIVE)).collect()
     };
     let mut seen = match restart {
         Restart::None | Restart::Command(_) => Vec::new(),
         Restart::Systemd(settings) => in_place(&settings.units.iter().collect::<Vec<_>>()),
         Restart::UwsgiFifo(settings) => settings.master().and_then(|master| of_process(&master.process, "uWSGI")).into_iter().collect(),
         Restart::Gunicorn(settings) => settings.master().and_then(|master| of_process(&master.process, "gunicorn")).into_iter().collect(),
-        Restart::Handover(settings) => match settings.served_by(scene, live.name) {
-            Ok((Some(unit), _)) => of_unit(&unit).map(|unit| seen_of(&unit, scene, &called(&unit))).into_iter().collect(),
+        Restart::Handover(settings) => match settings.served_by(context, live.name) {
+            Ok((Some(unit), _)) => of_unit(&unit).map(|unit| seen_of(&unit, context, &called(&unit))).into_iter().collect(),
             Ok((None, masters)) => masters.iter().filter_map(|master| of_process(master, "the instance")).collect(),
             Err(_) => Vec::new(),
         },
     };
-    for name in restart.workers_of(scene, live.name) {
+    for name in restart.workers_of(context, live.name) {
         let template = name.contains('@');
-        seen.extend(of_unit(&name).map(|unit| seen_of(&unit, scene, &if template { called(&unit) } else { variables::LIVE.to_owned() })));
+        seen.extend(of_unit(&name).map(|unit| seen_of(&unit, context, &if template { called(&unit) } else { variables::LIVE.to_owned() })));
     }
     seen
 }
@@ -186,8 +187,8 @@ fn called(unit: &Unit) -> String {
 }
 
 /// A unit, by its process where the kernel tells of that, and by what systemd says where not.
-fn seen_of(unit: &Unit, scene: &Scene<'_>, called: &str) -> Seen {
-    let file = scene.variables.file(called);
+fn seen_of(unit: &Unit, context: &RestartContext<'_>, called: &str) -> Seen {
+    let file = context.variables.file(called);
     // The root may be a link, and setup names what it leads to.
     let whole = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
     let is_its = |path: &PathBuf| *path == file || *path == whole;

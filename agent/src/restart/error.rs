@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use zbus::fdo;
 
-use crate::site::SiteError;
+use crate::root::RootError;
 use crate::tools::ProgramError;
 use crate::tools::http::CheckError;
 
@@ -19,7 +19,7 @@ pub(crate) enum RestartError {
         /// The sentence.
         what: String,
         /// What to do.
-        cure: String,
+        hint: String,
     },
     /// A file or directory.
     #[error("cannot {act} {}", .path.display())]
@@ -47,7 +47,7 @@ pub(crate) enum RestartError {
         /// The sentence.
         what: String,
         /// What to do, where that is known.
-        cure: Option<String>,
+        hint: Option<String>,
         /// Its last lines.
         tail: Vec<String>,
     },
@@ -59,7 +59,7 @@ pub(crate) enum RestartError {
         /// What it did, readable after its name.
         what: String,
         /// What to do, where that is known.
-        cure: Option<String>,
+        hint: Option<String>,
         /// Its last lines.
         tail: Vec<String>,
     },
@@ -78,14 +78,14 @@ pub(crate) enum RestartError {
         /// What was to be done.
         act: String,
         /// What to do.
-        cure: String,
+        hint: String,
         /// How systemd said it.
         #[source]
         source: Box<zbus::Error>,
     },
     /// A slot of the root.
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Root(#[from] RootError),
     /// A health check did not pass.
     #[error("{when}")]
     Check {
@@ -109,9 +109,9 @@ impl RestartError {
     /// What the operator can do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::SetUp { cure, .. } | Self::Denied { cure, .. } => Some(cure.clone()),
-            Self::Site(error) => error.hint(),
-            Self::Process { cure, .. } | Self::Unit { cure, .. } => cure.clone(),
+            Self::SetUp { hint, .. } | Self::Denied { hint, .. } => Some(hint.clone()),
+            Self::Root(error) => error.hint(),
+            Self::Process { hint, .. } | Self::Unit { hint, .. } => hint.clone(),
             Self::Check { source, .. } => source.hint().map(str::to_owned),
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("give the user that the agent runs as the right to it".to_owned())

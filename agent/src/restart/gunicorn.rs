@@ -9,10 +9,10 @@ use nix::sys::signal::Signal;
 use super::bus::Act;
 use super::master::{Absent, Master, is_fresh};
 use super::proof::go_on;
-use super::{RestartError, Scene, Serving, systemd};
+use super::{ReleaseRef, RestartContext, RestartError, systemd};
 use crate::tools::{Process, Ticks};
 
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 /// How long the workers of a new master must be the same ones before the old master is told to go.
 const SAME: Duration = Duration::from_secs(2);
 
@@ -24,14 +24,14 @@ pub(crate) struct Settings {
     /// The unit that starts gunicorn when its master is gone: a release that cannot be loaded ends the master on HUP.
     pub unit: Option<String>,
     /// Which signal.
-    pub how: How,
+    pub how: MasterSignal,
     /// How long until every worker is new.
     pub timeout: Duration,
 }
 
 /// Which way of gunicorn's "Signal Handling".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum MasterSignal {
     /// HUP: the master loads the app anew and replaces its workers.
     Hup,
     /// USR2: a new master beside the old one; the old one gets TERM once the new one serves.
@@ -64,77 +64,82 @@ impl Settings {
         Absent { server: "gunicorn", seen, timeout: self.timeout }
     }
 
-    pub(super) fn prepare(&self, scene: &Scene<'_>) -> Result<Option<Master>, RestartError> {
-        if self.how == How::Usr2 && read(&self.second()).is_some() {
+    pub(super) fn prepare(&self, context: &RestartContext<'_>) -> Result<Option<Master>, RestartError> {
+        if self.how == MasterSignal::Usr2 && read(&self.second()).is_some() {
             return Err(RestartError::SetUp {
                 what: format!("a second master runs already, by {}", self.second().display()),
-                cure: "an earlier USR2 was not finished: end one of the two masters".to_owned(),
+                hint: "an earlier USR2 was not finished: end one of the two masters".to_owned(),
             });
         }
         match (self.master(), &self.unit) {
             (Some(master), _) if may_signal(&master.process) => Ok(Some(master)),
             (Some(master), _) => Err(RestartError::SetUp {
                 what: format!("the agent's user may not signal gunicorn's master (process {})", master.process.pid()),
-                cure: "the agent and gunicorn must run as the same user".to_owned(),
+                hint: "the agent and gunicorn must run as the same user".to_owned(),
             }),
             (None, Some(unit)) => {
-                systemd::examine(scene, Act::Restart, std::iter::once(unit.as_str()))?;
-                (scene.warn)(&format!("gunicorn is not running; {unit} will be started"));
+                systemd::examine(context, Act::Restart, std::iter::once(unit.as_str()))?;
+                (context.warn)(&format!("gunicorn is not running; {unit} will be started"));
                 Ok(None)
             }
-            (None, None) => self.absent().at_first(scene).map(|()| None),
+            (None, None) => self.absent().at_first(context).map(|()| None),
         }
     }
 
     /// Signals, and waits until every worker is new. A master that was started since, when the link led here already, needs no signal.
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, since: Option<Ticks>) -> Result<Option<Master>, RestartError> {
+    pub(super) fn act(
+        &self,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        since: Option<Ticks>,
+    ) -> Result<Option<Master>, RestartError> {
         match self.master() {
-            Some(master) if is_fresh(&master, since) => self.await_fresh(scene, new, master).map(Some),
-            Some(before) => self.signal(scene, new, before).map(Some),
-            None => self.start(scene, new).map(Some),
+            Some(master) if is_fresh(&master, since) => self.await_fresh(context, new, master).map(Some),
+            Some(before) => self.signal(context, new, before).map(Some),
+            None => self.start(context, new).map(Some),
         }
     }
 
-    fn signal(&self, scene: &Scene<'_>, new: Serving<'_>, before: Master) -> Result<Master, RestartError> {
+    fn signal(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, before: Master) -> Result<Master, RestartError> {
         match self.how {
-            How::Hup => {
-                (scene.note)(&format!("sent HUP to gunicorn's master (process {})", before.process.pid()));
+            MasterSignal::Hup => {
+                (context.note)(&format!("sent HUP to gunicorn's master (process {})", before.process.pid()));
                 before.process.signal(Signal::SIGHUP);
-                before.await_new(scene, new, self.timeout)?;
+                before.await_new(context, new, self.timeout)?;
                 let workers = before.process.children();
                 Ok(before.with_workers(workers))
             }
-            How::Usr2 => self.second_master(scene, new, &before),
+            MasterSignal::Usr2 => self.second_master(context, new, &before),
         }
     }
 
-    pub(super) fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Master, RestartError> {
+    pub(super) fn start(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Master, RestartError> {
         let since = Ticks::now();
         if let Some(unit) = &self.unit {
-            systemd::start(scene, unit, self.timeout)?;
+            systemd::start(context, unit, self.timeout)?;
         }
-        let master = self.absent().await_started(scene, new, || self.master())?;
+        let master = self.absent().await_started(context, new, || self.master())?;
         // One that was started before the link led here may have loaded another release.
         if self.unit.is_none() && !is_fresh(&master, Some(since)) {
-            return self.signal(scene, new, master);
+            return self.signal(context, new, master);
         }
-        self.await_fresh(scene, new, master)
+        self.await_fresh(context, new, master)
     }
 
-    fn await_fresh(&self, scene: &Scene<'_>, new: Serving<'_>, master: Master) -> Result<Master, RestartError> {
+    fn await_fresh(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, master: Master) -> Result<Master, RestartError> {
         let fresh = master.with_workers(Vec::new());
-        fresh.await_new(scene, new, self.timeout)?;
+        fresh.await_new(context, new, self.timeout)?;
         Ok(fresh)
     }
 
     /// Starts a new master beside the old one. While it does not serve, the old one is left alone.
-    fn second_master(&self, scene: &Scene<'_>, new: Serving<'_>, old: &Master) -> Result<Master, RestartError> {
+    fn second_master(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, old: &Master) -> Result<Master, RestartError> {
         let second = self.second();
         old.process.signal(Signal::SIGUSR2);
-        (scene.note)(&format!("sent USR2 to gunicorn's master (process {})", old.process.pid()));
+        (context.note)(&format!("sent USR2 to gunicorn's master (process {})", old.process.pid()));
         let end = Instant::now() + self.timeout;
         let in_time = |what: &str| {
-            go_on(scene, "waiting for gunicorn's new master")?;
+            go_on(context, "waiting for gunicorn's new master")?;
             if Instant::now() < end {
                 return Ok(());
             }
@@ -148,7 +153,7 @@ impl Settings {
                 None if child.is_none() && Instant::now() + self.timeout > end + Duration::from_secs(5) => return Err(gone()),
                 None => in_time("did not come up")?,
             }
-            scene.watch.pause(LOOK);
+            context.watch.pause(POLL);
         };
         let mut same: (Vec<Process>, Instant) = (Vec::new(), Instant::now());
         while same.0.is_empty() || same.1.elapsed() < SAME {
@@ -160,43 +165,43 @@ impl Settings {
                 same = (now, Instant::now());
             }
             in_time("had no lasting workers")?;
-            scene.watch.pause(LOOK);
+            context.watch.pause(POLL);
         }
         let fresh = Master::of(fresh);
         if let Err(error) = fresh.check(new) {
             fresh.process.signal(Signal::SIGTERM);
             return Err(error);
         }
-        (scene.note)(&format!("gunicorn's new master (process {}) has its workers; the old one finishes", fresh.process.pid()));
+        (context.note)(&format!("gunicorn's new master (process {}) has its workers; the old one finishes", fresh.process.pid()));
         old.process.signal(Signal::SIGTERM);
         while old.process.is_alive() {
             in_time("serves, but the old one did not go")?;
-            scene.watch.pause(LOOK);
+            context.watch.pause(POLL);
         }
         Ok(fresh)
     }
 
     /// On the way back: ends a second master that a failure left, and tells whether the first one serves the former release as if nothing had been.
-    pub(super) fn stands(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<bool, RestartError> {
-        if self.how != How::Usr2 {
+    pub(super) fn first_master_serves(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<bool, RestartError> {
+        if self.how != MasterSignal::Usr2 {
             return Ok(false);
         }
         let end = Instant::now() + self.timeout;
         match (self.master(), read(&self.second())) {
             (Some(first), Some(second)) if first.process != second => {
-                (scene.note)(&format!("ending gunicorn's second master (process {})", second.pid()));
+                (context.note)(&format!("ending gunicorn's second master (process {})", second.pid()));
                 second.signal(Signal::SIGTERM);
                 while second.is_alive() && Instant::now() < end {
-                    go_on(scene, "waiting for gunicorn's second master to end")?;
-                    scene.watch.pause(LOOK);
+                    go_on(context, "waiting for gunicorn's second master to end")?;
+                    context.watch.pause(POLL);
                 }
                 second.signal(Signal::SIGKILL);
             }
             (None, Some(second)) => {
                 // The old one is gone, and the second one moves its pid file to the first one's name within a second or so.
                 while self.master().is_none() && second.is_alive() && Instant::now() < end {
-                    go_on(scene, "waiting for gunicorn's new master to take over")?;
-                    scene.watch.pause(LOOK);
+                    go_on(context, "waiting for gunicorn's new master to take over")?;
+                    context.watch.pause(POLL);
                 }
             }
             _ => {}

@@ -31,8 +31,8 @@ use agent_model::names::ReleaseName;
 use super::bus::Bus;
 use super::proof::{Asking, Crew, go_on};
 use super::worker::{self, Worker};
-use super::{How, Prepared, Proof, RestartError, Revived, Scene, Serving, Steadiness};
-use crate::site::{Slot, Slots};
+use super::{Patience, Prepared, ReleaseRef, RestartContext, RestartError, Revived, ServingProof, Steadiness};
+use crate::root::{Slot, Slots};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 use crate::tools::{Process, Watch};
 pub(super) use instance::instance_of;
@@ -161,7 +161,7 @@ impl Settings {
 
     /// What stands in the way of the name or of an instance's socket.
     pub(super) fn obstacle(&self) -> Option<RestartError> {
-        let set_up = |what: String, cure: String| Some(RestartError::SetUp { what, cure });
+        let set_up = |what: String, hint: String| Some(RestartError::SetUp { what, hint });
         // A dot and the 32 characters of a release's name.
         let length = self.socket.as_os_str().len() + 33;
         if length > MOST_SOCKET_PATH {
@@ -182,16 +182,16 @@ impl Settings {
             return None;
         }
         let socket = self.socket.display();
-        let (what, cure) = if meta.file_type().is_socket() && http::listens(&self.socket) {
+        let (what, hint) = if meta.file_type().is_socket() && http::listens(&self.socket) {
             let what = format!("a server listens at {socket} itself, where a link to the instance of a release should be");
-            let cure = format!(
+            let hint = format!(
                 "let that server bind another name and let nginx connect there, or stop it and remove {socket}; the first handover then makes the link"
             );
-            (what, cure)
+            (what, hint)
         } else {
             (format!("{socket} is in the way: it is no link, and nobody listens there"), format!("remove {socket}"))
         };
-        set_up(what, cure)
+        set_up(what, hint)
     }
 
     /// Links that a dead agent left between making and renaming them.
@@ -205,64 +205,64 @@ impl Settings {
     }
 
     /// Starts the new instance, unless it runs already, and asks it. Tells how long it is to be watched when visitors meet it.
-    pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Duration, RestartError> {
+    pub(super) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Duration, RestartError> {
         if let Some(obstacle) = self.obstacle() {
             return Err(obstacle);
         }
         self.sweep();
-        let instances = Instances::open(self, scene)?;
+        let instances = Instances::open(self, context)?;
         instances.check_starter(new)?;
         instances.set_aside(new)?;
         match self.bring_up(&instances, new) {
-            Ok(_) => Ok(if scene.steadiness == Steadiness::Unseen { self.confirm } else { Duration::ZERO }),
+            Ok(_) => Ok(if context.steadiness == Steadiness::Unseen { self.confirm } else { Duration::ZERO }),
             Err(error) => {
                 // What serves visitors is left alone, even when it does not answer as it should.
-                if !self.names(scene.link, new.name)
+                if !self.names(context.link, new.name)
                     && let Err(also) = instances.stop(new.name, Duration::ZERO)
                 {
-                    (scene.warn)(&format!("the instance of {} could not be stopped: {also}", new.name));
+                    (context.warn)(&format!("the instance of {} could not be stopped: {also}", new.name));
                 }
                 Err(error)
             }
         }
     }
 
-    fn bring_up(&self, instances: &Instances<'_>, new: Serving<'_>) -> Result<Instance, RestartError> {
-        let scene = instances.scene;
+    fn bring_up(&self, instances: &Instances<'_>, new: ReleaseRef<'_>) -> Result<Instance, RestartError> {
+        let context = instances.context;
         let there = if instances.is_set_aside(new.name) { None } else { instances.find(new.name)? };
         if let Some(instance) = there {
-            (scene.note)(&format!("the instance of {} runs already", new.name));
-            if http::listens(&self.socket_of(scene.link, new.name)) && !instances.is_leaving(new.name) {
+            (context.note)(&format!("the instance of {} runs already", new.name));
+            if http::listens(&self.socket_of(context.link, new.name)) && !instances.is_leaving(new.name) {
                 match self.ask_itself(instances, &instance, new, Duration::ZERO) {
                     Ok(_) => return Ok(instance),
-                    Err(error) if self.names(scene.link, new.name) => return Err(error),
-                    Err(error) => (scene.warn)(&format!("the running instance of {} is started anew: {error}", new.name)),
+                    Err(error) if self.names(context.link, new.name) => return Err(error),
+                    Err(error) => (context.warn)(&format!("the running instance of {} is started anew: {error}", new.name)),
                 }
             }
-            if self.names(scene.link, new.name) {
-                (scene.warn)(&format!("the instance of {} does not accept connections; it is started anew", new.name));
+            if self.names(context.link, new.name) {
+                (context.warn)(&format!("the instance of {} does not accept connections; it is started anew", new.name));
             }
             instances.stop(new.name, Duration::ZERO)?;
         }
         let begun = Instant::now();
         let instance = instances.start(new)?;
         self.await_listener(instances, &instance, new)?;
-        (scene.note)(&format!("the instance of {} accepts connections after {:.1} s", new.name, begun.elapsed().as_secs_f64()));
-        let stable_for = scene.checks.iter().map(|check| check.stable_for).max().unwrap_or(Duration::from_secs(1));
+        (context.note)(&format!("the instance of {} accepts connections after {:.1} s", new.name, begun.elapsed().as_secs_f64()));
+        let stable_for = context.checks.iter().map(|check| check.stable_for).max().unwrap_or(Duration::from_secs(1));
         let proof = self.ask_itself(instances, &instance, new, stable_for)?;
-        proof.notes.iter().for_each(|note| (scene.note)(note));
+        proof.notes.iter().for_each(|note| (context.note)(note));
         Ok(instance)
     }
 
-    fn await_listener(&self, instances: &Instances<'_>, instance: &Instance, new: Serving<'_>) -> Result<(), RestartError> {
-        let socket = self.socket_of(instances.scene.link, new.name);
+    fn await_listener(&self, instances: &Instances<'_>, instance: &Instance, new: ReleaseRef<'_>) -> Result<(), RestartError> {
+        let socket = self.socket_of(instances.context.link, new.name);
         let end = Instant::now() + self.start_timeout;
         loop {
             instances.alive(instance, new.name)?;
             if http::listens(&socket) {
                 return Ok(());
             }
-            go_on(instances.scene, "starting the new instance")?;
+            go_on(instances.context, "starting the new instance")?;
             if Instant::now() > end {
                 return Err(RestartError::Process {
                     what: format!(
@@ -271,11 +271,11 @@ impl Settings {
                         socket.display(),
                         self.start_timeout.as_secs()
                     ),
-                    cure: Some("it must bind the socket that it is given as {socket} and RELEASE_SOCKET (%i in a template unit); raise start_timeout if it needs longer".to_owned()),
+                    hint: Some("it must bind the socket that it is given as {socket} and RELEASE_SOCKET (%i in a template unit); raise start_timeout if it needs longer".to_owned()),
                     tail: instances.tail(instance, new.name),
                 });
             }
-            instances.scene.watch.pause(Duration::from_millis(20));
+            instances.context.watch.pause(Duration::from_millis(20));
         }
     }
 
@@ -284,23 +284,23 @@ impl Settings {
         &self,
         instances: &Instances<'_>,
         instance: &Instance,
-        new: Serving<'_>,
+        new: ReleaseRef<'_>,
         stable_for: Duration,
-    ) -> Result<Proof, RestartError> {
+    ) -> Result<ServingProof, RestartError> {
         let unstable: Vec<_>;
-        let scene = instances.scene;
-        let scene = if stable_for.is_zero() {
-            let mut checks = scene.checks.to_vec();
+        let context = instances.context;
+        let context = if stable_for.is_zero() {
+            let mut checks = context.checks.to_vec();
             checks.iter_mut().for_each(|check| check.stable_for = Duration::ZERO);
             unstable = checks;
-            &Scene { checks: &unstable, ..*scene }
+            &RestartContext { checks: &unstable, ..*context }
         } else {
-            scene
+            context
         };
         let mut proof = Asking {
-            scene,
+            context,
             serving: new,
-            socket: Some(&self.socket_of(scene.link, new.name)),
+            socket: Some(&self.socket_of(context.link, new.name)),
             alive: &|| instances.alive(instance, new.name),
             tail: &|| instances.tail(instance, new.name),
             hopeless: &|_| None,
@@ -315,34 +315,34 @@ impl Settings {
     }
 
     /// Starts the new workers, lets the others finish, and points the name to the new instance.
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
-        let instances = Instances::open(self, scene)?;
+    pub(super) fn act(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        let instances = Instances::open(self, context)?;
         let mut workers = instances.start_workers(new)?;
         // One that was watched before need not be waited for: where somebody goes back, it is urgent.
-        if scene.steadiness == Steadiness::Unseen {
+        if context.steadiness == Steadiness::Unseen {
             instances.watch_workers(new, &mut workers)?;
         }
         prepared.workers.append(&mut workers);
         prepared.finishing = instances.let_others_finish(new.name)?;
         instances.await_noticed(&prepared.finishing)?;
-        self.name(scene.link, new.name)?;
-        (scene.note)(&format!("{} now leads to the instance of {}", self.socket.display(), new.name));
+        self.name(context.link, new.name)?;
+        (context.note)(&format!("{} now leads to the instance of {}", self.socket.display(), new.name));
         Ok(())
     }
 
     /// The name leads to the instance, the instance is alive, and the public address answers as the checks say.
-    pub(super) fn ask(&self, others: Asking<'_>, how: How) -> Result<Proof, RestartError> {
-        let (scene, serving) = (others.scene, others.serving);
-        let instances = Instances::open(self, scene)?;
+    pub(super) fn ask(&self, others: Asking<'_>, how: Patience) -> Result<ServingProof, RestartError> {
+        let (context, serving) = (others.context, others.serving);
+        let instances = Instances::open(self, context)?;
         let Some(instance) = instances.find(serving.name)? else {
             return Err(RestartError::Process {
                 what: format!("there is no instance of {}", serving.name),
-                cure: Some("activate the release again: that starts one".to_owned()),
+                hint: Some("activate the release again: that starts one".to_owned()),
                 tail: instances.last_log(serving.name),
             });
         };
         let alive = || {
-            self.check_name(scene, serving)?;
+            self.check_name(context, serving)?;
             instances.alive(&instance, serving.name)?;
             (others.alive)()
         };
@@ -351,21 +351,25 @@ impl Settings {
         how.ask(&Asking { alive: &alive, tail: &tail, workers: instances.workers(&instance), crew: Crew::New(&crew), ..others })
     }
 
-    fn check_name(&self, scene: &Scene<'_>, serving: Serving<'_>) -> Result<(), RestartError> {
-        if self.names(scene.link, serving.name) {
+    fn check_name(&self, context: &RestartContext<'_>, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
+        if self.names(context.link, serving.name) {
             return Ok(());
         }
         let target = self.named().map_or_else(|| "nothing".to_owned(), |target| target.display().to_string());
         Err(RestartError::Process {
             what: format!("{} leads to {target}, not to the instance of {}", self.socket.display(), serving.name),
-            cure: Some("somebody else changed the link; activate the release again".to_owned()),
+            hint: Some("somebody else changed the link; activate the release again".to_owned()),
             tail: Vec::new(),
         })
     }
 
     /// Who serves a release: the unit of its instance, or the masters that the agent started.
-    pub(super) fn served_by(&self, scene: &Scene<'_>, release: &ReleaseName) -> Result<(Option<String>, Vec<Process>), RestartError> {
-        Ok(match Instances::open(self, scene)?.find(release)? {
+    pub(super) fn served_by(
+        &self,
+        context: &RestartContext<'_>,
+        release: &ReleaseName,
+    ) -> Result<(Option<String>, Vec<Process>), RestartError> {
+        Ok(match Instances::open(self, context)?.find(release)? {
             Some(Instance::Unit { unit, .. }) => (Some(unit), Vec::new()),
             Some(Instance::Processes { masters, .. }) => (None, masters),
             None => (None, Vec::new()),
@@ -373,32 +377,37 @@ impl Settings {
     }
 
     /// Has the workers of a release that stands again work, and lets the others finish.
-    pub(super) fn bring_workers(&self, scene: &Scene<'_>, release: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
-        let instances = Instances::open(self, scene)?;
+    pub(super) fn bring_workers(
+        &self,
+        context: &RestartContext<'_>,
+        release: ReleaseRef<'_>,
+        prepared: &mut Prepared,
+    ) -> Result<(), RestartError> {
+        let instances = Instances::open(self, context)?;
         prepared.finishing = instances.let_others_finish(release.name)?;
         prepared.workers = instances.start_workers(release)?;
         Ok(())
     }
 
     /// The units of the workers that have an instance for each release.
-    pub(super) fn workers_of(&self, scene: &Scene<'_>, release: &ReleaseName) -> Vec<String> {
-        worker::instances(scene, &self.worker_called(scene.link, release))
+    pub(super) fn workers_of(&self, context: &RestartContext<'_>, release: &ReleaseName) -> Vec<String> {
+        worker::instances(context, &self.worker_called(context.link, release))
     }
 
     /// Stops what is no longer asked, when the former workers have finished or have had the time of the last requests: until then, an agent that dies
     /// leaves something to go back to.
     pub(super) fn settle(
         &self,
-        scene: &Scene<'_>,
-        new: Serving<'_>,
-        former: Option<Serving<'_>>,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        former: Option<ReleaseRef<'_>>,
         prepared: &Prepared,
     ) -> Result<(), RestartError> {
         if former.is_some_and(|former| former.name == new.name) {
             return Ok(());
         }
-        let instances = Instances::open(self, scene)?;
-        scene.watch.pause(AFTER_RENAME);
+        let instances = Instances::open(self, context)?;
+        context.watch.pause(AFTER_RENAME);
         let mut failure = instances.await_finished(&prepared.finishing, self.drain).err();
         failure = failure.or(instances.end_former(new.name, self.drain).err());
         let kept =
@@ -406,7 +415,7 @@ impl Settings {
         for release in instances.running()?.iter().filter(|name| !kept(name)) {
             // The first failure is told; the others are tried all the same.
             match instances.stop(release, self.drain) {
-                Ok(()) => (scene.note)(&format!("the instance of {release} has finished and stopped")),
+                Ok(()) => (context.note)(&format!("the instance of {release} has finished and stopped")),
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
@@ -415,17 +424,17 @@ impl Settings {
     }
 
     /// Points the name to the former instance, which is started if it is gone.
-    pub(super) fn stand(&self, scene: &Scene<'_>, former: Serving<'_>) -> Result<Stood, RestartError> {
-        let instances = Instances::open(self, scene)?;
+    pub(super) fn stand(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<Stood, RestartError> {
+        let instances = Instances::open(self, context)?;
         if instances.serves(former.name)? {
-            self.name(scene.link, former.name)?;
+            self.name(context.link, former.name)?;
         } else if instances.knows(former.name) || self.named().is_some() {
-            (scene.note)(&format!("the instance of {} is gone; it is started again", former.name));
+            (context.note)(&format!("the instance of {} is gone; it is started again", former.name));
             self.bring_up(&instances, former)?;
-            self.name(scene.link, former.name)?;
+            self.name(context.link, former.name)?;
         } else {
             // The strategy is new, and what serves is not the agent's: the name was never there, so nothing was taken from the former release.
-            (scene.note)(&format!("{} was never served by handover; nothing had been changed", former.name));
+            (context.note)(&format!("{} was never served by handover; nothing had been changed", former.name));
             return Ok(Stood::NeverOurs);
         }
         Ok(Stood::Ours)
@@ -433,17 +442,23 @@ impl Settings {
 
     /// Stops the instance of a release that failed; it may have met visitors, who are answered, and begun tasks, which are finished. Failing is only a
     /// warning.
-    pub(super) fn end(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>, finishing: &[Finishing]) {
+    pub(super) fn end(
+        &self,
+        context: &RestartContext<'_>,
+        failed: ReleaseRef<'_>,
+        former: Option<ReleaseRef<'_>>,
+        finishing: &[Finishing],
+    ) {
         if former.is_some_and(|former| former.name == failed.name) {
             return;
         }
-        if self.names(scene.link, failed.name) {
+        if self.names(context.link, failed.name) {
             // There was no way back. What answers somehow is better than nothing.
-            (scene.warn)(&format!("the instance of {} is left running: visitors have no other", failed.name));
+            (context.warn)(&format!("the instance of {} is left running: visitors have no other", failed.name));
             return;
         }
-        scene.watch.pause(AFTER_RENAME);
-        let stopped = Instances::open(self, scene).and_then(|instances| {
+        context.watch.pause(AFTER_RENAME);
+        let stopped = Instances::open(self, context).and_then(|instances| {
             // Its workers have the name of its slot, which it gives up when it is stopped.
             let mut workers = instances.workers_of(failed.name);
             workers.retain(|unit| !finishing.iter().any(|finishing| finishing.is(unit)));
@@ -454,18 +469,18 @@ impl Settings {
             instances.stop(failed.name, self.drain).and(finished)
         });
         if let Err(error) = stopped {
-            (scene.warn)(&format!("not all that was started for {} could be stopped: {error}", failed.name));
+            (context.warn)(&format!("not all that was started for {} could be stopped: {error}", failed.name));
         }
     }
 
     /// Starts the live release's instance where it is gone, as after a boot.
-    pub(super) fn revive(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Revived, RestartError> {
-        let instances = Instances::open(self, scene)?;
+    pub(super) fn revive(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<Revived, RestartError> {
+        let instances = Instances::open(self, context)?;
         let running = instances.serves(live.name)?;
         if !running && !instances.knows(live.name) {
             return Ok(Revived::NotNeeded);
         }
-        let serves = running && self.names(scene.link, live.name);
+        let serves = running && self.names(context.link, live.name);
         if !serves {
             if let Some(obstacle) = self.obstacle() {
                 return Err(obstacle);
@@ -473,7 +488,7 @@ impl Settings {
             if !running {
                 self.bring_up(&instances, live)?;
             }
-            self.name(scene.link, live.name)?;
+            self.name(context.link, live.name)?;
         }
         let works = instances.work(live.name)?;
         if !works {

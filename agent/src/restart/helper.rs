@@ -27,11 +27,11 @@ const TRIES: u32 = 3;
 const CONNECTING: Duration = Duration::from_secs(10);
 
 /// How often a helper is looked at whose connections have ended and that has not.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What came of asking a helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum HelperAnswer {
     /// It did what it is there for.
     Done,
     /// There is none for this.
@@ -58,51 +58,51 @@ pub(super) fn is_there(act: Act, unit: &str) -> bool {
 }
 
 /// Has the helper do this to a unit, and waits for its end.
-pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Result<Asked, RestartError> {
+pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Result<HelperAnswer, RestartError> {
     let (socket, helper) = (socket(act, unit), service_unit(act, unit));
     if !socket.exists() {
-        return Ok(Asked::Nobody);
+        return Ok(HelperAnswer::Nobody);
     }
     let end = Instant::now() + limit;
     let doing = format!("{} {unit}", act.word());
     for _ in 0..TRIES {
         let before = bus.unit(&helper)?.invocation;
         let met = bus.wait(&doing, end.saturating_duration_since(Instant::now()), async { Ok(until_ended(&socket).await) })?;
-        if met_helper(act, unit, met)? == Asked::Nobody {
-            return Ok(Asked::Nobody);
+        if met_helper(act, unit, met)? == HelperAnswer::Nobody {
+            return Ok(HelperAnswer::Nobody);
         }
         let after = ended(bus, &doing, &helper, end)?;
         if after.invocation != before {
-            return judge(bus, act, unit, &after).map(|()| Asked::Done);
+            return check_helper(bus, act, unit, &after).map(|()| HelperAnswer::Done);
         }
     }
     Err(RestartError::Unit {
         what: format!("ended {TRIES} connections and did nothing: it cannot be started"),
-        cure: Some(format!("systemctl status {helper} says why; reset its socket by systemctl restart {}", socket_unit(act, unit))),
+        hint: Some(format!("systemctl status {helper} says why; reset its socket by systemctl restart {}", socket_unit(act, unit))),
         tail: bus.journal(&helper),
         unit: helper,
     })
 }
 
 /// Has the helper do this to a unit, and waits for nothing: whoever connects has said all that can be said.
-pub(super) fn tell(bus: &Bus<'_>, act: Act, unit: &str) -> Result<Asked, RestartError> {
+pub(super) fn tell(bus: &Bus<'_>, act: Act, unit: &str) -> Result<HelperAnswer, RestartError> {
     let socket = socket(act, unit);
     let met = bus.wait(&format!("{} {unit}", act.word()), CONNECTING, async { Ok(UnixStream::connect(&socket).await.map(drop)) })?;
     met_helper(act, unit, met)
 }
 
 /// What came of connecting to a helper.
-fn met_helper(act: Act, unit: &str, met: io::Result<()>) -> Result<Asked, RestartError> {
+fn met_helper(act: Act, unit: &str, met: io::Result<()>) -> Result<HelperAnswer, RestartError> {
     let socket = socket(act, unit);
     match met {
-        Ok(()) => Ok(Asked::Done),
+        Ok(()) => Ok(HelperAnswer::Done),
         // It was taken away in this moment, or left by a socket unit that is stopped.
-        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(Asked::Nobody),
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(HelperAnswer::Nobody),
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
             let socket_unit = socket_unit(act, unit);
             Err(RestartError::SetUp {
                 what: format!("the agent's user may not connect to {}, the helper that should {} {unit}", socket.display(), act.word()),
-                cure: format!(
+                hint: format!(
                     "the socket belongs to SocketUser= of {socket_unit}, which must be the agent's user: systemctl edit {socket_unit}"
                 ),
             })
@@ -129,13 +129,13 @@ fn ended(bus: &Bus<'_>, doing: &str, helper: &str, end: Instant) -> Result<Unit,
             return Ok(unit);
         }
         bus.wait(doing, end.saturating_duration_since(Instant::now()), async {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
             Ok(())
         })?;
     }
 }
 
-fn judge(bus: &Bus<'_>, act: Act, unit: &str, helper: &Unit) -> Result<(), RestartError> {
+fn check_helper(bus: &Bus<'_>, act: Act, unit: &str, helper: &Unit) -> Result<(), RestartError> {
     if helper.result == "success" && helper.exit_status == 0 {
         return Ok(());
     }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::proof::{elsewhere, go_on, last_lines, log_of};
-use super::{RestartError, Scene, Serving};
+use super::{ReleaseRef, RestartContext, RestartError};
 use crate::tools::{Process, Ticks};
 
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What shows which release a worker runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +24,12 @@ pub(super) enum ShownBy {
 
 impl ShownBy {
     /// The first process that is shown to run another release.
-    pub(super) fn stray(self, processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+    pub(super) fn stray(self, processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
         if self == Self::Answers { None } else { elsewhere(processes, serving) }
     }
 
     /// What to do where one works in another release.
-    pub(super) fn cure(self) -> &'static str {
+    pub(super) fn hint(self) -> &'static str {
         match self {
             Self::Directory | Self::Answers => {
                 "the server goes back to the directory that it was started in: give it chdir = <the link app> (doctor has the details)"
@@ -62,24 +62,32 @@ pub(super) struct Absent<'a> {
 
 impl Absent<'_> {
     pub(super) fn error(&self, what: String) -> RestartError {
-        let cure = format!("start {}, or name the unit that starts it as unit under [restart]", self.server);
-        RestartError::SetUp { what, cure }
+        let hint = format!("start {}, or name the unit that starts it as unit under [restart]", self.server);
+        RestartError::SetUp { what, hint }
     }
 
     /// Before the first release there is no link for a server to run in, so there is no server either: the release goes on, and waits for it.
-    pub(super) fn at_first(&self, scene: &Scene<'_>) -> Result<(), RestartError> {
-        if fs::symlink_metadata(scene.link).is_ok() {
+    pub(super) fn at_first(&self, context: &RestartContext<'_>) -> Result<(), RestartError> {
+        if fs::symlink_metadata(context.link).is_ok() {
             return Err(self.error(self.seen.clone()));
         }
-        let (server, link, seconds) = (self.server, scene.link.display(), self.timeout.as_secs());
-        (scene.warn)(&format!("{}: start {server} as soon as {link} is there; this release waits {seconds} s for it", self.seen));
+        let (server, link, seconds) = (self.server, context.link.display(), self.timeout.as_secs());
+        (context.warn)(&format!("{}: start {server} as soon as {link} is there; this release waits {seconds} s for it", self.seen));
         Ok(())
     }
 
     /// Waits until somebody else has started it: a person at the first release, or what supervises it after a release that ended it.
-    pub(super) fn await_started<T>(&self, scene: &Scene<'_>, new: Serving<'_>, find: impl Fn() -> Option<T>) -> Result<T, RestartError> {
-        let (server, link, seconds) = (self.server, scene.link.display(), self.timeout.as_secs());
-        (scene.note)(&format!("{}: waiting for {server} to be started, {seconds} s at the most; {link} leads to {}", self.seen, new.name));
+    pub(super) fn await_started<T>(
+        &self,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        find: impl Fn() -> Option<T>,
+    ) -> Result<T, RestartError> {
+        let (server, link, seconds) = (self.server, context.link.display(), self.timeout.as_secs());
+        (context.note)(&format!(
+            "{}: waiting for {server} to be started, {seconds} s at the most; {link} leads to {}",
+            self.seen, new.name
+        ));
         let end = Instant::now() + self.timeout;
         loop {
             if let Some(found) = find() {
@@ -88,8 +96,8 @@ impl Absent<'_> {
             if Instant::now() > end {
                 return Err(self.error(format!("{}: {server} was not started within {seconds} s", self.seen)));
             }
-            go_on(scene, "waiting for the server to be started")?;
-            scene.watch.pause(LOOK);
+            go_on(context, "waiting for the server to be started")?;
+            context.watch.pause(POLL);
         }
     }
 }
@@ -126,23 +134,23 @@ impl Master {
     }
 
     /// Fails when it is gone, or when one of its workers is in another release.
-    pub(super) fn check(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn check(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         self.check_alive(serving)?;
         match self.stray(&self.process.children(), serving) {
             None => Ok(()),
             Some((process, cwd)) => Err(self.error(
                 format!("process {} of {} works in another release, {}", process.pid(), self.process.pid(), cwd.display()),
-                Some(self.shown_by.cure()),
+                Some(self.shown_by.hint()),
             )),
         }
     }
 
     /// The first of these processes that is shown to run another release.
-    pub(super) fn stray(&self, processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+    pub(super) fn stray(&self, processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
         self.shown_by.stray(processes, serving)
     }
 
-    pub(super) fn check_alive(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn check_alive(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         if self.process.is_alive() {
             return Ok(());
         }
@@ -151,21 +159,21 @@ impl Master {
     }
 
     /// Whether every worker works in the directory of this release.
-    pub(super) fn is_in(&self, serving: Serving<'_>) -> bool {
+    pub(super) fn is_in(&self, serving: ReleaseRef<'_>) -> bool {
         let workers = self.process.children();
         !workers.is_empty() && workers.iter().all(|worker| worker.cwd().is_some_and(|cwd| cwd.starts_with(serving.dir)))
     }
 
     /// Waits until every worker is another process than before, and none is in another release.
-    pub(super) fn await_new(&self, scene: &Scene<'_>, serving: Serving<'_>, timeout: Duration) -> Result<(), RestartError> {
-        self.await_workers(scene, serving, timeout, || Ok(self.process.children()))
+    pub(super) fn await_new(&self, context: &RestartContext<'_>, serving: ReleaseRef<'_>, timeout: Duration) -> Result<(), RestartError> {
+        self.await_workers(context, serving, timeout, || Ok(self.process.children()))
     }
 
     /// The same, where something else than the process table says who the workers are.
     pub(super) fn await_workers(
         &self,
-        scene: &Scene<'_>,
-        serving: Serving<'_>,
+        context: &RestartContext<'_>,
+        serving: ReleaseRef<'_>,
         timeout: Duration,
         mut workers: impl FnMut() -> Result<Vec<Process>, RestartError>,
     ) -> Result<(), RestartError> {
@@ -185,7 +193,7 @@ impl Master {
                     _ if now.is_empty() => self.error(format!("the master (process {}) has no worker with a loaded app after {seconds} s", self.process.pid()), None),
                     Some((process, cwd)) => self.error(
                         format!("after {seconds} s, process {} still works in another release, {}", process.pid(), cwd.display()),
-                        Some(self.shown_by.cure()),
+                        Some(self.shown_by.hint()),
                     ),
                     None => self.error(
                         format!("{old} of {} workers are still the ones from before after {seconds} s", now.len()),
@@ -193,13 +201,13 @@ impl Master {
                     ),
                 });
             }
-            go_on(scene, "waiting for the workers to be replaced")?;
+            go_on(context, "waiting for the workers to be replaced")?;
             seen = now;
-            scene.watch.pause(LOOK);
+            context.watch.pause(POLL);
         }
     }
 
-    pub(super) fn error(&self, what: String, cure: Option<&str>) -> RestartError {
-        RestartError::Process { what, cure: cure.map(str::to_owned), tail: self.tail() }
+    pub(super) fn error(&self, what: String, hint: Option<&str>) -> RestartError {
+        RestartError::Process { what, hint: hint.map(str::to_owned), tail: self.tail() }
     }
 }

@@ -14,7 +14,7 @@ mod helper;
 mod master;
 mod proof;
 pub(crate) mod systemd;
-mod traps;
+mod lints;
 mod turn;
 pub(crate) mod uwsgi_fifo;
 mod variables;
@@ -60,7 +60,7 @@ pub(crate) enum Restart {
 
 /// A release that is to serve.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Serving<'a> {
+pub(crate) struct ReleaseRef<'a> {
     /// Its name.
     pub name: &'a ReleaseName,
     /// Its commit.
@@ -70,7 +70,7 @@ pub(crate) struct Serving<'a> {
 }
 
 /// What a strategy has to know of the switch.
-pub(crate) struct Scene<'a> {
+pub(crate) struct RestartContext<'a> {
     /// The app.
     pub app: &'a AppName,
     /// The root's link `app`.
@@ -99,7 +99,7 @@ pub(crate) struct Scene<'a> {
     pub warn: &'a dyn Fn(&str),
 }
 
-impl Scene<'_> {
+impl RestartContext<'_> {
     /// Whether the release need not have this worker.
     fn lacks(&self, worker: &Worker) -> bool {
         self.lacking.contains(&worker.unit)
@@ -143,7 +143,7 @@ pub(crate) struct Prepared {
 
 /// What was seen of a release that serves.
 #[derive(Debug, Default)]
-pub(crate) struct Proof {
+pub(crate) struct ServingProof {
     /// What was seen, a sentence each.
     pub notes: Vec<String>,
     /// What should be looked at, though it is no failure.
@@ -165,33 +165,33 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
-    pub(crate) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Prepared, RestartError> {
-        systemd::examine(scene, Act::Restart, worker::plain(scene).map(|worker| worker.unit.as_str()))?;
-        let workers = traps::of_workers(self, scene.workers, scene.link, scene.watch.left());
-        for finding in traps::of_server(self, scene.link, new.dir).into_iter().chain(workers) {
-            match (finding.level, finding.cure) {
+    pub(crate) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Prepared, RestartError> {
+        systemd::examine(context, Act::Restart, worker::plain(context).map(|worker| worker.unit.as_str()))?;
+        let workers = lints::of_workers(self, context.workers, context.link, context.watch.left());
+        for finding in lints::of_server(self, context.link, new.dir).into_iter().chain(workers) {
+            match (finding.level, finding.hint) {
                 // It would be called live and would not be.
-                (Level::Error, Some(cure)) => return Err(RestartError::SetUp { what: finding.text, cure }),
-                (_, Some(cure)) => (scene.warn)(&format!("{}: {cure}", finding.text)),
-                (_, None) => (scene.warn)(&finding.text),
+                (Level::Error, Some(hint)) => return Err(RestartError::SetUp { what: finding.text, hint }),
+                (_, Some(hint)) => (context.warn)(&format!("{}: {hint}", finding.text)),
+                (_, None) => (context.warn)(&finding.text),
             }
         }
         let mut prepared = Prepared::default();
-        if let (Renewal::Yes, Self::UwsgiFifo(_) | Self::Gunicorn(_), None) = (scene.renewal, self, self.unit()) {
-            (scene.warn)("a server that is only reloaded keeps the variables that it was started with: name its unit under [restart]");
+        if let (Renewal::Yes, Self::UwsgiFifo(_) | Self::Gunicorn(_), None) = (context.renewal, self, self.unit()) {
+            (context.warn)("a server that is only reloaded keeps the variables that it was started with: name its unit under [restart]");
         }
         match self {
             Self::None => {}
-            Self::Handover(settings) => prepared.confirm = settings.prepare(scene, new)?,
-            Self::UwsgiFifo(settings) => prepared.master = settings.prepare(scene, new)?,
-            Self::Systemd(settings) => systemd::examine(scene, settings.act(scene), settings.units.iter().map(String::as_str))?,
-            Self::Gunicorn(settings) => prepared.master = settings.prepare(scene)?,
+            Self::Handover(settings) => prepared.confirm = settings.prepare(context, new)?,
+            Self::UwsgiFifo(settings) => prepared.master = settings.prepare(context, new)?,
+            Self::Systemd(settings) => systemd::examine(context, settings.act(context), settings.units.iter().map(String::as_str))?,
+            Self::Gunicorn(settings) => prepared.master = settings.prepare(context)?,
             Self::Command(settings) => settings.prepare()?,
         }
         // Nothing can have been started in a link that is not there yet.
-        prepared.since = scene.link.symlink_metadata().is_err().then(Ticks::now);
-        if self.has_units_in_place(scene) {
-            variables::keep_former(scene)?;
+        prepared.since = context.link.symlink_metadata().is_err().then(Ticks::now);
+        if self.has_units_in_place(context) {
+            variables::keep_former(context)?;
         }
         Ok(prepared)
     }
@@ -201,56 +201,56 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] when the processes of the new release do not come up.
-    pub(crate) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
-        if self.has_units_in_place(scene) {
-            variables::write_live(scene)?;
+    pub(crate) fn act(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        if self.has_units_in_place(context) {
+            variables::write_live(context)?;
         }
-        self.bring(scene, new, prepared)?;
+        self.bring(context, new, prepared)?;
         match self {
-            Self::Handover(settings) => settings.act(scene, new, prepared)?,
+            Self::Handover(settings) => settings.act(context, new, prepared)?,
             // What does not answer goes back at once, and not when the workers have finished their tasks.
-            _ if !scene.workers.is_empty() => drop(
-                self.ask(&Scene { workers: &[], ..*scene }, new, prepared, How::UntilItPasses)
-                    .map_err(|error| systemd::with_journal(scene, self.unit(), error))?,
+            _ if !context.workers.is_empty() => drop(
+                self.ask(&RestartContext { workers: &[], ..*context }, new, prepared, Patience::UntilItPasses)
+                    .map_err(|error| systemd::with_journal(context, self.unit(), error))?,
             ),
             _ => {}
         }
-        prepared.workers.append(&mut worker::restart(scene, new)?);
+        prepared.workers.append(&mut worker::restart(context, new)?);
         Ok(())
     }
 
     /// Reloads or restarts what serves in place.
-    fn bring(&self, scene: &Scene<'_>, release: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
-        let explained = |error| systemd::with_journal(scene, self.unit(), error);
+    fn bring(&self, context: &RestartContext<'_>, release: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+        let explained = |error| systemd::with_journal(context, self.unit(), error);
         match self {
             Self::None | Self::Handover(_) => {}
             // Only a start gives a server other variables.
-            Self::UwsgiFifo(settings) if scene.renewal == Renewal::Yes && settings.unit.is_some() => {
-                prepared.master = settings.start(scene, release).map_err(explained)?;
+            Self::UwsgiFifo(settings) if context.renewal == Renewal::Yes && settings.unit.is_some() => {
+                prepared.master = settings.start(context, release).map_err(explained)?;
             }
-            Self::Gunicorn(settings) if scene.renewal == Renewal::Yes && settings.unit.is_some() => {
-                prepared.master = Some(settings.start(scene, release).map_err(explained)?);
+            Self::Gunicorn(settings) if context.renewal == Renewal::Yes && settings.unit.is_some() => {
+                prepared.master = Some(settings.start(context, release).map_err(explained)?);
             }
-            Self::UwsgiFifo(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
-            Self::Systemd(settings) => prepared.units = settings.bring(scene, release)?,
-            Self::Gunicorn(settings) => prepared.master = settings.act(scene, release, prepared.since).map_err(explained)?,
-            Self::Command(settings) => settings.act(scene, release)?,
+            Self::UwsgiFifo(settings) => prepared.master = settings.act(context, release, prepared.since).map_err(explained)?,
+            Self::Systemd(settings) => prepared.units = settings.bring(context, release)?,
+            Self::Gunicorn(settings) => prepared.master = settings.act(context, release, prepared.since).map_err(explained)?,
+            Self::Command(settings) => settings.act(context, release)?,
         }
         Ok(())
     }
 
     /// The same on the way back. What supervises a master that the failed release has ended starts it again, and perhaps too early: then it ends once more.
-    fn bring_back(&self, scene: &Scene<'_>, former: Serving<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
+    fn bring_back(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
         let begun = Instant::now();
         loop {
-            let error = match self.bring(scene, former, prepared) {
+            let error = match self.bring(context, former, prepared) {
                 Err(error @ RestartError::Process { .. }) if self.unit().is_none() && self.master().is_none() => error,
                 brought => return brought,
             };
             if begun.elapsed() > self.patience() {
                 return Err(error);
             }
-            go_on(scene, "going back to the former release")?;
+            go_on(context, "going back to the former release")?;
         }
     }
 
@@ -273,8 +273,8 @@ impl Restart {
     }
 
     /// Whether anything that serves or works is a unit that goes from release to release.
-    fn has_units_in_place(&self, scene: &Scene<'_>) -> bool {
-        matches!(self, Self::Systemd(_)) || self.unit().is_some() || worker::plain(scene).next().is_some()
+    fn has_units_in_place(&self, context: &RestartContext<'_>) -> bool {
+        matches!(self, Self::Systemd(_)) || self.unit().is_some() || worker::plain(context).next().is_some()
     }
 
     /// The unit that a server belongs to which is not spoken to through systemd.
@@ -290,8 +290,13 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] with what was seen instead.
-    pub(crate) fn prove(&self, scene: &Scene<'_>, new: Serving<'_>, prepared: &Prepared) -> Result<Proof, RestartError> {
-        self.ask(scene, new, prepared, How::Lastingly).map_err(|error| systemd::with_journal(scene, self.unit(), error))
+    pub(crate) fn prove(
+        &self,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        prepared: &Prepared,
+    ) -> Result<ServingProof, RestartError> {
+        self.ask(context, new, prepared, Patience::Lastingly).map_err(|error| systemd::with_journal(context, self.unit(), error))
     }
 
     /// Lets the former instance finish and stop, or keeps it warm, and stops the ones before it.
@@ -300,29 +305,29 @@ impl Restart {
     /// [`RestartError`] when one could not be stopped; the new release serves all the same.
     pub(crate) fn settle(
         &self,
-        scene: &Scene<'_>,
-        new: Serving<'_>,
-        former: Option<Serving<'_>>,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        former: Option<ReleaseRef<'_>>,
         prepared: &Prepared,
     ) -> Result<(), RestartError> {
-        variables::forget_former(scene);
+        variables::forget_former(context);
         if let Some(releases) = new.dir.parent() {
-            variables::sweep(scene, releases);
+            variables::sweep(context, releases);
         }
         match self {
-            Self::Handover(settings) => settings.settle(scene, new, former, prepared),
+            Self::Handover(settings) => settings.settle(context, new, former, prepared),
             _ => Ok(()),
         }
     }
 
     /// Ends what was started for a release that no visitor ever met; the former one is not touched. Failing is only a warning.
-    pub(crate) fn forget(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<&ReleaseName>) {
-        variables::forget_former(scene);
+    pub(crate) fn forget(&self, context: &RestartContext<'_>, failed: ReleaseRef<'_>, former: Option<&ReleaseName>) {
+        variables::forget_former(context);
         match self {
-            Self::Handover(settings) if former != Some(failed.name) => settings.end(scene, failed, None, &[]),
+            Self::Handover(settings) if former != Some(failed.name) => settings.end(context, failed, None, &[]),
             Self::Handover(settings) => {
-                if let Err(error) = settings.bring_back(scene, failed.name, Duration::ZERO) {
-                    (scene.warn)(&format!("not all that was started for {} could be stopped: {error}", failed.name));
+                if let Err(error) = settings.bring_back(context, failed.name, Duration::ZERO) {
+                    (context.warn)(&format!("not all that was started for {} could be stopped: {error}", failed.name));
                 }
             }
             _ => {}
@@ -333,29 +338,35 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] when the former release was not seen to serve.
-    pub(crate) fn back(&self, scene: &Scene<'_>, failed: Serving<'_>, former: Option<Serving<'_>>) -> Result<(), RestartError> {
-        if let Err(error) = variables::put_back(scene) {
-            (scene.warn)(&format!("the variables of before could not be put back: {error}"));
+    pub(crate) fn back(
+        &self,
+        context: &RestartContext<'_>,
+        failed: ReleaseRef<'_>,
+        former: Option<ReleaseRef<'_>>,
+    ) -> Result<(), RestartError> {
+        if let Err(error) = variables::put_back(context) {
+            (context.warn)(&format!("the variables of before could not be put back: {error}"));
         }
         if let Self::Handover(settings) = self {
             let mut prepared = Prepared::default();
             let returned = match former {
                 None => settings.unname(),
-                Some(former) => {
-                    settings.bring_back(scene, former.name, settings.drain).and_then(|()| settings.stand(scene, former)).and_then(|stood| {
+                Some(former) => settings
+                    .bring_back(context, former.name, settings.drain)
+                    .and_then(|()| settings.stand(context, former))
+                    .and_then(|stood| {
                         if stood == Stood::Ours {
-                            settings.bring_workers(scene, former, &mut prepared)?;
+                            settings.bring_workers(context, former, &mut prepared)?;
                         }
-                        self.prove_again(scene, former, stood, &mut prepared)
-                    })
-                }
+                        self.prove_again(context, former, stood, &mut prepared)
+                    }),
             };
-            settings.end(scene, failed, former, &prepared.finishing);
+            settings.end(context, failed, former, &prepared.finishing);
             return returned;
         }
         let Some(former) = former else {
             if *self != Self::None {
-                (scene.warn)("there is no former release to go back to: what serves is left as it is");
+                (context.warn)("there is no former release to go back to: what serves is left as it is");
             }
             return Ok(());
         };
@@ -363,27 +374,33 @@ impl Restart {
         let mut prepared = Prepared { since: Some(Ticks::now()), ..Prepared::default() };
         match self {
             // A second master may be there, and the first one never left the former release.
-            Self::Gunicorn(settings) if settings.stands(scene, former)? => {}
-            Self::Command(settings) => match settings.back(scene, former) {
+            Self::Gunicorn(settings) if settings.first_master_serves(context, former)? => {}
+            Self::Command(settings) => match settings.back(context, former) {
                 Ok(()) => {}
                 // Answers say more than how a command ended.
-                Err(error) if names_a_release(scene) && self.prove(scene, former, &prepared).is_ok() => {
-                    (scene.warn)(&format!("{error}; the checks were answered by {} all the same", former.name));
+                Err(error) if names_a_release(context) && self.prove(context, former, &prepared).is_ok() => {
+                    (context.warn)(&format!("{error}; the checks were answered by {} all the same", former.name));
                 }
                 Err(error) => return Err(error),
             },
-            _ => self.bring_back(scene, former, &mut prepared)?,
+            _ => self.bring_back(context, former, &mut prepared)?,
         }
-        prepared.workers = worker::restart(scene, former)?;
-        self.prove(scene, former, &prepared).map(|_| ())
+        prepared.workers = worker::restart(context, former)?;
+        self.prove(context, former, &prepared).map(|_| ())
     }
 
-    fn prove_again(&self, scene: &Scene<'_>, former: Serving<'_>, stood: Stood, prepared: &mut Prepared) -> Result<(), RestartError> {
-        prepared.workers.append(&mut worker::restart(scene, former)?);
+    fn prove_again(
+        &self,
+        context: &RestartContext<'_>,
+        former: ReleaseRef<'_>,
+        stood: Stood,
+        prepared: &mut Prepared,
+    ) -> Result<(), RestartError> {
+        prepared.workers.append(&mut worker::restart(context, former)?);
         match stood {
-            Stood::Ours => self.prove(scene, former, prepared),
+            Stood::Ours => self.prove(context, former, prepared),
             // The public address still tells whether whatever served before serves on.
-            Stood::NeverOurs => Self::None.prove(scene, former, prepared),
+            Stood::NeverOurs => Self::None.prove(context, former, prepared),
         }
         .map(|_| ())
     }
@@ -392,8 +409,8 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] with the first thing that is not as it should be; the others are in its tail.
-    pub(crate) fn look(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Proof, RestartError> {
-        self.ask(scene, live, &Prepared::default(), How::Once)
+    pub(crate) fn look(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<ServingProof, RestartError> {
+        self.ask(context, live, &Prepared::default(), Patience::Once)
     }
 
     /// Makes the live release serve where nothing does, as after a boot. Only handover has something to do: an instance that the agent starts
@@ -401,9 +418,9 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] when the instance does not come up.
-    pub(crate) fn revive(&self, scene: &Scene<'_>, live: Serving<'_>) -> Result<Revived, RestartError> {
+    pub(crate) fn revive(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<Revived, RestartError> {
         match self {
-            Self::Handover(settings) => settings.revive(scene, live),
+            Self::Handover(settings) => settings.revive(context, live),
             _ => Ok(Revived::NotNeeded),
         }
     }
@@ -417,9 +434,9 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] when that cannot be told.
-    pub(crate) fn standing(&self, scene: &Scene<'_>, live: &ReleaseName, known: &[Process]) -> Result<Standing, RestartError> {
+    pub(crate) fn standing(&self, context: &RestartContext<'_>, live: &ReleaseName, known: &[Process]) -> Result<Standing, RestartError> {
         match self {
-            Self::Handover(settings) => settings.standing(scene, live, known),
+            Self::Handover(settings) => settings.standing(context, live, known),
             _ => Ok(Standing::Unwatched),
         }
     }
@@ -428,9 +445,14 @@ impl Restart {
     ///
     /// # Errors
     /// [`RestartError`] when it does not come up.
-    pub(crate) fn start_again(&self, scene: &Scene<'_>, live: Serving<'_>, now: i64) -> Result<Option<StartedAgain>, RestartError> {
+    pub(crate) fn start_again(
+        &self,
+        context: &RestartContext<'_>,
+        live: ReleaseRef<'_>,
+        now: i64,
+    ) -> Result<Option<StartedAgain>, RestartError> {
         match self {
-            Self::Handover(settings) => settings.start_again(scene, live, now).map(Some),
+            Self::Handover(settings) => settings.start_again(context, live, now).map(Some),
             _ => Ok(None),
         }
     }
@@ -446,45 +468,51 @@ impl Restart {
 
     /// What is wrong with the set-up, or will be one day: for `doctor`. `time` is what a switch may take. The app's name is left for the caller to
     /// fill in.
-    pub(crate) fn traps(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
-        traps::find(self, link, workers, time)
+    pub(crate) fn lints(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
+        lints::find(self, link, workers, time)
     }
 
     /// Whether the release is served already, and nothing would be done to bring it.
-    pub(crate) fn is_served(&self, scene: &Scene<'_>, release: &ReleaseName) -> bool {
+    pub(crate) fn is_served(&self, context: &RestartContext<'_>, release: &ReleaseName) -> bool {
         match self {
             Self::None => true,
-            Self::Handover(settings) => settings.is_served(scene, release).unwrap_or(false),
+            Self::Handover(settings) => settings.is_served(context, release).unwrap_or(false),
             _ => false,
         }
     }
 
     /// What the programs that serve a release have otherwise than it was made with. The app's name is left for the caller to fill in.
-    pub(crate) fn drift(&self, scene: &Scene<'_>, live: Serving<'_>, made: &drift::MadeWith<'_>) -> Vec<Finding> {
-        drift::find(self, scene, live, made)
+    pub(crate) fn drift(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>, made: &drift::MadeWith<'_>) -> Vec<Finding> {
+        drift::find(self, context, live, made)
     }
 
     /// The units of an app's workers for a release.
-    fn workers_of(&self, scene: &Scene<'_>, release: &ReleaseName) -> Vec<String> {
+    fn workers_of(&self, context: &RestartContext<'_>, release: &ReleaseName) -> Vec<String> {
         let instances = match self {
-            Self::Handover(settings) => settings.workers_of(scene, release),
+            Self::Handover(settings) => settings.workers_of(context, release),
             _ => Vec::new(),
         };
-        instances.into_iter().chain(worker::plain(scene).map(|worker| worker.unit.clone())).collect()
+        instances.into_iter().chain(worker::plain(context).map(|worker| worker.unit.clone())).collect()
     }
 
-    fn ask(&self, scene: &Scene<'_>, serving: Serving<'_>, prepared: &Prepared, how: How) -> Result<Proof, RestartError> {
-        let due: Vec<Worker> = scene.workers.iter().filter(|worker| !scene.lacks(worker)).cloned().collect();
-        let names = self.workers_of(&Scene { workers: &due, ..*scene }, serving.name);
+    fn ask(
+        &self,
+        context: &RestartContext<'_>,
+        serving: ReleaseRef<'_>,
+        prepared: &Prepared,
+        how: Patience,
+    ) -> Result<ServingProof, RestartError> {
+        let due: Vec<Worker> = context.workers.iter().filter(|worker| !context.lacks(worker)).cloned().collect();
+        let names = self.workers_of(&RestartContext { workers: &due, ..*context }, serving.name);
         let known: Vec<Unit> = prepared.workers.iter().map(|brought| brought.unit.clone()).collect();
-        let workers = Watched::new(scene, names.iter().map(String::as_str), &known)?;
+        let workers = Watched::new(context, names.iter().map(String::as_str), &known)?;
         let workers_for = prepared.workers.iter().map(|brought| brought.watch_for).max().unwrap_or_default();
         let workers_alive = || {
             workers.look_at(&prepared.finishing)?;
             workers.check(serving)
         };
         let mut asking = Asking {
-            scene,
+            context,
             serving,
             socket: None,
             alive: &workers_alive,
@@ -502,7 +530,7 @@ impl Restart {
                 settings.ask(asking, how)
             }
             Self::Systemd(settings) => {
-                let units = Watched::new(scene, settings.units.iter().map(String::as_str), &prepared.units)?;
+                let units = Watched::new(context, settings.units.iter().map(String::as_str), &prepared.units)?;
                 let alive = || units.check(serving).and_then(|()| workers.check(serving));
                 let tail = || units.tail();
                 let tries = Cell::new(0);
@@ -516,7 +544,7 @@ impl Restart {
             Self::UwsgiFifo(_) | Self::Gunicorn(_) => {
                 let Some(mut master) = prepared.master.clone().or_else(|| self.master()) else { return how.ask(&asking) };
                 if let Self::UwsgiFifo(settings) = self {
-                    let shown_by = settings.shown_by(scene, &master.process);
+                    let shown_by = settings.shown_by(context, &master.process);
                     master = master.shown_by(shown_by);
                 }
                 let alive = || master.check(serving).and_then(|()| workers.check(serving));
@@ -538,8 +566,8 @@ impl Restart {
 }
 
 /// Whether an answer tells which release it is of.
-fn names_a_release(scene: &Scene<'_>) -> bool {
-    scene.checks.iter().any(|check| check.release_header.is_some())
+fn names_a_release(context: &RestartContext<'_>) -> bool {
+    context.checks.iter().any(|check| check.release_header.is_some())
 }
 
 /// How long a master is watched, whatever the checks say.
@@ -547,7 +575,7 @@ const MASTER_FOR: Duration = Duration::from_secs(1);
 
 /// How much is asked.
 #[derive(Debug, Clone, Copy)]
-enum How {
+enum Patience {
     /// Until it passes, and then for as long as it must go on passing.
     Lastingly,
     /// Until it passes.
@@ -556,8 +584,8 @@ enum How {
     Once,
 }
 
-impl How {
-    fn ask(self, asking: &Asking<'_>) -> Result<Proof, RestartError> {
+impl Patience {
+    fn ask(self, asking: &Asking<'_>) -> Result<ServingProof, RestartError> {
         match self {
             Self::Lastingly => asking.prove(),
             Self::UntilItPasses => asking.pass(),
@@ -566,28 +594,28 @@ impl How {
     }
 }
 
-impl Serving<'_> {
-    /// The environment of this release's programs: that of the scene, whose variables may be about another release on the way back.
-    fn env(&self, scene: &[(String, String)]) -> Vec<(String, String)> {
+impl ReleaseRef<'_> {
+    /// The environment of this release's programs: that of the context, whose variables may be about another release on the way back.
+    fn env(&self, context: &[(String, String)]) -> Vec<(String, String)> {
         let own = [
             ("RELEASE_NAME", self.name.to_string()),
             ("RELEASE_COMMIT", self.commit.to_string()),
             ("RELEASE_DIR", self.dir.to_string_lossy().into_owned()),
             ("REVISION", self.commit.to_string()),
         ];
-        let others = scene.iter().filter(|(name, _)| own.iter().all(|(own, _)| own != name)).cloned();
+        let others = context.iter().filter(|(name, _)| own.iter().all(|(own, _)| own != name)).cloned();
         others.chain(own.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))).collect()
     }
 
     /// A program of this release: one that is named by a relative path is the release's own.
-    fn program(&self, argv: &[String], scene: &[(String, String)]) -> Program {
+    fn program(&self, argv: &[String], context: &[(String, String)]) -> Program {
         let mut argv = argv.to_vec();
         if let Some(program) = argv.first_mut()
             && program.contains('/')
         {
             *program = self.dir.join(&*program).to_string_lossy().into_owned();
         }
-        Program::from_argv(&argv).dir(self.dir).envs(self.env(scene))
+        Program::from_argv(&argv).dir(self.dir).envs(self.env(context))
     }
 }
 

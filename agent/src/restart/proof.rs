@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::CommitId;
 
-use super::{Proof, RestartError, Scene, Serving};
+use super::{ReleaseRef, RestartContext, RestartError, ServingProof};
 use crate::tools::Process;
-use crate::tools::http::{Answer, Check, CheckError, Expected, Target, Wrong};
+use crate::tools::http::{Check, CheckAnswer, CheckError, Expected, Target, Wrong};
 
 /// The most rounds of questions, however many workers there are.
 const MOST_ROUNDS: usize = 128;
@@ -20,8 +20,8 @@ const HEARING: Duration = Duration::from_millis(200);
 
 /// Whom to ask, and who must be alive meanwhile.
 pub(super) struct Asking<'a> {
-    pub scene: &'a Scene<'a>,
-    pub serving: Serving<'a>,
+    pub context: &'a RestartContext<'a>,
+    pub serving: ReleaseRef<'a>,
     /// The instance's own socket, where not the public address is asked.
     pub socket: Option<&'a Path>,
     /// Fails when what should serve is gone.
@@ -80,8 +80,8 @@ impl<'a> Roll<'a> {
 
 impl Asking<'_> {
     /// The whole proof: every check passes in its time, and then goes on passing, on at least twice as many new connections as there are workers.
-    pub(super) fn prove(&self) -> Result<Proof, RestartError> {
-        let mut proof = Proof::default();
+    pub(super) fn prove(&self) -> Result<ServingProof, RestartError> {
+        let mut proof = ServingProof::default();
         let questions = self.questions();
         let answers = self.until_passed(&questions)?;
         let (rounds, time) = self.while_stable(&questions)?;
@@ -100,13 +100,13 @@ impl Asking<'_> {
     }
 
     /// Every check passes in its time.
-    pub(super) fn pass(&self) -> Result<Proof, RestartError> {
-        self.until_passed(&self.questions()).map(|_| Proof::default())
+    pub(super) fn pass(&self) -> Result<ServingProof, RestartError> {
+        self.until_passed(&self.questions()).map(|_| ServingProof::default())
     }
 
     /// Each check once, none tried again.
-    pub(super) fn look(&self) -> Result<Proof, RestartError> {
-        let mut proof = Proof::default();
+    pub(super) fn look(&self) -> Result<ServingProof, RestartError> {
+        let mut proof = ServingProof::default();
         let mut failed = Vec::new();
         for question in self.questions() {
             match self.ask(&question) {
@@ -143,17 +143,17 @@ impl Asking<'_> {
         let stopped: Vec<String> = crew.iter().filter(|process| process.is_stopped()).map(|process| process.pid().to_string()).collect();
         (!stopped.is_empty()).then(|| RestartError::Process {
             what: format!("{error}: {} of its processes are stopped (SIGSTOP)", stopped.len()),
-            cure: Some(format!("kill -CONT {}", stopped.join(" "))),
+            hint: Some(format!("kill -CONT {}", stopped.join(" "))),
             tail: Vec::new(),
         })
     }
 
     fn questions(&self) -> Vec<Question> {
         let to = |check: &Check| self.socket.map_or_else(|| check.clone(), |socket| check.at(Target::Unix(socket.to_owned())));
-        self.scene.checks.iter().map(|check| Question { check: to(check), speaks: Cell::new(Speaks::Unknown) }).collect()
+        self.context.checks.iter().map(|check| Question { check: to(check), speaks: Cell::new(Speaks::Unknown) }).collect()
     }
 
-    fn until_passed(&self, questions: &[Question]) -> Result<Vec<Answer>, RestartError> {
+    fn until_passed(&self, questions: &[Question]) -> Result<Vec<CheckAnswer>, RestartError> {
         let begun = Instant::now();
         let mut answers = Vec::new();
         for question in questions {
@@ -175,7 +175,7 @@ impl Asking<'_> {
                     let when = format!("{} did not pass its check within {seconds:.0} s", self.serving.name);
                     return Err(RestartError::Check { when, source: Box::new(error), tail: (self.tail)() });
                 }
-                self.scene.watch.pause(patience);
+                self.context.watch.pause(patience);
                 patience = (patience * 2).min(Duration::from_millis(250));
             };
             answers.push(answer);
@@ -202,7 +202,7 @@ impl Asking<'_> {
             for question in questions {
                 if let Err(error) = self.ask(question) {
                     // Whoever watches it hears of its end a moment later than the question that it cut off.
-                    self.scene.watch.pause(HEARING);
+                    self.context.watch.pause(HEARING);
                     (self.alive)()?;
                     self.go_on("watching whether the checks go on passing")?;
                     let after = begun.elapsed().as_secs_f64();
@@ -211,7 +211,7 @@ impl Asking<'_> {
                 }
             }
             rounds += 1;
-            self.scene.watch.pause(step);
+            self.context.watch.pause(step);
             self.go_on("watching whether the release goes on serving")?;
         }
         (self.alive)()?;
@@ -225,24 +225,24 @@ impl Asking<'_> {
             0 => Ok(()),
             gone => Err(RestartError::Process {
                 what: format!("{gone} worker(s) of {} ended and were replaced while they were watched", self.serving.name),
-                cure: Some(REPLACED.to_owned()),
+                hint: Some(REPLACED.to_owned()),
                 tail: (self.tail)(),
             }),
         }
     }
 
     fn go_on(&self, during: &str) -> Result<(), RestartError> {
-        go_on(self.scene, during)
+        go_on(self.context, during)
     }
 
-    fn ask(&self, question: &Question) -> Result<Answer, CheckError> {
+    fn ask(&self, question: &Question) -> Result<CheckAnswer, CheckError> {
         let expected = Expected { name: self.serving.name, commit: self.serving.commit };
-        question.ask(expected, self.scene)
+        question.ask(expected, self.context)
     }
 }
 
 /// An answer, for people: a release is named by as many digits of its commit as its name has.
-fn told(question: &Question, answer: &Answer) -> String {
+fn told(question: &Question, answer: &CheckAnswer) -> String {
     let from = answer.release.as_deref().map_or_else(String::new, |release| match release.parse::<CommitId>() {
         Ok(commit) => format!(" from {}", commit.short()),
         Err(_) => format!(" from {release}"),
@@ -251,10 +251,10 @@ fn told(question: &Question, answer: &Answer) -> String {
 }
 
 /// Whether there is time and reason to go on.
-pub(super) fn go_on(scene: &Scene<'_>, during: &str) -> Result<(), RestartError> {
-    if scene.watch.cancel.asked() {
+pub(super) fn go_on(context: &RestartContext<'_>, during: &str) -> Result<(), RestartError> {
+    if context.watch.cancel.asked() {
         Err(RestartError::Cancelled(during.to_owned()))
-    } else if scene.watch.left().is_zero() {
+    } else if context.watch.left().is_zero() {
         Err(RestartError::TimedOut(during.to_owned()))
     } else {
         Ok(())
@@ -275,13 +275,13 @@ struct Question {
 }
 
 impl Question {
-    fn ask(&self, expected: Expected<'_>, scene: &Scene<'_>) -> Result<Answer, CheckError> {
-        let Target::Unix(socket) = &self.check.target else { return self.check.ask(Some(expected), scene.watch) };
-        let over_uwsgi = || self.check.at(Target::Uwsgi(socket.clone())).ask(Some(expected), scene.watch);
+    fn ask(&self, expected: Expected<'_>, context: &RestartContext<'_>) -> Result<CheckAnswer, CheckError> {
+        let Target::Unix(socket) = &self.check.target else { return self.check.ask(Some(expected), context.watch) };
+        let over_uwsgi = || self.check.at(Target::Uwsgi(socket.clone())).ask(Some(expected), context.watch);
         if self.speaks.get() == Speaks::Uwsgi {
             return over_uwsgi();
         }
-        let answer = self.check.ask(Some(expected), scene.watch);
+        let answer = self.check.ask(Some(expected), context.watch);
         if self.speaks.get() == Speaks::Http {
             return answer;
         }
@@ -312,7 +312,7 @@ fn was_answered(wrong: &Wrong) -> bool {
 
 /// The first process that works in the directory of a release which is not the one that should serve. Where processes have another working
 /// directory altogether, it says nothing.
-pub(super) fn elsewhere(processes: &[Process], serving: Serving<'_>) -> Option<(Process, PathBuf)> {
+pub(super) fn elsewhere(processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
     let releases = serving.dir.parent()?;
     let wrong = |process: &Process| process.cwd().filter(|cwd| cwd.starts_with(releases) && !cwd.starts_with(serving.dir));
     processes.iter().find_map(|process| wrong(process).map(|cwd| (*process, cwd)))

@@ -1,4 +1,4 @@
-//! A stage for the strategies: releases on disk, a scene, visitors who never stop asking.
+//! A stage for the strategies: releases on disk, a context, visitors who never stop asking.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -50,8 +50,8 @@ pub(super) struct Release {
 }
 
 impl Release {
-    pub(super) fn serving(&self) -> Serving<'_> {
-        Serving { name: &self.name, commit: &self.commit, dir: &self.dir }
+    pub(super) fn serving(&self) -> ReleaseRef<'_> {
+        ReleaseRef { name: &self.name, commit: &self.commit, dir: &self.dir }
     }
 }
 
@@ -108,12 +108,12 @@ impl Stage {
         }
     }
 
-    pub(super) fn with_scene<T>(&self, act: impl FnOnce(&Scene<'_>) -> T) -> T {
+    pub(super) fn with_scene<T>(&self, act: impl FnOnce(&RestartContext<'_>) -> T) -> T {
         let lines = |_, line: &str| self.said.borrow_mut().push(format!("line: {line}"));
         let watch = Watch { marker: "test:1", deadline: Instant::now() + Duration::from_secs(60), cancel: &self.cancel, lines: &lines };
         let env = [("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()), ("RELEASE_NAME".to_owned(), "wrong".to_owned())];
         let (link, instances) = (self.path("app"), self.path(".agent/instances"));
-        act(&Scene {
+        act(&RestartContext {
             app: &self.app,
             link: &link,
             instances: &instances,
@@ -131,13 +131,13 @@ impl Stage {
     }
 
     /// The whole of a switch, as the step does it.
-    pub(super) fn switch(&self, restart: &Restart, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
-        self.with_scene(|scene| {
-            let mut prepared = restart.prepare(scene, new.serving())?;
+    pub(super) fn switch(&self, restart: &Restart, new: &Release, former: Option<&Release>) -> Result<ServingProof, RestartError> {
+        self.with_scene(|context| {
+            let mut prepared = restart.prepare(context, new.serving())?;
             self.link(new);
-            restart.act(scene, new.serving(), &mut prepared)?;
-            let proof = restart.prove(scene, new.serving(), &prepared)?;
-            restart.settle(scene, new.serving(), former.map(Release::serving), &prepared)?;
+            restart.act(context, new.serving(), &mut prepared)?;
+            let proof = restart.prove(context, new.serving(), &prepared)?;
+            restart.settle(context, new.serving(), former.map(Release::serving), &prepared)?;
             Ok(proof)
         })
     }
@@ -146,7 +146,7 @@ impl Stage {
         if let Some(former) = former {
             self.link(former);
         }
-        self.with_scene(|scene| restart.back(scene, failed.serving(), former.map(Release::serving)))
+        self.with_scene(|context| restart.back(context, failed.serving(), former.map(Release::serving)))
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::bus::Act;
+use super::lints::Server;
 use super::master::{Absent, Master, ShownBy, is_fresh};
 use super::proof::go_on;
-use super::traps::Server;
-use super::{RestartError, Scene, Serving, systemd, traps};
+use super::{ReleaseRef, RestartContext, RestartError, lints, systemd};
 use crate::tools::http::Wrong;
 use crate::tools::{Process, Ticks, holding, topmost};
 use stats::State;
@@ -37,7 +37,7 @@ pub(crate) struct Settings {
     /// The FIFO (`master-fifo` in uWSGI's options).
     pub fifo: PathBuf,
     /// What is written.
-    pub how: How,
+    pub how: FifoCommand,
     /// The stats socket, where uWSGI has one: the best proof that every worker is new.
     pub stats: Option<PathBuf>,
     /// The unit that starts uWSGI when nobody listens, and after `Q`.
@@ -48,7 +48,7 @@ pub(crate) struct Settings {
 
 /// The byte (uWSGI's documentation, "The Master FIFO").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum FifoCommand {
     /// `r`: graceful reload.
     Graceful,
     /// `c`: chain reload; only with lazy-apps and pythonpath.
@@ -61,7 +61,7 @@ pub(crate) enum How {
     Quit,
 }
 
-impl How {
+impl FifoCommand {
     fn byte(self) -> u8 {
         match self {
             Self::Graceful => b'r',
@@ -93,12 +93,12 @@ impl Settings {
     }
 
     /// The master, which may be making its FIFO anew.
-    fn await_master(&self, scene: &Scene<'_>, patience: Duration) -> Option<Master> {
+    fn await_master(&self, context: &RestartContext<'_>, patience: Duration) -> Option<Master> {
         let end = Instant::now() + patience;
         loop {
             match self.master() {
                 Some(master) => return Some(master),
-                None if Instant::now() > end || !scene.watch.pause(Duration::from_millis(50)) => return None,
+                None if Instant::now() > end || !context.watch.pause(Duration::from_millis(50)) => return None,
                 None => {}
             }
         }
@@ -118,98 +118,103 @@ impl Settings {
         absent.error(format!("{}: uWSGI is not running, or has another master-fifo", absent.seen))
     }
 
-    pub(super) fn prepare(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
-        if self.how == How::Quit && self.unit.is_none() {
+    pub(super) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Option<Master>, RestartError> {
+        if self.how == FifoCommand::Quit && self.unit.is_none() {
             return Err(RestartError::SetUp {
                 what: "Q ends uWSGI, and no unit is named that starts it again".to_owned(),
-                cure: "name the unit as unit under [restart], or use another byte".to_owned(),
+                hint: "name the unit as unit under [restart], or use another byte".to_owned(),
             });
         }
         match fs::metadata(&self.fifo) {
             Ok(meta) if !meta.file_type().is_fifo() => {
                 return Err(RestartError::SetUp {
                     what: format!("{} is no FIFO", self.fifo.display()),
-                    cure: "name the path that uWSGI has as master-fifo".to_owned(),
+                    hint: "name the path that uWSGI has as master-fifo".to_owned(),
                 });
             }
             Ok(_) if nix::unistd::access(&self.fifo, nix::unistd::AccessFlags::W_OK).is_err() => {
                 return Err(RestartError::SetUp {
                     what: format!("the agent's user may not write to the FIFO {}", self.fifo.display()),
-                    cure: "uWSGI makes it with mode 0600: the agent and uWSGI must run as the same user".to_owned(),
+                    hint: "uWSGI makes it with mode 0600: the agent and uWSGI must run as the same user".to_owned(),
                 });
             }
             _ => {}
         }
-        let master = self.await_master(scene, AGAIN);
+        let master = self.await_master(context, AGAIN);
         match (&master, &self.unit) {
             (Some(_), _) => Ok(master),
             (None, Some(unit)) => {
-                systemd::examine(scene, Act::Restart, std::iter::once(unit.as_str()))?;
-                (scene.warn)(&format!("nobody reads the FIFO {}; {unit} will be started", self.fifo.display()));
+                systemd::examine(context, Act::Restart, std::iter::once(unit.as_str()))?;
+                (context.warn)(&format!("nobody reads the FIFO {}; {unit} will be started", self.fifo.display()));
                 Ok(None)
             }
             // Another user's processes cannot be looked into, though the FIFO may be open to the agent.
             (None, None) if open_fifo(&self.fifo).is_ok() => {
-                (scene.warn)(&format!(
+                (context.warn)(&format!(
                     "the master behind {} could not be found; only the checks will tell whether {} serves",
                     self.fifo.display(),
                     new.name
                 ));
                 Ok(None)
             }
-            (None, None) => self.absent().at_first(scene).map(|()| None),
+            (None, None) => self.absent().at_first(context).map(|()| None),
         }
     }
 
     /// Writes the byte and waits until every worker is new. A master that was started since, when the link led here already, needs none.
-    pub(super) fn act(&self, scene: &Scene<'_>, new: Serving<'_>, since: Option<Ticks>) -> Result<Option<Master>, RestartError> {
+    pub(super) fn act(
+        &self,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        since: Option<Ticks>,
+    ) -> Result<Option<Master>, RestartError> {
         // The master makes its FIFO anew after each byte: one that cannot be found at once may be found in a moment.
-        let before = self.await_master(scene, AGAIN);
-        if self.how == How::Quit {
-            return self.quit_and_start(scene, new, before.as_ref());
+        let before = self.await_master(context, AGAIN);
+        if self.how == FifoCommand::Quit {
+            return self.quit_and_start(context, new, before.as_ref());
         }
         match before {
-            Some(master) if is_fresh(&master, since) => self.await_fresh(scene, new, master),
-            None if open_fifo(&self.fifo).is_err() => self.start(scene, new),
-            before => self.reload(scene, new, before),
+            Some(master) if is_fresh(&master, since) => self.await_fresh(context, new, master),
+            None if open_fifo(&self.fifo).is_err() => self.start(context, new),
+            before => self.reload(context, new, before),
         }
     }
 
-    fn reload(&self, scene: &Scene<'_>, new: Serving<'_>, before: Option<Master>) -> Result<Option<Master>, RestartError> {
-        match self.write(scene, self.how.byte()) {
-            Err(RestartError::SetUp { .. }) => return self.start(scene, new),
+    fn reload(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, before: Option<Master>) -> Result<Option<Master>, RestartError> {
+        match self.write(context, self.how.byte()) {
+            Err(RestartError::SetUp { .. }) => return self.start(context, new),
             written => written?,
         }
-        (scene.note)(&format!("wrote {} to {}", char::from(self.how.byte()), self.fifo.display()));
-        let Some(before) = before else { return Ok(self.await_master(scene, AGAIN)) };
-        let shown_by = self.shown_by(scene, &before.process);
+        (context.note)(&format!("wrote {} to {}", char::from(self.how.byte()), self.fifo.display()));
+        let Some(before) = before else { return Ok(self.await_master(context, AGAIN)) };
+        let shown_by = self.shown_by(context, &before.process);
         let before = before.shown_by(shown_by);
         if self.stats.is_some() || self.how.replaces_every_child() {
-            self.await_replaced(scene, new, &before)?;
+            self.await_replaced(context, new, &before)?;
         } else {
-            self.await_some(scene, new, &before)?;
+            self.await_some(context, new, &before)?;
         }
         let workers = before.process.children();
         Ok(Some(before.with_workers(workers)))
     }
 
     /// What shows which release the workers of this master run.
-    pub(super) fn shown_by(&self, scene: &Scene<'_>, master: &Process) -> ShownBy {
-        if self.how.replaces_every_child() { ShownBy::Directory } else { traps::shown_after_fork(scene, Server::of(master, None)) }
+    pub(super) fn shown_by(&self, context: &RestartContext<'_>, master: &Process) -> ShownBy {
+        if self.how.replaces_every_child() { ShownBy::Directory } else { lints::shown_after_fork(context, Server::of(master, None)) }
     }
 
     /// Waits until every worker is another one than before, and, as far as the stats server tells, has done what it can to load the app.
-    fn await_replaced(&self, scene: &Scene<'_>, new: Serving<'_>, before: &Master) -> Result<(), RestartError> {
+    fn await_replaced(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, before: &Master) -> Result<(), RestartError> {
         let mut ignored = Ignored::new(self, before);
         let mut without_app: Option<Instant> = None;
-        before.await_workers(scene, new, self.timeout, || {
+        before.await_workers(context, new, self.timeout, || {
             if self.stats.is_none() {
                 return Ok(before.process.children());
             }
             let workers = self.workers().unwrap_or_default();
             let processes: Vec<Process> = workers.iter().map(|worker| worker.0).collect();
             if processes.iter().any(|process| before.workers.contains(process)) {
-                ignored.look(scene, &processes)?;
+                ignored.look(context, &processes)?;
             }
             if workers.iter().all(|(_, state)| *state == State::Ready) {
                 return Ok(processes);
@@ -218,7 +223,7 @@ impl Settings {
                 return Ok(Vec::new());
             }
             // An app may be loaded by the first request for it, so the checks ask; they also find out that there is none.
-            if !scene.checks.is_empty() {
+            if !context.checks.is_empty() {
                 return Ok(processes);
             }
             if without_app.get_or_insert_with(Instant::now).elapsed() > WITHOUT_APP {
@@ -231,7 +236,7 @@ impl Settings {
 
     /// Why there is no use in asking uWSGI again, as far as that is known: it answered 500 by itself again and again, and neither its stats server nor
     /// its log tells of an app.
-    pub(super) fn has_no_app(&self, master: &Master, new: Serving<'_>, wrong: &Wrong, tries: &Cell<usize>) -> Option<String> {
+    pub(super) fn has_no_app(&self, master: &Master, new: ReleaseRef<'_>, wrong: &Wrong, tries: &Cell<usize>) -> Option<String> {
         let times = times_without_app(wrong, tries);
         let workers = self.workers();
         let least = ANSWERS.max(2 * workers.as_ref().map_or(0, Vec::len));
@@ -248,7 +253,7 @@ impl Settings {
 
     /// A chain reload leaves the children that are no workers (the http router, spoolers), and only the stats server tells which they are: the
     /// workers count as replaced when nothing has changed any more for a while.
-    fn await_some(&self, scene: &Scene<'_>, new: Serving<'_>, before: &Master) -> Result<(), RestartError> {
+    fn await_some(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, before: &Master) -> Result<(), RestartError> {
         const QUIET: Duration = Duration::from_secs(10);
         let end = Instant::now() + self.timeout;
         let mut seen = before.process.children();
@@ -263,50 +268,55 @@ impl Settings {
             let old = now.iter().filter(|child| before.workers.contains(child)).count();
             let stray = before.stray(&now, new).is_some();
             if old == before.workers.len() {
-                ignored.look(scene, &now)?;
+                ignored.look(context, &now)?;
             }
             if old == 0 && !now.is_empty() && !stray {
                 return Ok(());
             }
             if old < before.workers.len() && !stray && changed.elapsed() > QUIET {
-                (scene.warn)(&format!(
+                (context.warn)(&format!(
                     "{old} processes of uWSGI were not replaced; set stats under [restart], which tells workers from others"
                 ));
                 return Ok(());
             }
             if Instant::now() > end {
-                return before.await_new(scene, new, Duration::ZERO);
+                return before.await_new(context, new, Duration::ZERO);
             }
-            go_on(scene, "waiting for the workers to be replaced")?;
-            scene.watch.pause(Duration::from_millis(20));
+            go_on(context, "waiting for the workers to be replaced")?;
+            context.watch.pause(Duration::from_millis(20));
         }
     }
 
-    pub(super) fn start(&self, scene: &Scene<'_>, new: Serving<'_>) -> Result<Option<Master>, RestartError> {
+    pub(super) fn start(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Option<Master>, RestartError> {
         let since = Ticks::now();
         let master = match &self.unit {
             Some(unit) => {
-                systemd::start(scene, unit, self.timeout)?;
-                self.await_master(scene, Duration::from_secs(5)).ok_or_else(|| self.nobody())?
+                systemd::start(context, unit, self.timeout)?;
+                self.await_master(context, Duration::from_secs(5)).ok_or_else(|| self.nobody())?
             }
-            None => self.absent().await_started(scene, new, || self.master())?,
+            None => self.absent().await_started(context, new, || self.master())?,
         };
         // One that was started before the link led here may have loaded another release.
         if self.unit.is_none() && !is_fresh(&master, Some(since)) {
-            return self.reload(scene, new, Some(master));
+            return self.reload(context, new, Some(master));
         }
-        self.await_fresh(scene, new, master)
+        self.await_fresh(context, new, master)
     }
 
     /// It was only started: whoever it has is new.
-    fn await_fresh(&self, scene: &Scene<'_>, new: Serving<'_>, master: Master) -> Result<Option<Master>, RestartError> {
+    fn await_fresh(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, master: Master) -> Result<Option<Master>, RestartError> {
         let fresh = master.with_workers(Vec::new());
-        self.await_replaced(scene, new, &fresh)?;
+        self.await_replaced(context, new, &fresh)?;
         Ok(Some(fresh))
     }
 
     /// `Q` again and again: the byte may meet a FIFO that is being made anew.
-    fn quit_and_start(&self, scene: &Scene<'_>, new: Serving<'_>, before: Option<&Master>) -> Result<Option<Master>, RestartError> {
+    fn quit_and_start(
+        &self,
+        context: &RestartContext<'_>,
+        new: ReleaseRef<'_>,
+        before: Option<&Master>,
+    ) -> Result<Option<Master>, RestartError> {
         let end = Instant::now() + self.timeout;
         while before.is_some_and(|before| before.process.is_alive()) || before.is_none() && open_fifo(&self.fifo).is_ok() {
             // Nobody there any more is what is waited for.
@@ -315,15 +325,15 @@ impl Settings {
                 let what = format!("uWSGI did not go within {} s of Q", self.timeout.as_secs());
                 return Err(before.map_or_else(|| self.nobody(), |before| before.error(what, Some("raise timeout under [restart]"))));
             }
-            go_on(scene, "waiting for uWSGI to go")?;
-            scene.watch.pause(Duration::from_millis(50));
+            go_on(context, "waiting for uWSGI to go")?;
+            context.watch.pause(Duration::from_millis(50));
         }
-        (scene.note)("uWSGI is gone");
-        self.start(scene, new)
+        (context.note)("uWSGI is gone");
+        self.start(context, new)
     }
 
     /// One byte, to whoever reads now or within a moment.
-    fn write(&self, scene: &Scene<'_>, byte: u8) -> Result<(), RestartError> {
+    fn write(&self, context: &RestartContext<'_>, byte: u8) -> Result<(), RestartError> {
         let end = Instant::now() + AGAIN;
         loop {
             let error = match open_fifo(&self.fifo).and_then(|mut fifo| fifo.write_all(&[byte])) {
@@ -340,8 +350,8 @@ impl Settings {
             if Instant::now() > end {
                 return Err(self.nobody());
             }
-            go_on(scene, "writing to uWSGI's FIFO")?;
-            scene.watch.pause(Duration::from_millis(20));
+            go_on(context, "writing to uWSGI's FIFO")?;
+            context.watch.pause(Duration::from_millis(20));
         }
     }
 }
@@ -366,12 +376,12 @@ impl<'a> Ignored<'a> {
         Self { settings, seen: before.workers.clone(), changed: Instant::now() }
     }
 
-    fn look(&mut self, scene: &Scene<'_>, now: &[Process]) -> Result<(), RestartError> {
+    fn look(&mut self, context: &RestartContext<'_>, now: &[Process]) -> Result<(), RestartError> {
         if now != self.seen {
             (self.seen, self.changed) = (now.to_vec(), Instant::now());
         }
-        if self.settings.how == How::Chain && self.changed.elapsed() > IGNORED {
-            self.settings.write(scene, How::Chain.byte())?;
+        if self.settings.how == FifoCommand::Chain && self.changed.elapsed() > IGNORED {
+            self.settings.write(context, FifoCommand::Chain.byte())?;
             self.changed = Instant::now();
         }
         Ok(())

@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::{RestartError, Scene, Serving};
-use crate::site::write_durably;
+use super::{ReleaseRef, RestartContext, RestartError};
+use crate::root::write_durably;
 use crate::tools::environment_file;
 
 /// The file of units that serve in place.
@@ -35,32 +35,32 @@ impl Variables<'_> {
 }
 
 /// Writes the file of an instance, before its unit is started.
-pub(super) fn write(scene: &Scene<'_>, called: &str, serving: Serving<'_>) -> Result<(), RestartError> {
-    let mut variables = serving.env(scene.variables.plain);
-    variables.push(("RELEASE_APP".to_owned(), scene.app.to_string()));
-    write_file(scene, called, &variables)
+pub(super) fn write(context: &RestartContext<'_>, called: &str, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
+    let mut variables = serving.env(context.variables.plain);
+    variables.push(("RELEASE_APP".to_owned(), context.app.to_string()));
+    write_file(context, called, &variables)
 }
 
 /// Writes the file of what serves in place. It says nothing of the release: a server that is only reloaded keeps the variables that it was started with.
-pub(super) fn write_live(scene: &Scene<'_>) -> Result<(), RestartError> {
-    write_file(scene, LIVE, scene.variables.plain)
+pub(super) fn write_live(context: &RestartContext<'_>) -> Result<(), RestartError> {
+    write_file(context, LIVE, context.variables.plain)
 }
 
-fn write_file(scene: &Scene<'_>, called: &str, variables: &[(String, String)]) -> Result<(), RestartError> {
+fn write_file(context: &RestartContext<'_>, called: &str, variables: &[(String, String)]) -> Result<(), RestartError> {
     let (text, left_out) = environment_file::written(variables);
     if !left_out.is_empty() {
-        (scene.warn)(&format!(
+        (context.warn)(&format!(
             "units do not get {} of [env]: something in its value is no character to Unicode, and systemd would refuse the file",
             left_out.join(", ")
         ));
     }
-    let text = format!("# Written by release-agent for {} of {}, and written anew by each run.\n{text}", called, scene.app);
-    replace(scene, called, text.as_bytes())
+    let text = format!("# Written by release-agent for {} of {}, and written anew by each run.\n{text}", called, context.app);
+    replace(context, called, text.as_bytes())
 }
 
 /// A file that says the same is left alone: when it was changed tells which processes have what it says.
-fn replace(scene: &Scene<'_>, called: &str, text: &[u8]) -> Result<(), RestartError> {
-    let (dir, file) = (scene.variables.dir, scene.variables.file(called));
+fn replace(context: &RestartContext<'_>, called: &str, text: &[u8]) -> Result<(), RestartError> {
+    let (dir, file) = (context.variables.dir, context.variables.file(called));
     if fs::read(&file).is_ok_and(|there| there == text) {
         return Ok(());
     }
@@ -72,28 +72,28 @@ fn replace(scene: &Scene<'_>, called: &str, text: &[u8]) -> Result<(), RestartEr
 }
 
 /// Keeps what the file of units in place holds, for the way back. Nothing there yet is kept as nothing.
-pub(super) fn keep_former(scene: &Scene<'_>) -> Result<(), RestartError> {
-    let text = fs::read(scene.variables.file(LIVE)).unwrap_or_default();
-    replace(scene, FORMER, &text)
+pub(super) fn keep_former(context: &RestartContext<'_>) -> Result<(), RestartError> {
+    let text = fs::read(context.variables.file(LIVE)).unwrap_or_default();
+    replace(context, FORMER, &text)
 }
 
 /// Puts back what was there before the run; nothing to do where nothing was kept, or it was put back already.
-pub(super) fn put_back(scene: &Scene<'_>) -> Result<(), RestartError> {
-    let Ok(text) = fs::read(scene.variables.file(FORMER)) else { return Ok(()) };
-    replace(scene, LIVE, &text)?;
-    forget_former(scene);
+pub(super) fn put_back(context: &RestartContext<'_>) -> Result<(), RestartError> {
+    let Ok(text) = fs::read(context.variables.file(FORMER)) else { return Ok(()) };
+    replace(context, LIVE, &text)?;
+    forget_former(context);
     Ok(())
 }
 
 /// The new release serves, or never came to: nothing is to be put back any more.
-pub(super) fn forget_former(scene: &Scene<'_>) {
+pub(super) fn forget_former(context: &RestartContext<'_>) {
     // One that stays is replaced by the next run, before it begins.
-    let _ = fs::remove_file(scene.variables.file(FORMER));
+    let _ = fs::remove_file(context.variables.file(FORMER));
 }
 
 /// Removes the files of releases that are gone.
-pub(super) fn sweep(scene: &Scene<'_>, releases: &Path) {
-    for entry in fs::read_dir(scene.variables.dir).into_iter().flatten().flatten() {
+pub(super) fn sweep(context: &RestartContext<'_>, releases: &Path) {
+    for entry in fs::read_dir(context.variables.dir).into_iter().flatten().flatten() {
         let release = entry.file_name().to_str().and_then(|name| name.parse::<agent_model::names::ReleaseName>().ok());
         if release.is_some_and(|release| !releases.join(release.as_str()).exists()) {
             // One that stays does no harm.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::bus::{Act, Unit};
 use super::handover::instance_of;
-use super::systemd::{Job, Time, perform};
-use super::{RestartError, Scene, Serving};
+use super::systemd::{Time, UnitJob, perform};
+use super::{ReleaseRef, RestartContext, RestartError};
 
 /// `[[worker]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,29 +37,29 @@ pub(super) struct Brought {
 }
 
 /// The workers that are restarted, in order.
-pub(super) fn plain<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
-    scene.workers.iter().filter(|worker| !worker.is_template())
+pub(super) fn plain<'a>(context: &RestartContext<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
+    context.workers.iter().filter(|worker| !worker.is_template())
 }
 
 /// The workers that have an instance for each release, in order.
-pub(super) fn templates<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
-    scene.workers.iter().filter(|worker| worker.is_template())
+pub(super) fn templates<'a>(context: &RestartContext<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
+    context.workers.iter().filter(|worker| worker.is_template())
 }
 
 /// The units of those that have an instance for each release, by what the release or its slot is called.
-pub(super) fn instances(scene: &Scene<'_>, called: &str) -> Vec<String> {
-    templates(scene).map(|worker| instance_of(&worker.unit, called)).collect()
+pub(super) fn instances(context: &RestartContext<'_>, called: &str) -> Vec<String> {
+    templates(context).map(|worker| instance_of(&worker.unit, called)).collect()
 }
 
 /// Restarts the plain ones, one after the other. One that the release never had is not to go on with another's code, and need not come up.
-pub(super) fn restart(scene: &Scene<'_>, release: Serving<'_>) -> Result<Vec<Brought>, RestartError> {
+pub(super) fn restart(context: &RestartContext<'_>, release: ReleaseRef<'_>) -> Result<Vec<Brought>, RestartError> {
     let mut brought = Vec::new();
-    for worker in plain(scene) {
-        let job = Job { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) };
-        let done = perform(scene, release, &[job]);
-        if scene.lacks(worker) {
+    for worker in plain(context) {
+        let job = UnitJob { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) };
+        let done = perform(context, release, &[job]);
+        if context.lacks(worker) {
             let how = done.map_or_else(|error| format!("does not come up: {error}"), |_| "was restarted, and is not watched".to_owned());
-            (scene.warn)(&format!("{}, which {} did not have, {how}", worker.unit, release.name));
+            (context.warn)(&format!("{}, which {} did not have, {how}", worker.unit, release.name));
             continue;
         }
         brought.extend(done?.into_iter().map(|unit| Brought { unit, watch_for: worker.watch_for }));

@@ -10,7 +10,7 @@ use agent_wire::sshsig::MOST_SIGNATURES;
 
 use super::kinds::{duration, integer, one_of, parsed, some_list, switch, text, texts_by_name, timeout};
 use super::reader::{self, Section, Value, nearest, shown};
-use super::{Agent, Complaint, Executor, defaults, https, issuer, refs};
+use super::{Agent, Complaint, ExecutorKind, defaults, https, issuer, refs};
 
 /// Reads `text`, which stands in `file`. An empty text means the defaults: nobody is granted anything.
 pub(crate) fn parse(file: &Path, text: &str) -> Result<Agent, Vec<Complaint>> {
@@ -25,7 +25,9 @@ pub(super) fn read(top: &Section<'_>) -> Option<Agent> {
         issuers,
         socket_group: top.get("socket_group", parsed(parse_group)),
         drain_timeout: top.get("drain_timeout", timeout).unwrap_or(defaults::DRAIN_TIMEOUT),
-        executor: top.get("executor", one_of(&[("direct", Executor::Direct), ("units", Executor::Units)])).unwrap_or(Executor::Direct),
+        executor: top
+            .get("executor", one_of(&[("direct", ExecutorKind::Direct), ("units", ExecutorKind::Units)]))
+            .unwrap_or(ExecutorKind::Direct),
         keep_runs: top.table("journal").and_then(|section| section.get("keep", duration(LEAST_KEPT..=MOST_KEPT))),
         https: top.table("https").and_then(|section| https::read(&section)),
     })

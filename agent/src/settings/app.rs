@@ -17,8 +17,8 @@ use agent_model::request::WhenBusy;
 
 use super::kinds::{absolute, integer, list, one_of, size, switch, within_release};
 use super::reader::{self, Section};
-use super::{App, Complaint, Executor, Submodules, defaults, environment, refs, report};
-use crate::site::{Limits, Shared};
+use super::{App, Complaint, ExecutorKind, Submodules, defaults, environment, refs, report};
+use crate::root::{Limits, Shared};
 use crate::tools::database;
 
 /// Reads the settings of the app called `name` from `text`, which stands in `file`.
@@ -51,8 +51,8 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         refs: refs.unwrap_or_else(defaults::refs),
         follows: auto.follows,
         auto_pause: auto.pause,
-        hint_files: auto.hint_files,
-        hints: Vec::new(),
+        webhook_files: auto.webhook_files,
+        webhooks: Vec::new(),
         submodules: top
             .get("submodules", one_of(&[("refuse", Submodules::Refuse), ("ignore", Submodules::Ignore)]))
             .unwrap_or(Submodules::Refuse),
@@ -74,7 +74,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         workers,
         hooks,
         reports,
-        executor: Executor::Direct,
+        executor: ExecutorKind::Direct,
         hidden: Vec::new(),
         keep_runs: None,
         config: PathBuf::new(),
@@ -176,8 +176,8 @@ fn shared(top: &Section<'_>) -> Shared {
     Shared { dirs, files }
 }
 
-const BACKUPS: [(&str, Option<database::Kind>); 3] =
-    [("auto", None), ("postgres", Some(database::Kind::Postgres)), ("sqlite", Some(database::Kind::Sqlite))];
+const BACKUPS: [(&str, Option<database::DatabaseKind>); 3] =
+    [("auto", None), ("postgres", Some(database::DatabaseKind::Postgres)), ("sqlite", Some(database::DatabaseKind::Sqlite))];
 
 fn backup(top: &Section<'_>) -> Option<database::Settings> {
     let section = top.table("backup")?;

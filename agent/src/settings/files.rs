@@ -9,12 +9,12 @@ use std::time::SystemTime;
 
 use agent_model::names::{AppName, BadName};
 
-use super::secrets::{read_hints, read_text};
+use super::secrets::{read_text, read_webhooks};
 use super::trusted::{refuse_open_directories, refuse_writable};
-use super::{App, Complaint, Executor, Settings, Stale, agent, app, defaults, reader};
+use super::{App, Complaint, ExecutorKind, Settings, Stale, agent, app, defaults, reader};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
-use crate::site::closed_parts;
+use crate::root::closed_parts;
 
 /// Whose agent it is, when nobody says where its configuration is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,17 +96,17 @@ pub(crate) fn load_over(config_dir: &Path, before: Option<Before<'_>>) -> Loaded
             },
         }
     }
-    let executor = agent.as_ref().map_or(Executor::Direct, |agent| agent.executor);
+    let executor = agent.as_ref().map_or(ExecutorKind::Direct, |agent| agent.executor);
     for one in &mut read {
         carried_out_by(&mut one.app, executor);
         let of_executor = match executor {
-            Executor::Direct => one.app.read_secrets(&one.app.secrets).err().unwrap_or_default(),
+            ExecutorKind::Direct => one.app.read_secrets(&one.app.secrets).err().unwrap_or_default(),
             // With units the secrets are not the agent's to read.
-            Executor::Units => one.fits_units(),
+            ExecutorKind::Units => one.fits_units(),
         };
         wrong.note(&one.app.name, of_executor);
-        match read_hints(&one.app.hint_files) {
-            Ok(hints) => one.app.hints = hints,
+        match read_webhooks(&one.app.webhook_files) {
+            Ok(webhooks) => one.app.webhooks = webhooks,
             Err(more) => wrong.note(&one.app.name, more),
         }
     }
@@ -159,7 +159,7 @@ impl Wrong {
     }
 
     /// The settings from before of each app whose file is wrong now.
-    fn kept(&self, before: Option<Before<'_>>, executor: Executor) -> Vec<App> {
+    fn kept(&self, before: Option<Before<'_>>, executor: ExecutorKind) -> Vec<App> {
         let kept = self.of_apps.iter().filter_map(|(name, complaints)| {
             let before = before?;
             let mut app = App::clone(before.settings.apps.get(name)?);
@@ -173,16 +173,16 @@ impl Wrong {
 }
 
 /// What `agent.toml` alone says of who runs programs; nothing when it cannot be read.
-pub(crate) fn executor(config_dir: &Path) -> Option<Executor> {
+pub(crate) fn executor(config_dir: &Path) -> Option<ExecutorKind> {
     let file = config_dir.join("agent.toml");
     let text = read_if_there(&file).ok()?;
     agent::parse(&file, text.as_deref().unwrap_or_default()).ok().map(|agent| agent.executor)
 }
 
 /// With units, instances take turns in slots where nothing else is said: then the units that the agent may start and stop have names that never change.
-fn carried_out_by(app: &mut App, executor: Executor) {
+fn carried_out_by(app: &mut App, executor: ExecutorKind) {
     app.executor = executor;
-    if let (Executor::Units, Restart::Handover(handover)) = (executor, &mut app.restart)
+    if let (ExecutorKind::Units, Restart::Handover(handover)) = (executor, &mut app.restart)
         && handover.slots.is_empty()
     {
         handover.slots = defaults::SLOTS.iter().filter_map(|slot| slot.parse().ok()).collect();
@@ -193,7 +193,7 @@ fn carried_out_by(app: &mut App, executor: Executor) {
 pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Complaint>> {
     let file = config_dir.join("apps").join(format!("{name}.toml"));
     let mut app = read_app(&file)?.app;
-    carried_out_by(&mut app, Executor::Units);
+    carried_out_by(&mut app, ExecutorKind::Units);
     // What other apps have is hidden from whoever builds; a file of theirs that cannot be read is theirs to put right.
     let others = app_files(config_dir).unwrap_or_default().iter().filter_map(|file| read_app(file).ok()).collect::<Vec<_>>();
     (app.hidden, app.config) = (hidden(config_dir, others.iter().map(|other| &other.app)), config_dir.to_owned());
@@ -203,7 +203,7 @@ pub(crate) fn load_app(config_dir: &Path, name: &AppName) -> Result<App, Vec<Com
 /// What is nobody's to read but the agent's: its configuration, the files with secrets that it names, and what the roots hold.
 fn hidden<'a>(config_dir: &Path, apps: impl Iterator<Item = &'a App>) -> Vec<PathBuf> {
     let of_app = |app: &App| {
-        let files = app.secrets.iter().chain(&app.git.ssh_key).chain(app.hint_files.iter().map(|hint| &hint.secret_file));
+        let files = app.secrets.iter().chain(&app.git.ssh_key).chain(app.webhook_files.iter().map(|webhook| &webhook.secret_file));
         let files = files.chain(app.reports.iter().map(|report| &report.secret_file)).cloned();
         closed_parts(&app.root).chain(files).collect::<Vec<_>>()
     };

@@ -7,17 +7,17 @@ use agent_model::grant::Principal;
 use super::kinds::{absolute, one_of, parsed, some_list};
 use super::reader::{Section, nearest, shown};
 use crate::tools::https::check_address;
-use crate::trust::{Algorithm, Bind, Issuer, Kind};
+use crate::trust::{Algorithm, Bind, Issuer, IssuerKind};
 
 /// The kind of each issuer that has a name, by it; nothing where the kind is wrong and complained of.
-pub(super) type Kinds = BTreeMap<String, Option<Kind>>;
+pub(super) type Kinds = BTreeMap<String, Option<IssuerKind>>;
 
 /// Reads all of them; their names, too, of those that are wrong otherwise, so that a grant to one is not complained of besides.
 pub(super) fn read_all(top: &Section<'_>) -> (Vec<Issuer>, Kinds) {
     let (mut issuers, mut kinds) = (Vec::<Issuer>::new(), Kinds::new());
     for section in top.tables("issuer") {
         let name = section.need("name", parsed(parse_name));
-        let kind = section.need("kind", one_of(&[("github", Kind::GitHub), ("gitlab", Kind::GitLab)]));
+        let kind = section.need("kind", one_of(&[("github", IssuerKind::GitHub), ("gitlab", IssuerKind::GitLab)]));
         let url = section.get("url", parsed(parse_url));
         let ca = section.get("ca", absolute);
         let algorithms = section.get("algorithms", some_list("no token could be signed", one_of(&Algorithm::ALL)));
@@ -53,7 +53,7 @@ pub(super) fn check_grant(section: &Section<'_>, to: &[Principal], claims: &[(St
             section.complain("to", says, hint);
             continue;
         };
-        let Some(wanted) = kind.map(Kind::number_claim).filter(|_| !claims.is_empty()) else { continue };
+        let Some(wanted) = kind.map(IssuerKind::number_claim).filter(|_| !claims.is_empty()) else { continue };
         let number = claims.iter().find(|(claim, _)| claim == wanted).map(|(_, value)| value);
         if !number.is_some_and(|value| value.bytes().all(|byte| byte.is_ascii_digit())) {
             let says = format!("must have {wanted}, a number: a name that was given up can be taken by somebody else");

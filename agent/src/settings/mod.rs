@@ -30,11 +30,11 @@ use agent_model::request::WhenBusy;
 use chrono::{DateTime, Utc};
 
 use crate::restart::{Restart, worker::Worker};
-use crate::site::{Limits, Shared};
+use crate::root::{Limits, Shared};
 use crate::tools::{database, git, http::Check, manage, python};
 use crate::trust::Issuer;
 use crate::trust::Secret;
-use crate::trust::hint::Source;
+use crate::trust::webhook::Source;
 
 #[cfg(test)]
 pub(crate) use files::load;
@@ -106,7 +106,7 @@ pub(crate) struct Agent {
     /// `drain_timeout`: how long a run may go on when the agent is told to stop.
     pub drain_timeout: Duration,
     /// `executor`: who runs the programs of releases.
-    pub executor: Executor,
+    pub executor: ExecutorKind,
     /// `keep` in `[journal]`: for how long runs are kept after their end; for ever without it.
     pub keep_runs: Option<Duration>,
     /// `[https]`: how it can be asked over the network; not at all without it.
@@ -115,7 +115,7 @@ pub(crate) struct Agent {
 
 /// Who runs the programs that a release needs: installers, manage.py, hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Executor {
+pub(crate) enum ExecutorKind {
     /// The agent itself, as its own user.
     Direct,
     /// Units of the service manager, with users of their own.
@@ -139,10 +139,10 @@ pub(crate) struct App {
     pub follows: Option<RefName>,
     /// `auto_pause`: the time from one look at that branch to the next.
     pub auto_pause: Duration,
-    /// `[[hint]]`, as the file has them.
-    pub hint_files: Vec<HintFile>,
+    /// `[[webhook]]`, as the file has them.
+    pub webhook_files: Vec<WebhookFile>,
     /// The same with their secrets, once those were read.
-    pub hints: Vec<Hint>,
+    pub webhooks: Vec<Webhook>,
     /// `submodules`
     pub submodules: Submodules,
     /// `keep_releases`
@@ -182,25 +182,25 @@ pub(crate) struct App {
     /// `keep` in `[journal]` of agent.toml: for how long runs are kept after their end; for ever without it. Known when all files were read.
     pub keep_runs: Option<Duration>,
     /// `executor` of agent.toml; known when all files were read.
-    pub executor: Executor,
+    pub executor: ExecutorKind,
     /// What programs that run code of strangers may not read, for the sake of all apps; known when all files were read.
     pub hidden: Vec<PathBuf>,
     /// Where the file on disk is wrong, and these are the settings from before.
     pub stale: Option<Stale>,
 }
 
-/// `[[hint]]`: who may say that the repository has changed.
+/// `[[webhook]]`: who may say that the repository has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HintFile {
+pub(crate) struct WebhookFile {
     /// `from`
     pub from: Source,
     /// `secret_file`
     pub secret_file: PathBuf,
 }
 
-/// `[[hint]]` with its secret.
+/// `[[webhook]]` with its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hint {
+pub(crate) struct Webhook {
     /// `from`
     pub from: Source,
     /// What stands in `secret_file`.

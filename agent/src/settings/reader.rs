@@ -76,7 +76,7 @@ fn place(text: &str, at: usize) -> (usize, usize) {
 /// What was asked for and what was found, by section; `words` are those of the enumerations, by key.
 #[derive(Debug, Default)]
 #[cfg_attr(not(test), allow(dead_code, reason = "the test that the examples are complete is who reads all of it"))]
-pub(super) struct Known {
+pub(super) struct KnownKeys {
     pub keys: BTreeMap<String, BTreeSet<&'static str>>,
     pub words: BTreeMap<String, BTreeSet<&'static str>>,
     pub found: BTreeMap<String, BTreeSet<String>>,
@@ -92,13 +92,13 @@ pub(super) fn read_and_list<T>(
     path: &Path,
     text: &str,
     read: impl FnOnce(&Section<'_>) -> Option<T>,
-) -> (Result<T, Vec<Complaint>>, Known) {
+) -> (Result<T, Vec<Complaint>>, KnownKeys) {
     let table = match DeTable::parse(text) {
         Ok(table) => table,
         Err(err) => {
             let complaint = Complaint::of_file(path, format!("this is not TOML: {}", err.message()));
             let complaint = err.span().map_or(complaint.clone(), |span| complaint.at(text, span.start));
-            return (Err(vec![complaint]), Known::default());
+            return (Err(vec![complaint]), KnownKeys::default());
         }
     };
     let file = File {
@@ -142,7 +142,7 @@ struct File<'a> {
     complaints: RefCell<Vec<Complaint>>,
     /// Every section that was opened, with its keys.
     sections: RefCell<Vec<(String, &'a DeTable<'a>)>>,
-    known: RefCell<Known>,
+    known: RefCell<KnownKeys>,
     /// Sections whose unknown keys are not worth a word, because what they mean hangs on a key that is wrong itself.
     forgiven: RefCell<BTreeSet<String>>,
 }
@@ -168,7 +168,13 @@ impl File<'_> {
     }
 }
 
+/// Sections that had another name before the first version, and the one they have.
+const RENAMED: [(&str, &str); 1] = [("hint", "webhook")];
+
 fn hint_for_key(name: &str, section: &str, here: &BTreeSet<&'static str>, all: &BTreeMap<String, BTreeSet<&'static str>>) -> String {
+    if let Some((_, new)) = RENAMED.iter().find(|(old, new)| *old == name && here.contains(new)) {
+        return format!("[[{new}]] is what [[{name}]] was: write it instead");
+    }
     if let Some(near) = nearest(name, here.iter().copied()) {
         return format!("did you mean {near}?");
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::environment::{NAME_IT_ONCE, SETTINGS_MODULE};
 use super::kinds::variable_name;
-use super::{Complaint, Hint, HintFile};
+use super::{Complaint, Webhook, WebhookFile};
 use crate::tools::environment_file::{self, Assignment};
 
 /// The most bytes of a file that is read for settings or secrets.
@@ -51,18 +51,18 @@ pub(super) fn read_closed(path: &Path) -> Result<String, Box<Complaint>> {
 }
 
 /// Reads the secrets of hints. Unlike those of releases they are needed at any moment, so they are part of the settings in force.
-pub(super) fn read_hints(files: &[HintFile]) -> Result<Vec<Hint>, Vec<Complaint>> {
+pub(super) fn read_webhooks(files: &[WebhookFile]) -> Result<Vec<Webhook>, Vec<Complaint>> {
     let mut complaints = Vec::new();
-    let mut hints = Vec::new();
-    for HintFile { from, secret_file } in files {
+    let mut webhooks = Vec::new();
+    for WebhookFile { from, secret_file } in files {
         let secret =
             read_closed(secret_file).and_then(|text| from.secret(&text).map_err(|says| Box::new(Complaint::of_file(secret_file, says))));
         match secret {
-            Ok(secret) => hints.push(Hint { from: *from, secret }),
+            Ok(secret) => webhooks.push(Webhook { from: *from, secret }),
             Err(complaint) => complaints.push(*complaint),
         }
     }
-    if complaints.is_empty() { Ok(hints) } else { Err(complaints) }
+    if complaints.is_empty() { Ok(webhooks) } else { Err(complaints) }
 }
 
 /// The text of a file, if it is a file, of a bearable size, and text.

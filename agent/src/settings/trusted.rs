@@ -43,7 +43,7 @@ pub(crate) struct Open {
     /// What is wrong, in a sentence.
     pub says: String,
     /// The command that ends it.
-    pub cure: String,
+    pub hint: String,
 }
 
 /// Looks at every file that the configuration consists of, and at the directories on the way to it.
@@ -54,7 +54,7 @@ pub(crate) fn look(config_dir: &Path, settings: &Settings) -> Vec<Open> {
     paths.extend(material.iter().filter_map(|file| file.parent().map(Path::to_owned)));
     paths.extend(material);
     for app in settings.apps.values() {
-        paths.extend(app.hint_files.iter().map(|hint| hint.secret_file.clone()));
+        paths.extend(app.webhook_files.iter().map(|webhook| webhook.secret_file.clone()));
     }
     paths.sort();
     paths.dedup();
@@ -70,7 +70,7 @@ fn exchangeable(dir: &Path) -> Option<Open> {
             "{} can be written by anybody on this host, who could put another configuration in the place of this one",
             dir.display()
         ),
-        cure: format!("chmod o-w {}", dir.display()),
+        hint: format!("chmod o-w {}", dir.display()),
     })
 }
 
@@ -82,18 +82,18 @@ fn open_to_others(path: &Path) -> Option<Open> {
         let name = User::from_uid(owner).ok().flatten().map_or_else(|| owner.to_string(), |user| user.name);
         return Some(Open {
             says: format!("{shown} belongs to {name}, who can change whom the agent believes and what it runs"),
-            cure: format!("chown root {shown}"),
+            hint: format!("chown root {shown}"),
         });
     }
     if mode & GROUP_WRITES != 0 && !is_private(owner, group) {
         let name = Group::from_gid(group).ok().flatten().map_or_else(|| group.to_string(), |group| group.name);
         return Some(Open {
             says: format!("{shown} can be written by the group {name}, whose members can change whom the agent believes and what it runs"),
-            cure: format!("chmod g-w {shown}"),
+            hint: format!("chmod g-w {shown}"),
         });
     }
     let says = format!("{shown} can be written by anybody on this host (mode {:04o})", mode & 0o7777);
-    (mode & OTHERS_WRITE != 0).then(|| Open { says, cure: format!("chmod o-w {shown}") })
+    (mode & OTHERS_WRITE != 0).then(|| Open { says, hint: format!("chmod o-w {shown}") })
 }
 
 /// Whether a group is the owner's alone: of the same name, the user's own, and without another member. OpenSSH in Debian asks the same of key files

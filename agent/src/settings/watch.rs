@@ -25,7 +25,7 @@ use crate::trust::Revoked;
 const QUIET: Duration = Duration::from_millis(200);
 /// How long they may be busy at most.
 const BUSY: Duration = Duration::from_secs(2);
-/// How often the files are read without any event: while there are complaints, whose cure may lie in a place that is not watched (the mode of a
+/// How often the files are read without any event: while there are complaints, whose remedy may lie in a place that is not watched (the mode of a
 /// secrets file), and where the host has no watches left to give.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -215,42 +215,45 @@ impl InForce {
     /// Watches the files from now on, until the value is dropped. A host without a watch to spare is no reason to fail: the files are then read
     /// every few seconds.
     pub(crate) fn watch(&self) -> Watching {
-        let (bell, rings) = channel();
-        let watched = self.arm(&bell);
+        let (signals, received) = channel();
+        let watched = self.arm(&signals);
         let in_force = self.clone();
-        let own_bell = bell.clone();
+        let own_signals = signals.clone();
         let spawned =
-            thread::Builder::new().name("settings".to_owned()).spawn(move || in_force.take_up_changes(watched, &own_bell, &rings));
+            thread::Builder::new().name("settings".to_owned()).spawn(move || in_force.take_up_changes(watched, &own_signals, &received));
         if let Err(err) = spawned {
             tracing::error!("the configuration is not watched, only SIGHUP reads it again: {err}");
         }
-        Watching { bell }
+        Watching { signals }
     }
 
-    fn arm(&self, bell: &Sender<Ring>) -> WatchedDirectories {
+    fn arm(&self, signals: &Sender<Signal>) -> WatchedDirectories {
         let settings = self.settings();
         let mut files = https::files(&settings, &self.inner.config_dir);
-        files.extend(settings.apps.values().flat_map(|app| app.hint_files.iter().map(|hint| hint.secret_file.clone())));
-        WatchedDirectories::arm(&self.inner.config_dir, &files, bell)
+        files.extend(settings.apps.values().flat_map(|app| app.webhook_files.iter().map(|webhook| webhook.secret_file.clone())));
+        WatchedDirectories::arm(&self.inner.config_dir, &files, signals)
     }
 
-    fn take_up_changes(&self, mut watched: WatchedDirectories, bell: &Sender<Ring>, rings: &Receiver<Ring>) {
+    fn take_up_changes(&self, mut watched: WatchedDirectories, signals: &Sender<Signal>, received: &Receiver<Signal>) {
         // What changed before the watch stood.
         let mut failed = self.reload().is_err();
         loop {
-            let ring =
-                if failed || watched.blind { rings.recv_timeout(AGAIN) } else { rings.recv().map_err(|_| RecvTimeoutError::Disconnected) };
-            match ring {
-                Ok(Ring::Changed) => {
-                    if wait_for_quiet(rings).is_err() {
+            let signal = if failed || watched.blind {
+                received.recv_timeout(AGAIN)
+            } else {
+                received.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match signal {
+                Ok(Signal::Changed) => {
+                    if wait_for_quiet(received).is_err() {
                         return;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(Ring::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Signal::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            // Armed before the files are read, so that what changes from here on rings again.
-            watched = self.arm(bell);
+            // Armed before the files are read, so that a later change signals again.
+            watched = self.arm(signals);
             failed = self.reload().is_err();
         }
     }
@@ -263,7 +266,7 @@ fn write_closed(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
-enum Ring {
+enum Signal {
     Changed,
     End,
 }
@@ -271,13 +274,13 @@ enum Ring {
 /// An end that was asked for.
 struct Ended;
 
-fn wait_for_quiet(rings: &Receiver<Ring>) -> Result<(), Ended> {
+fn wait_for_quiet(received: &Receiver<Signal>) -> Result<(), Ended> {
     let end = Instant::now() + BUSY;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        match rings.recv_timeout(QUIET.min(left)) {
-            Ok(Ring::Changed) => {}
-            Ok(Ring::End) | Err(RecvTimeoutError::Disconnected) => return Err(Ended),
+        match received.recv_timeout(QUIET.min(left)) {
+            Ok(Signal::Changed) => {}
+            Ok(Signal::End) | Err(RecvTimeoutError::Disconnected) => return Err(Ended),
             Err(RecvTimeoutError::Timeout) => return Ok(()),
         }
     }
@@ -287,13 +290,13 @@ fn wait_for_quiet(rings: &Receiver<Ring>) -> Result<(), Ended> {
 #[derive(Debug)]
 #[must_use = "the watch ends when this is dropped"]
 pub(crate) struct Watching {
-    bell: Sender<Ring>,
+    signals: Sender<Signal>,
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
         // Nobody hears it when the thread never started.
-        let _ = self.bell.send(Ring::End);
+        let _ = self.signals.send(Signal::End);
     }
 }
 
@@ -305,16 +308,16 @@ struct WatchedDirectories {
 }
 
 impl WatchedDirectories {
-    fn arm(config_dir: &Path, files: &[PathBuf], bell: &Sender<Ring>) -> Self {
-        let bell = bell.clone();
+    fn arm(config_dir: &Path, files: &[PathBuf], signals: &Sender<Signal>) -> Self {
+        let signals = signals.clone();
         let directories = directories_of(files);
         let of_interest: Vec<PathBuf> = [config_dir.to_owned()].into_iter().chain(directories.iter().cloned()).collect();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let concerns = |paths: &[PathBuf]| of_interest.iter().any(|directory| concerns(paths, directory));
-            let rings = event.map_or(true, |event| is_change(&event.kind) && concerns(&event.paths) || event.need_rescan());
-            if rings {
+            let received = event.map_or(true, |event| is_change(&event.kind) && concerns(&event.paths) || event.need_rescan());
+            if received {
                 // Nobody hears it once the watch has ended.
-                let _ = bell.send(Ring::Changed);
+                let _ = signals.send(Signal::Changed);
             }
         });
         let mut watcher = match watcher {
@@ -357,7 +360,7 @@ fn directories_of(files: &[PathBuf]) -> Vec<PathBuf> {
     directories
 }
 
-/// Reading is no change: otherwise our own reading would ring for ever.
+/// Reading is no change: otherwise our own reading would signal for ever.
 fn is_change(kind: &EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,

@@ -9,9 +9,9 @@ use super::people::{AGENT, People};
 use super::texts::{self, Served, Server};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
+use crate::root::layout::{self, Group};
 use crate::settings::App;
-use crate::site::layout::{self, Group};
-use crate::work::Side;
+use crate::work::Role;
 
 /// What the host has, as far as the list depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +122,8 @@ pub(super) fn sockets(app: &App) -> Option<&Path> {
 const SYSTEM: &str = "/etc/systemd/system";
 
 /// The drop-in of an app's runner.
-pub(super) fn drop_in(app: &App, side: Side) -> PathBuf {
-    Path::new(SYSTEM).join(format!("release-agent-{}@{}.service.d/setup.conf", side.word(), app.name))
+pub(super) fn drop_in(app: &App, role: Role) -> PathBuf {
+    Path::new(SYSTEM).join(format!("release-agent-{}@{}.service.d/setup.conf", role.word(), app.name))
 }
 
 /// The drop-in of the agent for an app.
@@ -227,11 +227,11 @@ fn files(app: &App, people: &People, host: &Host, drawn: &mut Drawn) {
 
 fn services(app: &App, people: &People, host: &Host, drawn: &mut Drawn) -> Result<(), Refusal> {
     let sides = [
-        (Side::Build, texts::builds(app, &host.root, people), "who builds, and where"),
-        (Side::App, texts::serves(app, &host.root, people), "who checks and migrates, where, and with which secrets"),
+        (Role::Build, texts::builds(app, &host.root, people), "who builds, and where"),
+        (Role::App, texts::serves(app, &host.root, people), "who checks and migrates, where, and with which secrets"),
     ];
-    for (side, text, what) in sides {
-        let path = drop_in(app, side);
+    for (role, text, what) in sides {
+        let path = drop_in(app, role);
         match text {
             Some(text) => drawn.actions.push(Action::Text { path, text, what: what.to_owned() }),
             None if host.written.contains(&path) => drawn.actions.push(Action::Gone { path }),
@@ -250,7 +250,7 @@ fn services(app: &App, people: &People, host: &Host, drawn: &mut Drawn) -> Resul
         Some(path) if path == Path::new("/run") => {
             return Err(Refusal {
                 what: "the socket under [restart] lies right in /run, which belongs to the system".to_owned(),
-                cure: format!("give it a directory of its own: socket = \"/run/{}/web.sock\"", app.name),
+                hint: format!("give it a directory of its own: socket = \"/run/{}/web.sock\"", app.name),
             });
         }
         Some(path) if path.starts_with("/run") => {
@@ -326,11 +326,11 @@ fn variables(app: &App, host: &Host, drawn: &mut Drawn) {
 }
 
 fn enabling(app: &App, people: &People, drawn: &mut Drawn) {
-    let units = [Side::Build, Side::App].map(|side| format!("release-agent-{}@{}.service", side.word(), app.name));
+    let units = [Role::Build, Role::App].map(|role| format!("release-agent-{}@{}.service", role.word(), app.name));
     let units = units.into_iter().chain(["release-agent.service".to_owned()]).collect();
     drawn.actions.push(Action::ReadUnits { units });
-    for (side, what) in [(Side::Build, "the agent can have releases built"), (Side::App, "the agent can have them checked and migrated")] {
-        let socket = format!("release-agent-{}@{}.socket", side.word(), app.name);
+    for (role, what) in [(Role::Build, "the agent can have releases built"), (Role::App, "the agent can have them checked and migrated")] {
+        let socket = format!("release-agent-{}@{}.socket", role.word(), app.name);
         drawn.actions.push(Action::Enable { socket, what: what.to_owned() });
     }
     for (verb, unit) in grants(app) {

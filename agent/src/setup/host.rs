@@ -10,13 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 use super::action::{Action, GroupOf, Owner};
 use super::draw::{self, Verb};
 use super::people::{self, AGENT, Chosen, People};
-use super::places::{self, Kind, Seen};
+use super::places::{self, PlaceKind, Seen};
 use super::texts::{self, Server};
-use super::{Refusal, SetupError, Wish};
+use super::{Refusal, SetupError, SetupRequest};
+use crate::root::layout::{self, Group};
 use crate::settings::{App, Settings};
-use crate::site::layout::{self, Group};
 use crate::tools::{Cancel, Program, Watch};
-use crate::work::Side;
+use crate::work::Role;
 
 /// Where units are, as systemd looks for them.
 const UNIT_DIRS: [&str; 5] =
@@ -53,20 +53,20 @@ pub(super) fn real_root(root: &Path) -> Result<PathBuf, SetupError> {
 }
 
 /// Who is to build and to serve: as it was said, else as an earlier setup had it, else by the app's name.
-pub(super) fn people(app: &App, wish: &Wish) -> Result<People, SetupError> {
-    let earlier = |side| -> Result<Option<String>, SetupError> {
-        let drop_in = places::read(&draw::drop_in(app, side))?;
+pub(super) fn people(app: &App, request: &SetupRequest) -> Result<People, SetupError> {
+    let earlier = |role| -> Result<Option<String>, SetupError> {
+        let drop_in = places::read(&draw::drop_in(app, role))?;
         Ok(drop_in.as_deref().and_then(texts::user_in).map(str::to_owned))
     };
     let choose = |said: &Option<String>, earlier: Option<String>, usual: String| match said.clone().or(earlier) {
         Some(name) => (name, Chosen::Said),
         None => (usual, Chosen::ByApp),
     };
-    let (user, app_chosen) = choose(&wish.user, earlier(Side::App)?, app.name.to_string());
-    let (builder, builder_chosen) = choose(&wish.build_user, earlier(Side::Build)?, format!("{}-build", app.name));
+    let (user, app_chosen) = choose(&request.user, earlier(Role::App)?, app.name.to_string());
+    let (builder, builder_chosen) = choose(&request.build_user, earlier(Role::Build)?, format!("{}-build", app.name));
     let agent = people::known(AGENT).ok_or_else(|| Refusal {
         what: format!("there is no user {AGENT}"),
-        cure: "install the package, or run systemd-sysusers with systemd/sysusers.d/release-agent.conf".to_owned(),
+        hint: "install the package, or run systemd-sysusers with systemd/sysusers.d/release-agent.conf".to_owned(),
     })?;
     let with_agent = people::person(AGENT).companions;
     Ok(People { app: people::person(&user), app_chosen, builder: people::person(&builder), builder_chosen, agent, with_agent })
@@ -75,7 +75,7 @@ pub(super) fn people(app: &App, wish: &Wish) -> Result<People, SetupError> {
 /// What the list depends on.
 pub(super) fn facts(settings: &Settings, app: &App, people: &People, root: PathBuf, file: PathBuf) -> Result<draw::Host, SetupError> {
     let units = draw::named_units(app).into_iter().filter(|unit| has_unit(unit)).collect();
-    let written = [draw::drop_in(app, Side::Build), draw::drop_in(app, Side::App), draw::tmpfiles_line(app)];
+    let written = [draw::drop_in(app, Role::Build), draw::drop_in(app, Role::App), draw::tmpfiles_line(app)];
     let mut there = BTreeSet::new();
     for path in written {
         if places::read(&path)?.is_some_and(|text| texts::is_ours(&text)) {
@@ -103,16 +103,16 @@ pub(super) fn ready(app: &App) -> Result<(), Refusal> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Err(Refusal {
             what: "systemd does not run here, and step runners are its units".to_owned(),
-            cure: "set executor = \"direct\" in agent.toml, where the agent runs everything itself".to_owned(),
+            hint: "set executor = \"direct\" in agent.toml, where the agent runs everything itself".to_owned(),
         });
     }
-    let runners = [Side::Build, Side::App].map(|side| format!("release-agent-{}@.socket", side.word()));
+    let runners = [Role::Build, Role::App].map(|role| format!("release-agent-{}@.socket", role.word()));
     let helpers = draw::grants(app).into_iter().map(|(verb, _)| draw::helper(verb, ""));
     let needed = runners.into_iter().chain(helpers).chain(["release-agent.service".to_owned()]);
     match needed.into_iter().find(|unit| !has_unit(unit)) {
         Some(unit) => Err(Refusal {
             what: format!("the unit {unit} is not installed"),
-            cure: "install the package, or copy systemd/system to /usr/local/lib/systemd/system".to_owned(),
+            hint: "install the package, or copy systemd/system to /usr/local/lib/systemd/system".to_owned(),
         }),
         None => Ok(()),
     }
@@ -136,7 +136,7 @@ pub(super) fn strangers(people: &People, root: &Path) -> Result<(), Refusal> {
             first.display(),
             people::user_of(*uid)
         ),
-        cure: format!(
+        hint: format!(
             "move out of {} what the agent did not make; give it what it did make: chown -hR {AGENT}: {}",
             first.parent().unwrap_or(root).display(),
             first.display()
@@ -212,7 +212,7 @@ fn numbers(owner: &Owner) -> Option<(u32, u32)> {
     Some((user.uid.as_raw(), group.gid.as_raw()))
 }
 
-fn placed(path: &Path, kind: Kind, owner: &Owner, mode: u32) -> Result<State, SetupError> {
+fn placed(path: &Path, kind: PlaceKind, owner: &Owner, mode: u32) -> Result<State, SetupError> {
     let Some(seen) = places::look(path, kind)? else { return Ok(State::Not(None)) };
     if numbers(owner) == Some((seen.uid, seen.gid)) && seen.mode == mode {
         return Ok(State::So);
@@ -230,31 +230,31 @@ pub(super) fn look(action: &Action) -> Result<State, SetupError> {
     Ok(match action {
         Action::User { name, .. } => is_so(people::known(name).is_some()),
         Action::Member { group } => is_so(people::is_in(AGENT, group)),
-        Action::Directory { path, owner, mode } => placed(path, Kind::Directory, owner, *mode)?,
+        Action::Directory { path, owner, mode } => placed(path, PlaceKind::Directory, owner, *mode)?,
         Action::File { path, owner, mode, .. } => {
             if owner.user == "root" && owner.group == "root" {
                 places::only_root_above(path)?;
             }
-            placed(path, Kind::File, owner, *mode)?
+            placed(path, PlaceKind::File, owner, *mode)?
         }
         Action::Text { path, text, .. } => match places::read(path)? {
             Some(there) if !texts::is_ours(&there) => {
                 return Err(Refusal {
                     what: format!("{} is there, and no setup has written it", path.display()),
-                    cure: "move it away, or give it another name, which counts as well".to_owned(),
+                    hint: "move it away, or give it another name, which counts as well".to_owned(),
                 }
                 .into());
             }
-            Some(there) if there == *text => placed(path, Kind::File, &Owner::root(), 0o644)?,
+            Some(there) if there == *text => placed(path, PlaceKind::File, &Owner::root(), 0o644)?,
             Some(_) => State::Not(Some("says something else".to_owned())),
             None => State::Not(None),
         },
-        Action::Unit { path, .. } => is_so(places::look(path, Kind::File)?.is_some()),
-        Action::Gone { path } => is_so(places::look(path, Kind::File)?.is_none()),
+        Action::Unit { path, .. } => is_so(places::look(path, PlaceKind::File)?.is_some()),
+        Action::Gone { path } => is_so(places::look(path, PlaceKind::File)?.is_none()),
         Action::Sockets { path, owner, mode, .. } => {
             places::only_root_above(path)?;
-            let state = placed(path, Kind::Directory, owner, *mode)?;
-            let seen = places::look(path, Kind::Directory)?;
+            let state = placed(path, PlaceKind::Directory, owner, *mode)?;
+            let seen = places::look(path, PlaceKind::Directory)?;
             if let (State::Not(_), Some(seen)) = (&state, seen) {
                 may_be_taken(path, owner, seen)?;
             }
@@ -281,7 +281,7 @@ fn may_be_taken(path: &Path, owner: &Owner, seen: Seen) -> Result<(), Refusal> {
     }
     Err(Refusal {
         what: format!("{} is there, belongs to {}, and has something in it", path.display(), people::user_of(seen.uid)),
-        cure: "give the app's socket a directory of its own: socket = under [restart]".to_owned(),
+        hint: "give the app's socket a directory of its own: socket = under [restart]".to_owned(),
     })
 }
 
@@ -325,8 +325,8 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
             run(program.arg(home).args(own_group).args(["--", name]))
         }
         Action::Member { group } => run(Program::new("usermod").args(["--append", "--groups", group, AGENT])),
-        Action::Directory { path, owner, mode } => make(path, Kind::Directory, owner, *mode),
-        Action::File { path, owner, mode, .. } => make(path, Kind::File, owner, *mode),
+        Action::Directory { path, owner, mode } => make(path, PlaceKind::Directory, owner, *mode),
+        Action::File { path, owner, mode, .. } => make(path, PlaceKind::File, owner, *mode),
         Action::Text { path, text, .. } | Action::Unit { path, text, .. } => Ok(places::write(path, text)?),
         Action::Gone { path } => Ok(places::remove(path)?),
         Action::Sockets { line, .. } => run(Program::new("systemd-tmpfiles").arg("--create").arg(line)),
@@ -343,10 +343,10 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
     }
 }
 
-fn make(path: &Path, kind: Kind, owner: &Owner, mode: u32) -> Result<(), SetupError> {
+fn make(path: &Path, kind: PlaceKind, owner: &Owner, mode: u32) -> Result<(), SetupError> {
     let (uid, gid) = numbers(owner).ok_or_else(|| Refusal {
         what: format!("there is no user {} with the group {}", owner.user, owner.group),
-        cure: "getent passwd and getent group say what the host knows".to_owned(),
+        hint: "getent passwd and getent group say what the host knows".to_owned(),
     })?;
     Ok(places::make(path, kind, Seen { uid, gid, mode })?)
 }

@@ -30,7 +30,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use crate::settings::{self, Executor};
+use crate::settings::{self, ExecutorKind};
 use crate::tools::ProgramError;
 use action::Action;
 use draw::Drawn;
@@ -39,7 +39,7 @@ use places::PlaceError;
 
 /// What is asked for.
 #[derive(Debug)]
-pub(crate) struct Wish {
+pub(crate) struct SetupRequest {
     /// The app.
     pub app: AppName,
     /// Who serves, where that is not a user of the app's name.
@@ -71,7 +71,7 @@ const CONFIG: &str = "/etc/release-agent";
 #[error("{what}")]
 struct Refusal {
     what: String,
-    cure: String,
+    hint: String,
 }
 
 /// Why a setup came to nothing.
@@ -134,14 +134,14 @@ impl SetupError {
         }
     }
 
-    fn cure(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Config(_) | Self::SaidNo | Self::Mute(_) | Self::Program(_) | Self::Place(PlaceError::Io { .. }) => return None,
             Self::NoApp { app, .. } => format!("agentctl init {app} --repository URL writes one"),
             Self::Direct(file) => format!("write executor = \"units\" at the top of {}", file.display()),
             Self::NotRoot => "ask as root: sudo agentctl setup app …".to_owned(),
             Self::NoTerminal => "add --yes to have it done without a question, or --dry-run to see what it would be".to_owned(),
-            Self::Refused(refusal) => refusal.cure.clone(),
+            Self::Refused(refusal) => refusal.hint.clone(),
             Self::Place(PlaceError::Link(path)) => format!("put a real directory or file at {}", path.display()),
             Self::Place(PlaceError::Kind { path, .. } | PlaceError::Named(path)) => format!("move {} away", path.display()),
             Self::Place(PlaceError::Writable { path, .. }) => {
@@ -150,7 +150,7 @@ impl SetupError {
             Self::Stopped { source, .. } => {
                 return Some(
                     source
-                        .cure()
+                        .hint()
                         .unwrap_or_else(|| "what was done before stands; ask again when it is put right, and the rest is done".to_owned()),
                 );
             }
@@ -167,11 +167,11 @@ impl SetupError {
 }
 
 /// Sets an app up, with a word for each thing that is done. Answers with the exit code.
-pub(crate) fn run(wish: &Wish) -> u8 {
+pub(crate) fn run(request: &SetupRequest) -> u8 {
     // What is made here has its mode said.
     umask(Mode::from_bits_truncate(0o022));
     let mut out = io::stderr().lock();
-    match set_up(wish, &mut out) {
+    match set_up(request, &mut out) {
         Ok(()) => 0,
         Err(err) => {
             let _ = tell(&mut out, &err);
@@ -185,32 +185,32 @@ fn tell(out: &mut dyn Write, err: &SetupError) -> io::Result<()> {
     for line in err.tail() {
         writeln!(out, "  │ {line}")?;
     }
-    if let Some(cure) = err.cure() {
-        writeln!(out, "  hint: {cure}")?;
+    if let Some(hint) = err.hint() {
+        writeln!(out, "  hint: {hint}")?;
     }
     Ok(())
 }
 
-fn set_up(wish: &Wish, out: &mut dyn Write) -> Result<(), SetupError> {
+fn set_up(request: &SetupRequest, out: &mut dyn Write) -> Result<(), SetupError> {
     if !geteuid().is_root() {
         return Err(SetupError::NotRoot);
     }
-    let drawn = prepared(wish)?;
+    let drawn = prepared(request)?;
     let listed = looked_at(drawn.actions)?;
     let pending = listed.iter().filter(|(_, state)| *state != State::So).count();
     if pending == 0 {
         notes(out, &drawn.notes)?;
-        writeln!(out, "nothing to do: the app {} is set up", wish.app)?;
+        writeln!(out, "nothing to do: the app {} is set up", request.app)?;
         return Ok(());
     }
-    writeln!(out, "This will set the app {} up on this host:", wish.app)?;
+    writeln!(out, "This will set the app {} up on this host:", request.app)?;
     for (action, state) in &listed {
         writeln!(out, "{}", line(action, state))?;
     }
     notes(out, &drawn.notes)?;
-    match wish.manner {
+    match request.manner {
         Manner::Show => {
-            writeln!(out, "nothing was done: this is what agentctl setup app {} would do", wish.app)?;
+            writeln!(out, "nothing was done: this is what agentctl setup app {} would do", request.app)?;
             return Ok(());
         }
         Manner::Yes => {}
@@ -230,29 +230,29 @@ fn set_up(wish: &Wish, out: &mut dyn Write) -> Result<(), SetupError> {
         host::carry_out(action).map_err(stopped)?;
     }
     writeln!(out, "done: {pending} of {}. Next:", listed.len())?;
-    writeln!(out, "  agentctl --app {0} doctor          looks the set-up over", wish.app)?;
-    writeln!(out, "  agentctl --app {0} release main    makes the first release", wish.app)?;
+    writeln!(out, "  agentctl --app {0} doctor          looks the set-up over", request.app)?;
+    writeln!(out, "  agentctl --app {0} release main    makes the first release", request.app)?;
     Ok(())
 }
 
 /// Reads everything, refuses what must not be, and draws the list.
-fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
+fn prepared(request: &SetupRequest) -> Result<Drawn, SetupError> {
     let complained =
         |complaints: Vec<settings::Complaint>| SetupError::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect());
     // First, for what is missing else may be missing for that.
-    if settings::executor(&wish.config) == Some(Executor::Direct) {
-        return Err(SetupError::Direct(wish.config.join("agent.toml")));
+    if settings::executor(&request.config) == Some(ExecutorKind::Direct) {
+        return Err(SetupError::Direct(request.config.join("agent.toml")));
     }
-    let loaded = settings::load_over(&wish.config, None);
-    let file = wish.config.join("apps").join(format!("{}.toml", wish.app));
+    let loaded = settings::load_over(&request.config, None);
+    let file = request.config.join("apps").join(format!("{}.toml", request.app));
     // A mistake in the file of another app is that app's.
-    let is_wrong = loaded.settings.as_ref().is_none_or(|settings| settings.broken.contains_key(&wish.app));
+    let is_wrong = loaded.settings.as_ref().is_none_or(|settings| settings.broken.contains_key(&request.app));
     let Some(settings) = loaded.settings.filter(|_| !is_wrong) else { return Err(complained(loaded.complaints)) };
-    let Some(app) = settings.apps.get(&wish.app).cloned() else { return Err(SetupError::NoApp { app: wish.app.clone(), file }) };
-    if wish.manner != Manner::Show && wish.config != Path::new(CONFIG) {
+    let Some(app) = settings.apps.get(&request.app).cloned() else { return Err(SetupError::NoApp { app: request.app.clone(), file }) };
+    if request.manner != Manner::Show && request.config != Path::new(CONFIG) {
         return Err(Refusal {
-            what: format!("step runners read {CONFIG}, and this configuration is in {}", wish.config.display()),
-            cure: format!("move it to {CONFIG}; --dry-run shows what would be done"),
+            what: format!("step runners read {CONFIG}, and this configuration is in {}", request.config.display()),
+            hint: format!("move it to {CONFIG}; --dry-run shows what would be done"),
         }
         .into());
     }
@@ -260,12 +260,12 @@ fn prepared(wish: &Wish) -> Result<Drawn, SetupError> {
     if ["/home", "/root", "/run/user"].iter().any(|home| app.root.starts_with(home)) {
         return Err(Refusal {
             what: format!("the root {} lies where units see nothing (ProtectHome=)", app.root.display()),
-            cure: format!("move it, and say so in {}: root = \"/srv/{}\"", file.display(), app.name),
+            hint: format!("move it, and say so in {}: root = \"/srv/{}\"", file.display(), app.name),
         }
         .into());
     }
     let root = host::real_root(&app.root)?;
-    let people = host::people(&app, wish)?;
+    let people = host::people(&app, request)?;
     people.check(&app.name, &[&root, &app.root])?;
     host::strangers(&people, &root)?;
     let facts = host::facts(&settings, &app, &people, root, file)?;

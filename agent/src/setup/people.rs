@@ -12,7 +12,7 @@ pub(super) const AGENT: &str = "release-agent";
 
 /// What the host knows of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct HostUser {
     pub uid: u32,
     pub group: String,
     pub gid: u32,
@@ -23,7 +23,7 @@ pub(super) struct Known {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Person {
     pub name: String,
-    pub known: Option<Known>,
+    pub known: Option<HostUser>,
     /// Whether the group that it has, or will have, is there.
     pub has_group: bool,
     /// Who else is in that group.
@@ -56,7 +56,7 @@ pub(super) struct People {
     pub builder: Person,
     pub builder_chosen: Chosen,
     /// The agent's own.
-    pub agent: Known,
+    pub agent: HostUser,
     /// Who else is in the agent's group.
     pub with_agent: Vec<String>,
 }
@@ -66,7 +66,7 @@ impl People {
     pub(super) fn check(&self, app: &AppName, roots: &[&Path]) -> Result<(), Refusal> {
         let both = [(&self.app, self.app_chosen, "--user"), (&self.builder, self.builder_chosen, "--build-user")];
         for (person, chosen, option) in both {
-            let refuse = |what: String| Err(Refusal { what, cure: format!("name another user: {option} NAME") });
+            let refuse = |what: String| Err(Refusal { what, hint: format!("name another user: {option} NAME") });
             let name = &person.name;
             if !is_name(name) {
                 return refuse(format!("{name:?} cannot be the name of a user (small letters, digits, - and _; at most 32)"));
@@ -86,7 +86,7 @@ impl People {
                     "the user {name} is there already, with the home {}, and does not seem to be made for the app {app}",
                     known.home.display()
                 );
-                return Err(Refusal { what, cure: format!("say that it is meant: {option} {name}; or name another one") });
+                return Err(Refusal { what, hint: format!("say that it is meant: {option} {name}; or name another one") });
             }
         }
         let (user, builder) = (&self.app, &self.builder);
@@ -94,7 +94,7 @@ impl People {
         if user.name == builder.name || same_number {
             return Err(Refusal {
                 what: format!("{} and {} are one user: what builds must not read the secrets of what serves", user.name, builder.name),
-                cure: "name another user who builds: --build-user NAME, or leave it out".to_owned(),
+                hint: "name another user who builds: --build-user NAME, or leave it out".to_owned(),
             });
         }
         if user.group() == builder.group() {
@@ -105,7 +105,7 @@ impl People {
                     builder.name,
                     user.group()
                 ),
-                cure: format!("give {} a group of its own: usermod --gid, or name another user", builder.name),
+                hint: format!("give {} a group of its own: usermod --gid, or name another user", builder.name),
             });
         }
         let strangers: Vec<&str> = builder.companions.iter().map(String::as_str).filter(|name| *name != AGENT).collect();
@@ -117,7 +117,7 @@ impl People {
                     builder.group(),
                     strangers.join(", ")
                 ),
-                cure: format!(
+                hint: format!(
                     "take them out: gpasswd --delete NAME {}; or name another user who builds: --build-user NAME",
                     builder.group()
                 ),
@@ -126,13 +126,13 @@ impl People {
         if let Some(person) = [user, builder].into_iter().find(|person| self.with_agent.contains(&person.name)) {
             return Err(Refusal {
                 what: format!("{} is in the group {}, which is the agent's own", person.name, self.agent.group),
-                cure: format!("take it out: gpasswd --delete {} {}", person.name, self.agent.group),
+                hint: format!("take it out: gpasswd --delete {} {}", person.name, self.agent.group),
             });
         }
         if user.companions.contains(&builder.name) {
             return Err(Refusal {
                 what: format!("{} is in the group {}, which reads what is shared with releases", builder.name, user.group()),
-                cure: format!("take it out: gpasswd --delete {} {}", builder.name, user.group()),
+                hint: format!("take it out: gpasswd --delete {} {}", builder.name, user.group()),
             });
         }
         Ok(())
@@ -150,10 +150,10 @@ fn is_name(text: &str) -> bool {
 }
 
 /// What the host knows of the user called `name`.
-pub(super) fn known(name: &str) -> Option<Known> {
+pub(super) fn known(name: &str) -> Option<HostUser> {
     // Who cannot be looked up is not there.
     let user = User::from_name(name).ok().flatten()?;
-    Some(Known { uid: user.uid.as_raw(), group: group_of(user.gid.as_raw()), gid: user.gid.as_raw(), home: user.dir })
+    Some(HostUser { uid: user.uid.as_raw(), group: group_of(user.gid.as_raw()), gid: user.gid.as_raw(), home: user.dir })
 }
 
 /// The user called `name`, with everybody who is in its group.

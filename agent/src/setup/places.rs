@@ -67,12 +67,12 @@ impl From<FileStat> for Seen {
 
 /// What a place should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PlaceKind {
     Directory,
     File,
 }
 
-impl Kind {
+impl PlaceKind {
     fn word(self) -> &'static str {
         match self {
             Self::Directory => "directory",
@@ -129,7 +129,7 @@ fn parent(path: &Path, missing: Missing) -> Result<Option<(OwnedFd, OsString)>, 
         let Component::Normal(part) = part else { continue };
         here.push(part);
         match stat_at(&open, part, &here)? {
-            Some(stat) => Kind::Directory.fits(&here, &stat)?,
+            Some(stat) => PlaceKind::Directory.fits(&here, &stat)?,
             None if missing == Missing::Leave => return Ok(None),
             None => {
                 told("make", &here, mkdirat(open.as_fd(), part, Mode::from_bits_truncate(0o755)))?;
@@ -141,7 +141,7 @@ fn parent(path: &Path, missing: Missing) -> Result<Option<(OwnedFd, OsString)>, 
 }
 
 /// What is at a place; nothing when there is nothing.
-pub(super) fn look(path: &Path, kind: Kind) -> Result<Option<Seen>, PlaceError> {
+pub(super) fn look(path: &Path, kind: PlaceKind) -> Result<Option<Seen>, PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Leave)? else { return Ok(None) };
     let Some(stat) = stat_at(&dir, &name, path)? else { return Ok(None) };
     kind.fits(path, &stat)?;
@@ -149,14 +149,14 @@ pub(super) fn look(path: &Path, kind: Kind) -> Result<Option<Seen>, PlaceError> 
 }
 
 /// Makes a directory or an empty file where there is none, and gives it its owner and mode. What is in it is left alone.
-pub(super) fn make(path: &Path, kind: Kind, wanted: Seen) -> Result<(), PlaceError> {
+pub(super) fn make(path: &Path, kind: PlaceKind, wanted: Seen) -> Result<(), PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Make)? else {
         return Err(PlaceError::Kind { path: path.to_owned(), wanted: kind.word() });
     };
     match (stat_at(&dir, &name, path)?, kind) {
         (Some(stat), _) => kind.fits(path, &stat)?,
-        (None, Kind::Directory) => told("make", path, mkdirat(dir.as_fd(), &*name, Mode::from_bits_truncate(0o700)))?,
-        (None, Kind::File) => {
+        (None, PlaceKind::Directory) => told("make", path, mkdirat(dir.as_fd(), &*name, Mode::from_bits_truncate(0o700)))?,
+        (None, PlaceKind::File) => {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             told("make", path, openat(dir.as_fd(), &*name, flags, Mode::from_bits_truncate(0o600)))?;
         }
@@ -177,8 +177,8 @@ pub(super) fn make(path: &Path, kind: Kind, wanted: Seen) -> Result<(), PlaceErr
 pub(super) fn read(path: &Path) -> Result<Option<String>, PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Leave)? else { return Ok(None) };
     let Some(stat) = stat_at(&dir, &name, path)? else { return Ok(None) };
-    Kind::File.fits(path, &stat)?;
-    let open = told("open", path, openat(dir.as_fd(), &*name, Kind::File.flags(), Mode::empty()))?;
+    PlaceKind::File.fits(path, &stat)?;
+    let open = told("open", path, openat(dir.as_fd(), &*name, PlaceKind::File.flags(), Mode::empty()))?;
     let mut text = String::new();
     let read = File::from(open).read_to_string(&mut text);
     read.map_err(|source| PlaceError::Io { act: "read", path: path.to_owned(), source })?;
@@ -191,7 +191,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), PlaceError> {
         return Err(PlaceError::Kind { path: path.to_owned(), wanted: "file" });
     };
     if let Some(stat) = stat_at(&dir, &name, path)? {
-        Kind::File.fits(path, &stat)?;
+        PlaceKind::File.fits(path, &stat)?;
     }
     let mut half = OsString::from(".");
     half.push(&name);

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::action::Action;
 use super::draw::{Drawn, Host, draw};
-use super::people::{Chosen, Known, People, Person};
-use super::places::{self, Kind, PlaceError, Seen};
+use super::people::{Chosen, HostUser, People, Person};
+use super::places::{self, PlaceError, PlaceKind, Seen};
 use super::texts::{self, Server};
 use crate::settings::{App, parse_app};
 
@@ -13,11 +13,11 @@ fn app(text: &str) -> App {
     parse_app(&format!("repository = \"https://example.com/shop.git\"\n{text}"))
 }
 
-fn known(uid: u32, group: &str, gid: u32) -> Option<Known> {
-    Some(Known { uid, group: group.to_owned(), gid, home: "/var/shop".into() })
+fn known(uid: u32, group: &str, gid: u32) -> Option<HostUser> {
+    Some(HostUser { uid, group: group.to_owned(), gid, home: "/var/shop".into() })
 }
 
-fn person(name: &str, known: Option<Known>) -> Person {
+fn person(name: &str, known: Option<HostUser>) -> Person {
     Person { name: name.to_owned(), has_group: known.is_some(), companions: Vec::new(), known }
 }
 
@@ -264,7 +264,7 @@ fn the_module_is_guessed_from_the_settings_else_from_the_app() {
 #[test]
 fn sockets_are_not_put_right_into_run() {
     let refusal = draw(&app("[restart]\nsocket = \"/run/shop.sock\"\n"), &people(), &host()).unwrap_err();
-    assert!(refusal.cure.contains("/run/shop/web.sock"), "{refusal:?}");
+    assert!(refusal.hint.contains("/run/shop/web.sock"), "{refusal:?}");
 }
 
 #[test]
@@ -272,8 +272,8 @@ fn users_who_are_one_or_have_others_rights_are_refused() {
     let roots = [Path::new("/var/shop")];
     let refused = |people: &People| people.check(&"shop".parse().unwrap(), &roots).map_err(|refusal| refusal.what);
     refused(&people()).unwrap();
-    let builder = |name: &str, known: Option<Known>| People { builder: person(name, known), builder_chosen: Chosen::Said, ..people() };
-    let user = |name: &str, known: Option<Known>| People { app: person(name, known), app_chosen: Chosen::Said, ..people() };
+    let builder = |name: &str, known: Option<HostUser>| People { builder: person(name, known), builder_chosen: Chosen::Said, ..people() };
+    let user = |name: &str, known: Option<HostUser>| People { app: person(name, known), app_chosen: Chosen::Said, ..people() };
     for (people, words) in [
         (builder("shop", None), "one user"),
         (People { app: person("shop", known(7, "shop", 7)), ..builder("twin", known(7, "twin", 8)) }, "one user"),
@@ -306,7 +306,7 @@ fn users_who_are_one_or_have_others_rights_are_refused() {
         assert!(told.contains(words), "{words}: {told}");
     }
     // An account of that name that was there for something else is taken only when it is said.
-    let elsewhere = Some(Known { home: "/var/lib/postgresql".into(), ..known(5, "shop", 5).unwrap() });
+    let elsewhere = Some(HostUser { home: "/var/lib/postgresql".into(), ..known(5, "shop", 5).unwrap() });
     let found = People { app: person("shop", elsewhere.clone()), ..people() };
     assert!(refused(&found).unwrap_err().contains("does not seem to be made for the app"));
     refused(&People { app_chosen: Chosen::Said, ..found }).unwrap();
@@ -322,22 +322,22 @@ fn no_link_is_followed_and_a_file_with_two_names_is_left_alone() {
     let root = dir.path().canonicalize().unwrap();
     let (elsewhere, path) = (root.join("elsewhere"), root.join("a/b"));
     std::fs::create_dir(&elsewhere).unwrap();
-    places::make(&path, Kind::Directory, mine(0o2750)).unwrap();
-    assert_eq!(places::look(&path, Kind::Directory).unwrap(), Some(mine(0o2750)));
-    assert_eq!(places::look(&root.join("none/below"), Kind::Directory).unwrap(), None);
+    places::make(&path, PlaceKind::Directory, mine(0o2750)).unwrap();
+    assert_eq!(places::look(&path, PlaceKind::Directory).unwrap(), Some(mine(0o2750)));
+    assert_eq!(places::look(&root.join("none/below"), PlaceKind::Directory).unwrap(), None);
 
     symlink(&elsewhere, root.join("link")).unwrap();
     for at in ["link", "link/below"] {
-        let refused = places::make(&root.join(at), Kind::Directory, mine(0o700)).unwrap_err();
+        let refused = places::make(&root.join(at), PlaceKind::Directory, mine(0o700)).unwrap_err();
         assert!(matches!(&refused, PlaceError::Link(link) if *link == root.join("link")), "{refused}");
     }
     symlink("/etc/hosts", root.join("file")).unwrap();
-    for refused in [places::write(&root.join("file"), "x"), places::make(&root.join("file"), Kind::File, mine(0o600))] {
+    for refused in [places::write(&root.join("file"), "x"), places::make(&root.join("file"), PlaceKind::File, mine(0o600))] {
         assert!(matches!(refused.unwrap_err(), PlaceError::Link(_)));
     }
     std::fs::write(root.join("one"), "1").unwrap();
     std::fs::hard_link(root.join("one"), root.join("two")).unwrap();
-    assert!(matches!(places::make(&root.join("two"), Kind::File, mine(0o600)).unwrap_err(), PlaceError::Named(_)));
+    assert!(matches!(places::make(&root.join("two"), PlaceKind::File, mine(0o600)).unwrap_err(), PlaceError::Named(_)));
     nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(matches!(places::read(&root.join("pipe")).unwrap_err(), PlaceError::Kind { .. }));
     assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);

@@ -6,8 +6,8 @@ use agent_model::names::AppName;
 
 use super::people::{AGENT, People};
 use crate::restart::LIVE;
+use crate::root::{AppRoot, layout};
 use crate::settings::App;
-use crate::site::{Site, layout};
 
 /// How every file of setup's begins. What does not begin so is not setup's to change.
 const MARK: &str = "# Written by agentctl setup app ";
@@ -139,7 +139,7 @@ pub(super) fn unit(served: &Served<'_>) -> String {
 
 /// The files of a unit's variables. `called` is what the agent calls the unit's own file by.
 fn variables(app: &App, root: &Path, called: &str) -> String {
-    let file = Site::at(root).variables();
+    let file = AppRoot::at(root).variables();
     // The agent writes it before it starts the unit; until then there is none.
     let plain = format!("EnvironmentFile=-{}/{called}\n", specified(&file.to_string_lossy()));
     let secret = app.secrets.iter().map(|path| format!("EnvironmentFile={}\n", specified(&path.to_string_lossy())));

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 
-use super::cx::Ask;
+use super::context::Ask;
 use super::foresight::nothing_to_migrate;
 use super::room::bytes;
-use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, before_it_serves, migrate, with_django};
-use crate::tools::database::{self, Kind, Part};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, migrate, with_django};
+use crate::tools::database::{self, DatabaseKind, Part};
 use crate::tools::manage::Inspection;
-use crate::work::{Answer, Bytecode, Job};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Backup;
 
@@ -31,7 +31,7 @@ impl Step for Backup {
         }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let Some(settings) = &cx.app.backup else { return Ok(Did::Nothing("no [backup] is set".to_owned())) };
         if let Some(why) = nothing_to_migrate(cx) {
             return Ok(Did::Nothing(why));
@@ -48,8 +48,8 @@ impl Step for Backup {
         let to = place(cx, &cx.target()?.release, kind)?;
         let part = Part::create(&to)?;
         let user = match cx.work_into(&Job::Dump, &part.file())? {
-            Answer::Dumped { user } => user,
-            Answer::NothingToDump(why) => return Ok(Did::Nothing(why)),
+            JobAnswer::Dumped { user } => user,
+            JobAnswer::NothingToDump(why) => return Ok(Did::Nothing(why)),
             other => return Err(other.unexpected()),
         };
         let dump = cx.watched(|watch| part.keep(kind, watch))?;
@@ -61,20 +61,20 @@ impl Step for Backup {
     }
 
     /// A dump before migrations that were never begun is of no use to anybody. Once they were, it stays, whatever is known of them.
-    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+    fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let (Some(settings), Some(target)) = (&cx.app.backup, &cx.target) else { return Ok(()) };
         if migrate::was_begun(cx, &target.release)? {
-            cx.teller.stays(cx.step, "the dump stays, for migrate was begun");
+            cx.events.stays(cx.step, "the dump stays, for migrate was begun");
             return Ok(());
         }
         let alone = migrate::earlier(cx, &target.release)?.is_none();
         for kind in settings.kinds() {
-            let plain = alone.then(|| cx.site.backup(&target.release, kind.ending()));
+            let plain = alone.then(|| cx.root.backup(&target.release, kind.ending()));
             for path in plain.into_iter().chain([beside(cx, &target.release, kind)]) {
                 let mut part = path.clone().into_os_string();
                 part.push(".part");
-                cx.site.remove_backup(part.as_ref())?;
-                cx.site.remove_backup(&path)?;
+                cx.root.remove_backup(part.as_ref())?;
+                cx.root.remove_backup(&path)?;
             }
         }
         Ok(())
@@ -83,34 +83,34 @@ impl Step for Backup {
 
 /// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
 /// and this one goes beside it.
-fn place(cx: &Cx<'_>, release: &ReleaseName, kind: Kind) -> Result<PathBuf, Failure> {
-    let plain = cx.site.backup(release, kind.ending());
+fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Result<PathBuf, Failure> {
+    let plain = cx.root.backup(release, kind.ending());
     // One of a run that had begun to migrate, and whose migrations were all taken back, stays as well.
     let is_free = migrate::earlier(cx, release)?.is_none() && plain.symlink_metadata().is_err();
     Ok(if is_free { plain } else { beside(cx, release, kind) })
 }
 
 /// The place of a dump that has the number of its run.
-fn beside(cx: &Cx<'_>, release: &ReleaseName, kind: Kind) -> PathBuf {
-    cx.site.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
+fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> PathBuf {
+    cx.root.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
 }
 
 /// An empty database may not be the one that the live release serves from.
-fn warn_of_an_empty_one(cx: &Cx<'_>, inspection: &Inspection) {
+fn warn_of_an_empty_one(cx: &StepContext<'_>, inspection: &Inspection) {
     if let (true, Some(former)) = (inspection.empty, &cx.former) {
         cx.warn(format!("the database has no table at all, and {former} is live: is it the database that it serves from?"));
     }
 }
 
 /// Warns in each release that migrates without a dump.
-pub(super) fn warn_without_any(cx: &Cx<'_>, inspection: &Inspection) {
+pub(super) fn warn_without_any(cx: &StepContext<'_>, inspection: &Inspection) {
     if cx.app.backup.is_none() {
-        let cure = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
+        let hint = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
             "add [backup] to the app's file"
         } else {
             "make one by a hook: before = \"migrate\""
         };
-        cx.warn(format!("no dump was made before these migrations: [backup] is not set; {cure}"));
+        cx.warn(format!("no dump was made before these migrations: [backup] is not set; {hint}"));
         warn_of_an_empty_one(cx, inspection);
     }
 }

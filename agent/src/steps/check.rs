@@ -4,8 +4,8 @@ use agent_model::plan::{Choice, Nature};
 
 use super::foresight::put_check_off;
 use super::kept::nothing_in_the_release;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release, with_django};
-use crate::work::{Answer, Bytecode, Job};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, in_a_release, with_django};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Check;
 
@@ -22,12 +22,12 @@ impl Step for Check {
         with_django(in_a_release(brief), brief.app, "check", |django| django.check)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         if let Some(why) = put_check_off(cx)? {
             return Ok(Did::Nothing(why));
         }
         match cx.work(&Job::Examine(Bytecode::Written))? {
-            Answer::Examined(inspection, unmade) => {
+            JobAnswer::Examined(inspection, unmade) => {
                 if let Some(unmade) = unmade {
                     cx.warn(unmade);
                 }
@@ -42,7 +42,7 @@ impl Step for Check {
 }
 
 /// A migration that is changed after it was applied does nothing any more: the database has the old one.
-fn warn_of_edited_migrations(cx: &Cx<'_>) {
+fn warn_of_edited_migrations(cx: &StepContext<'_>) {
     let (Some(live), Ok(target)) = (cx.former_commit(), cx.target()) else { return };
     // The live commit may be gone from the repository; then there is nothing to compare.
     let Ok(changed) = cx.git(|git, watch| git.changed(live, &target.commit, watch)) else { return };

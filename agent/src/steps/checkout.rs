@@ -5,10 +5,10 @@ use std::fs;
 use agent_model::plan::{Choice, Nature};
 
 use super::room::{self, bytes, counted};
-use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain, hand_over, in_a_release, migrate};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain, grant_access, in_a_release, migrate};
 use crate::faults;
-use crate::settings::{Executor, Submodules};
-use crate::site::{FACTS, Telling, remove_tree};
+use crate::root::{FACTS, IoContext, remove_tree};
+use crate::settings::{ExecutorKind, Submodules};
 use crate::tools::git::{Budget, Tree};
 
 pub(super) struct Checkout;
@@ -26,21 +26,21 @@ impl Step for Checkout {
         in_a_release(brief)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let (target, dir) = (cx.target()?.clone(), cx.dir()?);
         let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
-        judge(cx, &tree)?;
+        check_tree(cx, &tree)?;
         room::for_tree(cx, &tree)?;
-        cx.site.stands()?;
-        fs::create_dir(&dir).telling("make the directory", &dir)?;
-        let index = cx.site.scratch(&format!("index-{}", cx.run));
+        cx.root.check()?;
+        fs::create_dir(&dir).on_path("make the directory", &dir)?;
+        let index = cx.root.scratch(&format!("index-{}", cx.run));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));
         remove_tree(&index)?;
         written?;
         faults::at("written");
-        cx.site.write_revision(&target.release, &target.commit)?;
-        if cx.app.executor == Executor::Units {
-            cx.site.open_to_builder(&dir)?;
+        cx.root.write_revision(&target.release, &target.commit)?;
+        if cx.app.executor == ExecutorKind::Units {
+            cx.root.open_to_builder(&dir)?;
         }
         let pointers = tree.lfs_pointers(&dir);
         if !pointers.is_empty() {
@@ -49,43 +49,43 @@ impl Step for Checkout {
         }
         cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
         cx.tree = Some(tree);
-        cx.before_seal.push(cx.site.begin_to_sync(&dir)?);
+        cx.before_seal.push(cx.root.begin_to_sync(&dir)?);
         Ok(Did::It)
     }
 
     /// The directory goes, unless a migration of this release stands, or may in part: its code alone knows it.
-    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+    fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
         // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
-        if let Err(failure) = hand_over(cx) {
+        if let Err(failure) = grant_access(cx) {
             cx.warn(format!("{}; what was built is put aside, and goes with the next sweep (agentctl fsck --mend)", failure.reason));
-            return Ok(cx.site.put_aside(release).map(drop)?);
+            return Ok(cx.root.put_aside(release).map(drop)?);
         }
-        remove_tree(&cx.site.scratch(&format!("index-{}", cx.run)))?;
-        if migrate::left_something(cx, release)? && cx.site.manifest(release).is_ok() {
+        remove_tree(&cx.root.scratch(&format!("index-{}", cx.run)))?;
+        if migrate::left_something(cx, release)? && cx.root.manifest(release).is_ok() {
             return migrate::keep(cx, release);
         }
         // This run had not come to its switch, and yet the link may name the release: somebody set it while the agent was away.
-        if cx.site.live().is_ok_and(|live| live.as_ref() == Some(release)) && cx.former.as_ref() != Some(release) {
+        if cx.root.live().is_ok_and(|live| live.as_ref() == Some(release)) && cx.former.as_ref() != Some(release) {
             match &cx.former {
-                Some(former) => cx.site.swap(former, cx.lock)?,
-                None => cx.site.unlink(cx.lock)?,
+                Some(former) => cx.root.swap(former, cx.lock)?,
+                None => cx.root.unlink(cx.lock)?,
             }
             let former = cx.former.as_ref().map_or("nothing", |former| former.as_str());
             cx.warn(format!("the link named {release} before this run had switched to it; it names {former} again"));
         }
-        Ok(cx.site.remove_release(release)?)
+        Ok(cx.root.remove_release(release)?)
     }
 }
 
-fn judge(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
+fn check_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
     let mut reserved = vec![FACTS];
     if cx.app.python.is_some() {
         reserved.push("venv");
     }
     let budget = Budget { files: cx.app.limits.files, bytes: cx.app.limits.bytes };
-    tree.judge(budget, &reserved).map_err(|err| Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() })?;
+    tree.check(budget, &reserved).map_err(|err| Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() })?;
     let submodules = tree.submodules();
     if !submodules.is_empty() {
         if cx.app.submodules == Submodules::Refuse {

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use agent_model::plan::{Choice, Nature};
 
-use super::foresight::{Proof, same_static_files};
+use super::foresight::{StaticProof, same_static_files};
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, chain, in_a_release, with_django};
-use crate::settings::Executor;
-use crate::site::Carried;
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, chain, in_a_release, with_django};
+use crate::root::Reused;
+use crate::settings::ExecutorKind;
 use crate::tools::manage::Collected;
-use crate::work::{Answer, Job};
+use crate::work::{Job, JobAnswer};
 
 pub(super) struct CollectStatic;
 
@@ -27,11 +27,11 @@ impl Step for CollectStatic {
         with_django(in_a_release(brief), brief.app, "collectstatic", |django| django.collectstatic)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
-        let how = if cx.app.read_only { Carried::Linked } else { Carried::Copied };
+        let how = if cx.app.read_only { Reused::Linked } else { Reused::Copied };
         match same_static_files(cx) {
-            Ok(Proof { former, grounds, told }) => match cx.site.carry(&former, &release, &grounds.root, how) {
+            Ok(StaticProof { former, grounds, told }) => match cx.root.reuse(&former, &release, &grounds.root, how) {
                 Ok(files) => {
                     cx.collected = Some(grounds);
                     return Ok(Did::Nothing(format!(
@@ -45,9 +45,9 @@ impl Step for CollectStatic {
             Err(_) => {}
         }
         match cx.work(&Job::CollectStatic).map_err(|failure| without_secrets(cx, failure))? {
-            Answer::Collected(Collected::Nothing(why)) => Ok(Did::Nothing(why)),
-            Answer::Collected(Collected::Elsewhere) => Ok(Did::It),
-            Answer::Collected(Collected::Within(mut grounds)) => {
+            JobAnswer::Collected(Collected::Nothing(why)) => Ok(Did::Nothing(why)),
+            JobAnswer::Collected(Collected::Elsewhere) => Ok(Did::It),
+            JobAnswer::Collected(Collected::Within(mut grounds)) => {
                 let of_the_commit =
                     |path: &Path| path.to_str().is_some_and(|path| cx.tree.as_ref().is_some_and(|tree| tree.has_file(path)));
                 let other = grounds.read.iter().find(|path| !of_the_commit(path));
@@ -63,11 +63,11 @@ impl Step for CollectStatic {
 }
 
 /// Whoever collects is not who knows the secrets, where those are two.
-fn without_secrets(cx: &Cx<'_>, failure: Failure) -> Failure {
+fn without_secrets(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let told =
         "collectstatic runs without [secrets]: what the settings cannot be loaded without gets a value in [build_env] that is no secret";
     match cx.app.executor {
-        Executor::Units if !cx.app.secrets.is_empty() => match &failure.hint {
+        ExecutorKind::Units if !cx.app.secrets.is_empty() => match &failure.hint {
             Some(hint) => {
                 let hint = format!("{hint}; {told}");
                 failure.with_hint(hint)

@@ -4,10 +4,10 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
 use super::room::counted;
-use super::{Brief, Cx, Did, NOTHING_LEFT, Step, hand_over, in_a_release, take_over};
-use crate::settings::Executor;
-use crate::site::{LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, Site, is_key};
-use crate::work::{Answer, Caches, Failure, Job};
+use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, claim, grant_access, in_a_release};
+use crate::root::{AppRoot, LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, is_key};
+use crate::settings::ExecutorKind;
+use crate::work::{Caches, Failure, Job, JobAnswer};
 
 pub(super) struct Environment;
 
@@ -27,13 +27,13 @@ impl Step for Environment {
         }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         if cx.app.python.is_none() {
             return Ok(Did::Nothing("no [python] is set".to_owned()));
         }
         let release = cx.target()?.release.clone();
         let wanted = match cx.work(&Job::Want)? {
-            Answer::Wanted(wanted) => wanted,
+            JobAnswer::Wanted(wanted) => wanted,
             other => return Err(other.unexpected()),
         };
         for note in &wanted.notes {
@@ -46,25 +46,25 @@ impl Step for Environment {
             return Err(Failure::new(format!("{:?} is no key of an environment", wanted.key)));
         }
         let rebuild = matches!(cx.act, Act::Release { rebuild: Rebuild::Always, .. } | Act::Stage { rebuild: Rebuild::Always, .. });
-        if let (Some(key), false) = (newest(cx.site, &wanted.key)?, rebuild) {
-            cx.site.link_environment(&release, &key)?;
+        if let (Some(key), false) = (newest(cx.root, &wanted.key)?, rebuild) {
+            cx.root.link_environment(&release, &key)?;
             cx.note(format!("taken over: nothing that decides it has changed ({})", wanted.told));
             return Ok(Did::It);
         }
         // The environment that is there may serve right now: one that is built anew stands beside it.
-        let key = if cx.site.has_environment(&wanted.key) { format!("{}-{}", wanted.key, cx.run) } else { wanted.key.clone() };
-        let place = cx.site.make_environment(&key)?;
+        let key = if cx.root.has_environment(&wanted.key) { format!("{}-{}", wanted.key, cx.run) } else { wanted.key.clone() };
+        let place = cx.root.make_environment(&key)?;
         cx.note(format!("building: {}", wanted.told));
-        if let Some(warning) = cx.former.as_ref().and_then(|former| another_installer(&cx.site.made_of(former)?, &wanted.told)) {
+        if let Some(warning) = cx.former.as_ref().and_then(|former| another_installer(&cx.root.made_of(former)?, &wanted.told)) {
             cx.warn(warning);
         }
         let caches = if rebuild { Caches::Empty } else { Caches::Keep };
-        if cx.app.executor == Executor::Units {
-            cx.site.open_to_builder(&place)?;
+        if cx.app.executor == ExecutorKind::Units {
+            cx.root.open_to_builder(&place)?;
         }
         let built = match cx.work(&Job::Environment { key: key.clone(), caches }) {
-            Ok(Answer::Built { packages, warnings }) => {
-                take_over(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]).map(|()| (packages, warnings))
+            Ok(JobAnswer::Built { packages, warnings }) => {
+                claim(cx, &place, &[SEAL_OF_ENVIRONMENT, LIST_OF_ENVIRONMENT]).map(|()| (packages, warnings))
             }
             Ok(other) => Err(other.unexpected()),
             Err(failure) => Err(failure),
@@ -73,8 +73,8 @@ impl Step for Environment {
             Ok(built) => built,
             Err(failure) => {
                 // What nobody has let go of is left for the next sweep.
-                match hand_over(cx) {
-                    Ok(()) => cx.site.remove_environment(&key)?,
+                match grant_access(cx) {
+                    Ok(()) => cx.root.remove_environment(&key)?,
                     Err(also) => cx.warn(also.reason),
                 }
                 return Err(failure);
@@ -84,8 +84,8 @@ impl Step for Environment {
             cx.warn(warning);
         }
         // The steps up to the seal only read it.
-        cx.before_seal.push(cx.site.seal_environment(&key, &wanted.told)?);
-        cx.site.link_environment(&release, &key)?;
+        cx.before_seal.push(cx.root.seal_environment(&key, &wanted.told)?);
+        cx.root.link_environment(&release, &key)?;
         cx.note(counted(packages as u64, "package"));
         Ok(Did::It)
     }
@@ -107,13 +107,13 @@ fn another_installer(former: &str, wanted: &str) -> Option<String> {
 }
 
 /// The newest complete environment of a key: the one that was built first, or one that was built anew by a later run.
-fn newest(site: &Site, key: &str) -> Result<Option<String>, Failure> {
+fn newest(root: &AppRoot, key: &str) -> Result<Option<String>, Failure> {
     let age = |name: &str| match name.strip_prefix(key) {
         Some("") => Some(0),
         Some(rest) => rest.strip_prefix('-')?.parse::<u64>().ok(),
         None => None,
     };
-    let known = site.environments()?.into_iter().filter(|name| site.has_environment(name));
+    let known = root.environments()?.into_iter().filter(|name| root.has_environment(name));
     Ok(known.filter_map(|name| Some((age(&name)?, name))).max().map(|(_, name)| name))
 }
 

@@ -11,14 +11,14 @@ use nix::unistd::geteuid;
 
 use super::ready::{self, Fatal, Unready};
 use super::room::counted;
-use super::{Brief, Cx, Depth, Did, Failure, Health, NOTHING_LEFT, Step, Target, health_of, in_a_release};
-use crate::settings::Executor;
+use super::{Brief, Depth, Did, Failure, Health, NOTHING_LEFT, Step, StepContext, Target, health_of, in_a_release};
+use crate::settings::ExecutorKind;
 use crate::tools::Watch;
 use crate::tools::git::{Apart, Fetched, Git, GitError, Resolved};
 use crate::work::chain;
 
 /// How often the cache is looked at while somebody else holds it.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 pub(super) struct Fetch;
 
@@ -35,12 +35,12 @@ impl Step for Fetch {
         in_a_release(brief)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let (app, site, former) = (cx.app, cx.site, cx.former.clone());
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
+        let (app, root, former) = (cx.app, cx.root, cx.former.clone());
         std::thread::scope(|scope| {
             // What is wrong before anything was done is told as that, and not blamed on the release.
             let asked =
-                scope.spawn(move || (former.map(|former| health_of(app, site, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
+                scope.spawn(move || (former.map(|former| health_of(app, root, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
             let fetched = fetch(cx);
             let (health, addresses) = asked.join().unwrap_or_default();
             cx.answered_before = health.as_ref().and_then(Health::answers);
@@ -57,29 +57,29 @@ impl Step for Fetch {
 /// How long the live release may take to answer.
 const TO_ANSWER: Duration = Duration::from_secs(2);
 
-/// What no release can cure fails this one before anything is built for it.
-fn tell_what_is_not_ready(cx: &Cx<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
+/// What no release can mend fails this one before anything is built for it.
+fn tell_what_is_not_ready(cx: &StepContext<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
     let shared = match cx.app.executor {
-        Executor::Direct => ready::shared(cx.app, cx.site, geteuid()),
-        Executor::Units => Vec::new(),
+        ExecutorKind::Direct => ready::shared(cx.app, cx.root, geteuid()),
+        ExecutorKind::Units => Vec::new(),
     };
     for unready in ready::secrets(cx.app).into_iter().chain(shared).chain(addresses) {
         if unready.fatal == Fatal::Yes && cx.act.makes_live() {
-            return Err(Failure::new(unready.text).with_hint(unready.cure));
+            return Err(Failure::new(unready.text).with_hint(unready.hint));
         }
-        cx.warn(format!("{}: {}", unready.text, unready.cure));
+        cx.warn(format!("{}: {}", unready.text, unready.hint));
     }
     Ok(())
 }
 
-fn fetch(cx: &mut Cx<'_>) -> Result<Did, Failure> {
+fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
         return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
     };
     // Before anything is made that could not be taken back.
-    cx.site.stands()?;
+    cx.root.check()?;
     // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
-    let _cache = cx.watched(|watch| cx.site.hold_cache(&|| watch.pause(LOOK)))?;
+    let _cache = cx.watched(|watch| cx.root.hold_cache(&|| watch.pause(POLL)))?;
     // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
     let may_be_known = *cx.back == Back::Always;
     let (did, resolved, subject, apart) = cx.git(|git, watch| {
@@ -108,9 +108,9 @@ fn fetch(cx: &mut Cx<'_>) -> Result<Did, Failure> {
         };
         Ok::<_, GitError>((did, resolved, subject, apart))
     })?;
-    let release = cx.site.new_name(&resolved.commit, Utc::now());
+    let release = cx.root.new_name(&resolved.commit, Utc::now());
     let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
-    cx.teller.resolved(&target)?;
+    cx.events.resolved(&target)?;
     warn_of_going_back(cx, &target, apart)?;
     cx.target = Some(target);
     Ok(did)
@@ -120,7 +120,13 @@ fn fetch(cx: &mut Cx<'_>) -> Result<Did, Failure> {
 const MOST_NAMED: usize = 3;
 
 /// The commit that is asked for, once what it needs was fetched. Refs that could not be had are warned of, beside the one that was asked for.
-fn found(cx: &Cx<'_>, git: &Git<'_>, revision: &Revision, fetched: &Fetched, watch: &Watch<'_>) -> Result<(Did, Resolved), GitError> {
+fn found(
+    cx: &StepContext<'_>,
+    git: &Git<'_>,
+    revision: &Revision,
+    fetched: &Fetched,
+    watch: &Watch<'_>,
+) -> Result<(Did, Resolved), GitError> {
     let did = match fetched.refs {
         0 => Did::Nothing("the cache was up to date".to_owned()),
         count => {
@@ -139,7 +145,7 @@ fn found(cx: &Cx<'_>, git: &Git<'_>, revision: &Revision, fetched: &Fetched, wat
 }
 
 /// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.
-fn warn_of_going_back(cx: &Cx<'_>, target: &Target, apart: Option<Apart>) -> Result<(), Failure> {
+fn warn_of_going_back(cx: &StepContext<'_>, target: &Target, apart: Option<Apart>) -> Result<(), Failure> {
     let Some(former) = cx.former.as_ref() else { return Ok(()) };
     let may = target.reference.as_ref().is_some_and(|reference| cx.back.allows(reference));
     let (Some(live), Some(apart)) = (cx.former_commit(), apart) else {

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::nothing_in_the_release;
 use super::room::counted;
-use super::{Cx, Failure, migrate};
+use super::{Failure, StepContext, migrate};
 use crate::restart::Restart;
+use crate::root::MadeBy;
 use crate::settings::App;
-use crate::site::MadeBy;
 use crate::tools::Watch;
 use crate::tools::manage::{Grounds, Inspection, identity, some_of};
-use crate::work::{Answer, Bytecode, Job};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 /// The steps that make a release before it is sealed, and that a hook may have a part in.
 const MAKING: [&str; 7] = ["fetch", "checkout", "link-shared", "environment", "check", "collectstatic", "seal"];
@@ -50,13 +50,13 @@ struct Made {
 }
 
 /// What a seal writes down of it.
-pub(super) fn made(cx: &Cx<'_>) -> Option<MadeBy> {
+pub(super) fn made(cx: &StepContext<'_>) -> Option<MadeBy> {
     let made = Made { settings: settings_of(cx.app), collected: cx.collected.clone(), quiet: is_quiet(cx) };
     serde_json::to_value(made).ok().map(MadeBy)
 }
 
 /// What the project said of it; where it was not asked yet, because that goes along with the start of the new instance, what the live release said.
-fn is_quiet(cx: &Cx<'_>) -> Option<bool> {
+fn is_quiet(cx: &StepContext<'_>) -> Option<bool> {
     match &cx.inspection {
         Some(inspection) => {
             let believed = cx.app.django.as_ref()?.post_migrate;
@@ -84,20 +84,20 @@ pub(crate) struct Since {
 }
 
 /// What has changed since the live release; where too much has to know anything, a part of a sentence that says what.
-fn since<'c>(cx: &'c Cx<'_>) -> Result<&'c Since, &'c String> {
+fn since<'c>(cx: &'c StepContext<'_>) -> Result<&'c Since, &'c String> {
     cx.since.get_or_init(|| compare(cx)).as_ref()
 }
 
-fn compare(cx: &Cx<'_>) -> Result<Since, String> {
+fn compare(cx: &StepContext<'_>) -> Result<Since, String> {
     let former = cx.former.clone().ok_or("no release is live")?;
     let target = cx.target().map_err(|failure| failure.reason)?;
     let untold = || format!("{former} does not tell how it was made");
-    let MadeBy(made) = cx.site.fact(&former).ok().flatten().ok_or_else(untold)?;
+    let MadeBy(made) = cx.root.fact(&former).ok().flatten().ok_or_else(untold)?;
     let made: Made = serde_json::from_value(made).map_err(|_| untold())?;
     if made.settings != settings_of(cx.app) {
         return Err("the app's settings, its secrets or the agent are others".to_owned());
     }
-    if cx.site.environment_of(&former) != cx.site.environment_of(&target.release) {
+    if cx.root.environment_of(&former) != cx.root.environment_of(&target.release) {
         return Err("the environment is another".to_owned());
     }
     let commit = cx.former_commit().ok_or_else(untold)?;
@@ -107,7 +107,7 @@ fn compare(cx: &Cx<'_>) -> Result<Since, String> {
 }
 
 /// What proves that collectstatic would make the files that the live release has.
-pub(super) struct Proof {
+pub(super) struct StaticProof {
     /// The live release.
     pub former: ReleaseName,
     /// What collectstatic went by there.
@@ -117,7 +117,7 @@ pub(super) struct Proof {
 }
 
 /// The proof that collectstatic would make what the live release has, or why there is none.
-pub(super) fn same_static_files(cx: &Cx<'_>) -> Result<Proof, String> {
+pub(super) fn same_static_files(cx: &StepContext<'_>) -> Result<StaticProof, String> {
     if let Some(hook) = cx.app.hooks.iter().find(|hook| MAKING.contains(&hook.step.as_str())) {
         return Err(format!("the hooks at {} may make static files", hook.step));
     }
@@ -143,12 +143,12 @@ pub(super) fn same_static_files(cx: &Cx<'_>) -> Result<Proof, String> {
     }
     let read = counted(grounds.read.len() as u64, "file");
     let told = format!("it read {read} of the release, and none of them has changed since {former}, nor have settings and environment");
-    Ok(Proof { former: former.clone(), grounds: grounds.clone(), told })
+    Ok(StaticProof { former: former.clone(), grounds: grounds.clone(), told })
 }
 
 /// Whether the check can go along with the start of the new instance: then it is told so. The sources that have changed are compiled, and others get the
 /// bytecode that the live release has, so that the instance need not compile them at each start.
-pub(super) fn put_check_off(cx: &mut Cx<'_>) -> Result<Option<String>, Failure> {
+pub(super) fn put_check_off(cx: &mut StepContext<'_>) -> Result<Option<String>, Failure> {
     if !cx.act.makes_live() {
         return Ok(None);
     }
@@ -159,7 +159,7 @@ pub(super) fn put_check_off(cx: &mut Cx<'_>) -> Result<Option<String>, Failure> 
 }
 
 /// Why no migration is to be applied, where that is foreseen; the database is then asked later.
-pub(super) fn nothing_to_migrate(cx: &mut Cx<'_>) -> Option<String> {
+pub(super) fn nothing_to_migrate(cx: &mut StepContext<'_>) -> Option<String> {
     if cx.inspection.is_some() {
         return None;
     }
@@ -170,17 +170,17 @@ pub(super) fn nothing_to_migrate(cx: &mut Cx<'_>) -> Option<String> {
 
 /// Why no migration is to be applied, and the sources that have changed; nothing where that cannot be foreseen, or the switch has no start of a new
 /// instance that anything could go along with.
-fn no_migration(cx: &Cx<'_>) -> Option<(String, Vec<PathBuf>)> {
+fn no_migration(cx: &StepContext<'_>) -> Option<(String, Vec<PathBuf>)> {
     let hooked = cx.app.hooks.iter().any(|hook| ["check", "backup", "migrate"].contains(&hook.step.as_str()));
     if hooked || !matches!(cx.app.restart, Restart::Handover(_)) || !cx.app.django.as_ref().is_some_and(|django| django.migrate) {
         return None;
     }
     let Since { former, changed, made } = since(cx).ok()?;
     // What hears of each migrate wants it run; and what an earlier run has not brought to its end is brought there.
-    if made.quiet != Some(true) || !cx.site.unsettled().is_empty() {
+    if made.quiet != Some(true) || !cx.root.unsettled().is_empty() {
         return None;
     }
-    cx.site.find(former).served?;
+    cx.root.find(former).served?;
     let sources =
         changed.iter().filter(|(how, path)| *how != 'D' && path.ends_with(".py")).map(|(_, path)| PathBuf::from(path)).collect::<Vec<_>>();
     if changed.iter().any(|(_, path)| decides_migrations(path)) || sources.len() > MOST_CHANGED {
@@ -200,14 +200,14 @@ fn decides_migrations(path: &str) -> bool {
 ///
 /// # Errors
 /// [`Failure`] of the check, of a database that is not as was foreseen, or of what was done.
-pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
     let Some(put_off) = cx.put_off.take() else { return act(cx) };
     let job = match put_off {
         PutOff::Check => Job::Examine(Bytecode::NotWritten),
         PutOff::Schema => Job::Inspect(Bytecode::NotWritten),
     };
     let deadline = Instant::now() + cx.app.timeout_of("check");
-    let (order, hands, marker) = (cx.order(), cx.hands, cx.marker);
+    let (order, executor, marker) = (cx.order(), cx.executor, cx.marker);
     let (of_act, of_check) = (cx.cancel.of_a_part(), cx.cancel.of_a_part());
     let (say, said) = mpsc::channel();
     cx.cut = Some(of_act.clone());
@@ -216,8 +216,8 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
         let asked = scope.spawn(move || {
             // Whoever listens is there until this thread has ended.
             let lines = |stream, line: &str| drop(say.send((stream, line.to_owned())));
-            let answer = hands.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
-            answer.and_then(judge).inspect_err(|_| of_act.ask())
+            let answer = executor.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
+            answer.and_then(inspection_of).inspect_err(|_| of_act.ask())
         });
         let done = act(cx).inspect_err(|_| {
             if !of_act.asked() {
@@ -228,7 +228,7 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
     });
     cx.cut = None;
     for (stream, line) in said {
-        cx.teller.output(cx.step, stream, &line);
+        cx.events.output(cx.step, stream, &line);
     }
     let judged = judged.map_err(|_| Failure::new("the check beside the start of the new instance ended without an answer"))?;
     let (inspection, unmade) = match (judged, &done) {
@@ -249,7 +249,7 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
     if !pending.is_empty() {
         // From now on nothing is foreseen from that release.
         if let Some(former) = &cx.former {
-            cx.site.remove_fact::<MadeBy>(former)?;
+            cx.root.remove_fact::<MadeBy>(former)?;
         }
         let reason = format!("the database is not as the live release left it: to be applied are {}", some_of(pending));
         let hint = match (inspection.empty, &cx.former) {
@@ -277,19 +277,19 @@ pub(super) fn beside<T>(cx: &mut Cx<'_>, act: impl FnOnce(&Cx<'_>) -> Result<T, 
 }
 
 /// What was believed of a release because the one before it was so is written down as it is.
-fn foresee_nothing_from(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
-    if let Some(MadeBy(mut made)) = cx.site.fact(release)? {
+fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
+    if let Some(MadeBy(mut made)) = cx.root.fact(release)? {
         made["quiet"] = false.into();
-        cx.site.set_fact(release, &MadeBy(made))?;
+        cx.root.set_fact(release, &MadeBy(made))?;
     }
     Ok(())
 }
 
 /// A database that cannot be asked is a failure as well.
-fn judge(answer: Answer) -> Result<(Box<Inspection>, Option<String>), Failure> {
+fn inspection_of(answer: JobAnswer) -> Result<(Box<Inspection>, Option<String>), Failure> {
     let (inspection, unmade) = match answer {
-        Answer::Examined(inspection, unmade) => (inspection, unmade),
-        Answer::Inspected(inspection) => (inspection, None),
+        JobAnswer::Examined(inspection, unmade) => (inspection, unmade),
+        JobAnswer::Inspected(inspection) => (inspection, None),
         other => return Err(other.unexpected()),
     };
     migrate::schema_of(&inspection)?;

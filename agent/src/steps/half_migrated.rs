@@ -3,8 +3,8 @@
 
 use chrono::Utc;
 
-use super::Cx;
-use crate::site::{ApplyOrder, Migrated, Unsettled};
+use super::StepContext;
+use crate::root::{ApplyOrder, Migrated, Unsettled};
 use crate::tools::manage::{Begun, some_of};
 
 /// Those that may have been left halfway. `applied` is what the database says; nothing where it could not be asked.
@@ -59,7 +59,7 @@ pub(super) fn sentence(record: &Migrated, half: &[String], begun: &Begun) -> Str
 }
 
 /// What is written down of it in the root.
-pub(super) fn entry(cx: &Cx<'_>, record: &Migrated, text: String) -> Unsettled {
+pub(super) fn entry(cx: &StepContext<'_>, record: &Migrated, text: String) -> Unsettled {
     Unsettled {
         by: cx.marker.to_owned(),
         run: cx.run.0,
@@ -73,20 +73,20 @@ pub(super) fn entry(cx: &Cx<'_>, record: &Migrated, text: String) -> Unsettled {
 }
 
 /// What earlier runs may have left is said in each run that makes a release live, until it is settled.
-pub(super) fn warn_of_unsettled(cx: &Cx<'_>) {
-    for Unsettled { run, text, restore, .. } in cx.site.unsettled().into_iter().filter(|entry| entry.by != cx.marker) {
+pub(super) fn warn_of_unsettled(cx: &StepContext<'_>) {
+    for Unsettled { run, text, restore, .. } in cx.root.unsettled().into_iter().filter(|entry| entry.by != cx.marker) {
         let restore = restore.map(|restore| format!("; the dump from before is restored with: {restore}")).unwrap_or_default();
         cx.warn(format!("since run {run}: {text}{restore}"));
     }
 }
 
 /// What the database has by now is settled once a release serves on it.
-pub(super) fn settle_what_is_applied(cx: &Cx<'_>) {
+pub(super) fn settle_what_is_applied(cx: &StepContext<'_>) {
     let Some(Ok(schema)) = cx.inspection.as_ref().map(|inspection| &inspection.schema) else { return };
     // One that cannot be understood names no run, and stays until a person has looked.
     let is_settled =
         |entry: &Unsettled| !entry.by.is_empty() && entry.migrations.iter().all(|migration| schema.applied.contains(migration));
-    match cx.site.settle(is_settled) {
+    match cx.root.settle(is_settled) {
         Ok(settled) => {
             for Unsettled { run, .. } in settled {
                 cx.note(format!("what run {run} left halfway is applied now: settled"));

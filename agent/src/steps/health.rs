@@ -6,9 +6,9 @@ use agent_model::names::ReleaseName;
 use agent_wire::event::Stream;
 
 use crate::restart::worker::Worker;
-use crate::restart::{Renewal, RestartError, Scene, Serving, Steadiness, Variables};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError, Steadiness, Variables};
+use crate::root::AppRoot;
 use crate::settings::App;
-use crate::site::Site;
 use crate::tools::{Cancel, Watch};
 use crate::work::{Failure, chain};
 
@@ -64,9 +64,9 @@ impl Depth<'_> {
 }
 
 /// Asks a release every check once, and looks whether its server is there.
-pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: Depth<'_>) -> Health {
+pub(crate) fn health_of(app: &App, root: &AppRoot, release: &ReleaseName, depth: Depth<'_>) -> Health {
     let failed = |failure: Failure| Health::Fails { text: failure.reason, hint: failure.hint };
-    let manifest = match site.manifest(release) {
+    let manifest = match root.manifest(release) {
         Ok(manifest) => manifest,
         Err(err) => return failed(err.into()),
     };
@@ -74,10 +74,10 @@ pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: De
         Ok(commit) => commit,
         Err(err) => return failed(Failure::new(chain(&err))),
     };
-    let (dir, link, instances, variables) = (site.release_dir(release), site.link(), site.instances(), site.variables());
+    let (dir, link, instances, variables) = (root.release_dir(release), root.link(), root.instances(), root.variables());
     let (cancel, lines) = (Cancel::default(), |_: Stream, _: &str| {});
     let watch = Watch { marker: "health", deadline: Instant::now() + depth.limit, cancel: &cancel, lines: &lines };
-    let scene = Scene {
+    let context = RestartContext {
         app: &app.name,
         link: &link,
         instances: &instances,
@@ -92,7 +92,7 @@ pub(crate) fn health_of(app: &App, site: &Site, release: &ReleaseName, depth: De
         note: &|_| {},
         warn: &|_| {},
     };
-    match app.restart.look(&scene, Serving { name: release, commit: &commit, dir: &dir }) {
+    match app.restart.look(&context, ReleaseRef { name: release, commit: &commit, dir: &dir }) {
         Ok(proof) if proof.notes.is_empty() => Health::NotAsked,
         Ok(proof) => Health::Answers(proof.notes),
         Err(err) => {

@@ -1,13 +1,13 @@
 //! State within a release is refused: the next release has its own, and the site would be empty with it.
 
-use super::{Cx, Failure};
-use crate::tools::manage::{Ground, Inspection};
+use super::{Failure, StepContext};
+use crate::tools::manage::{Inspection, Places};
 
 /// Refuses a release with state in it.
-pub(super) fn nothing_in_the_release(cx: &Cx<'_>, inspection: &Inspection) -> Result<(), Failure> {
+pub(super) fn nothing_in_the_release(cx: &StepContext<'_>, inspection: &Inspection) -> Result<(), Failure> {
     let Some(first) = inspection.kept.first() else { return Ok(()) };
     let told: Vec<String> = inspection.kept.iter().map(|kept| kept.told()).collect();
-    let live = cx.former.as_ref().map(|former| cx.site.release_dir(former));
-    let cure = first.cure(Ground { release: &cx.dir()?, live: live.as_deref(), shared: &cx.site.root().join("shared") });
-    Err(Failure::new(told.join("; ")).with_hint(cure))
+    let live = cx.former.as_ref().map(|former| cx.root.release_dir(former));
+    let hint = first.hint(Places { release: &cx.dir()?, live: live.as_deref(), shared: &cx.root.path().join("shared") });
+    Err(Failure::new(told.join("; ")).with_hint(hint))
 }

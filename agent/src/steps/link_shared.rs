@@ -2,7 +2,7 @@
 
 use agent_model::plan::{Choice, Nature};
 
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, in_a_release};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, in_a_release};
 
 pub(super) struct LinkShared;
 
@@ -23,8 +23,8 @@ impl Step for LinkShared {
         }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        for path in cx.site.link_shared(&cx.target()?.release, &cx.app.shared)? {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
+        for path in cx.root.link_shared(&cx.target()?.release, &cx.app.shared)? {
             cx.warn(format!("the commit ships {}, which gave way to the shared one", path.display()));
         }
         Ok(Did::It)

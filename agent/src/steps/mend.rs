@@ -6,10 +6,10 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext};
 use crate::restart::handover;
-use crate::site::{Around, Chart};
-use crate::work::Users;
+use crate::root::{Around, FsckReport};
+use crate::work::InUse;
 
 pub(super) struct Mend;
 
@@ -26,20 +26,20 @@ impl Step for Mend {
         if *brief.act == Act::Mend { Choice::Do } else { Choice::Absent }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let ask = || cx.used();
-        let users = Users::of_run(cx.app, cx.site, &ask);
-        let in_use = |dir: &Path| users.has(dir);
+        let in_use = InUse::of_run(cx.app, cx.root, &ask);
+        let in_use = |dir: &Path| in_use.has(dir);
         let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
         // What may not go is told by `fsck`, with what to do.
-        let left = cx.site.leftovers(&around, &mut Chart::default())?;
+        let left = cx.root.leftovers(&around, &mut FsckReport::default())?;
         let mut failed: Vec<Failure> = Vec::new();
         for leftover in &left {
             if cx.cancel.asked() {
                 return Err(Failure::new("the run is cancelled; what was removed was of no use"));
             }
-            match cx.site.remove_leftover(leftover, cx.lock) {
-                Ok(()) => cx.note(format!("removed {}", leftover.told(cx.site))),
+            match cx.root.remove_leftover(leftover, cx.lock) {
+                Ok(()) => cx.note(format!("removed {}", leftover.told(cx.root))),
                 Err(err) => {
                     let failure = Failure::from(err);
                     cx.warn(&failure.reason);

@@ -7,16 +7,16 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 use chrono::Utc;
 
-use super::cx::Ask;
+use super::context::Ask;
 use super::foresight::nothing_to_migrate;
 use super::half_migrated::{End, entry, half_of, left, sentence};
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, backup, before_it_serves, with_django};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, backup, before_it_serves, with_django};
 use crate::faults;
-use crate::settings::{App, Executor};
-use crate::site::{ApplyOrder, Failed, Migrated};
+use crate::root::{ApplyOrder, Failed, Migrated};
+use crate::settings::{App, ExecutorKind};
 use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, begun, some_of};
-use crate::work::{Answer, Bytecode, Job};
+use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Migrate;
 
@@ -33,7 +33,7 @@ impl Step for Migrate {
         with_django(before_it_serves(brief), brief.app, "migrate", |django| django.migrate)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         if let Some(why) = nothing_to_migrate(cx) {
             return Ok(Did::Nothing(why));
         }
@@ -75,13 +75,13 @@ impl Step for Migrate {
         };
         forget_report(cx);
         // Written before: after a crash they say what was about to be applied, and what may be left of it.
-        cx.site.set_fact(&release, &record)?;
+        cx.root.set_fact(&release, &record)?;
         let all = half_of(&record, None, &Begun::Unknown);
         let may_be = (!all.is_empty()).then(|| sentence(&record, &all, &Begun::Unknown));
         note_left(cx, &Migrated { half: all, ..record.clone() }, may_be)?;
         faults::at("recorded");
         let (begun, warnings, done) = match cx.work(&Job::Migrate) {
-            Ok(Answer::Migrated { begun, warnings, failed }) => (begun, warnings, failed.map_or(Ok(()), Err)),
+            Ok(JobAnswer::Migrated { begun, warnings, failed }) => (begun, warnings, failed.map_or(Ok(()), Err)),
             Ok(other) => (Begun::Unknown, Vec::new(), Err(other.unexpected())),
             Err(failure) => (reported(cx), Vec::new(), Err(failure)),
         };
@@ -93,12 +93,12 @@ impl Step for Migrate {
             record.half = if done.is_ok() { Vec::new() } else { half_of(&record, Some(&applied), &begun) };
             record.applied = Some(applied);
             note_left(cx, &record, left(&record, &begun, if done.is_ok() { End::Well } else { End::Badly }))?;
-            cx.site.set_fact(&release, &record)?;
+            cx.root.set_fact(&release, &record)?;
         }
         for warning in warnings {
             cx.warn(warning);
         }
-        // Why it failed comes first; then what that has left of an index, with its cure.
+        // Why it failed comes first; then what that has left of an index, with its hint.
         let new = after.iter().flat_map(|after| &after.invalid_indexes).filter(|index| !schema.invalid_indexes.contains(index));
         let left: String =
             new.map(|index| format!("; the index {} of {} is invalid now, drop it: {};", index.index, index.table, index.drop)).collect();
@@ -110,7 +110,7 @@ impl Step for Migrate {
         }
     }
 
-    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+    fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let Some(target) = cx.target.clone() else { return Ok(()) };
         let Some(mut record) = own(cx, &target.release)? else { return Ok(()) };
         let cut_off = record.applied.is_none();
@@ -122,7 +122,7 @@ impl Step for Migrate {
             record.applied = Some(applied);
             note_left(cx, &record, left(&record, &begun, End::CutOff))?;
             // Written in any case: that migrate was begun keeps the dump.
-            cx.site.set_fact(&target.release, &record)?;
+            cx.root.set_fact(&target.release, &record)?;
         }
         forget_report(cx);
         let applied = record.applied.clone().unwrap_or_default();
@@ -132,7 +132,7 @@ impl Step for Migrate {
         }
         let stand = (!applied.is_empty()).then(|| format!("applied and not taken back: {}", some_of(&applied)));
         let text = stand.into_iter().chain(left).collect::<Vec<_>>().join("; ");
-        cx.teller.stands(&text, record.restore.as_deref());
+        cx.events.stands(&text, record.restore.as_deref());
         if record.restore.is_none() {
             cx.warn("there is no dump from before these migrations");
         }
@@ -150,7 +150,7 @@ impl Step for Migrate {
 }
 
 /// Where no migration is to be applied, migrate may still have something to do.
-fn without_any(cx: &mut Cx<'_>, schema: &Schema) -> Result<Did, Failure> {
+fn without_any(cx: &mut StepContext<'_>, schema: &Schema) -> Result<Did, Failure> {
     let does = effects(cx, schema);
     if does.is_empty() {
         return Ok(Did::Nothing("no migration to apply".to_owned()));
@@ -161,10 +161,10 @@ fn without_any(cx: &mut Cx<'_>, schema: &Schema) -> Result<Did, Failure> {
 }
 
 /// Runs migrate where no migration is to be applied: it records, and is heard.
-pub(super) fn migrate_without_any(cx: &Cx<'_>) -> Result<(), Failure> {
+pub(super) fn migrate_without_any(cx: &StepContext<'_>) -> Result<(), Failure> {
     let done = match cx.work(&Job::Migrate)? {
-        Answer::Migrated { failed: None, .. } => Ok(()),
-        Answer::Migrated { failed: Some(failure), .. } => {
+        JobAnswer::Migrated { failed: None, .. } => Ok(()),
+        JobAnswer::Migrated { failed: Some(failure), .. } => {
             cx.warn("no migration was to be applied; what was done before migrate failed stands");
             Err(failure)
         }
@@ -175,28 +175,28 @@ pub(super) fn migrate_without_any(cx: &Cx<'_>) -> Result<(), Failure> {
 }
 
 /// What migrate does where no migration is to be applied, as sentences.
-pub(super) fn effects(cx: &Cx<'_>, schema: &Schema) -> Vec<String> {
+pub(super) fn effects(cx: &StepContext<'_>, schema: &Schema) -> Vec<String> {
     let believed = cx.app.django.as_ref().map_or(PostMigrate::Runs, |django| django.post_migrate);
-    let unsettled = cx.site.unsettled();
+    let unsettled = cx.root.unsettled();
     let again = unsettled.last().map(|entry| format!("migrate did not come to its end in run {}", entry.run));
     schema.does_without_any(believed).into_iter().chain(again).collect()
 }
 
 /// Writes down what this run may have left in the database, or that it is nothing.
-fn note_left(cx: &Cx<'_>, record: &Migrated, text: Option<String>) -> Result<(), Failure> {
+fn note_left(cx: &StepContext<'_>, record: &Migrated, text: Option<String>) -> Result<(), Failure> {
     match text {
-        Some(text) => Ok(cx.site.set_unsettled(&entry(cx, record, text))?),
-        None => Ok(cx.site.settle(|entry| entry.by == cx.marker).map(drop)?),
+        Some(text) => Ok(cx.root.set_unsettled(&entry(cx, record, text))?),
+        None => Ok(cx.root.settle(|entry| entry.by == cx.marker).map(drop)?),
     }
 }
 
 /// What this run may have left in the database, as it is written down.
-fn unsettled_text(cx: &Cx<'_>) -> Option<String> {
-    cx.site.unsettled().into_iter().find(|entry| entry.by == cx.marker).map(|entry| entry.text)
+fn unsettled_text(cx: &StepContext<'_>) -> Option<String> {
+    cx.root.unsettled().into_iter().find(|entry| entry.by == cx.marker).map(|entry| entry.text)
 }
 
 /// What stands in the database of a run that goes back, for its last line.
-pub(crate) fn what_stands(cx: &Cx<'_>) -> Option<String> {
+pub(crate) fn what_stands(cx: &StepContext<'_>) -> Option<String> {
     let record = cx.target.as_ref().and_then(|target| own(cx, &target.release).ok().flatten());
     let applied = record.and_then(|record| record.applied).unwrap_or_default();
     let stand = match applied.len() {
@@ -209,16 +209,16 @@ pub(crate) fn what_stands(cx: &Cx<'_>) -> Option<String> {
 }
 
 /// Which migration was begun, by what the process wrote down; a step runner keeps that to itself.
-fn reported(cx: &Cx<'_>) -> Begun {
+fn reported(cx: &StepContext<'_>) -> Begun {
     match cx.app.executor {
-        Executor::Direct => begun(&cx.site.migration_report(cx.run)),
-        Executor::Units => Begun::Unknown,
+        ExecutorKind::Direct => begun(&cx.root.migration_report(cx.run)),
+        ExecutorKind::Units => Begun::Unknown,
     }
 }
 
-fn forget_report(cx: &Cx<'_>) {
+fn forget_report(cx: &StepContext<'_>) {
     // One that stays is swept with the rest of the scratch files.
-    let _ = fs::remove_file(cx.site.migration_report(cx.run));
+    let _ = fs::remove_file(cx.root.migration_report(cx.run));
 }
 
 /// An index that an interrupted build has left is in the way of the migration that makes it, and would be told as "already exists" only in the middle.
@@ -234,34 +234,34 @@ pub(super) fn refuse_invalid_indexes(schema: &Schema) -> Result<(), Failure> {
 }
 
 /// What this run wrote down of the release's migrations.
-fn own(cx: &Cx<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
-    let record: Option<Migrated> = cx.site.fact(release)?;
+fn own(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
+    let record: Option<Migrated> = cx.root.fact(release)?;
     // A release is made by its own run, be it one of an older agent, which wrote no mark.
     let made_here = cx.act.makes_a_release();
     Ok(record.filter(|record| made_here || record.by.as_deref() == Some(cx.marker)))
 }
 
 /// What runs before this one wrote down, where anything of it stands, or may.
-pub(super) fn earlier(cx: &Cx<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
+pub(super) fn earlier(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
     if let Some(own) = own(cx, release)? {
         return Ok(own.earlier.map(|earlier| *earlier));
     }
-    Ok(cx.site.fact::<Migrated>(release)?.filter(Migrated::may_stand))
+    Ok(cx.root.fact::<Migrated>(release)?.filter(Migrated::may_stand))
 }
 
 /// Whether this run has begun to migrate: from then on it removes no dump.
-pub(super) fn was_begun(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
+pub(super) fn was_begun(cx: &StepContext<'_>, release: &ReleaseName) -> Result<bool, Failure> {
     Ok(own(cx, release)?.is_some())
 }
 
 /// Whether this run is known to have migrated something, or may have left something halfway.
-pub(super) fn left_something(cx: &Cx<'_>, release: &ReleaseName) -> Result<bool, Failure> {
+pub(super) fn left_something(cx: &StepContext<'_>, release: &ReleaseName) -> Result<bool, Failure> {
     Ok(own(cx, release)?.is_some_and(|record| record.applied.is_some() && record.left_something()))
 }
 
 /// Marks a release whose migrations stand, though it does not serve.
-pub(super) fn keep(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
-    cx.site.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
+pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
+    cx.root.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
     let Migrated { applied, irreversible, .. } = own(cx, release)?.unwrap_or_default();
     let applied = applied.unwrap_or_default();
     let for_good: Vec<String> = applied.iter().filter(|migration| irreversible.contains(migration)).cloned().collect();
@@ -271,7 +271,7 @@ pub(super) fn keep(cx: &Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
         (all, lost) if all == lost => format!("its code made what stands, and {} cannot be reversed", some_of(&for_good)),
         _ => format!("only its code can reverse what stands, but for {}, which cannot be reversed", some_of(&for_good)),
     };
-    cx.teller.stays(cx.step, &format!("{} is kept: {why}", cx.site.release_dir(release).display()));
+    cx.events.stays(cx.step, &format!("{} is kept: {why}", cx.root.release_dir(release).display()));
     Ok(())
 }
 
@@ -281,14 +281,14 @@ fn without(migrations: &[String], pending: &[String]) -> Vec<String> {
 }
 
 /// Old code on a newer schema can pass its checks and fail at the first write.
-pub(super) fn warn_of_what_is_ahead(cx: &Cx<'_>, schema: &Schema) {
+pub(super) fn warn_of_what_is_ahead(cx: &StepContext<'_>, schema: &Schema) {
     if !schema.ahead.is_empty() {
         cx.warn(format!("the database has migrations that this commit does not know: {}", some_of(&schema.ahead)));
     }
 }
 
 /// Databases that a router allows and that nobody migrates or dumps here are named each time.
-pub(super) fn warn_of_what_is_left_out(cx: &Cx<'_>, schema: &Schema) {
+pub(super) fn warn_of_what_is_left_out(cx: &StepContext<'_>, schema: &Schema) {
     for text in left_out(schema, cx.app) {
         cx.warn(text);
     }

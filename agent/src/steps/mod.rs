@@ -4,7 +4,7 @@ mod backup;
 mod check;
 mod checkout;
 mod collectstatic;
-mod cx;
+mod context;
 mod environment;
 mod fetch;
 mod foresight;
@@ -26,11 +26,11 @@ use agent_model::request::Act;
 
 use std::path::Path;
 
-use crate::settings::{App, Executor};
+use crate::settings::{App, ExecutorKind};
 use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
-pub(crate) use cx::{Cx, Target, Teller};
+pub(crate) use context::{EventSink, StepContext, Target};
 pub(crate) use health::{Depth, Health, health_of};
 pub(crate) use migrate::{left_out, what_stands};
 pub(crate) use room::explain;
@@ -68,9 +68,9 @@ pub(crate) trait Step: Sync {
     /// Whether it has a part in a request, as far as that can be told before anything is done.
     fn choose(&self, brief: &Brief<'_>) -> Choice;
     /// Does it.
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure>;
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure>;
     /// Takes it back, or finds out and says what stands. It may never quite have happened, and may be asked more than once.
-    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+    fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let _ = cx;
         Ok(())
     }
@@ -110,20 +110,20 @@ const NOTHING_LEFT: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure
 const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Warn };
 
 /// Makes what was built the agent's own, where somebody else has built it, but for what stands at its top under a name in `without`.
-fn take_over(cx: &Cx<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
+fn claim(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
     match cx.app.executor {
-        Executor::Direct => Ok(()),
-        Executor::Units => {
-            hand_over(cx)?;
-            cx.watched(|watch| Ok(cx.site.take_over(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
+        ExecutorKind::Direct => Ok(()),
+        ExecutorKind::Units => {
+            grant_access(cx)?;
+            cx.watched(|watch| Ok(cx.root.claim(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
         }
     }
 }
 
 /// Has whoever builds let go of what was built: by a runner of its own, whose greeting tells that nothing of an earlier one is at work, cancelled or not.
-fn hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
-    cx.hands.end_building();
-    crate::work::hand_over(cx.app)
+fn grant_access(cx: &StepContext<'_>) -> Result<(), Failure> {
+    cx.executor.end_building();
+    crate::work::grant_access(cx.app)
 }
 
 /// The choice of a step that has a part wherever a release is made, and in nothing else.

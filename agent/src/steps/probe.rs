@@ -3,7 +3,7 @@
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext};
 
 pub(super) struct Probe;
 
@@ -20,12 +20,12 @@ impl Step for Probe {
         if *brief.act == Act::Check { Choice::Do } else { Choice::Absent }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        let Some(live) = cx.site.live()? else {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
+        let Some(live) = cx.root.live()? else {
             return Err(Failure::new("no release is live").with_hint("make one: agentctl release REF"));
         };
-        cx.site.manifest(&live)?;
-        let proof = cx.serving(&live, |serving| Ok(cx.scene(|scene| cx.app.restart.look(scene, serving))?))?;
+        cx.root.manifest(&live)?;
+        let proof = cx.release_ref(&live, |serving| Ok(cx.restart_context(|context| cx.app.restart.look(context, serving))?))?;
         for note in &proof.notes {
             cx.note(note);
         }

@@ -8,10 +8,10 @@ use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
 use super::room::counted;
-use super::{Brief, Cx, Did, Failure, ONLY_WARNS, Step};
+use super::{Brief, Did, Failure, ONLY_WARNS, Step, StepContext};
+use crate::root::{AppRoot, RootError};
 use crate::settings::App;
-use crate::site::{Site, SiteError};
-use crate::work::Users;
+use crate::work::InUse;
 
 pub(crate) struct Prune;
 
@@ -28,22 +28,22 @@ impl Step for Prune {
         if brief.act.makes_a_release() || *brief.act == Act::Prune { Choice::Do } else { Choice::Absent }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         // Where the live one is new, the one that was live until now is the way back; else it is the one before the live one.
-        let live = cx.site.live()?;
+        let live = cx.root.live()?;
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
         let ask = || cx.used();
-        let users = Users::of_run(cx.app, cx.site, &ask);
-        let old = old(cx.site, cx.app, way_back.as_ref(), &users)?;
+        let in_use = InUse::of_run(cx.app, cx.root, &ask);
+        let old = old(cx.root, cx.app, way_back.as_ref(), &in_use)?;
         for release in &old {
             // Somebody may have pinned it while others were removed.
-            if cx.site.is_pinned(release) {
+            if cx.root.is_pinned(release) {
                 continue;
             }
-            cx.site.remove_release(release)?;
+            cx.root.remove_release(release)?;
             cx.note(format!("removed {release}"));
         }
-        let environments = remove_unused_environments(cx.site, &users)?;
+        let environments = remove_unused_environments(cx.root, &in_use)?;
         if environments > 0 {
             cx.note(format!("removed {} that no release uses", counted(environments, "environment")));
         }
@@ -52,9 +52,9 @@ impl Step for Prune {
             // They are sorted by their releases. One that was staged long ago, and is live since today, has made the newest of them.
             let of_live = |path: &&PathBuf| live.as_ref().is_some_and(|live| is_of(path, live));
             // What may be left halfway in the database is restored from the dump that was taken before.
-            let unsettled: Vec<PathBuf> = cx.site.unsettled().into_iter().filter_map(|entry| entry.backup).collect();
-            for path in cx.site.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path) && !unsettled.contains(path)) {
-                cx.site.remove_backup(path)?;
+            let unsettled: Vec<PathBuf> = cx.root.unsettled().into_iter().filter_map(|entry| entry.backup).collect();
+            for path in cx.root.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path) && !unsettled.contains(path)) {
+                cx.root.remove_backup(path)?;
                 backups += 1;
             }
         }
@@ -78,30 +78,30 @@ pub(crate) enum Beyond {
 }
 
 /// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
-pub(super) fn frees(cx: &Cx<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, SiteError> {
-    let (site, ask) = (cx.site, || cx.used());
+pub(super) fn frees(cx: &StepContext<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, RootError> {
+    let (root, ask) = (cx.root, || cx.used());
     let keep = if beyond == Beyond::AsSet { cx.app.keep_releases } else { 2 };
-    let old = beyond_newest(site, way_back, keep, &Users::of_run(cx.app, site, &ask))?;
-    let names = site.release_names()?;
-    let stay: Vec<String> = names.iter().filter(|name| !old.contains(name)).filter_map(|name| site.environment_of(name)).collect();
-    let unused = site.environments()?.into_iter().filter(|key| !stay.contains(key));
-    Ok(old.iter().map(|release| site.size_of_release(release).bytes).sum::<u64>()
-        + unused.map(|key| site.size_of_environment(&key).bytes).sum::<u64>())
+    let old = beyond_newest(root, way_back, keep, &InUse::of_run(cx.app, root, &ask))?;
+    let names = root.release_names()?;
+    let stay: Vec<String> = names.iter().filter(|name| !old.contains(name)).filter_map(|name| root.environment_of(name)).collect();
+    let unused = root.environments()?.into_iter().filter(|key| !stay.contains(key));
+    Ok(old.iter().map(|release| root.size_of_release(release).bytes).sum::<u64>()
+        + unused.map(|key| root.size_of_environment(&key).bytes).sum::<u64>())
 }
 
 /// The releases that would be removed, oldest first.
-pub(crate) fn old(site: &Site, app: &App, way_back: Option<&ReleaseName>, users: &Users<'_>) -> Result<Vec<ReleaseName>, SiteError> {
-    beyond_newest(site, way_back, app.keep_releases, users)
+pub(crate) fn old(root: &AppRoot, app: &App, way_back: Option<&ReleaseName>, in_use: &InUse<'_>) -> Result<Vec<ReleaseName>, RootError> {
+    beyond_newest(root, way_back, app.keep_releases, in_use)
 }
 
-fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, users: &Users<'_>) -> Result<Vec<ReleaseName>, SiteError> {
-    let live = site.live()?;
-    let releases = site.release_names()?.into_iter().map(|name| {
+fn beyond_newest(root: &AppRoot, way_back: Option<&ReleaseName>, keep: usize, in_use: &InUse<'_>) -> Result<Vec<ReleaseName>, RootError> {
+    let live = root.live()?;
+    let releases = root.release_names()?.into_iter().map(|name| {
         let hold = if Some(&name) == live.as_ref() {
             Some(Hold::Live)
         } else if Some(&name) == way_back {
             Some(Hold::Previous)
-        } else if site.is_pinned(&name) {
+        } else if root.is_pinned(&name) {
             Some(Hold::Pinned)
         } else {
             None
@@ -111,19 +111,19 @@ fn beyond_newest(site: &Site, way_back: Option<&ReleaseName>, keep: usize, users
     let releases: Vec<Kept> = releases.collect();
     let unused = removable(releases, keep);
     // Looking through all processes is the dear part, so only what would go is looked for.
-    Ok(unused.into_iter().filter(|release| !users.has(&site.release_dir(release))).collect())
+    Ok(unused.into_iter().filter(|release| !in_use.has(&root.release_dir(release))).collect())
 }
 
 fn is_of(backup: &Path, release: &ReleaseName) -> bool {
     backup.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next()) == Some(release.as_str())
 }
 
-fn remove_unused_environments(site: &Site, users: &Users<'_>) -> Result<u64, SiteError> {
-    let used: Vec<String> = site.release_names()?.iter().filter_map(|name| site.environment_of(name)).collect();
+fn remove_unused_environments(root: &AppRoot, in_use: &InUse<'_>) -> Result<u64, RootError> {
+    let used: Vec<String> = root.release_names()?.iter().filter_map(|name| root.environment_of(name)).collect();
     let mut removed = 0;
-    for key in site.environments()? {
-        if !used.contains(&key) && !users.has(&site.environment(&key)) {
-            site.remove_environment(&key)?;
+    for key in root.environments()? {
+        if !used.contains(&key) && !in_use.has(&root.environment(&key)) {
+            root.remove_environment(&key)?;
             removed += 1;
         }
     }

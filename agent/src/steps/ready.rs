@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups};
 
-use crate::settings::{App, Executor};
-use crate::site::Site;
+use crate::root::AppRoot;
+use crate::settings::{App, ExecutorKind};
 use crate::tools::http::Target;
 
 /// Something that cannot be right.
@@ -21,7 +21,7 @@ pub(crate) struct Unready {
     /// The sentence.
     pub text: String,
     /// One command or one edit.
-    pub cure: String,
+    pub hint: String,
 }
 
 /// Whether a release is bound to fail.
@@ -35,7 +35,7 @@ pub(crate) enum Fatal {
 
 /// What cannot be right about the secrets, as far as they are the agent's to read.
 pub(crate) fn secrets(app: &App) -> Vec<Unready> {
-    let unready = |text: String, cure: String| Unready { what: "secrets", fatal: Fatal::No, text, cure };
+    let unready = |text: String, hint: String| Unready { what: "secrets", fatal: Fatal::No, text, hint };
     let mut found = Vec::new();
     for path in &app.secrets {
         let shown = path.display();
@@ -45,7 +45,7 @@ pub(crate) fn secrets(app: &App) -> Vec<Unready> {
             continue;
         }
         // With units the service manager hands them to those whom they are for.
-        let Some(read) = (app.executor == Executor::Direct).then(|| app.read_secrets(std::slice::from_ref(path)).ok()).flatten() else {
+        let Some(read) = (app.executor == ExecutorKind::Direct).then(|| app.read_secrets(std::slice::from_ref(path)).ok()).flatten() else {
             continue;
         };
         if read.is_empty() {
@@ -69,7 +69,7 @@ pub(crate) fn checks(app: &App) -> Vec<Unready> {
     for check in &app.checks {
         let shown = check.shown();
         let unready =
-            |fatal, text| Unready { what: "check", fatal, text, cure: "correct url in the [[check]] of the app's file".to_owned() };
+            |fatal, text| Unready { what: "check", fatal, text, hint: "correct url in the [[check]] of the app's file".to_owned() };
         match &check.target {
             Target::Tcp(host, _) if host.parse::<IpAddr>().is_err() => {
                 if let Err(err) = (host.as_str(), 80).to_socket_addrs() {
@@ -90,11 +90,11 @@ pub(crate) fn checks(app: &App) -> Vec<Unready> {
 }
 
 /// Shared directories that a user who serves cannot write in.
-pub(crate) fn shared(app: &App, site: &Site, user: Uid) -> Vec<Unready> {
+pub(crate) fn shared(app: &App, root: &AppRoot, user: Uid) -> Vec<Unready> {
     if user.is_root() {
         return Vec::new();
     }
-    let shared = site.root().join("shared");
+    let shared = root.path().join("shared");
     // Where nothing in it is named, the agent's own programs may well have a database right in it; others need not write there.
     let whole = (app.shared.dirs.is_empty() && user == geteuid()).then(|| shared.clone());
     let dirs = app.shared.dirs.iter().map(|dir| shared.join(dir)).chain(whole);
@@ -103,11 +103,11 @@ pub(crate) fn shared(app: &App, site: &Site, user: Uid) -> Vec<Unready> {
     for dir in dirs {
         let Some(owner) = cannot_write(&dir, user, &groups) else { continue };
         let (name, owner) = (name_of(user), name_of(owner));
-        let (text, cure) = (
+        let (text, hint) = (
             format!("{} belongs to {owner}, and {name}, who serves, may not write in it", dir.display()),
             format!("chown -R {name} {}", dir.display()),
         );
-        found.push(Unready { what: "shared", fatal: Fatal::No, text, cure });
+        found.push(Unready { what: "shared", fatal: Fatal::No, text, hint });
     }
     found
 }
@@ -181,16 +181,16 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let site = Site::open(dir.path()).unwrap();
+        let root = AppRoot::open(dir.path()).unwrap();
         let media = dir.path().join("shared/media");
         fs::create_dir(&media).unwrap();
         let nobody = User::from_name("nobody").unwrap().unwrap().uid;
         let app = app("[shared]\ndirs = [\"media\"]");
-        let found = shared(&app, &site, nobody);
+        let found = shared(&app, &root, nobody);
         assert!(found[0].text.contains("media belongs to root, and nobody, who serves, may not write in it"), "{found:?}");
-        assert_eq!(found[0].cure, format!("chown -R nobody {}", media.display()));
-        assert_eq!(shared(&app, &site, Uid::from_raw(0)), []);
+        assert_eq!(found[0].hint, format!("chown -R nobody {}", media.display()));
+        assert_eq!(shared(&app, &root, Uid::from_raw(0)), []);
         chown(&media, Some(nobody.as_raw()), None).unwrap();
-        assert_eq!(shared(&app, &site, nobody), [], "what is needed can be written");
+        assert_eq!(shared(&app, &root, nobody), [], "what is needed can be written");
     }
 }

@@ -3,8 +3,8 @@
 use agent_model::names::ReleaseName;
 
 use super::prune::{self, Beyond};
-use super::{Cx, Failure};
-use crate::site::Size;
+use super::{Failure, StepContext};
+use crate::root::Size;
 use crate::tools::git::Tree;
 
 /// What tools and the kernel say when there is no room (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
@@ -15,8 +15,8 @@ const SAID: &[&str] =
 const LOST_BYTES_PER_FILE: u64 = 2048;
 
 /// Refuses a tree that has no room.
-pub(super) fn for_tree(cx: &Cx<'_>, tree: &Tree) -> Result<(), Failure> {
-    let disk = cx.site.disk()?;
+pub(super) fn for_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
+    let disk = cx.root.disk()?;
     let needed = tree.bytes() + tree.files() * LOST_BYTES_PER_FILE;
     if needed > disk.free || (disk.inodes_in_all > 0 && tree.files() > disk.inodes) {
         let reason = format!(
@@ -36,14 +36,14 @@ const SCARCE_BYTES: u64 = 64 * 1024 * 1024;
 const SCARCE_INODES: u64 = 1000;
 
 /// Adds to a failure that a full disk caused how much is free, how much a release takes, and what `prune` would free.
-pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
+pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let says = |text: &str| SAID.iter().any(|said| text.contains(said));
     if !says(&failure.reason) && !failure.tail.iter().any(|line| says(line)) {
         return failure;
     }
-    let Ok(disk) = cx.site.disk() else { return failure };
+    let Ok(disk) = cx.root.disk() else { return failure };
     let free = Size { bytes: disk.free, inodes: disk.inodes };
-    let (makes_inodes, root) = (disk.inodes_in_all == 0, cx.site.root().display());
+    let (makes_inodes, root) = (disk.inodes_in_all == 0, cx.root.path().display());
     let shown = |size: Size| match makes_inodes {
         true => bytes(size.bytes),
         false => format!("{} and {}", bytes(size.bytes), counted(size.inodes, "inode")),
@@ -55,7 +55,7 @@ pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
     if !is_scarce {
         return failure;
     }
-    cx.site.give_up_reserve();
+    cx.root.give_up_reserve();
     let mut told = format!("the disk is full: {} are free on that of {root}", shown(free));
     if let Some((what, size)) = like {
         told += &format!("; {what} takes {}", shown(size));
@@ -72,15 +72,15 @@ pub(crate) fn explain(cx: &Cx<'_>, failure: Failure) -> Failure {
 }
 
 /// What there is of the live release that is like what had no room.
-fn model(cx: &Cx<'_>, former: &ReleaseName) -> (&'static str, Size) {
-    match cx.site.environment_of(former) {
-        Some(key) if cx.step == "environment" => ("an environment like that of the live release", cx.site.size_of_environment(&key)),
-        _ => ("a release like the live one", cx.site.size_of_release(former)),
+fn model(cx: &StepContext<'_>, former: &ReleaseName) -> (&'static str, Size) {
+    match cx.root.environment_of(former) {
+        Some(key) if cx.step == "environment" => ("an environment like that of the live release", cx.root.size_of_environment(&key)),
+        _ => ("a release like the live one", cx.root.size_of_release(former)),
     }
 }
 
 /// What `prune` would free, for people.
-fn gain(cx: &Cx<'_>) -> String {
+fn gain(cx: &StepContext<'_>) -> String {
     let way_back: Option<&ReleaseName> = cx.before_former.as_ref();
     let frees = |beyond| prune::frees(cx, way_back, beyond).unwrap_or_default();
     match (frees(Beyond::AsSet), frees(Beyond::TheWayBack)) {

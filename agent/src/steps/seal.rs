@@ -6,9 +6,9 @@ use chrono::Utc;
 
 use super::foresight::made;
 use super::room::{bytes, counted};
-use super::{Brief, Cx, Did, Failure, NOTHING_LEFT, Step, Target, in_a_release, take_over};
-use crate::settings::Executor;
-use crate::site::{FACTS, Sealing, Underway};
+use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, Target, claim, in_a_release};
+use crate::root::{BackgroundTask, FACTS, Sealing};
+use crate::settings::ExecutorKind;
 
 pub(super) struct Seal;
 
@@ -25,11 +25,11 @@ impl Step for Seal {
         in_a_release(brief)
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
-        cx.before_seal.drain(..).try_for_each(Underway::finish)?;
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
+        cx.before_seal.drain(..).try_for_each(BackgroundTask::finish)?;
         let (target, made_by) = (cx.target()?, made(cx));
-        take_over_release(cx, target)?;
-        let manifest = cx.site.seal(&Sealing {
+        claim_release(cx, target)?;
+        let manifest = cx.root.seal(&Sealing {
             app: cx.app.name.as_str(),
             release: &target.release,
             commit: &target.commit,
@@ -47,20 +47,20 @@ impl Step for Seal {
 }
 
 /// What a builder could have put in the place of the agent's own is made anew: the link to the environment, the commit, the links to what is shared.
-fn take_over_release(cx: &Cx<'_>, target: &Target) -> Result<(), Failure> {
-    if cx.app.executor == Executor::Direct {
+fn claim_release(cx: &StepContext<'_>, target: &Target) -> Result<(), Failure> {
+    if cx.app.executor == ExecutorKind::Direct {
         return Ok(());
     }
-    let environment = cx.site.environment_of(&target.release);
-    take_over(cx, &cx.dir()?, &[FACTS, "venv", "REVISION"])?;
+    let environment = cx.root.environment_of(&target.release);
+    claim(cx, &cx.dir()?, &[FACTS, "venv", "REVISION"])?;
     match environment {
-        Some(key) if cx.site.has_environment(&key) => cx.site.link_environment(&target.release, &key)?,
+        Some(key) if cx.root.has_environment(&key) => cx.root.link_environment(&target.release, &key)?,
         _ if cx.app.python.is_some() => {
             return Err(Failure::new("venv is not the link to the release's environment any more").with_hint("does a hook change it?"));
         }
         _ => {}
     }
-    cx.site.write_revision(&target.release, &target.commit)?;
-    cx.site.link_shared(&target.release, &cx.app.shared)?;
+    cx.root.write_revision(&target.release, &target.commit)?;
+    cx.root.link_shared(&target.release, &cx.app.shared)?;
     Ok(())
 }

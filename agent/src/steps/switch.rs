@@ -6,15 +6,15 @@ use agent_model::request::Act;
 use agent_wire::view::Level;
 use chrono::Utc;
 
-use super::cx::Ask;
+use super::context::Ask;
 use super::foresight::beside;
 use super::half_migrated::{settle_what_is_applied, warn_of_unsettled};
 use super::migrate::schema_of;
-use super::{Brief, Cx, Did, Failure, Step, TAKEN_BACK, chain};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain};
 use crate::faults;
 use crate::restart::drift::MadeWith;
-use crate::restart::{Prepared, Proof, Restart, Serving, Steadiness};
-use crate::site::{Migrated, Served, SiteError};
+use crate::restart::{Prepared, ReleaseRef, Restart, ServingProof, Steadiness};
+use crate::root::{Migrated, RootError, Served};
 use crate::tools::manage::some_of;
 use crate::work::{Bytecode, Job};
 
@@ -33,11 +33,11 @@ impl Step for Switch {
         if brief.act.makes_live() { Choice::Do } else { Choice::Absent }
     }
 
-    fn run(&self, cx: &mut Cx<'_>) -> Result<Did, Failure> {
+    fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
         // Nothing unsealed ever goes live, whoever asks.
-        cx.site.manifest(&release)?;
-        if let Some(interpreter) = cx.site.interpreter_gone(&release) {
+        cx.root.manifest(&release)?;
+        if let Some(interpreter) = cx.root.interpreter_gone(&release) {
             return Err(Failure::new(format!("the interpreter of {release}, {}, is not on this host any more", interpreter.display()))
                 .with_hint(format!(
                     "install it again, or make the commit anew with the interpreter that is set: agentctl release {}",
@@ -45,7 +45,7 @@ impl Step for Switch {
                 )));
         }
         // What stands where the link belongs must be ours to replace; said while nothing is exposed.
-        cx.site.live()?;
+        cx.root.live()?;
         warn_of_newer_migrations(cx, &release)?;
         warn_of_unsettled(cx);
         if *cx.act == Act::Restart && cx.app.restart == Restart::None {
@@ -53,25 +53,26 @@ impl Step for Switch {
         }
         say_what_activate_does_not_do(cx, &release);
         load_before_what_cannot_hand_over(cx)?;
-        let served: Option<Served> = cx.site.fact(&release).ok().flatten();
+        let served: Option<Served> = cx.root.fact(&release).ok().flatten();
         // With other variables nobody has seen it serve.
         if served.is_some() && *cx.act != Act::Restart {
             cx.steadiness.set(Steadiness::Seen);
         }
-        let prepared = beside(cx, |cx| cx.serving(&release, |new| Ok(cx.scene(|scene| cx.app.restart.prepare(scene, new))?)))?;
-        cx.before_end = cx.serving(&release, |new| {
+        let prepared =
+            beside(cx, |cx| cx.release_ref(&release, |new| Ok(cx.restart_context(|context| cx.app.restart.prepare(context, new))?)))?;
+        cx.before_end = cx.release_ref(&release, |new| {
             let mut prepared = prepared;
             faults::at("prepared");
-            cx.teller.expose(self.name())?;
+            cx.events.expose(self.name())?;
             faults::at("exposed");
-            cx.site.swap(&release, cx.lock)?;
-            cx.scene(|scene| cx.app.restart.act(scene, new, &mut prepared))?;
+            cx.root.swap(&release, cx.lock)?;
+            cx.restart_context(|context| cx.app.restart.act(context, new, &mut prepared))?;
             faults::at("handed-over");
             if matches!(cx.app.restart, Restart::Handover(_)) {
                 // The instance was watched for the whole time before anybody could meet it.
                 cx.steadiness.set(Steadiness::Seen);
             }
-            let proof = cx.scene(|scene| cx.app.restart.prove(scene, new, &prepared))?;
+            let proof = cx.restart_context(|context| cx.app.restart.prove(context, new, &prepared))?;
             faults::at("proven");
             tell(cx, &proof);
             settle_what_is_applied(cx);
@@ -82,7 +83,7 @@ impl Step for Switch {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let first = served.unwrap_or(Served { at: Utc::now(), ms, workers: None });
                 // Should the fact be lost, the journal knows.
-                match cx.site.begin_fact(&release, &Served { workers, ..first }) {
+                match cx.root.begin_fact(&release, &Served { workers, ..first }) {
                     Ok(begun) => writing = Some(begun),
                     Err(err) => cx.warn(not_written_down(&err)),
                 }
@@ -96,10 +97,10 @@ impl Step for Switch {
         Ok(Did::It)
     }
 
-    fn undo(&self, cx: &mut Cx<'_>) -> Result<(), Failure> {
+    fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
-        let live = match cx.site.live() {
+        let live = match cx.root.live() {
             // The link was never touched: whatever stands there now is no business of this run.
             Err(_) if !cx.exposed => None,
             live => live?,
@@ -107,66 +108,70 @@ impl Step for Switch {
         // An app that was activated anew goes back to itself.
         if cx.former.as_ref() != Some(release) && live.as_ref() == Some(release) {
             match &cx.former {
-                Some(former) => cx.site.swap(former, cx.lock)?,
-                None => cx.site.unlink(cx.lock)?,
+                Some(former) => cx.root.swap(former, cx.lock)?,
+                None => cx.root.unlink(cx.lock)?,
             }
         }
-        if !cx.site.release_dir(release).is_dir() {
+        if !cx.root.release_dir(release).is_dir() {
             return Ok(());
         }
         if !cx.exposed {
             // The former release was never left; only what was started for the new one has to go.
-            return cx.serving(release, |failed| {
-                cx.scene(|scene| cx.app.restart.forget(scene, failed, cx.former.as_ref()));
+            return cx.release_ref(release, |failed| {
+                cx.restart_context(|context| cx.app.restart.forget(context, failed, cx.former.as_ref()));
                 Ok(())
             });
         }
         cx.steadiness.set(Steadiness::Seen);
-        cx.serving(release, |failed| match &cx.former {
+        cx.release_ref(release, |failed| match &cx.former {
             Some(former) => {
                 let lacking = workers_that_it_never_had(cx, former);
-                cx.serving(former, |former| Ok(cx.scene_without(&lacking, |scene| cx.app.restart.back(scene, failed, Some(former)))?))
+                cx.release_ref(former, |former| {
+                    Ok(cx.restart_context_without(&lacking, |context| cx.app.restart.back(context, failed, Some(former)))?)
+                })
             }
-            None => Ok(cx.scene(|scene| cx.app.restart.back(scene, failed, None))?),
+            None => Ok(cx.restart_context(|context| cx.app.restart.back(context, failed, None))?),
         })
     }
 }
 
 /// It serves, and was seen to: going back because that cannot be written down would help nobody.
-pub(crate) fn not_written_down(err: &SiteError) -> String {
+pub(crate) fn not_written_down(err: &RootError) -> String {
     format!("it is not written down in the release that it has served: {}", chain(err))
 }
 
 /// The workers of the app, by their units as they are set, that a release is known not to have had.
-fn workers_that_it_never_had(cx: &Cx<'_>, release: &ReleaseName) -> Vec<String> {
-    let had = cx.site.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
+fn workers_that_it_never_had(cx: &StepContext<'_>, release: &ReleaseName) -> Vec<String> {
+    let had = cx.root.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
     // Of one that no list was written down of, they are all believed to be its own.
     let Some(had) = had else { return Vec::new() };
     cx.app.workers.iter().map(|worker| worker.unit.clone()).filter(|unit| !had.contains(unit)).collect()
 }
 
-fn settle(cx: &Cx<'_>, release: &ReleaseName, prepared: &Prepared) -> Result<(), Failure> {
+fn settle(cx: &StepContext<'_>, release: &ReleaseName, prepared: &Prepared) -> Result<(), Failure> {
     let former = cx.former.as_ref().filter(|former| *former != release);
-    cx.serving(release, |new| match former {
-        Some(former) => cx.serving(former, |former| Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, Some(former), prepared))?)),
-        None => Ok(cx.scene(|scene| cx.app.restart.settle(scene, new, None, prepared))?),
+    cx.release_ref(release, |new| match former {
+        Some(former) => {
+            cx.release_ref(former, |former| Ok(cx.restart_context(|context| cx.app.restart.settle(context, new, Some(former), prepared))?))
+        }
+        None => Ok(cx.restart_context(|context| cx.app.restart.settle(context, new, None, prepared))?),
     })
 }
 
-fn tell(cx: &Cx<'_>, proof: &Proof) {
+fn tell(cx: &StepContext<'_>, proof: &ServingProof) {
     for note in &proof.notes {
         cx.note(note);
     }
     // They follow from the settings: the next releases leave them to doctor.
     for warning in &proof.warnings {
-        if cx.site.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
+        if cx.root.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
     }
 }
 
 /// Somebody who activates the live release may want it started anew.
-fn say_what_activate_does_not_do(cx: &Cx<'_>, release: &ReleaseName) {
+fn say_what_activate_does_not_do(cx: &StepContext<'_>, release: &ReleaseName) {
     let is_live = matches!(cx.act, Act::Activate { .. }) && cx.former.as_ref() == Some(release);
-    if is_live && cx.scene(|scene| cx.app.restart.is_served(scene, release)) {
+    if is_live && cx.restart_context(|context| cx.app.restart.is_served(context, release)) {
         cx.warn(format!(
             "{release} is live and serves already, so that activate changes nothing: agentctl --app {} restart starts it anew",
             cx.app.name
@@ -175,28 +180,28 @@ fn say_what_activate_does_not_do(cx: &Cx<'_>, release: &ReleaseName) {
 }
 
 /// A server with other settings than the database was migrated with may use another database altogether.
-fn warn_of_other_settings(cx: &Cx<'_>, new: Serving<'_>) {
+fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
     let inspection = cx.inspection.as_ref();
     let made = MadeWith {
         module: inspection.map(|inspection| inspection.settings_module.as_str()).or_else(|| cx.app.settings_module()),
         by_default: inspection.and_then(|inspection| inspection.chosen_by_default.as_deref()),
     };
-    let drift = cx.scene(|scene| cx.app.restart.drift(scene, new, &made));
+    let drift = cx.restart_context(|context| cx.app.restart.drift(context, new, &made));
     // What is no error is for doctor to say: it is the same with every release.
     for finding in drift.into_iter().filter(|finding| finding.level == Level::Error) {
-        let cure = finding.cure.map_or_else(String::new, |cure| format!(": {cure}"));
-        cx.warn(format!("{}{cure}", finding.text));
+        let hint = finding.hint.map_or_else(String::new, |hint| format!(": {hint}"));
+        cx.warn(format!("{}{hint}", finding.text));
     }
 }
 
 /// Old code on a newer schema passes its checks and fails at the first write: what newer releases migrated is named, where the database still has it.
-fn warn_of_newer_migrations(cx: &mut Cx<'_>, release: &ReleaseName) -> Result<(), Failure> {
+fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
     if !matches!(cx.act, Act::Activate { .. }) {
         return Ok(());
     }
     let mut newer = Vec::new();
-    for name in cx.site.release_names()?.into_iter().filter(|name| name > release) {
-        let migrated = cx.site.fact::<Migrated>(&name).unwrap_or_else(|err| {
+    for name in cx.root.release_names()?.into_iter().filter(|name| name > release) {
+        let migrated = cx.root.fact::<Migrated>(&name).unwrap_or_else(|err| {
             cx.warn(format!("what the newer release {name} migrated cannot be told: {}", chain(&err)));
             None
         });
@@ -221,7 +226,7 @@ fn warn_of_newer_migrations(cx: &mut Cx<'_>, release: &ReleaseName) -> Result<()
         }
         let (lost, can_be): (Vec<String>, Vec<String>) =
             unknown.iter().cloned().partition(|name| migrated.all_irreversible().contains(name));
-        let dir = cx.site.release_dir(&name);
+        let dir = cx.root.release_dir(&name);
         let way = match (can_be.is_empty(), lost.is_empty()) {
             (_, true) => format!("only {} can reverse them", dir.display()),
             (true, _) => "they cannot be reversed".to_owned(),
@@ -234,7 +239,7 @@ fn warn_of_newer_migrations(cx: &mut Cx<'_>, release: &ReleaseName) -> Result<()
 }
 
 /// Where the switch is a restart in place, a release that cannot be imported would be an outage: it is loaded once before.
-fn load_before_what_cannot_hand_over(cx: &Cx<'_>) -> Result<(), Failure> {
+fn load_before_what_cannot_hand_over(cx: &StepContext<'_>) -> Result<(), Failure> {
     match cx.app.restart {
         Restart::None | Restart::Handover(_) => Ok(()),
         Restart::UwsgiFifo(_) | Restart::Systemd(_) | Restart::Gunicorn(_) | Restart::Command(_) => {

@@ -31,38 +31,38 @@ impl Exit {
 
 /// Wakes one thread that waits.
 #[derive(Debug)]
-pub(crate) struct Bell(PipeWriter);
+pub(crate) struct Waker(PipeWriter);
 
 /// What the thread waits with.
 #[derive(Debug)]
 pub(crate) struct Waiter(PipeReader);
 
-/// A bell, and the one who hears it.
+/// A waker, and the waiter that it wakes.
 ///
 /// # Errors
 /// As pipe(2).
-pub(crate) fn bell() -> io::Result<(Bell, Waiter)> {
+pub(crate) fn waker() -> io::Result<(Waker, Waiter)> {
     let (reader, writer) = io::pipe()?;
-    Ok((Bell(writer), Waiter(reader)))
+    Ok((Waker(writer), Waiter(reader)))
 }
 
-impl Bell {
+impl Waker {
     /// Wakes the waiter, now or when it waits next.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         // The waiter is gone only when its thread has ended.
         let _ = (&self.0).write(&[0]);
     }
 }
 
 impl Waiter {
-    /// Waits until one of the processes ends, the bell rings, or so much time is over; without a time, for as long as it takes.
+    /// Waits until one of the processes ends, it is woken, or so much time is over; without a time, for as long as it takes.
     ///
     /// # Errors
     /// As poll(2).
     pub(crate) fn wait(&mut self, exits: &[Exit], most: Option<Duration>) -> io::Result<()> {
-        let bell = self.0.as_fd();
+        let waker = self.0.as_fd();
         let mut asked: Vec<PollFd<'_>> =
-            std::iter::once(bell).chain(exits.iter().map(|exit| exit.0.as_fd())).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            std::iter::once(waker).chain(exits.iter().map(|exit| exit.0.as_fd())).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let patience = match most {
             // Rounded up: who is woken too early would have to wait again.
             Some(most) => PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
@@ -92,17 +92,17 @@ mod tests {
 
     #[test]
     fn the_end_of_a_process_wakes_whoever_waits_and_nothing_else_does() {
-        let (bell, mut waiter) = bell().unwrap();
+        let (waker, mut waiter) = waker().unwrap();
         let mut child = Command::new("sleep").arg("300").spawn().unwrap();
         let process = Process::of(child.id());
         let exits = [Exit::of(process).unwrap().unwrap()];
         let begun = Instant::now();
         waiter.wait(&exits, Some(Duration::from_millis(50))).unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(50) && process.is_alive());
-        bell.ring();
-        bell.ring();
+        waker.wake();
+        waker.wake();
         waiter.wait(&exits, None).unwrap();
-        assert!(process.is_alive(), "the bell was heard");
+        assert!(process.is_alive(), "the waiter was woken");
         let killed = std::thread::spawn(move || {
             child.kill().unwrap();
             child

@@ -24,7 +24,7 @@ const MOST_CAPTURED: usize = 256 * 1024 * 1024;
 /// So much is read at once.
 const CHUNK: usize = 64 * 1024;
 /// How long a cancel or the deadline may go unnoticed.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 /// How long the end of a program may, where the kernel does not tell of it (before Linux 5.3).
 const LOOK_FOR_THE_END: Duration = Duration::from_millis(5);
 /// How long a supervisor may take to kill what it was told to kill. It gives up before that by itself; one that was stopped from outside does not.
@@ -157,7 +157,7 @@ impl<'a> Hearing<'a> {
         let (mut cut, mut kill_at, mut give_up_at) = (None, None, None);
         loop {
             let can_tell = running.end().is_some();
-            let ended = self.listen(running.end(), if can_tell { LOOK } else { LOOK_FOR_THE_END });
+            let ended = self.listen(running.end(), if can_tell { POLL } else { LOOK_FOR_THE_END });
             if ended || !can_tell {
                 match running.ended() {
                     Ok(None) => {}

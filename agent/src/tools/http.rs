@@ -73,7 +73,7 @@ pub(crate) struct Expected<'a> {
 
 /// An answer that was as it should be.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct CheckAnswer {
     /// Its status.
     pub status: u16,
     /// How long it took.
@@ -213,16 +213,16 @@ impl Check {
     ///
     /// # Errors
     /// [`CheckError`] with the first thing about the answer that is not as it should be.
-    pub(crate) fn ask(&self, expected: Option<Expected<'_>>, watch: &Watch<'_>) -> Result<Answer, CheckError> {
+    pub(crate) fn ask(&self, expected: Option<Expected<'_>>, watch: &Watch<'_>) -> Result<CheckAnswer, CheckError> {
         let begun = Instant::now();
-        let judged = exchange::exchange(self, watch).and_then(|reply| self.judge(&reply, expected));
+        let judged = exchange::exchange(self, watch).and_then(|reply| self.check(&reply, expected));
         match judged {
-            Ok((status, release)) => Ok(Answer { status, took: begun.elapsed(), release }),
+            Ok((status, release)) => Ok(CheckAnswer { status, took: begun.elapsed(), release }),
             Err(wrong) => Err(CheckError { asked: self.shown(), wrong }),
         }
     }
 
-    fn judge(&self, reply: &Reply, expected: Option<Expected<'_>>) -> Result<(u16, Option<String>), Wrong> {
+    fn check(&self, reply: &Reply, expected: Option<Expected<'_>>) -> Result<(u16, Option<String>), Wrong> {
         let text = || reply.text();
         if reply.status != self.status {
             let location = reply.header("location").map(str::to_owned);

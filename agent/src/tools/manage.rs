@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{Program, ProgramError, Watch};
 pub(crate) use error::ManageError;
 pub(crate) use facts::{IDENTITY, Kept, Reached, Server};
-pub(crate) use kept::Ground;
+pub(crate) use kept::Places;
 pub(crate) use migrate::begun;
 
 /// `[django]`.

@@ -9,7 +9,7 @@ mod bytecode;
 mod error;
 mod host;
 mod key;
-mod known;
+mod answer_cache;
 mod own;
 mod project;
 mod requirements;
@@ -20,11 +20,11 @@ use std::sync::Arc;
 
 use super::Watch;
 use super::sandbox::Bounds;
-pub(crate) use bytecode::{carry_bytecode, compile};
+pub(crate) use bytecode::{compile, reuse_bytecode};
 pub(crate) use error::PythonError;
 use host::{Host, Interpreter, Tool, Whose};
 use key::Key;
-use project::Way;
+use project::EnvironmentSource;
 use requirements::{Reading, Tree, package_of};
 
 /// `[python]`.
@@ -63,7 +63,7 @@ pub(crate) struct Wanted {
     host: Host,
     interpreter: Interpreter,
     tool: Tool,
-    way: Way,
+    way: EnvironmentSource,
     reading: Reading,
     packages: Vec<String>,
     writable: Vec<PathBuf>,
@@ -102,7 +102,7 @@ impl Wanted {
     pub(crate) fn told(&self) -> String {
         let mut parts = vec![self.tool.to_string(), self.interpreter.to_string()];
         parts.extend(self.way.told(&self.reading));
-        if !self.packages.is_empty() && !matches!(self.way, Way::Commands(_)) {
+        if !self.packages.is_empty() && !matches!(self.way, EnvironmentSource::Commands(_)) {
             parts.push(format!("beside them {}", self.packages.join(" ")));
         }
         parts.join(", ")
@@ -186,7 +186,7 @@ fn wanted_on(host: Host, settings: &Settings, release: &Path, hidden: &[PathBuf]
     let interpreter = host.interpreter(&settings.interpreter, watch)?;
     let tool = host.tool(settings.installer, &way, &interpreter, watch)?;
     let poetry = match way {
-        Way::PoetryLock { .. } => Some(host.poetry(watch)?),
+        EnvironmentSource::PoetryLock { .. } => Some(host.poetry(watch)?),
         _ => None,
     };
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use agent_model::names::HostId;
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::job::{self, Job};
+use super::job::{self, CiJob};
 use super::jwks::Keys;
 use super::jwt::{Algorithm, BadToken, Claims, Jwt};
 
@@ -25,7 +25,7 @@ pub(crate) struct Issuer {
     /// `name`: what `oidc:NAME` in a grant says.
     pub name: String,
     /// `kind`
-    pub kind: Kind,
+    pub kind: IssuerKind,
     /// `url`: the claim `iss`, to the letter; its discovery document is below it.
     pub url: String,
     /// `ca`: whose certificates its host is believed with, in PEM form; without it, those that this system trusts.
@@ -38,14 +38,14 @@ pub(crate) struct Issuer {
 
 /// Which CI: that decides which claims there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum IssuerKind {
     /// GitHub Actions.
     GitHub,
     /// GitLab CI.
     GitLab,
 }
 
-impl Kind {
+impl IssuerKind {
     /// The issuer that most mean.
     pub(crate) fn usual_url(self) -> &'static str {
         match self {
@@ -99,24 +99,24 @@ impl Issuer {
     ///
     /// # Errors
     /// [`BadToken`], the first that applies.
-    pub(crate) fn judge(&self, token: Jwt<'_>, keys: &Keys, here: Here<'_>) -> Result<Job, BadToken> {
+    pub(crate) fn verify(&self, token: Jwt<'_>, keys: &Keys, here: Here<'_>) -> Result<CiJob, BadToken> {
         let claims = token.verify(&self.algorithms, keys)?;
         if claims.text("iss")? != self.url {
             return Err(BadToken::unknown_issuer(claims.text("iss")?));
         }
-        self.judge_audience(&claims, here)?;
-        judge_time(&claims, here.now)?;
+        self.verify_audience(&claims, here)?;
+        verify_time(&claims, here.now)?;
         let id = claims.text("jti")?;
         if id.len() > 256 || id.contains(char::is_control) {
             return Err(BadToken::Claim { claim: "jti", rule: "is longer than 256 bytes, or has control characters" });
         }
         match self.kind {
-            Kind::GitHub => job::of_github(&claims, id),
-            Kind::GitLab => job::of_gitlab(&claims, id),
+            IssuerKind::GitHub => job::of_github(&claims, id),
+            IssuerKind::GitLab => job::of_gitlab(&claims, id),
         }
     }
 
-    fn judge_audience(&self, claims: &Claims, here: Here<'_>) -> Result<(), BadToken> {
+    fn verify_audience(&self, claims: &Claims, here: Here<'_>) -> Result<(), BadToken> {
         // A list is refused even when it holds nothing but ours: a token for several is one that each of them could show to the others.
         let audience = claims.text("aud")?;
         let of_this_body = audience == audience_of(here.host, here.body);
@@ -134,7 +134,7 @@ impl Issuer {
     }
 }
 
-fn judge_time(claims: &Claims, now: u64) -> Result<(), BadToken> {
+fn verify_time(claims: &Claims, now: u64) -> Result<(), BadToken> {
     let (issued, expires) = (claims.moment("iat")?, claims.moment("exp")?);
     let begins = if claims.has("nbf") { claims.moment("nbf")? } else { issued };
     let soon = now.saturating_add(CLOCK_SKEW);

@@ -12,7 +12,7 @@ use super::jwt::{BadToken, Claims};
 
 /// A job of a CI, proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Job {
+pub(crate) struct CiJob {
     /// Whose it is, for people: such as `acme/shop`.
     pub subject: String,
     /// The claims that a grant may ask for.
@@ -53,7 +53,7 @@ pub(crate) enum OtherWork {
     },
 }
 
-impl Job {
+impl CiJob {
     /// Whether a release of `commit`, which `reference` reaches, is one that this job may ask for: that of what it ran for, and no other.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ const USUAL_EVENTS: [&str; 7] = ["push", "workflow_dispatch", "schedule", "relea
 const FOREIGN_EVENTS: [&str; 3] = ["pull_request", "pull_request_target", "workflow_run"];
 
 /// A job of GitHub Actions.
-pub(super) fn of_github(claims: &Claims, id: &str) -> Result<Job, BadToken> {
+pub(super) fn of_github(claims: &Claims, id: &str) -> Result<CiJob, BadToken> {
     for number in ["repository_id", "repository_owner_id"] {
         claims.number(number)?;
     }
@@ -105,7 +105,7 @@ const USUAL_SOURCES: [&str; 7] = ["push", "web", "schedule", "api", "trigger", "
 const FOREIGN_SOURCES: [&str; 2] = ["merge_request_event", "external_pull_request_event"];
 
 /// A job of GitLab CI.
-pub(super) fn of_gitlab(claims: &Claims, id: &str) -> Result<Job, BadToken> {
+pub(super) fn of_gitlab(claims: &Claims, id: &str) -> Result<CiJob, BadToken> {
     for number in ["project_id", "namespace_id"] {
         claims.number(number)?;
     }
@@ -136,8 +136,8 @@ fn subject(claims: &Claims, claim: &'static str) -> Result<String, BadToken> {
     if fits { Ok(text.to_owned()) } else { Err(BadToken::Claim { claim, rule: "is not the path of a project" }) }
 }
 
-fn job(claims: &Claims, id: &str, subject: String, unusual: BTreeSet<String>, reference: &str) -> Result<Job, BadToken> {
+fn job(claims: &Claims, id: &str, subject: String, unusual: BTreeSet<String>, reference: &str) -> Result<CiJob, BadToken> {
     let commit = claims.text("sha")?.parse().map_err(|_| BadToken::Claim { claim: "sha", rule: "is not a whole commit id" })?;
     let reference = reference.parse().map_err(|_| BadToken::Claim { claim: "ref", rule: "is neither a branch nor a tag" })?;
-    Ok(Job { subject, claims: claims.texts(), unusual, id: id.to_owned(), issued: claims.moment("iat")?, commit, reference })
+    Ok(CiJob { subject, claims: claims.texts(), unusual, id: id.to_owned(), issued: claims.moment("iat")?, commit, reference })
 }

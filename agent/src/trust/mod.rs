@@ -2,7 +2,7 @@
 //! agent itself is known. Nothing here opens a connection, and nothing here knows of requests.
 
 mod certificate;
-pub(crate) mod hint;
+pub(crate) mod webhook;
 mod hmac;
 mod jwt;
 mod jwks;
@@ -16,8 +16,8 @@ mod signers;
 
 pub(crate) use certificate::{Certificate, CertificateError};
 pub(crate) use hmac::Secret;
-pub(crate) use issuer::{Bind, Here, Issuer, Kind};
-pub(crate) use job::{Job, OtherWork};
+pub(crate) use issuer::{Bind, Here, Issuer, IssuerKind};
+pub(crate) use job::{CiJob, OtherWork};
 pub(crate) use jwks::{BadKeys, Keys, MOST_BYTES as MOST_KEYS_BYTES, place_of_keys};
 pub(crate) use jwt::{Algorithm, BadToken, Jwt};
 pub(crate) use keyring::{Keyring, Next};

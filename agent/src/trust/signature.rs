@@ -1,6 +1,6 @@
 //! Whether a signature is what it says: the one place where public keys meet signed bytes.
 
-use agent_wire::sshsig::{Hash, Proof, PublicKey, Sshsig};
+use agent_wire::sshsig::{Hash, PublicKey, RawSignature, Sshsig};
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 
@@ -15,8 +15,8 @@ pub(crate) fn prove(signature: &Sshsig, message: &[u8]) -> bool {
     };
     let signed = Sshsig::signed_bytes(&signature.namespace, signature.hash, hashed.as_ref());
     match (&signature.key, &signature.proof) {
-        (PublicKey::Ed25519(key), Proof::Ed25519(proof)) => UnparsedPublicKey::new(&ED25519, key).verify(&signed, proof).is_ok(),
-        (PublicKey::Hardware { key, application }, Proof::Hardware { signature, flags, counter }) => {
+        (PublicKey::Ed25519(key), RawSignature::Ed25519(proof)) => UnparsedPublicKey::new(&ED25519, key).verify(&signed, proof).is_ok(),
+        (PublicKey::Hardware { key, application }, RawSignature::Hardware { signature, flags, counter }) => {
             let mut by_hardware = digest(&SHA256, application.as_bytes()).as_ref().to_vec();
             by_hardware.push(*flags);
             by_hardware.extend_from_slice(&counter.to_be_bytes());
@@ -58,7 +58,7 @@ mod tests {
     fn a_signature_is_of_one_message_one_namespace_and_one_hash() {
         let pair = pair();
         for hash in [Hash::Sha256, Hash::Sha512] {
-            let proof = Proof::Ed25519(proof(&pair, &signed(b"body", hash)));
+            let proof = RawSignature::Ed25519(proof(&pair, &signed(b"body", hash)));
             let signature = Sshsig { key: PublicKey::Ed25519(key_of(&pair)), namespace: NAMESPACE.into(), hash, proof };
             assert!(prove(&signature, b"body"));
             assert!(!prove(&signature, b"bodY"));
@@ -82,7 +82,7 @@ mod tests {
             key: PublicKey::Hardware { key: key_of(&pair), application: "ssh:".into() },
             namespace: NAMESPACE.into(),
             hash: Hash::Sha512,
-            proof: Proof::Hardware { signature, flags, counter },
+            proof: RawSignature::Hardware { signature, flags, counter },
         };
         assert!(prove(&signature(1, 7, made(1, 7, "ssh:")), b"body"));
         assert!(prove(&signature(5, 7, made(5, 7, "ssh:")), b"body"), "verified by PIN as well");

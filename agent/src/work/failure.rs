@@ -5,7 +5,7 @@ use std::error::Error;
 use serde::{Deserialize, Serialize};
 
 use crate::restart::RestartError;
-use crate::site::SiteError;
+use crate::root::RootError;
 use crate::tools::ProgramError;
 use crate::tools::database::DatabaseError;
 use crate::tools::git::GitError;
@@ -57,8 +57,8 @@ pub(crate) fn chain(err: &dyn Error) -> String {
     text
 }
 
-impl From<SiteError> for Failure {
-    fn from(err: SiteError) -> Self {
+impl From<RootError> for Failure {
+    fn from(err: RootError) -> Self {
         Self::of(&err, err.hint(), &[])
     }
 }

@@ -1,7 +1,7 @@
 //! What a release has done for it by programs that run the app's own code or its packages: jobs, and who carries them out.
 //!
 //! A job is a word and a few names; which program that means, with which arguments and variables, says the app's file, and never whoever asks. So the
-//! same jobs can be carried out in two ways, by the same code ([`Workshop`]):
+//! same jobs can be carried out in two ways, by the same code ([`JobRunner`]):
 //!
 //! ```text
 //!                      executor = "direct"          executor = "units"
@@ -14,12 +14,12 @@
 //! knows that nothing of an earlier one is at work any more.
 
 mod failure;
-mod hands;
+mod executor;
 pub(crate) mod mask;
 pub(crate) mod runner;
 mod session;
 mod wire;
-mod workshop;
+mod job_runner;
 
 use std::path::{Path, PathBuf};
 
@@ -29,21 +29,21 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{App, Hook, When};
 use crate::tools::manage::{Begun, Collected, Inspection, Tree};
 
+pub(crate) use executor::{Executor, InUse, grant_access, users_of_runners};
 pub(crate) use failure::{Failure, chain};
-pub(crate) use hands::{Hands, Users, hand_over, users_of_runners};
-pub(crate) use workshop::{Ground, Workshop};
+pub(crate) use job_runner::{JobRunner, Workspace};
 
 /// Who carries a job out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Side {
+pub(crate) enum Role {
     /// Whoever builds: may write the release that is being made, and knows no secret.
     Build,
     /// The app's own user: knows the app's secrets, and may write nothing that was built.
     App,
 }
 
-impl Side {
+impl Role {
     /// Its word: in names of units and sockets, and on the command line.
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -73,8 +73,8 @@ pub(crate) enum Job {
         /// Paths within the release.
         changed: Vec<PathBuf>,
     },
-    /// Give the agent's group all rights over what this side has made in releases and environments that are not sealed.
-    HandOver,
+    /// Give the agent's group all rights over what this role has made in releases and environments that are not sealed.
+    GrantAccess,
     /// A hook.
     Hook {
         /// Its place in the app's file.
@@ -92,7 +92,7 @@ pub(crate) enum Job {
     Load,
     /// Dump the database into the file that comes with the job.
     Dump,
-    /// Name the releases and environments that processes of this side run from.
+    /// Name the releases and environments that processes of this role run from.
     Used,
 }
 
@@ -135,14 +135,14 @@ impl Job {
     }
 
     /// Whose job it is; nobody's where there is no such hook.
-    pub(crate) fn side(&self, app: &App) -> Option<Side> {
+    pub(crate) fn role(&self, app: &App) -> Option<Role> {
         Some(match self {
-            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::HandOver => Side::Build,
-            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Used => Side::App,
+            Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::GrantAccess => Role::Build,
+            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Used => Role::App,
             Self::Hook { place, .. } => {
                 let hook = app.hooks.get(*place)?;
                 let sealed = AFTER_THE_SEAL.contains(&hook.step.as_str()) || hook.step == "seal" && hook.when == When::After;
-                if sealed { Side::App } else { Side::Build }
+                if sealed { Role::App } else { Role::Build }
             }
         })
     }
@@ -209,7 +209,7 @@ impl Order {
 /// What came of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Answer {
+pub(crate) enum JobAnswer {
     /// It is done.
     Done,
     /// It is done, and this should be looked at.
@@ -262,7 +262,7 @@ pub(crate) struct Wanted {
     pub warnings: Vec<String>,
 }
 
-impl Answer {
+impl JobAnswer {
     /// What should be looked at.
     pub(crate) fn warnings(self) -> Vec<String> {
         match self {
@@ -278,8 +278,8 @@ impl Answer {
 }
 
 /// The directory of a root's environment of this key, if the key is one.
-fn environment_dir(site: &crate::site::Site, key: &str) -> Option<PathBuf> {
-    crate::site::is_key(key).then(|| site.environment(key)).filter(|dir| dir.parent() == Some(Path::new(&site.root().join("environments"))))
+fn environment_dir(root: &crate::root::AppRoot, key: &str) -> Option<PathBuf> {
+    crate::root::is_key(key).then(|| root.environment(key)).filter(|dir| dir.parent() == Some(Path::new(&root.path().join("environments"))))
 }
 
 #[cfg(test)]

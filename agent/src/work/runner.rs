@@ -18,10 +18,10 @@ use nix::unistd::{User, geteuid};
 use thiserror::Error;
 
 use super::mask::{Lines, Mask};
-use super::wire::{Asked, Heard, Line, Told, VERSION};
-use super::{Answer, Failure, Ground, Side, Workshop};
+use super::wire::{Heard, JobRequest, Line, RunnerMessage, VERSION};
+use super::{Failure, JobAnswer, JobRunner, Role, Workspace};
+use crate::root::AppRoot;
 use crate::settings::{App, Complaint};
-use crate::site::Site;
 use crate::tools::database::DumpFile;
 use crate::tools::{Cancel, Watch, end_control_group};
 
@@ -29,10 +29,10 @@ use crate::tools::{Cancel, Watch, end_control_group};
 #[derive(Debug, Error)]
 pub(crate) enum RunnerError {
     /// It was not started for a connection.
-    #[error("a step runner is started by its socket unit, release-agent-{side}@{app}.socket, and not by hand")]
+    #[error("a step runner is started by its socket unit, release-agent-{role}@{app}.socket, and not by hand")]
     NoSocket {
         /// Its side.
-        side: &'static str,
+        role: &'static str,
         /// Its app.
         app: AppName,
     },
@@ -47,7 +47,7 @@ pub(crate) struct Runner {
     /// Its app.
     pub app: AppName,
     /// Which half of the jobs is its.
-    pub side: Side,
+    pub role: Role,
     /// The configuration directory.
     pub config: PathBuf,
     /// Where the service manager put the files with secrets, each under its own name (systemd.exec(5), `CREDENTIALS_DIRECTORY`).
@@ -67,7 +67,7 @@ impl Runner {
     /// # Errors
     /// [`RunnerError`] when there is none, or it breaks.
     pub(crate) fn serve(&self, listener: Option<UnixListener>) -> Result<(), RunnerError> {
-        let listener = listener.ok_or_else(|| RunnerError::NoSocket { side: self.side.word(), app: self.app.clone() })?;
+        let listener = listener.ok_or_else(|| RunnerError::NoSocket { role: self.role.word(), app: self.app.clone() })?;
         listener.set_nonblocking(false)?;
         let (stream, _) = listener.accept()?;
         stream.set_nonblocking(false)?;
@@ -75,32 +75,32 @@ impl Runner {
         let mut line = Line::new(stream);
         let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
         let settings = crate::settings::load_app(&self.config, &self.app);
-        let hello = Told::Hello { version: VERSION, app: self.app.to_string(), side: self.side, user };
+        let hello = RunnerMessage::Hello { version: VERSION, app: self.app.to_string(), role: self.role, user };
         let app = match settings {
             Ok(app) => app,
-            Err(complaints) => return Ok(line.say(&Told::Failed(told("the app's file", &complaints)), NONE)?),
+            Err(complaints) => return Ok(line.say(&RunnerMessage::Failed(told("the app's file", &complaints)), NONE)?),
         };
-        let secrets = match self.side {
-            Side::Build => Vec::new(),
-            Side::App => match app.read_secrets(&self.credentials_of(&app)) {
+        let secrets = match self.role {
+            Role::Build => Vec::new(),
+            Role::App => match app.read_secrets(&self.credentials_of(&app)) {
                 Ok(secrets) => secrets,
-                Err(complaints) => return Ok(line.say(&Told::Failed(told("the secrets", &complaints)), NONE)?),
+                Err(complaints) => return Ok(line.say(&RunnerMessage::Failed(told("the secrets", &complaints)), NONE)?),
             },
         };
         line.say(&hello, NONE)?;
         let mask = Mask::of(secrets.iter().map(|(_, value)| value.as_str()));
         let env = app.variables(secrets);
-        let site = Site::at(&app.root);
-        let ground = Ground::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
+        let root = AppRoot::at(&app.root);
+        let workspace = Workspace::Own { caches: self.caches.clone(), scratch: self.scratch.clone() };
         let hidden = app.hidden.iter().cloned().chain([self.config.clone()]).collect();
-        let workshop = Workshop::new(&app, &site, &env, hidden, ground);
+        let runner = JobRunner::new(&app, &root, &env, hidden, workspace);
         let cancel = Cancel::default();
         let ended = Arc::new(AtomicBool::new(false));
         std::thread::spawn({
             let (cancel, ended) = (cancel.clone(), ended.clone());
             move || end_with(&gone, &cancel, &ended)
         });
-        let served = match self.answer_all(&mut line, &workshop, &mask, &cancel) {
+        let served = match self.answer_all(&mut line, &runner, &mask, &cancel) {
             // Whoever asked has gone, and hears no answer.
             Err(RunnerError::Line(err)) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             served => served,
@@ -119,22 +119,22 @@ impl Runner {
         app.secrets.iter().enumerate().map(|(at, path)| handed(at, path)).collect()
     }
 
-    fn answer_all(&self, line: &mut Line, workshop: &Workshop<'_>, mask: &Mask, cancel: &Cancel) -> Result<(), RunnerError> {
+    fn answer_all(&self, line: &mut Line, runner: &JobRunner<'_>, mask: &Mask, cancel: &Cancel) -> Result<(), RunnerError> {
         loop {
-            match line.hear::<Asked>(Duration::from_secs(1)) {
+            match line.hear::<JobRequest>(Duration::from_secs(1)) {
                 Ok(Heard::Said(asked)) => {
                     let into = line.descriptor();
-                    let answered = self.answer(line, workshop, mask, cancel, &asked, into.map(File::from));
+                    let answered = self.answer(line, runner, mask, cancel, &asked, into.map(File::from));
                     // What a job left running is no part of the next one.
                     let alone = end_control_group();
                     let told = match answered {
-                        Ok(Answer::Inspected(mut inspection)) => {
+                        Ok(JobAnswer::Inspected(mut inspection)) => {
                             // Their passwords are the app's own.
                             inspection.databases.clear();
-                            Told::Answer(Answer::Inspected(inspection))
+                            RunnerMessage::Answer(JobAnswer::Inspected(inspection))
                         }
-                        Ok(answer) => Told::Answer(answer),
-                        Err(failure) => Told::Failed(failure),
+                        Ok(answer) => RunnerMessage::Answer(answer),
+                        Err(failure) => RunnerMessage::Failed(failure),
                     };
                     line.say(&covered(told, mask), NONE)?;
                     if !alone {
@@ -147,7 +147,7 @@ impl Runner {
                 // Whoever asks for what there is not is told so, and asks for nothing more.
                 Err(err) if err.kind() == io::ErrorKind::InvalidData || err.kind() == io::ErrorKind::Other => {
                     let failure = Failure::new(format!("the step runner does not know what it was asked for: {err}"));
-                    return Ok(line.say(&Told::Failed(failure), NONE)?);
+                    return Ok(line.say(&RunnerMessage::Failed(failure), NONE)?);
                 }
                 Err(err) => return Err(err.into()),
             }
@@ -157,31 +157,31 @@ impl Runner {
     fn answer(
         &self,
         line: &Line,
-        workshop: &Workshop<'_>,
+        runner: &JobRunner<'_>,
         mask: &Mask,
         cancel: &Cancel,
-        asked: &Asked,
+        asked: &JobRequest,
         into: Option<File>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<JobAnswer, Failure> {
         let order = asked.order().map_err(|why| Failure::new(format!("the step runner does not know what it was asked for: {why}")))?;
-        if asked.job.side(workshop.app) != Some(self.side) {
-            return Err(Failure::new(format!("{:?} is no job for the step runner {} of {}", asked.job, self.side.word(), self.app)));
+        if asked.job.role(runner.app) != Some(self.role) {
+            return Err(Failure::new(format!("{:?} is no job for the step runner {} of {}", asked.job, self.role.word(), self.app)));
         }
         let into = into.map(|file| DumpFile { file: Arc::new(file), path: None });
-        let say = |told: &Told| {
+        let say = |told: &RunnerMessage| {
             // An agent that is gone is noticed by whoever waits for that.
             let _ = line.say(told, NONE);
         };
         let voice = Lines::new(mask.clone());
-        let lines = |stream: Stream, text: &str| voice.take(stream, text, &mut |stream, text| say(&Told::Output(stream, text)));
+        let lines = |stream: Stream, text: &str| voice.take(stream, text, &mut |stream, text| say(&RunnerMessage::Output(stream, text)));
         let note = |text: &str| {
-            voice.say_held(&mut |stream, text| say(&Told::Output(stream, text)));
-            say(&Told::Note(mask.cover(text).into_owned()));
+            voice.say_held(&mut |stream, text| say(&RunnerMessage::Output(stream, text)));
+            say(&RunnerMessage::Note(mask.cover(text).into_owned()));
         };
         let deadline = Instant::now() + Duration::from_millis(asked.ms);
         let watch = Watch { marker: &order.marker, deadline, cancel, lines: &lines };
-        let answer = workshop.carry_out(&order, &asked.job, into.as_ref(), &watch, &note);
-        voice.say_held(&mut |stream, text| say(&Told::Output(stream, text)));
+        let answer = runner.carry_out(&order, &asked.job, into.as_ref(), &watch, &note);
+        voice.say_held(&mut |stream, text| say(&RunnerMessage::Output(stream, text)));
         answer
     }
 }
@@ -194,16 +194,18 @@ fn told(what: &str, complaints: &[Complaint]) -> Failure {
         .with_hint("put the file right; agentctl setup app hands new files with secrets to the runner")
 }
 
-fn covered(told: Told, mask: &Mask) -> Told {
+fn covered(told: RunnerMessage, mask: &Mask) -> RunnerMessage {
     let cover = |text: String| mask.cover(&text).into_owned();
     match told {
-        Told::Failed(Failure { reason, hint, tail }) => {
-            Told::Failed(Failure { reason: cover(reason), hint: hint.map(cover), tail: mask.cover_lines(tail) })
+        RunnerMessage::Failed(Failure { reason, hint, tail }) => {
+            RunnerMessage::Failed(Failure { reason: cover(reason), hint: hint.map(cover), tail: mask.cover_lines(tail) })
         }
-        Told::Answer(Answer::Warnings(warnings)) => Told::Answer(Answer::Warnings(warnings.into_iter().map(cover).collect())),
-        Told::Answer(Answer::Inspected(mut inspection)) => {
+        RunnerMessage::Answer(JobAnswer::Warnings(warnings)) => {
+            RunnerMessage::Answer(JobAnswer::Warnings(warnings.into_iter().map(cover).collect()))
+        }
+        RunnerMessage::Answer(JobAnswer::Inspected(mut inspection)) => {
             inspection.schema = inspection.schema.map_err(cover);
-            Told::Answer(Answer::Inspected(inspection))
+            RunnerMessage::Answer(JobAnswer::Inspected(inspection))
         }
         told => told,
     }

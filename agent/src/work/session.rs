@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::AppName;
 
-use super::wire::{Asked, Heard, Line, Told, VERSION};
-use super::{Answer, Failure, Job, Order, Side};
+use super::wire::{Heard, JobRequest, Line, RunnerMessage, VERSION};
+use super::{Failure, Job, JobAnswer, Order, Role};
 use crate::tools::Watch;
 use crate::tools::database::DumpFile;
 
@@ -21,11 +21,11 @@ pub(super) const SHORT_GREETING: Duration = Duration::from_secs(5);
 /// How long a runner may take beyond a job's deadline to say so: it ends what it started first.
 const BEYOND: Duration = Duration::from_secs(20);
 /// How long a cancel may go unnoticed.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
-/// Where the runner of an app's side is asked.
-pub(crate) fn socket(app: &AppName, side: Side) -> PathBuf {
-    Path::new(SOCKETS).join(format!("{app}.{}", side.word()))
+/// Where the runner of an app's role is asked.
+pub(crate) fn socket(app: &AppName, role: Role) -> PathBuf {
+    Path::new(SOCKETS).join(format!("{app}.{}", role.word()))
 }
 
 /// A connection to a runner, for as many jobs as there are.
@@ -42,22 +42,22 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`] when there is none, or it does not greet.
-    pub(crate) fn open(app: &AppName, side: Side, patience: Duration) -> Result<Self, Failure> {
-        let socket = socket(app, side);
-        let unit = format!("release-agent-{}@{app}.service", side.word());
+    pub(crate) fn open(app: &AppName, role: Role, patience: Duration) -> Result<Self, Failure> {
+        let socket = socket(app, role);
+        let unit = format!("release-agent-{}@{app}.service", role.word());
         let stream = UnixStream::connect(&socket).map_err(|err| no_runner(app, &socket, &err))?;
         let mut line = Line::new(stream);
         let end = Instant::now() + patience;
         loop {
-            match line.hear::<Told>(LOOK) {
-                Ok(Heard::Said(Told::Hello { version, app: of, side: what, user })) => {
-                    if version != VERSION || of != app.as_str() || what != side {
+            match line.hear::<RunnerMessage>(POLL) {
+                Ok(Heard::Said(RunnerMessage::Hello { version, app: of, role: what, user })) => {
+                    if version != VERSION || of != app.as_str() || what != role {
                         return Err(Failure::new(format!("the step runner {unit} is one of another version, or of another app"))
                             .with_hint("restart the agent after an upgrade; look at the drop-ins of that unit (systemctl cat)"));
                     }
                     return Ok(Self { line, unit, user });
                 }
-                Ok(Heard::Said(Told::Failed(failure))) => return Err(failure),
+                Ok(Heard::Said(RunnerMessage::Failed(failure))) => return Err(failure),
                 Ok(Heard::Nothing) if Instant::now() < end => {}
                 Ok(Heard::Nothing) => return Err(silent(&unit, "did not greet in time: it may be doing something else")),
                 Ok(Heard::Gone) => return Err(silent(&unit, "ended before it greeted")),
@@ -78,16 +78,16 @@ impl Session {
         into: Option<&DumpFile>,
         watch: &Watch<'_>,
         note: &dyn Fn(&str),
-    ) -> Result<Answer, Lost> {
-        let asked = Asked::new(order, job, watch.left());
+    ) -> Result<JobAnswer, Lost> {
+        let asked = JobRequest::new(order, job, watch.left());
         self.line.say(&asked, into.map(|into| &*into.file)).map_err(|err| self.lost(&err.to_string()))?;
         loop {
-            match self.line.hear::<Told>(LOOK) {
-                Ok(Heard::Said(Told::Output(stream, line))) => (watch.lines)(stream, &line),
-                Ok(Heard::Said(Told::Note(text))) => note(&text),
-                Ok(Heard::Said(Told::Answer(answer))) => return Ok(answer),
-                Ok(Heard::Said(Told::Failed(failure))) => return Err(Lost { failure, session: Still::There }),
-                Ok(Heard::Said(Told::Hello { .. })) => return Err(self.lost("greeted again")),
+            match self.line.hear::<RunnerMessage>(POLL) {
+                Ok(Heard::Said(RunnerMessage::Output(stream, line))) => (watch.lines)(stream, &line),
+                Ok(Heard::Said(RunnerMessage::Note(text))) => note(&text),
+                Ok(Heard::Said(RunnerMessage::Answer(answer))) => return Ok(answer),
+                Ok(Heard::Said(RunnerMessage::Failed(failure))) => return Err(Lost { failure, session: Still::There }),
+                Ok(Heard::Said(RunnerMessage::Hello { .. })) => return Err(self.lost("greeted again")),
                 Ok(Heard::Gone) => return Err(self.lost("ended in the middle of a job")),
                 Err(err) => return Err(self.lost(&format!("cannot be understood: {err}"))),
                 Ok(Heard::Nothing) => {}
@@ -102,8 +102,8 @@ impl Session {
     }
 
     /// Whether the runner is there still: it goes when it could not end what a job had left.
-    pub(crate) fn stands(&self) -> bool {
-        self.line.stands()
+    pub(crate) fn is_open(&self) -> bool {
+        self.line.is_open()
     }
 
     fn lost(&self, how: &str) -> Lost {

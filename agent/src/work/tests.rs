@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent_model::names::RunId;
 
-use super::wire::{Asked, Heard, Line};
+use super::wire::{Heard, JobRequest, Line};
 use super::*;
 use crate::settings::parse_app;
 
@@ -21,21 +21,21 @@ fn app() -> App {
 #[test]
 fn what_builds_is_never_who_knows_the_secrets() {
     let app = app();
-    let side = |job: Job| job.side(&app);
+    let role = |job: Job| job.role(&app);
     for job in [
         Job::Want,
         Job::Environment { key: "a".into(), caches: Caches::Keep },
         Job::CollectStatic,
         Job::Bytecode { changed: Vec::new() },
-        Job::HandOver,
+        Job::GrantAccess,
     ] {
-        assert_eq!(side(job), Some(Side::Build));
+        assert_eq!(role(job), Some(Role::Build));
     }
     for job in [Job::Inspect(Bytecode::Written), Job::Examine(Bytecode::Written), Job::Migrate, Job::Load, Job::Dump, Job::Used] {
-        assert_eq!(side(job), Some(Side::App));
+        assert_eq!(role(job), Some(Role::App));
     }
-    let hooks: Vec<Option<Side>> = (0..7).map(|place| Job::hook(&app, place).and_then(|job| job.side(&app))).collect();
-    let (build, app) = (Some(Side::Build), Some(Side::App));
+    let hooks: Vec<Option<Role>> = (0..7).map(|place| Job::hook(&app, place).and_then(|job| job.role(&app))).collect();
+    let (build, app) = (Some(Role::Build), Some(Role::App));
     assert_eq!(hooks, [build, build, build, app, app, app, None]);
 }
 
@@ -53,16 +53,16 @@ fn an_order_holds_names_and_no_arguments() {
         }),
         former: Some(("2026-11-20-22-45-22-1a2b3c4d5e6f".parse().unwrap(), None)),
     };
-    let asked = serde_json::to_value(Asked::new(&order, &Job::Migrate, Duration::from_secs(3))).unwrap();
+    let asked = serde_json::to_value(JobRequest::new(&order, &Job::Migrate, Duration::from_secs(3))).unwrap();
     let members: BTreeSet<&str> = asked.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(members, BTreeSet::from(["job", "run", "marker", "caller", "release", "former", "ms"]));
-    let back: Asked = serde_json::from_value(asked.clone()).unwrap();
+    let back: JobRequest = serde_json::from_value(asked.clone()).unwrap();
     assert_eq!((back.order().unwrap(), back.ms), (order, 3000));
 
     let with = |member: &str, value: serde_json::Value| {
         let mut asked = asked.clone();
         asked[member] = value;
-        serde_json::from_value::<Asked>(asked).map_err(|err| err.to_string()).and_then(|asked| asked.order().map(|_| ()))
+        serde_json::from_value::<JobRequest>(asked).map_err(|err| err.to_string()).and_then(|asked| asked.order().map(|_| ()))
     };
     for (member, value) in [
         ("job", serde_json::json!("make-coffee")),
@@ -111,6 +111,6 @@ fn only_sources_within_a_release_are_compiled() {
         ("shop/views.pyc", false),
         ("", false),
     ] {
-        assert_eq!(super::workshop::is_source(path.as_ref()), whether, "{path:?}");
+        assert_eq!(super::job_runner::is_source(path.as_ref()), whether, "{path:?}");
     }
 }

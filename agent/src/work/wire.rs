@@ -13,7 +13,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recv
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Failure, Job, Order, Ordered, Side};
+use super::{Failure, Job, JobAnswer, Order, Ordered, Role};
 
 /// The version of this language. Both ends come from one package; an upgrade in between is told, and not guessed at.
 pub(super) const VERSION: u32 = 1;
@@ -24,12 +24,12 @@ const MOST_LINE: usize = 1 << 20;
 /// What the agent asks for.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct JobRequest {
     pub job: Job,
     run: u64,
     marker: String,
     caller: String,
-    release: Option<AskedRelease>,
+    release: Option<RequestedRelease>,
     former: Option<(String, Option<String>)>,
     /// How long it may take, in milliseconds.
     pub ms: u64,
@@ -37,16 +37,16 @@ pub(super) struct Asked {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AskedRelease {
+struct RequestedRelease {
     name: String,
     commit: String,
     #[serde(rename = "ref")]
     reference: Option<String>,
 }
 
-impl Asked {
+impl JobRequest {
     pub(super) fn new(order: &Order, job: &Job, within: Duration) -> Self {
-        let release = order.release.as_ref().map(|release| AskedRelease {
+        let release = order.release.as_ref().map(|release| RequestedRelease {
             name: release.name.to_string(),
             commit: release.commit.to_string(),
             reference: release.reference.as_ref().map(ToString::to_string),
@@ -90,15 +90,15 @@ impl Asked {
 /// What the runner says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Told {
+pub(super) enum RunnerMessage {
     /// First of all.
-    Hello { version: u32, app: String, side: Side, user: String },
+    Hello { version: u32, app: String, role: Role, user: String },
     /// A line of a program.
     Output(Stream, String),
     /// Something worth knowing.
     Note(String),
     /// The job is done.
-    Answer(Answer),
+    Answer(JobAnswer),
     /// It is not.
     Failed(Failure),
 }
@@ -162,7 +162,7 @@ impl Line {
     }
 
     /// Whether the other end is there, and has said nothing that was not heard.
-    pub(super) fn stands(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let mut byte = [0];
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         recv(self.stream.as_raw_fd(), &mut byte, flags) == Err(nix::Error::EAGAIN)

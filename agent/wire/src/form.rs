@@ -290,7 +290,7 @@ pub enum NotNow {
     Early(u64),
     /// It is older than all that this agent remembers.
     #[error("the request was issued before this agent's journal began, so nobody can tell whether it was carried out already")]
-    BeforeMemory,
+    TooOld,
 }
 
 impl Envelope {
@@ -323,11 +323,11 @@ impl Envelope {
         Ok(Self { hosts, issued, expires })
     }
 
-    /// Whether it is for this host, and for now. `now` and `memory` are seconds since 1970 UTC; nothing that was issued before `memory` is taken.
+    /// Whether it is for this host, and for now. `now` and `not_before` are seconds since 1970 UTC; nothing that was issued before `not_before` is taken.
     ///
     /// # Errors
     /// [`NotNow`], the first that applies.
-    pub fn judge(&self, host: &HostId, now: u64, memory: u64) -> Result<(), NotNow> {
+    pub fn check(&self, host: &HostId, now: u64, not_before: u64) -> Result<(), NotNow> {
         if !self.hosts.contains(host) {
             return Err(NotNow::OtherHost { host: host.clone(), meant: self.hosts.clone() });
         }
@@ -337,7 +337,7 @@ impl Envelope {
         if self.expires.saturating_add(CLOCK_SKEW) <= now {
             return Err(NotNow::Expired(now - self.expires));
         }
-        if self.issued < memory { Err(NotNow::BeforeMemory) } else { Ok(()) }
+        if self.issued < not_before { Err(NotNow::TooOld) } else { Ok(()) }
     }
 }
 
@@ -442,13 +442,13 @@ mod tests {
     fn the_edges_of_the_window_are_where_they_are_said_to_be() {
         let envelope = envelope(&format!(r#"{{"v":1,"app":"shop","action":"prune",{NETWORK}}}"#)).unwrap();
         let host: HostId = "web1.example.org".parse().unwrap();
-        let judge = |now, memory| envelope.judge(&host, now, memory);
-        assert_eq!(judge(939, 0), Err(NotNow::Early(61)));
-        assert_eq!(judge(940, 0), Ok(()));
-        assert_eq!(judge(1959, 1000), Ok(()));
-        assert_eq!(judge(1960, 0), Err(NotNow::Expired(60)));
-        assert_eq!(judge(1500, 1001), Err(NotNow::BeforeMemory));
-        let other = envelope.judge(&"web3".parse().unwrap(), 1500, 0).unwrap_err().to_string();
+        let check = |now, not_before| envelope.check(&host, now, not_before);
+        assert_eq!(check(939, 0), Err(NotNow::Early(61)));
+        assert_eq!(check(940, 0), Ok(()));
+        assert_eq!(check(1959, 1000), Ok(()));
+        assert_eq!(check(1960, 0), Err(NotNow::Expired(60)));
+        assert_eq!(check(1500, 1001), Err(NotNow::TooOld));
+        let other = envelope.check(&"web3".parse().unwrap(), 1500, 0).unwrap_err().to_string();
         assert_eq!(other, "the request is for web1.example.org, web2, and this host is web3");
     }
 

@@ -86,7 +86,7 @@ impl Hash {
 
 /// The signature proper.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
+pub enum RawSignature {
     /// Ed25519 over the signed bytes.
     Ed25519([u8; 64]),
     /// Ed25519 over `SHA256(application) | flags | counter | SHA256(signed bytes)`.
@@ -110,7 +110,7 @@ pub struct Sshsig {
     /// How the message was hashed.
     pub hash: Hash,
     /// The proof, of the same kind as the key.
-    pub proof: Proof,
+    pub proof: RawSignature,
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -228,7 +228,7 @@ impl Sshsig {
             b"sha512" => Hash::Sha512,
             _ => return Err(BadBlob::Hash),
         };
-        let proof = Proof::from_blob(reader.string()?, &key)?;
+        let proof = RawSignature::from_blob(reader.string()?, &key)?;
         reader.end()?;
         Ok(Self { key, namespace, hash, proof })
     }
@@ -269,7 +269,7 @@ impl Sshsig {
     }
 }
 
-impl Proof {
+impl RawSignature {
     /// Reads the signature proper, which must be of its key's kind; also what an ssh-agent answers (draft-miller-ssh-agent, section 3.6).
     ///
     /// # Errors
@@ -314,12 +314,17 @@ mod tests {
 
     fn signature() -> Sshsig {
         let key = PublicKey::Ed25519([7; 32]);
-        Sshsig { key, namespace: NAMESPACE.into(), hash: Hash::Sha512, proof: Proof::Ed25519([9; 64]) }
+        Sshsig { key, namespace: NAMESPACE.into(), hash: Hash::Sha512, proof: RawSignature::Ed25519([9; 64]) }
     }
 
     fn hardware() -> Sshsig {
         let key = PublicKey::Hardware { key: [7; 32], application: "ssh:".into() };
-        Sshsig { key, namespace: NAMESPACE.into(), hash: Hash::Sha256, proof: Proof::Hardware { signature: [9; 64], flags: 1, counter: 5 } }
+        Sshsig {
+            key,
+            namespace: NAMESPACE.into(),
+            hash: Hash::Sha256,
+            proof: RawSignature::Hardware { signature: [9; 64], flags: 1, counter: 5 },
+        }
     }
 
     #[test]

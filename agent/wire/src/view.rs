@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{OutcomeWord, PlannedStep};
 
-pub use fsck::{Difference, Fsck, Verified};
+pub use fsck::{Fsck, FsckFinding, Verified};
 
 /// The answer to a request that was taken (202), or had been taken before (200).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +21,9 @@ pub struct Taken {
     pub token: Option<String>,
 }
 
-/// The answer to a hint that was proven (202): that the agent will look, and not what it will find.
+/// The answer to a webhook that was proven (202): that the agent will look, and not what it will find.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WillLook {
+pub struct WillPoll {
     /// The app.
     pub app: String,
     /// The ref that it follows.
@@ -99,7 +99,7 @@ pub struct App {
     pub disk_free: u64,
     /// Bytes in all on the root's file system.
     pub disk_total: u64,
-    /// The ref that it follows: hints have its newest commit released.
+    /// The ref that it follows: a webhook has its newest commit released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
     /// What runs may have left in the database, the oldest first.
@@ -331,7 +331,7 @@ pub struct Commit {
     pub subject: String,
 }
 
-/// `GET /v1/doctor?app=`: findings, each with its cure.
+/// `GET /v1/doctor?app=`: findings, each with its hint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doctor {
     /// The findings, worst first.
@@ -350,7 +350,7 @@ pub struct Finding {
     /// What was found.
     pub text: String,
     /// What to do.
-    pub cure: Option<String>,
+    pub hint: Option<String>,
 }
 
 /// How bad a finding is.

@@ -52,7 +52,7 @@ pub(crate) enum Effort {
 
 /// What was read: as it came, and understood. What is handed on is what came, so that nothing newer than this program is lost on the way.
 #[derive(Debug)]
-pub(crate) struct Answer<T> {
+pub(crate) struct ApiAnswer<T> {
     /// As it came.
     pub(crate) raw: String,
     /// Understood.
@@ -62,7 +62,7 @@ pub(crate) struct Answer<T> {
 /// The way to one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    way: Way,
+    way: Transport,
     pub(crate) patience: Patience,
     /// How this program is called to reach the same agent again.
     pub(crate) called: String,
@@ -70,7 +70,7 @@ pub(crate) struct Client {
 
 /// How it is reached.
 #[derive(Debug, Clone)]
-pub(crate) enum Way {
+pub(crate) enum Transport {
     /// Over its socket, where the kernel says who asks.
     Socket(PathBuf),
     /// Over the network, where a signature does.
@@ -84,7 +84,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 impl Client {
     /// The way to an agent.
-    pub(crate) fn new(way: Way, patience: Patience) -> Self {
+    pub(crate) fn new(way: Transport, patience: Patience) -> Self {
         Self { way, patience, called: "agentctl".into() }
     }
 
@@ -96,13 +96,13 @@ impl Client {
     /// The network's part in it, if it has one.
     pub(crate) fn network(&self) -> Option<&Network> {
         match &self.way {
-            Way::Socket(_) => None,
-            Way::Network(network) => Some(network),
+            Transport::Socket(_) => None,
+            Transport::Network(network) => Some(network),
         }
     }
 
     /// Reads a view.
-    pub(crate) async fn read<T: DeserializeOwned>(&self, path: &str, effort: Effort) -> Result<Answer<T>, Fault> {
+    pub(crate) async fn read<T: DeserializeOwned>(&self, path: &str, effort: Effort) -> Result<ApiAnswer<T>, Fault> {
         let limit = match effort {
             Effort::Little => self.patience.answer,
             Effort::Much => self.patience.search,
@@ -115,10 +115,10 @@ impl Client {
 
     /// Asks for an act. An agent that goes away before it answered is asked again with the same bytes, which it never carries out twice; `lost` is
     /// told when that begins.
-    pub(crate) async fn ask(&self, form: &Form, mut lost: impl FnMut()) -> Result<Answer<Taken>, Fault> {
+    pub(crate) async fn ask(&self, form: &Form, mut lost: impl FnMut()) -> Result<ApiAnswer<Taken>, Fault> {
         let signed = match &self.way {
-            Way::Socket(_) => Signed::unsigned(form)?,
-            Way::Network(network) => network.sign(form.clone()).await?,
+            Transport::Socket(_) => Signed::unsigned(form)?,
+            Transport::Network(network) => network.sign(form.clone()).await?,
         };
         let mut since = None;
         loop {
@@ -143,7 +143,7 @@ impl Client {
         }
     }
 
-    async fn ask_once(&self, signed: &Signed) -> Result<Answer<Taken>, Fault> {
+    async fn ask_once(&self, signed: &Signed) -> Result<ApiAnswer<Taken>, Fault> {
         let request = self.posting(signed, |request| request)?;
         let response = self.send(request, self.patience.answer).await?;
         self.understand(response, self.patience.answer).await
@@ -152,8 +152,8 @@ impl Client {
     /// The question for what stands at a path.
     async fn reading(&self, path: &str, accept: &str) -> Result<Request<Full<Bytes>>, Fault> {
         match &self.way {
-            Way::Socket(_) => self.request(Method::GET, path, Bytes::new(), |request| request.header(ACCEPT, accept)),
-            Way::Network(network) => {
+            Transport::Socket(_) => self.request(Method::GET, path, Bytes::new(), |request| request.header(ACCEPT, accept)),
+            Transport::Network(network) => {
                 let signed = network.sign(network::form_for(path)?).await?;
                 self.posting(&signed, |request| request.header(ACCEPT, accept))
             }
@@ -186,8 +186,8 @@ impl Client {
         more: impl FnOnce(hyper::http::request::Builder) -> hyper::http::request::Builder,
     ) -> Result<Request<Full<Bytes>>, Fault> {
         let host = match &self.way {
-            Way::Socket(_) => "localhost".to_owned(),
-            Way::Network(network) => network.url.authority(),
+            Transport::Socket(_) => "localhost".to_owned(),
+            Transport::Network(network) => network.url.authority(),
         };
         more(Request::builder().method(method).uri(path).header(HOST, host))
             .body(Full::new(body))
@@ -208,15 +208,15 @@ impl Client {
 
     async fn connect(&self) -> Result<Box<dyn Wire>, Fault> {
         match &self.way {
-            Way::Socket(path) => match UnixStream::connect(path).await {
+            Transport::Socket(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(source) => Err(Fault::OutOfReach { address: self.address(), source }),
             },
-            Way::Network(network) => Ok(Box::new(network.connect().await?)),
+            Transport::Network(network) => Ok(Box::new(network.connect().await?)),
         }
     }
 
-    async fn understand<T: DeserializeOwned>(&self, response: Response<Incoming>, limit: Duration) -> Result<Answer<T>, Fault> {
+    async fn understand<T: DeserializeOwned>(&self, response: Response<Incoming>, limit: Duration) -> Result<ApiAnswer<T>, Fault> {
         let status = response.status();
         let again = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
         let body = match timeout(limit, Limited::new(response.into_body(), MOST_BYTES).collect()).await {
@@ -230,7 +230,7 @@ impl Client {
         }
         let view = serde_json::from_slice(&body).map_err(|err| strange(Some(err)))?;
         // What takes long has empty lines in front: signs of life.
-        Ok(Answer { raw: String::from_utf8_lossy(&body).trim().to_owned(), view })
+        Ok(ApiAnswer { raw: String::from_utf8_lossy(&body).trim().to_owned(), view })
     }
 
     fn broken(&self, err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
@@ -244,16 +244,16 @@ impl Client {
     /// That there was no connection in time: an agent that hangs, or packets that lead nowhere.
     fn unconnected(&self, after: Duration) -> Fault {
         match &self.way {
-            Way::Socket(_) => self.silent(after),
-            Way::Network(_) => Fault::OutOfReach { address: self.address(), source: io::ErrorKind::TimedOut.into() },
+            Transport::Socket(_) => self.silent(after),
+            Transport::Network(_) => Fault::OutOfReach { address: self.address(), source: io::ErrorKind::TimedOut.into() },
         }
     }
 
     /// Where the agent is.
     pub(crate) fn address(&self) -> Address {
         match &self.way {
-            Way::Socket(path) => Address::Socket(path.clone()),
-            Way::Network(network) => network.address(),
+            Transport::Socket(path) => Address::Socket(path.clone()),
+            Transport::Network(network) => network.address(),
         }
     }
 }

@@ -33,12 +33,12 @@ pub(crate) struct Pretend {
     dir: TempDir,
     /// The port, where there is one.
     port: Option<u16>,
-    thread: Option<JoinHandle<Vec<Asked>>>,
+    thread: Option<JoinHandle<Vec<SeenRequest>>>,
 }
 
 /// What it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct SeenRequest {
     /// Method and path.
     pub(crate) line: String,
     /// The headers, their names in lower case.
@@ -47,7 +47,7 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
-impl Asked {
+impl SeenRequest {
     /// All values of a header.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
@@ -119,7 +119,7 @@ impl Pretend {
     }
 
     /// The same with the headers.
-    pub(crate) fn asked_in_full(mut self) -> Vec<Asked> {
+    pub(crate) fn asked_in_full(mut self) -> Vec<SeenRequest> {
         let thread = self.thread.take().unwrap();
         while !thread.is_finished() {
             // Whoever waits for a request is given none.
@@ -133,16 +133,16 @@ impl Pretend {
     }
 }
 
-fn answer(stream: impl Read + Write, say: &Say) -> Asked {
+fn answer(stream: impl Read + Write, say: &Say) -> SeenRequest {
     let mut reader = BufReader::new(stream);
-    let asked = read(&mut reader).unwrap_or_else(|_| Asked { line: String::new(), headers: Vec::new(), body: String::new() });
+    let asked = read(&mut reader).unwrap_or_else(|_| SeenRequest { line: String::new(), headers: Vec::new(), body: String::new() });
     // A client that hears enough and leaves is none of this thread's business.
     let _ = write(reader.into_inner(), say);
     asked
 }
 
 /// What is asked; an error when somebody only knocked.
-fn read(reader: &mut impl BufRead) -> io::Result<Asked> {
+fn read(reader: &mut impl BufRead) -> io::Result<SeenRequest> {
     let mut first = String::new();
     reader.read_line(&mut first)?;
     let mut headers = Vec::new();
@@ -154,7 +154,7 @@ fn read(reader: &mut impl BufRead) -> io::Result<Asked> {
             None => break,
         }
     }
-    let mut asked = Asked { line: first.trim().trim_end_matches(" HTTP/1.1").to_owned(), headers, body: String::new() };
+    let mut asked = SeenRequest { line: first.trim().trim_end_matches(" HTTP/1.1").to_owned(), headers, body: String::new() };
     let mut body = vec![0; asked.all("content-length").first().map_or(0, |length| length.parse().unwrap())];
     reader.read_exact(&mut body)?;
     asked.body = String::from_utf8(body).unwrap();

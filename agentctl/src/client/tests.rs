@@ -7,7 +7,7 @@ use agent_wire::view::Apps;
 
 fn client(socket: PathBuf) -> Client {
     let patience = Patience { comeback: Duration::from_millis(200), pause: Duration::from_millis(5), ..Patience::default() };
-    Client::new(Way::Socket(socket), patience)
+    Client::new(Transport::Socket(socket), patience)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -99,12 +99,12 @@ fn an_agent_out_of_reach_is_told_by_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let stale = dir.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    for (socket, cure) in [(dir.path().join("none.sock"), "has made this socket"), (stale, "the agent behind it is gone")] {
+    for (socket, hint) in [(dir.path().join("none.sock"), "has made this socket"), (stale, "the agent behind it is gone")] {
         let client = client(socket.clone());
         let fault = block_on(async { client.read::<Apps>("/v1/apps", Effort::Little).await }).unwrap_err();
         assert_eq!(fault.exit_code(), 5);
         let text = crate::render::fault(&fault).unwrap();
-        assert!(text.contains(socket.to_str().unwrap()) && text.contains(cure), "{text}");
+        assert!(text.contains(socket.to_str().unwrap()) && text.contains(hint), "{text}");
     }
 }
 

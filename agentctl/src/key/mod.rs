@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use agent_wire::sshsig::{BadBlob, Hash, NAMESPACE, Proof, PublicKey, Sshsig};
+use agent_wire::sshsig::{BadBlob, Hash, NAMESPACE, PublicKey, RawSignature, Sshsig};
 use ssh_key::{HashAlg, PrivateKey, SshSig};
 use thiserror::Error;
 
@@ -216,7 +216,7 @@ impl Key {
             Hand::Own(private) => {
                 let signature = private.sign(NAMESPACE, HashAlg::Sha512, body).map_err(failed)?;
                 let bytes = signature.signature_bytes().try_into().map_err(|_| failed(ssh_key::Error::FormatEncoding))?;
-                Proof::Ed25519(bytes)
+                RawSignature::Ed25519(bytes)
             }
             Hand::Agent(agent) => {
                 let bytes = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, body).map_err(failed)?;

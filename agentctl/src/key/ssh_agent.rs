@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use agent_wire::sshsig::{Proof, PublicKey};
+use agent_wire::sshsig::{PublicKey, RawSignature};
 
 use super::KeyError;
 
@@ -41,7 +41,7 @@ impl SshAgent {
     }
 
     /// A signature over these bytes; none when it would not, as it says it of keys that it does not hold, too.
-    pub(crate) fn sign(&self, key: &PublicKey, bytes: &[u8]) -> Result<Option<Proof>, KeyError> {
+    pub(crate) fn sign(&self, key: &PublicKey, bytes: &[u8]) -> Result<Option<RawSignature>, KeyError> {
         let strange = |source| KeyError::AgentStrange { socket: self.socket.clone(), source };
         let flags = 0_u32.to_be_bytes();
         let answer = self.ask(SIGN_REQUEST, &[string(&key.to_blob()), string(bytes), flags.to_vec()].concat())?;
@@ -49,7 +49,7 @@ impl SshAgent {
             Some((&FAILURE, _)) => Ok(None),
             Some((&SIGN_RESPONSE, mut rest)) => {
                 let signature = take(&mut rest).filter(|_| rest.is_empty()).ok_or_else(|| strange(None))?;
-                Proof::from_blob(signature, key).map(Some).map_err(|err| strange(Some(err)))
+                RawSignature::from_blob(signature, key).map(Some).map_err(|err| strange(Some(err)))
             }
             _ => Err(strange(None)),
         }

@@ -6,7 +6,7 @@ use super::words::{BOLD, DIM, clean, clean_line, count, painted, shortened, styl
 
 /// What is known of a run when it ends.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct RunFacts {
     /// The run.
     pub(super) run: u64,
     /// How this program is called to reach the same agent again.
@@ -55,7 +55,7 @@ pub(super) enum Cause {
 }
 
 /// The sentence, and below it what to do next, where that helps.
-pub(super) fn sentence(known: &Known, outcome: OutcomeWord, live: Option<&str>, ms: u64) -> Vec<String> {
+pub(super) fn sentence(known: &RunFacts, outcome: OutcomeWord, live: Option<&str>, ms: u64) -> Vec<String> {
     let app = known.app.as_deref().map_or_else(|| "the app".to_owned(), clean_line);
     let run = known.run;
     let live = live.map(clean_line);
@@ -189,7 +189,7 @@ fn frame(traceback: &[String]) -> Option<String> {
 }
 
 /// What stands in the database, before what is said of the releases.
-fn in_the_database(known: &Known) -> String {
+fn in_the_database(known: &RunFacts) -> String {
     known.database.as_deref().map(|database| format!("{}; ", clean_line(database))).unwrap_or_default()
 }
 
@@ -213,7 +213,7 @@ fn named(action: &str) -> String {
     if action.is_empty() { "the run".into() } else { clean_line(action) }
 }
 
-fn at(known: &Known) -> String {
+fn at(known: &RunFacts) -> String {
     match &known.cause {
         Some(Cause::Step { step, why }) => {
             let step = if *step == known.action { String::new() } else { format!(" at {}", clean_line(step)) };
@@ -229,7 +229,7 @@ fn warned(warnings: usize) -> String {
     if warnings == 0 { String::new() } else { format!(", with {}", count(warnings, "warning", "warnings")) }
 }
 
-fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
+fn done(known: &RunFacts, of: Option<&str>, live: Option<&str>) -> String {
     let release = || known.release.as_deref().map(clean_line).or_else(|| of.map(str::to_owned)).unwrap_or_else(|| "the release".into());
     match known.action.as_str() {
         "stage" => match (live, &known.asked) {
@@ -254,7 +254,7 @@ fn done(known: &Known, of: Option<&str>, live: Option<&str>) -> String {
     }
 }
 
-fn next(known: &Known, outcome: OutcomeWord) -> Option<String> {
+fn next(known: &RunFacts, outcome: OutcomeWord) -> Option<String> {
     let (run, agentctl) = (known.run, &known.called);
     match outcome {
         OutcomeWord::Failed | OutcomeWord::RolledBack | OutcomeWord::Cancelled if known.database.is_some() => {

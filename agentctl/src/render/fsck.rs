@@ -1,6 +1,6 @@
 //! What `fsck` shows.
 
-use agent_wire::view::{Difference, Fsck, Level, Verified};
+use agent_wire::view::{Fsck, FsckFinding, Level, Verified};
 
 use super::words::{BAD, BOLD, DIM, GOOD, WARN, bytes, clean_line, count, indented, painted};
 
@@ -10,36 +10,36 @@ pub(crate) fn fsck(fsck: &Fsck) -> String {
     if let Some(run) = fsck.run {
         lines.push(painted(WARN, format!("! run {run} is under way: what belongs to it is left out; ask again when it has ended")));
     }
-    let mut differences: Vec<&Difference> = fsck.differences.iter().collect();
-    differences.sort_by_key(|difference| difference.level);
-    for (at, difference) in differences.iter().enumerate() {
-        lines.extend(told(difference));
+    let mut findings: Vec<&FsckFinding> = fsck.findings.iter().collect();
+    findings.sort_by_key(|finding| finding.level);
+    for (at, finding) in findings.iter().enumerate() {
+        lines.extend(told(finding));
         // What helps against several things at once is said below the last of them.
-        let again = differences.get(at + 1).is_some_and(|next| next.cure == difference.cure && next.level == difference.level);
-        if let Some(cure) = difference.cure.as_ref().filter(|_| !again) {
-            lines.push(format!("  {} {}", painted(BOLD, "cure:"), indented(cure, 8)));
+        let again = findings.get(at + 1).is_some_and(|next| next.hint == finding.hint && next.level == finding.level);
+        if let Some(hint) = finding.hint.as_ref().filter(|_| !again) {
+            lines.push(format!("  {} {}", painted(BOLD, "hint:"), indented(hint, 8)));
         }
     }
-    lines.push(conclusion(&differences));
+    lines.push(conclusion(&findings));
     lines.push(painted(DIM, looked_at(&fsck.verified)));
     lines.join("\n")
 }
 
-fn told(difference: &Difference) -> Vec<String> {
-    let glyph = match difference.level {
+fn told(finding: &FsckFinding) -> Vec<String> {
+    let glyph = match finding.level {
         Level::Error => painted(BAD, "✗"),
         Level::Warning => painted(WARN, "!"),
         Level::Good => painted(DIM, "·"),
     };
-    let head = format!("{glyph} {}: {}", painted(BOLD, clean_line(&difference.what)), indented(&difference.text, 2));
-    let place = difference.path.as_ref().map(|path| format!("  {}", painted(DIM, clean_line(path))));
+    let head = format!("{glyph} {}: {}", painted(BOLD, clean_line(&finding.what)), indented(&finding.text, 2));
+    let place = finding.path.as_ref().map(|path| format!("  {}", painted(DIM, clean_line(path))));
     [head].into_iter().chain(place).collect()
 }
 
-fn conclusion(differences: &[&Difference]) -> String {
-    let number = |level| differences.iter().filter(|difference| difference.level == level).count();
+fn conclusion(findings: &[&FsckFinding]) -> String {
+    let number = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (errors, warnings) = (number(Level::Error), number(Level::Warning));
-    let mended = match differences.iter().filter(|difference| difference.mend).count() {
+    let mended = match findings.iter().filter(|finding| finding.mend).count() {
         0 => String::new(),
         some if some == errors + warnings => "; agentctl fsck --mend removes all of it".into(),
         some => format!("; agentctl fsck --mend removes {some} of them"),

@@ -32,8 +32,8 @@ pub(super) fn hint(fault: &Fault) -> Option<String> {
             None => "journalctl -u release-agent may tell why".into(),
         }),
         Fault::Lost { run, called, source } => {
-            let cure = hint(source).map(|cure| format!("; {cure}")).unwrap_or_default();
-            Some(format!("follow it again with: {called} logs -f {run}{cure}"))
+            let hint = hint(source).map(|hint| format!("; {hint}")).unwrap_or_default();
+            Some(format!("follow it again with: {called} logs -f {run}{hint}"))
         }
         Fault::Untrusted { why, ca, .. } => not_believed(*why, ca.as_deref()),
         Fault::Refused { problem, again } => {

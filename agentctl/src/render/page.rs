@@ -56,7 +56,7 @@ fn status_of(app: &App, now: DateTime<Utc>) -> String {
         page.row("", format!("when it is in order: agentctl settle {}", left.run));
     }
     if let Some(follows) = &app.follows {
-        page.row("follows", format!("{}, when a hint says so", clean_line(follows)));
+        page.row("follows", format!("{}, when a webhook says so", clean_line(follows)));
     }
     if let Some(lock) = &app.lock {
         page.row("locked", painted(WARN, format!("by {}, {}: {}", clean_line(&lock.who), ago(lock.since, now), clean_line(&lock.why))));
@@ -210,8 +210,8 @@ fn finding_lines(finding: &Finding) -> String {
         Level::Good => painted(GOOD, "✓"),
     };
     let of = listed(&[finding.app.as_deref(), Some(&finding.what)].into_iter().flatten().collect::<Vec<_>>()).replace(", ", " ");
-    let cure = finding.cure.as_deref().map(|cure| format!("\n  {} {}", painted(BOLD, "cure:"), indented(cure, 8))).unwrap_or_default();
-    format!("{glyph} {}: {}{cure}", painted(BOLD, of), indented(&finding.text, 2))
+    let hint = finding.hint.as_deref().map(|hint| format!("\n  {} {}", painted(BOLD, "hint:"), indented(hint, 8))).unwrap_or_default();
+    format!("{glyph} {}: {}{hint}", painted(BOLD, of), indented(&finding.text, 2))
 }
 
 /// Who the agent takes the caller for, and what they may do.

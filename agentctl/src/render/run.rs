@@ -3,7 +3,7 @@
 use agent_wire::event::{Event, OutcomeWord, PlannedStep, Stream, What};
 use chrono::{DateTime, Utc};
 
-use super::ending::{self, Cause, Known, LiveAsked};
+use super::ending::{self, Cause, LiveAsked, RunFacts};
 use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, short_ref, shortened, took};
 
 /// How long a step's line may be where there is no terminal.
@@ -34,7 +34,7 @@ pub(crate) enum Opening {
 
 /// What an event gives to be shown.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Rendered {
     /// Lines that stay.
     pub(crate) lines: Vec<String>,
     /// The last words, when the run is over.
@@ -79,7 +79,7 @@ impl Now {
 pub(crate) struct Story {
     detail: Detail,
     opening: Opening,
-    known: Known,
+    known: RunFacts,
     plan: Vec<PlannedStep>,
     /// So many lines of the plan have been told.
     told: usize,
@@ -93,7 +93,7 @@ pub(crate) struct Story {
 impl Story {
     /// The story of a run, before its first event; `called` is how this program is called to reach its agent again.
     pub(crate) fn new(run: u64, detail: Detail, opening: Opening, called: &str) -> Self {
-        let known = Known { run, called: called.to_owned(), ..Known::default() };
+        let known = RunFacts { run, called: called.to_owned(), ..RunFacts::default() };
         Self { detail, opening, known, plan: Vec::new(), told: 0, now: None, gist: None, width: None }
     }
 
@@ -110,8 +110,8 @@ impl Story {
     }
 
     /// Takes an event in, and says what it gives to be shown.
-    pub(crate) fn tell(&mut self, event: &Event) -> Told {
-        let mut told = Told::default();
+    pub(crate) fn tell(&mut self, event: &Event) -> Rendered {
+        let mut told = Rendered::default();
         self.lines(event, &mut told.lines);
         if let What::Ended { outcome, live, ms, database } = &event.what {
             self.known.database.clone_from(database);

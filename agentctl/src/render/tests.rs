@@ -4,7 +4,7 @@ use agent_model::request::Right;
 use agent_wire::event::{AimWord, Event, OutcomeWord, PlannedStep, Stream, What};
 use agent_wire::problem::Problem;
 use agent_wire::view::{
-    App, Apps, Commit, Difference, Doctor, Finding, Fsck, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
+    App, Apps, Commit, Doctor, Finding, Fsck, FsckFinding, GrantView, Level, Lock, Plan, Release, ReleaseDetail, ReleaseState, Releases,
     Run, RunState, Runs, StartedAgain, Unsettled, Verified, Whoami,
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -670,7 +670,7 @@ fn status_tells_what_matters_first() {
       no answer    GET unix:/run/web.sock:/ found no such socket: agentctl doctor
       restarts     the instance ended and was started again 3 times, last 5 min ago
       stuck        run 9 needs a person to look: agentctl logs 9
-      follows      refs/heads/main, when a hint says so
+      follows      refs/heads/main, when a webhook says so
       locked       by unix:bert, 2 h ago: black friday
       running      run 13: release main by unix:anna, at migrate, taken 4 min ago
       waiting      run 14: release main by unix:anna
@@ -760,12 +760,12 @@ fn a_plan_is_readable() {
 
 #[test]
 fn the_doctor_tells_the_worst_first() {
-    let finding = |level, text: &str, cure: Option<&str>| Finding {
+    let finding = |level, text: &str, hint: Option<&str>| Finding {
         app: Some("shop".into()),
         what: "git".into(),
         level,
         text: text.into(),
-        cure: cure.map(Into::into),
+        hint: hint.map(Into::into),
     };
     let findings = vec![
         finding(Level::Good, "the repository answers", None),
@@ -774,10 +774,10 @@ fn the_doctor_tells_the_worst_first() {
     ];
     assert_snapshot!(plain(&doctor(&Doctor { findings })), @r"
     ✗ shop git: the key is not accepted
-      cure: add it
+      hint: add it
             to the project
     ! git: the clock is 3 s off
-      cure: run a time service
+      hint: run a time service
     ✓ shop git: the repository answers
     1 error, 1 warning
     ");
@@ -788,21 +788,21 @@ fn the_doctor_tells_the_worst_first() {
 }
 
 #[test]
-fn fsck_tells_the_worst_first_and_each_cure_once_below_what_it_is_for() {
-    let difference = |level, path: &str, text: &str, cure: Option<&str>| Difference {
+fn fsck_tells_the_worst_first_and_each_hint_once_below_what_it_is_for() {
+    let difference = |level, path: &str, text: &str, hint: Option<&str>| FsckFinding {
         what: "release".into(),
         level,
         path: (!path.is_empty()).then(|| path.to_owned()),
         text: text.into(),
-        cure: cure.map(str::to_owned),
+        hint: hint.map(str::to_owned),
         mend: false,
     };
     let verified = Verified { releases: 2, environments: 1, files: 12_345, bytes: 67_800_000, backups: 1, runs: 7, events: 890 };
-    let found = |run, differences| Fsck { app: "shop".into(), run, verified: verified.clone(), differences };
+    let found = |run, findings| Fsck { app: "shop".into(), run, verified: verified.clone(), findings };
     let anew = Some("agentctl release 1a2b3c4d5e6f makes this commit anew");
-    let differences = vec![
+    let findings = vec![
         difference(Level::Warning, "/srv/shop/x", "x of the release is new", Some("remove it")),
-        Difference {
+        FsckFinding {
             mend: true,
             ..difference(
                 Level::Warning,
@@ -815,18 +815,18 @@ fn fsck_tells_the_worst_first_and_each_cure_once_below_what_it_is_for() {
         difference(Level::Error, "/srv/shop/b", "b\x1b[2J of the release is gone", anew),
         difference(Level::Good, "", "run 3 made it live", None),
     ];
-    assert_snapshot!(plain(&fsck(&found(None, differences))), @r"
+    assert_snapshot!(plain(&fsck(&found(None, findings))), @r"
     ✗ release: a of the release is gone
       /srv/shop/a
     ✗ release: b of the release is gone
       /srv/shop/b
-      cure: agentctl release 1a2b3c4d5e6f makes this commit anew
+      hint: agentctl release 1a2b3c4d5e6f makes this commit anew
     ! release: x of the release is new
       /srv/shop/x
-      cure: remove it
+      hint: remove it
     ! release: the temporary link .app.1-x is left
       /srv/shop/.app.1-x
-      cure: agentctl fsck --mend removes it
+      hint: agentctl fsck --mend removes it
     · release: run 3 made it live
     2 errors, 2 warnings; agentctl fsck --mend removes 1 of them
     looked at: 2 releases and 1 environment with 12345 files (67.8 MB), 1 backup, 7 runs with 890 events
@@ -843,7 +843,7 @@ fn fsck_tells_the_worst_first_and_each_cure_once_below_what_it_is_for() {
 }
 
 #[test]
-fn faults_name_the_thing_and_the_cure() {
+fn faults_name_the_thing_and_the_hint() {
     let told = |fault_: Fault| plain(&fault(&fault_).unwrap());
     let denied = || Fault::OutOfReach { address: Address::Socket("/run/x.sock".into()), source: io::ErrorKind::PermissionDenied.into() };
     assert_snapshot!(told(denied()), @r"
@@ -926,7 +926,7 @@ fn whoami_tells_who_and_what() {
 }
 
 #[test]
-fn what_a_handshake_says_is_told_with_its_cure() {
+fn what_a_handshake_says_is_told_with_its_hint() {
     let told = |why, ca: Option<&str>| {
         let address = Address::Network("https://web1.example.org:8443".parse().unwrap());
         plain(&fault(&Fault::Untrusted { address, why, ca: ca.map(Into::into), source: None }).unwrap())

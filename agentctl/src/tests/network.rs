@@ -6,7 +6,7 @@ use agent_wire::form::{Envelope, Form};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, date_time_ymd};
 
 use super::*;
-use crate::client::pretend::Asked;
+use crate::client::pretend::SeenRequest;
 use crate::key::tests::{plain, verified};
 
 const TAKEN: &str = r#"{"run":12,"events":"/v1/runs/12/events","token":"secret-token"}"#;
@@ -27,17 +27,17 @@ fn params(name: &str, is_ca: IsCa) -> CertificateParams {
     params
 }
 
-struct Told {
+struct Finished {
     code: u8,
     stdout: String,
     stderr: String,
-    asked: Vec<Asked>,
+    asked: Vec<SeenRequest>,
     url: String,
     /// Where the key is, with the agent's certificate.
     dir: tempfile::TempDir,
 }
 
-impl Told {
+impl Finished {
     /// A request as the agent takes it: the form, after the signature was verified by OpenSSH.
     fn form(&self, n: usize) -> Form {
         let asked = &self.asked[n];
@@ -61,7 +61,7 @@ impl Told {
 }
 
 /// `CA` in the arguments stands for the agent's certificate.
-fn told_by(agent: Pretend, arguments: &str) -> Told {
+fn told_by(agent: Pretend, arguments: &str) -> Finished {
     let dir = tempfile::tempdir().unwrap();
     let key = plain(dir.path(), "key");
     std::fs::copy(agent.certificate(), dir.path().join("cert.pem")).unwrap();
@@ -74,10 +74,10 @@ fn told_by(agent: Pretend, arguments: &str) -> Told {
     }));
     let code = run_with(all, Out::plain(stdout.clone(), stderr.clone()));
     let url = agent.url();
-    Told { code, stdout: stdout.text(), stderr: stderr.text(), asked: agent.asked_in_full(), url, dir }
+    Finished { code, stdout: stdout.text(), stderr: stderr.text(), asked: agent.asked_in_full(), url, dir }
 }
 
-fn told(arguments: &str, answers: Vec<Say>) -> Told {
+fn told(arguments: &str, answers: Vec<Say>) -> Finished {
     told_by(Pretend::saying_over_tls(answers), &format!("--ca CA {arguments}"))
 }
 

@@ -11,7 +11,7 @@ fuzz_target!(|text: &str| {
     assert_eq!(form, again);
     if let Ok(envelope) = Envelope::of(&form) {
         for now in [0, 1_795_213_000, u64::MAX] {
-            let _ = envelope.judge(&"web1.test".parse().unwrap(), now, 5);
+            let _ = envelope.check(&"web1.test".parse().unwrap(), now, 5);
         }
     }
     if let Ok(Some(path)) = form.reads() {

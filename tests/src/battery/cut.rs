@@ -1,6 +1,6 @@
 //! The power is cut at every place, on each file system.
 
-use super::disks::Kind;
+use super::disks::DiskKind;
 use super::kill::{first_release, one_more};
 use super::places::{Death, PLACES};
 use super::rig::{Rig, What};
@@ -14,11 +14,11 @@ enum Before {
     Commit,
 }
 
-const WAYS: &[(Kind, Before, &str)] = &[
-    (Kind::Ext4, Before::Nothing, "ext4"),
-    (Kind::Ext4, Before::Commit, "ext4-committed"),
-    (Kind::Xfs, Before::Nothing, "xfs"),
-    (Kind::Btrfs, Before::Nothing, "btrfs"),
+const WAYS: &[(DiskKind, Before, &str)] = &[
+    (DiskKind::Ext4, Before::Nothing, "ext4"),
+    (DiskKind::Ext4, Before::Commit, "ext4-committed"),
+    (DiskKind::Xfs, Before::Nothing, "xfs"),
+    (DiskKind::Btrfs, Before::Nothing, "btrfs"),
 ];
 
 pub(crate) fn groups() -> Vec<Group> {
@@ -30,7 +30,7 @@ pub(crate) fn groups() -> Vec<Group> {
                     place.stop(rig);
                     cut(rig, *before);
                     let first = first_release(rig);
-                    place.judge(rig, &first, Death::PowerCut);
+                    place.check(rig, &first, Death::PowerCut);
                     1
                 })
                 .quick_when(quick)

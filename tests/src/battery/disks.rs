@@ -11,7 +11,7 @@ use crate::wait::wait_until;
 
 /// Which file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DiskKind {
     Ext4,
     Xfs,
     Btrfs,
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     Memory,
 }
 
-impl Kind {
+impl DiskKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ext4 | Self::Small => "ext4",
@@ -58,12 +58,12 @@ struct Disk {
 
 /// The file systems of one machine; their power goes at once.
 pub(crate) struct Disks {
-    kind: Kind,
+    kind: DiskKind,
     disks: Vec<Disk>,
     files: Option<tempfile::TempDir>,
 }
 
-impl Kind {
+impl DiskKind {
     fn size(self) -> u64 {
         if self == Self::Small { 48 << 20 } else { 1 << 30 }
     }
@@ -71,7 +71,7 @@ impl Kind {
 
 impl Disks {
     /// Makes a file system for each of these directories, and mounts it there.
-    pub(crate) fn mount(kind: Kind, places: &[PathBuf]) -> Result<Self, NotHere> {
+    pub(crate) fn mount(kind: DiskKind, places: &[PathBuf]) -> Result<Self, NotHere> {
         if !nix::unistd::geteuid().is_root() {
             return Err("mounting needs root".to_owned());
         }
@@ -119,7 +119,7 @@ impl Disks {
     /// Cuts the power: what was not made durable is lost. `end` ends everything that ran; then the machine is there again.
     #[track_caller]
     pub(crate) fn cut(&self, end: impl FnOnce()) {
-        if self.kind == Kind::Btrfs {
+        if self.kind == DiskKind::Btrfs {
             // It knows no such ioctl. What was handed to the device until now is what the device would have.
             end();
             for disk in &self.disks {

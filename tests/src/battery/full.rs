@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::disks::{Filler, Kind};
+use super::disks::{DiskKind, Filler};
 use super::kill::{first_release, one_more};
 use super::rig::{Rig, What};
 use super::{Case, Group};
@@ -63,7 +63,7 @@ pub(crate) fn groups() -> Vec<Group> {
         }
         cases.push(Case::new(format!("full.journal.{word}"), move |rig| no_journal(rig, filler)));
     }
-    vec![Group::new(|| Rig::new("full disks", What::Demo, Some(Kind::Memory)), cases).last(one_more)]
+    vec![Group::new(|| Rig::new("full disks", What::Demo, Some(DiskKind::Memory)), cases).last(one_more)]
 }
 
 fn fill(rig: &mut Rig, place: &Place, filler: Filler, outcome: &str) -> u32 {

@@ -24,7 +24,7 @@ pub(crate) fn groups() -> Vec<Group> {
                     }
                     rig.start();
                     let first = first_release(rig);
-                    place.judge(rig, &first, Death::Kill);
+                    place.check(rig, &first, Death::Kill);
                     1
                 })
                 .quick_when(quick)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::disks::{Filler, Kind};
+use super::disks::{DiskKind, Filler};
 use super::rig::{Fails, MOST, Rig, What};
 use super::{Case, Group};
 
@@ -27,7 +27,7 @@ pub(crate) fn groups() -> Vec<Group> {
         .into_iter()
         .map(|seed| {
             let case = Case::new(format!("model.seed-{seed}"), move |rig| sequence(rig, seed)).quick_when(seed <= 3);
-            Group::new(move || Rig::new(&format!("model {seed}"), What::Plain, Some(Kind::Small)), vec![case])
+            Group::new(move || Rig::new(&format!("model {seed}"), What::Plain, Some(DiskKind::Small)), vec![case])
         })
         .collect()
 }

@@ -201,7 +201,7 @@ impl Place {
 
     /// Looks at what came of the death, once the agent was started again; leaves the rig as it was before the case.
     #[track_caller]
-    pub(crate) fn judge(&self, rig: &mut Rig, former: &str, death: Death) {
+    pub(crate) fn check(&self, rig: &mut Rig, former: &str, death: Death) {
         rig.gate("fail-migrate", Fails::No);
         rig.gate("fail-switch", Fails::No);
         let run = rig.ended();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::disks::{Disks, Kind};
+use super::disks::{DiskKind, Disks};
 use crate::bench::{Begun, Bench};
 use crate::demo::{SITE_SOCKET, demo_settings};
 use crate::http::{Place, get};
@@ -48,11 +48,11 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// A rig with one release live, and the agent stopped.
-    pub(crate) fn new(name: &str, what: What, on: Option<Kind>) -> Result<Self, NotHere> {
+    pub(crate) fn new(name: &str, what: What, on: Option<DiskKind>) -> Result<Self, NotHere> {
         let bench = Bench::new(name);
         // The state has a disk of its own, and so have the backups where power is cut: what makes the one durable does nothing for the others.
         let mut places = vec![bench.path("apps"), bench.path("state")];
-        if what == What::Demo && on.is_some_and(|kind| kind != Kind::Memory) {
+        if what == What::Demo && on.is_some_and(|kind| kind != DiskKind::Memory) {
             places.push(bench.root_of("demo").join("backups"));
         }
         let disks = on.map(|kind| Disks::mount(kind, &places)).transpose()?;

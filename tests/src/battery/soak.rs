@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::disks::Kind;
+use super::disks::DiskKind;
 use super::kill::{first_release, one_more};
 use super::rig::{MOST, Rig, What};
 use super::{Case, Group};
@@ -56,7 +56,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 .map(|number| Case::new(format!("soak.{number:03}"), move |rig| one(rig, number)).quick_when(number <= 4));
             Group::new(
                 || {
-                    let rig = Rig::new("soak", What::Demo, Some(Kind::Ext4))?;
+                    let rig = Rig::new("soak", What::Demo, Some(DiskKind::Ext4))?;
                     rig.bench.ctl(["pin", &first_release(&rig)]).expect(0);
                     rig.settle(3);
                     rig.bench.reload();

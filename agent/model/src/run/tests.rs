@@ -149,9 +149,9 @@ fn live_once(
 }
 
 /// What a failed check says. There are millions of histories, and it is put into words for one at the most.
-struct Told<'h>(&'h [Nature], Trouble, &'h History);
+struct FailedCheck<'h>(&'h [Nature], Trouble, &'h History);
 
-impl std::fmt::Display for Told<'_> {
+impl std::fmt::Display for FailedCheck<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self(natures, trouble, history) = self;
         write!(f, "{natures:?} {trouble:?} {:?} -> {:?}", history.marks, history.outcome)
@@ -159,7 +159,7 @@ impl std::fmt::Display for Told<'_> {
 }
 
 fn check(natures: &[Nature], trouble: Trouble, history: &History) {
-    let told = Told(natures, trouble, history);
+    let told = FailedCheck(natures, trouble, history);
     let world = &history.world;
     assert!(world.started.iter().all(|times| *times <= 1), "no step is started twice: {told}");
     let mut run = replay(Aim::Serve, natures, &history.marks);

@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 use agent_model::names::{CommitId, RunId};
 use agent_wire::view::Level;
 
-use super::{AppEngine, Chart};
-use crate::engine::worker::{hands, secrets_of};
+use super::{AppEngine, DoctorReport};
+use crate::engine::app_thread::{hands, secrets_of};
 use crate::settings::App;
 use crate::steps::left_out;
-use crate::tools::manage::{Ground, Inspection, Settings};
+use crate::tools::manage::{Inspection, Places, Settings};
 use crate::tools::{Program, Watch};
-use crate::work::{Answer, Bytecode, Failure, Job, Order, Ordered};
+use crate::work::{Bytecode, Failure, Job, JobAnswer, Order, Ordered};
 
 /// How long the live release may take to be loaded.
 const LOADING: Duration = Duration::from_secs(60);
 
 impl AppEngine {
     /// Nothing without [django]. A run in progress has the runner for itself.
-    pub(super) fn examine_database(&self, chart: &mut Chart, watch: &Watch<'_>) {
+    pub(super) fn examine_database(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let watch = &Watch { deadline: Instant::now() + LOADING, ..*watch };
-        self.examine_unsettled(chart);
+        self.examine_unsettled(report);
         let app = self.settings();
         let Some(django) = &app.django else { return };
         let running = self.journal.standing(&self.name).is_ok_and(|standing| standing.running.is_some());
@@ -28,35 +28,35 @@ impl AppEngine {
         let inspection = asked.and_then(|asked| match asked {
             Ok(inspection) => Some(inspection),
             Err(failure) => {
-                let hint = failure.hint.or_else(|| Some(cure_of_address(&app)));
-                chart.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), hint);
+                let hint = failure.hint.or_else(|| Some(hint_of_address(&app)));
+                report.add("database", Level::Error, format!("the live release cannot be asked: {}", failure.reason), hint);
                 None
             }
         });
         if let Some(inspection) = &inspection {
-            examine_schema(chart, &app, django, inspection);
-            self.examine_what_is_kept(chart, inspection);
+            examine_schema(report, &app, django, inspection);
+            self.examine_what_is_kept(report, inspection);
         }
         if django.migrate {
-            examine_backup(chart, &app, inspection.as_ref(), watch);
+            examine_backup(report, &app, inspection.as_ref(), watch);
         }
     }
 
     /// What runs may have left in the database.
-    fn examine_unsettled(&self, chart: &mut Chart) {
+    fn examine_unsettled(&self, report: &mut DoctorReport) {
         for left in self.unsettled() {
             let restore = left.restore.map(|restore| format!("restore the dump from before: {restore}; or ")).unwrap_or_default();
             let run = left.run;
-            let cure = format!(
+            let hint = format!(
                 "{restore}release a commit whose migrations put it right; when it is in order by other means: agentctl settle {run}"
             );
-            chart.add("database", Level::Error, format!("since run {run}: {}", left.text), Some(cure));
+            report.add("database", Level::Error, format!("since run {run}: {}", left.text), Some(hint));
         }
     }
 
     fn ask_the_live_release(&self, app: &App, watch: &Watch<'_>) -> Option<Result<Inspection, Failure>> {
-        let live = self.site.live().ok().flatten()?;
-        let commit: CommitId = self.site.manifest(&live).ok()?.commit.parse().ok()?;
+        let live = self.root.live().ok().flatten()?;
+        let commit: CommitId = self.root.manifest(&live).ok()?.commit.parse().ok()?;
         let secrets = secrets_of(app).ok()?;
         let env = app.variables(secrets);
         let order = Order {
@@ -68,37 +68,37 @@ impl AppEngine {
         };
         let answer = hands(self, app, &env).ask(&order, &Job::Inspect(Bytecode::NotWritten), None, watch, &|_| {});
         Some(answer.and_then(|answer| match answer {
-            Answer::Inspected(inspection) => Ok(*inspection),
+            JobAnswer::Inspected(inspection) => Ok(*inspection),
             other => Err(other.unexpected()),
         }))
     }
 
-    fn examine_what_is_kept(&self, chart: &mut Chart, inspection: &Inspection) {
-        let Ok(Some(live)) = self.site.live() else { return };
-        let dir = self.site.release_dir(&live);
-        let shared = self.site.root().join("shared");
+    fn examine_what_is_kept(&self, report: &mut DoctorReport, inspection: &Inspection) {
+        let Ok(Some(live)) = self.root.live() else { return };
+        let dir = self.root.release_dir(&live);
+        let shared = self.root.path().join("shared");
         for kept in &inspection.kept {
-            let cure = kept.cure(Ground { release: &dir, live: Some(&dir), shared: &shared });
-            chart.add("state", Level::Error, kept.told(), Some(cure));
+            let hint = kept.hint(Places { release: &dir, live: Some(&dir), shared: &shared });
+            report.add("state", Level::Error, kept.told(), Some(hint));
         }
         if inspection.kept.is_empty() {
-            chart.add("state", Level::Good, "neither database nor uploads nor logs lie in the live release", None);
+            report.add("state", Level::Good, "neither database nor uploads nor logs lie in the live release", None);
         }
     }
 }
 
 /// Whether the database answers, and has what the live release migrated; what is left out of it, and which indexes of it nobody can use.
-fn examine_schema(chart: &mut Chart, app: &App, django: &Settings, inspection: &Inspection) {
+fn examine_schema(report: &mut DoctorReport, app: &App, django: &Settings, inspection: &Inspection) {
     let name = &django.database;
     if let Ok(schema) = &inspection.schema {
         for text in left_out(schema, app) {
-            let cure = "name every database that is to be migrated: [django] database = [\"default\", …]";
-            chart.add("database", Level::Warning, text, Some(cure.to_owned()));
+            let hint = "name every database that is to be migrated: [django] database = [\"default\", …]";
+            report.add("database", Level::Warning, text, Some(hint.to_owned()));
         }
         for index in &schema.invalid_indexes {
             let text =
                 format!("the index {} of {} is invalid: an interrupted build left it, and no query uses it", index.index, index.table);
-            chart.add("database", Level::Warning, text, Some(format!("drop it and have it built again: {};", index.drop)));
+            report.add("database", Level::Warning, text, Some(format!("drop it and have it built again: {};", index.drop)));
         }
     }
     match &inspection.schema {
@@ -108,45 +108,45 @@ fn examine_schema(chart: &mut Chart, app: &App, django: &Settings, inspection: &
                 schema.pending.len(),
                 schema.pending[0]
             );
-            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+            report.add("database", Level::Error, text, Some(hint_of_address(app)));
         }
-        Ok(_) => chart.add("database", Level::Good, format!("the database {name:?} answers"), None),
+        Ok(_) => report.add("database", Level::Good, format!("the database {name:?} answers"), None),
         Err(why) => {
             let text = format!("the database {name:?} cannot be asked by the live release: {why}");
-            chart.add("database", Level::Error, text, Some(cure_of_address(app)));
+            report.add("database", Level::Error, text, Some(hint_of_address(app)));
         }
     }
 }
 
-fn cure_of_address(app: &App) -> String {
+fn hint_of_address(app: &App) -> String {
     let place = app.secrets.first().map_or_else(|| "[env] of the app's file".to_owned(), |file| file.display().to_string());
     format!("start the database, or correct its address in {place}")
 }
 
 /// Whether a dump will be made before a migration.
-fn examine_backup(chart: &mut Chart, app: &App, inspection: Option<&Inspection>, watch: &Watch<'_>) {
+fn examine_backup(report: &mut DoctorReport, app: &App, inspection: Option<&Inspection>, watch: &Watch<'_>) {
     let Some(settings) = &app.backup else {
         let text = "no [backup] is set: migrations are applied without a dump to go back to";
-        return chart.add("backup", Level::Warning, text, Some("add [backup] to the app's file".to_owned()));
+        return report.add("backup", Level::Warning, text, Some("add [backup] to the app's file".to_owned()));
     };
     let Some(inspection) = inspection.filter(|inspection| inspection.schema.is_ok()) else { return };
     let kind = match settings.kind_of(&inspection.vendor) {
         Ok(kind) => kind,
-        Err(err) => return chart.add("backup", Level::Error, err.to_string(), err.hint().map(str::to_owned)),
+        Err(err) => return report.add("backup", Level::Error, err.to_string(), err.hint().map(str::to_owned)),
     };
     if inspection.vendor != "postgresql" {
-        return chart.add("backup", Level::Good, format!("a dump of {} is made before migrations", kind.name()), None);
+        return report.add("backup", Level::Good, format!("a dump of {} is made before migrations", kind.name()), None);
     }
     let server = inspection.schema.as_ref().map_or(0, |schema| schema.server_version / 10_000);
     match Program::new("pg_dump").arg("--version").capture(watch) {
         Ok(said) => match major(&said.text()) {
             Some(tool) if tool < server => {
                 let text = format!("pg_dump is of version {tool}, and the server of {server}: it dumps no newer server");
-                chart.add("backup", Level::Error, text, Some(format!("apt install postgresql-client-{server}")));
+                report.add("backup", Level::Error, text, Some(format!("apt install postgresql-client-{server}")));
             }
-            _ => chart.add("backup", Level::Good, format!("{} dumps before migrations", said.text()), None),
+            _ => report.add("backup", Level::Good, format!("{} dumps before migrations", said.text()), None),
         },
-        Err(err) => chart.add("backup", Level::Error, err.to_string(), Some("apt install postgresql-client".to_owned())),
+        Err(err) => report.add("backup", Level::Error, err.to_string(), Some("apt install postgresql-client".to_owned())),
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use agent_wire::view::Level;
 use nix::unistd::{Uid, User, geteuid};
 
-use super::{Chart, LIMIT};
+use super::{DoctorReport, LIMIT};
 use crate::engine::AppEngine;
-use crate::settings::Executor;
+use crate::settings::ExecutorKind;
 use crate::steps::ready::{self, Fatal};
 use crate::steps::{Depth, Health, health_of};
 use crate::tools::{Process, working_in};
@@ -19,20 +19,20 @@ const RECENT: Duration = Duration::from_secs(24 * 3600);
 
 impl AppEngine {
     /// Whether the live release answers, and goes on answering.
-    pub(super) fn examine_live(&self, chart: &mut Chart) {
-        let Ok(Some(live)) = self.site.live() else { return };
+    pub(super) fn examine_live(&self, report: &mut DoctorReport) {
+        let Ok(Some(live)) = self.root.live() else { return };
         let app = self.settings();
         if self.monitor.turn.is_of_run() {
-            return chart.add("live", Level::Good, "a run is about to exchange what is live: it was not asked", None);
+            return report.add("live", Level::Good, "a run is about to exchange what is live: it was not asked", None);
         }
-        match health_of(&app, &self.site, &live, Depth { workers: &app.workers, limit: LIMIT }) {
-            Health::Answers(notes) => chart.add("live", Level::Good, format!("{live} answers: {}", notes.join("; ")), None),
+        match health_of(&app, &self.root, &live, Depth { workers: &app.workers, limit: LIMIT }) {
+            Health::Answers(notes) => report.add("live", Level::Good, format!("{live} answers: {}", notes.join("; ")), None),
             Health::NotAsked => {}
             Health::Fails { text, hint } => {
                 let text = self.monitor.down().map_or(text.clone(), |down| format!("{text}; {down}"));
-                let log = self.site.instances().join(format!("{live}.log"));
-                let cure = hint.or_else(|| log.exists().then(|| format!("read what its server said: {}", log.display())));
-                chart.add("live", Level::Error, format!("{live} does not answer as its checks say: {text}"), cure);
+                let log = self.root.instances().join(format!("{live}.log"));
+                let hint = hint.or_else(|| log.exists().then(|| format!("read what its server said: {}", log.display())));
+                report.add("live", Level::Error, format!("{live} does not answer as its checks say: {text}"), hint);
             }
         }
         let Some(again) = self.started_again() else { return };
@@ -44,22 +44,22 @@ impl AppEngine {
             again.times,
             last.format("%Y-%m-%d %H:%M:%S UTC")
         );
-        let log = self.site.instances().join(format!("{live}.log"));
-        chart.add("live", level, text, Some(format!("read what its server said: {}", log.display())));
+        let log = self.root.instances().join(format!("{live}.log"));
+        report.add("live", level, text, Some(format!("read what its server said: {}", log.display())));
     }
 
     /// What cannot be right, and can be told without making anything.
-    pub(super) fn examine_readiness(&self, chart: &mut Chart) {
+    pub(super) fn examine_readiness(&self, report: &mut DoctorReport) {
         let app = self.settings();
         for unready in ready::secrets(&app).into_iter().chain(ready::checks(&app)) {
             let level = if unready.fatal == Fatal::Yes { Level::Error } else { Level::Warning };
-            chart.add(unready.what, level, unready.text, Some(unready.cure));
+            report.add(unready.what, level, unready.text, Some(unready.hint));
         }
         for user in self.serving_users() {
             // Another user may be meant to read only; the agent's own programs migrate and collect, too.
             let level = if user == geteuid() { Level::Error } else { Level::Warning };
-            for unready in ready::shared(&app, &self.site, user) {
-                chart.add(unready.what, level, unready.text, Some(unready.cure));
+            for unready in ready::shared(&app, &self.root, user) {
+                report.add(unready.what, level, unready.text, Some(unready.hint));
             }
         }
     }
@@ -67,12 +67,12 @@ impl AppEngine {
     /// Whom the processes belong to that run from the live release; where none does, who would serve it.
     fn serving_users(&self) -> HashSet<Uid> {
         let app = self.settings();
-        if app.executor == Executor::Units {
+        if app.executor == ExecutorKind::Units {
             let serving = users_of_runners(&self.name).ok().map(|(_, serving)| serving);
             return serving.and_then(|name| User::from_name(&name).ok().flatten()).map(|user| user.uid).into_iter().collect();
         }
-        let live = self.site.live().ok().flatten();
-        let processes = live.map(|live| working_in(&self.site.release_dir(&live))).unwrap_or_default();
+        let live = self.root.live().ok().flatten();
+        let processes = live.map(|live| working_in(&self.root.release_dir(&live))).unwrap_or_default();
         let users: HashSet<Uid> =
             processes.iter().filter(|process| !process.has_terminal()).filter_map(Process::user).map(Uid::from_raw).collect();
         if users.is_empty() { [geteuid()].into() } else { users }

@@ -112,7 +112,7 @@ impl Columns {
 
 /// What the events of one run say, one after the other.
 #[derive(Default)]
-struct Told {
+struct EventSummary {
     columns: Columns,
     count: u64,
     ends: u64,
@@ -120,7 +120,7 @@ struct Told {
     flaws: Vec<String>,
 }
 
-impl Told {
+impl EventSummary {
     fn take(&mut self, n: u64, at: i64, text: &str) -> Option<What> {
         self.count += 1;
         if n != self.count {
@@ -229,7 +229,7 @@ impl Checked {
             }
             let (run, row) = Columns::of_row(row)?;
             self.runs += 1;
-            let mut told = Told::default();
+            let mut told = EventSummary::default();
             let mut each = events.query(params![run.0])?;
             while let Some(event) = each.next()? {
                 self.events += 1;
@@ -269,8 +269,8 @@ mod tests {
     const STARTED: &str = r#"{"what":"step_started","step":"fetch"}"#;
     const ENDED: &str = r#"{"what":"ended","outcome":"failed","ms":1}"#;
 
-    fn told(events: &[(u64, &str)]) -> Told {
-        let mut told = Told::default();
+    fn told(events: &[(u64, &str)]) -> EventSummary {
+        let mut told = EventSummary::default();
         for (n, text) in events {
             told.take(*n, 100 + i64::try_from(*n).unwrap(), text);
         }

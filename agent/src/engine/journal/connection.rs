@@ -9,18 +9,18 @@ use super::{JournalError, schema};
 
 /// How long the journal may be locked by another program, a backup or somebody with sqlite3, until the agent gives up. Looked at so often.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+const POLL: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Waits for another program that has locked the journal; says so after a second.
 pub(super) fn wait_for_others(looks: i32) -> bool {
-    let waited = LOOK * u32::try_from(looks).unwrap_or_default();
+    let waited = POLL * u32::try_from(looks).unwrap_or_default();
     if waited == std::time::Duration::from_secs(1) {
         tracing::warn!(
             "another program has locked the journal (fuser -v journal.db names it): the agent waits {} s at the most",
             PATIENCE.as_secs()
         );
     }
-    std::thread::sleep(LOOK);
+    std::thread::sleep(POLL);
     waited < PATIENCE
 }
 

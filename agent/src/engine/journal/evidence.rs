@@ -6,7 +6,7 @@ use std::fmt;
 use agent_model::names::RunId;
 use rusqlite::{OptionalExtension, params};
 
-use super::pen::Sheet;
+use super::writer::Transaction;
 use super::{Journal, JournalError, locked};
 
 /// What proves whose a request is.
@@ -22,14 +22,14 @@ pub(crate) struct Evidence {
 
 /// What is kept of how a caller was known, to be judged again later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Proof {
-    /// The caller, as the door wrote it down; nothing in rows of older agents.
+pub(crate) struct CallerProof {
+    /// The caller, as the API wrote it down; nothing in rows of older agents.
     pub caller: Option<String>,
     /// The signatures of the request.
     pub signatures: Vec<String>,
 }
 
-impl Proof {
+impl CallerProof {
     /// From the columns `proof` and `signatures`.
     pub(super) fn of_columns(caller: Option<String>, signatures: Option<&str>) -> Self {
         // A list that cannot be read proves nothing.
@@ -50,7 +50,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// As the run's row has it within this transaction.
-    pub(super) fn of(tx: &Sheet<'_>, run: RunId) -> Result<Option<Self>, JournalError> {
+    pub(super) fn of(tx: &Transaction<'_>, run: RunId) -> Result<Option<Self>, JournalError> {
         let mut query =
             tx.prepare_cached("SELECT app, action, caller, keys, coalesce(commit_id, form ->> 'commit'), outcome FROM run WHERE run = ?")?;
         let found = query.query_row([run.0], |row| {
@@ -97,19 +97,19 @@ impl Journal {
         let mut query = reader.prepare_cached("SELECT form, signatures, keys FROM run WHERE run = ?")?;
         let found = query.query_row([run.0], |row| {
             let (text, signatures, keys): (_, Option<String>, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let signatures = Proof::of_columns(None, signatures.as_deref()).signatures;
+            let signatures = CallerProof::of_columns(None, signatures.as_deref()).signatures;
             Ok(Evidence { text, signatures, keys: keys.iter().flat_map(|keys| keys.split(' ')).map(str::to_owned).collect() })
         });
         Ok(found.optional()?)
     }
 
     /// How the caller of a run was known.
-    pub(crate) fn proof(&self, run: RunId) -> Result<Option<Proof>, JournalError> {
+    pub(crate) fn proof(&self, run: RunId) -> Result<Option<CallerProof>, JournalError> {
         let reader = locked(&self.reader);
         let mut query = reader.prepare_cached("SELECT proof, signatures FROM run WHERE run = ?")?;
         let found = query.query_row(params![run.0], |row| {
             let signatures: Option<String> = row.get(1)?;
-            Ok(Proof::of_columns(row.get(0)?, signatures.as_deref()))
+            Ok(CallerProof::of_columns(row.get(0)?, signatures.as_deref()))
         });
         Ok(found.optional()?)
     }

@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!   run:     told 0 --- commit known ---> 1 --- over ---> 2            (over, and the commit was never known: 2 at once)
-//!   letter:  waits --- delivered ---> gone
+//!   delivery:  waits --- delivered ---> gone
 //!              | ^ '--- refused for good, or too old ---> given up --- the same got through again ---> gone
 //!              '-' failed: due again later
 //! ```
 //!
-//! Everything here is written as lines of output are: a power cut may bring a letter back that was delivered, and none is lost with the events that
+//! Everything here is written as lines of output are: a power cut may bring back a delivery that was made, and none is lost with the events that
 //! it tells of.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::connection::connection_to;
 use super::{Journal, JournalError, locked, moment};
 
-/// The most letters that are kept of those that were given up.
+/// The most deliveries that are kept of those that were given up.
 const MOST_GIVEN_UP: u32 = 1000;
 
 /// The outbox, with a connection of its own for reading.
@@ -43,7 +43,7 @@ pub(crate) struct News {
     pub over: bool,
 }
 
-/// Of what a letter tells.
+/// Of what a delivery tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The commit is known, and the run is in progress.
@@ -52,9 +52,9 @@ pub(crate) enum Phase {
     Ended,
 }
 
-/// What a letter is.
+/// What a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DeliveryKind {
     /// The status of a commit.
     Status,
     /// A deployment is made.
@@ -67,9 +67,9 @@ pub(crate) enum Kind {
 
 /// One thing that is to be said to one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Letter {
+pub(crate) struct Delivery {
     /// Its number: order, and what it is known by.
-    pub letter: u64,
+    pub delivery: u64,
     /// The app.
     pub app: String,
     /// What the settings call the target.
@@ -79,7 +79,7 @@ pub(crate) struct Letter {
     /// Of what it tells.
     pub phase: Phase,
     /// What it is.
-    pub kind: Kind,
+    pub kind: DeliveryKind,
     /// Since when it waits.
     pub made: DateTime<Utc>,
     /// When it is to be tried.
@@ -88,7 +88,7 @@ pub(crate) struct Letter {
     pub tries: u32,
 }
 
-/// What a letter tells of.
+/// What a delivery tells of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subject {
     /// The run.
@@ -116,7 +116,7 @@ pub(crate) struct Subject {
 pub(crate) struct Unheard {
     /// What the settings call the target.
     pub target: String,
-    /// So many letters wait.
+    /// So many deliveries wait.
     pub waiting: u64,
     /// What went wrong at the last try of one of them, where one was tried.
     pub failed: Option<String>,
@@ -135,7 +135,7 @@ impl Phase {
     }
 }
 
-impl Kind {
+impl DeliveryKind {
     fn word(self) -> &'static str {
         match self {
             Self::Status => "status",
@@ -151,21 +151,21 @@ const NEWS: &str = "SELECT run, app, told, release IS NOT NULL, ended IS NOT NUL
  WHERE told < 2 AND turns AND action IN ('release', 'activate')
    AND (ended IS NOT NULL OR (told = 0 AND release IS NOT NULL)) ORDER BY run LIMIT ?";
 
-const LETTER: &str = "SELECT letter, app, target, run, phase, what, made, due, tries FROM outbox";
+const DELIVERY: &str = "SELECT delivery, app, target, run, phase, what, made, due, tries FROM outbox";
 
-fn letter_of(row: &Row<'_>) -> rusqlite::Result<Letter> {
+fn delivery_of(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     let (phase, kind): (String, String) = (row.get(4)?, row.get(5)?);
-    Ok(Letter {
-        letter: row.get(0)?,
+    Ok(Delivery {
+        delivery: row.get(0)?,
         app: row.get(1)?,
         target: row.get(2)?,
         run: row.get(3)?,
         phase: if phase == "started" { Phase::Started } else { Phase::Ended },
         kind: match kind.as_str() {
-            "deployment" => Kind::Deployment,
-            "deployment_state" => Kind::DeploymentState,
-            "message" => Kind::Message,
-            _ => Kind::Status,
+            "deployment" => DeliveryKind::Deployment,
+            "deployment_state" => DeliveryKind::DeploymentState,
+            "message" => DeliveryKind::Message,
+            _ => DeliveryKind::Status,
         },
         made: moment(row.get(6)?),
         due: moment(row.get(7)?),
@@ -199,12 +199,12 @@ impl Outbox {
     }
 
     /// Notes what is to be said of a run, and that it is noted.
-    pub(crate) fn note(&self, news: &News, letters: &[(String, Phase, Kind)]) -> Result<(), JournalError> {
+    pub(crate) fn note(&self, news: &News, deliveries: &[(String, Phase, DeliveryKind)]) -> Result<(), JournalError> {
         let now = Utc::now().timestamp_millis();
         self.journal.write_soon(|tx| {
             let mut insert =
                 tx.prepare_cached("INSERT INTO outbox (app, target, run, phase, what, made, due) VALUES (?, ?, ?, ?, ?, ?, ?)")?;
-            for (target, phase, kind) in letters {
+            for (target, phase, kind) in deliveries {
                 insert.execute(params![news.app, target, news.run, phase.word(), kind.word(), now, now])?;
             }
             tx.prepare_cached("UPDATE run SET told = ? WHERE run = ?")?.execute(params![if news.over { 2 } else { 1 }, news.run])?;
@@ -212,17 +212,17 @@ impl Outbox {
         })
     }
 
-    /// The first letter that waits for each target of each app: the only one that may be sent.
-    pub(crate) fn heads(&self) -> Result<Vec<Letter>, JournalError> {
+    /// The first delivery that waits for each target of each app: the only one that may be sent.
+    pub(crate) fn heads(&self) -> Result<Vec<Delivery>, JournalError> {
         let mut query = self.reader.prepare_cached(&format!(
-            "{LETTER} WHERE letter IN (SELECT min(letter) FROM outbox WHERE given_up IS NULL GROUP BY app, target) ORDER BY letter"
+            "{DELIVERY} WHERE delivery IN (SELECT min(delivery) FROM outbox WHERE given_up IS NULL GROUP BY app, target) ORDER BY delivery"
         ))?;
-        let rows = query.query_map([], letter_of)?;
+        let rows = query.query_map([], delivery_of)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// What a letter tells of.
-    pub(crate) fn subject(&self, letter: &Letter) -> Result<Option<Subject>, JournalError> {
+    /// What a delivery tells of.
+    pub(crate) fn subject(&self, delivery: &Delivery) -> Result<Option<Subject>, JournalError> {
         let mut query = self.reader.prepare_cached(
             "SELECT run.action, run.caller, run.outcome, event.what, event.n,
                     (SELECT number FROM deployment WHERE run = run.run AND target = ?2)
@@ -230,73 +230,75 @@ impl Outbox {
         )?;
         type Found = (String, String, Option<String>, String, u64, Option<u64>);
         let found: Option<Found> = query
-            .query_row(params![letter.run, letter.target], |row| {
+            .query_row(params![delivery.run, delivery.target], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
             })
             .optional()?;
         let Some((action, caller, outcome, text, n, deployment)) = found else { return Ok(None) };
-        let what = serde_json::from_str(&text).map_err(|source| JournalError::Malformed { run: letter.run, n, source })?;
+        let what = serde_json::from_str(&text).map_err(|source| JournalError::Malformed { run: delivery.run, n, source })?;
         let What::Resolved { commit, reference, release, .. } = what else { return Ok(None) };
         let outcome = outcome.and_then(|word| serde_json::from_value(word.into()).ok());
-        let (run, app) = (letter.run, letter.app.clone());
+        let (run, app) = (delivery.run, delivery.app.clone());
         Ok(Some(Subject { run, app, action, caller, commit, reference, release, outcome, deployment }))
     }
 
-    /// The letter got through; `number` is what the target calls the run from now on.
-    pub(crate) fn delivered(&self, letter: &Letter, number: Option<u64>) -> Result<(), JournalError> {
+    /// The delivery got through; `number` is what the target calls the run from now on.
+    pub(crate) fn delivered(&self, delivery: &Delivery, number: Option<u64>) -> Result<(), JournalError> {
         self.journal.write_soon(|tx| {
             if let Some(number) = number {
                 tx.prepare_cached("INSERT OR REPLACE INTO deployment (run, target, number) VALUES (?, ?, ?)")?.execute(params![
-                    letter.run,
-                    letter.target,
+                    delivery.run,
+                    delivery.target,
                     number
                 ])?;
             }
             // What was given up of the same kind has been mended.
-            tx.prepare_cached("DELETE FROM outbox WHERE letter = ?1 OR (app = ?2 AND target = ?3 AND what = ?4 AND given_up IS NOT NULL)")?
-                .execute(params![letter.letter, letter.app, letter.target, letter.kind.word()])?;
-            forget_deployment(tx, letter)
+            tx.prepare_cached(
+                "DELETE FROM outbox WHERE delivery = ?1 OR (app = ?2 AND target = ?3 AND what = ?4 AND given_up IS NOT NULL)",
+            )?
+            .execute(params![delivery.delivery, delivery.app, delivery.target, delivery.kind.word()])?;
+            forget_deployment(tx, delivery)
         })
     }
 
-    /// The letter did not get through, and is tried again when it is due.
-    pub(crate) fn postponed(&self, letter: &Letter, due: DateTime<Utc>, error: &str) -> Result<(), JournalError> {
+    /// The delivery did not get through, and is tried again when it is due.
+    pub(crate) fn postponed(&self, delivery: &Delivery, due: DateTime<Utc>, error: &str) -> Result<(), JournalError> {
         self.journal.write_soon(|tx| {
-            tx.prepare_cached("UPDATE outbox SET due = ?, tries = tries + 1, error = ? WHERE letter = ?")?.execute(params![
+            tx.prepare_cached("UPDATE outbox SET due = ?, tries = tries + 1, error = ? WHERE delivery = ?")?.execute(params![
                 due.timestamp_millis(),
                 error,
-                letter.letter
+                delivery.delivery
             ])?;
             Ok(())
         })
     }
 
-    /// The letter is not tried any more, and stays to be told of.
-    pub(crate) fn given_up(&self, letter: &Letter, error: &str) -> Result<(), JournalError> {
+    /// The delivery is not tried any more, and stays to be told of.
+    pub(crate) fn given_up(&self, delivery: &Delivery, error: &str) -> Result<(), JournalError> {
         let now = Utc::now().timestamp_millis();
         self.journal.write_soon(|tx| {
-            tx.prepare_cached("UPDATE outbox SET given_up = ?, error = ? WHERE letter = ?")?.execute(params![now, error, letter.letter])?;
+            tx.prepare_cached("UPDATE outbox SET given_up = ?, error = ? WHERE delivery = ?")?.execute(params![now, error, delivery.delivery])?;
             tx.prepare_cached(
-                "DELETE FROM outbox WHERE letter IN (SELECT letter FROM outbox WHERE given_up IS NOT NULL ORDER BY letter DESC LIMIT -1 OFFSET ?)",
+                "DELETE FROM outbox WHERE delivery IN (SELECT delivery FROM outbox WHERE given_up IS NOT NULL ORDER BY delivery DESC LIMIT -1 OFFSET ?)",
             )?
             .execute([MOST_GIVEN_UP])?;
-            forget_deployment(tx, letter)
+            forget_deployment(tx, delivery)
         })
     }
 
-    /// The letter has nobody to go to, or nothing to tell of.
-    pub(crate) fn dropped(&self, letter: &Letter) -> Result<(), JournalError> {
+    /// The delivery has nobody to go to, or nothing to tell of.
+    pub(crate) fn dropped(&self, delivery: &Delivery) -> Result<(), JournalError> {
         self.journal.write_soon(|tx| {
-            tx.prepare_cached("DELETE FROM outbox WHERE letter = ?")?.execute([letter.letter])?;
-            forget_deployment(tx, letter)
+            tx.prepare_cached("DELETE FROM outbox WHERE delivery = ?")?.execute([delivery.delivery])?;
+            forget_deployment(tx, delivery)
         })
     }
 }
 
-/// After the last letter about a deployment nobody asks for its number.
-fn forget_deployment(tx: &Connection, letter: &Letter) -> Result<(), JournalError> {
-    if letter.kind == Kind::DeploymentState && letter.phase == Phase::Ended {
-        tx.prepare_cached("DELETE FROM deployment WHERE run = ? AND target = ?")?.execute(params![letter.run, letter.target])?;
+/// After the last delivery about a deployment nobody asks for its number.
+fn forget_deployment(tx: &Connection, delivery: &Delivery) -> Result<(), JournalError> {
+    if delivery.kind == DeliveryKind::DeploymentState && delivery.phase == Phase::Ended {
+        tx.prepare_cached("DELETE FROM deployment WHERE run = ? AND target = ?")?.execute(params![delivery.run, delivery.target])?;
     }
     Ok(())
 }
@@ -306,7 +308,7 @@ impl Journal {
     pub(crate) fn unheard(&self, app: &AppName) -> Result<Vec<Unheard>, JournalError> {
         let reader = locked(&self.reader);
         let mut query =
-            reader.prepare_cached("SELECT target, given_up IS NOT NULL, error FROM outbox WHERE app = ? ORDER BY target, letter")?;
+            reader.prepare_cached("SELECT target, given_up IS NOT NULL, error FROM outbox WHERE app = ? ORDER BY target, delivery")?;
         let mut rows = query.query([app.as_str()])?;
         let mut unheard: Vec<Unheard> = Vec::new();
         while let Some(row) = rows.next()? {

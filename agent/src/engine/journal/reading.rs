@@ -9,7 +9,7 @@ use agent_wire::view;
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Due, Journal, JournalError, Proof, back_of, has_unresolved, locked, moment, standing};
+use super::{CallerProof, Due, Journal, JournalError, back_of, has_unresolved, locked, moment, standing};
 
 /// A page of what a run's followers read.
 pub(crate) struct Page {
@@ -140,7 +140,7 @@ impl Journal {
             let refs = refs.and_then(|refs| serde_json::from_str(&refs).ok());
             let back = back_of(row.get(5)?);
             let signatures: Option<String> = row.get(7)?;
-            let proof = Proof::of_columns(row.get(6)?, signatures.as_deref());
+            let proof = CallerProof::of_columns(row.get(6)?, signatures.as_deref());
             Ok(Due { run: RunId(row.get(0)?), form: row.get(1)?, caller: row.get(2)?, refs, back, proof, begun: row.get(4)? })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)

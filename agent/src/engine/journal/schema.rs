@@ -49,7 +49,7 @@ ALTER TABLE run ADD COLUMN back TEXT;
 ALTER TABLE run ADD COLUMN token TEXT;
 CREATE UNIQUE INDEX run_of_token ON run (token) WHERE token IS NOT NULL;
 -- Nothing that was issued before is taken: seconds since 1970 UTC.
-INSERT INTO about VALUES ('memory', CAST(strftime('%s', 'now') AS TEXT));
+INSERT INTO about VALUES ('not_before', CAST(strftime('%s', 'now') AS TEXT));
 -- What the tokens that read one run's events are made with.
 INSERT INTO about VALUES ('events_key', lower(hex(randomblob(32))));
 ";
@@ -63,7 +63,7 @@ UPDATE run SET told = 2 WHERE ended IS NOT NULL;
 CREATE INDEX run_untold ON run (run) WHERE told < 2 AND turns AND action IN ('release', 'activate');
 -- What is still to be said, in this order to each target of an app; and what was given up, until the same got through again.
 CREATE TABLE outbox (
-    letter   INTEGER PRIMARY KEY AUTOINCREMENT,
+    delivery   INTEGER PRIMARY KEY AUTOINCREMENT,
     app      TEXT NOT NULL,
     target   TEXT NOT NULL,
     run      INTEGER NOT NULL REFERENCES run (run),
@@ -75,7 +75,7 @@ CREATE TABLE outbox (
     error    TEXT,
     given_up INTEGER
 );
-CREATE INDEX outbox_waiting ON outbox (app, target, letter) WHERE given_up IS NULL;
+CREATE INDEX outbox_waiting ON outbox (app, target, delivery) WHERE given_up IS NULL;
 -- What the target calls a run of ours.
 CREATE TABLE deployment (
     run    INTEGER NOT NULL REFERENCES run (run),
@@ -121,7 +121,7 @@ pub(super) struct About {
     /// What tells it from every other one.
     pub id: String,
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
-    pub memory: u64,
+    pub not_before: u64,
     /// What the tokens that read one run's events are made with.
     pub events_key: String,
     /// The moment of the newest event, in milliseconds since 1970 UTC; 0 when there is none.
@@ -176,7 +176,7 @@ pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About
     let newest = transaction.query_row(NEWEST, [], |row| row.get(0))?;
     let about = About {
         id: about("id")?,
-        memory: about("memory")?.parse().unwrap_or(u64::MAX),
+        not_before: about("not_before")?.parse().unwrap_or(u64::MAX),
         events_key: about("events_key")?,
         newest,
         is_new: found == 0,

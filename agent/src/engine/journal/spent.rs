@@ -7,8 +7,8 @@ use agent_model::request::Share;
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, params};
 
-use super::pen::{Sheet, Weight};
 use super::schema::NEWEST;
+use super::writer::{Transaction, Weight};
 use super::{Journal, JournalError};
 
 /// Of the acts on the spot of an app a hundred are kept, and all that are younger than this: by then no signed request and no ID token can come again.
@@ -30,7 +30,7 @@ pub(super) fn share(tx: &Connection, caller: &str) -> Result<Share, JournalError
 }
 
 /// Forgets old locks, unlocks and the like: each has its event in the run that it concerned, or in the root.
-pub(super) fn forget_spot(tx: &Sheet<'_>, app: &AppName) -> Result<(), JournalError> {
+pub(super) fn forget_spot(tx: &Transaction<'_>, app: &AppName) -> Result<(), JournalError> {
     let before = (Utc::now() - KEPT_FOR).timestamp_millis();
     let mut query = tx.prepare_cached(SPOT)?;
     let old = query.query_map([app.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -42,7 +42,7 @@ pub(super) const SPOT: &str =
     "SELECT run, accepted FROM run WHERE app = ? AND turns = 0 AND ended IS NOT NULL ORDER BY run DESC LIMIT 200 OFFSET 100";
 
 /// Removes runs with their events. How late it was is not forgotten with them.
-fn forget(tx: &Sheet<'_>, runs: impl IntoIterator<Item = u64>) -> Result<(), JournalError> {
+fn forget(tx: &Transaction<'_>, runs: impl IntoIterator<Item = u64>) -> Result<(), JournalError> {
     let mut runs = runs.into_iter().peekable();
     if runs.peek().is_none() {
         return Ok(());

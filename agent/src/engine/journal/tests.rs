@@ -20,7 +20,7 @@ fn shop() -> AppName {
 fn ask(journal: &Journal, nonce: &str, form: &str, supersedes: &[RunId]) -> Taken {
     let app = shop();
     let evidence = Evidence { text: form.to_owned(), ..Evidence::default() };
-    let asked = Asked {
+    let asked = NewRun {
         app: &app,
         action: "release",
         of: Some("main"),
@@ -133,7 +133,7 @@ async fn whoever_follows_a_run_is_woken_by_that_run_alone_and_without_a_mark() {
     let (_dir, journal) = journal();
     ask(&journal, "n1", "{}", &[]);
     ask(&journal, "n2", "{}", &[]);
-    let (mut one, other, mut any) = (journal.bell_of(RunId(1)), journal.bell_of(RunId(2)), journal.bell());
+    let (mut one, other, mut any) = (journal.changes_of(RunId(1)), journal.changes_of(RunId(2)), journal.changes());
     journal.say(RunId(1), &output(0, 10)).unwrap();
     let most = std::time::Duration::from_secs(60);
     tokio::time::timeout(most, one.changed()).await.expect("it rings").unwrap();
@@ -196,7 +196,7 @@ fn what_is_asked_again_with_other_values_is_not_planned_again() {
         let statement = connection.prepare_cached(statement).unwrap();
         [StatementStatus::Run, StatementStatus::RePrepare].map(|status| statement.get_status(status))
     };
-    for [runs, anew] in [journal.pen.with_connection(|writer| often(writer, APPEND)), often(&locked(&journal.reader), NEXT)] {
+    for [runs, anew] in [journal.writer.with_connection(|writer| often(writer, APPEND)), often(&locked(&journal.reader), NEXT)] {
         assert!(runs >= 3 && anew == 0, "of {runs} times {anew} were planned anew");
     }
 }
@@ -218,7 +218,7 @@ fn nothing_is_written_into_a_journal_that_is_damaged() {
     let damaged = |wrote: Result<(), JournalError>| matches!(wrote, Err(JournalError::Damaged { .. }));
     assert!(damaged(journal.append(RunId(1), &[planned()])) && damaged(journal.looked_through()));
     assert!(damaged(journal.append_soon(RunId(1), &What::Stopped)) && damaged(journal.say(RunId(1), &output(0, 1))));
-    assert!(damaged(journal.append_unless(RunId(1), &planned(), Stands::Ended).map(|_| ())));
+    assert!(damaged(journal.append_unless(RunId(1), &planned(), RunFlag::Ended).map(|_| ())));
     drop(journal);
     assert_eq!(fs::read(&file).unwrap(), bytes, "and it is left as it is");
 }
@@ -232,11 +232,11 @@ fn a_journal_of_before_is_brought_up_to_date_by_its_events() {
     journal.append(RunId(1), &[planned(), What::Exposed { step: "switch".into() }]).unwrap();
     journal.append(RunId(2), &[What::CancelAsked { caller: "unix:anna".into() }]).unwrap();
     let stands = |journal: &Journal| {
-        [RunId(1), RunId(2), RunId(3)].map(|run| [Stands::Exposed, Stands::CancelAsked].map(|stands| journal.has(run, stands).unwrap()))
+        [RunId(1), RunId(2), RunId(3)].map(|run| [RunFlag::Exposed, RunFlag::CancelAsked].map(|flag| journal.has(run, flag).unwrap()))
     };
     let wanted = [[true, false], [false, true], [false, false]];
     assert_eq!(stands(&journal), wanted);
-    journal.pen.with_connection(|connection| {
+    journal.writer.with_connection(|connection| {
         let back = "DROP INDEX run_last_ended; DROP INDEX run_of_outcome; DROP INDEX run_accepted; DROP INDEX run_ended;
             ALTER TABLE run DROP COLUMN commit_id; ALTER TABLE run DROP COLUMN proof; ALTER TABLE run DROP COLUMN signatures;
             DROP INDEX run_on_the_spot; DROP TABLE past; DROP TABLE past_outcome; DELETE FROM about WHERE key = 'newest';
@@ -279,11 +279,11 @@ fn expose_and_cancel_exclude_each_other() {
     ask(&journal, "n1", "{}", &[]);
     let cancel = What::CancelAsked { caller: "unix:anna".into() };
     let expose = What::Exposed { step: "switch".into() };
-    assert!(journal.append_unless(RunId(1), &expose, Stands::CancelAsked).unwrap());
-    assert!(!journal.append_unless(RunId(1), &cancel, Stands::Exposed).unwrap());
+    assert!(journal.append_unless(RunId(1), &expose, RunFlag::CancelAsked).unwrap());
+    assert!(!journal.append_unless(RunId(1), &cancel, RunFlag::Exposed).unwrap());
     ask(&journal, "n2", "{}", &[]);
-    assert!(journal.append_unless(RunId(2), &cancel, Stands::Exposed).unwrap());
-    assert!(!journal.append_unless(RunId(2), &expose, Stands::CancelAsked).unwrap());
+    assert!(journal.append_unless(RunId(2), &cancel, RunFlag::Exposed).unwrap());
+    assert!(!journal.append_unless(RunId(2), &expose, RunFlag::CancelAsked).unwrap());
 }
 
 #[test]
@@ -292,10 +292,10 @@ fn a_step_that_has_ended_is_written_down_though_a_cancel_keeps_the_next_one_from
     ask(&journal, "n1", "{}", &[]);
     let done = |step: &str| What::StepDone { step: step.into(), ms: 1, nothing: None };
     let begins = |step: &str| What::StepStarted { step: step.into() };
-    assert!(journal.go_on(RunId(1), Some(&done("fetch")), &begins("checkout"), Stands::CancelAsked).unwrap());
+    assert!(journal.go_on(RunId(1), Some(&done("fetch")), &begins("checkout"), RunFlag::CancelAsked).unwrap());
     let cancel = What::CancelAsked { caller: "unix:anna".into() };
-    assert!(journal.append_unless(RunId(1), &cancel, Stands::Exposed).unwrap());
-    assert!(!journal.go_on(RunId(1), Some(&done("checkout")), &begins("seal"), Stands::CancelAsked).unwrap());
+    assert!(journal.append_unless(RunId(1), &cancel, RunFlag::Exposed).unwrap());
+    assert!(!journal.go_on(RunId(1), Some(&done("checkout")), &begins("seal"), RunFlag::CancelAsked).unwrap());
     let told: Vec<What> = journal.marks(RunId(1)).unwrap().into_iter().map(|event| event.what).collect();
     assert_eq!(told[told.len() - 4..], [done("fetch"), begins("checkout"), cancel, done("checkout")]);
 }
@@ -305,7 +305,7 @@ fn one_agent_at_a_time_and_no_newer_file() {
     let (dir, journal) = journal();
     let state = dir.path().join("state");
     assert!(matches!(Journal::open(&state), Err(JournalError::Held(_))));
-    journal.pen.with_connection(|connection| connection.pragma_update(None, "user_version", 99).unwrap());
+    journal.writer.with_connection(|connection| connection.pragma_update(None, "user_version", 99).unwrap());
     drop(journal);
     let Err(err) = Journal::open(&state) else { panic!("a newer journal was opened") };
     assert!(matches!(err, JournalError::Newer { found: 99, .. }), "{err}");
@@ -326,7 +326,7 @@ fn nobody_else_can_read_it() {
 /// An act on the spot, and how long ago it was.
 fn on_the_spot(journal: &Journal, nonce: &str, hours: i64) -> RunId {
     let (app, evidence) = (shop(), Evidence { text: "{}".to_owned(), ..Evidence::default() });
-    let asked = Asked {
+    let asked = NewRun {
         app: &app,
         action: "lock",
         of: None,
@@ -349,7 +349,7 @@ fn on_the_spot(journal: &Journal, nonce: &str, hours: i64) -> RunId {
 
 fn age(journal: &Journal, run: RunId, hours: i64) {
     let by = hours * 3_600_000;
-    journal.pen.with_connection(|connection| {
+    journal.writer.with_connection(|connection| {
         connection
             .execute(
                 "UPDATE run SET accepted = accepted - ?1, begun = begun - ?1, ended = ended - ?1 WHERE run = ?2",
@@ -381,7 +381,7 @@ fn locks_and_unlocks_without_end_are_not_kept_for_ever() {
     assert_eq!(journal.last_number().unwrap(), 271, "a number is never given twice");
     // How late it was is known when the newest is gone.
     let newest = journal.newest();
-    journal.pen.with_connection(|connection| {
+    journal.writer.with_connection(|connection| {
         connection.execute("UPDATE about SET value = ? WHERE key = 'newest'", [(newest.timestamp_millis() + 5_000).to_string()]).unwrap()
     });
     drop(journal);

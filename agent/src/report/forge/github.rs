@@ -3,8 +3,8 @@
 use agent_wire::event::OutcomeWord;
 use serde_json::{Value, json};
 
-use super::Told;
-use crate::engine::journal::outbox::Kind;
+use super::Outgoing;
+use crate::engine::journal::outbox::DeliveryKind;
 
 const VERSION: &str = "2022-11-28";
 
@@ -18,10 +18,10 @@ pub(super) fn headers(token: &str) -> Vec<(&'static str, String)> {
 }
 
 /// The path behind the base, and the body; nothing where a deployment is spoken of that was never made.
-pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Told<'_>) -> Option<(String, Vec<u8>)> {
+pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Outgoing<'_>) -> Option<(String, Vec<u8>)> {
     let subject = told.subject;
-    let (path, mut body) = match told.letter.kind {
-        Kind::Deployment => (
+    let (path, mut body) = match told.delivery.kind {
+        DeliveryKind::Deployment => (
             format!("/repos/{repository}/deployments"),
             json!({
                 "ref": subject.commit,
@@ -33,19 +33,19 @@ pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Tol
                 "payload": { "host": told.speaker.host, "app": subject.app, "run": subject.run, "release": subject.release },
             }),
         ),
-        Kind::DeploymentState => (
+        DeliveryKind::DeploymentState => (
             format!("/repos/{repository}/deployments/{}/statuses", subject.deployment?),
             json!({ "state": deployment_state(told.outcome()), "environment": environment, "description": told.sentence() }),
         ),
-        Kind::Status | Kind::Message => (
+        DeliveryKind::Status | DeliveryKind::Message => (
             format!("/repos/{repository}/statuses/{}", subject.commit),
             json!({ "state": commit_state(told.outcome()), "context": context, "description": told.sentence() }),
         ),
     };
-    let address = match told.letter.kind {
-        Kind::Deployment => None,
-        Kind::DeploymentState => Some("log_url"),
-        Kind::Status | Kind::Message => Some("target_url"),
+    let address = match told.delivery.kind {
+        DeliveryKind::Deployment => None,
+        DeliveryKind::DeploymentState => Some("log_url"),
+        DeliveryKind::Status | DeliveryKind::Message => Some("target_url"),
     };
     if let (Some(key), Some(log)) = (address, told.log()) {
         body[key] = Value::String(log);

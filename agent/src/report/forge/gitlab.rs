@@ -3,10 +3,10 @@
 use agent_model::names::RefName;
 use agent_wire::event::OutcomeWord;
 
-use super::Told;
+use super::Outgoing;
 
 /// The path and query behind the base; there is no body.
-pub(super) fn ask(project: &str, context: &str, told: &Told<'_>) -> String {
+pub(super) fn ask(project: &str, context: &str, told: &Outgoing<'_>) -> String {
     let subject = told.subject;
     let mut query = vec![("state", state(told.outcome()).to_owned()), ("name", context.to_owned()), ("description", told.sentence())];
     query.extend(told.log().map(|log| ("target_url", log)));

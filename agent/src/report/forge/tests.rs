@@ -12,9 +12,9 @@ fn file(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-fn letter(phase: Phase, kind: Kind) -> Letter {
+fn delivery(phase: Phase, kind: DeliveryKind) -> Delivery {
     let made = "2026-11-20T22:45:23.5Z".parse().unwrap();
-    Letter { letter: 9, app: "shop".into(), target: "x".into(), run: 7, phase, kind, made, due: made, tries: 0 }
+    Delivery { delivery: 9, app: "shop".into(), target: "x".into(), run: 7, phase, kind, made, due: made, tries: 0 }
 }
 
 fn subject(outcome: Option<OutcomeWord>) -> Subject {
@@ -35,10 +35,10 @@ fn report(to: To, url: &str, secret: &tempfile::NamedTempFile) -> Report {
     Report { to, url: url.into(), secret_file: secret.path().to_owned(), roots: Roots::System, place: 1 }
 }
 
-fn call(report: &Report, letter: &Letter, subject: &Subject) -> Call {
+fn call(report: &Report, delivery: &Delivery, subject: &Subject) -> Call {
     let speaker =
         Speaker { host: "web1", journal: "0a0b", address: Some("https://web1.example:8443"), now: "2026-11-20T23:00:00Z".parse().unwrap() };
-    match prepare(report, &Told { letter, subject, speaker: &speaker }).unwrap() {
+    match prepare(report, &Outgoing { delivery, subject, speaker: &speaker }).unwrap() {
         Prepared::Call(call, _) => call,
         Prepared::Nothing => panic!("nothing to say"),
     }
@@ -62,32 +62,32 @@ fn github() -> To {
 fn github_hears_statuses_and_deployments() {
     let token = file("hunter2\n");
     let github = report(github(), "https://api.github.com", &token);
-    let started = call(&github, &letter(Phase::Started, Kind::Status), &subject(None));
+    let started = call(&github, &delivery(Phase::Started, DeliveryKind::Status), &subject(None));
     assert_eq!(started.url, "https://api.github.com/repos/acme/shop/statuses/1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b");
     assert_eq!(header(&started, "authorization"), "Bearer hunter2");
     assert_eq!(header(&started, "x-github-api-version"), "2022-11-28");
     let sentence = "2026-11-20-22-45-23-1a2b3c4d5e6f is in progress.";
     let expected = json!({ "state": "pending", "context": "release-agent/shop", "description": sentence, "target_url": LOG });
     assert_eq!(body(&started), expected);
-    let made = call(&github, &letter(Phase::Started, Kind::Deployment), &subject(None));
+    let made = call(&github, &delivery(Phase::Started, DeliveryKind::Deployment), &subject(None));
     assert_eq!(made.url, "https://api.github.com/repos/acme/shop/deployments");
     let made = body(&made);
     assert_eq!((&made["auto_merge"], &made["required_contexts"], &made["environment"]), (&json!(false), &json!([]), &json!("production")));
     assert_eq!(made["ref"], subject(None).commit);
     let known = Subject { deployment: Some(42), ..subject(Some(OutcomeWord::RolledBack)) };
-    let under_way = call(&github, &letter(Phase::Started, Kind::DeploymentState), &known);
+    let under_way = call(&github, &delivery(Phase::Started, DeliveryKind::DeploymentState), &known);
     assert_eq!(under_way.url, "https://api.github.com/repos/acme/shop/deployments/42/statuses");
     assert_eq!((&body(&under_way)["state"], &body(&under_way)["log_url"]), (&json!("in_progress"), &json!(LOG)));
-    let over = body(&call(&github, &letter(Phase::Ended, Kind::DeploymentState), &known));
+    let over = body(&call(&github, &delivery(Phase::Ended, DeliveryKind::DeploymentState), &known));
     assert_eq!((&over["state"], over["description"].as_str().unwrap().contains("taken back")), (&json!("failure"), true));
 }
 
 #[test]
 fn of_a_deployment_that_was_never_made_nothing_is_said() {
     let token = file("hunter2");
-    let (letter, subject) = (letter(Phase::Ended, Kind::DeploymentState), subject(Some(OutcomeWord::Live)));
+    let (delivery, subject) = (delivery(Phase::Ended, DeliveryKind::DeploymentState), subject(Some(OutcomeWord::Live)));
     let speaker = Speaker { host: "web1", journal: "0a0b", address: None, now: Utc::now() };
-    let prepared = prepare(&report(github(), "https://x", &token), &Told { letter: &letter, subject: &subject, speaker: &speaker });
+    let prepared = prepare(&report(github(), "https://x", &token), &Outgoing { delivery: &delivery, subject: &subject, speaker: &speaker });
     assert!(matches!(prepared, Ok(Prepared::Nothing)));
 }
 
@@ -107,11 +107,15 @@ fn every_outcome_has_its_word_at_each_forge() {
         (OutcomeWord::Superseded, "error", "inactive", "canceled"),
     ] {
         let known = Subject { deployment: Some(1), ..subject(Some(outcome)) };
-        let said = body(&call(&github, &letter(Phase::Ended, Kind::Status), &known));
+        let said = body(&call(&github, &delivery(Phase::Ended, DeliveryKind::Status), &known));
         assert_eq!(said["state"], status, "{outcome:?}");
         assert!(said["description"].as_str().unwrap().len() <= 140, "GitHub takes no more");
-        assert_eq!(body(&call(&github, &letter(Phase::Ended, Kind::DeploymentState), &known))["state"], deployment, "{outcome:?}");
-        let url = call(&gitlab, &letter(Phase::Ended, Kind::Status), &known).url;
+        assert_eq!(
+            body(&call(&github, &delivery(Phase::Ended, DeliveryKind::DeploymentState), &known))["state"],
+            deployment,
+            "{outcome:?}"
+        );
+        let url = call(&gitlab, &delivery(Phase::Ended, DeliveryKind::Status), &known).url;
         assert!(url.contains(&format!("?state={state}&")), "{url}");
     }
 }
@@ -120,7 +124,7 @@ fn every_outcome_has_its_word_at_each_forge() {
 fn gitlab_hears_it_in_the_query() {
     let token = file("glpat-hunter2");
     let gitlab = report(To::Gitlab { project: "acme/team/shop".into(), context: "a b".into() }, "https://gitlab.com", &token);
-    let started = call(&gitlab, &letter(Phase::Started, Kind::Status), &subject(None));
+    let started = call(&gitlab, &delivery(Phase::Started, DeliveryKind::Status), &subject(None));
     assert_eq!(
         started.url,
         "https://gitlab.com/api/v4/projects/acme%2Fteam%2Fshop/statuses/1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b?state=running&name=a%20b\
@@ -135,7 +139,7 @@ fn gitlab_hears_it_in_the_query() {
 fn a_message_is_the_same_however_often_it_is_sent_and_signed_by_each_secret() {
     let secrets = file("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n");
     let webhook = report(To::Webhook, "https://x/y?z", &secrets);
-    let ended = call(&webhook, &letter(Phase::Ended, Kind::Message), &subject(Some(OutcomeWord::Live)));
+    let ended = call(&webhook, &delivery(Phase::Ended, DeliveryKind::Message), &subject(Some(OutcomeWord::Live)));
     assert_eq!(ended.url, "https://x/y?z");
     assert_eq!((header(&ended, "webhook-id"), header(&ended, "webhook-timestamp")), ("0a0b-7-ended", "1795215600"));
     assert_eq!(header(&ended, "webhook-signature").split(' ').count(), 2);
@@ -146,7 +150,7 @@ fn a_message_is_the_same_however_often_it_is_sent_and_signed_by_each_secret() {
         "release": subject(None).release, "caller": "unix:anna", "outcome": "live", "log": LOG,
     });
     assert_eq!(said["data"], data);
-    let late = call(&webhook, &letter(Phase::Started, Kind::Message), &subject(Some(OutcomeWord::Live)));
+    let late = call(&webhook, &delivery(Phase::Started, DeliveryKind::Message), &subject(Some(OutcomeWord::Live)));
     assert_eq!((&body(&late)["type"], &body(&late)["data"]["outcome"]), (&json!("run.started"), &Value::Null));
 }
 

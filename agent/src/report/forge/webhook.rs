@@ -7,19 +7,19 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::SecondsFormat;
 use serde_json::json;
 
-use super::Told;
+use super::Outgoing;
 use crate::engine::journal::outbox::Phase;
 
 /// The headers and the body.
-pub(super) fn message(secrets: &[Vec<u8>], told: &Told<'_>) -> (Vec<(&'static str, String)>, Vec<u8>) {
-    let (letter, subject) = (told.letter, told.subject);
-    let word = match letter.phase {
+pub(super) fn message(secrets: &[Vec<u8>], told: &Outgoing<'_>) -> (Vec<(&'static str, String)>, Vec<u8>) {
+    let (delivery, subject) = (told.delivery, told.subject);
+    let word = match delivery.phase {
         Phase::Started => "started",
         Phase::Ended => "ended",
     };
     let body = json!({
         "type": format!("run.{word}"),
-        "timestamp": letter.made.to_rfc3339_opts(SecondsFormat::Millis, true),
+        "timestamp": delivery.made.to_rfc3339_opts(SecondsFormat::Millis, true),
         "data": {
             "host": told.speaker.host,
             "app": subject.app,

@@ -37,7 +37,7 @@ fn a_command_that_fails_is_told_with_its_last_lines() {
     let error = stage.switch(&command("echo no such service >&2; exit 5"), &a, None).unwrap_err();
     assert!(error.to_string().contains("the restart command failed") && error.tail() == ["no such service"], "{error:?}");
     let empty = Restart::Command(Settings { run: Vec::new(), back: None, timeout: Duration::from_secs(5) });
-    assert!(stage.with_scene(|scene| empty.prepare(scene, a.serving()).map(drop)).unwrap_err().hint().is_some());
+    assert!(stage.with_scene(|context| empty.prepare(context, a.serving()).map(drop)).unwrap_err().hint().is_some());
 }
 
 /// One that hangs, with nothing that serves behind it.

@@ -53,7 +53,7 @@ struct Play {
 }
 
 impl Play {
-    fn new(how: How, program: &[&str], options: &[&str]) -> Self {
+    fn new(how: MasterSignal, program: &[&str], options: &[&str]) -> Self {
         let mut stage = Stage::new();
         let socket = stage.path("web.sock");
         stage.checks = vec![stage.check(Target::Unix(socket.clone()))];
@@ -87,7 +87,7 @@ impl Drop for Play {
 
 #[test]
 fn hup_loses_no_request_and_every_worker_is_new() {
-    let play = Play::new(How::Hup, &["gunicorn"], &[]);
+    let play = Play::new(MasterSignal::Hup, &["gunicorn"], &[]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     let visitors = Visitors::come(&play.stage.path("web.sock"));
     play.stage.switch(&play.restart(), &b, Some(&a)).unwrap();
@@ -100,7 +100,7 @@ fn hup_loses_no_request_and_every_worker_is_new() {
 
 #[test]
 fn hup_to_a_release_that_cannot_be_loaded_ends_the_master_and_is_told_with_its_traceback() {
-    let mut play = Play::new(How::Hup, &["gunicorn"], &[]);
+    let mut play = Play::new(MasterSignal::Hup, &["gunicorn"], &[]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, BROKEN));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(error.to_string().contains("ended: it could not load"), "{error}");
@@ -113,7 +113,7 @@ fn hup_to_a_release_that_cannot_be_loaded_ends_the_master_and_is_told_with_its_t
 
 #[test]
 fn a_master_that_hup_ended_is_waited_for_where_something_else_starts_it() {
-    let play = Play::new(How::Hup, &["gunicorn"], &[]);
+    let play = Play::new(MasterSignal::Hup, &["gunicorn"], &[]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, BROKEN));
     play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     let root = play.stage.path("");
@@ -132,7 +132,7 @@ fn a_master_that_ends_once_more_on_the_way_back_is_waited_for_again() {
     // As one does that was started again while the link still led to what cannot be loaded.
     let configuration = tempfile::NamedTempFile::with_suffix(".py").unwrap();
     fs::write(configuration.path(), "def on_reload(server):\n    raise SystemExit(1)\n").unwrap();
-    let play = Play::new(How::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);
+    let play = Play::new(MasterSignal::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, BROKEN));
     let (root, before) = (play.stage.path(""), read(&play.settings.pid_file).unwrap());
     let supervisor = std::thread::spawn(move || {
@@ -152,7 +152,7 @@ fn a_master_that_ends_once_more_on_the_way_back_is_waited_for_again() {
 fn the_first_release_waits_for_the_gunicorn_that_can_only_start_in_it() {
     let mut stage = Stage::new();
     stage.checks = vec![stage.check(Target::Unix(stage.path("web.sock")))];
-    let settings = Settings { pid_file: stage.path("pid"), unit: None, how: How::Hup, timeout: Duration::from_secs(30) };
+    let settings = Settings { pid_file: stage.path("pid"), unit: None, how: MasterSignal::Hup, timeout: Duration::from_secs(30) };
     let a = stage.release(A, APP);
     let root = stage.path("");
     let operator = std::thread::spawn(move || {
@@ -172,14 +172,14 @@ fn the_first_release_waits_for_the_gunicorn_that_can_only_start_in_it() {
 
 #[test]
 fn hup_with_preload_changes_nothing_and_is_found_out() {
-    let play = Play::new(How::Hup, &["gunicorn"], &["--preload"]);
+    let play = Play::new(MasterSignal::Hup, &["gunicorn"], &["--preload"]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(matches!(error, RestartError::SetUp { .. }) && error.to_string().contains("forks the old app again"), "{error}");
     // Where neither its command line nor its configuration tells, the answers do.
     let configuration = tempfile::NamedTempFile::with_suffix(".py").unwrap();
     fs::write(configuration.path(), "preload_app = bool(1)\n").unwrap();
-    let mut play = Play::new(How::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);
+    let mut play = Play::new(MasterSignal::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);
     play.stage.checks[0].within = Duration::from_secs(1);
     play.settings.timeout = Duration::from_secs(3);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
@@ -190,7 +190,7 @@ fn hup_with_preload_changes_nothing_and_is_found_out() {
 
 #[test]
 fn usr2_brings_a_second_master_and_lets_the_first_one_go() {
-    let play = Play::new(How::Usr2, &["gunicorn"], &[]);
+    let play = Play::new(MasterSignal::Usr2, &["gunicorn"], &[]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     let before = read(&play.settings.pid_file).unwrap();
     let visitors = Visitors::come(&play.stage.path("web.sock"));
@@ -205,7 +205,7 @@ fn usr2_brings_a_second_master_and_lets_the_first_one_go() {
 
 #[test]
 fn usr2_to_a_release_that_cannot_be_loaded_leaves_the_old_master_alone() {
-    let play = Play::new(How::Usr2, &["gunicorn"], &[]);
+    let play = Play::new(MasterSignal::Usr2, &["gunicorn"], &[]);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, BROKEN));
     let before = read(&play.settings.pid_file).unwrap();
     let visitors = Visitors::come(&play.stage.path("web.sock"));

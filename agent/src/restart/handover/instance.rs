@@ -18,8 +18,8 @@ use super::{Settings, Starter, file_name};
 use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::worker::templates;
-use crate::restart::{RestartError, Scene, Serving, variables};
-use crate::site::{Slot, Slots};
+use crate::restart::{ReleaseRef, RestartContext, RestartError, variables};
+use crate::root::{Slot, Slots};
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
 use ending::could_not_be_ended;
@@ -64,7 +64,7 @@ fn choose<'s>(seats: &'s [Seat], new: &ReleaseName, live: Option<&ReleaseName>, 
 
 /// All instances of an app.
 pub(super) struct Instances<'a> {
-    pub(super) scene: &'a Scene<'a>,
+    pub(super) context: &'a RestartContext<'a>,
     pub(super) settings: &'a Settings,
     /// Where anything of it is a unit.
     pub(super) bus: Option<Bus<'a>>,
@@ -73,14 +73,14 @@ pub(super) struct Instances<'a> {
 }
 
 impl<'a> Instances<'a> {
-    pub(super) fn open(settings: &'a Settings, scene: &'a Scene<'a>) -> Result<Self, RestartError> {
-        let has_units = matches!(settings.starter, Starter::Unit(_)) || templates(scene).next().is_some();
-        let bus = if has_units { Some(Bus::of(scene)?) } else { None };
-        Ok(Self { scene, settings, bus, again: Cell::new(None) })
+    pub(super) fn open(settings: &'a Settings, context: &'a RestartContext<'a>) -> Result<Self, RestartError> {
+        let has_units = matches!(settings.starter, Starter::Unit(_)) || templates(context).next().is_some();
+        let bus = if has_units { Some(Bus::of(context)?) } else { None };
+        Ok(Self { context, settings, bus, again: Cell::new(None) })
     }
 
     fn unit(&self, release: &ReleaseName) -> Option<(&Bus<'a>, String)> {
-        self.unit_called(&self.settings.called(self.scene.link, release))
+        self.unit_called(&self.settings.called(self.context.link, release))
     }
 
     fn unit_called(&self, called: &str) -> Option<(&Bus<'a>, String)> {
@@ -90,11 +90,11 @@ impl<'a> Instances<'a> {
     }
 
     pub(super) fn slots(&self) -> Slots {
-        Slots::beside(self.scene.link)
+        Slots::beside(self.context.link)
     }
 
     /// Whether the starter can start anything at all, and the workers can be started.
-    pub(super) fn check_starter(&self, new: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn check_starter(&self, new: ReleaseRef<'_>) -> Result<(), RestartError> {
         for called in self.names(new.name) {
             for unit in self.workers_called(&called) {
                 self.examine_worker(&unit)?;
@@ -103,7 +103,7 @@ impl<'a> Instances<'a> {
         match &self.settings.starter {
             Starter::Unit(template) if !template.contains("@.") => Err(RestartError::SetUp {
                 what: format!("{template} is no template unit"),
-                cure: format!("name a template, such as {}@.service", self.scene.app),
+                hint: format!("name a template, such as {}@.service", self.context.app),
             }),
             Starter::Unit(_) => {
                 let called = self.names(new.name);
@@ -111,7 +111,7 @@ impl<'a> Instances<'a> {
             }
             Starter::Command(argv) if argv.is_empty() => Err(RestartError::SetUp {
                 what: "the command that starts an instance is empty".to_owned(),
-                cure: "set it under [restart]".to_owned(),
+                hint: "set it under [restart]".to_owned(),
             }),
             Starter::Command(_) => Ok(()),
         }
@@ -136,11 +136,11 @@ impl<'a> Instances<'a> {
     }
 
     fn record_path(&self, release: &str) -> PathBuf {
-        self.scene.instances.join(format!("{release}.json"))
+        self.context.instances.join(format!("{release}.json"))
     }
 
     fn log_path(&self, release: &str) -> PathBuf {
-        self.scene.instances.join(format!("{release}.log"))
+        self.context.instances.join(format!("{release}.log"))
     }
 
     fn record(&self, release: &str) -> Option<Record> {
@@ -149,7 +149,7 @@ impl<'a> Instances<'a> {
 
     /// Whether an instance of this release was ever started and not stopped again, be it before the last boot.
     pub(super) fn knows(&self, release: &ReleaseName) -> bool {
-        self.record_path(release.as_str()).exists() || self.settings.slot_of(self.scene.link, release).is_some()
+        self.record_path(release.as_str()).exists() || self.settings.slot_of(self.context.link, release).is_some()
     }
 
     pub(super) fn write_record(&self, record: &Record) -> Result<(), RestartError> {
@@ -165,7 +165,7 @@ impl<'a> Instances<'a> {
             file.write_all(&serde_json::to_vec(record)?)?;
             file.sync_all()?;
             fs::rename(&temporary, path)?;
-            File::open(self.scene.instances)?.sync_all()
+            File::open(self.context.instances)?.sync_all()
         };
         // The cause is told; what stays of the temporary file goes when the agent starts.
         let written = write().inspect_err(|_| drop(fs::remove_file(&temporary)));
@@ -198,7 +198,7 @@ impl<'a> Instances<'a> {
         let process = masters.first().and_then(|master| Some((master.pid(), master.started()?)));
         let record = Record { process, leaving: true, ..self.new_record(release) };
         if let Err(err) = self.write_record(&record) {
-            (self.scene.warn)(&format!("{err}"));
+            (self.context.warn)(&format!("{err}"));
         }
     }
 
@@ -208,12 +208,12 @@ impl<'a> Instances<'a> {
     }
 
     fn socket_of(&self, release: &ReleaseName) -> PathBuf {
-        self.settings.socket_of(self.scene.link, release)
+        self.settings.socket_of(self.context.link, release)
     }
 
     /// A record that knows no process yet.
     pub(super) fn new_record(&self, release: &ReleaseName) -> Record {
-        let slot = self.settings.slot_of(self.scene.link, release).map(|slot| self.slots().link(&slot));
+        let slot = self.settings.slot_of(self.context.link, release).map(|slot| self.slots().link(&slot));
         let socket = self.socket_of(release);
         let again = self.again.get().or_else(|| self.record(release.as_str())?.again);
         Record { release: release.to_string(), socket, boot: boot(), process: None, slot, leaving: false, again }
@@ -221,7 +221,7 @@ impl<'a> Instances<'a> {
 
     /// Finds a slot for a release, and lets it lead there. Its unit is stopped, and stays so until it is started.
     fn take_slot(&self, new: &ReleaseName) -> Result<(), RestartError> {
-        let (slots, link) = (self.slots(), self.scene.link);
+        let (slots, link) = (self.slots(), self.context.link);
         let state = |slot: &Slot| -> Result<Seat, RestartError> {
             Ok(Seat { slot: slot.clone(), release: slots.release_of(slot), down: self.is_down(slot.as_str())? })
         };
@@ -233,7 +233,7 @@ impl<'a> Instances<'a> {
         let Some(seat) = choose(&seats, new, live.as_ref(), is_public) else {
             return Err(RestartError::SetUp {
                 what: "there is no slot that visitors do not need".to_owned(),
-                cure: "name another one under [restart] slots, and let agentctl setup app make its grants".to_owned(),
+                hint: "name another one under [restart] slots, and let agentctl setup app make its grants".to_owned(),
             });
         };
         if seat.release.as_ref() == Some(new) {
@@ -241,7 +241,7 @@ impl<'a> Instances<'a> {
         }
         if !seat.down {
             let former = seat.release.as_ref().map_or_else(|| "something else".to_owned(), |release| format!("the instance of {release}"));
-            (self.scene.note)(&format!("{former} gives up the slot {} to {new}", seat.slot));
+            (self.context.note)(&format!("{former} gives up the slot {} to {new}", seat.slot));
             self.empty(seat)?;
         }
         if let Some(former) = &seat.release {
@@ -279,7 +279,7 @@ impl<'a> Instances<'a> {
     }
 
     /// Starts the instance of a release; it need not be ready.
-    pub(super) fn start(&self, serving: Serving<'_>) -> Result<Instance, RestartError> {
+    pub(super) fn start(&self, serving: ReleaseRef<'_>) -> Result<Instance, RestartError> {
         if !self.settings.slots.is_empty() {
             self.take_slot(serving.name)?;
         }
@@ -295,7 +295,7 @@ impl<'a> Instances<'a> {
         self.write_record(&record)?;
         let release = serving.name.as_str();
         if self.bus.is_some() {
-            variables::write(self.scene, &self.settings.called(self.scene.link, serving.name), serving)?;
+            variables::write(self.context, &self.settings.called(self.context.link, serving.name), serving)?;
         }
         if let Some((bus, unit)) = self.unit(serving.name) {
             bus.job(Act::Start, &unit, self.settings.start_timeout)?;
@@ -307,7 +307,7 @@ impl<'a> Instances<'a> {
         };
         let (log, log_from) = self.open_log(release)?;
         let act = || format!("cannot start the instance of {release}");
-        let mut child = command(argv, serving, &socket, self.scene.env)
+        let mut child = command(argv, serving, &socket, self.context.env)
             .start_server(log)
             .map_err(|source| RestartError::Program { act: act(), source })?;
         let master = Process::of(child.id());
@@ -343,7 +343,7 @@ impl<'a> Instances<'a> {
                 let how = status.map_or_else(String::new, |status| format!(", with {status}"));
                 Err(RestartError::Process {
                     what: format!("the instance of {release} ended{how}"),
-                    cure: Some(format!("all that it said is in {}", self.log_path(release.as_str()).display())),
+                    hint: Some(format!("all that it said is in {}", self.log_path(release.as_str()).display())),
                     tail: self.tail(instance, release),
                 })
             }
@@ -402,7 +402,7 @@ impl<'a> Instances<'a> {
 
     /// The releases that have an instance, or of which something was left.
     pub(super) fn running(&self) -> Result<Vec<ReleaseName>, RestartError> {
-        let mut names: Vec<ReleaseName> = fs::read_dir(self.scene.instances)
+        let mut names: Vec<ReleaseName> = fs::read_dir(self.context.instances)
             .into_iter()
             .flatten()
             .flatten()
@@ -456,8 +456,8 @@ impl<'a> Instances<'a> {
 
     /// Frees the slot of a release, unless one of its units runs after all, or visitors are led to it.
     pub(super) fn leave_slot(&self, release: &ReleaseName) -> Result<(), RestartError> {
-        let Some(slot) = self.settings.slot_of(self.scene.link, release) else { return Ok(()) };
-        if self.settings.names(self.scene.link, release) || !self.is_down(slot.as_str())? {
+        let Some(slot) = self.settings.slot_of(self.context.link, release) else { return Ok(()) };
+        if self.settings.names(self.context.link, release) || !self.is_down(slot.as_str())? {
             return Ok(());
         }
         Ok(self.slots().free(&slot)?)
@@ -478,7 +478,7 @@ impl<'a> Instances<'a> {
         if drain.is_zero() {
             return;
         }
-        let end = Instant::now() + drain.min(self.scene.watch.left());
+        let end = Instant::now() + drain.min(self.context.watch.left());
         let mut quiet = 0;
         loop {
             let Some(state) = unix_socket(socket) else {
@@ -493,7 +493,7 @@ impl<'a> Instances<'a> {
                 return;
             }
             if Instant::now() > end {
-                (self.scene.warn)(&format!(
+                (self.context.warn)(&format!(
                     "{} connections to the instance of {release} were still open after {} s, and it is stopped all the same: requests that take \
                      longer than drain, or connections that the proxy keeps open (nginx: keepalive without a keepalive_time that is shorter)",
                     state.connections,
@@ -506,9 +506,9 @@ impl<'a> Instances<'a> {
     }
 
     /// Removes the logs of releases that are no longer on disk.
-    pub(super) fn sweep_logs(&self, live: Serving<'_>) {
+    pub(super) fn sweep_logs(&self, live: ReleaseRef<'_>) {
         let Some(releases) = live.dir.parent() else { return };
-        for entry in fs::read_dir(self.scene.instances).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.context.instances).into_iter().flatten().flatten() {
             let name = entry.file_name().to_str().and_then(|name| name.strip_suffix(".log")?.parse::<ReleaseName>().ok());
             if name.is_some_and(|name| !releases.join(name.as_str()).exists()) {
                 // A log that stays is only a file.
@@ -540,7 +540,7 @@ pub(in crate::restart) fn instance_of(template: &str, called: &str) -> String {
 }
 
 /// The program of an instance, with what it must know of itself.
-fn command(argv: &[String], serving: Serving<'_>, socket: &Path, env: &[(String, String)]) -> Program {
+fn command(argv: &[String], serving: ReleaseRef<'_>, socket: &Path, env: &[(String, String)]) -> Program {
     let (socket, dir) = (socket.to_string_lossy(), serving.dir.to_string_lossy());
     let filled = |arg: &String| arg.replace("{socket}", &socket).replace("{release}", serving.name.as_str()).replace("{dir}", &dir);
     let argv: Vec<String> = argv.iter().map(filled).collect();

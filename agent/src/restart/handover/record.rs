@@ -7,7 +7,7 @@ use agent_model::names::ReleaseName;
 use serde::{Deserialize, Serialize};
 
 use super::instance::SOCKET;
-use crate::site;
+use crate::root;
 use crate::tools::http;
 use crate::tools::{Process, boot, with_variable};
 
@@ -42,24 +42,24 @@ pub(super) struct Record {
 impl Record {
     /// Whether the slot that it was started in leads to its release no more: then its unit was stopped, and what listens is another's.
     fn is_past(&self) -> bool {
-        self.slot.as_ref().is_some_and(|slot| site::leads_to(slot).is_none_or(|release| release.as_str() != self.release))
+        self.slot.as_ref().is_some_and(|slot| root::leads_to(slot).is_none_or(|release| release.as_str() != self.release))
     }
 }
 
 /// Whether the instance that a record tells of runs, whatever is set by now: by its process, by the variable that its processes have, and by who
 /// listens at its socket.
-pub(crate) fn recorded(path: &Path) -> site::Instance {
+pub(crate) fn recorded(path: &Path) -> root::Instance {
     let Some(record) = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok()) else {
-        return site::Instance::Unknown;
+        return root::Instance::Unknown;
     };
     if record.is_past() {
-        return site::Instance::Gone;
+        return root::Instance::Gone;
     }
     let process = record.process.filter(|_| record.boot == boot()).map(|(pid, started)| Process::recorded(pid, started));
     let runs = process.is_some_and(|process| process.is_alive())
         || http::listens(&record.socket)
         || !with_variable(SOCKET, &record.socket.to_string_lossy()).is_empty();
-    if runs { site::Instance::Runs } else { site::Instance::Gone }
+    if runs { root::Instance::Runs } else { root::Instance::Gone }
 }
 
 /// How often the instance of a release was started again, by its record in the directory of instances.

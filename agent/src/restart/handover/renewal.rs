@@ -21,8 +21,8 @@ use agent_model::names::ReleaseName;
 use super::instance::Instances;
 use super::record::Record;
 use super::{Settings, Starter};
-use crate::restart::{Renewal, RestartError, Scene, Serving};
-use crate::site::{self, Slots};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
+use crate::root::{self, Slots};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 
 /// Behind the release's name, in the name of the second one's socket.
@@ -36,7 +36,7 @@ fn read(path: &Path) -> Option<Record> {
 }
 
 fn of(link: &Path, release: &ReleaseName, ending: &str) -> Option<Record> {
-    read(&site::instances_beside(link).join(format!("{release}.{ending}")))
+    read(&root::instances_beside(link).join(format!("{release}.{ending}")))
 }
 
 /// The release in the name of an instance that the agent started itself.
@@ -58,30 +58,35 @@ impl Settings {
     }
 
     /// How likely a slot that leads to a release is the one of its instance: the least is.
-    pub(super) fn rank_of_slot(&self, link: &Path, release: &ReleaseName, slot: &site::Slot) -> (bool, bool) {
+    pub(super) fn rank_of_slot(&self, link: &Path, release: &ReleaseName, slot: &root::Slot) -> (bool, bool) {
         let place = Some(Slots::beside(link).link(slot));
         let of = |ending| of(link, release, ending).and_then(|record| record.slot);
         (of(CURRENT) != place, of(FORMER) == place)
     }
 
     /// Puts the first instance back, and ends the second one; nothing where no second one was begun.
-    pub(in crate::restart) fn bring_back(&self, scene: &Scene<'_>, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
-        Instances::open(self, scene)?.bring_back(release, drain)
+    pub(in crate::restart) fn bring_back(
+        &self,
+        context: &RestartContext<'_>,
+        release: &ReleaseName,
+        drain: Duration,
+    ) -> Result<(), RestartError> {
+        Instances::open(self, context)?.bring_back(release, drain)
     }
 
     /// Whether visitors are led to an instance of the release that accepts connections.
-    pub(in crate::restart) fn is_served(&self, scene: &Scene<'_>, release: &ReleaseName) -> Result<bool, RestartError> {
-        Ok(self.names(scene.link, release) && Instances::open(self, scene)?.serves(release)?)
+    pub(in crate::restart) fn is_served(&self, context: &RestartContext<'_>, release: &ReleaseName) -> Result<bool, RestartError> {
+        Ok(self.names(context.link, release) && Instances::open(self, context)?.serves(release)?)
     }
 }
 
 impl Instances<'_> {
     fn place(&self, release: &ReleaseName, ending: &str) -> PathBuf {
-        self.scene.instances.join(format!("{release}.{ending}"))
+        self.context.instances.join(format!("{release}.{ending}"))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), RestartError> {
-        let renamed = fs::rename(from, to).and_then(|()| File::open(self.scene.instances)?.sync_all());
+        let renamed = fs::rename(from, to).and_then(|()| File::open(self.context.instances)?.sync_all());
         renamed.map_err(|source| RestartError::File { act: "put aside", path: from.to_owned(), source })
     }
 
@@ -95,15 +100,15 @@ impl Instances<'_> {
     }
 
     /// Where a release is to be started anew: sets its instance aside. One that does not run needs no second one beside it.
-    pub(super) fn set_aside(&self, serving: Serving<'_>) -> Result<(), RestartError> {
+    pub(super) fn set_aside(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         let release = serving.name;
-        if self.scene.renewal == Renewal::No || self.find(release)?.is_none() {
+        if self.context.renewal == Renewal::No || self.find(release)?.is_none() {
             return Ok(());
         }
         if let (Starter::Unit(template), true) = (&self.settings.starter, self.settings.slots.is_empty()) {
             return Err(RestartError::SetUp {
                 what: format!("{template} has one unit for each release, so that no second one can be started beside it"),
-                cure: "set slots = [\"blue\", \"green\"] under [restart]".to_owned(),
+                hint: "set slots = [\"blue\", \"green\"] under [restart]".to_owned(),
             });
         }
         let second = self.settings.socket_called(&format!("{release}{SECOND}"));
@@ -113,7 +118,7 @@ impl Instances<'_> {
                     "the socket of a second instance would have a path of {} bytes, and Linux allows {MOST_SOCKET_PATH}",
                     second.as_os_str().len()
                 ),
-                cure: "shorten socket under [restart]".to_owned(),
+                hint: "shorten socket under [restart]".to_owned(),
             });
         }
         // What an earlier restart could not end is in the way of this one.
@@ -130,7 +135,7 @@ impl Instances<'_> {
     }
 
     /// Whether a slot is that of an instance that was set aside.
-    pub(super) fn is_kept(&self, release: &ReleaseName, slot: &site::Slot) -> bool {
+    pub(super) fn is_kept(&self, release: &ReleaseName, slot: &root::Slot) -> bool {
         read(&self.place(release, FORMER)).and_then(|former| former.slot) == Some(self.slots().link(slot))
     }
 
@@ -141,7 +146,7 @@ impl Instances<'_> {
         // Written down before the first signal: an agent that dies in between must not go back to what is about to go.
         self.write_record_at(&place, &Record { leaving: true, ..former.clone() })?;
         self.end_recorded(release, &former, drain)?;
-        (self.scene.note)(&format!("the former instance of {release} has finished and stopped"));
+        (self.context.note)(&format!("the former instance of {release} has finished and stopped"));
         self.remove(&place)
     }
 
@@ -158,7 +163,7 @@ impl Instances<'_> {
             }
             self.rename(&former, &current)?;
             // Visitors are led back before the second one goes.
-            self.settings.name(self.scene.link, release)?;
+            self.settings.name(self.context.link, release)?;
         }
         if let Some(second) = read(&failed) {
             self.end_recorded(release, &second, drain)?;
@@ -172,7 +177,7 @@ impl Instances<'_> {
         if is_current || self.settings.named().as_ref() == Some(&record.socket) {
             return Ok(());
         }
-        let slot = record.slot.as_ref().and_then(|slot| slot.file_name()?.to_str()?.parse::<site::Slot>().ok());
+        let slot = record.slot.as_ref().and_then(|slot| slot.file_name()?.to_str()?.parse::<root::Slot>().ok());
         match slot {
             // A slot that another release has taken is that one's.
             Some(slot) if self.slots().release_of(&slot).as_ref() != Some(release) => Ok(()),

@@ -7,7 +7,7 @@ use agent_model::names::ReleaseName;
 use super::instance::{Instance, Instances};
 use super::record::{StartedAgain, started_again};
 use super::{Settings, Starter};
-use crate::restart::{RestartError, Scene, Serving};
+use crate::restart::{ReleaseRef, RestartContext, RestartError};
 use crate::tools::Process;
 use crate::tools::http;
 
@@ -24,11 +24,16 @@ pub(crate) enum Standing {
 
 impl Settings {
     /// How the instance of the live release stands; `known` are the masters that it had when somebody looked last.
-    pub(in crate::restart) fn standing(&self, scene: &Scene<'_>, live: &ReleaseName, known: &[Process]) -> Result<Standing, RestartError> {
+    pub(in crate::restart) fn standing(
+        &self,
+        context: &RestartContext<'_>,
+        live: &ReleaseName,
+        known: &[Process],
+    ) -> Result<Standing, RestartError> {
         if matches!(self.starter, Starter::Unit(_)) {
             return Ok(Standing::Unwatched);
         }
-        let instances = Instances::open(self, scene)?;
+        let instances = Instances::open(self, context)?;
         let masters = match instances.find(live)? {
             Some(Instance::Processes { masters, .. }) => masters,
             _ => Vec::new(),
@@ -40,24 +45,29 @@ impl Settings {
         let is_orphaned = !known.is_empty()
             && !known.iter().any(Process::is_alive)
             && !matches!(masters.as_slice(), [successor] if !successor.children().is_empty());
-        let listens = http::listens(&self.socket_of(scene.link, live));
+        let listens = http::listens(&self.socket_of(context.link, live));
         Ok(if listens && !is_orphaned { Standing::Serves(masters) } else { Standing::Gone })
     }
 
     /// Starts the instance of the live release again, which has ended, and counts that.
-    pub(in crate::restart) fn start_again(&self, scene: &Scene<'_>, live: Serving<'_>, now: i64) -> Result<StartedAgain, RestartError> {
+    pub(in crate::restart) fn start_again(
+        &self,
+        context: &RestartContext<'_>,
+        live: ReleaseRef<'_>,
+        now: i64,
+    ) -> Result<StartedAgain, RestartError> {
         if let Some(obstacle) = self.obstacle() {
             return Err(obstacle);
         }
-        let instances = Instances::open(self, scene)?;
-        let before = started_again(scene.instances, live.name).map_or(0, |before| before.times);
+        let instances = Instances::open(self, context)?;
+        let before = started_again(context.instances, live.name).map_or(0, |before| before.times);
         let again = StartedAgain { times: before.saturating_add(1), last: now };
         instances.again.set(Some(again));
         if instances.find(live.name)?.is_some() {
             instances.stop(live.name, Duration::ZERO)?;
         }
         self.bring_up(&instances, live)?;
-        self.name(scene.link, live.name)?;
+        self.name(context.link, live.name)?;
         Ok(again)
     }
 }

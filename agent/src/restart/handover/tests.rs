@@ -47,13 +47,13 @@ impl Play {
         Restart::Handover(self.settings.clone())
     }
 
-    pub(super) fn switch(&self, new: &Release, former: Option<&Release>) -> Result<Proof, RestartError> {
+    pub(super) fn switch(&self, new: &Release, former: Option<&Release>) -> Result<ServingProof, RestartError> {
         self.stage.switch(&self.restart(), new, former)
     }
 
     pub(super) fn masters(&self, release: &Release) -> Vec<crate::tools::Process> {
-        self.stage.with_scene(|scene| {
-            let instances = Instances::open(&self.settings, scene).unwrap();
+        self.stage.with_scene(|context| {
+            let instances = Instances::open(&self.settings, context).unwrap();
             match instances.find(&release.name).unwrap() {
                 Some(Instance::Processes { masters, .. }) => masters,
                 _ => Vec::new(),
@@ -64,8 +64,8 @@ impl Play {
 
 impl Drop for Play {
     fn drop(&mut self) {
-        self.stage.with_scene(|scene| {
-            let instances = Instances::open(&self.settings, scene).unwrap();
+        self.stage.with_scene(|context| {
+            let instances = Instances::open(&self.settings, context).unwrap();
             for release in instances.running().unwrap() {
                 instances.stop(&release, Duration::ZERO).unwrap();
             }
@@ -148,15 +148,15 @@ fn a_warm_instance_is_back_at_once_and_older_ones_go() {
     assert_eq!((play.masters(&a).len(), play.masters(&b).len()), (1, 1));
     let visitors = Visitors::come(&play.settings.socket);
     let begun = Instant::now();
-    play.stage.with_scene(|scene| {
+    play.stage.with_scene(|context| {
         let Restart::Handover(settings) = play.restart() else { panic!() };
-        assert_eq!(settings.stand(scene, a.serving()).unwrap(), Stood::Ours);
+        assert_eq!(settings.stand(context, a.serving()).unwrap(), Stood::Ours);
     });
     let stood = begun.elapsed();
     assert_eq!(visit(&play.settings.socket, "/").unwrap(), A);
     eprintln!("stood after {stood:?}, answered after {:?}", begun.elapsed());
     let begun = Instant::now();
-    play.stage.with_scene(|scene| play.restart().prepare(scene, b.serving()).map(drop)).unwrap();
+    play.stage.with_scene(|context| play.restart().prepare(context, b.serving()).map(drop)).unwrap();
     eprintln!("a warm instance is prepared in {:?}", begun.elapsed());
     play.switch(&b, Some(&a)).unwrap();
     play.switch(&c, Some(&b)).unwrap();
@@ -170,9 +170,9 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     play.switch(&a, None).unwrap();
     // The agent died right after the rename, and before it had written down which process it had started.
-    play.stage.with_scene(|scene| {
-        let mut prepared = play.restart().prepare(scene, b.serving()).unwrap();
-        play.restart().act(scene, b.serving(), &mut prepared).unwrap();
+    play.stage.with_scene(|context| {
+        let mut prepared = play.restart().prepare(context, b.serving()).unwrap();
+        play.restart().act(context, b.serving(), &mut prepared).unwrap();
     });
     let record = play.stage.path(".agent/instances").join(format!("{B}.json"));
     let text = fs::read_to_string(&record).unwrap();
@@ -186,7 +186,7 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
     assert_eq!(seen.last(), Some(&Ok(A.to_owned())));
     assert!(play.masters(&b).is_empty() && !record.exists());
     // After a reboot nothing runs, and the records are of another boot.
-    play.stage.with_scene(|scene| Instances::open(&play.settings, scene).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
+    play.stage.with_scene(|context| Instances::open(&play.settings, context).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
     let record = play.stage.path(".agent/instances").join(format!("{A}.json"));
     fs::write(&record, format!(r#"{{"release":"{A}","socket":"x","boot":"another","process":[1,1]}}"#)).unwrap();
     fs::remove_file(&play.settings.socket).unwrap();
@@ -198,7 +198,7 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
 fn a_live_instance_that_is_gone_is_revived() {
     let play = Play::new(&UWSGI);
     let a = play.stage.release(A, APP);
-    let revive = || play.stage.with_scene(|scene| play.restart().revive(scene, a.serving())).unwrap();
+    let revive = || play.stage.with_scene(|context| play.restart().revive(context, a.serving())).unwrap();
     assert_eq!(revive(), Revived::NotNeeded, "it was never started");
     play.switch(&a, None).unwrap();
     assert_eq!(revive(), Revived::NotNeeded);
@@ -207,10 +207,10 @@ fn a_live_instance_that_is_gone_is_revived() {
     while master.is_alive() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let gone = play.stage.with_scene(|scene| play.restart().look(scene, a.serving())).unwrap_err();
+    let gone = play.stage.with_scene(|context| play.restart().look(context, a.serving())).unwrap_err();
     assert!(gone.to_string().contains("there is no instance"), "{gone}");
     assert_eq!(revive(), Revived::Started);
-    let proof = play.stage.with_scene(|scene| play.restart().look(scene, a.serving())).unwrap();
+    let proof = play.stage.with_scene(|context| play.restart().look(context, a.serving())).unwrap();
     assert_eq!(proof.notes.len(), 1, "{proof:?}");
 }
 
@@ -226,8 +226,8 @@ pub(super) fn kill(process: crate::tools::Process) {
 fn a_live_instance_that_ends_is_gone_and_is_started_again_and_counted() {
     let play = Play::new(&UWSGI);
     let a = play.stage.release(A, APP);
-    let standing = |known: &[_]| play.stage.with_scene(|scene| play.restart().standing(scene, &a.name, known)).unwrap();
-    let again = |now| play.stage.with_scene(|scene| play.restart().start_again(scene, a.serving(), now)).unwrap();
+    let standing = |known: &[_]| play.stage.with_scene(|context| play.restart().standing(context, &a.name, known)).unwrap();
+    let again = |now| play.stage.with_scene(|context| play.restart().start_again(context, a.serving(), now)).unwrap();
     assert_eq!(standing(&[]), Standing::Unwatched, "it was never started");
     play.switch(&a, None).unwrap();
     let Standing::Serves(masters) = standing(&[]) else { panic!("it serves") };
@@ -245,7 +245,7 @@ fn a_live_instance_that_ends_is_gone_and_is_started_again_and_counted() {
     assert_eq!(again(9), Some(StartedAgain { times: 2, last: 9 }));
     assert_eq!(started_again(&play.stage.path(".agent/instances"), &a.name), Some(StartedAgain { times: 2, last: 9 }));
     // What the agent itself has stopped stays so.
-    play.stage.with_scene(|scene| Instances::open(&play.settings, scene).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
+    play.stage.with_scene(|context| Instances::open(&play.settings, context).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
     assert_eq!(standing(&[]), Standing::Unwatched);
 }
 
@@ -272,9 +272,9 @@ fn a_death_within_the_time_of_confirmation_leaves_the_former_instance_to_go_back
     let mut play = Play::new(&UWSGI);
     play.settings.confirm = Duration::from_secs(20);
     let a = play.stage.release(A, APP);
-    play.stage.with_scene(|scene| assert_eq!(play.settings.prepare(scene, a.serving()).unwrap(), Duration::from_secs(20)));
-    play.stage.with_scene(|scene| {
-        let seen = Scene { steadiness: Steadiness::Seen, ..*scene };
+    play.stage.with_scene(|context| assert_eq!(play.settings.prepare(context, a.serving()).unwrap(), Duration::from_secs(20)));
+    play.stage.with_scene(|context| {
+        let seen = RestartContext { steadiness: Steadiness::Seen, ..*context };
         assert_eq!(play.settings.prepare(&seen, a.serving()).unwrap(), Duration::ZERO, "it was watched before");
     });
     play.settings.confirm = Duration::ZERO;
@@ -329,7 +329,7 @@ fn an_instance_that_takes_term_for_a_reload_goes_all_the_same() {
 fn what_stands_in_the_way_is_said_before_anything_is_started() {
     let mut play = Play::new(&["./start"]);
     let a = play.stage.release(A, APP);
-    let prepare = |play: &Play| play.stage.with_scene(|scene| play.restart().prepare(scene, a.serving()).map(drop)).unwrap_err();
+    let prepare = |play: &Play| play.stage.with_scene(|context| play.restart().prepare(context, a.serving()).map(drop)).unwrap_err();
     let missing = prepare(&play);
     assert!(std::error::Error::source(&missing).unwrap().to_string().contains("there is no program"), "{missing:?}");
     let listener = UnixListener::bind(&play.settings.socket).unwrap();
@@ -466,11 +466,11 @@ fn the_record_of_an_instance_ends_when_its_slot_leads_elsewhere() {
     let record = play.stage.path(".agent/instances").join(format!("{A}.json"));
     let slot = play.slots().link(&"blue".parse().unwrap());
     fs::write(&record, format!(r#"{{"release":"{A}","socket":{socket:?},"boot":"x","process":null,"slot":{slot:?}}}"#)).unwrap();
-    assert_eq!(recorded(&record), crate::site::Instance::Runs);
+    assert_eq!(recorded(&record), crate::root::Instance::Runs);
     play.take("blue", &b);
-    assert_eq!(recorded(&record), crate::site::Instance::Gone);
+    assert_eq!(recorded(&record), crate::root::Instance::Gone);
     play.slots().free(&"blue".parse().unwrap()).unwrap();
-    assert_eq!(recorded(&record), crate::site::Instance::Gone);
+    assert_eq!(recorded(&record), crate::root::Instance::Gone);
     fs::remove_dir_all(play.stage.path("")).unwrap();
 }
 
@@ -480,9 +480,9 @@ fn no_release_can_be_removed_that_a_slot_leads_to_while_systemd_does_not_answer(
     let a = play.stage.release(A, APP);
     play.take("green", &a);
     if !Path::new("/run/dbus/system_bus_socket").exists() {
-        let held = play.stage.with_scene(|scene| play.restart().in_units(scene.link, scene.workers, scene.watch));
+        let held = play.stage.with_scene(|context| play.restart().in_units(context.link, context.workers, context.watch));
         assert_eq!(held, std::slice::from_ref(&a.name));
     }
-    assert_eq!(play.stage.with_scene(|scene| Restart::None.in_units(scene.link, scene.workers, scene.watch)), []);
+    assert_eq!(play.stage.with_scene(|context| Restart::None.in_units(context.link, context.workers, context.watch)), []);
     fs::remove_dir_all(play.stage.path("")).unwrap();
 }

@@ -16,14 +16,14 @@ use agent_model::names::ReleaseName;
 
 use super::instance::{Instances, instance_of};
 use crate::restart::bus::{Act, Bus, Unit};
+use crate::restart::lints::celery;
 use crate::restart::proof::go_on;
-use crate::restart::systemd::{Job, Time, Watched, carry_out, tell_of_end};
-use crate::restart::traps::celery;
+use crate::restart::systemd::{Time, UnitJob, Watched, carry_out, tell_of_end};
 use crate::restart::worker::{self, Brought, Worker, templates};
-use crate::restart::{Renewal, RestartError, Scene, Serving};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 
 /// How often a worker is looked at that finishes.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 /// How often it must have been looked at for its end to be known.
 const OFTEN: Duration = Duration::from_secs(1);
 /// What systemd may take for the rest, once the time of a unit is over.
@@ -55,12 +55,12 @@ enum End {
 impl<'a> Instances<'a> {
     /// The units of the workers of a release.
     pub(super) fn workers_of(&self, release: &ReleaseName) -> Vec<String> {
-        self.settings.workers_of(self.scene, release)
+        self.settings.workers_of(self.context, release)
     }
 
     /// The units of the workers that are called so.
     pub(super) fn workers_called(&self, called: &str) -> Vec<String> {
-        worker::instances(self.scene, called)
+        worker::instances(self.context, called)
     }
 
     /// Whether a worker's unit can be started and stopped, before anything is done.
@@ -68,7 +68,7 @@ impl<'a> Instances<'a> {
         let Some(bus) = &self.bus else { return Ok(()) };
         let state = bus.usable(unit)?;
         if celery::is_clock(&state) {
-            return Err(RestartError::SetUp { what: celery::two_clocks(unit), cure: celery::ONE_CLOCK.to_owned() });
+            return Err(RestartError::SetUp { what: celery::two_clocks(unit), hint: celery::ONE_CLOCK.to_owned() });
         }
         bus.may(Act::Start, unit)?;
         // Without, the former would go on beside the new one.
@@ -80,7 +80,7 @@ impl<'a> Instances<'a> {
         let Some(bus) = &self.bus else { return Ok(Vec::new()) };
         let kept = self.workers_of(keep);
         let mut others = Vec::new();
-        for worker in templates(self.scene) {
+        for worker in templates(self.context) {
             others.extend(
                 bus.running(&instance_of(&worker.unit, "*"))?.into_iter().filter(|unit| self.is_ours(unit) && !kept.contains(unit)),
             );
@@ -109,31 +109,31 @@ impl<'a> Instances<'a> {
 
     /// Starts the workers of a release that do not work yet. One that is still finishing starts when it has finished. One that the release never had is
     /// not started for it: it would throw away the tasks that it does not know.
-    pub(super) fn start_workers(&self, serving: Serving<'_>) -> Result<Vec<Brought>, RestartError> {
+    pub(super) fn start_workers(&self, serving: ReleaseRef<'_>) -> Result<Vec<Brought>, RestartError> {
         let Some(bus) = &self.bus else { return Ok(Vec::new()) };
-        let called = self.settings.worker_called(self.scene.link, serving.name);
+        let called = self.settings.worker_called(self.context.link, serving.name);
         let start = |worker: &'a Worker| {
             let unit = instance_of(&worker.unit, &called);
             let now = bus.usable(&unit)?;
-            let unit = if now.active_state == "active" && self.scene.renewal == Renewal::Yes && self.settings.slots.is_empty() {
-                let job = Job { act: Act::Restart, unit: &unit, time: Time::Start(worker.timeout) };
-                carry_out(bus, self.scene, serving, &job)?
+            let unit = if now.active_state == "active" && self.context.renewal == Renewal::Yes && self.settings.slots.is_empty() {
+                let job = UnitJob { act: Act::Restart, unit: &unit, time: Time::Start(worker.timeout) };
+                carry_out(bus, self.context, serving, &job)?
             } else if now.active_state == "active" {
-                (self.scene.note)(&format!("{unit} works already"));
+                (self.context.note)(&format!("{unit} works already"));
                 now
             } else {
                 if now.active_state == "deactivating" {
-                    (self.scene.note)(&format!("{unit} starts anew when it has finished what it is at"));
+                    (self.context.note)(&format!("{unit} starts anew when it has finished what it is at"));
                 }
-                let job = Job { act: Act::Start, unit: &unit, time: Time::Start(worker.timeout) };
-                carry_out(bus, self.scene, serving, &job)?
+                let job = UnitJob { act: Act::Start, unit: &unit, time: Time::Start(worker.timeout) };
+                carry_out(bus, self.context, serving, &job)?
             };
             Ok(Brought { unit, watch_for: worker.watch_for })
         };
-        let due = templates(self.scene).filter(|worker| {
-            let lacks = self.scene.lacks(worker);
+        let due = templates(self.context).filter(|worker| {
+            let lacks = self.context.lacks(worker);
             if lacks {
-                (self.scene.note)(&format!("{} is not started for {}, which had no such worker", worker.unit, serving.name));
+                (self.context.note)(&format!("{} is not started for {}, which had no such worker", worker.unit, serving.name));
             }
             !lacks
         });
@@ -141,15 +141,15 @@ impl<'a> Instances<'a> {
     }
 
     /// Makes sure that they stay for as long as they are to be watched.
-    pub(super) fn watch_workers(&self, serving: Serving<'_>, brought: &mut [Brought]) -> Result<(), RestartError> {
+    pub(super) fn watch_workers(&self, serving: ReleaseRef<'_>, brought: &mut [Brought]) -> Result<(), RestartError> {
         let Some(longest) = brought.iter().map(|brought| brought.watch_for).max() else { return Ok(()) };
         let units: Vec<Unit> = brought.iter().map(|brought| brought.unit.clone()).collect();
-        let watched = Watched::new(self.scene, units.iter().map(|unit| unit.name.as_str()), &units)?;
+        let watched = Watched::new(self.context, units.iter().map(|unit| unit.name.as_str()), &units)?;
         let end = Instant::now() + longest;
         while Instant::now() < end {
             watched.check(serving)?;
-            go_on(self.scene, "watching the new workers")?;
-            self.scene.watch.pause(LOOK);
+            go_on(self.context, "watching the new workers")?;
+            self.context.watch.pause(POLL);
         }
         watched.check(serving)?;
         brought.iter_mut().for_each(|brought| brought.watch_for = Duration::ZERO);
@@ -174,7 +174,7 @@ impl<'a> Instances<'a> {
             finishing.push(Finishing::new(unit.clone()));
             if unit.goes_on() {
                 let most = unit.stop_timeout.map_or_else(String::new, |most| format!(", for {} s at the most", most.as_secs_f64()));
-                (self.scene.note)(&format!("{name} finishes what it is at{most}"));
+                (self.context.note)(&format!("{name} finishes what it is at{most}"));
             }
             // One that finishes already may be about to start anew, where somebody wanted to go back: that is taken back.
             bus.let_finish(name)?;
@@ -187,8 +187,8 @@ impl<'a> Instances<'a> {
         let Some(bus) = &self.bus else { return Ok(()) };
         for finishing in finishing {
             while finishing.told.elapsed() < TAKING_NOTICE && !finishing.look(bus)?.is_down() {
-                go_on(self.scene, "waiting for the former workers")?;
-                self.scene.watch.pause(LOOK);
+                go_on(self.context, "waiting for the former workers")?;
+                self.context.watch.pause(POLL);
             }
         }
         Ok(())
@@ -198,9 +198,9 @@ impl<'a> Instances<'a> {
     pub(super) fn await_finished(&self, finishing: &[Finishing], most: Duration) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
         // What comes after them has its time, too.
-        let time = most.min(self.scene.watch.left().saturating_sub(self.settings.drain + GOING));
+        let time = most.min(self.context.watch.left().saturating_sub(self.settings.drain + GOING));
         let begun = Instant::now();
-        finishing.iter().try_for_each(|one| one.wait(bus, self.scene, finishing, time.saturating_sub(begun.elapsed())))
+        finishing.iter().try_for_each(|one| one.wait(bus, self.context, finishing, time.saturating_sub(begun.elapsed())))
     }
 }
 
@@ -229,7 +229,7 @@ impl Finishing {
     }
 
     /// Meanwhile all of them are looked at.
-    fn wait(&self, bus: &Bus<'_>, scene: &Scene<'_>, all: &[Self], time: Duration) -> Result<(), RestartError> {
+    fn wait(&self, bus: &Bus<'_>, context: &RestartContext<'_>, all: &[Self], time: Duration) -> Result<(), RestartError> {
         let name = &self.unit.name;
         let begun = Instant::now();
         let time = self.unit.may_stop_for().map_or(time, |most| time.min(most + GOING));
@@ -240,25 +240,25 @@ impl Finishing {
             let now = self.look(bus)?;
             if let Some(end) = self.end.get() {
                 match (end, self.unit.stop_timeout) {
-                    (End::After(took), _) => tell_of_end(scene, &self.unit, took),
-                    (End::Within(time), Some(most)) if time >= most => (scene.warn)(&format!(
+                    (End::After(took), _) => tell_of_end(context, &self.unit, took),
+                    (End::Within(time), Some(most)) if time >= most => (context.warn)(&format!(
                         "{name} stopped within {:.1} s, and its TimeoutStopSec is {} s: whether it finished what it was at is not known",
                         time.as_secs_f64(),
                         most.as_secs_f64()
                     )),
                     (End::Within(_), _) => {}
                 }
-                (scene.note)(&format!("{name} has stopped"));
+                (context.note)(&format!("{name} has stopped"));
                 bus.forget_failure(name);
                 return Ok(());
             }
             if now.goes_on() {
-                (scene.warn)(&format!("{name} was started again by somebody else, and goes on"));
+                (context.warn)(&format!("{name} was started again by somebody else, and goes on"));
                 return Ok(());
             }
-            if begun.elapsed() >= time || !scene.watch.pause(LOOK) {
+            if begun.elapsed() >= time || !context.watch.pause(POLL) {
                 let seconds = self.told.elapsed().as_secs();
-                (scene.warn)(&format!(
+                (context.warn)(&format!(
                     "{name} has not finished what it is at after {seconds} s: it is left to it, and not waited for any longer"
                 ));
                 return Ok(());

@@ -10,20 +10,20 @@ use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, Stage};
 
 #[test]
-fn without_a_bus_the_cure_is_told_before_anything_is_done() {
+fn without_a_bus_the_hint_is_told_before_anything_is_done() {
     if Path::new("/run/dbus/system_bus_socket").exists() {
         println!("*** NOT TESTED: there is a system bus here");
         return;
     }
     let settings = Settings {
         units: vec!["x.service".to_owned()],
-        how: How::Restart,
+        how: UnitAction::Restart,
         watch_for: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
     };
     let stage = Stage::new();
     let a = stage.release(A, APP);
-    let error = stage.with_scene(|scene| Restart::Systemd(settings.clone()).prepare(scene, a.serving()).map(drop)).unwrap_err();
+    let error = stage.with_scene(|context| Restart::Systemd(settings.clone()).prepare(context, a.serving()).map(drop)).unwrap_err();
     assert!(error.to_string().contains("cannot reach systemd") && error.hint().unwrap().contains("is dbus running"), "{error}");
 }
 
@@ -139,7 +139,7 @@ fn workers_that_a_unit_forks_again_are_not_judged_by_their_directory_where_answe
         exec_reload: vec![vec!["/bin/sh".to_owned(), "-c".to_owned(), format!("echo {byte} > /run/fifo")]],
         ..Unit::default()
     };
-    let shown = |stage: &Stage, byte: &str| stage.with_scene(|scene| shown_by(scene, &reload(byte)));
+    let shown = |stage: &Stage, byte: &str| stage.with_scene(|context| shown_by(context, &reload(byte)));
     assert_eq!((shown(&stage, "c"), shown(&stage, "r")), (ShownBy::Nothing, ShownBy::Directory));
     let mut asked = stage;
     asked.checks = vec![asked.check(crate::tools::http::Target::Unix("/run/web.sock".into()))];

@@ -42,7 +42,7 @@ impl Play {
         stage.link(&release);
         let settings = Settings {
             fifo: stage.path("fifo"),
-            how: How::Graceful,
+            how: FifoCommand::Graceful,
             stats: Some(stage.path("stats")),
             unit: None,
             timeout: Duration::from_secs(20),
@@ -101,7 +101,7 @@ fn a_graceful_reload_loses_next_to_no_request_and_every_worker_is_new() {
 #[test]
 fn a_chain_reload_with_the_right_options_brings_the_new_release() {
     let mut play = Play::new(APP, &["--lazy-apps", "--pythonpath={link}", "--module=app"]);
-    play.settings.how = How::Chain;
+    play.settings.how = FifoCommand::Chain;
     let (a, b) = (play.live(), play.stage.release(B, APP));
     let visitors = Visitors::come(&play.stage.path("web.sock"));
     play.stage.switch(&play.restart(), &b, Some(&a)).unwrap();
@@ -114,7 +114,7 @@ const CHAIN: [&str; 4] = ["--lazy-apps", "--pythonpath={link}", "--chdir={link}"
 #[test]
 fn workers_that_keep_the_masters_directory_and_load_the_new_code_are_believed() {
     for (how, release_header, stats) in
-        [(How::Chain, Some("X-Release"), true), (How::Workers, Some("X-Release"), false), (How::Chain, None, true)]
+        [(FifoCommand::Chain, Some("X-Release"), true), (FifoCommand::Workers, Some("X-Release"), false), (FifoCommand::Chain, None, true)]
     {
         let mut play = Play::new(APP, &CHAIN);
         play.settings.how = how;
@@ -140,7 +140,7 @@ fn workers_that_keep_the_masters_directory_and_load_the_new_code_are_believed() 
 fn a_chain_reload_that_would_only_fork_the_old_app_again_is_refused_before_anything_is_switched() {
     for options in [["--chdir={link}", "--wsgi-file=app.py"], ["--pythonpath={link}", "--module=app"]] {
         let mut play = Play::new(APP, &options);
-        play.settings.how = How::Chain;
+        play.settings.how = FifoCommand::Chain;
         play.stage.checks[0].release_header = None;
         let (a, b) = (play.live(), play.stage.release(B, APP));
         let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
@@ -158,7 +158,7 @@ fn a_chain_reload_that_only_forked_the_old_app_again_is_found_out_where_no_optio
         fs::write(&ini, format!("[uwsgi]\n{text}\n")).unwrap();
         let mut play = Play::new(APP, &[&format!("--ini={}", ini.display()), "--pythonpath={link}"]);
         fs::remove_file(ini).unwrap();
-        play.settings.how = How::Workers;
+        play.settings.how = FifoCommand::Workers;
         play.settings.timeout = Duration::from_secs(2);
         play.stage.checks[0].within = Duration::from_secs(1);
         play
@@ -182,10 +182,10 @@ fn a_chain_reload_that_only_forked_the_old_app_again_is_found_out_where_no_optio
 fn a_release_without_an_app_is_taken_back_as_soon_as_the_answers_show_it() {
     let chdir = ["--chdir={link}", "--wsgi-file=app.py"];
     for (how, options, stats) in [
-        (How::Graceful, chdir.as_slice(), true),
-        (How::Graceful, chdir.as_slice(), false),
-        (How::Chain, CHAIN.as_slice(), true),
-        (How::Workers, CHAIN.as_slice(), false),
+        (FifoCommand::Graceful, chdir.as_slice(), true),
+        (FifoCommand::Graceful, chdir.as_slice(), false),
+        (FifoCommand::Chain, CHAIN.as_slice(), true),
+        (FifoCommand::Workers, CHAIN.as_slice(), false),
     ] {
         let mut play = Play::new(APP, options);
         play.settings.how = how;
@@ -220,11 +220,11 @@ fn a_release_without_an_app_is_taken_back_as_soon_as_the_answers_show_it() {
 #[test]
 fn a_second_chain_reload_that_uwsgi_ignores_is_asked_for_again() {
     let mut play = Play::new(APP, &CHAIN);
-    play.settings.how = How::Chain;
+    play.settings.how = FifoCommand::Chain;
     let (a, b) = (play.live(), play.stage.release(B, APP));
     play.stage.link(&b);
     let former = play.master.children();
-    play.stage.with_scene(|scene| play.settings.write(scene, b'c')).unwrap();
+    play.stage.with_scene(|context| play.settings.write(context, b'c')).unwrap();
     let end = Instant::now() + Duration::from_secs(20);
     // One worker has the new release by now, and the chain has not come to the other one.
     while !play.settings.workers().unwrap().iter().any(|(worker, state)| !former.contains(worker) && *state == State::Ready) {
@@ -261,7 +261,7 @@ fn the_first_release_waits_for_the_server_that_can_only_start_in_it() {
     };
     let settings = |stage: &Stage, timeout: u64| Settings {
         fifo: stage.path("fifo"),
-        how: How::Graceful,
+        how: FifoCommand::Graceful,
         stats: Some(stage.path("stats")),
         unit: None,
         timeout: Duration::from_secs(timeout),
@@ -319,22 +319,23 @@ fn a_master_that_ends_for_need_app_is_told_with_its_traceback() {
 }
 
 #[test]
-fn nobody_there_is_an_error_with_its_cure_and_never_a_wait() {
+fn nobody_there_is_an_error_with_its_hint_and_never_a_wait() {
     let stage = Stage::new();
     let a = stage.release(A, APP);
     stage.link(&a);
     let fifo = stage.path("fifo");
-    let mut settings = Settings { fifo: fifo.clone(), how: How::Graceful, stats: None, unit: None, timeout: Duration::from_secs(1) };
-    let prepare = |settings: &Settings| stage.with_scene(|scene| settings.prepare(scene, a.serving())).unwrap_err();
+    let mut settings =
+        Settings { fifo: fifo.clone(), how: FifoCommand::Graceful, stats: None, unit: None, timeout: Duration::from_secs(1) };
+    let prepare = |settings: &Settings| stage.with_scene(|context| settings.prepare(context, a.serving())).unwrap_err();
     let absent = prepare(&settings);
     assert!(absent.to_string().contains("nobody reads the FIFO") && absent.hint().is_some(), "{absent}");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(prepare(&settings).to_string().contains("nobody reads the FIFO"));
-    let written = stage.with_scene(|scene| settings.act(scene, a.serving(), None)).unwrap_err();
+    let written = stage.with_scene(|context| settings.act(context, a.serving(), None)).unwrap_err();
     assert!(written.to_string().contains("nobody reads the FIFO"), "{written}");
-    settings.how = How::Quit;
+    settings.how = FifoCommand::Quit;
     assert!(prepare(&settings).to_string().contains("no unit is named"));
-    settings.how = How::Graceful;
+    settings.how = FifoCommand::Graceful;
     fs::remove_file(&fifo).unwrap();
     fs::write(&fifo, "").unwrap();
     assert!(prepare(&settings).to_string().contains("is no FIFO"));
@@ -344,13 +345,13 @@ fn nobody_there_is_an_error_with_its_cure_and_never_a_wait() {
 fn a_fifo_that_is_made_anew_between_two_bytes_is_waited_for() {
     let stage = Stage::new();
     let fifo = stage.path("fifo");
-    let settings = Settings { fifo: fifo.clone(), how: How::Graceful, stats: None, unit: None, timeout: Duration::from_secs(5) };
+    let settings = Settings { fifo: fifo.clone(), how: FifoCommand::Graceful, stats: None, unit: None, timeout: Duration::from_secs(5) };
     let reader = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         fs::read(&fifo).unwrap()
     });
-    stage.with_scene(|scene| settings.write(scene, b'r')).unwrap();
+    stage.with_scene(|context| settings.write(context, b'r')).unwrap();
     assert_eq!(reader.join().unwrap(), b"r");
 }

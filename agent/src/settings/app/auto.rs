@@ -1,4 +1,4 @@
-//! `auto`, `auto_pause`, `[[hint]]`: the branch that an app follows, and who may say that it has moved.
+//! `auto`, `auto_pause`, `[[webhook]]`: the branch that an app follows, and who may say that it has moved.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use toml::de::DeValue;
 
 use crate::settings::kinds::{absolute, duration, one_of, some_text};
 use crate::settings::reader::{Section, Value, shown};
-use crate::settings::{HintFile, defaults, refs};
-use crate::trust::hint::Source;
+use crate::settings::{WebhookFile, defaults, refs};
+use crate::trust::webhook::Source;
 
 /// What is set of it.
 pub(super) struct Auto {
     pub follows: Option<RefName>,
     pub pause: Duration,
-    pub hint_files: Vec<HintFile>,
+    pub webhook_files: Vec<WebhookFile>,
 }
 
 /// A look takes a connection to the repository: no more than one each second, and what nobody waits for any more is none.
@@ -43,12 +43,12 @@ pub(super) fn read(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Auto {
             Some(branch)
         }
     };
-    let sections = top.tables("hint");
+    let sections = top.tables("webhook");
     if let Some(first) = sections.first().filter(|_| !top.has("auto")) {
-        first.complain("", "says who may send hints, and the app follows no branch", "add auto = \"main\" at the top of the file");
+        first.complain("", "says who may send webhooks, and the app follows no branch", "add auto = \"main\" at the top of the file");
     }
-    let hint_files = sections.iter().filter_map(hint_file).collect();
-    Auto { follows, pause, hint_files }
+    let webhook_files = sections.iter().filter_map(webhook_file).collect();
+    Auto { follows, pause, webhook_files }
 }
 
 fn word(value: &Value<'_>) -> Option<Word> {
@@ -79,7 +79,7 @@ fn first_of(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Option<RefName> {
     branch
 }
 
-fn hint_file(section: &Section<'_>) -> Option<HintFile> {
+fn webhook_file(section: &Section<'_>) -> Option<WebhookFile> {
     let from = section.need(
         "from",
         one_of(&[
@@ -91,5 +91,5 @@ fn hint_file(section: &Section<'_>) -> Option<HintFile> {
         ]),
     );
     let secret_file: Option<PathBuf> = section.need("secret_file", absolute);
-    Some(HintFile { from: from?, secret_file: secret_file? })
+    Some(WebhookFile { from: from?, secret_file: secret_file? })
 }

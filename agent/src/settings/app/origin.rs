@@ -230,10 +230,10 @@ mod tests {
             ("", "address of a git repository", "https://"),
             ("git@host:a\nb", "without spaces", "https://"),
         ] {
-            let (found, cure) = parse_repository(text).expect_err(text);
+            let (found, told) = parse_repository(text).expect_err(text);
             assert!(found.contains(says), "{text}: {found}");
-            assert!(cure.contains(hint), "{text}: {cure}");
-            assert!(!format!("{found}{cure}").contains("hunter2"), "{text}: a secret is repeated: {found} {cure}");
+            assert!(told.contains(hint), "{text}: {told}");
+            assert!(!format!("{found}{told}").contains("hunter2"), "{text}: a secret is repeated: {found} {told}");
         }
     }
 }

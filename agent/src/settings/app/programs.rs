@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::root::Shared;
 use crate::settings::environment::{NAME_IT_ONCE, SETTINGS_MODULE};
 use crate::settings::kinds::{
     absolute, command, duration, list, one_of, parsed, some_list, switch, texts_by_name, timeout, variable_name, within_release,
 };
 use crate::settings::reader::{Section, shown};
 use crate::settings::{Hook, When, defaults};
-use crate::site::Shared;
 use crate::tools::{manage, python};
 
 pub(super) fn python(top: &Section<'_>) -> Option<python::Settings> {

@@ -7,10 +7,10 @@ use agent_model::names::AppName;
 use crate::restart::handover::{KeepWarm, Starter};
 use crate::restart::worker::Worker;
 use crate::restart::{Restart, command, gunicorn, handover, systemd, uwsgi_fifo};
+use crate::root::Slot;
 use crate::settings::defaults;
 use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
 use crate::settings::reader::{Section, Value};
-use crate::site::Slot;
 use crate::tools::http::Check;
 
 #[derive(Clone, Copy)]
@@ -106,7 +106,7 @@ fn slots(value: &Value<'_>) -> Option<Vec<Slot>> {
 }
 
 fn uwsgi_fifo(section: &Section<'_>) -> Option<uwsgi_fifo::Settings> {
-    use uwsgi_fifo::How;
+    use uwsgi_fifo::FifoCommand as How;
     const SIGNALS: &[(&str, How)] = &[("r", How::Graceful), ("c", How::Chain), ("w", How::Workers), ("R", How::Brutal), ("Q", How::Quit)];
     let fifo = section.need("fifo", absolute);
     let how = section.get("signal", one_of(SIGNALS)).unwrap_or(How::Graceful);
@@ -120,7 +120,7 @@ fn uwsgi_fifo(section: &Section<'_>) -> Option<uwsgi_fifo::Settings> {
 }
 
 fn systemd(app: &AppName, section: &Section<'_>) -> Option<systemd::Settings> {
-    use systemd::How;
+    use systemd::UnitAction as How;
     const ACTIONS: &[(&str, How)] = &[("reload-or-restart", How::ReloadOrRestart), ("restart", How::Restart)];
     let one = section.get("unit", unit(Unit::Startable));
     let several = section.get("units", some_list("nothing would be restarted", unit(Unit::Startable)));
@@ -140,7 +140,7 @@ fn systemd(app: &AppName, section: &Section<'_>) -> Option<systemd::Settings> {
 }
 
 fn gunicorn(section: &Section<'_>) -> Option<gunicorn::Settings> {
-    use gunicorn::How;
+    use gunicorn::MasterSignal as How;
     let pid_file = section.need("pid_file", absolute);
     let how = section.get("signal", one_of(&[("HUP", How::Hup), ("USR2", How::Usr2)])).unwrap_or(How::Hup);
     let timeout = section.get("timeout", timeout).unwrap_or(defaults::RESTART_TIMEOUT);

@@ -120,9 +120,10 @@ fn times_and_steps() {
 
 #[test]
 fn following_a_branch() {
-    const HINT: &str = "[[hint]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"";
+    const WEBHOOK: &str = "[[webhook]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"";
     check(&[
-        (HINT, "2:1", &["hint[1]", "follows no branch", "auto = \"main\""]),
+        ("auto = \"main\"\n[[hint]]\nfrom = \"github\"", "3:3", &["hint: there is no such key", "[[webhook]] is what [[hint]] was"]),
+        (WEBHOOK, "2:1", &["webhook[1]", "follows no branch", "auto = \"main\""]),
         ("auto = true", "2:1", &["the first of `branches`", "auto = \"main\""]),
         ("auto = true\ntags = [\"main\"]", "2:1", &["not the whole name of a branch"]),
         ("auto = true\nbranches = [\"v*\", \"main\"]", "2:1", &["not the whole name of a branch"]),
@@ -135,12 +136,12 @@ fn following_a_branch() {
         ("auto = 1", "2:8", &["true, false or the name of a branch"]),
         ("auto_pause = \"500ms\"", "2:14", &["from 1s to 1h, and is 500ms"]),
         ("auto_pause = 10", "2:14", &["\"10s\""]),
-        ("auto = \"main\"\n[hint]\nfrom = \"github\"", "3:2", &["write [[hint]]"]),
-        ("auto = \"main\"\n[[hint]]\nfrom = \"github\"", "3:1", &["hint[1].secret_file: is missing"]),
-        ("auto = \"main\"\n[[hint]]\nsecret_file = \"/etc/x\"", "3:1", &["hint[1].from: is missing"]),
-        ("auto = \"main\"\n[[hint]]\nfrom = \"gitlab_token\"\nsecret_file = \"/etc/x\"", "4:8", &["did you mean \"gitlab-token\"?"]),
-        ("auto = \"main\"\n[[hint]]\nfrom = \"github\"\nsecret_file = \"x\"", "5:15", &["absolute path"]),
-        ("auto = \"main\"\n[[hint]]\nfrom = \"github\"\nsecret = \"x\"\nsecret_file = \"/x\"", "5:1", &["did you mean secret_file?"]),
+        ("auto = \"main\"\n[webhook]\nfrom = \"github\"", "3:2", &["write [[webhook]]"]),
+        ("auto = \"main\"\n[[webhook]]\nfrom = \"github\"", "3:1", &["webhook[1].secret_file: is missing"]),
+        ("auto = \"main\"\n[[webhook]]\nsecret_file = \"/etc/x\"", "3:1", &["webhook[1].from: is missing"]),
+        ("auto = \"main\"\n[[webhook]]\nfrom = \"gitlab_token\"\nsecret_file = \"/etc/x\"", "4:8", &["did you mean \"gitlab-token\"?"]),
+        ("auto = \"main\"\n[[webhook]]\nfrom = \"github\"\nsecret_file = \"x\"", "5:15", &["absolute path"]),
+        ("auto = \"main\"\n[[webhook]]\nfrom = \"github\"\nsecret = \"x\"\nsecret_file = \"/x\"", "5:1", &["did you mean secret_file?"]),
     ]);
 }
 

@@ -10,7 +10,7 @@ use agent_model::names::AppName;
 
 use super::sentences;
 use crate::settings::app::{self, STEPS};
-use crate::settings::reader::{Known, read_and_list};
+use crate::settings::reader::{KnownKeys, read_and_list};
 use crate::settings::{App, agent};
 
 fn examples() -> PathBuf {
@@ -68,7 +68,7 @@ fn every_example_is_right_and_shows_the_defaults_as_they_are() {
 }
 
 /// Looks for everything that was asked for among what was found.
-fn assert_complete(known: &[Known], texts: &str) {
+fn assert_complete(known: &[KnownKeys], texts: &str) {
     for (section, key) in
         known.iter().flat_map(|known| known.keys.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (section, key))))
     {

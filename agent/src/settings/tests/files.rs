@@ -103,26 +103,26 @@ fn secrets_files_are_looked_at() {
 }
 
 #[test]
-fn secrets_of_hints_are_read_with_the_settings_and_shown_nowhere() {
+fn secrets_of_webhooks_are_read_with_the_settings_and_shown_nowhere() {
     let dir = Directory::new();
-    let hint = |from: &str, file: &Path| format!("[[hint]]\nfrom = {from:?}\nsecret_file = {file:?}\n");
+    let hint = |from: &str, file: &Path| format!("[[webhook]]\nfrom = {from:?}\nsecret_file = {file:?}\n");
     let app = |hints: &str| dir.write("apps/shop.toml", &format!("{MINIMAL}auto = \"main\"\n{hints}"));
-    let good = dir.write("apps/good.hint", "hunter2-hunter2-hunter2\n");
+    let good = dir.write("apps/good.webhook", "hunter2-hunter2-hunter2\n");
     app(&(hint("github", &good) + &hint("docker-hub", &good)));
     let settings = load(&dir.path()).unwrap();
-    assert_eq!(settings.apps[&"shop".parse().unwrap()].hints.len(), 2);
+    assert_eq!(settings.apps[&"shop".parse().unwrap()].webhooks.len(), 2);
     assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
     let bad = [
-        ("empty", "github", "\n", 0o640, "empty.hint: is empty"),
-        ("short", "github", "hunter2", 0o640, "short.hint: holds a secret of fewer than 16 bytes"),
-        ("two", "github", "hunter2-hunter2-hunter2\nhunter2\n", 0o640, "two.hint: must hold one secret on one line"),
-        ("open", "github", "hunter2-hunter2-hunter2", 0o644, "open.hint: can be opened by anybody on this host (mode 0644)"),
-        ("plain", "generic", "hunter2-hunter2-hunter2", 0o640, "plain.hint: must hold a key as whsec_"),
+        ("empty", "github", "\n", 0o640, "empty.webhook: is empty"),
+        ("short", "github", "hunter2", 0o640, "short.webhook: holds a secret of fewer than 16 bytes"),
+        ("two", "github", "hunter2-hunter2-hunter2\nhunter2\n", 0o640, "two.webhook: must hold one secret on one line"),
+        ("open", "github", "hunter2-hunter2-hunter2", 0o644, "open.webhook: can be opened by anybody on this host (mode 0644)"),
+        ("plain", "generic", "hunter2-hunter2-hunter2", 0o640, "plain.webhook: must hold a key as whsec_"),
     ];
-    let hints = bad.map(|(name, from, text, mode, _)| hint(from, &dir.write_with_mode(&format!("apps/{name}.hint"), text, mode)));
-    app(&(hints.concat() + &hint("github", Path::new("/no/such.hint"))));
+    let hints = bad.map(|(name, from, text, mode, _)| hint(from, &dir.write_with_mode(&format!("apps/{name}.webhook"), text, mode)));
+    app(&(hints.concat() + &hint("github", Path::new("/no/such.webhook"))));
     let said = complaints(&dir);
-    for expected in bad.iter().map(|case| case.4).chain(["/no/such.hint: is not there"]) {
+    for expected in bad.iter().map(|case| case.4).chain(["/no/such.webhook: is not there"]) {
         assert!(said.contains(expected), "{expected}\n---\n{said}");
     }
     assert!(!said.contains("hunter2") && said.lines().count() == 6, "{said}");

@@ -74,7 +74,7 @@ fn what_is_followed() {
     let followed = |text: &str| shop_with(text).follows.map(|branch| branch.to_string());
     for (text, expected) in [
         ("", None),
-        ("auto = false\n[[hint]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"", None),
+        ("auto = false\n[[webhook]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"", None),
         ("auto = true\nbranches = [\"main\"]\ntags = [\"v*\"]", Some("refs/heads/main")),
         ("auto = \"next\"", Some("refs/heads/next")),
         ("auto = \"refs/heads/next\"", Some("refs/heads/next")),
@@ -83,10 +83,10 @@ fn what_is_followed() {
         assert_eq!(followed(text).as_deref(), expected, "{text}");
     }
     let app = shop_with(
-        "auto = \"main\"\nauto_pause = \"1m\"\n[[hint]]\nfrom = \"docker-hub\"\nsecret_file = \"/a\"\n[[hint]]\nfrom = \"gitlab\"\nsecret_file = \"/b\"",
+        "auto = \"main\"\nauto_pause = \"1m\"\n[[webhook]]\nfrom = \"docker-hub\"\nsecret_file = \"/a\"\n[[webhook]]\nfrom = \"gitlab\"\nsecret_file = \"/b\"",
     );
     assert_eq!(app.auto_pause, Duration::from_secs(60));
-    let files: Vec<(&str, &Path)> = app.hint_files.iter().map(|hint| (hint.from.word(), hint.secret_file.as_path())).collect();
+    let files: Vec<(&str, &Path)> = app.webhook_files.iter().map(|webhook| (webhook.from.word(), webhook.secret_file.as_path())).collect();
     assert_eq!(files, [("docker-hub", Path::new("/a")), ("gitlab", Path::new("/b"))]);
 }
 
@@ -98,7 +98,7 @@ fn strategies() {
         restart(uwsgi),
         Restart::UwsgiFifo(uwsgi_fifo::Settings {
             fifo: "/run/f".into(),
-            how: uwsgi_fifo::How::Quit,
+            how: uwsgi_fifo::FifoCommand::Quit,
             stats: Some("/run/s".into()),
             unit: Some("u.service".into()),
             timeout: Duration::from_secs(90),
@@ -108,7 +108,7 @@ fn strategies() {
         restart("strategy = \"systemd\""),
         Restart::Systemd(systemd::Settings {
             units: vec!["shop.service".into()],
-            how: systemd::How::ReloadOrRestart,
+            how: systemd::UnitAction::ReloadOrRestart,
             watch_for: Duration::from_secs(10),
             timeout: Duration::from_secs(90),
         })
@@ -186,7 +186,7 @@ timeout = "10m"
     assert_eq!(app.env.len(), 2);
     assert_eq!(app.secrets, [Path::new("/etc/release-agent/apps/shop.env")]);
     assert_eq!((app.shared.dirs, app.shared.files), (vec!["media".into()], vec![".env".into()]));
-    assert_eq!(app.backup.unwrap(), database::Settings { kind: Some(database::Kind::Postgres), keep: 5 });
+    assert_eq!(app.backup.unwrap(), database::Settings { kind: Some(database::DatabaseKind::Postgres), keep: 5 });
     assert_eq!(app.checks[0].headers[1], ("X-Forwarded-Proto".to_owned(), "https".to_owned()));
     assert_eq!((app.workers.len(), app.hooks.len()), (1, 1));
 }

@@ -103,7 +103,7 @@ fn a_reload_can_be_asked_for_and_tells_what_is_wrong() {
     assert!(InForce::load(&dir.path()).is_err());
 }
 
-/// A cure in a place that is not watched: the file is read again all the same.
+/// A remedy in a place that is not watched: the file is read again all the same.
 #[test]
 fn what_is_wrong_is_looked_at_again_without_an_event() {
     let dir = Directory::new();

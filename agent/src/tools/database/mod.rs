@@ -24,14 +24,14 @@ use super::{ProgramError, Watch};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// `database`; without it, what Django's settings say.
-    pub kind: Option<Kind>,
+    pub kind: Option<DatabaseKind>,
     /// `keep`: how many dumps stay.
     pub keep: usize,
 }
 
 /// The kinds of database that can be dumped and verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DatabaseKind {
     /// `pg_dump -Fc`, verified by `pg_restore`, which reads all of it.
     Postgres,
     /// The online backup of SQLite, verified by `integrity_check`.
@@ -43,19 +43,19 @@ impl Settings {
     ///
     /// # Errors
     /// [`DatabaseError::NoKind`] when none is set, and no dump can be made of such a database.
-    pub(crate) fn kind_of(&self, vendor: &str) -> Result<Kind, DatabaseError> {
-        let fits = Kind::ALL.into_iter().find(|kind| kind.vendor() == vendor);
+    pub(crate) fn kind_of(&self, vendor: &str) -> Result<DatabaseKind, DatabaseError> {
+        let fits = DatabaseKind::ALL.into_iter().find(|kind| kind.vendor() == vendor);
         self.kind.or(fits).ok_or_else(|| DatabaseError::NoKind(vendor.to_owned()))
     }
 
     /// The kinds that its dumps can have.
-    pub(crate) fn kinds(&self) -> impl Iterator<Item = Kind> {
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = DatabaseKind> {
         let set = self.kind;
-        Kind::ALL.into_iter().filter(move |kind| set.is_none_or(|set| set == *kind))
+        DatabaseKind::ALL.into_iter().filter(move |kind| set.is_none_or(|set| set == *kind))
     }
 }
 
-impl Kind {
+impl DatabaseKind {
     const ALL: [Self; 2] = [Self::Postgres, Self::Sqlite];
 
     /// As it is set.
@@ -229,14 +229,20 @@ pub(crate) struct DumpFile {
 ///
 /// # Errors
 /// [`DatabaseError`] when the dump cannot be made.
-pub(crate) fn dump(kind: Kind, database: &Database, into: &DumpFile, scratch: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+pub(crate) fn dump(
+    kind: DatabaseKind,
+    database: &Database,
+    into: &DumpFile,
+    scratch: &Path,
+    watch: &Watch<'_>,
+) -> Result<(), DatabaseError> {
     if database.vendor != kind.vendor() {
         let (alias, vendor) = (database.alias.clone(), database.vendor.clone());
         return Err(DatabaseError::OtherKind { kind: kind.name(), alias, vendor });
     }
     match kind {
-        Kind::Postgres => postgres::dump(database, &into.file, watch),
-        Kind::Sqlite => sqlite::dump(database, into, scratch, watch),
+        DatabaseKind::Postgres => postgres::dump(database, &into.file, watch),
+        DatabaseKind::Sqlite => sqlite::dump(database, into, scratch, watch),
     }
 }
 
@@ -244,10 +250,10 @@ pub(crate) fn dump(kind: Kind, database: &Database, into: &DumpFile, scratch: &P
 ///
 /// # Errors
 /// [`DatabaseError::Unsound`] when it is no good; another one when that cannot be told.
-pub(crate) fn verify(kind: Kind, dump: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+pub(crate) fn verify(kind: DatabaseKind, dump: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
     match kind {
-        Kind::Postgres => postgres::verify(dump, watch),
-        Kind::Sqlite => sqlite::verify(dump, watch),
+        DatabaseKind::Postgres => postgres::verify(dump, watch),
+        DatabaseKind::Sqlite => sqlite::verify(dump, watch),
     }
 }
 
@@ -291,7 +297,7 @@ impl Part {
     ///
     /// # Errors
     /// [`DatabaseError::Unsound`] when it is no good; another one when it cannot be kept. Then no file is left.
-    pub(crate) fn keep(self, kind: Kind, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
+    pub(crate) fn keep(self, kind: DatabaseKind, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
         verify(kind, &self.path, watch)?;
         faults::at("dumped");
         let to = self.to.clone();

@@ -19,7 +19,7 @@ use super::super::manage::{Database, Reached, Server};
 use super::super::{Program, Watch};
 use super::postgres::{connected, failed};
 use super::sqlite::{error, go_on};
-use super::{DatabaseError, Kind, quoted};
+use super::{DatabaseError, DatabaseKind, quoted};
 
 /// Removes all objects of the database except those of extensions.
 const REMOVE: &str = "
@@ -80,15 +80,15 @@ fn ctl() -> String {
 ///
 /// # Errors
 /// [`DatabaseError`] when that fails; then the database is as it was before.
-pub(crate) fn restore(kind: Kind, database: &Database, dump: &Arc<File>, watch: &Watch<'_>) -> Result<(), DatabaseError> {
+pub(crate) fn restore(kind: DatabaseKind, database: &Database, dump: &Arc<File>, watch: &Watch<'_>) -> Result<(), DatabaseError> {
     if database.vendor != kind.vendor() {
         let (alias, vendor) = (database.alias.clone(), database.vendor.clone());
         return Err(DatabaseError::OtherKind { kind: kind.name(), alias, vendor });
     }
     match (kind, &database.reached) {
-        (Kind::Postgres, Reached::Server(server)) => into_server(server, dump, watch),
-        (Kind::Sqlite, Reached::File { path, .. }) => into_file(path, dump, watch),
-        (Kind::Sqlite, Reached::Absent) => into_file(Path::new(&database.name), dump, watch),
+        (DatabaseKind::Postgres, Reached::Server(server)) => into_server(server, dump, watch),
+        (DatabaseKind::Sqlite, Reached::File { path, .. }) => into_file(path, dump, watch),
+        (DatabaseKind::Sqlite, Reached::Absent) => into_file(Path::new(&database.name), dump, watch),
         (_, other) => Err(DatabaseError::Unproven { alias: database.alias.clone(), why: format!("{other:?}") }),
     }
 }

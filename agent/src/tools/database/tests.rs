@@ -31,7 +31,7 @@ fn sqlite_database(path: &Path) -> Database {
 }
 
 /// As a release makes it.
-fn backup(kind: Kind, database: &Database, to: &Path, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
+fn backup(kind: DatabaseKind, database: &Database, to: &Path, watch: &Watch<'_>) -> Result<Dump, DatabaseError> {
     let part = Part::create(to)?;
     dump(kind, database, &part.file(), Path::new("/none"), watch)?;
     part.keep(kind, watch)
@@ -48,17 +48,17 @@ fn a_dump_of_postgres_is_verified_and_private() {
     let server = Server::start();
     let backups = tempfile::tempdir().unwrap();
     let to = backups.path().join("empty.dump");
-    watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)).unwrap();
+    watched(|watch| backup(DatabaseKind::Postgres, &database(&server), &to, watch)).unwrap();
 
     server.sql(
         "CREATE TABLE stock (id int primary key, name text); INSERT INTO stock SELECT n, md5(n::text) FROM generate_series(1, 50000) n",
     );
     let to = backups.path().join("it's.dump");
-    let dump = watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)).unwrap();
+    let dump = watched(|watch| backup(DatabaseKind::Postgres, &database(&server), &to, watch)).unwrap();
     assert_eq!(names(backups.path()), ["empty.dump", "it's.dump"]);
     let metadata = fs::metadata(&to).unwrap();
     assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, dump.bytes));
-    assert!(matches!(watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)), Err(DatabaseError::AlreadyThere(_))));
+    assert!(matches!(watched(|watch| backup(DatabaseKind::Postgres, &database(&server), &to, watch)), Err(DatabaseError::AlreadyThere(_))));
 
     // What is cut short must not pass, although the list of its contents is whole.
     let whole = fs::read(&to).unwrap();
@@ -81,10 +81,10 @@ fn a_dump_that_fails_leaves_nothing_and_says_why() {
         database
     };
     let wrong = with("password", "wrong");
-    let err = watched(|watch| backup(Kind::Postgres, &wrong, &to, watch)).unwrap_err();
+    let err = watched(|watch| backup(DatabaseKind::Postgres, &wrong, &to, watch)).unwrap_err();
     assert!(err.hint().unwrap().contains("password") && !err.tail().is_empty(), "{err:?}");
     let gone = with("host", "/no/such");
-    let err = watched(|watch| backup(Kind::Postgres, &gone, &to, watch)).unwrap_err();
+    let err = watched(|watch| backup(DatabaseKind::Postgres, &gone, &to, watch)).unwrap_err();
     assert!(err.hint().unwrap().contains("does not answer"), "{err:?}");
     assert!(names(backups.path()).is_empty());
     assert!(!format!("{:?}", database(&server)).contains("pass"));
@@ -92,10 +92,13 @@ fn a_dump_that_fails_leaves_nothing_and_says_why() {
 
 #[test]
 fn kinds_that_disagree_are_told() {
-    let err = watched(|watch| backup(Kind::Postgres, &sqlite_database(Path::new("/x")), Path::new("/x.dump"), watch)).unwrap_err();
+    let err = watched(|watch| backup(DatabaseKind::Postgres, &sqlite_database(Path::new("/x")), Path::new("/x.dump"), watch)).unwrap_err();
     assert_eq!(err.to_string(), r#"[backup] database is "postgres", but the database "default" of the settings is sqlite"#);
     let mysql = Database { vendor: "mysql".into(), ..sqlite_database(Path::new("shop")) };
-    assert!(matches!(watched(|watch| backup(Kind::Sqlite, &mysql, Path::new("/x.dump"), watch)), Err(DatabaseError::OtherKind { .. })));
+    assert!(matches!(
+        watched(|watch| backup(DatabaseKind::Sqlite, &mysql, Path::new("/x.dump"), watch)),
+        Err(DatabaseError::OtherKind { .. })
+    ));
 }
 
 /// Backs up while a writer commits without pause; the copy must be one state, and not a mixture.
@@ -123,7 +126,7 @@ fn backup_under_writes(journal: &str) {
                 std::thread::sleep(Duration::from_micros(500));
             }
         });
-        let dump = watched(|watch| backup(Kind::Sqlite, &sqlite_database(&live), &to, watch));
+        let dump = watched(|watch| backup(DatabaseKind::Sqlite, &sqlite_database(&live), &to, watch));
         done.store(true, Ordering::Release);
         dump.unwrap()
     });
@@ -156,8 +159,8 @@ fn a_damaged_copy_of_sqlite_is_refused_and_a_missing_one_told() {
     bytes[middle..middle + 4096].fill(7);
     fs::write(&live, bytes).unwrap();
     let to = dir.path().join("copy");
-    assert!(matches!(watched(|watch| backup(Kind::Sqlite, &sqlite_database(&live), &to, watch)), Err(DatabaseError::Unsound(_))));
-    let missing = watched(|watch| backup(Kind::Sqlite, &sqlite_database(Path::new("/no/such/db")), &to, watch)).unwrap_err();
+    assert!(matches!(watched(|watch| backup(DatabaseKind::Sqlite, &sqlite_database(&live), &to, watch)), Err(DatabaseError::Unsound(_))));
+    let missing = watched(|watch| backup(DatabaseKind::Sqlite, &sqlite_database(Path::new("/no/such/db")), &to, watch)).unwrap_err();
     assert_eq!(missing.to_string(), "cannot open /no/such/db");
     assert_eq!(names(dir.path()), ["db"]);
 }
@@ -170,10 +173,13 @@ fn a_backup_ends_when_it_is_cancelled_or_late() {
     let lines = |_, _: &str| {};
     let cancel = Cancel::default();
     let late = Watch { marker: "t:late", deadline: Instant::now(), cancel: &cancel, lines: &lines };
-    assert!(matches!(backup(Kind::Sqlite, &sqlite_database(&live), &dir.path().join("copy"), &late), Err(DatabaseError::TimedOut)));
+    assert!(matches!(backup(DatabaseKind::Sqlite, &sqlite_database(&live), &dir.path().join("copy"), &late), Err(DatabaseError::TimedOut)));
     cancel.ask();
     let watch = Watch { deadline: Instant::now() + Duration::from_secs(60), ..late };
-    assert!(matches!(backup(Kind::Sqlite, &sqlite_database(&live), &dir.path().join("copy"), &watch), Err(DatabaseError::Cancelled)));
+    assert!(matches!(
+        backup(DatabaseKind::Sqlite, &sqlite_database(&live), &dir.path().join("copy"), &watch),
+        Err(DatabaseError::Cancelled)
+    ));
     assert_eq!(names(dir.path()), ["db"]);
 }
 
@@ -189,11 +195,11 @@ fn a_dump_of_nothing_verifies_and_one_that_was_cut_to_nothing_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("empty.db"), dir.path().join("empty.sqlite3"));
     fs::write(&from, "").unwrap();
-    watched(|watch| backup(Kind::Sqlite, &sqlite_database(&from), &to, watch)).unwrap();
-    assert_eq!(Kind::of(&to), Some(Kind::Sqlite));
-    watched(|watch| verify(Kind::Sqlite, &to, watch)).unwrap();
+    watched(|watch| backup(DatabaseKind::Sqlite, &sqlite_database(&from), &to, watch)).unwrap();
+    assert_eq!(DatabaseKind::of(&to), Some(DatabaseKind::Sqlite));
+    watched(|watch| verify(DatabaseKind::Sqlite, &to, watch)).unwrap();
     fs::write(&to, "").unwrap();
-    assert!(matches!(watched(|watch| verify(Kind::Sqlite, &to, watch)), Err(DatabaseError::Unsound(_))));
+    assert!(matches!(watched(|watch| verify(DatabaseKind::Sqlite, &to, watch)), Err(DatabaseError::Unsound(_))));
 }
 
 #[test]
@@ -208,7 +214,7 @@ fn a_dump_of_postgres_is_put_back_whole_or_not_at_all_and_what_was_made_since_is
          CREATE VIEW seen AS SELECT * FROM stock; CREATE FUNCTION two() RETURNS int LANGUAGE sql AS 'SELECT 2'",
     );
     let to = backups.path().join("a.dump");
-    watched(|watch| backup(Kind::Postgres, &database(&server), &to, watch)).unwrap();
+    watched(|watch| backup(DatabaseKind::Postgres, &database(&server), &to, watch)).unwrap();
     // What refers to the tables of before, and would keep them from being replaced.
     server.sql(
         "DELETE FROM stock; ALTER TABLE stock ADD COLUMN price int; CREATE TABLE made_since (stock int REFERENCES stock);
@@ -216,7 +222,8 @@ fn a_dump_of_postgres_is_put_back_whole_or_not_at_all_and_what_was_made_since_is
          CREATE FUNCTION three() RETURNS SETOF stock LANGUAGE sql AS 'SELECT * FROM stock'",
     );
     let dump = Arc::new(File::open(&to).unwrap());
-    watched(|watch| restore(Kind::Postgres, &database(&server), &dump, watch)).unwrap_or_else(|err| panic!("{err:?} {:?}", err.tail()));
+    watched(|watch| restore(DatabaseKind::Postgres, &database(&server), &dump, watch))
+        .unwrap_or_else(|err| panic!("{err:?} {:?}", err.tail()));
     assert_eq!(server.sql("SELECT count(*), max(name) IS NOT NULL FROM stock"), "20000|t");
     assert_eq!(server.sql("SELECT two(), (SELECT count(*) FROM seen), (SELECT m FROM \"of it\".a)"), "2|20000|good");
     let left = server.sql("SELECT count(*) FROM pg_class WHERE relname IN ('made_since', 'also', 'b')");
@@ -228,7 +235,7 @@ fn a_dump_of_postgres_is_put_back_whole_or_not_at_all_and_what_was_made_since_is
     fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
     server.sql("CREATE TABLE made_since (n int)");
     let cut = Arc::new(File::open(&cut).unwrap());
-    watched(|watch| restore(Kind::Postgres, &database(&server), &cut, watch)).unwrap_err();
+    watched(|watch| restore(DatabaseKind::Postgres, &database(&server), &cut, watch)).unwrap_err();
     assert_eq!(server.sql("SELECT count(*) FROM made_since, (SELECT count(*) FROM stock) s"), "0");
     assert_eq!(server.sql("SELECT count(*) FROM stock"), "20000");
 }
@@ -241,10 +248,10 @@ fn a_copy_of_sqlite_is_put_back_under_those_who_have_it_open() {
         let connection = Connection::open(&live).unwrap();
         connection.execute_batch(&format!("PRAGMA journal_mode={journal}; CREATE TABLE a (n int); INSERT INTO a VALUES (7)")).unwrap();
         let to = dir.path().join("a.sqlite3");
-        watched(|watch| backup(Kind::Sqlite, &sqlite_database(&live), &to, watch)).unwrap();
+        watched(|watch| backup(DatabaseKind::Sqlite, &sqlite_database(&live), &to, watch)).unwrap();
         connection.execute_batch("DELETE FROM a; ALTER TABLE a ADD COLUMN more; CREATE TABLE made_since (n int)").unwrap();
         let dump = Arc::new(File::open(&to).unwrap());
-        watched(|watch| restore(Kind::Sqlite, &sqlite_database(&live), &dump, watch)).unwrap();
+        watched(|watch| restore(DatabaseKind::Sqlite, &sqlite_database(&live), &dump, watch)).unwrap();
         let seen: (i64, i64) = connection
             .query_row("SELECT (SELECT n FROM a), (SELECT count(*) FROM sqlite_schema WHERE name = 'made_since')", [], |row| {
                 Ok((row.get(0)?, row.get(1)?))

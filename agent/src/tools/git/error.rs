@@ -152,7 +152,7 @@ const CUT_OFF: &str = "the connection was cut off in the middle: ask for the rel
 fn program_hint(source: &ProgramError) -> Option<String> {
     let said = source.tail().join("\n");
     // The first that fits counts: what is told more closely stands before what may follow from it.
-    let cures = [
+    let hints = [
         ("Permission denied (publickey", "the host does not know the agent's key: add the public half of `ssh_key` as a deploy key"),
         (
             "has changed and you have requested strict checking",
@@ -183,6 +183,6 @@ fn program_hint(source: &ProgramError) -> Option<String> {
     ];
     match source {
         ProgramError::Missing(_) => Some("install git".to_owned()),
-        _ => cures.iter().find(|(part, _)| said.contains(part)).map(|(_, cure)| *cure).or(source.hint()).map(str::to_owned),
+        _ => hints.iter().find(|(part, _)| said.contains(part)).map(|(_, hint)| *hint).or(source.hint()).map(str::to_owned),
     }
 }

@@ -383,7 +383,7 @@ fn modes_links_and_odd_names_come_out_as_they_went_in() {
     let commit = repo.commit_all("odd");
     fetched(&repo, &cache, &["*"]).unwrap();
     let tree = with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap();
-    tree.judge(Budget { files: 100, bytes: 10_000 }, &[".release", "venv"]).unwrap();
+    tree.check(Budget { files: 100, bytes: 10_000 }, &[".release", "venv"]).unwrap();
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
     with_git(&repo, &cache, |git, watch| git.checkout(&commit, &out, &dir.path().join("index"), watch)).unwrap();
@@ -404,7 +404,7 @@ fn judged(prepare: impl FnOnce(&Path), reserved: &[&str]) -> Result<(), TreeErro
     prepare(repo.path());
     let commit = repo.commit_all("judged");
     fetched(&repo, &cache, &["*"]).unwrap();
-    with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap().judge(Budget { files: 50, bytes: 1000 }, reserved)
+    with_git(&repo, &cache, |git, watch| git.tree(&commit, 1000, watch)).unwrap().check(Budget { files: 50, bytes: 1000 }, reserved)
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl TreeError {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum EntryKind {
     File,
     Link,
     Submodule,
@@ -81,7 +81,7 @@ enum Kind {
 
 #[derive(Debug)]
 struct Entry {
-    kind: Kind,
+    kind: EntryKind,
     id: String,
     size: u64,
 }
@@ -107,9 +107,9 @@ impl Tree {
             let mut words = head.split_ascii_whitespace();
             let (mode, _, id, size) = (words.next()?, words.next()?, words.next()?, words.next()?);
             let kind = match mode {
-                "120000" => Kind::Link,
-                "160000" => Kind::Submodule,
-                _ => Kind::File,
+                "120000" => EntryKind::Link,
+                "160000" => EntryKind::Submodule,
+                _ => EntryKind::File,
             };
             tree.entries.insert(path.to_owned(), Entry { kind, id: id.to_owned(), size: size.parse().unwrap_or(0) });
         }
@@ -118,12 +118,12 @@ impl Tree {
 
     /// Whether there is a file at this path, and not a link.
     pub(crate) fn has_file(&self, path: &str) -> bool {
-        self.entries.get(path.as_bytes()).is_some_and(|entry| entry.kind == Kind::File)
+        self.entries.get(path.as_bytes()).is_some_and(|entry| entry.kind == EntryKind::File)
     }
 
     /// The blobs whose contents decide: the targets of links.
     pub(super) fn blobs_to_read(&self) -> Vec<String> {
-        let decides = |entry: &&Entry| entry.kind == Kind::Link && entry.size <= 4096;
+        let decides = |entry: &&Entry| entry.kind == EntryKind::Link && entry.size <= 4096;
         let mut ids: Vec<String> = self.entries.values().filter(decides).map(|entry| entry.id.clone()).collect();
         ids.sort();
         ids.dedup();
@@ -161,18 +161,18 @@ impl Tree {
 
     /// The paths of Git LFS pointers in the tree as it was written into `dir`: what stands there is not the content. What cannot be read is none.
     pub(crate) fn lfs_pointers(&self, dir: &Path) -> Vec<String> {
-        let of_the_size = self.entries.iter().filter(|(_, entry)| entry.kind == Kind::File && LFS_SIZES.contains(&entry.size));
+        let of_the_size = self.entries.iter().filter(|(_, entry)| entry.kind == EntryKind::File && LFS_SIZES.contains(&entry.size));
         let is_pointer = |path: &[u8]| fs::read(dir.join(OsStr::from_bytes(path))).is_ok_and(|text| text.starts_with(LFS_BEGINNING));
         of_the_size.filter(|(path, _)| is_pointer(path)).map(|(path, _)| shown(path)).collect()
     }
 
     /// The paths of submodules.
     pub(crate) fn submodules(&self) -> Vec<String> {
-        self.entries.iter().filter(|(_, entry)| entry.kind == Kind::Submodule).map(|(path, _)| shown(path)).collect()
+        self.entries.iter().filter(|(_, entry)| entry.kind == EntryKind::Submodule).map(|(path, _)| shown(path)).collect()
     }
 
     /// Holds the tree against its budget, the reserved names at its top, and the rule that no link leads out.
-    pub(crate) fn judge(&self, budget: Budget, reserved: &[&str]) -> Result<(), TreeError> {
+    pub(crate) fn check(&self, budget: Budget, reserved: &[&str]) -> Result<(), TreeError> {
         if self.files() > budget.files {
             return Err(TreeError::Files { found: self.files(), allowed: budget.files });
         }
@@ -186,7 +186,7 @@ impl Tree {
                 return Err(TreeError::Reserved((*name).to_owned()));
             }
         }
-        for (path, entry) in self.entries.iter().filter(|(_, entry)| entry.kind == Kind::Link) {
+        for (path, entry) in self.entries.iter().filter(|(_, entry)| entry.kind == EntryKind::Link) {
             let target = self.blobs.get(&entry.id);
             if !target.is_some_and(|target| self.stays_within(path, target)) {
                 let target = target.map_or("somewhere too long to be read".to_owned(), |target| shown(target));
@@ -217,7 +217,7 @@ impl Tree {
                 }
                 word => {
                     at.push(word);
-                    let Some(entry) = self.entries.get(&at.join(&b'/')).filter(|entry| entry.kind == Kind::Link) else { continue };
+                    let Some(entry) = self.entries.get(&at.join(&b'/')).filter(|entry| entry.kind == EntryKind::Link) else { continue };
                     links += 1;
                     let Some(next) = self.blobs.get(&entry.id) else { return false };
                     if next.starts_with(b"/") {

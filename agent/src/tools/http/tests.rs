@@ -67,7 +67,7 @@ fn check(target: Target) -> Check {
     }
 }
 
-fn ask(check: &Check) -> Result<Answer, CheckError> {
+fn ask(check: &Check) -> Result<CheckAnswer, CheckError> {
     let name = "2026-11-20-22-45-23-1a2b3c4d5e6f".parse().unwrap();
     let commit = "1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b".parse().unwrap();
     let watch = Watch { marker: "", deadline: Instant::now() + Duration::from_secs(20), cancel: &Cancel::default(), lines: &|_, _| {} };

@@ -130,7 +130,7 @@ pub(super) fn hint(line: &str) -> Option<String> {
     {
         return Some(missing_variable(name));
     }
-    known.iter().find(|(words, _)| line.contains(words)).map(|(_, cure)| (*cure).to_owned())
+    known.iter().find(|(words, _)| line.contains(words)).map(|(_, hint)| (*hint).to_owned())
 }
 
 /// A module that cannot be imported.

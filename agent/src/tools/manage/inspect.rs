@@ -25,9 +25,9 @@ const SCRIPT: &str = concat!(
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Answer<T> {
+enum FactsAnswer<T> {
     Failed { failed: Failure },
-    Told(T),
+    Said(T),
 }
 
 #[derive(Deserialize)]
@@ -40,18 +40,18 @@ struct Failure {
 }
 
 #[derive(Deserialize)]
-struct Told {
+struct ProjectFacts {
     version: String,
     settings_module: String,
     wsgi_application: Option<String>,
     chosen_by_default: Option<String>,
-    databases: BTreeMap<String, ToldDatabase>,
-    schema: ToldSchema,
+    databases: BTreeMap<String, DatabaseFacts>,
+    schema: SchemaFacts,
     facts: Facts,
 }
 
 #[derive(Deserialize)]
-struct ToldDatabase {
+struct DatabaseFacts {
     vendor: String,
     name: String,
     host: String,
@@ -63,7 +63,7 @@ struct ToldDatabase {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum ToldSchema {
+enum SchemaFacts {
     Failed { failed: String },
     Known(Box<Schema>),
 }
@@ -81,10 +81,10 @@ enum Examined {
         #[serde(rename = "alone")]
         _alone: bool,
     },
-    Told {
+    Facts {
         unmade: Unmade,
         #[serde(flatten)]
-        told: Box<Told>,
+        told: Box<ProjectFacts>,
     },
 }
 
@@ -108,7 +108,7 @@ impl Django<'_> {
     /// # Errors
     /// [`ManageError`] when the settings cannot be loaded. A database that cannot be reached is told in [`Inspection::schema`].
     pub(crate) fn inspect(&self, watch: &Watch<'_>) -> Result<Inspection, ManageError> {
-        self.ask("inspect", &self.kept_by(), watch).map(Told::into)
+        self.ask("inspect", &self.kept_by(), watch).map(ProjectFacts::into)
     }
 
     /// `manage.py check --deploy --fail-level ERROR`, whether models have changed without a migration (a sentence to warn with), and what the project
@@ -118,8 +118,8 @@ impl Django<'_> {
     /// [`ManageError`] when the settings cannot be loaded, or the check finds an error.
     pub(crate) fn examine(&self, watch: &Watch<'_>) -> Result<(Inspection, Option<String>), ManageError> {
         match self.ask("examine", &self.kept_by(), watch)? {
-            Examined::Told { unmade: Unmade { status: 0, .. }, told } => Ok(((*told).into(), None)),
-            Examined::Told { unmade: Unmade { lines, .. }, told } => Ok(((*told).into(), Some(unmade_of(&lines)))),
+            Examined::Facts { unmade: Unmade { status: 0, .. }, told } => Ok(((*told).into(), None)),
+            Examined::Facts { unmade: Unmade { lines, .. }, told } => Ok(((*told).into(), Some(unmade_of(&lines)))),
             Examined::Alone { .. } => {
                 self.check(watch)?;
                 let unmade = self.unmade_migrations(watch)?;
@@ -191,26 +191,26 @@ impl Django<'_> {
         // The script moves what the project prints elsewhere; what comes before the last line was there earlier still.
         let answer = finished.stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
         match serde_json::from_slice(answer) {
-            Ok(Answer::Told(told)) => Ok(told),
-            Ok(Answer::Failed { failed }) => Err(failed.into()),
+            Ok(FactsAnswer::Said(told)) => Ok(told),
+            Ok(FactsAnswer::Failed { failed }) => Err(failed.into()),
             Err(_) => Err(ManageError::NoAnswer { source: None }),
         }
     }
 }
 
-impl From<Told> for Inspection {
-    fn from(told: Told) -> Self {
-        let Told { version, settings_module, wsgi_application, chosen_by_default, databases, schema, facts } = told;
+impl From<ProjectFacts> for Inspection {
+    fn from(told: ProjectFacts) -> Self {
+        let ProjectFacts { version, settings_module, wsgi_application, chosen_by_default, databases, schema, facts } = told;
         let Facts { alias: asked, reached, kept, empty } = facts;
         let vendor = databases.get(&asked).map(|told| told.vendor.clone()).unwrap_or_default();
         let databases = databases.into_iter().map(|(alias, told)| {
-            let ToldDatabase { vendor, name, host, port, user, password, options } = told;
+            let DatabaseFacts { vendor, name, host, port, user, password, options } = told;
             let reached = if alias == asked { reached.clone() } else { Reached::default() };
             (alias.clone(), Database { alias, vendor, name, host, port, user, password, options, reached })
         });
         let schema = match schema {
-            ToldSchema::Known(schema) => Ok(*schema),
-            ToldSchema::Failed { failed } => Err(failed),
+            SchemaFacts::Known(schema) => Ok(*schema),
+            SchemaFacts::Failed { failed } => Err(failed),
         };
         Self { version, settings_module, wsgi_application, chosen_by_default, databases: databases.collect(), schema, vendor, kept, empty }
     }

@@ -7,7 +7,7 @@ use crate::tools::database::quoted;
 
 /// The directories that a hint names.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ground<'a> {
+pub(crate) struct Places<'a> {
     /// The release's directory.
     pub release: &'a Path,
     /// The directory of the release that is live, if it has one.
@@ -29,7 +29,7 @@ impl Kept {
     }
 
     /// The hint. Where the live release has such state, the hint keeps that first, so that no hint leads to an empty site.
-    pub(crate) fn cure(&self, ground: Ground<'_>) -> String {
+    pub(crate) fn hint(&self, ground: Places<'_>) -> String {
         let dir = self.dir(ground.release);
         let shared = ground.shared.join(&dir);
         let share = format!("add {:?} to [shared] dirs in the app's file", dir.display().to_string());
@@ -81,25 +81,25 @@ mod tests {
     }
 
     #[test]
-    fn the_cure_keeps_what_the_live_release_has_and_names_one_directory_to_share() {
+    fn the_hint_keeps_what_the_live_release_has_and_names_one_directory_to_share() {
         let live = tempfile::tempdir().unwrap();
-        let none = Ground { release: Path::new("/none"), live: None, shared: Path::new("/var/shop/shared") };
+        let none = Places { release: Path::new("/none"), live: None, shared: Path::new("/var/shop/shared") };
         let database = kept(What::Database, "backend/db.sqlite3", "backend");
-        let cure = "add \"backend/data\" to [shared] dirs in the app's file, and set NAME = BASE_DIR / \"data/db.sqlite3\" in the settings";
-        assert_eq!(database.cure(none), cure);
+        let hint = "add \"backend/data\" to [shared] dirs in the app's file, and set NAME = BASE_DIR / \"data/db.sqlite3\" in the settings";
+        assert_eq!(database.hint(none), hint);
         std::fs::create_dir(live.path().join("backend")).unwrap();
         std::fs::write(live.path().join("backend/db.sqlite3"), "x").unwrap();
         let there = live.path().join("backend/db.sqlite3").display().to_string();
         let to = "/var/shop/shared/backend/data";
         assert_eq!(
-            database.cure(Ground { live: Some(live.path()), ..none }),
+            database.hint(Places { live: Some(live.path()), ..none }),
             format!(
-                "first, as root and while nothing is written, keep what the live release has: mkdir -p {to} && cp -a {there}* {to}/; then {cure}"
+                "first, as root and while nothing is written, keep what the live release has: mkdir -p {to} && cp -a {there}* {to}/; then {hint}"
             )
         );
-        assert_eq!(kept(What::Database, "data/db.sqlite3", "").cure(none), "add \"data\" to [shared] dirs in the app's file");
-        assert_eq!(kept(What::Media, "media", "").cure(none), "add \"media\" to [shared] dirs in the app's file");
-        assert_eq!(kept(What::Log, "var/log/a.log", "").cure(none), "add \"var/log\" to [shared] dirs in the app's file");
-        assert!(kept(What::Log, "a.log", "").cure(none).ends_with("and have the settings name BASE_DIR / \"log/a.log\""));
+        assert_eq!(kept(What::Database, "data/db.sqlite3", "").hint(none), "add \"data\" to [shared] dirs in the app's file");
+        assert_eq!(kept(What::Media, "media", "").hint(none), "add \"media\" to [shared] dirs in the app's file");
+        assert_eq!(kept(What::Log, "var/log/a.log", "").hint(none), "add \"var/log\" to [shared] dirs in the app's file");
+        assert!(kept(What::Log, "a.log", "").hint(none).ends_with("and have the settings name BASE_DIR / \"log/a.log\""));
     }
 }

@@ -194,8 +194,8 @@ impl Said<'_> {
     }
 
     fn headers(&self) -> Option<String> {
-        let (_, cure) = HEADERS.iter().find(|(words, _)| self.find(words).is_some())?;
-        Some(format!("a package has no wheel for this interpreter and must be compiled, and something for that is missing: {cure}"))
+        let (_, hint) = HEADERS.iter().find(|(words, _)| self.find(words).is_some())?;
+        Some(format!("a package has no wheel for this interpreter and must be compiled, and something for that is missing: {hint}"))
     }
 
     fn build(&self) -> Option<String> {

@@ -16,7 +16,7 @@ use super::advice;
 use super::host::{Tool, Whose};
 use super::key::without_userinfo;
 use super::own;
-use super::project::{Closure, Way};
+use super::project::{Closure, EnvironmentSource};
 use super::requirements::normalised;
 use super::{Built, Place, PythonError, Wanted};
 
@@ -78,7 +78,7 @@ impl Build<'_> {
         // In `/`, so that no file of the release is taken for a module or a setting.
         let program = match &self.wanted.tool {
             Tool::Uv(..) => {
-                let seed = if matches!(self.wanted.way, Way::Commands(_)) { ["--seed"].as_slice() } else { &[] };
+                let seed = if matches!(self.wanted.way, EnvironmentSource::Commands(_)) { ["--seed"].as_slice() } else { &[] };
                 self.program(self.uv()).args(["venv", "--no-project"]).args(seed).arg("--python").arg(real).arg(self.venv)
             }
             Tool::Pip(_) => self.program(real).args(["-I", "-m", "venv"]).arg(self.venv),
@@ -89,7 +89,7 @@ impl Build<'_> {
     fn fill(&self) -> Result<(), PythonError> {
         let packages = &self.wanted.packages;
         match &self.wanted.way {
-            Way::Requirements { files, made } => {
+            EnvironmentSource::Requirements { files, made } => {
                 // Packages of a command must all have hashes when one has, and a lock names all that may be installed with it.
                 let together = made.is_empty() && !self.wanted.reading.hashed;
                 if !files.is_empty() {
@@ -111,8 +111,8 @@ impl Build<'_> {
                 }
                 if together { Ok(()) } else { self.beside() }
             }
-            Way::PackagesOnly => self.install(self.as_args(packages), "the packages that are set"),
-            Way::UvLock { dir } => {
+            EnvironmentSource::PackagesOnly => self.install(self.as_args(packages), "the packages that are set"),
+            EnvironmentSource::UvLock { dir } => {
                 let program = self
                     .inside(self.uv())
                     .args(["sync", "--frozen", "--no-dev", "--no-install-project", "--link-mode=copy", "--compile-bytecode"])
@@ -122,7 +122,7 @@ impl Build<'_> {
                 self.run_program(&program, "installing uv.lock".into())?;
                 self.beside()
             }
-            Way::PoetryLock { dir } => {
+            EnvironmentSource::PoetryLock { dir } => {
                 let program = self
                     .inside("poetry")
                     .args(["install", "--no-root", "--only", "main", "--no-interaction", "--no-ansi"])
@@ -130,7 +130,7 @@ impl Build<'_> {
                 self.run_program(&program, "installing poetry.lock".into())?;
                 self.beside()
             }
-            Way::Commands(commands) => {
+            EnvironmentSource::Commands(commands) => {
                 for argv in commands {
                     let (name, args) = argv.split_first().map_or(("", argv.as_slice()), |(name, args)| (name.as_str(), args));
                     (self.note)(&argv.join(" "));
@@ -316,14 +316,14 @@ impl Build<'_> {
         };
         let mut packages = BTreeMap::new();
         for version in fs::read_dir(&lib).map_err(unreadable(&lib))? {
-            let site = version.map_err(unreadable(&lib))?.path().join("site-packages");
-            let entries = match fs::read_dir(&site) {
+            let root = version.map_err(unreadable(&lib))?.path().join("site-packages");
+            let entries = match fs::read_dir(&root) {
                 Ok(entries) => entries,
                 Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-                Err(err) => return Err(unreadable(&site)(err)),
+                Err(err) => return Err(unreadable(&root)(err)),
             };
             for entry in entries {
-                let path = entry.map_err(unreadable(&site))?.path();
+                let path = entry.map_err(unreadable(&root))?.path();
                 if let Some(package) = Installed::at(path) {
                     packages.insert(normalised(&package.name), package);
                 }

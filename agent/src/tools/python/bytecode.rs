@@ -24,7 +24,7 @@ const MOST: u64 = 64 << 20;
 ///
 /// # Errors
 /// [`PythonError::File`] when something cannot be read or written.
-pub(crate) fn carry_bytecode(former: &Path, release: &Path, changed: &[PathBuf]) -> Result<(), PythonError> {
+pub(crate) fn reuse_bytecode(former: &Path, release: &Path, changed: &[PathBuf]) -> Result<(), PythonError> {
     let mut compiled = Vec::new();
     find(former, Path::new(""), &changed.iter().map(PathBuf::as_path).collect(), &mut compiled)?;
     compiled.par_iter().try_for_each(|Compiled { path, source }| {
@@ -157,7 +157,7 @@ mod tests {
         let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
         fs::File::options().write(true).open(release.join("shop/same.py")).unwrap().set_modified(long_ago).unwrap();
 
-        carry_bytecode(former, release, &changed).unwrap();
+        reuse_bytecode(former, release, &changed).unwrap();
         let told = imported(release, "shop.same");
         assert!(told.contains("matches") && told.contains("same.py") && !told.contains("bytecode is stale"), "{told}");
         watched(|watch| compile(Path::new(PYTHON), release, &changed, watch)).unwrap();
@@ -173,8 +173,8 @@ mod tests {
         // What does not belong to the former source as it is now is nobody's.
         fs::remove_dir_all(release.join("shop/__pycache__")).unwrap();
         write(former, "shop/same.py", "WHAT = 'not as before'\n");
-        carry_bytecode(former, release, &changed).unwrap();
-        let carried = fs::read_dir(release.join("shop/__pycache__")).unwrap().map(|entry| entry.unwrap().file_name());
-        assert!(!carried.into_iter().any(|name| name.to_string_lossy().starts_with("same")));
+        reuse_bytecode(former, release, &changed).unwrap();
+        let reused = fs::read_dir(release.join("shop/__pycache__")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(!reused.into_iter().any(|name| name.to_string_lossy().starts_with("same")));
     }
 }

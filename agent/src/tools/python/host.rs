@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::super::{Program, ProgramError, Watch};
+use super::answer_cache::{AnswerCache, file_of};
 use super::key::{Key, without_userinfo};
-use super::known::{Known, file_of};
 use super::own;
-use super::project::Way;
+use super::project::EnvironmentSource;
 use super::requirements::Tree;
 use super::{Installer, PythonError};
 
@@ -77,8 +77,8 @@ fn decides_nothing(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word)) || name == "PIP_DISABLE_PIP_VERSION_CHECK"
 }
 
-static INTERPRETERS: Known<Probe> = Known::new();
-static UVS: Known<Tool> = Known::new();
+static INTERPRETERS: AnswerCache<Probe> = AnswerCache::new();
+static UVS: AnswerCache<Tool> = AnswerCache::new();
 
 /// What the probe prints.
 #[derive(Debug, Clone, Deserialize)]
@@ -258,22 +258,28 @@ impl Host {
     }
 
     /// The program that makes the environment.
-    pub(super) fn tool(&self, installer: Installer, way: &Way, interpreter: &Interpreter, watch: &Watch<'_>) -> Result<Tool, PythonError> {
+    pub(super) fn tool(
+        &self,
+        installer: Installer,
+        way: &EnvironmentSource,
+        interpreter: &Interpreter,
+        watch: &Watch<'_>,
+    ) -> Result<Tool, PythonError> {
         let pip = || interpreter.pip.clone().map(Tool::Pip).ok_or_else(|| interpreter.no_ensurepip());
         // It is fetched by the pip that the interpreter carries.
         let own = interpreter.pip.is_some().then(|| Tool::Uv(own::VERSION.to_owned(), Whose::Agents));
         let missing = |needed_by: String, hint: &str| PythonError::NoTool { needed_by, program: "uv", hint: hint.to_owned() };
         let uv_lock = "install uv for the agent's user or for all (pipx install uv), or name a requirements file in [python] requirements";
         match (installer, way) {
-            (Installer::Pip, Way::UvLock { dir }) => Err(PythonError::Refused {
+            (Installer::Pip, EnvironmentSource::UvLock { dir }) => Err(PythonError::Refused {
                 file: dir.join("uv.lock").display().to_string(),
                 line: None,
                 why: "can only be installed by uv, and [python] installer is \"pip\"".into(),
             }),
-            (Installer::Uv, Way::UvLock { dir }) => {
+            (Installer::Uv, EnvironmentSource::UvLock { dir }) => {
                 self.uv(watch)?.or(own).ok_or_else(|| missing(dir.join("uv.lock").display().to_string(), uv_lock))
             }
-            (Installer::Auto, Way::UvLock { dir }) => {
+            (Installer::Auto, EnvironmentSource::UvLock { dir }) => {
                 let uv = self.usual_uv(own, watch)?;
                 uv.ok_or_else(|| missing(dir.join("uv.lock").display().to_string(), uv_lock))
             }
@@ -284,7 +290,7 @@ impl Host {
                 .ok_or_else(|| missing("installer = \"uv\"".into(), "install uv (pipx install uv), or set [python] installer = \"auto\"")),
             (Installer::Pip, _) => pip(),
             // Commands may call pip, which an environment made by uv has not.
-            (Installer::Auto, Way::Commands(_)) if interpreter.pip.is_some() => pip(),
+            (Installer::Auto, EnvironmentSource::Commands(_)) if interpreter.pip.is_some() => pip(),
             (Installer::Auto, _) => match self.usual_uv(own, watch)? {
                 Some(uv) => Ok(uv),
                 None => pip(),
@@ -333,10 +339,10 @@ impl Host {
     }
 
     /// Adds what decides where packages come from: variables, configuration files of the host, and those in the release that the tool reads.
-    pub(super) fn add_indexes_to(&self, key: &mut Key, tool: &Tool, way: &Way, tree: &Tree) -> Result<(), PythonError> {
+    pub(super) fn add_indexes_to(&self, key: &mut Key, tool: &Tool, way: &EnvironmentSource, tree: &Tree) -> Result<(), PythonError> {
         let prefixes: &[&str] = match (way, tool) {
-            (Way::Commands(_), _) => &["PIP_", "UV_", "POETRY_"],
-            (Way::PoetryLock { .. }, _) => &["POETRY_", "PIP_", "UV_"],
+            (EnvironmentSource::Commands(_), _) => &["PIP_", "UV_", "POETRY_"],
+            (EnvironmentSource::PoetryLock { .. }, _) => &["POETRY_", "PIP_", "UV_"],
             (_, Tool::Uv(..)) => &["UV_"],
             (_, Tool::Pip(_)) => &["PIP_"],
         };
@@ -364,7 +370,7 @@ impl Host {
                 add_config(key, &file);
             }
             // uv reads these from where it runs, whatever it installs.
-            let dir = if let Way::UvLock { dir } = way { dir.as_path() } else { Path::new("") };
+            let dir = if let EnvironmentSource::UvLock { dir } = way { dir.as_path() } else { Path::new("") };
             for name in ["uv.toml", "pyproject.toml"] {
                 if let Some(settings) = tree.read_if_there(&dir.join(name))?.and_then(|bytes| uv_settings(name, bytes)) {
                     key.add(name, settings);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::host::Interpreter;
 use super::key::Key;
-use super::requirements::{Asked, LINE_ENDS, Reading, Tree, index_of, package_of};
+use super::requirements::{LINE_ENDS, Reading, Tree, WantedPackage, index_of, package_of};
 use super::{PythonError, Settings};
 
 /// What is looked for, first one first, when nothing is set.
@@ -23,7 +23,7 @@ const LOOKED_FOR: &[&str] = &[
 
 /// How an environment is filled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum EnvironmentSource {
     /// Requirement files, and lines that were made of other files.
     Requirements {
         /// By their paths in the release.
@@ -67,7 +67,7 @@ pub(super) enum Closure {
     Direct,
 }
 
-impl Way {
+impl EnvironmentSource {
     /// For people.
     pub(super) fn told(&self, reading: &Reading) -> Vec<String> {
         let count = |file: &Path| {
@@ -119,7 +119,7 @@ impl Way {
 }
 
 /// Finds the way, reading what belongs to it.
-pub(super) fn find(settings: &Settings, tree: &Tree, reading: &mut Reading) -> Result<Way, PythonError> {
+pub(super) fn find(settings: &Settings, tree: &Tree, reading: &mut Reading) -> Result<EnvironmentSource, PythonError> {
     if !settings.install.is_empty() {
         return Ok(commands(settings, reading));
     }
@@ -136,7 +136,7 @@ pub(super) fn find(settings: &Settings, tree: &Tree, reading: &mut Reading) -> R
             return Err(PythonError::NothingFound { looked_for: LOOKED_FOR.join(", "), below: below(tree) });
         }
         reading.notes.push("the release has no requirements; only the packages that are set are installed".into());
-        return Ok(Way::PackagesOnly);
+        return Ok(EnvironmentSource::PackagesOnly);
     };
     // A lock stands beside the pyproject.toml that it was made of.
     let passed: Vec<&str> = others.iter().copied().filter(|name| !(*name == "pyproject.toml" && first.ends_with(".lock"))).collect();
@@ -196,13 +196,13 @@ fn has_project(tree: &Tree) -> Result<bool, PythonError> {
 }
 
 /// What the commands read and install is theirs to know: any file of the release, so that no other release can use what they made.
-fn commands(settings: &Settings, reading: &mut Reading) -> Way {
+fn commands(settings: &Settings, reading: &mut Reading) -> EnvironmentSource {
     reading.tied = true;
     reading.notes.push("[python] install may read any file of the release: the environment is built for this release alone".into());
-    Way::Commands(settings.install.clone())
+    EnvironmentSource::Commands(settings.install.clone())
 }
 
-fn named(files: &[PathBuf], tree: &Tree, reading: &mut Reading) -> Result<Way, PythonError> {
+fn named(files: &[PathBuf], tree: &Tree, reading: &mut Reading) -> Result<EnvironmentSource, PythonError> {
     let mut plain = Vec::new();
     let mut made = Vec::new();
     for file in files {
@@ -215,11 +215,11 @@ fn named(files: &[PathBuf], tree: &Tree, reading: &mut Reading) -> Result<Way, P
         match name {
             "uv.lock" => {
                 uv_lock(tree, file, reading)?;
-                return Ok(Way::UvLock { dir });
+                return Ok(EnvironmentSource::UvLock { dir });
             }
             "poetry.lock" => {
                 poetry_lock(tree, file, reading)?;
-                return Ok(Way::PoetryLock { dir });
+                return Ok(EnvironmentSource::PoetryLock { dir });
             }
             "Pipfile.lock" => made.extend(pipfile_lock(tree, file, reading)?),
             "pyproject.toml" => made.push(pyproject_lines(tree, file, reading)?),
@@ -229,7 +229,7 @@ fn named(files: &[PathBuf], tree: &Tree, reading: &mut Reading) -> Result<Way, P
             }
         }
     }
-    Ok(Way::Requirements { files: plain, made })
+    Ok(EnvironmentSource::Requirements { files: plain, made })
 }
 
 fn malformed(file: &Path, why: impl std::fmt::Display) -> PythonError {
@@ -266,8 +266,12 @@ struct LockedPackage {
 
 /// Keeps that a lock names a package. It may do so in several versions; which of them fit here, if any, is for the installer to say.
 fn locked(name: &str, file: &Path, reading: &mut Reading) {
-    let asked =
-        Asked { name: Some(super::requirements::normalised(name)), file: file.display().to_string(), line: None, conditional: true };
+    let asked = WantedPackage {
+        name: Some(super::requirements::normalised(name)),
+        file: file.display().to_string(),
+        line: None,
+        conditional: true,
+    };
     if !reading.asked.contains(&asked) {
         reading.asked.push(asked);
     }
@@ -353,7 +357,12 @@ fn pyproject_lines(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Ma
         if package.local {
             reading.tie(&file.display().to_string(), None);
         }
-        reading.asked.push(Asked { name: package.name, file: file.display().to_string(), line: None, conditional: package.conditional });
+        reading.asked.push(WantedPackage {
+            name: package.name,
+            file: file.display().to_string(),
+            line: None,
+            conditional: package.conditional,
+        });
     }
     // What else stands in the file decides nothing.
     reading.keep(file, project.dependencies.join("\n").into_bytes());
@@ -426,7 +435,7 @@ fn pipfile_lock(tree: &Tree, file: &Path, reading: &mut Reading) -> Result<Vec<M
         } else if package.hashes.is_empty() {
             reading.names(&package_of(&line), &file.display().to_string(), None);
         }
-        reading.asked.push(Asked {
+        reading.asked.push(WantedPackage {
             name: Some(super::requirements::normalised(name)),
             file: file.display().to_string(),
             line: None,

@@ -86,7 +86,7 @@ fn leaves(path: &Path) -> bool {
 
 /// A package that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct WantedPackage {
     /// Its normalised name; a URL or a path need not tell it.
     pub name: Option<String>,
     /// The file that asks.
@@ -103,7 +103,7 @@ pub(super) struct Reading {
     /// Every file, by its path in the release.
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// Every package that is asked for by name, path or URL.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<WantedPackage>,
     /// Requirements whose places can change.
     pub moving: Vec<Moving>,
     /// What people should know.
@@ -191,7 +191,12 @@ impl Reading {
                 if package.local {
                     self.tie(&shown(file), Some(number));
                 }
-                self.asked.push(Asked { name: package.name, file: shown(file), line: Some(number), conditional: package.conditional });
+                self.asked.push(WantedPackage {
+                    name: package.name,
+                    file: shown(file),
+                    line: Some(number),
+                    conditional: package.conditional,
+                });
             }
             return Ok(());
         }
@@ -206,7 +211,7 @@ impl Reading {
                     if package.local {
                         self.tie(&shown(file), Some(number));
                     }
-                    self.asked.push(Asked { name: None, file: shown(file), line: Some(number), conditional: package.conditional });
+                    self.asked.push(WantedPackage { name: None, file: shown(file), line: Some(number), conditional: package.conditional });
                     continue;
                 }
                 "-i" | "--index-url" | "--pypi-url" | "--extra-index-url" => {

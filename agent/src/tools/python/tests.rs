@@ -335,7 +335,7 @@ fn a_file_that_asks_for_another_interpreter_is_told() {
 }
 
 #[test]
-fn a_missing_program_is_told_with_its_cure() {
+fn a_missing_program_is_told_with_its_hint() {
     let poetry_project = [("poetry.lock", ""), ("pyproject.toml", "[tool.poetry]\n")];
     let err = want(host_without_uv(), &settings(), &release(&poetry_project)).unwrap_err();
     assert!(err.to_string().starts_with("poetry.lock needs poetry") && err.hint().unwrap().contains("poetry export"), "{err}");
@@ -367,9 +367,9 @@ fn uv_builds_and_shares_no_file_with_its_cache() {
     let wanted = want(host(), &Settings { packages: vec!["idna".into()], ..settings() }, &release).unwrap();
     let (built, place) = build(&wanted, &release);
     assert_eq!(built.unwrap().packages, 2);
-    let site = fs::read_dir(place.path().join("venv/lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
-    assert_eq!(fs::metadata(site.join("six.py")).unwrap().nlink(), 1);
-    assert!(site.join("__pycache__").is_dir(), "bytecode is compiled");
+    let root = fs::read_dir(place.path().join("venv/lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
+    assert_eq!(fs::metadata(root.join("six.py")).unwrap().nlink(), 1);
+    assert!(root.join("__pycache__").is_dir(), "bytecode is compiled");
 }
 
 #[test]
@@ -492,7 +492,7 @@ fn a_pipfile_lock_needs_no_pipenv() {
     let release =
         release(&[("Pipfile.lock", &lock), ("shop/setup.py", "import setuptools\nsetuptools.setup(name='shop', py_modules=[])\n")]);
     let wanted = want(host(), &Settings { packages: vec!["idna".into()], ..settings() }, &release).unwrap();
-    let Way::Requirements { made, .. } = &wanted.way else { panic!("{:?}", wanted.way) };
+    let EnvironmentSource::Requirements { made, .. } = &wanted.way else { panic!("{:?}", wanted.way) };
     assert_eq!(made[0].lines[1], format!("six==1.16.0 ; python_version >= '2.7' --hash={SIX_HASH}"));
     assert!(made[1].lines[0].starts_with("-e /"));
     let (built, _) = build(&wanted, &release);

@@ -14,7 +14,7 @@ pub struct Fsck {
     /// How much was looked at.
     pub verified: Verified,
     /// What differs, worst first. `good` is for what differs from nothing, and may be worth knowing.
-    pub differences: Vec<Difference>,
+    pub findings: Vec<FsckFinding>,
 }
 
 /// How much was looked at.
@@ -38,7 +38,7 @@ pub struct Verified {
 
 /// Something that is not as it was written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
+pub struct FsckFinding {
     /// What was looked at, such as `release` or `journal`.
     pub what: String,
     /// How bad it is.
@@ -48,7 +48,7 @@ pub struct Difference {
     /// What differs.
     pub text: String,
     /// What to do.
-    pub cure: Option<String>,
+    pub hint: Option<String>,
     /// Whether the action `mend` removes it.
     pub mend: bool,
 }

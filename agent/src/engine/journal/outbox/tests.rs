@@ -5,7 +5,7 @@ use agent_model::names::RunId;
 use agent_model::request::Admission;
 
 use super::*;
-use crate::engine::journal::{Asked, Evidence, Limit, Taken};
+use crate::engine::journal::{Evidence, Limit, NewRun, Taken};
 
 const COMMIT: &str = "1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b";
 
@@ -15,7 +15,7 @@ fn open(state: &Path) -> (Arc<Journal>, Outbox) {
 }
 
 fn run(journal: &Journal, action: &str, nonce: &str) -> RunId {
-    let asked = Asked {
+    let asked = NewRun {
         app: &"shop".parse().unwrap(),
         action,
         of: Some("main"),
@@ -44,8 +44,8 @@ fn ended() -> What {
     What::Ended { outcome: OutcomeWord::Live, live: None, ms: 1, database: None }
 }
 
-fn status(phase: Phase) -> (String, Phase, Kind) {
-    ("github:1".to_owned(), phase, Kind::Status)
+fn status(phase: Phase) -> (String, Phase, DeliveryKind) {
+    ("github:1".to_owned(), phase, DeliveryKind::Status)
 }
 
 #[test]
@@ -94,10 +94,10 @@ fn each_target_has_a_row_and_only_the_first_in_it_may_go() {
     let run = run(&journal, "release", "n1");
     journal.append(run, &[resolved(), ended()]).unwrap();
     let news = outbox.news(10).unwrap().remove(0);
-    let other = |phase| ("webhook:2".to_owned(), phase, Kind::Message);
+    let other = |phase| ("webhook:2".to_owned(), phase, DeliveryKind::Message);
     outbox.note(&news, &[status(Phase::Started), other(Phase::Started), status(Phase::Ended), other(Phase::Ended)]).unwrap();
     let heads = outbox.heads().unwrap();
-    assert_eq!(heads.iter().map(|letter| letter.phase).collect::<Vec<_>>(), [Phase::Started; 2]);
+    assert_eq!(heads.iter().map(|delivery| delivery.phase).collect::<Vec<_>>(), [Phase::Started; 2]);
     let due = Utc::now() + chrono::TimeDelta::seconds(60);
     outbox.postponed(&heads[0], due, "no route").unwrap();
     outbox.delivered(&heads[1], None).unwrap();
@@ -148,7 +148,7 @@ fn the_number_of_a_deployment_survives_and_goes_with_the_last_letter() {
     journal.append(run, &[resolved(), ended()]).unwrap();
     let news = outbox.news(10).unwrap().remove(0);
     let of = |phase, kind| ("github:1".to_owned(), phase, kind);
-    outbox.note(&news, &[of(Phase::Started, Kind::Deployment), of(Phase::Ended, Kind::DeploymentState)]).unwrap();
+    outbox.note(&news, &[of(Phase::Started, DeliveryKind::Deployment), of(Phase::Ended, DeliveryKind::DeploymentState)]).unwrap();
     let made = outbox.heads().unwrap().remove(0);
     assert_eq!(outbox.subject(&made).unwrap().unwrap().deployment, None);
     outbox.delivered(&made, Some(42)).unwrap();

@@ -10,7 +10,7 @@ use super::{Instances, processes_of};
 use crate::faults;
 use crate::restart::RestartError;
 use crate::restart::handover::record::Record;
-use crate::site::Slot;
+use crate::root::Slot;
 use crate::tools::{Process, http};
 
 /// How long a process may take to go once it was told to.
@@ -69,7 +69,7 @@ impl Instances<'_> {
             let now = master.children();
             let anew = !before.is_empty() && !now.is_empty() && now.iter().all(|child| !before.contains(child));
             if anew && !quit && master.is_alive() {
-                (self.scene.warn)(&format!(
+                (self.context.warn)(&format!(
                     "the instance of {release} took SIGTERM for a reload; it was sent SIGQUIT. Give uWSGI the option die-on-term"
                 ));
                 master.signal(Signal::SIGQUIT);
@@ -77,7 +77,7 @@ impl Instances<'_> {
             }
         }
         if master.is_alive() {
-            (self.scene.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
+            (self.context.warn)(&format!("the instance of {release} did not go when it was told to, and was killed"));
         }
         // A worker whose master is gone leads no group.
         master.signal(Signal::SIGKILL);
@@ -92,7 +92,7 @@ impl Instances<'_> {
 pub(super) fn could_not_be_ended(release: &ReleaseName, master: &Process) -> RestartError {
     RestartError::Process {
         what: format!("the instance of {release} (process {}) could not be ended", master.pid()),
-        cure: Some("it may belong to another user than the agent's".to_owned()),
+        hint: Some("it may belong to another user than the agent's".to_owned()),
         tail: Vec::new(),
     }
 }

@@ -19,11 +19,11 @@ fn leads_to(play: &Play) -> String {
 
 /// What the step does when the run goes back.
 fn undo(play: &Play, release: &Release, exposed: bool) {
-    play.stage.with_scene(|scene| {
+    play.stage.with_scene(|context| {
         if exposed {
-            play.restart().back(scene, release.serving(), Some(release.serving())).unwrap();
+            play.restart().back(context, release.serving(), Some(release.serving())).unwrap();
         } else {
-            play.restart().forget(scene, release.serving(), Some(&release.name));
+            play.restart().forget(context, release.serving(), Some(&release.name));
         }
     });
 }
@@ -81,9 +81,9 @@ fn visitors_are_led_back_to_the_first_instance_and_the_second_one_goes() {
     play.stage.renewal.set(Renewal::Yes);
     // As far as the step came when it was cut off: visitors meet the second one.
     let act = || {
-        play.stage.with_scene(|scene| {
-            let mut prepared = play.restart().prepare(scene, a.serving()).unwrap();
-            play.restart().act(scene, a.serving(), &mut prepared).unwrap();
+        play.stage.with_scene(|context| {
+            let mut prepared = play.restart().prepare(context, a.serving()).unwrap();
+            play.restart().act(context, a.serving(), &mut prepared).unwrap();
         });
         play.masters(&a)
     };
@@ -111,16 +111,16 @@ fn what_an_instance_was_started_with_and_is_not_set_any_more_is_told() {
     let a = play.stage.release(A, APP);
     play.switch(&a, None).unwrap();
     let findings = |more: &[(&str, &str)], module: Option<&str>| {
-        play.stage.with_scene(|scene| {
+        play.stage.with_scene(|context| {
             let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            let env: Vec<(String, String)> = scene.env.iter().cloned().chain(more).collect();
-            play.restart().drift(&Scene { env: &env, ..*scene }, a.serving(), &MadeWith { module, by_default: None })
+            let env: Vec<(String, String)> = context.env.iter().cloned().chain(more).collect();
+            play.restart().drift(&RestartContext { env: &env, ..*context }, a.serving(), &MadeWith { module, by_default: None })
         })
     };
     assert_eq!(findings(&[], None), []);
     let [found] = &findings(&[("GREETING", "hunter2")], None)[..] else { panic!("one finding") };
     assert!(found.level == Level::Warning && found.text.contains("other values of GREETING"), "{found:?}");
-    assert!(!found.text.contains("hunter2") && found.cure.as_deref() == Some("agentctl --app shop restart"), "{found:?}");
+    assert!(!found.text.contains("hunter2") && found.hint.as_deref() == Some("agentctl --app shop restart"), "{found:?}");
     let [found] = &findings(&[], Some("shop.prod"))[..] else { panic!("one finding") };
     assert!(found.level == Level::Warning && found.text.contains("does not set DJANGO_SETTINGS_MODULE"), "{found:?}");
 }

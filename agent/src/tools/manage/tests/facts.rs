@@ -7,7 +7,7 @@ use super::super::facts::What;
 use super::super::{Database, Reached};
 use super::{Project, SETTINGS, new, old};
 use crate::tools::database::bench::{PASSWORD, Server};
-use crate::tools::database::{DatabaseError, Kind, Part, dump};
+use crate::tools::database::{DatabaseError, DatabaseKind, Part, dump};
 use crate::tools::python::bench::{environment, watched};
 use crate::tools::{Program, Watch};
 
@@ -21,7 +21,7 @@ fn database(project: &Project, python: &Path) -> Database {
 }
 
 fn dumped(database: &Database, to: &Path, watch: &Watch<'_>) -> Result<(), DatabaseError> {
-    let kind = if database.vendor == "sqlite" { Kind::Sqlite } else { Kind::Postgres };
+    let kind = if database.vendor == "sqlite" { DatabaseKind::Sqlite } else { DatabaseKind::Postgres };
     let part = Part::create(to)?;
     dump(kind, database, &part.file(), Path::new("/none"), watch)?;
     part.keep(kind, watch).map(|_| ())

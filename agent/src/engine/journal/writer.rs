@@ -1,0 +1,328 @@
+//! The one writer: a connection that writers take in turn, the lines of output that wait to be written, and the watchers that are notified once
+//! something stands there.
+//!
+//! A line of output waits for a moment, so that many are written in one transaction; whoever writes anything else writes what waits before that. So the
+//! events of a run stand in the order in which they were said, and the mark behind a line makes it durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agent_model::names::RunId;
+use chrono::Utc;
+use rusqlite::{Connection, ErrorCode, Transaction as SqlTransaction, TransactionBehavior};
+use tokio::sync::watch;
+
+use super::evidence::Entry;
+use super::{JournalError, Line, insert_line, locked};
+
+/// How long a line waits for others. Whoever follows reads it that much later.
+const GATHER: Duration = Duration::from_millis(20);
+/// So many bytes of lines are written at once, without waiting for more.
+const ENOUGH: usize = 128 * 1024;
+/// So many may wait; whoever says more waits until there is room.
+const MOST_WAITING: usize = 512 * 1024;
+/// Bytes that are given back when the disk is full, so that a mark can still be written down.
+const RESERVE: usize = 1024 * 1024;
+
+/// How much hangs on a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// A mark: on disk when the writing returns, and worth the reserve on a full disk.
+    Mark,
+    /// What goes in front of a mark that is about to be written, before anything is done: on disk with that mark, and worth the reserve as well.
+    Heading,
+    /// What may be lost when the power fails: on disk with the next mark.
+    Line,
+}
+
+impl Weight {
+    /// The word of `PRAGMA synchronous`.
+    fn synchronous(self) -> &'static str {
+        match self {
+            Self::Mark => "full",
+            Self::Heading | Self::Line => "normal",
+        }
+    }
+}
+
+/// Who writes the journal.
+pub(super) struct Writer {
+    path: PathBuf,
+    write_connection: Mutex<WriteConnection>,
+    waiting: Mutex<Waiting>,
+    /// There is something to write, or no more will come.
+    something: Condvar,
+    /// There is room for more lines.
+    room: Condvar,
+    watchers: Watchers,
+    /// The newest moment that this journal has seen, in milliseconds since 1970 UTC: no clock that is right shows less.
+    pub(super) newest: AtomicI64,
+    /// Whether the reserve was given back.
+    spent: AtomicBool,
+}
+
+struct WriteConnection {
+    connection: Connection,
+    /// What was said last of how the next transaction is written.
+    weight: Option<Weight>,
+}
+
+/// Lines of output that are not written yet.
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<Line>,
+    bytes: usize,
+    /// So many found no room on the disk, of each run.
+    lost: BTreeMap<u64, u64>,
+    /// What else went wrong with them, of each run, until it is told.
+    failed: BTreeMap<u64, JournalError>,
+    /// No more will come.
+    closed: bool,
+}
+
+/// A transaction, and the runs that it says something of.
+pub(super) struct Transaction<'a> {
+    transaction: SqlTransaction<'a>,
+    pub(super) runs: std::cell::RefCell<BTreeSet<u64>>,
+    /// What the system log is told of once it is committed.
+    pub(super) entries: std::cell::RefCell<Vec<Entry>>,
+}
+
+impl std::ops::Deref for Transaction<'_> {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        &self.transaction
+    }
+}
+
+/// Who is woken by what.
+struct Watchers {
+    all: watch::Sender<u64>,
+    /// Of the runs that somebody follows: whoever follows another one sleeps on.
+    of_run: Mutex<BTreeMap<u64, watch::Sender<()>>>,
+}
+
+impl Watchers {
+    fn notify(&self, runs: &BTreeSet<u64>) {
+        self.all.send_modify(|count| *count += 1);
+        let watchers = locked(&self.of_run);
+        for changes in runs.iter().filter_map(|run| watchers.get(run)) {
+            changes.send_replace(());
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(path: PathBuf, connection: Connection, newest: i64) -> Self {
+        let writer = Self {
+            path,
+            write_connection: Mutex::new(WriteConnection { connection, weight: None }),
+            waiting: Mutex::default(),
+            something: Condvar::new(),
+            room: Condvar::new(),
+            watchers: Watchers { all: watch::Sender::new(0), of_run: Mutex::default() },
+            newest: AtomicI64::new(newest),
+            spent: AtomicBool::new(false),
+        };
+        writer.keep_reserve();
+        writer
+    }
+
+    /// Changes whenever something was written.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.watchers.all.subscribe()
+    }
+
+    /// Changes whenever something was written of one run.
+    pub(super) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
+        let mut watchers = locked(&self.watchers.of_run);
+        watchers.retain(|_, changes| changes.receiver_count() > 0);
+        watchers.entry(run.0).or_insert_with(|| watch::Sender::new(())).subscribe()
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.path.with_file_name("reserve")
+    }
+
+    fn write_reserve(&self) -> std::io::Result<()> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.reserve())?;
+        file.write_all(&vec![0; RESERVE])
+    }
+
+    pub(super) fn keep_reserve(&self) {
+        if self.reserve().exists() {
+            return;
+        }
+        let kept = self.write_reserve().is_ok();
+        self.spent.store(!kept, Ordering::Release);
+        if !kept {
+            tracing::warn!("no room for the reserve of the journal {}", self.path.display());
+            // Half a reserve would be taken for a whole one.
+            let _ = fs::remove_file(self.reserve());
+        }
+    }
+
+    /// What was given back is for marks alone.
+    fn refuse_when_spent(&self) -> Result<(), JournalError> {
+        if self.spent.load(Ordering::Acquire) { Err(JournalError::Full(self.path.clone())) } else { Ok(()) }
+    }
+
+    /// Writes, behind the lines that wait. A mark is on disk when this returns, and is written once more with the reserve given back when the disk is full.
+    pub(super) fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let mut write_connection = locked(&self.write_connection);
+        self.write_what_waits(&mut write_connection);
+        let done = match write_connection.once(weight, &act) {
+            Err(err) if is_full(&err) && weight != Weight::Line && fs::remove_file(self.reserve()).is_ok() => {
+                tracing::error!("the disk of {} is full: the reserve of the journal is given back", self.path.display());
+                self.spent.store(true, Ordering::Release);
+                write_connection.once(weight, &act)
+            }
+            done => done,
+        };
+        let (done, runs) = done.map_err(|err| if is_full(&err) { JournalError::Full(self.path.clone()) } else { err })?;
+        drop(write_connection);
+        self.written(&runs);
+        Ok(done)
+    }
+
+    /// Writes what may be lost when the power fails. On a full disk it is not worth the reserve: [`JournalError::Full`].
+    pub(super) fn write_soon<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        self.refuse_when_spent()?;
+        self.write(Weight::Line, act)
+    }
+
+    fn written(&self, runs: &BTreeSet<u64>) {
+        self.newest.fetch_max(Utc::now().timestamp_millis(), Ordering::AcqRel);
+        self.watchers.notify(runs);
+    }
+
+    /// Takes a line of output, which is written a moment later. Tells what went wrong with those of its run before.
+    pub(super) fn take_line(&self, line: Line) -> Result<(), JournalError> {
+        self.refuse_when_spent()?;
+        let mut waiting = locked(&self.waiting);
+        while waiting.bytes >= MOST_WAITING {
+            waiting = self.room.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(err) = waiting.failed.remove(&line.run) {
+            return Err(err);
+        }
+        waiting.bytes += line.text.len();
+        waiting.lines.push(line);
+        if waiting.lines.len() == 1 || waiting.bytes >= ENOUGH {
+            self.something.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Writes the lines that wait, and tells how many of a run were lost since this was asked last, because the disk was full.
+    pub(super) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
+        self.write_what_waits(&mut locked(&self.write_connection));
+        let mut waiting = locked(&self.waiting);
+        let lost = waiting.lost.remove(&run.0).unwrap_or(0);
+        waiting.failed.remove(&run.0).map_or(Ok(lost), Err)
+    }
+
+    /// Writes lines as they come, until no more will.
+    pub(super) fn write_lines(&self) {
+        loop {
+            let mut waiting = locked(&self.waiting);
+            while waiting.lines.is_empty() {
+                if waiting.closed {
+                    return;
+                }
+                waiting = self.something.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            let until = Instant::now() + GATHER;
+            while waiting.bytes < ENOUGH && !waiting.lines.is_empty() && !waiting.closed {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                waiting = self.something.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            drop(waiting);
+            self.write_what_waits(&mut locked(&self.write_connection));
+        }
+    }
+
+    /// Says that no more lines will come: what waits is written.
+    pub(super) fn close(&self) {
+        locked(&self.waiting).closed = true;
+        self.something.notify_all();
+    }
+
+    /// Writes the lines that wait, as whoever holds the connection: then they stand before what that write_connection writes. What becomes of them is for their
+    /// runs to hear, and not for whoever writes something else.
+    fn write_what_waits(&self, write_connection: &mut WriteConnection) {
+        let mut waiting = locked(&self.waiting);
+        if waiting.lines.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut waiting.lines);
+        waiting.bytes = 0;
+        drop(waiting);
+        self.room.notify_all();
+        let wrote = self.refuse_when_spent().and_then(|()| {
+            write_connection.once(Weight::Line, &|transaction| lines.iter().try_for_each(|line| insert_line(transaction, line)))
+        });
+        match wrote {
+            Ok(((), runs)) => self.written(&runs),
+            // What a tool says is not worth the run.
+            Err(err) if is_full(&err) => {
+                let mut waiting = locked(&self.waiting);
+                for line in &lines {
+                    *waiting.lost.entry(line.run).or_default() += 1;
+                }
+            }
+            Err(err) => {
+                let mut waiting = locked(&self.waiting);
+                for line in &lines {
+                    waiting.failed.entry(line.run).or_insert_with(|| err.again());
+                }
+            }
+        }
+    }
+
+    /// The connection, for tests.
+    #[cfg(test)]
+    pub(super) fn with_connection<T>(&self, act: impl FnOnce(&Connection) -> T) -> T {
+        act(&locked(&self.write_connection).connection)
+    }
+}
+
+impl WriteConnection {
+    /// One transaction; what it did, and the runs that it says something of.
+    fn once<T>(
+        &mut self,
+        weight: Weight,
+        act: &dyn Fn(&Transaction<'_>) -> Result<T, JournalError>,
+    ) -> Result<(T, BTreeSet<u64>), JournalError> {
+        // Said by whoever holds the connection: a mark of one thread is never written with what another wished for its output.
+        if self.weight != Some(weight) {
+            self.weight = None;
+            self.connection.pragma_update(None, "synchronous", weight.synchronous())?;
+            self.weight = Some(weight);
+        }
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = Transaction { transaction, runs: std::cell::RefCell::default(), entries: std::cell::RefCell::default() };
+        let done = act(&transaction)?;
+        let Transaction { transaction, runs, entries } = transaction;
+        transaction.commit()?;
+        entries.into_inner().iter().for_each(Entry::tell);
+        Ok((done, runs.into_inner()))
+    }
+}
+
+fn is_full(err: &JournalError) -> bool {
+    match err {
+        JournalError::Full(_) => true,
+        JournalError::Sqlite(rusqlite::Error::SqliteFailure(code, _)) => code.code == ErrorCode::DiskFull,
+        _ => false,
+    }
+}

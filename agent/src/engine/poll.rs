@@ -1,0 +1,249 @@
+//! Polls the branch that an app follows, because a webhook said that it may have moved. A webhook is the reason to poll and nothing more: what is
+//! released is what the repository says, asked for like everything else.
+//!
+//! Each app has one poller, a thread that lives while there is something to poll for. Webhooks that come meanwhile are one webhook: at most one poll is
+//! under way, at most one is wanted, and from the beginning of one to the next at least `auto_pause` goes by.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use agent_model::grant::{Caller, authorise};
+use agent_model::names::{BadName, CommitId, RefName};
+use agent_model::request::{Refusal, Request, Right, WhenBusy};
+use agent_wire::event::Stream;
+use agent_wire::form::{BadForm, Form};
+use thiserror::Error;
+
+use super::journal::{Evidence, JournalError};
+use super::{Accepted, AppEngine, NotTaken, locked};
+use crate::root::RootError;
+use crate::tools::git::{Git, GitError};
+use crate::tools::{Cancel, ProgramError, Watch};
+use crate::trust::webhook::Source;
+use crate::work::chain;
+
+/// How long a poll may take.
+const LIMIT: Duration = Duration::from_secs(120);
+/// So many webhooks may come from one poll to the next before their senders are told that they send too many.
+const MOST_WEBHOOKS: u32 = 60;
+
+/// What becomes of a webhook. The agent polls in any case: a webhook that was proven is never lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It will poll.
+    WillPoll(RefName),
+    /// It will poll, and was told so often enough: the next poll is so far away.
+    Enough(Duration),
+}
+
+/// Why a poll led to nothing.
+#[derive(Debug, Error)]
+enum NotPolled {
+    #[error("the repository has no {0}")]
+    NoBranch(RefName),
+    #[error("the repository's answer cannot be understood")]
+    Answer(#[from] BadName),
+    #[error("the request cannot be written down")]
+    Form(#[from] BadForm),
+    #[error("the request cannot be written down")]
+    Text(#[from] serde_json::Error),
+    #[error("the system has no random numbers")]
+    NoRandom,
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+}
+
+impl From<Refusal> for NotPolled {
+    fn from(refusal: Refusal) -> Self {
+        Self::NotTaken(refusal.into())
+    }
+}
+
+/// What a poll found.
+enum Polled {
+    /// Nothing that was not asked for before.
+    Nothing,
+    /// A commit, and took this request for it.
+    Took(Accepted, CommitId),
+    /// That nobody can tell yet: the runs at hand must get on first.
+    TooEarly,
+}
+
+/// Who polls for one app.
+#[derive(Default)]
+pub(super) struct RefPoller {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whose webhook is to be followed.
+    wanted: Option<Source>,
+    /// How many came since the last poll began.
+    heard: u32,
+    /// When that was.
+    last: Option<Instant>,
+    /// Ends the poll at hand.
+    cancel: Cancel,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RefPoller {
+    /// Whether somebody polls, or waits to.
+    pub(super) fn is_at_work(&self) -> bool {
+        locked(&self.state).thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Ends the poll at hand. What was wanted is forgotten: who stops, or is removed, releases nothing new.
+    pub(super) fn end(&self) {
+        let mut state = locked(&self.state);
+        state.wanted = None;
+        state.cancel.ask();
+        drop(state);
+        self.wake.notify_all();
+    }
+}
+
+impl AppEngine {
+    /// Hears a webhook that was proven.
+    pub(crate) fn hear(self: &Arc<Self>, source: Source) -> Result<Heard, NotTaken> {
+        let app = self.settings();
+        let follows = app.follows.clone().ok_or_else(|| NotTaken::NoApp(self.name.clone()))?;
+        let mut state = locked(&self.poller.state);
+        // Asked while the state is held: whoever ends the poller has said so before, and needs the state for it.
+        if self.draining() {
+            return Err(Refusal::Draining.into());
+        }
+        state.wanted = Some(source);
+        state.heard = state.heard.saturating_add(1);
+        if state.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.cancel = Cancel::default();
+            let engine = self.clone();
+            let thread = std::thread::Builder::new().name(format!("poll-{}", self.name)).spawn(move || engine.follow_webhooks());
+            let thread = thread.map_err(|source| RootError::Io { act: "start a thread for", path: app.root.clone(), source })?;
+            state.thread = Some(thread);
+        }
+        if state.heard <= MOST_WEBHOOKS {
+            return Ok(Heard::WillPoll(follows));
+        }
+        let next = state.last.map_or(Duration::ZERO, |last| (last + app.auto_pause).saturating_duration_since(Instant::now()));
+        Ok(Heard::Enough(next))
+    }
+
+    /// Looks as often as it is wanted to.
+    fn follow_webhooks(&self) {
+        while let Some((source, cancel)) = self.next_poll() {
+            let app = &self.name;
+            let source_word = source.word();
+            match self.poll(source, &cancel) {
+                Ok(Polled::Nothing) => tracing::debug!(%app, source = source_word, "a webhook was followed: nothing is new"),
+                Ok(Polled::Took(Accepted::New(run) | Accepted::Before(run), commit)) => {
+                    tracing::info!(%app, source = source_word, run = run.0, commit = commit.short(), "a webhook was followed: a release was asked for");
+                }
+                Ok(Polled::TooEarly) => {
+                    tracing::debug!(%app, source = source_word, "a webhook waits for the runs at hand");
+                    let mut state = locked(&self.poller.state);
+                    if !cancel.asked() {
+                        state.wanted.get_or_insert(source);
+                    }
+                }
+                Err(NotPolled::NotTaken(NotTaken::Refused(refusal))) => {
+                    tracing::info!(%app, source = source_word, "a webhook was followed, and its release was refused: {refusal}");
+                }
+                Err(NotPolled::Git(GitError::Program { source: ProgramError::Cancelled(_), .. })) => {}
+                Err(NotPolled::Git(err)) => {
+                    let said = err.tail().last().map(|line| format!(" ({line})")).unwrap_or_default();
+                    tracing::warn!(%app, source = source_word, "a webhook led nowhere: {}{said}", chain(&err));
+                }
+                Err(err) => tracing::warn!(%app, source = source_word, "a webhook led nowhere: {}", chain(&err)),
+            }
+        }
+    }
+
+    /// Waits until a poll is wanted and may be had. Nothing when none is wanted, or the engine ends: then the thread ends.
+    fn next_poll(&self) -> Option<(Source, Cancel)> {
+        let poller = &self.poller;
+        let mut state = locked(&poller.state);
+        loop {
+            if state.cancel.asked() {
+                if self.draining() || state.wanted.is_none() {
+                    state.thread = None;
+                    return None;
+                }
+                // The app was removed and came back, and was sent a webhook since.
+                state.cancel = Cancel::default();
+            }
+            let now = Instant::now();
+            let wait = state.last.map_or(Duration::ZERO, |last| (last + self.settings().auto_pause).saturating_duration_since(now));
+            if !wait.is_zero() {
+                state = poller.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            let Some(source) = state.wanted.take() else {
+                state.thread = None;
+                return None;
+            };
+            state.last = Some(now);
+            state.heard = 0;
+            return Some((source, state.cancel.clone()));
+        }
+    }
+
+    /// Looks once, and asks for a release of what nobody asked for before.
+    ///
+    /// The branch's newest commit is released once by itself, whatever becomes of it: one that failed, was taken back, cancelled or replaced by
+    /// something else stays so until a person says otherwise, or a newer one comes.
+    fn poll(&self, source: Source, cancel: &Cancel) -> Result<Polled, NotPolled> {
+        let app = self.settings();
+        let Some(follows) = &app.follows else { return Ok(Polled::Nothing) };
+        let standing = self.journal.standing(&self.name)?;
+        let is_busy = standing.running.is_some() || !standing.waiting.is_empty();
+        if self.journal.has_unresolved(&self.name)? || (is_busy && app.when_busy == WhenBusy::Refuse) {
+            return Ok(Polled::TooEarly);
+        }
+        let cache = self.root.cache();
+        let lines = |_: Stream, line: &str| tracing::debug!("{line}");
+        let marker = format!("{}:poll", self.journal.id());
+        let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel, lines: &lines };
+        // Only asked, not fetched: the release fetches, and nobody waits for the cache meanwhile.
+        let remote = Git::new(&app.git, &cache).remote_refs(&watch)?;
+        let tip: CommitId = remote.get(follows).ok_or_else(|| NotPolled::NoBranch(follows.clone()))?.parse()?;
+        let is_here = self.root.release_names()?.iter().any(|name| name.commit_digits() == tip.short());
+        // Whether somebody has asked for it is looked at when the request is taken: nobody can ask in between.
+        if is_here {
+            return Ok(Polled::Nothing);
+        }
+        let caller = Caller::Webhook { source: source.word().to_owned(), follows: follows.clone() };
+        // No grant is needed: the app's own file is the grant, for this ref alone.
+        let authorised = authorise(caller, Right::Release, &self.name, &[])?;
+        let form = Form {
+            revision: Some(follows.to_string()),
+            commit: Some(tip.to_string()),
+            ..Form::new(self.name.as_str(), Right::Release, nonce()?)
+        };
+        let text = serde_json::to_string(&form)?;
+        let evidence = Evidence { text, ..Evidence::default() };
+        match self.take(&authorised, &Request::try_from(&form)?, &form, &evidence) {
+            Ok(accepted) => Ok(Polled::Took(accepted, tip)),
+            // Somebody has asked while the repository was.
+            Err(NotTaken::AskedBefore) => Ok(Polled::Nothing),
+            Err(NotTaken::TooEarly) => Ok(Polled::TooEarly),
+            Err(err) => Err(err.into()),
+        }
+    }
+}
+
+/// 128 random bits in hexadecimal.
+fn nonce() -> Result<String, NotPolled> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NotPolled::NoRandom)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
