@@ -38,9 +38,11 @@ fn lines(text: &str) -> Vec<Line<'_>> {
 /// Every document with its text.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut paths: Vec<PathBuf> =
-        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].iter().map(|name| project(name)).collect();
-    let guides = fs::read_dir(project("packaging/docs")).unwrap().map(|entry| entry.unwrap().path());
-    paths.extend(guides.filter(|path| path.extension().is_some_and(|ending| ending == "md")));
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].iter().map(|name| project(name)).collect();
+    for directory in ["packaging/docs", "docs/decisions"] {
+        let pages = fs::read_dir(project(directory)).unwrap().map(|entry| entry.unwrap().path());
+        paths.extend(pages.filter(|path| path.extension().is_some_and(|ending| ending == "md")));
+    }
     paths.sort();
     paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }

@@ -179,7 +179,7 @@ fn follow_links(directory: &Path) {
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|target| !target.contains("://")) {
             let target = target.split('#').next().unwrap();
             let found = directory.join(document).parent().unwrap().join(target);
-            let of_sources = ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "static-agentctl", "LICENSE"];
+            let of_sources = ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "static-agentctl", "LICENSE"];
             assert!(found.exists() || of_sources.iter().any(|name| target.ends_with(name)), "{document}: {target} leads nowhere");
             seen += 1;
         }

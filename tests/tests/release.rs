@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use agent_tests::{Bench, Place, Repo, SITE_SOCKET, demo_settings, get, request};
+use agent_tests::{Bench, Place, Repo, SITE_SOCKET, demo_settings, get, project, request};
 use serde_json::Value;
 
 /// A bench whose app `demo` is the demo project, with its agent running.
@@ -78,6 +78,7 @@ fn the_demo_goes_live_changes_refuses_to_break_and_goes_back() {
     let broken = bench.ctl(["release", "v3"]).expect(1);
     let said = broken.stdout + &broken.stderr;
     assert!(said.contains("noticeboard.tracing"), "the server's own words are missing:\n{said}");
+    the_readme_shows(&said);
     assert_eq!(bench.live("demo").as_deref(), Some(second.as_str()));
     assert_eq!(headline(&bench), "The pinboard");
     assert_eq!(bench.last_run()["outcome"], "failed");
@@ -104,6 +105,32 @@ fn the_demo_goes_live_changes_refuses_to_break_and_goes_back() {
     bench.ctl(["rollback"]).expect(0);
     assert_eq!(headline(&bench), "The notice board");
     bench.assert_sound();
+}
+
+/// A line without its times, its names of releases, and the place of the root: those differ in each run.
+fn without_the_run(line: &str) -> String {
+    let words = line.split_whitespace().map(|word| {
+        let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
+        let in_release = word.split_once("/releases/").and_then(|(_, rest)| rest.split_once('/'));
+        match in_release {
+            Some((_, path)) => path,
+            None if bare.parse::<f64>().is_ok() => "0",
+            None if bare.len() == 32 && bare.starts_with("20") => "…",
+            None => word,
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The README shows the end of this release. Each line of it must be one that agentctl prints.
+#[track_caller]
+fn the_readme_shows(said: &str) {
+    let readme = fs::read_to_string(project("README.md")).unwrap();
+    let block = readme.split("\n$ agentctl release v3\n").nth(1).and_then(|rest| rest.split("\n```").next()).unwrap();
+    let printed: Vec<String> = said.lines().map(without_the_run).collect();
+    for line in block.lines().filter(|line| *line != "[...]") {
+        assert!(printed.iter().any(|printed| printed.starts_with(&without_the_run(line))), "agentctl does not print {line:?}:\n{said}");
+    }
 }
 
 #[test]
