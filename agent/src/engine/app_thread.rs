@@ -16,9 +16,11 @@ use agent_wire::form::Form;
 
 use super::journal::{Due, Journal, JournalError, RunFlag, word_of};
 
+use super::AppEngine;
+use super::admission::previous;
+use super::not_taken::no_release;
 use super::replay::{Replayed, planned, replay};
 use super::run_log::RunLog;
-use super::{AppEngine, no_release, previous};
 use crate::faults;
 use crate::restart::Steadiness;
 use crate::root::{BackgroundTask, RootLock, Served};

@@ -9,7 +9,8 @@ use agent_wire::event::Stream;
 use agent_wire::view::{Finding, Level};
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
-use super::{AppEngine, previous};
+use super::AppEngine;
+use super::admission::previous;
 use crate::restart::drift::MadeWith;
 use crate::restart::{ReleaseRef, Renewal, Restart, RestartContext, Steadiness, Variables};
 use crate::settings::ExecutorKind;

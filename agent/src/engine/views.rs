@@ -7,7 +7,8 @@ use agent_model::request::Lock;
 use agent_wire::view;
 use chrono::DateTime;
 
-use super::{AppEngine, NotTaken, locked, previous};
+use super::admission::previous;
+use super::{AppEngine, NotTaken, locked};
 use crate::root::{Found, Migrated, Unsettled};
 use crate::settings::App;
 use crate::steps::{Health, prune};

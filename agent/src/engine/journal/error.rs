@@ -5,18 +5,18 @@ use std::path::PathBuf;
 use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
-use super::schema;
-
 /// What went wrong with the journal.
 #[derive(Debug, Error)]
 pub(crate) enum JournalError {
     /// A newer agent wrote it.
-    #[error("the journal {} is of version {found}, and this agent understands up to {}", path.display(), schema::VERSION)]
+    #[error("the journal {} is of version {found}, and this agent understands up to {known}", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
         /// Its version.
         found: i64,
+        /// The newest version that this agent understands.
+        known: i64,
     },
     /// Another agent has it.
     #[error("another agent uses the state directory {}", .0.display())]

@@ -4,9 +4,8 @@
 use std::fmt;
 
 use agent_model::names::RunId;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::writer::Transaction;
 use super::{Journal, JournalError, locked};
 
 /// What proves whose a request is.
@@ -50,7 +49,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// As the run's row has it within this transaction.
-    pub(super) fn of(tx: &Transaction<'_>, run: RunId) -> Result<Option<Self>, JournalError> {
+    pub(super) fn of(tx: &Connection, run: RunId) -> Result<Option<Self>, JournalError> {
         let mut query =
             tx.prepare_cached("SELECT app, action, caller, keys, coalesce(commit_id, form ->> 'commit'), outcome FROM run WHERE run = ?")?;
         let found = query.query_row([run.0], |row| {

@@ -141,7 +141,7 @@ pub(super) const NEWEST: &str = "SELECT max(
 pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About, JournalError> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > VERSION {
-        return Err(JournalError::Newer { path: path.to_owned(), found });
+        return Err(JournalError::Newer { path: path.to_owned(), found, known: VERSION });
     }
     // What is to be changed is looked through first; else that goes on beside everything else.
     if found < VERSION

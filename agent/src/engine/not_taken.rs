@@ -1,0 +1,106 @@
+//! Why a request is not taken, and the number that it has where it is.
+
+use std::path::PathBuf;
+
+use agent_model::names::{AppName, RefName, ReleaseName, ReleaseSelector, RunId};
+use agent_model::request::Refusal;
+use thiserror::Error;
+
+use super::absent::Absent;
+use super::journal::JournalError;
+use crate::root::RootError;
+
+/// Why a request was not taken.
+#[derive(Debug, Error)]
+pub(crate) enum NotTaken {
+    /// It was refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no such app.
+    #[error("there is no app {0}")]
+    NoApp(AppName),
+    /// Its file is there, and the app is not in force.
+    #[error(transparent)]
+    Absent(#[from] Absent),
+    /// There is no such run, or not of this app.
+    #[error("there is no run {0}")]
+    NoRun(RunId),
+    /// The run is over.
+    #[error("run {0} is over")]
+    Over(RunId),
+    /// Visitors may have met the new release already.
+    #[error("run {0} has switched to the new release, and can no longer be cancelled")]
+    TooLate(RunId),
+    /// There is no such release.
+    #[error("{}", no_release(selector))]
+    NoRelease {
+        /// How it was named.
+        selector: ReleaseSelector,
+        /// Those that there are, newest first.
+        there: Vec<ReleaseName>,
+    },
+    /// Several releases fit.
+    #[error("{selector} may be {}", fitting.iter().map(ReleaseName::as_str).collect::<Vec<_>>().join(" or "))]
+    Ambiguous {
+        /// How it was named.
+        selector: ReleaseSelector,
+        /// Those that fit.
+        fitting: Vec<ReleaseName>,
+    },
+    /// Another root is set than the one that the agent holds.
+    #[error("root is now set to {}, and the agent holds {}", set.display(), held.display())]
+    RootMoved {
+        /// What is set.
+        set: PathBuf,
+        /// What is held.
+        held: PathBuf,
+    },
+    /// The nonce was used for another request.
+    #[error("the nonce was used before, for another request")]
+    NonceReused,
+    /// The ID token has started a run before.
+    #[error("the ID token has started a run before, and serves once")]
+    TokenReused,
+    /// Somebody has asked for the commit, and a webhook asks for none a second time.
+    #[error("somebody has asked for that commit before")]
+    AskedBefore,
+    /// The same may be so of a run at hand.
+    #[error("the runs at hand have not said yet which commit they release")]
+    TooEarly,
+    /// The grant allows releases, and not of this ref.
+    #[error("{caller} may not release {reference}: the grant allows {}", refs.join(", "))]
+    RefNotGranted {
+        /// Who asked.
+        caller: String,
+        /// The ref.
+        reference: RefName,
+        /// The patterns of the grant.
+        refs: Vec<String>,
+    },
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// git, for a plan.
+    #[error(transparent)]
+    Git(#[from] crate::tools::git::GitError),
+}
+
+/// That nothing fits a selector.
+pub(super) fn no_release(selector: &ReleaseSelector) -> String {
+    match selector {
+        ReleaseSelector::Previous => "there is no release to go back to: no other that is still there was live before this one".to_owned(),
+        ReleaseSelector::Prefix(_) => format!("there is no release {selector}"),
+    }
+}
+
+/// The number of the run that a request has, and whether it is new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// It was taken now.
+    New(RunId),
+    /// The same bytes had been taken before.
+    Before(RunId),
+}
