@@ -10,7 +10,6 @@ use agent_wire::problem::{PROBLEM_TYPE, Problem};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::auth::token::Unproven;
 use super::rate_limited_log::RateLimitedLog;
 use crate::engine::NotTaken;
 use crate::engine::journal::JournalError;
@@ -272,7 +271,7 @@ impl Refused {
     }
 
     /// The issuer of the request's ID token does not say its keys.
-    pub(super) fn no_keys(why: &Unproven) -> Self {
+    pub(super) fn no_keys(why: &dyn std::error::Error) -> Self {
         static UNJUDGED: RateLimitedLog = RateLimitedLog::new();
         if let Some(untold) = UNJUDGED.tells() {
             tracing::warn!(untold, "a request on the network cannot be judged: {}", chain(why));

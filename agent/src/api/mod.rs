@@ -2,6 +2,7 @@
 
 mod answer;
 mod auth;
+mod body;
 mod connection;
 mod events;
 mod webhooks;
@@ -10,6 +11,7 @@ mod long;
 pub(crate) mod network;
 mod rights;
 mod routes;
+mod shared;
 mod rate_limited_log;
 mod socket;
 mod take;

@@ -1,14 +1,12 @@
 //! The addresses, and what each is answered. [`reading`], [`acting`] and [`hooked`] are the lists that the OpenAPI document is held against.
 
-use std::sync::Arc;
-
-use agent_model::grant::{Authorised, Caller, authorise};
+use agent_model::grant::Caller;
 use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
 use agent_model::request::Right;
 use agent_wire::form::Form;
 use agent_wire::sshsig::NAMESPACE;
 use agent_wire::{EVENTS_TYPE, view};
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,28 +14,21 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use chrono::Utc;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::answer::Refused;
 use super::auth::{self, KnownCaller, ticket};
 use super::long::WhileThere;
+use super::shared::{Named, QueryOf, Shared, blocking, turn_to_search};
 use super::take::{Acting, take};
 use super::{ApiState, events, long, rights, webhooks};
 use crate::engine::journal::Evidence;
-use crate::engine::{AppEngine, NotTaken, ask_all};
+use crate::engine::{NotTaken, ask_all};
 use crate::report::metrics;
 use crate::tools::Cancel;
 
 /// The contract, as `GET /openapi.json` gives it.
 const OPENAPI: &str = include_str!("openapi.json");
-
-/// What all handlers have.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) state: ApiState,
-    stop: watch::Receiver<bool>,
-}
 
 /// Every address that acts.
 fn acting() -> Vec<(&'static str, MethodRouter<Acting>)> {
@@ -90,65 +81,10 @@ fn with_fallbacks(router: Router) -> Router {
         .layer(DefaultBodyLimit::disable())
 }
 
-/// What the address names. A part that is no text is answered like everything else that cannot be understood.
-pub(super) struct Named<T>(pub(super) T);
-
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
-    type Rejection = Refused;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let Path(named) = Path::from_request_parts(parts, state).await.map_err(|err| Refused::misread("address", &err.body_text()))?;
-        Ok(Self(named))
-    }
-}
-
-/// What the query asks for; a word that is not known is refused, as it is everywhere.
-struct QueryOf<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
-    type Rejection = Refused;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let Query(asked) = Query::from_request_parts(parts, state).await.map_err(|err| Refused::misread("query", &err.body_text()))?;
-        Ok(Self(asked))
-    }
-}
-
 /// Answers everybody the same: that nobody knows who asks.
 pub(super) fn nobody(why: &str) -> Router {
     let why = why.to_owned();
     Router::new().fallback(move || std::future::ready(Refused::nobody(why.clone())))
-}
-
-/// Does what may wait for the disk, a program or a lock, away from the threads that serve.
-pub(super) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
-    tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
-}
-
-/// A turn for what runs programs, or waits for a cache that a release has: there are threads for some of it, and the others are for whoever wants less.
-async fn turn_to_search() -> Result<SemaphorePermit<'static>, Refused> {
-    static TURNS: Semaphore = Semaphore::const_new(16);
-    TURNS.acquire().await.map_err(|err| Refused::internal(&err))
-}
-
-impl Shared {
-    /// The engine of an app, for a caller who has a right to it. Whoever has none learns nothing of which apps there are.
-    pub(super) fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
-        let name: AppName = app.parse()?;
-        let authorised = authorise(caller.clone(), right, &name, &self.state.settings.settings().agent.grants)?;
-        let engine = self.state.engines.get(&name).ok_or_else(|| self.state.engines.absent(&name))?;
-        Ok((engine, authorised))
-    }
-
-    /// The engines of all apps that the caller may read. Whoever may read none is told so, and not that there is none.
-    fn readable_engines(&self, caller: &Caller) -> Result<Vec<Arc<AppEngine>>, Refused> {
-        let all = self.state.engines.all();
-        let there = !all.is_empty();
-        let readable: Vec<_> = all.into_iter().filter(|engine| self.may_read(caller, engine.name().as_str())).collect();
-        if there && readable.is_empty() { Err(Refused::nothing_to_read(caller)) } else { Ok(readable) }
-    }
-
-    fn may_read(&self, caller: &Caller, app: &str) -> bool {
-        self.enter(caller, app, Right::Read).is_ok()
-    }
 }
 
 async fn apps(State(shared): State<Shared>, KnownCaller(caller): KnownCaller) -> Result<Json<view::Apps>, Refused> {

@@ -11,22 +11,18 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
 use chrono::Utc;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use std::time::Duration;
 use tower_service::Service;
 
 use super::answer::Refused;
 use super::auth::token::{self, Unproven};
 use super::auth::{Peer, signed, ticket};
+use super::body;
 use super::rate_limited_log::RateLimitedLog;
-use super::routes::{Shared, blocking};
+use super::shared::{Shared, blocking};
 use crate::engine::Accepted;
 use crate::engine::journal::Evidence;
 use crate::trust::CiJob;
 use crate::work::chain;
-
-/// How long a client may take to send the body of a request.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the handler of requests has: what all have, and the addresses that a signed request can read.
 #[derive(Clone)]
@@ -57,7 +53,7 @@ pub(super) async fn take(
     if headers.contains_key(header::CONTENT_ENCODING) {
         return Err(Refused::encoded());
     }
-    let body = whole(body, MOST_REQUEST_BYTES).await?;
+    let body = body::whole(body, MOST_REQUEST_BYTES).await?;
     let Asker { caller, job, evidence } = match &peer {
         Peer::Local(caller) => Asker { caller: caller.clone(), job: None, evidence: Evidence::default() },
         Peer::Network => caller_on_the_network(&shared, &headers, &body).await?,
@@ -125,16 +121,5 @@ async fn read(mut reading: Router, path: &str, caller: Caller, headers: &HeaderM
     match reading.call(request).await {
         Ok(response) => Ok(response),
         Err(never) => match never {},
-    }
-}
-
-/// The whole body, which must be small and come in time.
-pub(super) async fn whole(body: Body, most: usize) -> Result<Bytes, Refused> {
-    let read = Limited::new(body, most).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(err)) if err.is::<LengthLimitError>() => Err(Refused::too_large(most)),
-        Ok(Err(err)) => Err(Refused::malformed(format!("the body cannot be read: {err}"))),
-        Err(_) => Err(Refused::too_slow(BODY_TIMEOUT)),
     }
 }

@@ -11,14 +11,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::answer::Refused;
+use super::body;
 use super::rate_limited_log::RateLimitedLog;
-use super::routes::{Named, Shared, blocking};
-use super::take::BODY_TIMEOUT;
+use super::shared::{Named, Shared, blocking};
 use crate::engine::{Heard, NotTaken};
-use crate::trust::webhook::{Claim, Listening, Source};
+use crate::trust::webhook::{Claim, Source};
 
 /// The most bytes of a webhook: as many as GitHub sends ("Webhook events and payloads": 25 MB). None of them is kept.
 pub(super) const MOST_WEBHOOK_BYTES: usize = 25 * 1024 * 1024;
@@ -68,7 +67,8 @@ async fn hear(
     // An app that follows nothing hears nothing.
     let following = name.as_ref().ok().and_then(|name| settings.apps.get(name)).filter(|app| app.follows.is_some());
     let secrets = following.iter().flat_map(|app| &app.webhooks).filter(|webhook| webhook.from == source).map(|webhook| &webhook.secret);
-    let listening = whole(body, claim.listen(secrets)).await?;
+    let mut listening = claim.listen(secrets);
+    body::pieces(body, MOST_WEBHOOK_BYTES, |piece| listening.hear(piece)).await?;
     let Some(app) = following.filter(|_| listening.proven()) else { return Err(unproven()) };
     let name = app.name.clone();
     let engine = shared.state.engines.get(&name).ok_or_else(|| NotTaken::NoApp(name.clone()))?;
@@ -82,22 +82,6 @@ async fn hear(
             Ok(([(header::RETRY_AFTER, seconds)], Refused::too_many_webhooks()).into_response())
         }
     }
-}
-
-/// Hears the whole body, which must not be too large and must come in time.
-async fn whole(body: Body, mut listening: Listening) -> Result<Listening, Refused> {
-    let mut body = Limited::new(body, MOST_WEBHOOK_BYTES);
-    let heard = async {
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) => frame.data_ref().into_iter().for_each(|piece| listening.hear(piece)),
-                Err(err) if err.is::<LengthLimitError>() => return Err(Refused::too_large(MOST_WEBHOOK_BYTES)),
-                Err(err) => return Err(Refused::malformed(format!("the body cannot be read: {err}"))),
-            }
-        }
-        Ok(listening)
-    };
-    tokio::time::timeout(BODY_TIMEOUT, heard).await.unwrap_or_else(|_| Err(Refused::too_slow(BODY_TIMEOUT)))
 }
 
 /// Tells the log, for whoever wonders why a webhook does nothing. What was sent is not told: it may be a secret with a slip in it.

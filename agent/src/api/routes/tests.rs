@@ -1,6 +1,8 @@
 //! The contract is held against the routes, and its schemas against the types: one value of everything that travels is written down as the agent
 //! would write it, and must fit the document exactly.
 
+use axum::extract::Query;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 
 use agent_model::request::Request;
