@@ -6,6 +6,7 @@ mod faults;
 mod root;
 mod trust;
 mod tools;
+mod systemd;
 mod restart;
 mod settings;
 mod work;

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use agent_wire::view::{Finding, Level};
 
-use super::bus::{Bus, Unit};
 use super::{ReleaseRef, Restart, RestartContext, variables};
+use crate::systemd::{Bus, Unit};
 use crate::tools::{Process, environment_file};
 
 /// The variable that names Django's settings module.

@@ -4,9 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use zbus::fdo;
 
 use crate::root::RootError;
+use crate::systemd::SystemdError;
 use crate::tools::ProgramError;
 use crate::tools::http::CheckError;
 
@@ -51,38 +51,9 @@ pub(crate) enum RestartError {
         /// Its last lines.
         tail: Vec<String>,
     },
-    /// A unit did not do what it should.
-    #[error("{unit} {what}")]
-    Unit {
-        /// The unit.
-        unit: String,
-        /// What it did, readable after its name.
-        what: String,
-        /// What to do, where that is known.
-        hint: Option<String>,
-        /// Its last lines.
-        tail: Vec<String>,
-    },
-    /// systemd could not be spoken to.
-    #[error("cannot {act} through D-Bus")]
-    Bus {
-        /// What was to be done.
-        act: String,
-        /// Why it could not.
-        #[source]
-        source: Box<zbus::Error>,
-    },
-    /// Neither a helper nor systemd does this for the agent's user.
-    #[error("the agent may not {act}: there is no helper for it, and systemd refuses it to the agent's user")]
-    Denied {
-        /// What was to be done.
-        act: String,
-        /// What to do.
-        hint: String,
-        /// How systemd said it.
-        #[source]
-        source: Box<zbus::Error>,
-    },
+    /// systemd, or a unit.
+    #[error(transparent)]
+    Systemd(SystemdError),
     /// A slot of the root.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -109,14 +80,14 @@ impl RestartError {
     /// What the operator can do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::SetUp { hint, .. } | Self::Denied { hint, .. } => Some(hint.clone()),
+            Self::SetUp { hint, .. } => Some(hint.clone()),
+            Self::Systemd(error) => error.hint(),
             Self::Root(error) => error.hint(),
-            Self::Process { hint, .. } | Self::Unit { hint, .. } => hint.clone(),
+            Self::Process { hint, .. } => hint.clone(),
             Self::Check { source, .. } => source.hint().map(str::to_owned),
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("give the user that the agent runs as the right to it".to_owned())
             }
-            Self::Bus { source, .. } => bus_hint(source).map(str::to_owned),
             Self::TimedOut(_) => Some("raise the timeout of the step switch under [timeouts]".to_owned()),
             Self::File { .. } | Self::Program { .. } | Self::Cancelled(_) => None,
         }
@@ -125,37 +96,22 @@ impl RestartError {
     /// The last lines of what failed: the traceback is there.
     pub(crate) fn tail(&self) -> &[String] {
         match self {
-            Self::Process { tail, .. } | Self::Unit { tail, .. } | Self::Check { tail, .. } => tail,
+            Self::Process { tail, .. } | Self::Check { tail, .. } => tail,
+            Self::Systemd(error) => error.tail(),
             Self::Program { source, .. } => source.tail(),
             _ => &[],
         }
     }
 }
 
-/// Whether systemd, or polkit for it, refuses this to the agent's user.
-pub(super) fn is_denied(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::MethodError(name, text, _) => {
-            let is = |end: &str| name.strip_prefix("org.freedesktop.DBus.Error.") == Some(end);
-            // A polkit that is masked allows nothing, and systemd tells its name instead of the refusal.
-            ["AccessDenied", "AuthFailed", "InteractiveAuthorizationRequired"].into_iter().any(is)
-                || text.as_ref().is_some_and(|text| text.contains("polkit.service"))
+impl From<SystemdError> for RestartError {
+    fn from(error: SystemdError) -> Self {
+        match error {
+            SystemdError::SetUp { what, hint } => Self::SetUp { what, hint },
+            SystemdError::File { act, path, source } => Self::File { act, path, source },
+            SystemdError::Cancelled(what) => Self::Cancelled(what),
+            SystemdError::TimedOut(what) => Self::TimedOut(what),
+            error => Self::Systemd(error),
         }
-        zbus::Error::FDO(fdo) => {
-            matches!(**fdo, fdo::Error::AccessDenied(_) | fdo::Error::AuthFailed(_) | fdo::Error::InteractiveAuthorizationRequired(_))
-        }
-        _ => false,
-    }
-}
-
-fn bus_hint(error: &zbus::Error) -> Option<&'static str> {
-    match error {
-        zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" => {
-            Some("install the unit, then systemctl daemon-reload")
-        }
-        zbus::Error::InputOutput(_) | zbus::Error::Address(_) | zbus::Error::Connection(..) | zbus::Error::Handshake(_) => {
-            Some("is dbus running, and is its socket /run/dbus/system_bus_socket open to the agent's user?")
-        }
-        _ => None,
     }
 }

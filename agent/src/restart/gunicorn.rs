@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::bus::Act;
 use super::master::{Absent, Master, is_fresh};
 use super::proof::go_on;
-use super::{ReleaseRef, RestartContext, RestartError, systemd};
+use super::{ReleaseRef, RestartContext, RestartError, unit_jobs};
+use crate::systemd::UnitAction;
 use crate::tools::{Process, Ticks};
 
 const POLL: Duration = Duration::from_millis(20);
@@ -78,7 +78,7 @@ impl Settings {
                 hint: "the agent and gunicorn must run as the same user".to_owned(),
             }),
             (None, Some(unit)) => {
-                systemd::examine(context, Act::Restart, std::iter::once(unit.as_str()))?;
+                unit_jobs::examine(context, UnitAction::Restart, std::iter::once(unit.as_str()))?;
                 (context.warn)(&format!("gunicorn is not running; {unit} will be started"));
                 Ok(None)
             }
@@ -116,7 +116,7 @@ impl Settings {
     pub(super) fn start(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Master, RestartError> {
         let since = Ticks::now();
         if let Some(unit) = &self.unit {
-            systemd::start(context, unit, self.timeout)?;
+            unit_jobs::start(context, unit, self.timeout)?;
         }
         let master = self.absent().await_started(context, new, || self.master())?;
         // One that was started before the link led here may have loaded another release.

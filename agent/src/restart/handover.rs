@@ -28,14 +28,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agent_model::names::ReleaseName;
 
-use super::bus::Bus;
 use super::proof::{Asking, Crew, go_on};
 use super::worker::{self, Worker};
 use super::{Patience, Prepared, ReleaseRef, RestartContext, RestartError, Revived, ServingProof, Steadiness};
 use crate::root::{Slot, Slots};
+use crate::systemd::{Bus, instance_name};
 use crate::tools::http::{self, MOST_SOCKET_PATH};
 use crate::tools::{Process, Watch};
-pub(super) use instance::instance_of;
 use instance::{Instance, Instances};
 pub(crate) use record::{StartedAgain, recorded, started_again};
 pub(crate) use standing::Standing;
@@ -512,7 +511,7 @@ pub(super) fn in_units(settings: &Settings, link: &Path, workers: &[Worker], wat
     }
     let taken = || if settings.slots.is_empty() { Vec::new() } else { Slots::beside(link).taken() };
     let running = |bus: Bus<'_>| {
-        let units = templates.iter().map(|template| bus.running(&instance_of(template, "*")));
+        let units = templates.iter().map(|template| bus.running(&instance_name(template, "*")));
         units.collect::<Result<Vec<_>, _>>().map(|units| units.concat())
     };
     match Bus::open(watch).and_then(running) {

@@ -1,76 +1,26 @@
 //! Set-ups that were measured to do something else than they seem to, with a hint each. What is read here is only looked at: the command lines of
 //! processes that run, the units, the options in ini files.
 
-pub(super) mod celery;
+mod celery;
 mod gunicorn;
 #[cfg(test)]
 mod tests;
 mod uwsgi;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agent_wire::view::{Finding, Level};
 
-use super::bus::{Act, Bus, Unit};
+use super::celery::{ONE_CLOCK, is_clock, two_clocks};
 use super::handover::{self, Starter};
-use super::helper;
-use super::master::ShownBy;
+use super::server::{ReloadKind, Server, reload_kind_of};
+use super::unit_jobs::takes_too_long;
 use super::worker::Worker;
-use super::{Restart, RestartContext, RestartError, gunicorn as by_signal, systemd, uwsgi_fifo};
+use super::{Restart, RestartError, gunicorn as by_signal, uwsgi_fifo};
 use crate::root::Slots;
+use crate::systemd::{Bus, HELPERS, Unit, UnitAction, instance_name};
 use crate::tools::{Cancel, Process, Watch};
-
-/// How an app is brought to load a release, as far as the misconfigurations differ by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReloadKind {
-    /// A process of its own for each release.
-    Anew,
-    /// The process stops and another starts.
-    Restart,
-    /// The master executes itself again: uWSGI's `r` and `R`, HUP.
-    Reload,
-    /// uWSGI's master forks again: `c` and `w`.
-    Fork,
-    /// gunicorn's USR2.
-    Second,
-}
-
-/// A server as it runs, or as its unit would start it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Server {
-    argv: Vec<String>,
-    /// The variables that it was started with, where it runs and they can be read.
-    env: Vec<(String, String)>,
-    /// What it was started as, where it runs: the interpreter, of a script.
-    program: Option<String>,
-    /// The directory in which it was started.
-    dir: Option<PathBuf>,
-    unit: Option<Unit>,
-}
-
-impl Server {
-    pub(super) fn of(process: &Process, unit: Option<Unit>) -> Self {
-        let argv = process.argv();
-        Self { program: argv.first().cloned(), argv, env: process.environ(), dir: process.cwd(), unit }
-    }
-
-    pub(super) fn of_unit(unit: Unit) -> Self {
-        let dir = (!unit.working_directory.is_empty()).then(|| PathBuf::from(unit.working_directory.trim_start_matches(['!', '-'])));
-        let running = (unit.main_pid != 0).then(|| Process::of(unit.main_pid));
-        let env = running.map(|process| process.environ()).unwrap_or_default();
-        let program = running.and_then(|process| process.argv().into_iter().next());
-        Self { argv: unit.exec_start.first().cloned().unwrap_or_default(), env, program, dir, unit: Some(unit) }
-    }
-
-    /// Whether it is this program, by itself or as a script: `uwsgi`, `uwsgi-core`, `pyuwsgi`.
-    pub(super) fn runs(&self, name: &str) -> bool {
-        let fits = |file: &str| {
-            file.trim_start_matches("py").strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
-        };
-        self.argv.iter().take(3).any(|arg| Path::new(arg).file_name().is_some_and(|file| fits(&file.to_string_lossy())))
-    }
-}
 
 /// All that `doctor` should know: what stands in the way, and the misconfigurations.
 pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
@@ -110,17 +60,6 @@ pub(super) fn of_server(restart: &Restart, link: &Path, dir: &Path) -> Vec<Findi
     findings
 }
 
-/// Whether a unit's reload has uWSGI's master fork again.
-pub(super) fn forks(unit: &Unit) -> bool {
-    reload_kind_of(unit, systemd::UnitAction::ReloadOrRestart) == ReloadKind::Fork
-}
-
-/// What shows which release uWSGI's workers run after its master has forked them again.
-pub(super) fn shown_after_fork(context: &RestartContext<'_>, server: Server) -> ShownBy {
-    let is_named = context.checks.iter().any(|check| check.release_header.is_some());
-    if is_named || uwsgi::loads_from(&server, context.link) { ShownBy::Answers } else { ShownBy::Nothing }
-}
-
 /// The traps in how the workers are set up, likewise. `time` is what a switch may take.
 pub(super) fn of_workers(restart: &Restart, workers: &[Worker], link: &Path, time: Duration) -> Vec<Finding> {
     if workers.is_empty() {
@@ -144,7 +83,7 @@ pub(super) fn of_workers(restart: &Restart, workers: &[Worker], link: &Path, tim
         for name in workers.iter().filter_map(|worker| units_of_worker(restart, worker).into_iter().next()) {
             let unit = bus.unit(&name)?;
             findings.extend(celery::lint(&unit));
-            findings.extend(systemd::takes_too_long(&unit, time).map(|(text, hint)| finding(Level::Warning, text, Some(hint))));
+            findings.extend(takes_too_long(&unit, time).map(|(text, hint)| finding(Level::Warning, text, Some(hint))));
         }
         Ok(findings)
     };
@@ -170,9 +109,9 @@ fn of_error(error: &RestartError) -> Finding {
 /// The units of the slots, or, to look at a template, one that is the instance of no release.
 fn instances_of(settings: &handover::Settings, template: &str) -> Vec<String> {
     if settings.slots.is_empty() {
-        return vec![handover::instance_of(template, "2000-01-01-00-00-00-000000000000")];
+        return vec![instance_name(template, "2000-01-01-00-00-00-000000000000")];
     }
-    settings.slots.iter().map(|slot| handover::instance_of(template, slot.as_str())).collect()
+    settings.slots.iter().map(|slot| instance_name(template, slot.as_str())).collect()
 }
 
 fn units_of(restart: &Restart) -> Vec<String> {
@@ -197,16 +136,16 @@ fn units_of_worker(restart: &Restart, worker: &Worker) -> Vec<String> {
 }
 
 /// What the agent does to units, as far as it is known beforehand.
-fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(Act, String)> {
-    let of = |acts: &[Act]| -> Vec<(Act, String)> {
+fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(UnitAction, String)> {
+    let of = |acts: &[UnitAction]| -> Vec<(UnitAction, String)> {
         let units = units_of(restart);
         units.iter().flat_map(|unit| acts.iter().map(|act| (*act, unit.clone()))).collect()
     };
     let mut acts = match restart {
         Restart::Handover(settings) if settings.slots.is_empty() => Vec::new(),
-        Restart::Handover(_) => of(&[Act::Start, Act::Stop]),
-        Restart::Systemd(settings) => of(&[settings.usual_act()]),
-        Restart::UwsgiFifo(_) | Restart::Gunicorn(_) => of(&[Act::Restart]),
+        Restart::Handover(_) => of(&[UnitAction::Start, UnitAction::Stop]),
+        Restart::Systemd(settings) => of(&[settings.how]),
+        Restart::UwsgiFifo(_) | Restart::Gunicorn(_) => of(&[UnitAction::Restart]),
         Restart::None | Restart::Command(_) => Vec::new(),
     };
     for worker in workers {
@@ -214,9 +153,9 @@ fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(Act, String)> {
             Restart::Handover(settings) if worker.is_template() => {
                 // Without slots, nobody knows beforehand what they are called.
                 let units = if settings.slots.is_empty() { Vec::new() } else { instances_of(settings, &worker.unit) };
-                acts.extend(units.iter().flat_map(|unit| [Act::Start, Act::Stop].map(|act| (act, unit.clone()))));
+                acts.extend(units.iter().flat_map(|unit| [UnitAction::Start, UnitAction::Stop].map(|act| (act, unit.clone()))));
             }
-            _ => acts.push((Act::Restart, worker.unit.clone())),
+            _ => acts.push((UnitAction::Restart, worker.unit.clone())),
         }
     }
     acts
@@ -224,13 +163,13 @@ fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(Act, String)> {
 
 /// On a host that has helpers, and for an agent that is not root: the acts that there is none for.
 fn grants(restart: &Restart, workers: &[Worker]) -> Vec<Finding> {
-    if nix::unistd::geteuid().is_root() || !Path::new(helper::DIR).is_dir() {
+    if nix::unistd::geteuid().is_root() || !Path::new(HELPERS).is_dir() {
         return Vec::new();
     }
-    let missing = acts_of(restart, workers).into_iter().filter(|(act, unit)| !helper::is_there(*act, unit));
+    let missing = acts_of(restart, workers).into_iter().filter(|(act, unit)| !act.has_helper(unit));
     let told = missing.map(|(act, unit)| {
         let text = format!("there is no helper to {} {unit}: only a polkit rule could let the agent do it", act.word());
-        finding(Level::Warning, text, Some(&format!("systemctl enable --now {}", helper::socket_unit(act, &unit))))
+        finding(Level::Warning, text, Some(&format!("systemctl enable --now {}", act.helper_socket(&unit))))
     });
     told.collect()
 }
@@ -246,7 +185,7 @@ fn slots(restart: &Restart, link: &Path, watch: &Watch<'_>) -> Vec<Finding> {
 fn in_its_slot(restart: &Restart, template: &str, link: &Path, watch: &Watch<'_>) -> Vec<Finding> {
     let Restart::Handover(handover::Settings { slots, .. }) = restart else { return Vec::new() };
     let Some(slot) = slots.first() else { return Vec::new() };
-    let unit = Bus::open(watch).and_then(|bus| bus.unit(&handover::instance_of(template, slot.as_str())));
+    let unit = Bus::open(watch).and_then(|bus| bus.unit(&instance_name(template, slot.as_str())));
     let place = Slots::beside(link).link(slot);
     let knows = |unit: &Unit| {
         let words = unit.exec_start.iter().flatten().chain([&unit.working_directory]);
@@ -268,13 +207,13 @@ fn obstacles(restart: &Restart, workers: &[Worker], link: &Path, watch: &Watch<'
     let units: Vec<String> = units_of(restart).into_iter().chain(of_workers).collect();
     if !units.is_empty() {
         match Bus::open(watch) {
-            Err(error) => findings.push(of_error(&error)),
+            Err(error) => findings.push(of_error(&error.into())),
             Ok(bus) => {
                 for unit in units {
                     match bus.usable(&unit) {
-                        Err(error) => findings.push(of_error(&error)),
-                        Ok(found) if celery::is_clock(&found) && !workers.iter().any(|worker| worker.unit == unit) => {
-                            findings.push(finding(Level::Error, celery::two_clocks(&unit), Some(celery::ONE_CLOCK)));
+                        Err(error) => findings.push(of_error(&error.into())),
+                        Ok(found) if is_clock(&found) && !workers.iter().any(|worker| worker.unit == unit) => {
+                            findings.push(finding(Level::Error, two_clocks(&unit), Some(ONE_CLOCK)));
                         }
                         Ok(unit) if unit.needs_daemon_reload => {
                             let text = format!("{} was changed on disk, and systemd has not read it again", unit.name);
@@ -363,14 +302,4 @@ fn servers(restart: &Restart, watch: &Watch<'_>) -> Vec<(Server, ReloadKind)> {
             one(running(settings.master().map(|master| master.process), settings.unit.as_ref()), way)
         }
     }
-}
-
-fn reload_kind_of(unit: &Unit, how: systemd::UnitAction) -> ReloadKind {
-    if how == systemd::UnitAction::Restart || !unit.can_reload {
-        return ReloadKind::Restart;
-    }
-    let reload = unit.exec_reload.iter().flatten().cloned().collect::<Vec<_>>().join(" ");
-    let forks =
-        ["echo c", "echo w", "echo -n c", "echo -n w", "printf c", "printf w", "printf %s c"].iter().any(|words| reload.contains(words));
-    if forks { ReloadKind::Fork } else { ReloadKind::Reload }
 }

@@ -4,20 +4,22 @@
 //! `prove` looks at the processes that serve; `settle` lets the former release go; `back` returns to the former release from whatever state a
 //! failure or a crash left, and proves that it serves.
 
-mod bus;
+mod celery;
 pub(crate) mod command;
 pub(crate) mod drift;
 mod error;
 pub(crate) mod gunicorn;
 pub(crate) mod handover;
-mod helper;
 mod master;
 mod proof;
+mod server;
 pub(crate) mod systemd;
 mod lints;
 mod turn;
+mod unit_jobs;
 pub(crate) mod uwsgi_fifo;
 mod variables;
+mod watched;
 pub(crate) mod worker;
 
 use std::cell::Cell;
@@ -31,14 +33,14 @@ use agent_wire::view::{Finding, Level};
 use crate::tools::http::{Check, Wrong};
 use crate::tools::{Process, Program, Ticks, Watch};
 
-use bus::{Act, Unit};
+use crate::systemd::{Unit, UnitAction};
 pub(crate) use error::RestartError;
 use handover::{Finishing, Standing, StartedAgain, Starter, Stood};
 use master::Master;
 use proof::{Asking, Crew, go_on};
-use systemd::Watched;
 pub(crate) use turn::Turn;
 pub(crate) use variables::{LIVE, Variables};
+use watched::Watched;
 use worker::{Brought, Worker};
 
 /// How an app is restarted.
@@ -166,7 +168,7 @@ impl Restart {
     /// # Errors
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
     pub(crate) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Prepared, RestartError> {
-        systemd::examine(context, Act::Restart, worker::plain(context).map(|worker| worker.unit.as_str()))?;
+        unit_jobs::examine(context, UnitAction::Restart, worker::plain(context).map(|worker| worker.unit.as_str()))?;
         let workers = lints::of_workers(self, context.workers, context.link, context.watch.left());
         for finding in lints::of_server(self, context.link, new.dir).into_iter().chain(workers) {
             match (finding.level, finding.hint) {
@@ -184,7 +186,7 @@ impl Restart {
             Self::None => {}
             Self::Handover(settings) => prepared.confirm = settings.prepare(context, new)?,
             Self::UwsgiFifo(settings) => prepared.master = settings.prepare(context, new)?,
-            Self::Systemd(settings) => systemd::examine(context, settings.act(context), settings.units.iter().map(String::as_str))?,
+            Self::Systemd(settings) => unit_jobs::examine(context, settings.act(context), settings.units.iter().map(String::as_str))?,
             Self::Gunicorn(settings) => prepared.master = settings.prepare(context)?,
             Self::Command(settings) => settings.prepare()?,
         }
@@ -211,7 +213,7 @@ impl Restart {
             // What does not answer goes back at once, and not when the workers have finished their tasks.
             _ if !context.workers.is_empty() => drop(
                 self.ask(&RestartContext { workers: &[], ..*context }, new, prepared, Patience::UntilItPasses)
-                    .map_err(|error| systemd::with_journal(context, self.unit(), error))?,
+                    .map_err(|error| unit_jobs::with_journal(context, self.unit(), error))?,
             ),
             _ => {}
         }
@@ -221,7 +223,7 @@ impl Restart {
 
     /// Reloads or restarts what serves in place.
     fn bring(&self, context: &RestartContext<'_>, release: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
-        let explained = |error| systemd::with_journal(context, self.unit(), error);
+        let explained = |error| unit_jobs::with_journal(context, self.unit(), error);
         match self {
             Self::None | Self::Handover(_) => {}
             // Only a start gives a server other variables.
@@ -296,7 +298,7 @@ impl Restart {
         new: ReleaseRef<'_>,
         prepared: &Prepared,
     ) -> Result<ServingProof, RestartError> {
-        self.ask(context, new, prepared, Patience::Lastingly).map_err(|error| systemd::with_journal(context, self.unit(), error))
+        self.ask(context, new, prepared, Patience::Lastingly).map_err(|error| unit_jobs::with_journal(context, self.unit(), error))
     }
 
     /// Lets the former instance finish and stop, or keeps it warm, and stops the ones before it.
@@ -508,7 +510,9 @@ impl Restart {
         let workers = Watched::new(context, names.iter().map(String::as_str), &known)?;
         let workers_for = prepared.workers.iter().map(|brought| brought.watch_for).max().unwrap_or_default();
         let workers_alive = || {
-            workers.look_at(&prepared.finishing)?;
+            if let Some(bus) = workers.bus() {
+                prepared.finishing.iter().try_for_each(|finishing| finishing.look(bus).map(drop))?;
+            }
             workers.check(serving)
         };
         let mut asking = Asking {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::bus::Act;
-use super::lints::Server;
 use super::master::{Absent, Master, ShownBy, is_fresh};
 use super::proof::go_on;
-use super::{ReleaseRef, RestartContext, RestartError, lints, systemd};
+use super::server::{Server, shown_after_fork, times_without_app};
+use super::{ReleaseRef, RestartContext, RestartError, unit_jobs};
+use crate::systemd::UnitAction;
 use crate::tools::http::Wrong;
 use crate::tools::{Process, Ticks, holding, topmost};
 use stats::State;
@@ -144,7 +144,7 @@ impl Settings {
         match (&master, &self.unit) {
             (Some(_), _) => Ok(master),
             (None, Some(unit)) => {
-                systemd::examine(context, Act::Restart, std::iter::once(unit.as_str()))?;
+                unit_jobs::examine(context, UnitAction::Restart, std::iter::once(unit.as_str()))?;
                 (context.warn)(&format!("nobody reads the FIFO {}; {unit} will be started", self.fifo.display()));
                 Ok(None)
             }
@@ -200,7 +200,7 @@ impl Settings {
 
     /// What shows which release the workers of this master run.
     pub(super) fn shown_by(&self, context: &RestartContext<'_>, master: &Process) -> ShownBy {
-        if self.how.replaces_every_child() { ShownBy::Directory } else { lints::shown_after_fork(context, Server::of(master, None)) }
+        if self.how.replaces_every_child() { ShownBy::Directory } else { shown_after_fork(context, Server::of(master, None)) }
     }
 
     /// Waits until every worker is another one than before, and, as far as the stats server tells, has done what it can to load the app.
@@ -291,7 +291,7 @@ impl Settings {
         let since = Ticks::now();
         let master = match &self.unit {
             Some(unit) => {
-                systemd::start(context, unit, self.timeout)?;
+                unit_jobs::start(context, unit, self.timeout)?;
                 self.await_master(context, Duration::from_secs(5)).ok_or_else(|| self.nobody())?
             }
             None => self.absent().await_started(context, new, || self.master())?,
@@ -354,13 +354,6 @@ impl Settings {
             context.watch.pause(Duration::from_millis(20));
         }
     }
-}
-
-/// How often the answer was uWSGI's own 500 in a row (`uwsgi_500` of its `core/errors.c`): that of a worker that has no app, or whose app raised.
-pub(super) fn times_without_app(wrong: &Wrong, tries: &Cell<usize>) -> usize {
-    let is_own = matches!(wrong, Wrong::Status { got: 500, body, .. } if body == "Internal Server Error");
-    tries.set(if is_own { tries.get() + 1 } else { 0 });
-    tries.get()
 }
 
 /// Writes `c` again where uWSGI has ignored it: it does while another chain reload goes on (`uwsgi_chain_reload` of its `core/master_utils.c`), as one

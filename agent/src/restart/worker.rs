@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use super::bus::{Act, Unit};
-use super::handover::instance_of;
-use super::systemd::{Time, UnitJob, perform};
+use super::unit_jobs::{Time, UnitJob, perform};
 use super::{ReleaseRef, RestartContext, RestartError};
+use crate::systemd::{Unit, UnitAction, instance_name};
 
 /// `[[worker]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,14 +47,14 @@ pub(super) fn templates<'a>(context: &RestartContext<'a>) -> impl Iterator<Item 
 
 /// The units of those that have an instance for each release, by what the release or its slot is called.
 pub(super) fn instances(context: &RestartContext<'_>, called: &str) -> Vec<String> {
-    templates(context).map(|worker| instance_of(&worker.unit, called)).collect()
+    templates(context).map(|worker| instance_name(&worker.unit, called)).collect()
 }
 
 /// Restarts the plain ones, one after the other. One that the release never had is not to go on with another's code, and need not come up.
 pub(super) fn restart(context: &RestartContext<'_>, release: ReleaseRef<'_>) -> Result<Vec<Brought>, RestartError> {
     let mut brought = Vec::new();
     for worker in plain(context) {
-        let job = UnitJob { act: Act::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) };
+        let job = UnitJob { act: UnitAction::Restart, unit: &worker.unit, time: Time::Start(worker.timeout) };
         let done = perform(context, release, &[job]);
         if context.lacks(worker) {
             let how = done.map_or_else(|error| format!("does not come up: {error}"), |_| "was restarted, and is not watched".to_owned());

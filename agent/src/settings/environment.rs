@@ -1,8 +1,6 @@
 //! The environment of an app's programs, made in one place: every hook, manage.py, worker and server of a release has these variables, whoever starts it.
 
-use std::path::PathBuf;
-
-use super::{App, Complaint, secrets};
+use super::App;
 use crate::tools::manage;
 
 /// The variable that names Django's settings module.
@@ -36,13 +34,5 @@ impl App {
             variables.push((name, value));
         }
         variables
-    }
-
-    /// Reads the app's secrets from these files, which are its own or copies of them.
-    ///
-    /// # Errors
-    /// Every [`Complaint`] about the files.
-    pub(crate) fn read_secrets(&self, files: &[PathBuf]) -> Result<Vec<(String, String)>, Vec<Complaint>> {
-        secrets::read_secrets(files, self.settings_module())
     }
 }

@@ -9,8 +9,9 @@ use std::time::SystemTime;
 
 use agent_model::names::{AppName, BadName};
 
+use super::secrets::refuse_writable;
 use super::secrets::{read_text, read_webhooks};
-use super::trusted::{refuse_open_directories, refuse_writable};
+use super::trusted::refuse_open_directories;
 use super::{App, Complaint, ExecutorKind, Settings, Stale, agent, app, defaults, reader};
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};

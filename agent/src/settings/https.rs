@@ -9,8 +9,7 @@ use agent_model::names::HostId;
 
 use super::kinds::{list, parsed, text};
 use super::reader::{Section, Value, shown};
-use super::secrets::{read_closed, read_text};
-use super::trusted::refuse_writable;
+use super::secrets::{read_closed, read_text, refuse_writable};
 use super::{Complaint, Settings};
 use crate::trust::{BadLine, Certificate, CertificateError, Revoked, Signers};
 

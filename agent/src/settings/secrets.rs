@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::environment::{NAME_IT_ONCE, SETTINGS_MODULE};
 use super::kinds::variable_name;
-use super::{Complaint, Webhook, WebhookFile};
+use super::{App, Complaint, Webhook, WebhookFile};
 use crate::tools::environment_file::{self, Assignment};
 
 /// The most bytes of a file that is read for settings or secrets.
@@ -17,7 +17,7 @@ const MOST_BYTES: u64 = 1 << 20;
 /// needs no reload.
 ///
 /// `module` is the settings module that the app's file names: none of them may name another.
-pub(super) fn read_secrets(paths: &[PathBuf], module: Option<&str>) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+fn read_secrets(paths: &[PathBuf], module: Option<&str>) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     let mut secrets: Vec<(String, String)> = Vec::new();
     let mut complaints = Vec::new();
     for path in paths {
@@ -48,6 +48,31 @@ pub(super) fn read_closed(path: &Path) -> Result<String, Box<Complaint>> {
         return Err(Box::new(Complaint::of_file(path, says).hint(format!("chmod o= {}", path.display()))));
     }
     Ok(text)
+}
+
+pub(super) const OTHERS_WRITE: u32 = 0o002;
+
+/// Refuses a file, or the directory of a file, in which anybody on this host can write.
+pub(super) fn refuse_writable(path: &Path) -> Result<(), Box<Complaint>> {
+    // What is not there is told by whoever reads it.
+    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
+    let mode = metadata.permissions().mode();
+    if mode & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    let does = if metadata.is_dir() { "holds" } else { "decides" };
+    let says = format!("can be written by anybody on this host (mode {:04o}), and {does} what is believed or run", mode & 0o7777);
+    Err(Box::new(Complaint::of_file(path, says).hint(format!("chmod o-w {}", path.display()))))
+}
+
+impl App {
+    /// Reads the app's secrets from these files, which are its own or copies of them.
+    ///
+    /// # Errors
+    /// Every [`Complaint`] about the files.
+    pub(crate) fn read_secrets(&self, files: &[PathBuf]) -> Result<Vec<(String, String)>, Vec<Complaint>> {
+        read_secrets(files, self.settings_module())
+    }
 }
 
 /// Reads the secrets of hints. Unlike those of releases they are needed at any moment, so they are part of the settings in force.

@@ -9,24 +9,11 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
+use super::secrets::{OTHERS_WRITE, refuse_writable};
 use super::{Complaint, Settings, https};
 
-const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITES: u32 = 0o020;
 const STICKY: u32 = 0o1000;
-
-/// Refuses a file, or the directory of a file, in which anybody on this host can write.
-pub(super) fn refuse_writable(path: &Path) -> Result<(), Box<Complaint>> {
-    // What is not there is told by whoever reads it.
-    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
-    let mode = metadata.permissions().mode();
-    if mode & OTHERS_WRITE == 0 {
-        return Ok(());
-    }
-    let does = if metadata.is_dir() { "holds" } else { "decides" };
-    let says = format!("can be written by anybody on this host (mode {:04o}), and {does} what is believed or run", mode & 0o7777);
-    Err(Box::new(Complaint::of_file(path, says).hint(format!("chmod o-w {}", path.display()))))
-}
 
 /// The directories of which nobody else may write in: what is in them is read as soon as it is there.
 pub(super) fn refuse_open_directories(config_dir: &Path) -> Vec<Complaint> {

@@ -13,19 +13,17 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::ReleaseName;
 
-use super::record::{Record, StartedAgain};
+use super::record::{Record, SOCKET, StartedAgain};
 use super::{Settings, Starter, file_name};
-use crate::restart::bus::{Act, Bus};
 use crate::restart::proof::last_lines;
 use crate::restart::worker::templates;
 use crate::restart::{ReleaseRef, RestartContext, RestartError, variables};
 use crate::root::{Slot, Slots};
+use crate::systemd::{Bus, SystemdError, UnitAction, instance_name};
 use crate::tools::http;
 use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
 use ending::could_not_be_ended;
 
-/// Tells an instance where to listen, and the agent which processes belong to it.
-pub(super) const SOCKET: &str = "RELEASE_SOCKET";
 /// How long a unit may take to stop, beyond the time for its last requests: `DefaultTimeoutStopSec` and a little more.
 const STOPPING: Duration = Duration::from_secs(95);
 
@@ -75,7 +73,7 @@ pub(super) struct Instances<'a> {
 impl<'a> Instances<'a> {
     pub(super) fn open(settings: &'a Settings, context: &'a RestartContext<'a>) -> Result<Self, RestartError> {
         let has_units = matches!(settings.starter, Starter::Unit(_)) || templates(context).next().is_some();
-        let bus = if has_units { Some(Bus::of(context)?) } else { None };
+        let bus = if has_units { Some(Bus::of(context.app, context.watch)?) } else { None };
         Ok(Self { context, settings, bus, again: Cell::new(None) })
     }
 
@@ -86,7 +84,7 @@ impl<'a> Instances<'a> {
     fn unit_called(&self, called: &str) -> Option<(&Bus<'a>, String)> {
         let Starter::Unit(template) = &self.settings.starter else { return None };
         // The names of releases and slots have nothing that systemd would escape but hyphens, which %i leaves as they are.
-        self.bus.as_ref().map(|bus| (bus, instance_of(template, called)))
+        self.bus.as_ref().map(|bus| (bus, instance_name(template, called)))
     }
 
     pub(super) fn slots(&self) -> Slots {
@@ -107,7 +105,7 @@ impl<'a> Instances<'a> {
             }),
             Starter::Unit(_) => {
                 let called = self.names(new.name);
-                called.iter().filter_map(|called| self.unit_called(called)).try_for_each(|(bus, unit)| bus.usable(&unit).map(drop))
+                called.iter().filter_map(|called| self.unit_called(called)).try_for_each(|(bus, unit)| Ok(bus.usable(&unit).map(drop)?))
             }
             Starter::Command(argv) if argv.is_empty() => Err(RestartError::SetUp {
                 what: "the command that starts an instance is empty".to_owned(),
@@ -261,7 +259,7 @@ impl<'a> Instances<'a> {
         self.await_finished(&self.let_finish(&workers)?, Duration::MAX)?;
         for unit in std::iter::once(&unit).chain(&workers) {
             if !bus.unit(unit)?.is_down() {
-                return Err(bus.failed(unit, "was stopped, and is not down".to_owned()));
+                return Err(bus.failed(unit, "was stopped, and is not down".to_owned()).into());
             }
         }
         Ok(())
@@ -270,12 +268,12 @@ impl<'a> Instances<'a> {
     fn stop_unit(&self, unit: &str, release: Option<&ReleaseName>, drain: Duration) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
         release.iter().for_each(|release| self.note_leaving(release, &[]));
-        let stopped = bus.job(Act::Stop, unit, drain + STOPPING);
-        if let (Err(RestartError::Denied { .. } | RestartError::SetUp { .. }), Some(release)) = (&stopped, release) {
+        let stopped = bus.job(UnitAction::Stop, unit, drain + STOPPING);
+        if let (Err(SystemdError::Denied { .. } | SystemdError::SetUp { .. }), Some(release)) = (&stopped, release) {
             // Nobody told it to end: it can be relied on as before.
             self.write_record(&self.new_record(release))?;
         }
-        stopped
+        Ok(stopped?)
     }
 
     /// Starts the instance of a release; it need not be ready.
@@ -298,7 +296,7 @@ impl<'a> Instances<'a> {
             variables::write(self.context, &self.settings.called(self.context.link, serving.name), serving)?;
         }
         if let Some((bus, unit)) = self.unit(serving.name) {
-            bus.job(Act::Start, &unit, self.settings.start_timeout)?;
+            bus.job(UnitAction::Start, &unit, self.settings.start_timeout)?;
             return Ok(Instance::Unit { unit, restarts: 0 });
         }
         let argv: &[String] = match &self.settings.starter {
@@ -354,7 +352,7 @@ impl<'a> Instances<'a> {
                     return Ok(());
                 }
                 let what = if state.restarts > *restarts { "was restarted by systemd: its process ended" } else { "does not stay active" };
-                Err(bus.failed(unit, what.to_owned()))
+                Err(bus.failed(unit, what.to_owned()).into())
             }
         }
     }
@@ -532,11 +530,6 @@ fn processes_of(record: Option<&Record>, socket: &Path) -> Vec<Process> {
     processes.sort_by_key(Process::pid);
     processes.dedup();
     topmost(&processes)
-}
-
-/// A unit of a template.
-pub(in crate::restart) fn instance_of(template: &str, called: &str) -> String {
-    template.replacen("@.", &format!("@{called}."), 1)
 }
 
 /// The program of an instance, with what it must know of itself.

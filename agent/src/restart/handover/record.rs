@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use agent_model::names::ReleaseName;
 use serde::{Deserialize, Serialize};
 
-use super::instance::SOCKET;
 use crate::root;
 use crate::tools::http;
 use crate::tools::{Process, boot, with_variable};
+
+/// The variable that names the socket of an instance to its server.
+pub(super) const SOCKET: &str = "RELEASE_SOCKET";
 
 /// How often an instance was started again since its release was brought before the visitors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

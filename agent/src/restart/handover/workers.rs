@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::ReleaseName;
 
-use super::instance::{Instances, instance_of};
-use crate::restart::bus::{Act, Bus, Unit};
-use crate::restart::lints::celery;
+use super::instance::Instances;
+use crate::restart::celery;
 use crate::restart::proof::go_on;
-use crate::restart::systemd::{Time, UnitJob, Watched, carry_out, tell_of_end};
+use crate::restart::unit_jobs::{Time, UnitJob, carry_out, tell_of_end};
+use crate::restart::watched::Watched;
 use crate::restart::worker::{self, Brought, Worker, templates};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
+use crate::systemd::{Bus, Unit, UnitAction, instance_name};
 
 /// How often a worker is looked at that finishes.
 const POLL: Duration = Duration::from_millis(100);
@@ -70,9 +71,9 @@ impl<'a> Instances<'a> {
         if celery::is_clock(&state) {
             return Err(RestartError::SetUp { what: celery::two_clocks(unit), hint: celery::ONE_CLOCK.to_owned() });
         }
-        bus.may(Act::Start, unit)?;
+        bus.may(UnitAction::Start, unit)?;
         // Without, the former would go on beside the new one.
-        bus.may(Act::Stop, unit)
+        Ok(bus.may(UnitAction::Stop, unit)?)
     }
 
     /// The workers of other releases that work or finish.
@@ -82,7 +83,7 @@ impl<'a> Instances<'a> {
         let mut others = Vec::new();
         for worker in templates(self.context) {
             others.extend(
-                bus.running(&instance_of(&worker.unit, "*"))?.into_iter().filter(|unit| self.is_ours(unit) && !kept.contains(unit)),
+                bus.running(&instance_name(&worker.unit, "*"))?.into_iter().filter(|unit| self.is_ours(unit) && !kept.contains(unit)),
             );
         }
         Ok(others)
@@ -113,10 +114,10 @@ impl<'a> Instances<'a> {
         let Some(bus) = &self.bus else { return Ok(Vec::new()) };
         let called = self.settings.worker_called(self.context.link, serving.name);
         let start = |worker: &'a Worker| {
-            let unit = instance_of(&worker.unit, &called);
+            let unit = instance_name(&worker.unit, &called);
             let now = bus.usable(&unit)?;
             let unit = if now.active_state == "active" && self.context.renewal == Renewal::Yes && self.settings.slots.is_empty() {
-                let job = UnitJob { act: Act::Restart, unit: &unit, time: Time::Start(worker.timeout) };
+                let job = UnitJob { act: UnitAction::Restart, unit: &unit, time: Time::Start(worker.timeout) };
                 carry_out(bus, self.context, serving, &job)?
             } else if now.active_state == "active" {
                 (self.context.note)(&format!("{unit} works already"));
@@ -125,7 +126,7 @@ impl<'a> Instances<'a> {
                 if now.active_state == "deactivating" {
                     (self.context.note)(&format!("{unit} starts anew when it has finished what it is at"));
                 }
-                let job = UnitJob { act: Act::Start, unit: &unit, time: Time::Start(worker.timeout) };
+                let job = UnitJob { act: UnitAction::Start, unit: &unit, time: Time::Start(worker.timeout) };
                 carry_out(bus, self.context, serving, &job)?
             };
             Ok(Brought { unit, watch_for: worker.watch_for })

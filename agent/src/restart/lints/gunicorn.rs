@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use agent_wire::view::{Finding, Level};
 
-use super::{ReloadKind, Server, finding};
+use super::finding;
+use crate::restart::server::{ReloadKind, Server};
 
 /// Where the app is, for gunicorn.
 #[derive(Clone, Copy)]

@@ -173,10 +173,10 @@ fn a_server_is_known_by_its_program_and_not_by_its_socket() {
 fn a_reload_by_unit_is_what_its_command_does() {
     let unit =
         |reload: &str| Unit { can_reload: true, exec_reload: vec![reload.split(' ').map(str::to_owned).collect()], ..Unit::default() };
-    assert_eq!(reload_kind_of(&unit("/bin/kill -HUP $MAINPID"), systemd::UnitAction::ReloadOrRestart), ReloadKind::Reload);
-    assert_eq!(reload_kind_of(&unit("/bin/sh -c echo c > /run/fifo"), systemd::UnitAction::ReloadOrRestart), ReloadKind::Fork);
-    assert_eq!(reload_kind_of(&unit("/bin/kill -HUP $MAINPID"), systemd::UnitAction::Restart), ReloadKind::Restart);
-    assert_eq!(reload_kind_of(&Unit::default(), systemd::UnitAction::ReloadOrRestart), ReloadKind::Restart);
+    assert_eq!(reload_kind_of(&unit("/bin/kill -HUP $MAINPID"), UnitAction::ReloadOrRestart), ReloadKind::Reload);
+    assert_eq!(reload_kind_of(&unit("/bin/sh -c echo c > /run/fifo"), UnitAction::ReloadOrRestart), ReloadKind::Fork);
+    assert_eq!(reload_kind_of(&unit("/bin/kill -HUP $MAINPID"), UnitAction::Restart), ReloadKind::Restart);
+    assert_eq!(reload_kind_of(&Unit::default(), UnitAction::ReloadOrRestart), ReloadKind::Restart);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn celery_is_known_however_it_is_started() {
         "/bin/sh -c exec celery -A shop beat --schedule '/var/lib/shop/beat of the shop'",
         "/bin/bash -c cd /var/shop/app; exec venv/bin/celery -A shop beat",
     ] {
-        assert!(celery::is_clock(&unit(line, "mixed")), "{line}");
+        assert!(is_clock(&unit(line, "mixed")), "{line}");
     }
     for line in [
         worker,
@@ -259,6 +259,6 @@ fn celery_is_known_however_it_is_started() {
         "/bin/sh -c exec celery -A beat worker",
         "/bin/sh -c echo 'celery beat",
     ] {
-        assert!(!celery::is_clock(&unit(line, "mixed")), "{line}");
+        assert!(!is_clock(&unit(line, "mixed")), "{line}");
     }
 }

@@ -120,7 +120,7 @@ fn uwsgi_fifo(section: &Section<'_>) -> Option<uwsgi_fifo::Settings> {
 }
 
 fn systemd(app: &AppName, section: &Section<'_>) -> Option<systemd::Settings> {
-    use systemd::UnitAction as How;
+    use crate::systemd::UnitAction as How;
     const ACTIONS: &[(&str, How)] = &[("reload-or-restart", How::ReloadOrRestart), ("restart", How::Restart)];
     let one = section.get("unit", unit(Unit::Startable));
     let several = section.get("units", some_list("nothing would be restarted", unit(Unit::Startable)));

@@ -108,7 +108,7 @@ fn strategies() {
         restart("strategy = \"systemd\""),
         Restart::Systemd(systemd::Settings {
             units: vec!["shop.service".into()],
-            how: systemd::UnitAction::ReloadOrRestart,
+            how: crate::systemd::UnitAction::ReloadOrRestart,
             watch_for: Duration::from_secs(10),
             timeout: Duration::from_secs(90),
         })

@@ -8,17 +8,16 @@
 //! ```
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::RestartError;
-use super::bus::{Act, Bus, Unit};
-
-/// Where the sockets of helpers are. Only root can put one there.
-pub(super) const DIR: &str = "/run/release-agent-helpers";
+use super::action::UnitAction;
+use super::bus::Bus;
+use super::error::SystemdError;
+use super::unit::Unit;
 
 /// How often a helper is asked that was busy with an earlier connection.
 const TRIES: u32 = 3;
@@ -31,35 +30,16 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What came of asking a helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HelperAnswer {
+pub(crate) enum HelperAnswer {
     /// It did what it is there for.
     Done,
     /// There is none for this.
     Nobody,
 }
 
-/// The socket of the helper that does this to a unit.
-fn socket(act: Act, unit: &str) -> PathBuf {
-    Path::new(DIR).join(format!("{}.{unit}", act.word()))
-}
-
-/// The unit of that socket: whoever enables it grants the agent the act.
-pub(super) fn socket_unit(act: Act, unit: &str) -> String {
-    format!("release-agent-{}@{unit}.socket", act.word())
-}
-
-fn service_unit(act: Act, unit: &str) -> String {
-    format!("release-agent-{}@{unit}.service", act.word())
-}
-
-/// Whether there is a helper that does this to a unit.
-pub(super) fn is_there(act: Act, unit: &str) -> bool {
-    socket(act, unit).exists()
-}
-
 /// Has the helper do this to a unit, and waits for its end.
-pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Result<HelperAnswer, RestartError> {
-    let (socket, helper) = (socket(act, unit), service_unit(act, unit));
+pub(crate) fn ask(bus: &Bus<'_>, act: UnitAction, unit: &str, limit: Duration) -> Result<HelperAnswer, SystemdError> {
+    let (socket, helper) = (act.helper(unit), act.helper_service(unit));
     if !socket.exists() {
         return Ok(HelperAnswer::Nobody);
     }
@@ -76,38 +56,38 @@ pub(super) fn ask(bus: &Bus<'_>, act: Act, unit: &str, limit: Duration) -> Resul
             return check_helper(bus, act, unit, &after).map(|()| HelperAnswer::Done);
         }
     }
-    Err(RestartError::Unit {
+    Err(SystemdError::Unit {
         what: format!("ended {TRIES} connections and did nothing: it cannot be started"),
-        hint: Some(format!("systemctl status {helper} says why; reset its socket by systemctl restart {}", socket_unit(act, unit))),
+        hint: Some(format!("systemctl status {helper} says why; reset its socket by systemctl restart {}", act.helper_socket(unit))),
         tail: bus.journal(&helper),
         unit: helper,
     })
 }
 
 /// Has the helper do this to a unit, and waits for nothing: whoever connects has said all that can be said.
-pub(super) fn tell(bus: &Bus<'_>, act: Act, unit: &str) -> Result<HelperAnswer, RestartError> {
-    let socket = socket(act, unit);
+pub(crate) fn tell(bus: &Bus<'_>, act: UnitAction, unit: &str) -> Result<HelperAnswer, SystemdError> {
+    let socket = act.helper(unit);
     let met = bus.wait(&format!("{} {unit}", act.word()), CONNECTING, async { Ok(UnixStream::connect(&socket).await.map(drop)) })?;
     met_helper(act, unit, met)
 }
 
 /// What came of connecting to a helper.
-fn met_helper(act: Act, unit: &str, met: io::Result<()>) -> Result<HelperAnswer, RestartError> {
-    let socket = socket(act, unit);
+fn met_helper(act: UnitAction, unit: &str, met: io::Result<()>) -> Result<HelperAnswer, SystemdError> {
+    let socket = act.helper(unit);
     match met {
         Ok(()) => Ok(HelperAnswer::Done),
         // It was taken away in this moment, or left by a socket unit that is stopped.
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(HelperAnswer::Nobody),
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
-            let socket_unit = socket_unit(act, unit);
-            Err(RestartError::SetUp {
+            let socket_unit = act.helper_socket(unit);
+            Err(SystemdError::SetUp {
                 what: format!("the agent's user may not connect to {}, the helper that should {} {unit}", socket.display(), act.word()),
                 hint: format!(
                     "the socket belongs to SocketUser= of {socket_unit}, which must be the agent's user: systemctl edit {socket_unit}"
                 ),
             })
         }
-        Err(source) => Err(RestartError::File { act: "ask the helper at", path: socket, source }),
+        Err(source) => Err(SystemdError::File { act: "ask the helper at", path: socket, source }),
     }
 }
 
@@ -122,7 +102,7 @@ async fn until_ended(socket: &Path) -> io::Result<()> {
 }
 
 /// The helper when it has ended: connections end before it where its socket is stopped.
-fn ended(bus: &Bus<'_>, doing: &str, helper: &str, end: Instant) -> Result<Unit, RestartError> {
+fn ended(bus: &Bus<'_>, doing: &str, helper: &str, end: Instant) -> Result<Unit, SystemdError> {
     loop {
         let unit = bus.unit(helper)?;
         if matches!(unit.active_state.as_str(), "inactive" | "failed" | "active") {
@@ -135,7 +115,7 @@ fn ended(bus: &Bus<'_>, doing: &str, helper: &str, end: Instant) -> Result<Unit,
     }
 }
 
-fn check_helper(bus: &Bus<'_>, act: Act, unit: &str, helper: &Unit) -> Result<(), RestartError> {
+fn check_helper(bus: &Bus<'_>, act: UnitAction, unit: &str, helper: &Unit) -> Result<(), SystemdError> {
     if helper.result == "success" && helper.exit_status == 0 {
         return Ok(());
     }
@@ -144,7 +124,7 @@ fn check_helper(bus: &Bus<'_>, act: Act, unit: &str, helper: &Unit) -> Result<()
         status => format!("exit status {status}"),
     };
     let mut error = bus.failed(unit, format!("did not {}: its helper ended with {how}", act.word()));
-    if let RestartError::Unit { tail, .. } = &mut error {
+    if let SystemdError::Unit { tail, .. } = &mut error {
         tail.extend(bus.journal_of(&helper.invocation));
     }
     Err(error)
@@ -157,14 +137,17 @@ mod tests {
     #[test]
     fn what_is_shipped_is_what_is_asked() {
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/system");
-        for (act, does) in
-            [(Act::Start, "start"), (Act::Stop, "stop"), (Act::Restart, "restart"), (Act::ReloadOrRestart, "reload-or-restart")]
-        {
+        for (act, does) in [
+            (UnitAction::Start, "start"),
+            (UnitAction::Stop, "stop"),
+            (UnitAction::Restart, "restart"),
+            (UnitAction::ReloadOrRestart, "reload-or-restart"),
+        ] {
             let shipped = |name: String| std::fs::read_to_string(units.join(name)).unwrap();
-            let socket_text = shipped(socket_unit(act, ""));
-            assert!(socket_text.contains(&format!("ListenStream={}\n", socket(act, "%i").display())), "{socket_text}");
-            assert!(socket_text.contains(&format!("systemctl enable --now {}\n", socket_unit(act, "shop.service"))), "{socket_text}");
-            let service_text = shipped(service_unit(act, ""));
+            let socket_text = shipped(act.helper_socket(""));
+            assert!(socket_text.contains(&format!("ListenStream={}\n", act.helper("%i").display())), "{socket_text}");
+            assert!(socket_text.contains(&format!("systemctl enable --now {}\n", act.helper_socket("shop.service"))), "{socket_text}");
+            let service_text = shipped(act.helper_service(""));
             assert!(service_text.contains(&format!("\nExecStart=/usr/bin/systemctl {does} -- %i\n")), "{service_text}");
         }
     }

@@ -1,0 +1,13 @@
+//! systemd: units, what is done to them, and by whom. A floor of its own, which knows nothing of releases.
+
+mod action;
+mod bus;
+mod error;
+mod helper;
+mod manage;
+mod unit;
+
+pub(crate) use action::{HELPERS, UnitAction};
+pub(crate) use bus::Bus;
+pub(crate) use error::SystemdError;
+pub(crate) use unit::{Unit, instance_name};
