@@ -14,10 +14,11 @@ use agent_wire::view::{Finding, Level};
 
 use super::celery::{ONE_CLOCK, is_clock, two_clocks};
 use super::handover::{self, Starter};
+use super::in_place::{gunicorn as by_signal, uwsgi_fifo};
 use super::server::{ReloadKind, Server, reload_kind_of};
 use super::unit_jobs::takes_too_long;
 use super::worker::Worker;
-use super::{Restart, RestartError, gunicorn as by_signal, uwsgi_fifo};
+use super::{Restart, RestartError};
 use crate::root::Slots;
 use crate::systemd::{Bus, HELPERS, Unit, UnitAction, instance_name};
 use crate::tools::{Cancel, Process, Watch};

@@ -5,19 +5,16 @@
 //! failure or a crash left, and proves that it serves.
 
 mod celery;
-pub(crate) mod command;
 pub(crate) mod drift;
 mod error;
-pub(crate) mod gunicorn;
 pub(crate) mod handover;
+pub(crate) mod in_place;
 mod master;
 mod proof;
 mod server;
-pub(crate) mod systemd;
 mod lints;
 mod turn;
 mod unit_jobs;
-pub(crate) mod uwsgi_fifo;
 mod variables;
 mod watched;
 pub(crate) mod worker;
@@ -36,6 +33,7 @@ use crate::tools::{Process, Program, Ticks, Watch};
 use crate::systemd::{Unit, UnitAction};
 pub(crate) use error::RestartError;
 use handover::{Finishing, Standing, StartedAgain, Starter, Stood};
+use in_place::{command, gunicorn, units, uwsgi_fifo};
 use master::Master;
 use proof::{Asking, Crew, go_on};
 pub(crate) use turn::Turn;
@@ -53,7 +51,7 @@ pub(crate) enum Restart {
     /// A byte to the uWSGI master's FIFO.
     UwsgiFifo(uwsgi_fifo::Settings),
     /// Units of systemd, in order.
-    Systemd(systemd::Settings),
+    Systemd(units::Settings),
     /// A signal to gunicorn's master.
     Gunicorn(gunicorn::Settings),
     /// Any command.

@@ -251,7 +251,7 @@ fn a_live_instance_that_ends_is_gone_and_is_started_again_and_counted() {
 
 #[test]
 fn workers_that_are_replaced_while_they_are_watched_are_no_proof() {
-    let gunicorn = crate::restart::gunicorn::tests::gunicorn().join("bin/gunicorn").to_string_lossy().into_owned();
+    let gunicorn = crate::restart::in_place::gunicorn::tests::gunicorn().join("bin/gunicorn").to_string_lossy().into_owned();
     let gunicorn = [&gunicorn, "--workers=2", "--no-control-socket", "--bind=unix:{socket}", "app:application"];
     let uwsgi: Vec<&str> = UWSGI.into_iter().chain(["--lazy-apps"]).collect();
     for argv in [&uwsgi[..], &gunicorn[..]] {
@@ -391,7 +391,7 @@ impl Drop for Nginx {
 
 #[test]
 fn behind_nginx_no_visitor_notices_either() {
-    let gunicorn = crate::restart::gunicorn::tests::gunicorn().join("bin/gunicorn").to_string_lossy().into_owned();
+    let gunicorn = crate::restart::in_place::gunicorn::tests::gunicorn().join("bin/gunicorn").to_string_lossy().into_owned();
     let gunicorn =
         [&gunicorn, "--workers=2", "--preload", "--backlog=1024", "--no-control-socket", "--bind=unix:{socket}", "app:application"];
     for argv in [&UWSGI[..], &gunicorn[..]] {

@@ -1,6 +1,7 @@
 use super::*;
+use crate::restart::handover;
+use crate::restart::in_place::uwsgi_fifo;
 use crate::restart::tests::{A, APP, B, Stage};
-use crate::restart::{handover, uwsgi_fifo};
 
 const LINK: &str = "/var/shop/app";
 

@@ -6,8 +6,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 
 use super::*;
+use crate::restart::Restart;
+use crate::restart::in_place::units;
 use crate::restart::tests::{A, APP, B, Stage};
-use crate::restart::{Restart, systemd};
 
 #[test]
 fn without_a_bus_the_hint_is_told_before_anything_is_done() {
@@ -15,7 +16,7 @@ fn without_a_bus_the_hint_is_told_before_anything_is_done() {
         println!("*** NOT TESTED: there is a system bus here");
         return;
     }
-    let settings = systemd::Settings {
+    let settings = units::Settings {
         units: vec!["x.service".to_owned()],
         how: UnitAction::Restart,
         watch_for: Duration::from_secs(1),

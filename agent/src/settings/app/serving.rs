@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use agent_model::names::AppName;
 
 use crate::restart::handover::{KeepWarm, Starter};
+use crate::restart::in_place::{command, gunicorn, units, uwsgi_fifo};
 use crate::restart::worker::Worker;
-use crate::restart::{Restart, command, gunicorn, handover, systemd, uwsgi_fifo};
+use crate::restart::{Restart, handover};
 use crate::root::Slot;
 use crate::settings::defaults;
 use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
@@ -119,7 +120,7 @@ fn uwsgi_fifo(section: &Section<'_>) -> Option<uwsgi_fifo::Settings> {
     Some(uwsgi_fifo::Settings { fifo: fifo?, how, stats, unit, timeout })
 }
 
-fn systemd(app: &AppName, section: &Section<'_>) -> Option<systemd::Settings> {
+fn systemd(app: &AppName, section: &Section<'_>) -> Option<units::Settings> {
     use crate::systemd::UnitAction as How;
     const ACTIONS: &[(&str, How)] = &[("reload-or-restart", How::ReloadOrRestart), ("restart", How::Restart)];
     let one = section.get("unit", unit(Unit::Startable));
@@ -136,7 +137,7 @@ fn systemd(app: &AppName, section: &Section<'_>) -> Option<systemd::Settings> {
         (false, true) => several,
         (false, false) => Some(vec![format!("{app}.service")]),
     };
-    Some(systemd::Settings { units: units?, how, watch_for, timeout })
+    Some(units::Settings { units: units?, how, watch_for, timeout })
 }
 
 fn gunicorn(section: &Section<'_>) -> Option<gunicorn::Settings> {

@@ -7,7 +7,8 @@ use agent_model::grant::{Principal, Scope};
 use agent_model::request::{Right, WhenBusy};
 
 use super::{MINIMAL, shop, shop_with};
-use crate::restart::{Restart, handover, systemd, uwsgi_fifo};
+use crate::restart::in_place::{units, uwsgi_fifo};
+use crate::restart::{Restart, handover};
 use crate::settings::{Submodules, When, agent};
 use crate::tools::git::Repository;
 use crate::tools::http::Target;
@@ -106,7 +107,7 @@ fn strategies() {
     );
     assert_eq!(
         restart("strategy = \"systemd\""),
-        Restart::Systemd(systemd::Settings {
+        Restart::Systemd(units::Settings {
             units: vec!["shop.service".into()],
             how: crate::systemd::UnitAction::ReloadOrRestart,
             watch_for: Duration::from_secs(10),

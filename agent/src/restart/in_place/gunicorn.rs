@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::master::{Absent, Master, is_fresh};
-use super::proof::go_on;
-use super::{ReleaseRef, RestartContext, RestartError, unit_jobs};
+use crate::restart::master::{Absent, Master, is_fresh};
+use crate::restart::proof::go_on;
+use crate::restart::{ReleaseRef, RestartContext, RestartError, unit_jobs};
 use crate::systemd::UnitAction;
 use crate::tools::{Process, Ticks};
 
@@ -48,7 +48,7 @@ fn read(pid_file: &Path) -> Option<Process> {
 
 impl Settings {
     /// The master that the pid file names.
-    pub(super) fn master(&self) -> Option<Master> {
+    pub(in crate::restart) fn master(&self) -> Option<Master> {
         read(&self.pid_file).map(Master::of)
     }
 
@@ -64,7 +64,7 @@ impl Settings {
         Absent { server: "gunicorn", seen, timeout: self.timeout }
     }
 
-    pub(super) fn prepare(&self, context: &RestartContext<'_>) -> Result<Option<Master>, RestartError> {
+    pub(in crate::restart) fn prepare(&self, context: &RestartContext<'_>) -> Result<Option<Master>, RestartError> {
         if self.how == MasterSignal::Usr2 && read(&self.second()).is_some() {
             return Err(RestartError::SetUp {
                 what: format!("a second master runs already, by {}", self.second().display()),
@@ -87,7 +87,7 @@ impl Settings {
     }
 
     /// Signals, and waits until every worker is new. A master that was started since, when the link led here already, needs no signal.
-    pub(super) fn act(
+    pub(in crate::restart) fn act(
         &self,
         context: &RestartContext<'_>,
         new: ReleaseRef<'_>,
@@ -113,7 +113,7 @@ impl Settings {
         }
     }
 
-    pub(super) fn start(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Master, RestartError> {
+    pub(in crate::restart) fn start(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Master, RestartError> {
         let since = Ticks::now();
         if let Some(unit) = &self.unit {
             unit_jobs::start(context, unit, self.timeout)?;
@@ -182,7 +182,11 @@ impl Settings {
     }
 
     /// On the way back: ends a second master that a failure left, and tells whether the first one serves the former release as if nothing had been.
-    pub(super) fn first_master_serves(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<bool, RestartError> {
+    pub(in crate::restart) fn first_master_serves(
+        &self,
+        context: &RestartContext<'_>,
+        former: ReleaseRef<'_>,
+    ) -> Result<bool, RestartError> {
         if self.how != MasterSignal::Usr2 {
             return Ok(false);
         }
@@ -216,4 +220,4 @@ fn may_signal(process: &Process) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::restart) mod tests;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::unit_jobs::{Time, UnitJob, perform};
-use super::{ReleaseRef, Renewal, RestartContext, RestartError};
+use crate::restart::unit_jobs::{Time, UnitJob, perform};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 use crate::systemd::{Unit, UnitAction};
 
 /// `[restart] strategy = "systemd"`.
@@ -20,14 +20,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn bring(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Vec<Unit>, RestartError> {
+    pub(in crate::restart) fn bring(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Vec<Unit>, RestartError> {
         let jobs: Vec<_> =
             self.units.iter().map(|unit| UnitJob { act: self.act(context), unit, time: Time::Whole(self.timeout) }).collect();
         perform(context, new, &jobs)
     }
 
     /// Only a restart gives a unit other variables.
-    pub(super) fn act(&self, context: &RestartContext<'_>) -> UnitAction {
+    pub(in crate::restart) fn act(&self, context: &RestartContext<'_>) -> UnitAction {
         if context.renewal == Renewal::Yes { UnitAction::Restart } else { self.how }
     }
 }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::master::{Absent, Master, ShownBy, is_fresh};
-use super::proof::go_on;
-use super::server::{Server, shown_after_fork, times_without_app};
-use super::{ReleaseRef, RestartContext, RestartError, unit_jobs};
+use crate::restart::master::{Absent, Master, ShownBy, is_fresh};
+use crate::restart::proof::go_on;
+use crate::restart::server::{Server, shown_after_fork, times_without_app};
+use crate::restart::{ReleaseRef, RestartContext, RestartError, unit_jobs};
 use crate::systemd::UnitAction;
 use crate::tools::http::Wrong;
 use crate::tools::{Process, Ticks, holding, topmost};
@@ -79,7 +79,7 @@ impl FifoCommand {
 
 impl Settings {
     /// The master: who has the FIFO open, or whom the stats server names.
-    pub(super) fn master(&self) -> Option<Master> {
+    pub(in crate::restart) fn master(&self) -> Option<Master> {
         let fifo = fs::canonicalize(&self.fifo).ok()?;
         let holders = topmost(&holding(&fifo));
         let stats = self.stats.as_deref().and_then(stats::ask);
@@ -118,7 +118,7 @@ impl Settings {
         absent.error(format!("{}: uWSGI is not running, or has another master-fifo", absent.seen))
     }
 
-    pub(super) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Option<Master>, RestartError> {
+    pub(in crate::restart) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Option<Master>, RestartError> {
         if self.how == FifoCommand::Quit && self.unit.is_none() {
             return Err(RestartError::SetUp {
                 what: "Q ends uWSGI, and no unit is named that starts it again".to_owned(),
@@ -162,7 +162,7 @@ impl Settings {
     }
 
     /// Writes the byte and waits until every worker is new. A master that was started since, when the link led here already, needs none.
-    pub(super) fn act(
+    pub(in crate::restart) fn act(
         &self,
         context: &RestartContext<'_>,
         new: ReleaseRef<'_>,
@@ -199,7 +199,7 @@ impl Settings {
     }
 
     /// What shows which release the workers of this master run.
-    pub(super) fn shown_by(&self, context: &RestartContext<'_>, master: &Process) -> ShownBy {
+    pub(in crate::restart) fn shown_by(&self, context: &RestartContext<'_>, master: &Process) -> ShownBy {
         if self.how.replaces_every_child() { ShownBy::Directory } else { shown_after_fork(context, Server::of(master, None)) }
     }
 
@@ -236,7 +236,13 @@ impl Settings {
 
     /// Why there is no use in asking uWSGI again, as far as that is known: it answered 500 by itself again and again, and neither its stats server nor
     /// its log tells of an app.
-    pub(super) fn has_no_app(&self, master: &Master, new: ReleaseRef<'_>, wrong: &Wrong, tries: &Cell<usize>) -> Option<String> {
+    pub(in crate::restart) fn has_no_app(
+        &self,
+        master: &Master,
+        new: ReleaseRef<'_>,
+        wrong: &Wrong,
+        tries: &Cell<usize>,
+    ) -> Option<String> {
         let times = times_without_app(wrong, tries);
         let workers = self.workers();
         let least = ANSWERS.max(2 * workers.as_ref().map_or(0, Vec::len));
@@ -287,7 +293,7 @@ impl Settings {
         }
     }
 
-    pub(super) fn start(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Option<Master>, RestartError> {
+    pub(in crate::restart) fn start(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Option<Master>, RestartError> {
         let since = Ticks::now();
         let master = match &self.unit {
             Some(unit) => {

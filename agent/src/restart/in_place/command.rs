@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ReleaseRef, RestartContext, RestartError};
+use crate::restart::{ReleaseRef, RestartContext, RestartError};
 use crate::tools::{Leftovers, ProgramError, Watch};
 
 /// `[restart] strategy = "command"`.
@@ -17,7 +17,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn prepare(&self) -> Result<(), RestartError> {
+    pub(in crate::restart) fn prepare(&self) -> Result<(), RestartError> {
         if self.run.is_empty() {
             let what = "the command that restarts the app is empty".to_owned();
             return Err(RestartError::SetUp { what, hint: "set run under [restart]".to_owned() });
@@ -26,13 +26,13 @@ impl Settings {
     }
 
     /// Runs it in the release's directory. What it starts may stay: it may be the server.
-    pub(super) fn act(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<(), RestartError> {
+    pub(in crate::restart) fn act(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<(), RestartError> {
         self.execute(&self.run, context, new)
             .map_err(|source| RestartError::Program { act: format!("the restart command failed for {}", new.name), source })
     }
 
     /// The way back, by a command of its own where there is one: what hung once hangs again.
-    pub(super) fn back(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<(), RestartError> {
+    pub(in crate::restart) fn back(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<(), RestartError> {
         let argv = self.back.as_ref().unwrap_or(&self.run);
         self.execute(argv, context, former).map_err(|source| RestartError::Process {
             what: format!("the command that goes back to {} failed: {source}", former.name),
