@@ -27,10 +27,8 @@ impl Step for Check {
             return Ok(Did::Nothing(why));
         }
         match cx.work(&Job::Examine(Bytecode::Written))? {
-            JobAnswer::Examined(inspection, unmade) => {
-                if let Some(unmade) = unmade {
-                    cx.warn(unmade);
-                }
+            JobAnswer::Examined(inspection, warnings) => {
+                warnings.iter().for_each(|warning| cx.warn(warning));
                 nothing_in_the_release(cx, &inspection)?;
                 cx.inspection = Some(*inspection);
             }

@@ -231,7 +231,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
         cx.events.output(cx.step, stream, &line);
     }
     let judged = judged.map_err(|_| Failure::new("the check beside the start of the new instance ended without an answer"))?;
-    let (inspection, unmade) = match (judged, &done) {
+    let (inspection, warnings) = match (judged, &done) {
         (Ok(judged), _) => judged,
         // It was ended because of the other.
         (Err(_), Err(failure)) if of_check.asked() && !cx.cancel.asked() => return Err(failure.clone()),
@@ -239,9 +239,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
     };
     // First, for whatever else is wrong may be wrong for that.
     nothing_in_the_release(cx, &inspection)?;
-    if let Some(unmade) = unmade {
-        cx.warn(unmade);
-    }
+    warnings.iter().for_each(|warning| cx.warn(warning));
     let schema = migrate::schema_of(&inspection)?;
     migrate::warn_of_what_is_ahead(cx, schema);
     migrate::warn_of_what_is_left_out(cx, schema);
@@ -286,12 +284,12 @@ fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(
 }
 
 /// A database that cannot be asked is a failure as well.
-fn inspection_of(answer: JobAnswer) -> Result<(Box<Inspection>, Option<String>), Failure> {
-    let (inspection, unmade) = match answer {
-        JobAnswer::Examined(inspection, unmade) => (inspection, unmade),
-        JobAnswer::Inspected(inspection) => (inspection, None),
+fn inspection_of(answer: JobAnswer) -> Result<(Box<Inspection>, Vec<String>), Failure> {
+    let (inspection, warnings) = match answer {
+        JobAnswer::Examined(inspection, warnings) => (inspection, warnings),
+        JobAnswer::Inspected(inspection) => (inspection, Vec::new()),
         other => return Err(other.unexpected()),
     };
     migrate::schema_of(&inspection)?;
-    Ok((inspection, unmade))
+    Ok((inspection, warnings))
 }

@@ -305,9 +305,10 @@ pub(crate) fn identity(path: &Path) -> String {
 const REMEMBERED_LINES: usize = 2000;
 
 impl Django<'_> {
-    /// `manage.py check --deploy --fail-level ERROR`.
-    fn check(&self, watch: &Watch<'_>) -> Result<(), ManageError> {
-        let (result, lines) = heard(&self.manage("check")?.args(["--deploy", "--fail-level=ERROR"]), watch);
+    /// `manage.py check --fail-level ERROR`.
+    fn check(&self, deploy: Deploy, watch: &Watch<'_>) -> Result<(), ManageError> {
+        let deploy = (deploy == Deploy::Yes).then_some("--deploy");
+        let (result, lines) = heard(&self.manage("check")?.args(deploy).args(["--fail-level=ERROR"]), watch);
         result.map_err(|source| ManageError::command("check", source, &lines))
     }
 
@@ -364,11 +365,22 @@ impl Django<'_> {
     }
 }
 
+/// Whether `check` runs the checks for deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deploy {
+    Yes,
+    No,
+}
+
 /// What makemigrations found, by what it said.
 fn unmade_of(lines: &[String]) -> String {
+    if let Some(conflict) = lines.iter().find(|line| line.contains("Conflicting migrations detected")) {
+        let leaves = conflict.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(leaves, _)| leaves);
+        return format!("migrations contradict each other: {leaves}; manage.py makemigrations --merge joins them");
+    }
     let apps: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("Migrations for '")?.split('\'').next()).collect();
     if apps.is_empty() {
-        let last = lines.last().map(String::as_str).unwrap_or_default();
+        let last = lines.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty()).unwrap_or("it said nothing");
         format!("makemigrations --check could not tell whether the models have migrations: {last}")
     } else {
         format!("models of {} have changed without a migration (makemigrations)", apps.join(", "))

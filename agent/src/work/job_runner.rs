@@ -76,9 +76,9 @@ impl<'a> JobRunner<'a> {
             Job::Hook { place, digest } => context.hook(*place, digest),
             Job::Inspect(bytecode) => context.inspect(*bytecode).map(|told| JobAnswer::Inspected(Box::new(told))),
             Job::Examine(bytecode) => {
-                let (inspection, unmade) = context.django((*bytecode).into())?.get().examine(watch)?;
+                let (inspection, warnings) = context.django((*bytecode).into())?.get().examine(watch)?;
                 *lock(&self.inspection) = Some(inspection.clone());
-                Ok(JobAnswer::Examined(Box::new(inspection), unmade))
+                Ok(JobAnswer::Examined(Box::new(inspection), warnings))
             }
             Job::Migrate => context.migrate(),
             Job::Load => Ok(JobAnswer::Warnings(context.django(Tree::Sealed)?.get().load(watch)?)),

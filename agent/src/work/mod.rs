@@ -226,7 +226,7 @@ pub(crate) enum JobAnswer {
     /// What Django says. Its databases stay with whoever asked them.
     Inspected(Box<Inspection>),
     /// The same, and whether models have changed without a migration.
-    Examined(Box<Inspection>, Option<String>),
+    Examined(Box<Inspection>, Vec<String>),
     /// What migrate did, whether it failed or not: what it was at is known either way.
     Migrated {
         /// Which migration was begun, and is not applied.

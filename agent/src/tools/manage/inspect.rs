@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::super::{ProgramError, Watch};
 use super::error::{hint, missing_module, missing_variable};
 use super::facts::{Facts, Reached};
-use super::{Collected, Database, Django, Grounds, Inspection, ManageError, Others, Schema, unmade_of};
+use super::{Collected, Database, Deploy, Django, Grounds, Inspection, ManageError, Others, Schema, unmade_of};
 
 /// Questions to servers, what is asked beside, and the script itself: one text, for one interpreter.
 const SCRIPT: &str = concat!(
@@ -22,6 +22,9 @@ const SCRIPT: &str = concat!(
     include_str!("schema.py"),
     include_str!("project.py")
 );
+
+/// Said where the checks for deployment fail before the first migrate.
+const NOT_DEPLOYED: &str = "no migration is applied yet, and check --deploy fails on such a database: check passes without --deploy; the next release runs all of it";
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -37,6 +40,28 @@ struct Failure {
     message: String,
     missing: Option<String>,
     trace: Vec<String>,
+    #[serde(default)]
+    settings: Option<NoSuchSettings>,
+}
+
+/// The settings module is not there.
+#[derive(Deserialize)]
+struct NoSuchSettings {
+    module: String,
+    /// The part of its name that was looked for in vain, and the package in which.
+    missing: String,
+    package: String,
+    /// What the package has instead.
+    there: Vec<String>,
+}
+
+impl NoSuchSettings {
+    fn hint(&self) -> String {
+        let Self { module, missing, package, there } = self;
+        let place = if package.is_empty() { "the directory of manage.py" } else { package.as_str() };
+        let has = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
+        format!("{place} has {has}; no {missing}: correct the settings module {module} in [django] settings, or in manage.py")
+    }
 }
 
 #[derive(Deserialize)]
@@ -83,6 +108,7 @@ enum Examined {
     },
     Facts {
         unmade: Unmade,
+        not_deployed: bool,
         #[serde(flatten)]
         told: Box<ProjectFacts>,
     },
@@ -111,19 +137,29 @@ impl Django<'_> {
         self.ask("inspect", &self.kept_by(), watch).map(ProjectFacts::into)
     }
 
-    /// `manage.py check --deploy --fail-level ERROR`, whether models have changed without a migration (a sentence to warn with), and what the project
-    /// says of itself. One process loads the project, and does each in a copy of itself; where such a copy would not be the same, each has its own.
+    /// `manage.py check --deploy --fail-level ERROR`, what people should know (a sentence each), and what the project says of itself. Checks for
+    /// deployment may ask for tables: before the first migrate, those that fail are left out. One process loads the project, and does each in a copy of itself; where such a copy would not be the same, each has its own.
     ///
     /// # Errors
     /// [`ManageError`] when the settings cannot be loaded, or the check finds an error.
-    pub(crate) fn examine(&self, watch: &Watch<'_>) -> Result<(Inspection, Option<String>), ManageError> {
+    pub(crate) fn examine(&self, watch: &Watch<'_>) -> Result<(Inspection, Vec<String>), ManageError> {
         match self.ask("examine", &self.kept_by(), watch)? {
-            Examined::Facts { unmade: Unmade { status: 0, .. }, told } => Ok(((*told).into(), None)),
-            Examined::Facts { unmade: Unmade { lines, .. }, told } => Ok(((*told).into(), Some(unmade_of(&lines)))),
+            Examined::Facts { unmade, not_deployed, told } => {
+                let unmade = (unmade.status != 0).then(|| unmade_of(&unmade.lines));
+                Ok(((*told).into(), not_deployed.then(|| NOT_DEPLOYED.to_owned()).into_iter().chain(unmade).collect()))
+            }
             Examined::Alone { .. } => {
-                self.check(watch)?;
-                let unmade = self.unmade_migrations(watch)?;
-                Ok((self.inspect(watch)?, unmade))
+                let checked = self.check(Deploy::Yes, watch);
+                let inspection = self.inspect(watch)?;
+                let is_new = inspection.schema.as_ref().is_ok_and(|schema| schema.applied.is_empty());
+                let warning = match checked {
+                    Err(ManageError::Command { .. }) if is_new => {
+                        self.check(Deploy::No, watch)?;
+                        Some(NOT_DEPLOYED.to_owned())
+                    }
+                    checked => checked.map(|()| None)?,
+                };
+                Ok((inspection, warning.into_iter().chain(self.unmade_migrations(watch)?).collect()))
             }
         }
     }
@@ -177,7 +213,8 @@ impl Django<'_> {
                 Others::Kept => "*".to_owned(),
                 Others::These(aliases) => aliases.join(","),
             })
-            .args(places);
+            .args(places)
+            .unshown();
         let said = RefCell::new(Vec::new());
         let lines = |stream: Stream, line: &str| {
             (watch.lines)(stream, line);
@@ -218,7 +255,7 @@ impl From<ProjectFacts> for Inspection {
 
 impl From<Failure> for ManageError {
     fn from(failure: Failure) -> Self {
-        let Failure { stage, kind, message, missing, trace } = failure;
+        let Failure { stage, kind, message, missing, trace, settings } = failure;
         let act = match stage.as_str() {
             "unset" => return Self::NoSettings,
             "django" => "importing Django",
@@ -231,6 +268,7 @@ impl From<Failure> for ManageError {
         };
         let module = missing.filter(|_| kind == "ModuleNotFoundError").and_then(|module| module.split('.').next().map(str::to_owned));
         let hint = match (module, kind.as_str(), stage.as_str()) {
+            _ if settings.is_some() => settings.map(|settings| settings.hint()),
             (Some(module), ..) => Some(missing_module(&module)),
             // os.environ["NAME"] raises with the name in quotes.
             (None, "KeyError", "settings" | "manage") => Some(missing_variable(message.trim_matches(['\'', '"']))),

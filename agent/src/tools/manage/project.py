@@ -11,8 +11,11 @@ keeps for some apps alone, else their aliases with commas between them), and for
 The answer is one line of JSON on standard output. What the project prints goes to standard error.
 """
 
+import importlib.abc
+import importlib.util
 import json
 import os
+import pkgutil
 import runpy
 import sys
 import tempfile
@@ -106,6 +109,9 @@ class Seen:
             elif not within(path, release):
                 if within(path, scratch, "/dev/null", "/dev/urandom"):
                     continue
+                if not is_text(path):
+                    self.doubt("it reads a file whose name is not UTF-8")
+                    continue
                 try:
                     stat = os.stat(path)
                     elsewhere.append([path, "%d %d %d" % (stat.st_ino, stat.st_size, stat.st_mtime_ns)])
@@ -113,6 +119,9 @@ class Seen:
                     elsewhere.append([path, ""])
             # What was looked for in vain comes to be there only by a new file of the commit.
             elif os.path.exists(path) and not os.path.isdir(path):
+                if not is_text(path):
+                    self.doubt("it reads a file whose name is not UTF-8")
+                    continue
                 if is_cache(path):
                     dir, name = os.path.split(path)
                     path = os.path.join(os.path.dirname(dir), name.split(".")[0] + ".py")
@@ -142,6 +151,15 @@ if mode == "collect":
     seen = Seen()
 
 
+def is_text(path):
+    """Whether a path can stand in JSON: Python has surrogates for bytes that are no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def answer(value):
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -149,7 +167,7 @@ def answer(value):
         except Exception:
             # The project replaced or closed it.
             pass
-    data = (json.dumps(value) + "\n").encode()
+    data = (json.dumps(value, ensure_ascii=False) + "\n").encode(errors="replace")
     while data:
         data = data[os.write(answer_to, data):]
     # A thread that the project started must not keep this process.
@@ -167,8 +185,24 @@ def fail(stage, err):
             "message": str(err),
             "missing": getattr(err, "name", None) if isinstance(err, ImportError) else None,
             "trace": text.splitlines()[-20:],
+            "settings": no_such_settings(err),
         }
     })
+
+
+def no_such_settings(err):
+    """Where the settings module itself is not there, what its package has instead; nothing where something else is missing."""
+    wanted = wanted_settings or os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    missing = err.name if isinstance(err, ModuleNotFoundError) else None
+    if not missing or not (wanted + ".").startswith(missing + "."):
+        return None
+    package = missing.rpartition(".")[0]
+    try:
+        places = importlib.util.find_spec(package).submodule_search_locations if package else [os.path.dirname(manage)]
+        there = sorted(found.name for found in pkgutil.iter_modules(places))
+    except Exception:
+        there = []
+    return {"module": wanted, "missing": missing.rpartition(".")[2], "package": package, "there": there}
 
 
 class Stop(BaseException):
@@ -179,13 +213,42 @@ def stop(*args, **kwargs):
     raise Stop
 
 
-def find_settings():
-    """Runs manage.py up to the point where it hands over to Django: only it knows how it chooses its settings."""
-    from django.core import management
+class HandingOver(importlib.abc.MetaPathFinder):
+    """Changes django.core.management right after it is loaded, and loads nothing by itself: manage.py may patch Django before, or change sys.path."""
 
-    kept = management.execute_from_command_line, management.ManagementUtility.execute
-    management.execute_from_command_line = stop
-    management.ManagementUtility.execute = stop
+    found, kept = False, None
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "django.core.management" or self.found:
+            return None
+        self.found = True
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            self.stop_in(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+    def stop_in(self, module):
+        self.kept = module, module.execute_from_command_line, module.ManagementUtility.execute
+        module.execute_from_command_line = stop
+        module.ManagementUtility.execute = stop
+
+    def undo(self):
+        sys.meta_path.remove(self)
+        if self.kept:
+            module, module.execute_from_command_line, module.ManagementUtility.execute = self.kept
+
+
+def find_settings():
+    """Runs manage.py up to the point where it hands over to Django: only it knows how it chooses its settings, and what it does before."""
+    handing_over = HandingOver()
+    sys.meta_path.insert(0, handing_over)
+    if "django.core.management" in sys.modules:
+        handing_over.stop_in(sys.modules["django.core.management"])
     sys.path[0] = os.path.dirname(manage)
     sys.argv = [manage, "version"]
     if wanted_settings:
@@ -194,7 +257,7 @@ def find_settings():
         runpy.run_path(manage, run_name="__main__")
     except Stop:
         pass
-    management.execute_from_command_line, management.ManagementUtility.execute = kept
+    handing_over.undo()
     if wanted_settings:
         os.environ["DJANGO_SETTINGS_MODULE"] = wanted_settings
 
@@ -217,8 +280,8 @@ def run(*words):
     return 0
 
 
-def apart(*words):
-    """Runs a command in a process that has loaded the project and done nothing else; its exit status, and its standard output."""
+def apart(act):
+    """Does something in a process that has loaded the project and done nothing else; its exit status, and what it said."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     ours, theirs = os.pipe()
@@ -228,7 +291,8 @@ def apart(*words):
         try:
             os.close(ours)
             os.dup2(theirs, 1)
-            status = run(*words)
+            os.dup2(theirs, 2)
+            status = act()
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         finally:
@@ -246,6 +310,18 @@ def apart(*words):
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status), said.decode(errors="replace")
 
 
+def is_migrated():
+    """Whether the database has a migration: 0 where it has none, as the exit status of a process."""
+    from django.db import connections
+    from django.db.migrations.recorder import MigrationRecorder
+
+    connection = connections[alias]
+    # Connecting would make the file.
+    if connection.vendor == "sqlite" and not connection.is_in_memory_db() and not os.path.exists(connection.settings_dict["NAME"]):
+        return 0
+    return 1 if MigrationRecorder(connection).applied_migrations() else 0
+
+
 def settings_text(settings, name):
     value = getattr(settings, name, None)
     return str(value) if value else None
@@ -254,7 +330,6 @@ def settings_text(settings, name):
 def chosen_by_default(settings):
     """The settings module that the WSGI or ASGI module chooses where none is set, by its source: to import it would do more than to look."""
     import ast
-    import importlib.util
 
     for name in ("WSGI_APPLICATION", "ASGI_APPLICATION"):
         try:
@@ -333,11 +408,15 @@ def examine(settings):
 
     if threading.active_count() > 1 or any(connection.connection is not None for connection in connections.all()):
         answer({"alone": True})
-    status, _ = apart("check", "--deploy", "--fail-level=ERROR")
+    status, _ = apart(lambda: run("check", "--deploy", "--fail-level=ERROR"))
+    # Checks for deployment may ask for tables, which the first migrate makes.
+    not_deployed = status != 0 and apart(is_migrated)[0] == 0
+    if not_deployed:
+        status, _ = apart(lambda: run("check", "--fail-level=ERROR"))
     if status:
         os._exit(status)
-    status, said = apart("makemigrations", "--check", "--dry-run", "--noinput")
-    inspect(settings, unmade={"status": status, "lines": said.splitlines()})
+    status, said = apart(lambda: run("makemigrations", "--check", "--dry-run", "--noinput"))
+    inspect(settings, unmade={"status": status, "lines": said.splitlines()}, not_deployed=not_deployed)
 
 
 def collect(settings):
@@ -398,13 +477,17 @@ def load(settings):
 
 
 try:
+    find_settings()
+except BaseException as err:
+    try:
+        import django
+    except BaseException as missing:
+        fail("django", missing)
+    fail("manage", err)
+try:
     import django
 except BaseException as err:
     fail("django", err)
-try:
-    find_settings()
-except BaseException as err:
-    fail("manage", err)
 if not os.environ.get("DJANGO_SETTINGS_MODULE"):
     answer({"failed": {"stage": "unset", "kind": "", "message": "", "missing": None, "trace": []}})
 try:

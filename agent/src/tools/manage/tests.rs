@@ -103,7 +103,7 @@ impl Project {
         watched(|watch| self.django(python).inspect(watch))
     }
 
-    fn examine(&self, python: &Path) -> Result<(Inspection, Option<String>), ManageError> {
+    fn examine(&self, python: &Path) -> Result<(Inspection, Vec<String>), ManageError> {
         watched(|watch| self.django(python).examine(watch))
     }
 
@@ -242,6 +242,83 @@ fn settings_that_fail_are_told_with_their_trace() {
     assert!(err.to_string().contains("SyntaxError"), "{err}");
 }
 
+/// As a project does that has an old fault of Django's to mend, or its apps in a directory of their own.
+#[test]
+fn what_manage_py_does_before_django_is_there_is_done_for_every_command() {
+    let project = Project::new();
+    let settings = format!("{SETTINGS}USE_I18N = False\nLANGUAGES = [('en-us', 'English'), ('en-7.0.x', 'Seven')]\n");
+    project.file("shop/settings.py", &settings);
+    let refused = |err: ManageError| err.tail().iter().any(|line| line.contains("translation.E002"));
+    assert!(refused(project.examine(&new()).unwrap_err()), "without a patch the check finds that");
+    let patch = "import re\nfrom django.utils.translation import trans_real\ntrans_real.language_code_re = re.compile('^[a-z0-9.-]+$')\n";
+    project.file("manage.py", &format!("{patch}{MANAGE}"));
+    for python in djangos() {
+        project.examine(&python).unwrap();
+    }
+    // The check itself, in a process of its own.
+    project.file("stock/__init__.py", "import threading, time\nthreading.Thread(target=time.sleep, args=(3,), daemon=True).start()\n");
+    project.examine(&new()).unwrap();
+
+    let project = Project::new();
+    let path = "import sys, os\nsys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'apps'))\n";
+    project.file("manage.py", &format!("{path}{MANAGE}")).file("apps/extra/__init__.py", "");
+    project.file("shop/settings.py", &format!("{SETTINGS}INSTALLED_APPS += ['extra']\n"));
+    project.examine(&new()).unwrap();
+    assert_eq!(project.migrate().unwrap().begun, Begun::Ended);
+}
+
+#[test]
+fn a_settings_module_that_is_not_there_is_told_with_those_that_are() {
+    let hint_of = |settings: &str| {
+        let mut project = Project::new();
+        project.file("shop/prod.py", "from .settings import *\n").file("shop/broken.py", "import nosuch\n");
+        project.settings.settings = Some(settings.into());
+        project.inspect(&new()).unwrap_err().hint().unwrap().to_owned()
+    };
+    let has =
+        "shop has broken, prod, settings, urls, wsgi; no prd: correct the settings module shop.prd in [django] settings, or in manage.py";
+    assert_eq!(hint_of("shop.prd"), has);
+    assert!(hint_of("shpo.prod").starts_with("the directory of manage.py has "), "{}", hint_of("shpo.prod"));
+    assert!(hint_of("shop.broken").starts_with("nosuch is neither in the release"), "{}", hint_of("shop.broken"));
+}
+
+/// Checks for deployment may ask for tables, which the first migrate makes.
+#[test]
+fn checks_for_deployment_that_need_tables_do_not_fail_the_first_release() {
+    const CHECK: &str = "from django.core.checks import Error, register\n@register(deploy=True)\ndef of_items(**kwargs):\n    try:\n        Item.objects.count()\n    except Exception as err:\n        return [Error(str(err), id='stock.E001')]\n    return []\n";
+    for threads in ["", "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"] {
+        let project = Project::new();
+        project.file("stock/models.py", &format!("{MODELS}\n{CHECK}{threads}"));
+        let (_, warnings) = project.examine(&new()).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].starts_with("no migration is applied yet, and check --deploy fails"), "{warnings:?}");
+        project.migrate().unwrap();
+        assert_eq!(project.examine(&new()).unwrap().1, [""; 0]);
+        // Once there are tables, what fails is an error.
+        project.file("stock/models.py", &format!("{MODELS}\n{}", CHECK.replace("Item.objects.count()", "1 / 0")));
+        project.examine(&new()).unwrap_err();
+    }
+}
+
+#[test]
+fn migrations_that_contradict_each_other_are_told_with_their_names() {
+    let project = Project::new();
+    project.file("stock/migrations/0002_other.py", &SECOND.replace("price", "other"));
+    let (inspection, warnings) = project.examine(&new()).unwrap();
+    assert!(warnings[0].contains("0002_other, 0002_price in stock") && warnings[0].contains("makemigrations --merge"), "{warnings:?}");
+    assert!(inspection.schema.unwrap_err().contains("stock: 0002_other, 0002_price"));
+}
+
+#[test]
+fn static_files_with_odd_names_are_collected() {
+    use std::os::unix::ffi::OsStrExt;
+    let project = Project::new();
+    let name = std::ffi::OsStr::from_bytes(b"stock/static/stock/gr\xfcn.css");
+    std::fs::write(project.dir.path().join(name), "a {}").unwrap();
+    let grounds = project.collected();
+    assert!(grounds.unsure.unwrap().contains("a file whose name is not UTF-8"));
+    assert!(project.dir.path().join(std::ffi::OsStr::from_bytes(b"static/stock/gr\xfcn.css")).exists());
+}
+
 #[test]
 fn a_missing_django_is_told() {
     let bare = environment("bare", &["six"]);
@@ -267,15 +344,15 @@ fn a_check_that_finds_an_error_fails_and_a_warning_does_not() {
 fn models_without_migrations_are_a_warning() {
     let project = Project::new();
     for python in djangos() {
-        assert_eq!(project.examine(&python).unwrap().1, None);
+        assert_eq!(project.examine(&python).unwrap().1, [""; 0]);
     }
     project.file("stock/models.py", &format!("{MODELS}    colour = models.CharField(max_length=3)\n"));
     for python in djangos() {
-        let warning = project.examine(&python).unwrap().1.unwrap();
+        let warning = project.examine(&python).unwrap().1.remove(0);
         assert!(warning.contains("models of stock") || warning.contains("could not tell"), "{warning}");
     }
     project.file("stock/models.py", &format!("{MODELS}    colour = models.CharField(max_length=3, default='red')\n"));
-    let warning = project.examine(&new()).unwrap().1.unwrap();
+    let warning = project.examine(&new()).unwrap().1.remove(0);
     assert_eq!(warning, "models of stock have changed without a migration (makemigrations)");
     assert!(!project.dir.path().join("stock/migrations/0003_item_colour.py").exists());
 }
