@@ -184,9 +184,9 @@ impl AppEngine {
         sources.dedup();
         if sources.is_empty() {
             let hint = "add a [[webhook]], or take `auto` away".to_owned();
-            report.add("hint", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(hint));
+            report.add("webhook", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(hint));
         } else {
-            report.add("hint", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);
+            report.add("webhook", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);
         }
     }
 

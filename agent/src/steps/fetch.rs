@@ -63,8 +63,8 @@ fn tell_what_is_not_ready(cx: &StepContext<'_>, addresses: Vec<Unready>) -> Resu
         ExecutorKind::Direct => ready::shared(cx.app, cx.root, geteuid()),
         ExecutorKind::Units => Vec::new(),
     };
-    for unready in ready::secrets(cx.app).into_iter().chain(shared).chain(addresses) {
-        if unready.fatal == Fatal::Yes && cx.act.makes_live() {
+    for unready in ready::git(cx.app).into_iter().chain(ready::secrets(cx.app)).chain(shared).chain(addresses) {
+        if unready.fatal == Fatal::Yes && (unready.what == "git" || cx.act.makes_live()) {
             return Err(Failure::new(unready.text).with_hint(unready.hint));
         }
         cx.warn(format!("{}: {}", unready.text, unready.hint));

@@ -63,6 +63,27 @@ pub(crate) fn secrets(app: &App) -> Vec<Unready> {
     found
 }
 
+/// Files that ssh needs, as far as the app's file names them: it would say little of one that it cannot read.
+pub(crate) fn git(app: &App) -> Vec<Unready> {
+    let user = || name_of(geteuid());
+    let files =
+        [(&app.git.ssh_key, "ssh_key", "ssh-keygen -t ed25519 -N '' -f"), (&app.git.known_hosts, "known_hosts", "ssh-keyscan HOST >>")];
+    let told = files.into_iter().filter_map(|(path, key, made_by)| {
+        let path = path.as_ref()?;
+        let shown = path.display();
+        let err = fs::File::open(path).err()?;
+        let (does, hint) = match err.kind() {
+            std::io::ErrorKind::NotFound => ("is not there".to_owned(), format!("{made_by} {shown}, or correct {key} in the app's file")),
+            std::io::ErrorKind::PermissionDenied => {
+                (format!("cannot be read by {}", user()), format!("chown {} {shown}, and let its directory be entered", user()))
+            }
+            _ => (format!("cannot be read: {err}"), format!("correct {key} in the app's file")),
+        };
+        Some(Unready { what: "git", fatal: Fatal::Yes, text: format!("{key} {shown} {does}"), hint })
+    });
+    told.collect()
+}
+
 /// Addresses of checks that lead nowhere.
 pub(crate) fn checks(app: &App) -> Vec<Unready> {
     let mut found = Vec::new();
@@ -164,6 +185,23 @@ mod tests {
         }
         fs::write(&file, "A=1\n").unwrap();
         assert_eq!(secrets(&app), []);
+    }
+
+    #[test]
+    fn files_that_ssh_needs_and_that_are_not_there_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, hosts) = (dir.path().join("key"), dir.path().join("hosts"));
+        let text = format!("repository = \"git@host.example:x/y.git\"\nssh_key = {key:?}\nknown_hosts = {hosts:?}\n");
+        let app = crate::settings::parse_app(&text);
+        let found = git(&app);
+        assert_eq!(
+            texts(&found),
+            [format!("ssh_key {} is not there", key.display()), format!("known_hosts {} is not there", hosts.display())]
+        );
+        assert!(found[1].hint.starts_with("ssh-keyscan HOST >> "), "{found:?}");
+        fs::write(&key, "").unwrap();
+        fs::write(&hosts, "").unwrap();
+        assert_eq!(git(&app), []);
     }
 
     #[test]

@@ -159,7 +159,9 @@ impl<'a> Git<'a> {
             .env("GIT_LFS_SKIP_SMUDGE", "1")
             .env("GIT_SSH_COMMAND", ssh)
             .env("LC_ALL", "C.UTF-8")
-            .inherit(|name| matches!(name, "https_proxy" | "HTTPS_PROXY" | "no_proxy" | "NO_PROXY" | "SSH_AUTH_SOCK"))
+            .inherit(|name| {
+                matches!(name, "https_proxy" | "HTTPS_PROXY" | "all_proxy" | "ALL_PROXY" | "no_proxy" | "NO_PROXY" | "SSH_AUTH_SOCK")
+            })
             .envs(certificates.map(|certificates| ("GIT_SSL_CAINFO", certificates)))
             .args(config.iter().flat_map(|setting| ["-c", setting]))
             .arg("--git-dir")
@@ -205,7 +207,7 @@ impl<'a> Git<'a> {
     }
 
     fn ask(&self, act: &'static str, watch: &Watch<'_>, program: Program) -> Result<Vec<u8>, GitError> {
-        program.capture(watch).map(|finished| finished.stdout).map_err(|source| GitError::Program { act, source })
+        program.capture(watch).map(|finished| finished.stdout).map_err(|source| GitError::program(act, source))
     }
 
     fn ask_text(&self, act: &'static str, watch: &Watch<'_>, program: Program) -> Result<String, GitError> {
@@ -220,7 +222,7 @@ impl<'a> Git<'a> {
         thread::scope(|scope| {
             let second = thread::Builder::new().spawn_scoped(scope, move || {
                 let watch = Watch { marker, deadline, cancel, lines: &|_, _| {} };
-                second.program.capture(&watch).map(|told| told.text()).map_err(|source| GitError::Program { act, source })
+                second.program.capture(&watch).map(|told| told.text()).map_err(|source| GitError::program(act, source))
             });
             let first = self.ask_text(first.act, watch, first.program);
             let second = second
@@ -288,7 +290,7 @@ impl<'a> Git<'a> {
                 let first = source.tail().iter().find(|line| !line.starts_with("notice:") && !line.starts_with("warning"));
                 Ok(Some(first.cloned().unwrap_or_else(|| source.to_string())))
             }
-            Err(source) => Err(GitError::Program { act: "verify the cache", source }),
+            Err(source) => Err(GitError::program("verify the cache", source)),
         }
     }
 
@@ -297,7 +299,7 @@ impl<'a> Git<'a> {
         let program = self.git()?.args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
         let listing = program.capture_entries(most, watch).map_err(|source| match source {
             ProgramError::TooMuch(_) => GitError::Tree(TreeError::Endless { allowed: most }),
-            source => GitError::Program { act: "list the tree", source },
+            source => GitError::program("list the tree", source),
         })?;
         let mut tree = Tree::parse(&listing.stdout).ok_or(GitError::Answer("list the tree"))?;
         let wanted = tree.blobs_to_read();
@@ -317,7 +319,7 @@ impl<'a> Git<'a> {
             "-u",
             commit.as_str(),
         ]);
-        program.run(watch).map_err(|source| GitError::Program { act: "write the tree", source })
+        program.run(watch).map_err(|source| GitError::program("write the tree", source))
     }
 }
 

@@ -51,7 +51,7 @@ impl AppEngine {
     /// What cannot be right, and can be told without making anything.
     pub(super) fn examine_readiness(&self, report: &mut DoctorReport) {
         let app = self.settings();
-        for unready in ready::secrets(&app).into_iter().chain(ready::checks(&app)) {
+        for unready in ready::git(&app).into_iter().chain(ready::secrets(&app)).chain(ready::checks(&app)) {
             let level = if unready.fatal == Fatal::Yes { Level::Error } else { Level::Warning };
             report.add(unready.what, level, unready.text, Some(unready.hint));
         }

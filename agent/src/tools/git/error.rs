@@ -95,6 +95,20 @@ pub(crate) enum GitError {
 }
 
 impl GitError {
+    /// That git ended badly. What it says to everybody is left out of its last lines: only the others tell what happened.
+    pub(super) fn program(act: &'static str, mut source: ProgramError) -> Self {
+        if let ProgramError::Failed { tail, .. } | ProgramError::TimedOut { tail, .. } = &mut source {
+            let useless = |line: &str| {
+                let line = line.trim();
+                line.is_empty() || FOR_EVERYBODY.iter().any(|said| line.contains(said))
+            };
+            if tail.iter().any(|line| !useless(line)) {
+                tail.retain(|line| !useless(line));
+            }
+        }
+        Self::Program { act, source }
+    }
+
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
@@ -122,8 +136,7 @@ impl GitError {
             Self::Tree(err) => err.hint(),
             Self::NotACommit(_) => Some("name a branch, a commit, or a tag of a commit".to_owned()),
             Self::ForeignCache(path) => {
-                let user = nix::unistd::geteuid();
-                let user = nix::unistd::User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
+                let user = own_name();
                 let path = path.display();
                 Some(format!("look who changed that, then remove {path}, which is fetched anew, or: chown -R {user} {path}"))
             }
@@ -144,13 +157,46 @@ const UNSHALLOW: &str =
     "complete the shallow clone that `repository` names (git fetch --unshallow), or name the repository that it was cloned from";
 const BAD_CERTIFICATE: &str = "the server's certificate is not believed: it may have expired, be for another name, or have an issuer that this host does not \
                                know (SSL_CERT_FILE in the agent's environment names others); look at this host's clock, too";
+const UNKNOWN_HOST: &str = "the name does not resolve: look at the app's `repository`, and at this host's DNS";
 const NOBODY_LISTENS: &str =
     "nobody listens there: look at the app's `repository`, and whether the server is up and a firewall lets the agent reach it";
 const OUT_OF_REACH: &str = "the server is out of reach: look at the network and at firewalls";
 const CUT_OFF: &str = "the connection was cut off in the middle: ask for the release again; the cache is as it was";
 
+/// Lines that git says whatever went wrong, and advice that cannot help: no configuration but the agent's own is read.
+const FOR_EVERYBODY: [&str; 6] = [
+    "Could not read from remote repository.",
+    "Please make sure you have the correct access rights",
+    "and the repository exists.",
+    "To add an exception for this directory, call:",
+    "git config --global --add safe.directory",
+    "hint: ",
+];
+
+/// The user that git runs as.
+fn own_name() -> String {
+    let user = nix::unistd::geteuid();
+    nix::unistd::User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name)
+}
+
+/// What stands in single or double quotes behind some words.
+fn quoted_after<'l>(said: &'l str, words: &str) -> Option<&'l str> {
+    let rest = said.split_once(words)?.1;
+    let quote = rest.find(['\'', '"'])?;
+    let end = char::from(rest.as_bytes()[quote]);
+    rest[quote + 1..].split(end).next()
+}
+
 fn program_hint(source: &ProgramError) -> Option<String> {
     let said = source.tail().join("\n");
+    if let Some(repository) = quoted_after(&said, "dubious ownership in repository at") {
+        return Some(format!("chown -R {} {repository}, or name it by an address that its owner serves (ssh or https)", own_name()));
+    }
+    if said.contains("Load key") && said.contains("Permission denied") || said.contains("bad permissions") {
+        let key = quoted_after(&said, "Load key").unwrap_or("the file of `ssh_key`");
+        let user = own_name();
+        return Some(format!("chown {user} {key} && chmod 400 {key}: ssh takes a key that {user} alone can read"));
+    }
     // The first that fits counts: what is told more closely stands before what may follow from it.
     let hints = [
         ("Permission denied (publickey", "the host does not know the agent's key: add the public half of `ssh_key` as a deploy key"),
@@ -161,7 +207,9 @@ fn program_hint(source: &ProgramError) -> Option<String> {
         ),
         ("Host key verification failed", "the host's key is not trusted: put it into `known_hosts` (ssh-keyscan HOST, and compare it)"),
         ("could not read Username", "the repository wants a login: use ssh with a deploy key; the agent keeps no passwords"),
-        ("Could not resolve host", "the name does not resolve: look at the host's DNS"),
+        ("Could not resolve host", UNKNOWN_HOST),
+        ("Name or service not known", UNKNOWN_HOST),
+        ("Temporary failure in name resolution", UNKNOWN_HOST),
         ("certificate verification failed", BAD_CERTIFICATE),
         ("SSL certificate problem", BAD_CERTIFICATE),
         ("The requested URL returned error: 5", "the forge itself fails: ask for the release again when it answers"),
@@ -175,7 +223,6 @@ fn program_hint(source: &ProgramError) -> Option<String> {
         ("early EOF", CUT_OFF),
         ("hung up unexpectedly", CUT_OFF),
         ("Recv failure", CUT_OFF),
-        ("dubious ownership", "the repository belongs to another user than the agent: change its owner"),
         ("does not appear to be a git repository", "look at the app's `repository`: there is no repository at that place"),
         ("invalid gitfile format", "look at the app's `repository`: there is a file at that place, and no repository"),
         ("No space left on device", "the disk is full: `agentctl prune` removes old releases"),

@@ -229,13 +229,13 @@ impl Git<'_> {
                 let told = Fault::told_by(source.tail());
                 // Nothing has come yet, and it may be the connection: the next ref would wait for the same.
                 if told.is_none() && !bringing.came.get() {
-                    return Err(GitError::Program { act: "fetch from the repository", source });
+                    return Err(GitError::program("fetch from the repository", source));
                 }
                 let said = told.unwrap_or_else(|| Fault::Said(source.tail().last().cloned().unwrap_or_else(|| source.to_string())));
                 refs.iter().for_each(|reference| bringing.leave_out(reference, said.clone()));
                 Ok(())
             }
-            Err(source) => Err(GitError::Program { act: "fetch from the repository", source }),
+            Err(source) => Err(GitError::program("fetch from the repository", source)),
         }
     }
 
@@ -247,7 +247,7 @@ impl Git<'_> {
         }
         let format = if remote.values().any(|id| id.len() == 64) { "sha256" } else { "sha1" };
         let program = self.git()?.args(["init", "--quiet", "--bare", "--template="]).arg(format!("--object-format={format}"));
-        program.run(watch).map_err(|source| GitError::Program { act: "make the cache", source })
+        program.run(watch).map_err(|source| GitError::program("make the cache", source))
     }
 
     /// Locks in the cache are left by a git that was killed: the app's lock is ours, so no other git of ours is at work.

@@ -149,7 +149,7 @@ impl Git<'_> {
                 // git-merge-base(1): "with status 1 if not. Errors are signaled by a non-zero status that is not 1."
                 Err(ProgramError::Failed { status, .. }) if status.code() == Some(1) => {}
                 Err(ProgramError::Failed { .. }) if unread.len() < MOST_UNREAD => unread.push(reference),
-                Err(source) => return Err(GitError::Program { act: ACT, source }),
+                Err(source) => return Err(GitError::program(ACT, source)),
             }
         }
         let what = format!("the commit {}", commit.short());

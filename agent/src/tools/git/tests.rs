@@ -218,6 +218,41 @@ fn a_server_that_is_gone_is_told_as_that_and_not_as_the_fault_of_a_ref() {
 }
 
 #[test]
+fn a_repository_of_another_user_is_told_with_the_command_that_helps_and_not_with_git_s() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    repo.commit("a", "1");
+    for path in [repo.path().to_owned(), repo.path().join(".git")] {
+        std::os::unix::fs::chown(path, Some(12345), None).unwrap();
+    }
+    let err = fetched(&repo, &cache, &["*"]).unwrap_err();
+    assert!(err.hint().unwrap().starts_with(&format!("chown -R root {}", repo.path().display())), "{err:?}");
+    let [line] = err.tail() else { panic!("{:?}", err.tail()) };
+    assert!(line.contains("dubious ownership"), "{line}");
+}
+
+/// What ssh 9.2 says of a key that it may not read, or that others may.
+#[test]
+fn a_key_that_ssh_does_not_take_is_told_with_its_path() {
+    let hint = |line: &str| {
+        let tail = [line, "git@host: Permission denied (publickey).", "fatal: Could not read from remote repository."].map(str::to_owned);
+        let status = std::os::unix::process::ExitStatusExt::from_raw(128 << 8);
+        GitError::program(
+            "ask the repository for its refs",
+            ProgramError::Failed { program: "git ls-remote".into(), status, tail: tail.to_vec() },
+        )
+    };
+    for line in ["Load key \"/etc/shop/key\": Permission denied", "Load key \"/etc/shop/key\": bad permissions"] {
+        let err = hint(line);
+        assert!(err.hint().unwrap().contains(" /etc/shop/key && chmod 400 /etc/shop/key"), "{:?}", err.hint());
+        assert_eq!(err.tail().last().map(String::as_str), Some("git@host: Permission denied (publickey)."));
+    }
+}
+
+#[test]
 fn nothing_is_found_by_a_ref_that_has_moved_since_it_was_fetched() {
     let repo = Repo::new();
     let (_dir, cache) = cache();
