@@ -116,18 +116,21 @@ fn where_only_a_view_changes_nothing_is_done_that_is_proven_to_do_nothing() {
 
     let skipped = demo.view_changed().released();
     fs::set_permissions(&closed, mode).unwrap();
-    assert!(reason(&skipped, "check").starts_with("goes along with the start of the new instance"), "{skipped:?}");
-    let why = format!("since {} neither migrations, settings nor environment have changed", former.file_name().unwrap().display());
-    assert!(reason(&skipped, "backup").contains(&why) && reason(&skipped, "migrate").contains(&why), "{skipped:?}");
+    assert_eq!(reason(&skipped, "check"), "runs during switch");
+    let asked_later = "no migration has changed; the database is asked during switch";
+    assert_eq!((reason(&skipped, "backup"), reason(&skipped, "migrate")), (asked_later, asked_later));
+    let why = format!("neither migrations, settings nor environment have changed since {}", former.file_name().unwrap().display());
+    assert!(["check", "backup", "migrate"].iter().all(|step| demo.notes(step).contains(&why)), "{}", demo.notes("check"));
     let collected = reason(&skipped, "collectstatic");
-    assert!(collected.contains("taken over from the live release") && collected.contains("it read 7 files"), "{collected}");
+    assert!(collected.ends_with(" of the live release reused"), "{collected}");
+    assert!(demo.notes("collectstatic").contains("it read 7 files"), "{}", demo.notes("collectstatic"));
     assert!(demo.notes("switch").contains("the check found no error, and the database has every migration"));
 
     // Whatever the migrate step would have warned of is warned of.
     let database = demo.bench.root_of("demo").join("shared/db.sqlite3");
     sql(&database, "insert into django_migrations (app, name, applied) values ('board', '0003_of_another_branch', '2026-01-01')");
     demo.view_changed();
-    demo.bench.ctl(["release", "main"]).expect(0).says(&["goes along", "does not know: board.0003_of_another_branch"]);
+    demo.bench.ctl(["release", "main"]).expect(0).says(&["runs during switch", "does not know: board.0003_of_another_branch"]);
     sql(&database, "delete from django_migrations where name = '0003_of_another_branch'");
 
     // The same files with the same times: what visitors have cached stays fresh.
@@ -154,12 +157,12 @@ fn where_only_a_view_changes_nothing_is_done_that_is_proven_to_do_nothing() {
         assert_eq!(compiled(&live, file)[8..12], stamp, "{file}: Python believes it");
     }
 
-    // A file that was planted in the live release is no part of what it was sealed with; one that was changed is not taken over.
+    // A file that was planted in the live release is no part of what it was sealed with; one that was changed is not reused.
     let open = |path: &Path, mode: &str| assert!(Command::new("chmod").arg(mode).arg(path).status().unwrap().success());
     open(&live.join("staticfiles/board"), "u+w");
     fs::write(live.join("staticfiles/board/planted.css"), "").unwrap();
     let skipped = demo.view_changed().released();
-    assert!(reason(&skipped, "collectstatic").contains("taken over"), "{skipped:?}");
+    assert!(reason(&skipped, "collectstatic").contains("reused"), "{skipped:?}");
     assert_eq!(contents(&former.join("staticfiles")), contents(&demo.live().join("staticfiles")));
 
     let css = demo.live().join("staticfiles/board/board.css");
@@ -204,13 +207,47 @@ fn static_files_that_nobody_can_write_in_are_shared() {
     fs::set_permissions(former.join(open), fs::Permissions::from_mode(0o444)).unwrap();
     demo.bench.ctl(["fsck"]).expect(0);
 
-    // What was changed in spite of that is not taken over.
+    // What was changed in spite of that is not reused.
     let damaged = live.join(&files[1]);
     fs::set_permissions(&damaged, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&damaged, "another").unwrap();
     demo.view_changed().released();
     assert!(demo.notes("collectstatic").contains("has changed since it was sealed"), "{}", demo.notes("collectstatic"));
     assert_ne!(fs::read(demo.live().join("staticfiles").join(&files[1])).unwrap(), b"another");
+}
+
+/// `plan` says what will have nothing to do, and does not list it as what is to be done.
+#[test]
+fn a_plan_says_which_steps_will_have_nothing_to_do() {
+    let demo = Demo::new("a plan", "");
+    let steps = |demo: &Demo| -> Vec<(String, Option<String>)> {
+        let plan: serde_json::Value = serde_json::from_str(&demo.bench.ctl(["--json", "plan", "main"]).expect(0).stdout).unwrap();
+        let step = |step: &serde_json::Value| (step["step"].as_str().unwrap().to_owned(), step["skipped"].as_str().map(str::to_owned));
+        plan["steps"].as_array().unwrap().iter().map(step).collect()
+    };
+    let skipped = |demo: &Demo| -> Vec<String> {
+        steps(demo)
+            .into_iter()
+            .filter(|(_, why)| why.as_ref().is_some_and(|why| why.starts_with("expected: ")))
+            .map(|(step, _)| step)
+            .collect()
+    };
+    demo.view_changed();
+    let plan = demo.bench.ctl(["plan", "main"]).expect(0).stdout;
+    assert!(plan.contains("skipped: expected: nothing that it reads has changed"), "{plan}");
+    let planned = skipped(&demo);
+    let done = demo.released();
+    for step in &planned {
+        let happened = reason(&done, step);
+        assert!(step == "environment" || happened != "it was not skipped", "{step} was done: {done:?}");
+    }
+    assert_eq!(planned, ["environment", "check", "collectstatic", "backup", "migrate"]);
+    // What has changed is done.
+    demo.changed("board/static/board/board.css", "\nbody { color: blue }\n");
+    demo.repo.write("board/migrations/0003_nothing.py", "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    dependencies = [(\"board\", \"0002_notice_colour\")]\n    operations = []\n").commit("A migration");
+    assert_eq!(skipped(&demo), ["environment"]);
+    demo.changed("requirements.txt", "\n# another\n");
+    assert_eq!(skipped(&demo), [""; 0]);
 }
 
 #[test]
@@ -220,7 +257,7 @@ fn what_static_files_are_made_of_is_collected_anew_when_it_changes() {
         let skipped = demo.released();
         assert!(reason(&skipped, "collectstatic").contains("not skipped"), "{why}: {skipped:?}");
         let notes = demo.notes("collectstatic");
-        assert!(notes.contains(&format!("not taken over from the live release: {why}")), "{why}: {notes}");
+        assert!(notes.contains(&format!("the files of the live release are not reused: {why}")), "{why}: {notes}");
     };
     demo.changed("board/static/board/board.css", "\nbody { color: green }\n");
     collected_because("board/static/board/board.css has changed, which it reads");
@@ -231,7 +268,7 @@ fn what_static_files_are_made_of_is_collected_anew_when_it_changes() {
     assert!(demo.live().join("staticfiles/board/more.css").exists());
 
     demo.changed("README.md", "\nMore.\n");
-    assert!(reason(&demo.released(), "collectstatic").contains("taken over"));
+    assert!(reason(&demo.released(), "collectstatic").contains("reused"));
 
     // Settings decide where and how; what they read of each release decides as well.
     demo.changed("noticeboard/settings.py", "\nRELEASE = os.environ.get('REVISION')\n");
@@ -257,7 +294,7 @@ fn what_was_foreseen_and_is_not_so_fails_the_release_before_anybody_meets_it() {
     // Only the check finds it; the instance serves.
     demo.changed("board/models.py", "\n\nNotice._meta.ordering = [\"nowhere\"]\n");
     demo.bench.ctl(["release", "main"]).expect(1).says(&["models.E015", "nowhere"]);
-    assert!(reason(&demo.skipped(), "check").starts_with("goes along"));
+    assert!(reason(&demo.skipped(), "check").starts_with("runs during"));
     assert_eq!(demo.bench.last_run()["outcome"], "failed");
     assert_eq!((serving(), instances()), (Some(former.clone()), before), "the new instance was stopped");
     demo.repo.reset("HEAD~1");
@@ -296,7 +333,7 @@ fn hooks_and_migrations_leave_nothing_to_be_foreseen() {
     let skipped = demo.view_changed().released();
     assert!(reason(&skipped, "collectstatic").contains("not skipped"), "{skipped:?}");
     assert!(demo.notes("collectstatic").contains("the hooks at collectstatic may make static files"));
-    assert!(reason(&skipped, "check").starts_with("goes along"), "{skipped:?}");
+    assert!(reason(&skipped, "check").starts_with("runs during"), "{skipped:?}");
 
     let migration = "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    dependencies = [(\"board\", \"0002_notice_colour\")]\n    operations = []\n";
     demo.repo.write("board/migrations/0003_nothing.py", migration).commit("A migration");
@@ -309,7 +346,7 @@ fn hooks_and_migrations_leave_nothing_to_be_foreseen() {
     assert!(reason(&demo.skipped(), "check").contains("not skipped"));
     let staged = demo.bench.last_run()["release"].as_str().unwrap().to_owned();
     demo.bench.ctl(["activate", &staged]).expect(0);
-    assert!(reason(&demo.skipped(), "migrate").contains("the database is asked along with the start"), "{:?}", demo.skipped());
+    assert!(reason(&demo.skipped(), "migrate").contains("the database is asked during switch"), "{:?}", demo.skipped());
     assert!(demo.notes("switch").contains("the database has every migration"));
 }
 

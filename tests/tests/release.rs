@@ -79,6 +79,8 @@ fn the_demo_goes_live_changes_refuses_to_break_and_goes_back() {
     let said = broken.stdout + &broken.stderr;
     assert!(said.contains("noticeboard.tracing"), "the server's own words are missing:\n{said}");
     the_readme_shows(&said);
+    let number = run_number(&bench).to_string();
+    bench.ctl(["logs", &number]).expect(0).says(&["noticeboard.tracing"]);
     assert_eq!(bench.live("demo").as_deref(), Some(second.as_str()));
     assert_eq!(headline(&bench), "The pinboard");
     assert_eq!(bench.last_run()["outcome"], "failed");

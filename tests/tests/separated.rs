@@ -115,9 +115,9 @@ fn a_django_release_is_made_by_those_who_may_and_nobody_else_can_change_it() {
     assert_eq!(dump.metadata().unwrap().mode() & 0o777, 0o600);
     assert_agents_own(&machine, "/var/shop/backups");
 
-    // The same requirements: the environment is taken over. A migration, a dump of a database that has something in it.
+    // The same requirements: the environment is reused. A migration, a dump of a database that has something in it.
     let second = machine.ctl(["release", "v2", "-vv"]).expect(0);
-    assert!(second.stderr.contains("taken over: nothing that decides it has changed"), "{}", second.stderr);
+    assert!(second.stderr.contains("reused: nothing that decides it has changed"), "{}", second.stderr);
     let dump = format!("/var/shop/backups/{}.sqlite3", machine.live("shop").unwrap());
     let tables = machine.run(["sqlite3", &dump, ".tables"]).expect(0).stdout;
     assert!(tables.contains("board_notice"), "{tables}");

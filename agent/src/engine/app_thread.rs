@@ -137,7 +137,7 @@ impl AppThread {
             collected: None,
             former_commit: OnceCell::new(),
             since: OnceCell::new(),
-            put_off: None,
+            deferred: None,
             answered_before: None,
         }
     }
@@ -404,6 +404,7 @@ fn drive(
                         if cx.cancel.asked() && !run.is_exposed() {
                             note_mark(run, Mark::CancelAsked);
                         }
+                        log.quoted(step, &tail);
                         log.mark(What::StepFailed { step: step.to_owned(), ms: ms(since), reason, hint, tail })?;
                         note_mark(run, Mark::Failed(i));
                     }
@@ -516,7 +517,7 @@ fn take<'a>(cx: &mut StepContext<'a>) -> StepContext<'a> {
         collected: None,
         former_commit: OnceCell::new(),
         since: OnceCell::new(),
-        put_off: None,
+        deferred: None,
         ..*cx
     }
 }

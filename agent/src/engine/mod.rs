@@ -7,6 +7,7 @@ mod engines;
 mod fsck;
 mod health;
 mod immediate;
+mod instance_logs;
 pub(crate) mod journal;
 mod poll;
 mod last_signed;

@@ -21,6 +21,7 @@ use agent_model::request::Act;
 
 use super::app_thread::{AppThread, Silent, hands, secrets_of};
 use super::health::Seen;
+use super::instance_logs::InstanceLogs;
 use super::locked;
 use crate::restart::handover::{Standing, StartedAgain};
 use crate::restart::{ReleaseRef, RestartContext, RestartError, Revived, Turn};
@@ -125,12 +126,14 @@ impl AppThread {
         let engine = &self.engine;
         let mut backoff = Backoff::default();
         let mut known = Vec::new();
+        let mut logs = InstanceLogs::within(engine.root.instances());
         loop {
             let (exits, pause) = self.look_after(&mut backoff, &mut known);
+            let pause = logs.look().into_iter().chain(pause).min();
             if engine.monitor.turn.is_over() {
                 return;
             }
-            if let Err(err) = waiter.wait(&exits, pause) {
+            if let Err(err) = waiter.wait(&exits, logs.written(), pause) {
                 tracing::error!(app = %engine.name, "the live instance is watched no longer: {err}");
                 return;
             }

@@ -10,7 +10,7 @@ use agent_wire::view;
 
 use super::app_thread::draw;
 use super::{AppEngine, NotTaken};
-use crate::steps::{Brief, Past};
+use crate::steps::{Brief, Past, Since, foreseen};
 use crate::tools::git::{Allowed, Budget, Git, TreeError};
 use crate::tools::{Cancel, Watch};
 use crate::work::chain;
@@ -83,15 +83,22 @@ impl AppEngine {
             let name = path.rsplit('/').next().unwrap_or(path);
             REQUIREMENTS.contains(&name) || (path.contains("requirements") && (name.ends_with(".txt") || name.ends_with(".in")))
         };
-        let paths = |fits: &dyn Fn(&str) -> bool| {
+        let paths = |fits: &dyn Fn(&str) -> bool| -> Vec<String> {
             changed.iter().filter(|(_, path)| fits(path)).map(|(how, path)| format!("{how} {path}")).collect()
         };
+        let requirements = paths(&decides_environment);
+        let migrations = paths(&crate::steps::is_migration);
+        let since = standing.live.clone().filter(|_| live.is_some() && requirements.is_empty());
+        let since = since.and_then(|former| Since::of(&app, &self.root, former, changed.clone()).ok());
+        let expected = since.map_or_else(Vec::new, |since| foreseen(&since, &app, &self.root, &|path| tree.has_file(path)));
         let act = Act::Release { revision: revision.clone(), via: None, rebuild: Rebuild::WhenNeeded };
         let steps = draw(&Brief { act: &act, app: &app, past: Past::Unserved }).cards.into_iter().map(|card| PlannedStep {
             step: card.step.to_owned(),
             undo: card.nature.undo == agent_model::plan::Undo::TakeBack,
             warn: card.nature.on_failure == agent_model::plan::OnFailure::Warn,
-            skipped: card.skipped,
+            skipped: card
+                .skipped
+                .or_else(|| expected.iter().find(|(step, _)| *step == card.step).map(|(_, why)| format!("expected: {why}"))),
         });
         Ok(view::Plan {
             commit: resolved.commit.to_string(),
@@ -99,8 +106,8 @@ impl AppEngine {
             live: live.map(|live| live.to_string()),
             commits,
             ahead,
-            requirements: paths(&decides_environment),
-            migrations: paths(&crate::steps::is_migration),
+            requirements,
+            migrations,
             steps: steps.collect(),
             bytes: tree.bytes(),
             disk_free: disk.free,

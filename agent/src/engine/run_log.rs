@@ -1,6 +1,7 @@
 //! A run's voice: what its steps say, masked, into the journal.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 
 use agent_model::names::{RefName, RunId};
 use agent_wire::event::{Stream, What};
@@ -13,6 +14,9 @@ use crate::work::{Failure, chain};
 /// The most lines of output that are kept of one step; what comes after is counted. The last lines of a tool that fails are told in any case.
 const MOST_LINES: u64 = 10_000;
 
+/// So many of a step's last lines are remembered: more than an error has.
+const REMEMBERED: usize = 200;
+
 /// A run's voice.
 pub(super) struct RunLog<'a> {
     journal: &'a Journal,
@@ -22,6 +26,8 @@ pub(super) struct RunLog<'a> {
     /// What tools say, with the step that it was said in.
     output: Lines,
     step: RefCell<String>,
+    /// The last lines of the step at hand.
+    last: RefCell<VecDeque<String>>,
     /// So many sentences of the step at hand found no room.
     lost: Cell<u64>,
     broken: RefCell<Option<JournalError>>,
@@ -38,6 +44,7 @@ impl<'a> RunLog<'a> {
             mask,
             lines: Cell::new(0),
             step: RefCell::default(),
+            last: RefCell::default(),
             lost: Cell::new(0),
             broken: RefCell::new(None),
             stands: Cell::new(false),
@@ -85,6 +92,15 @@ impl<'a> RunLog<'a> {
             if let Err(err) = self.mark(What::Warning { step: Some(step.to_owned()), text }) {
                 self.broken.borrow_mut().get_or_insert(err);
             }
+        }
+    }
+
+    /// Keeps what a failure quotes and no program of the step has said: the words of a server that the step started, whose own log goes with its release.
+    pub(super) fn quoted(&self, step: &str, tail: &[String]) {
+        let is_new = *self.step.borrow() != step;
+        let heard = |line: &String| !is_new && self.last.borrow().iter().any(|said| said.trim_end() == line.trim_end());
+        if !tail.iter().any(heard) {
+            tail.iter().for_each(|line| self.output(step, Stream::Stderr, line));
         }
     }
 
@@ -148,7 +164,14 @@ impl EventSink for RunLog<'_> {
         }
         if *self.step.borrow() != step {
             step.clone_into(&mut self.step.borrow_mut());
+            self.last.borrow_mut().clear();
         }
+        let mut last = self.last.borrow_mut();
+        if last.len() == REMEMBERED {
+            last.pop_front();
+        }
+        last.push_back(line.to_owned());
+        drop(last);
         self.output.take(stream, line, &mut |stream, line| self.say_line(stream, line));
     }
 

@@ -7,10 +7,9 @@ use agent_model::plan::{Choice, Nature};
 
 use super::context::Ask;
 use super::foresight::nothing_to_migrate;
-use super::room::bytes;
+use super::words::bytes;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, migrate, with_django};
 use crate::tools::database::{self, DatabaseKind, Part};
-use crate::tools::manage::Inspection;
 use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Backup;
@@ -43,7 +42,7 @@ impl Step for Backup {
             return Ok(Did::Nothing("no migration to apply".to_owned()));
         }
         migrate::refuse_invalid_indexes(schema)?;
-        warn_of_an_empty_one(cx, &inspection);
+        migrate::warn_of_an_empty_one(cx, &inspection);
         let kind = settings.kind_of(&inspection.vendor)?;
         let to = place(cx, &cx.target()?.release, kind)?;
         let part = Part::create(&to)?;
@@ -93,24 +92,4 @@ fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Res
 /// The place of a dump that has the number of its run.
 fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> PathBuf {
     cx.root.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
-}
-
-/// An empty database may not be the one that the live release serves from.
-fn warn_of_an_empty_one(cx: &StepContext<'_>, inspection: &Inspection) {
-    if let (true, Some(former)) = (inspection.empty, &cx.former) {
-        cx.warn(format!("the database has no table at all, and {former} is live: is it the database that it serves from?"));
-    }
-}
-
-/// Warns in each release that migrates without a dump.
-pub(super) fn warn_without_any(cx: &StepContext<'_>, inspection: &Inspection) {
-    if cx.app.backup.is_none() {
-        let hint = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
-            "add [backup] to the app's file"
-        } else {
-            "make one by a hook: before = \"migrate\""
-        };
-        cx.warn(format!("no dump was made before these migrations: [backup] is not set; {hint}"));
-        warn_of_an_empty_one(cx, inspection);
-    }
 }

@@ -2,7 +2,7 @@
 
 use agent_model::plan::{Choice, Nature};
 
-use super::foresight::put_check_off;
+use super::foresight::defer_check;
 use super::kept::nothing_in_the_release;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, in_a_release, with_django};
 use crate::work::{Bytecode, Job, JobAnswer};
@@ -23,7 +23,7 @@ impl Step for Check {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        if let Some(why) = put_check_off(cx)? {
+        if let Some(why) = defer_check(cx)? {
             return Ok(Did::Nothing(why));
         }
         match cx.work(&Job::Examine(Bytecode::Written))? {

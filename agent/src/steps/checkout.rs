@@ -4,7 +4,8 @@ use std::fs;
 
 use agent_model::plan::{Choice, Nature};
 
-use super::room::{self, bytes, counted};
+use super::room;
+use super::words::{bytes, counted};
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain, grant_access, in_a_release, migrate};
 use crate::faults;
 use crate::root::{FACTS, IoContext, remove_tree};

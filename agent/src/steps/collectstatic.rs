@@ -4,8 +4,9 @@ use std::path::Path;
 
 use agent_model::plan::{Choice, Nature};
 
-use super::foresight::{StaticProof, same_static_files};
-use super::room::counted;
+use super::foresight::static_files_of_the_live_one;
+use super::static_files::StaticProof;
+use super::words::counted;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, chain, in_a_release, with_django};
 use crate::root::Reused;
 use crate::settings::ExecutorKind;
@@ -30,18 +31,16 @@ impl Step for CollectStatic {
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
         let how = if cx.app.read_only { Reused::Linked } else { Reused::Copied };
-        match same_static_files(cx) {
+        match static_files_of_the_live_one(cx) {
             Ok(StaticProof { former, grounds, told }) => match cx.root.reuse(&former, &release, &grounds.root, how) {
                 Ok(files) => {
                     cx.collected = Some(grounds);
-                    return Ok(Did::Nothing(format!(
-                        "{} taken over from the live release, for it would make the same: {told}",
-                        counted(files as u64, "file")
-                    )));
+                    cx.note(format!("collectstatic would make the same: {told}"));
+                    return Ok(Did::Nothing(format!("{} of the live release reused", counted(files as u64, "file"))));
                 }
-                Err(err) => cx.note(format!("not taken over: {}", chain(&err))),
+                Err(err) => cx.note(format!("not reused: {}", chain(&err))),
             },
-            Err(why) if cx.former.is_some() => cx.note(format!("not taken over from the live release: {why}")),
+            Err(why) if cx.former.is_some() => cx.note(format!("the files of the live release are not reused: {why}")),
             Err(_) => {}
         }
         match cx.work(&Job::CollectStatic).map_err(|failure| without_secrets(cx, failure))? {

@@ -9,8 +9,8 @@ use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use agent_model::request::Act;
 use agent_wire::event::Stream;
 
-use super::foresight::{PutOff, Since};
 use super::kept::nothing_in_the_release;
+use super::since::{Deferred, Since};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, Steadiness, Turn, Variables};
 use crate::root::{AppRoot, BackgroundTask, RootLock};
 use crate::settings::{App, When};
@@ -119,8 +119,8 @@ pub(crate) struct StepContext<'a> {
     pub former_commit: OnceCell<Option<CommitId>>,
     /// What has changed since the live release, once somebody has asked.
     pub since: OnceCell<Result<Since, String>>,
-    /// What was put off until the new instance starts.
-    pub put_off: Option<PutOff>,
+    /// What is deferred until the new instance starts.
+    pub deferred: Option<Deferred>,
     /// Whether the former release answered when the run began, where it was asked.
     pub answered_before: Option<bool>,
 }

@@ -1,9 +1,9 @@
-//! `environment`: the release's `venv/`, taken over from an earlier release with the same key, or built.
+//! `environment`: the release's `venv/`, reused from an earlier release with the same key, or built.
 
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::{Act, Rebuild};
 
-use super::room::counted;
+use super::words::counted;
 use super::{Brief, Did, NOTHING_LEFT, Step, StepContext, claim, grant_access, in_a_release};
 use crate::root::{AppRoot, LIST_OF_ENVIRONMENT, SEAL_OF_ENVIRONMENT, is_key};
 use crate::settings::ExecutorKind;
@@ -48,7 +48,7 @@ impl Step for Environment {
         let rebuild = matches!(cx.act, Act::Release { rebuild: Rebuild::Always, .. } | Act::Stage { rebuild: Rebuild::Always, .. });
         if let (Some(key), false) = (newest(cx.root, &wanted.key)?, rebuild) {
             cx.root.link_environment(&release, &key)?;
-            cx.note(format!("taken over: nothing that decides it has changed ({})", wanted.told));
+            cx.note(format!("reused: nothing that decides it has changed ({})", wanted.told));
             return Ok(Did::It);
         }
         // The environment that is there may serve right now: one that is built anew stands beside it.

@@ -10,7 +10,7 @@ use chrono::Utc;
 use nix::unistd::geteuid;
 
 use super::ready::{self, Fatal, Unready};
-use super::room::counted;
+use super::words::counted;
 use super::{Brief, Depth, Did, Failure, Health, NOTHING_LEFT, Step, StepContext, Target, health_of, in_a_release};
 use crate::settings::ExecutorKind;
 use crate::tools::Watch;

@@ -5,7 +5,7 @@ use std::path::Path;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::room::counted;
+use super::words::counted;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext};
 use crate::restart::handover;
 use crate::root::{Around, FsckReport};

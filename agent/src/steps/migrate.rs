@@ -10,8 +10,8 @@ use chrono::Utc;
 use super::context::Ask;
 use super::foresight::nothing_to_migrate;
 use super::half_migrated::{End, entry, half_of, left, sentence};
-use super::room::counted;
-use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, backup, before_it_serves, with_django};
+use super::words::counted;
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, with_django};
 use crate::faults;
 use crate::root::{ApplyOrder, Failed, Migrated};
 use crate::settings::{App, ExecutorKind};
@@ -52,7 +52,7 @@ impl Step for Migrate {
         for (migration, why) in schema.may_leave.iter().take(3) {
             cx.note(format!("{migration} {why}: should it fail, a part of it may stay"));
         }
-        backup::warn_without_any(cx, &inspection);
+        warn_without_any(cx, &inspection);
         let release = cx.target()?.release.clone();
         let mut earlier = earlier(cx, &release)?;
         if let Some(earlier) = &mut earlier
@@ -311,4 +311,24 @@ pub(crate) fn schema_of(inspection: &Inspection) -> Result<&Schema, Failure> {
         Failure::new(format!("the database cannot be asked which migrations it has: {why}"))
             .with_hint("see that the database runs, and that [env] and [secrets] hold what Django's settings need to reach it")
     })
+}
+
+/// An empty database may not be the one that the live release serves from.
+pub(super) fn warn_of_an_empty_one(cx: &StepContext<'_>, inspection: &Inspection) {
+    if let (true, Some(former)) = (inspection.empty, &cx.former) {
+        cx.warn(format!("the database has no table at all, and {former} is live: is it the database that it serves from?"));
+    }
+}
+
+/// Warns in each release that migrates without a dump.
+fn warn_without_any(cx: &StepContext<'_>, inspection: &Inspection) {
+    if cx.app.backup.is_none() {
+        let hint = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
+            "add [backup] to the app's file"
+        } else {
+            "make one by a hook: before = \"migrate\""
+        };
+        cx.warn(format!("no dump was made before these migrations: [backup] is not set; {hint}"));
+        warn_of_an_empty_one(cx, inspection);
+    }
 }

@@ -7,7 +7,10 @@ mod collectstatic;
 mod context;
 mod environment;
 mod fetch;
+mod deferred;
 mod foresight;
+mod since;
+mod static_files;
 mod half_migrated;
 mod health;
 mod kept;
@@ -20,6 +23,7 @@ pub(crate) mod ready;
 mod room;
 mod seal;
 mod switch;
+mod words;
 
 use agent_model::plan::{Choice, Nature, OnFailure, Undo};
 use agent_model::request::Act;
@@ -34,6 +38,8 @@ pub(crate) use context::{EventSink, StepContext, Target};
 pub(crate) use health::{Depth, Health, health_of};
 pub(crate) use migrate::{left_out, what_stands};
 pub(crate) use room::explain;
+pub(crate) use since::Since;
+pub(crate) use static_files::foreseen;
 pub(crate) use switch::not_written_down;
 
 /// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.

@@ -7,7 +7,7 @@ use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;
 
-use super::room::counted;
+use super::words::counted;
 use super::{Brief, Did, Failure, ONLY_WARNS, Step, StepContext};
 use crate::root::{AppRoot, RootError};
 use crate::settings::App;

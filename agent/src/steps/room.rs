@@ -3,6 +3,7 @@
 use agent_model::names::ReleaseName;
 
 use super::prune::{self, Beyond};
+use super::words::{bytes, counted};
 use super::{Failure, StepContext};
 use crate::root::Size;
 use crate::tools::git::Tree;
@@ -88,20 +89,5 @@ fn gain(cx: &StepContext<'_>) -> String {
         (now, most) if now >= most => format!("`agentctl prune` would free {}", bytes(now)),
         (0, most) => format!("`agentctl prune` would free nothing now, and {} with keep_releases = 2", bytes(most)),
         (now, most) => format!("`agentctl prune` would free {}, and {} with keep_releases = 2", bytes(now), bytes(most)),
-    }
-}
-
-/// A number of things for people.
-pub(super) fn counted(count: u64, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
-/// A number of bytes for people.
-pub(super) fn bytes(count: u64) -> String {
-    match count {
-        0..10_000 => format!("{count} B"),
-        10_000..10_000_000 => format!("{} kB", count / 1000),
-        10_000_000..10_000_000_000 => format!("{} MB", count / 1_000_000),
-        _ => format!("{} GB", count / 1_000_000_000),
     }
 }

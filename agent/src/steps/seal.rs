@@ -5,7 +5,7 @@ use agent_model::plan::{Choice, Nature};
 use chrono::Utc;
 
 use super::foresight::made;
-use super::room::{bytes, counted};
+use super::words::{bytes, counted};
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, Target, claim, in_a_release};
 use crate::root::{BackgroundTask, FACTS, Sealing};
 use crate::settings::ExecutorKind;

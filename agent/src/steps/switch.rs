@@ -7,7 +7,7 @@ use agent_wire::view::Level;
 use chrono::Utc;
 
 use super::context::Ask;
-use super::foresight::beside;
+use super::deferred::beside;
 use super::half_migrated::{settle_what_is_applied, warn_of_unsettled};
 use super::migrate::schema_of;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain};

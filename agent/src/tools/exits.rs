@@ -1,7 +1,7 @@
 //! The end of processes, heard of by event: a pidfd becomes readable when its process ends (pidfd_open(2)), a child or not. Nothing polls.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -55,14 +55,14 @@ impl Waker {
 }
 
 impl Waiter {
-    /// Waits until one of the processes ends, it is woken, or so much time is over; without a time, for as long as it takes.
+    /// Waits until one of the processes ends, `also` becomes readable, it is woken, or so much time is over; without a time, for as long as it takes.
     ///
     /// # Errors
     /// As poll(2).
-    pub(crate) fn wait(&mut self, exits: &[Exit], most: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, exits: &[Exit], also: Option<BorrowedFd<'_>>, most: Option<Duration>) -> io::Result<()> {
         let waker = self.0.as_fd();
-        let mut asked: Vec<PollFd<'_>> =
-            std::iter::once(waker).chain(exits.iter().map(|exit| exit.0.as_fd())).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let fds = std::iter::once(waker).chain(exits.iter().map(|exit| exit.0.as_fd())).chain(also);
+        let mut asked: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let patience = match most {
             // Rounded up: who is woken too early would have to wait again.
             Some(most) => PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
@@ -97,17 +97,17 @@ mod tests {
         let process = Process::of(child.id());
         let exits = [Exit::of(process).unwrap().unwrap()];
         let begun = Instant::now();
-        waiter.wait(&exits, Some(Duration::from_millis(50))).unwrap();
+        waiter.wait(&exits, None, Some(Duration::from_millis(50))).unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(50) && process.is_alive());
         waker.wake();
         waker.wake();
-        waiter.wait(&exits, None).unwrap();
+        waiter.wait(&exits, None, None).unwrap();
         assert!(process.is_alive(), "the waiter was woken");
         let killed = std::thread::spawn(move || {
             child.kill().unwrap();
             child
         });
-        waiter.wait(&exits, None).unwrap();
+        waiter.wait(&exits, None, None).unwrap();
         assert!(!process.is_alive());
         killed.join().unwrap().wait().unwrap();
         assert!(Exit::of(process).unwrap().is_none(), "it is gone");

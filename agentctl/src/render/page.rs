@@ -147,8 +147,10 @@ pub(crate) fn plan(plan: &Plan, app: &str) -> String {
     };
     blocks.push(section(against, commits.chain(more)));
 
-    blocks.push(changed("requirements", &plan.requirements));
-    blocks.push(changed("migrations", &plan.migrations));
+    if plan.live.is_some() {
+        blocks.push(changed("requirements", &plan.requirements));
+        blocks.push(changed("migrations", &plan.migrations));
+    }
     let steps = plan.steps.iter().map(|step| match &step.skipped {
         Some(reason) => painted(DIM, format!("– {:14} skipped: {}", clean_line(&step.step), indented(reason, 19))),
         None => format!("{} {}", painted(GOOD, "·"), clean_line(&step.step)),

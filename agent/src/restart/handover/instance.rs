@@ -507,7 +507,10 @@ impl<'a> Instances<'a> {
     pub(super) fn sweep_logs(&self, live: ReleaseRef<'_>) {
         let Some(releases) = live.dir.parent() else { return };
         for entry in fs::read_dir(self.context.instances).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_str().and_then(|name| name.strip_suffix(".log")?.parse::<ReleaseName>().ok());
+            let name = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_suffix(".log.1").or_else(|| name.strip_suffix(".log"))?.parse::<ReleaseName>().ok());
             if name.is_some_and(|name| !releases.join(name.as_str()).exists()) {
                 // A log that stays is only a file.
                 let _ = fs::remove_file(entry.path());

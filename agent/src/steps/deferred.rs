@@ -1,0 +1,114 @@
+//! Deferred checks: where no migration is to be applied, as far as can be foreseen, Django's check and the question to the database run while the new
+//! instance starts, and both must have come out well before any visitor can meet it.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use agent_model::names::ReleaseName;
+
+use super::kept::nothing_in_the_release;
+use super::since::Deferred;
+use super::{Failure, StepContext, migrate};
+use crate::root::MadeBy;
+use crate::tools::Watch;
+use crate::tools::manage::{Inspection, some_of};
+use crate::work::{Bytecode, Job, JobAnswer};
+
+/// Does something, and beside it what was deferred. Both must come out well; the first that does not ends the other.
+///
+/// # Errors
+/// [`Failure`] of the check, of a database that is not as was foreseen, or of what was done.
+pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+    let Some(deferred) = cx.deferred.take() else { return act(cx) };
+    let job = match deferred {
+        Deferred::Check => Job::Examine(Bytecode::NotWritten),
+        Deferred::Schema => Job::Inspect(Bytecode::NotWritten),
+    };
+    let deadline = Instant::now() + cx.app.timeout_of("check");
+    let (order, executor, marker) = (cx.order(), cx.executor, cx.marker);
+    let (of_act, of_check) = (cx.cancel.of_a_part(), cx.cancel.of_a_part());
+    let (say, said) = mpsc::channel();
+    cx.cut = Some(of_act.clone());
+    let (done, judged) = thread::scope(|scope| {
+        let (cancel, of_act) = (&of_check, &of_act);
+        let asked = scope.spawn(move || {
+            // Whoever listens is there until this thread has ended.
+            let lines = |stream, line: &str| drop(say.send((stream, line.to_owned())));
+            let answer = executor.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
+            answer.and_then(inspection_of).inspect_err(|_| of_act.ask())
+        });
+        let done = act(cx).inspect_err(|_| {
+            if !of_act.asked() {
+                of_check.ask();
+            }
+        });
+        (done, asked.join())
+    });
+    cx.cut = None;
+    for (stream, line) in said {
+        cx.events.output(cx.step, stream, &line);
+    }
+    let judged = judged.map_err(|_| Failure::new("the check beside the start of the new instance ended without an answer"))?;
+    let (inspection, warnings) = match (judged, &done) {
+        (Ok(judged), _) => judged,
+        // It was ended because of the other.
+        (Err(_), Err(failure)) if of_check.asked() && !cx.cancel.asked() => return Err(failure.clone()),
+        (Err(failure), _) => return Err(failure),
+    };
+    // First, for whatever else is wrong may be wrong for that.
+    nothing_in_the_release(cx, &inspection)?;
+    warnings.iter().for_each(|warning| cx.warn(warning));
+    let schema = migrate::schema_of(&inspection)?;
+    migrate::warn_of_what_is_ahead(cx, schema);
+    migrate::warn_of_what_is_left_out(cx, schema);
+    let pending = &schema.pending;
+    if !pending.is_empty() {
+        // From now on nothing is foreseen from that release.
+        if let Some(former) = &cx.former {
+            cx.root.remove_fact::<MadeBy>(former)?;
+        }
+        let reason = format!("the database is not as the live release left it: to be applied are {}", some_of(pending));
+        let hint = match (inspection.empty, &cx.former) {
+            (true, Some(former)) => format!(
+                "the database that the settings name is empty: see which one {former} serves from, and whether [env] and [secrets] name that one"
+            ),
+            _ => "was an older copy put back? Ask for the release again: it applies them before anything else".to_owned(),
+        };
+        return Err(Failure::new(reason).with_hint(hint));
+    }
+    let done = done?;
+    // New since the live release: nobody has met this one yet, so it is not too late.
+    let does = migrate::effects(cx, schema);
+    if !does.is_empty() {
+        foresee_nothing_from(cx, &cx.target()?.release)?;
+        cx.note(format!("migrate is run, though no migration is to be applied: {}", does.join("; ")));
+        migrate::migrate_without_any(cx)?;
+    }
+    cx.note(match deferred {
+        Deferred::Check => "the check found no error, and the database has every migration",
+        Deferred::Schema => "the database has every migration",
+    });
+    cx.inspection = Some(*inspection);
+    Ok(done)
+}
+
+/// What was believed of a release because the one before it was so is written down as it is.
+fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
+    if let Some(MadeBy(mut made)) = cx.root.fact(release)? {
+        made["quiet"] = false.into();
+        cx.root.set_fact(release, &MadeBy(made))?;
+    }
+    Ok(())
+}
+
+/// A database that cannot be asked is a failure as well.
+fn inspection_of(answer: JobAnswer) -> Result<(Box<Inspection>, Vec<String>), Failure> {
+    let (inspection, warnings) = match answer {
+        JobAnswer::Examined(inspection, warnings) => (inspection, warnings),
+        JobAnswer::Inspected(inspection) => (inspection, Vec::new()),
+        other => return Err(other.unexpected()),
+    };
+    migrate::schema_of(&inspection)?;
+    Ok((inspection, warnings))
+}
