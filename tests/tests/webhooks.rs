@@ -133,6 +133,28 @@ fn hk_01_wrong_hmac() {
     assert_eq!(live_commit(&bench), Some(repo.head()));
 }
 
+/// Of a repository that several apps share, only what is the app's own is released by itself.
+#[test]
+fn a_commit_that_changes_nothing_of_the_app_is_not_released_by_itself() {
+    let (bench, repo) = following("a monorepo", "auto_paths = [\"backend/**\", \"index.html\"]\n", "");
+    heard(&bench);
+    let first = live_commit(&bench);
+    assert_eq!(first, Some(repo.head()), "without a live release there is nothing to compare with");
+    repo.write("frontend/app.js", "1").write("backend.txt", "1").commit("another app's");
+    heard(&bench);
+    assert_eq!(live_commit(&bench), first);
+    assert!(bench.log().contains("changes nothing within auto_paths"), "{}", bench.log());
+    repo.write("backend/deep/down.py", "1").commit("the app's own");
+    repo.write("frontend/app.js", "2").commit("another app's again");
+    heard(&bench);
+    assert_eq!(live_commit(&bench), Some(repo.head()), "one of the commits since the live one is the app's");
+    // Whoever asks gets it.
+    repo.write("frontend/app.js", "3").commit("another app's once more");
+    bench.ctl(["release", "main"]).expect(0);
+    assert_eq!(live_commit(&bench), Some(repo.head()));
+    bench.ctl(["doctor"]).expect(0).says(&["for changes in backend/**, index.html"]);
+}
+
 #[test]
 fn hk_02_sha1_only() {
     let (bench, repo) = following("SHA-1", "", "");

@@ -186,7 +186,8 @@ impl AppEngine {
             let hint = "add a [[webhook]], or take `auto` away".to_owned();
             report.add("webhook", Level::Warning, format!("the app follows {follows}, and nobody may say that it has moved"), Some(hint));
         } else {
-            report.add("webhook", Level::Good, format!("the app follows {follows}, and hears {}", sources.join(", ")), None);
+            let paths = if app.auto_paths.is_empty() { String::new() } else { format!(", for changes in {}", app.auto_paths.join(", ")) };
+            report.add("webhook", Level::Good, format!("the app follows {follows}, and hears {}{paths}", sources.join(", ")), None);
         }
     }
 

@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::journal::{Evidence, JournalError};
 use super::{Accepted, AppEngine, NotTaken, locked};
 use crate::root::RootError;
-use crate::tools::git::{Git, GitError};
+use crate::tools::git::{Allowed, Git, GitError};
 use crate::tools::{Cancel, ProgramError, Watch};
 use crate::trust::webhook::Source;
 use crate::work::chain;
@@ -72,6 +72,8 @@ enum Polled {
     Nothing,
     /// A commit, and took this request for it.
     Took(Accepted, CommitId),
+    /// A commit that changes nothing within `auto_paths`.
+    Elsewhere(CommitId),
     /// That nobody can tell yet: the runs at hand must get on first.
     TooEarly,
 }
@@ -148,6 +150,10 @@ impl AppEngine {
                 Ok(Polled::Took(Accepted::New(run) | Accepted::Before(run), commit)) => {
                     tracing::info!(%app, source = source_word, run = run.0, commit = commit.short(), "a webhook was followed: a release was asked for");
                 }
+                Ok(Polled::Elsewhere(commit)) => {
+                    let commit = commit.short();
+                    tracing::info!(%app, source = source_word, commit, "a webhook was followed: the commit changes nothing within auto_paths");
+                }
                 Ok(Polled::TooEarly) => {
                     tracing::debug!(%app, source = source_word, "a webhook waits for the runs at hand");
                     let mut state = locked(&self.poller.state);
@@ -221,6 +227,9 @@ impl AppEngine {
         if is_here {
             return Ok(Polled::Nothing);
         }
+        if self.touches_nothing_of(&app.auto_paths, follows, &tip, &watch) {
+            return Ok(Polled::Elsewhere(tip));
+        }
         let caller = Caller::Webhook { source: source.word().to_owned(), follows: follows.clone() };
         // No grant is needed: the app's own file is the grant, for this ref alone.
         let authorised = authorise(caller, Right::Release, &self.name, &[])?;
@@ -237,6 +246,30 @@ impl AppEngine {
             Err(NotTaken::AskedBefore) => Ok(Polled::Nothing),
             Err(NotTaken::TooEarly) => Ok(Polled::TooEarly),
             Err(err) => Err(err.into()),
+        }
+    }
+}
+
+impl AppEngine {
+    /// Whether a commit is known to change nothing within these patterns since the live release. What cannot be compared is released.
+    fn touches_nothing_of(&self, patterns: &[String], follows: &RefName, tip: &CommitId, watch: &Watch<'_>) -> bool {
+        let live = self.root.live().ok().flatten().and_then(|live| self.root.manifest(&live).ok()?.commit.parse::<CommitId>().ok());
+        let (false, Some(live)) = (patterns.is_empty(), live) else { return false };
+        let app = self.settings();
+        let cache = self.root.cache();
+        let compared = || -> Result<bool, NotPolled> {
+            let _cache = self.root.hold_cache(&|| watch.pause(Duration::from_millis(50)))?;
+            let git = Git::new(&app.git, &cache);
+            let allowed = Allowed { app: &app.refs, grant: None, via: None, follows: Some(follows) };
+            git.fetch(&follows.to_string().parse()?, allowed, watch)?;
+            Ok(git.differs_within(&live, tip, patterns, watch)?)
+        };
+        match compared() {
+            Ok(differs) => !differs,
+            Err(err) => {
+                tracing::warn!(app = %self.name, "auto_paths cannot be asked, so the commit is released: {}", chain(&err));
+                false
+            }
         }
     }
 }

@@ -51,6 +51,7 @@ pub(super) fn read(name: &AppName, top: &Section<'_>) -> Option<App> {
         refs: refs.unwrap_or_else(defaults::refs),
         follows: auto.follows,
         auto_pause: auto.pause,
+        auto_paths: auto.paths,
         webhook_files: auto.webhook_files,
         webhooks: Vec::new(),
         submodules: top

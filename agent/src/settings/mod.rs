@@ -135,10 +135,12 @@ pub(crate) struct App {
     pub git: git::Settings,
     /// `branches`, `tags`, `refs`, in this order
     pub refs: Vec<RefPattern>,
-    /// `auto`: the branch whose newest commit is released when a hint says that it may have moved.
+    /// `auto`: the branch whose newest commit is released when a webhook says that it may have moved.
     pub follows: Option<RefName>,
-    /// `auto_pause`: the time from one look at that branch to the next.
+    /// `auto_pause`: the time from one poll of that branch to the next.
     pub auto_pause: Duration,
+    /// `auto_paths`: patterns of paths; what changes none of them is not released by itself. Empty: everything is.
+    pub auto_paths: Vec<String>,
     /// `[[webhook]]`, as the file has them.
     pub webhook_files: Vec<WebhookFile>,
     /// The same with their secrets, once those were read.

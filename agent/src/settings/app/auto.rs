@@ -7,7 +7,7 @@ use agent_model::grant::RefPattern;
 use agent_model::names::RefName;
 use toml::de::DeValue;
 
-use crate::settings::kinds::{absolute, duration, one_of, some_text};
+use crate::settings::kinds::{absolute, duration, one_of, parsed, some_list, some_text};
 use crate::settings::reader::{Section, Value, shown};
 use crate::settings::{WebhookFile, defaults, refs};
 use crate::trust::webhook::Source;
@@ -16,6 +16,7 @@ use crate::trust::webhook::Source;
 pub(super) struct Auto {
     pub follows: Option<RefName>,
     pub pause: Duration,
+    pub paths: Vec<String>,
     pub webhook_files: Vec<WebhookFile>,
 }
 
@@ -43,12 +44,24 @@ pub(super) fn read(top: &Section<'_>, refs: Option<&[RefPattern]>) -> Auto {
             Some(branch)
         }
     };
+    let paths = top.get("auto_paths", some_list("nothing would be released by itself", parsed(parse_path_pattern))).unwrap_or_default();
+    if top.has("auto_paths") && !top.has("auto") {
+        top.complain("auto_paths", "says what a webhook releases, and the app follows no branch", "add auto = \"main\"");
+    }
     let sections = top.tables("webhook");
     if let Some(first) = sections.first().filter(|_| !top.has("auto")) {
         first.complain("", "says who may send webhooks, and the app follows no branch", "add auto = \"main\" at the top of the file");
     }
     let webhook_files = sections.iter().filter_map(webhook_file).collect();
-    Auto { follows, pause, webhook_files }
+    Auto { follows, pause, paths, webhook_files }
+}
+
+/// A pattern of gitglossary(7), "pathspec", with `:(glob)` in front: `*` stays within a directory, `**` does not.
+fn parse_path_pattern(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.starts_with(['/', ':']) || text.split('/').any(|part| part == ".." || part == ".") {
+        return Err("must be a path or a pattern within the repository, such as \"backend/**\" or \"requirements.txt\"");
+    }
+    if text.chars().any(char::is_control) { Err("must not hold control characters") } else { Ok(text.to_owned()) }
 }
 
 fn word(value: &Value<'_>) -> Option<Word> {

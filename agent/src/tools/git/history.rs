@@ -211,6 +211,13 @@ impl Git<'_> {
         Ok(changed)
     }
 
+    /// Whether two commits differ within these patterns of paths (gitglossary(7), `glob`).
+    pub(crate) fn differs_within(&self, from: &CommitId, to: &CommitId, patterns: &[String], watch: &Watch<'_>) -> Result<bool, GitError> {
+        let program = self.git()?.args(["diff", "--name-only", "-z", "--no-renames", from.as_str(), to.as_str(), "--"]);
+        let program = program.args(patterns.iter().map(|pattern| format!(":(top,glob){pattern}")));
+        Ok(!self.ask_text("compare the commits", watch, program)?.is_empty())
+    }
+
     /// Whether the cache knows a commit.
     pub(crate) fn knows(&self, commit: &CommitId, watch: &Watch<'_>) -> bool {
         self.cache.join("HEAD").exists() && matches!(self.peel(commit.as_str(), watch), Ok(Some(_)))
