@@ -14,7 +14,8 @@ use super::admission::previous;
 use crate::restart::drift::MadeWith;
 use crate::restart::{ReleaseRef, Renewal, Restart, RestartContext, Steadiness, Variables};
 use crate::settings::ExecutorKind;
-use crate::tools::git::Git;
+use crate::tools::git::{Git, Repository};
+use crate::tools::https;
 use crate::tools::sandbox::{self, Held};
 use crate::tools::{Cancel, Program, Watch, python};
 use crate::work::{chain, users_of_runners};
@@ -155,6 +156,11 @@ impl AppEngine {
     fn examine_git(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let app = self.settings();
         let cache = self.root.cache();
+        let proxy = match &app.git.repository {
+            Repository::Https(url) => https::proxy_of(url),
+            Repository::Ssh(_) | Repository::Local(_) => None,
+        };
+        let through = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
         match Git::new(&app.git, &cache).remote_refs(watch) {
             Ok(refs) => {
                 let allowed = refs.keys().filter(|reference| app.refs.iter().any(|pattern| pattern.fits_ref(reference))).count();
@@ -165,7 +171,7 @@ impl AppEngine {
                     report.add(
                         "git",
                         Level::Good,
-                        format!("the repository answers, and {allowed} of its {} branches and tags may be released", refs.len()),
+                        format!("the repository answers{through}, and {allowed} of its {} branches and tags may be released", refs.len()),
                         None,
                     );
                 }
@@ -355,7 +361,8 @@ impl AppEngine {
                 report.add("report", Level::Error, format!("{shown} cannot be told anything: {complaint}"), Some(hint));
             }
             let Some(unheard) = unheard.iter().find(|unheard| unheard.target == target.key()) else {
-                report.add("report", Level::Good, format!("for {shown} nothing waits to be told"), None);
+                let proxy = https::proxy_of(&target.url).map(|proxy| format!("; it is told through the proxy {proxy}")).unwrap_or_default();
+                report.add("report", Level::Good, format!("for {shown} nothing waits to be told{proxy}"), None);
                 continue;
             };
             match &unheard.failed {

@@ -15,7 +15,7 @@ use hyper::Method;
 use crate::engine::journal::outbox::{Delivery, DeliveryKind, Phase, Subject};
 use crate::settings::Complaint;
 use crate::settings::report::{Report, To};
-use crate::tools::https::Call;
+use crate::tools::https::{Call, proxies};
 
 /// How long one call may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -112,5 +112,8 @@ pub(super) fn prepare(report: &Report, told: &Outgoing<'_>) -> Result<Prepared, 
         }
     };
     let (timeout, roots) = (LIMIT, report.roots.clone());
-    Ok(Prepared::Call(Call { method: Method::POST, url, headers, body, timeout, most_bytes: MOST_BYTES, roots }, hidden))
+    Ok(Prepared::Call(
+        Call { method: Method::POST, url, headers, body, timeout, most_bytes: MOST_BYTES, roots, proxies: proxies() },
+        hidden,
+    ))
 }

@@ -1,5 +1,6 @@
-//! One call to another host over HTTPS: what reports and key sets need, and no more. No redirect is followed, no proxy is used, no cookie is kept;
-//! whom the agent talks to is what the operator wrote, and nobody else.
+//! One call to another host over HTTPS: what reports and key sets need, and no more. No redirect is followed, no cookie is kept; whom the agent talks to is
+//! what the operator wrote, and nobody else. A proxy of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, in capitals or not, as curl(1) has them) passes
+//! bytes on (CONNECT, RFC 9110, section 9.3.6), and cannot read them.
 //!
 //! `http://` is for this host itself, where a forge or a receiver may listen without a certificate.
 
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Uri};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::{Method, Request, Uri, client};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -43,6 +45,24 @@ pub(crate) struct Call {
     pub most_bytes: usize,
     /// Whose certificates are believed.
     pub roots: Roots,
+    /// The proxies, as a rule those of the environment ([`proxies`]).
+    pub proxies: Arc<Matcher>,
+}
+
+/// The proxies that the environment names.
+pub(crate) fn proxies() -> Arc<Matcher> {
+    Arc::new(Matcher::from_env())
+}
+
+/// The proxy that an address is asked through, by scheme, host and port; what stands before the host is a secret.
+pub(crate) fn proxy_of(url: &str) -> Option<String> {
+    let address = Address::parse(url).ok().filter(|address| address.tls)?;
+    Some(shown_proxy(proxies().intercept(&address.uri)?.uri()))
+}
+
+fn shown_proxy(uri: &Uri) -> String {
+    let host = uri.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or_default());
+    format!("{}://{host}", uri.scheme_str().unwrap_or("http"))
 }
 
 /// Whose certificates are believed.
@@ -110,6 +130,16 @@ pub(crate) enum CallError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// The proxy does not lead there.
+    #[error("{at} cannot be reached through the proxy {proxy}: {why}")]
+    Proxy {
+        /// Scheme, host and port.
+        at: String,
+        /// The proxy, without a user and a password.
+        proxy: String,
+        /// Why not.
+        why: String,
     },
     /// There is somebody, and it cannot be made sure who.
     #[error("{at}: no TLS connection can be made")]
@@ -222,32 +252,32 @@ impl Call {
     }
 
     async fn talk(self, address: Address) -> Result<Reply, CallError> {
-        let stream = self.connect(&address).await?;
         if !address.tls {
+            let stream = connect(&address.shown(), &address.host, address.port, |found| found.ip().is_loopback()).await?;
             return self.exchange(&address, stream).await;
         }
+        match self.proxies.intercept(&address.uri) {
+            Some(proxy) => {
+                let stream = through(&proxy, &address).await?;
+                self.secured(&address, stream).await
+            }
+            None => {
+                let stream = connect(&address.shown(), &address.host, address.port, |_| true).await?;
+                self.secured(&address, stream).await
+            }
+        }
+    }
+
+    async fn secured<S>(self, address: &Address, stream: S) -> Result<Reply, CallError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let at = address.shown();
         let unnamed = |_| CallError::Address(BadAddress::Unreadable);
         let name = ServerName::try_from(address.host.clone()).map_err(unnamed)?;
         let config = client_config(self.roots.clone()).await?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|source| CallError::Tls { at, source })?;
-        self.exchange(&address, stream).await
-    }
-
-    async fn connect(&self, address: &Address) -> Result<TcpStream, CallError> {
-        let at = || address.shown();
-        let found = lookup_host((address.host.as_str(), address.port)).await.map_err(|source| CallError::Name { at: at(), source })?;
-        // A name that is said to be this host's may lead elsewhere.
-        let may_be = |found: &SocketAddr| address.tls || found.ip().is_loopback();
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for found in found.filter(may_be) {
-            match tokio::time::timeout(ONE_ADDRESS, TcpStream::connect(found)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(err)) => last = err,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(CallError::Unreached { at: at(), source: last })
+        self.exchange(address, stream).await
     }
 
     async fn exchange<S>(self, address: &Address, stream: S) -> Result<Reply, CallError>
@@ -256,7 +286,7 @@ impl Call {
     {
         let cut = |source| CallError::Cut { at: address.shown(), source };
         let request = self.request(address)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(cut)?;
+        let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(cut)?;
         // It ends with the sender; what goes wrong with it is told to the sender.
         let carried = tokio::spawn(connection);
         let answer = sender.send_request(request).await.map_err(cut)?;
@@ -296,6 +326,51 @@ impl Call {
         }
         let body = Full::new(Bytes::copy_from_slice(&self.body));
         request.body(body).map_err(|_| CallError::Address(BadAddress::Unreadable))
+    }
+}
+
+/// Connects to the first address of a name that answers and that may be used: a name that is said to be this host's may lead elsewhere.
+async fn connect(at: &str, host: &str, port: u16, may_be: impl Fn(&SocketAddr) -> bool) -> Result<TcpStream, CallError> {
+    let found = lookup_host((host, port)).await.map_err(|source| CallError::Name { at: at.to_owned(), source })?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for found in found.filter(may_be) {
+        match tokio::time::timeout(ONE_ADDRESS, TcpStream::connect(found)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(err)) => last = err,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(CallError::Unreached { at: at.to_owned(), source: last })
+}
+
+/// A way through a proxy to an address: the proxy passes bytes on, and TLS is spoken through it.
+async fn through(proxy: &Intercept, address: &Address) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static + use<>, CallError> {
+    let shown = shown_proxy(proxy.uri());
+    let failed = |why: String| CallError::Proxy { at: address.shown(), proxy: shown.clone(), why };
+    if proxy.uri().scheme_str().is_some_and(|scheme| scheme != "http") {
+        return Err(failed("a proxy must be named as http://host:port".to_owned()));
+    }
+    let host = proxy.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+    let stream = connect(&shown, host, proxy.uri().port_u16().unwrap_or(80), |_| true).await?;
+    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|err| failed(err.to_string()))?;
+    tokio::spawn(connection.with_upgrades());
+    let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
+    let authority = format!("{host}:{}", address.port);
+    let mut request = Request::builder().method(Method::CONNECT).uri(&authority).header("host", &authority);
+    if let Some(login) = proxy.basic_auth() {
+        request = request.header("proxy-authorization", login);
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|_| CallError::Address(BadAddress::Unreadable))?;
+    let answer = sender.send_request(request).await.map_err(|err| failed(err.to_string()))?;
+    match answer.status() {
+        status if status.is_success() => {
+            let upgraded = hyper::upgrade::on(answer).await.map_err(|err| failed(err.to_string()))?;
+            Ok(TokioIo::new(upgraded))
+        }
+        hyper::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Err(failed("it wants a user and a password: http://USER:PASSWORD@host:port".to_owned()))
+        }
+        status => Err(failed(format!("it answered {status}"))),
     }
 }
 

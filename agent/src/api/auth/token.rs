@@ -16,7 +16,7 @@ use super::ticket;
 use crate::api::ApiState;
 use crate::api::answer::Refused;
 use crate::api::rate_limited_log::RateLimitedLog;
-use crate::tools::https::{Call, CallError, Reply, Roots};
+use crate::tools::https::{Call, CallError, Reply, Roots, proxies};
 use crate::trust::{BadKeys, BadToken, CiJob, Here, Issuer, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
 use crate::work::chain;
 
@@ -213,7 +213,7 @@ async fn get(issuer: &Issuer, url: String, document: &'static str) -> Result<Rep
     let roots = issuer.ca.clone().map_or(Roots::System, Roots::File);
     let headers = vec![("accept", "application/json".to_owned())];
     let (timeout, most_bytes) = (DEADLINE, MOST_KEYS_BYTES);
-    let reply = Call { method: Method::GET, url, headers, body: Vec::new(), timeout, most_bytes, roots }.send().await?;
+    let reply = Call { method: Method::GET, url, headers, body: Vec::new(), timeout, most_bytes, roots, proxies: proxies() }.send().await?;
     if reply.status == 200 { Ok(reply) } else { Err(Unfetched::Status { document, status: reply.status }) }
 }
 

@@ -123,8 +123,8 @@ fn following_a_branch() {
     const WEBHOOK: &str = "[[webhook]]\nfrom = \"github\"\nsecret_file = \"/etc/x\"";
     check(&[
         ("auto = \"main\"\n[[hint]]\nfrom = \"github\"", "3:3", &["hint: there is no such key", "[[webhook]] is what [[hint]] was"]),
-        ("auto = \"main\"\nauto_paths = [\"/etc\"]", "2:15", &["auto_paths[1]", "within the repository"]),
-        ("auto_paths = [\"a\"]", "1:1", &["follows no branch"]),
+        ("auto = \"main\"\nauto_paths = [\"/etc\"]", "3:15", &["auto_paths[1]", "within the repository"]),
+        ("auto_paths = [\"a\"]", "2:1", &["follows no branch"]),
         (WEBHOOK, "2:1", &["webhook[1]", "follows no branch", "auto = \"main\""]),
         ("auto = true", "2:1", &["the first of `branches`", "auto = \"main\""]),
         ("auto = true\ntags = [\"main\"]", "2:1", &["not the whole name of a branch"]),

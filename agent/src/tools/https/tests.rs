@@ -48,6 +48,56 @@ impl Server {
     }
 }
 
+/// A proxy that passes on what it is asked to, and remembers how it was asked.
+async fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = heard.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(stream.read_u8().await.unwrap());
+            }
+            let asked = String::from_utf8(asked).unwrap();
+            hears.lock().unwrap().push(asked.clone());
+            let allowed = asked.to_ascii_lowercase().contains("proxy-authorization: basic yw5uytpodw50zxiy");
+            if !allowed {
+                stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                continue;
+            }
+            let to = asked.split_whitespace().nth(1).unwrap().to_owned();
+            let mut there = TcpStream::connect(to).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut there).await });
+        }
+    });
+    (port, heard)
+}
+
+#[tokio::test]
+async fn a_call_goes_through_the_proxy_of_the_environment_which_reads_nothing_of_it() {
+    let server = Server::new(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let (port, heard) = proxy().await;
+    let through = |login: &str, no: &str| {
+        let proxies = Arc::new(Matcher::builder().all(format!("http://{login}127.0.0.1:{port}")).no(no).build());
+        Call { proxies, ..server.call() }
+    };
+    let reply = through("anna:hunter2@", "").send().await.unwrap();
+    assert_eq!((reply.status, reply.body.as_slice()), (200, b"ok".as_slice()));
+    let asked = heard.lock().unwrap().remove(0);
+    assert!(asked.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", server.port)), "{asked}");
+    assert!(!asked.contains("/a/b") && !asked.contains("Bearer"), "{asked}");
+    // Without its login it is told so; the login stands in no sentence.
+    let told = failure(through("anna:wrong@", "")).await;
+    assert!(told.contains(&format!("through the proxy http://127.0.0.1:{port}: it wants a user and a password")), "{told}");
+    assert!(!told.contains("wrong"), "{told}");
+    heard.lock().unwrap().clear();
+    assert_eq!(through("anna:wrong@", "localhost").send().await.unwrap().status, 200, "NO_PROXY names it");
+    assert_eq!(heard.lock().unwrap().len(), 0);
+}
+
 async fn answer_one(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8], heard: &Mutex<Vec<String>>) {
     let mut asked = Vec::new();
     // The last thing that the calls here send is a closing brace, or the end of the headers where there is no body.
@@ -78,6 +128,7 @@ fn call(url: String) -> Call {
         timeout: Duration::from_secs(20),
         most_bytes: 1000,
         roots: Roots::System,
+        proxies: Arc::new(Matcher::builder().build()),
     }
 }
 
