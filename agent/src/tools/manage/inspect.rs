@@ -41,7 +41,7 @@ struct Failure {
     missing: Option<String>,
     trace: Vec<String>,
     #[serde(default)]
-    settings: Option<NoSuchSettings>,
+    settings: Option<Box<NoSuchSettings>>,
 }
 
 /// The settings module is not there.
