@@ -255,7 +255,7 @@ fn an_app_is_released_and_taken_back_and_served_whatever_happens() {
     shop.root("rm /var/shop/filler");
     let released = shop.machine.ctl(["release", "main"]).expect(0);
     // Only a page has changed.
-    released.says(&["runs during switch", "of the live release reused", "the check found no error"]);
+    released.says(&["runs during switch", "not reused: the hooks at seal", "the check found no error"]);
     let fourth = shop.repo.head();
     shop.assert_sound(&fourth);
     shop.stages.begin("back to the first disk");

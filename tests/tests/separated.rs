@@ -379,7 +379,7 @@ fn prv_11_to_13_a_runner_knows_jobs_and_no_programs() {
     // What is asked for as it should be is done.
     let good = ask("release-agent", "app", &order("\"used\"", &live)).expect(0).stdout;
     assert!(
-        good.contains(r#"{"hello":{"version":1,"app":"shop","side":"app","user":"shop"}}"#) && good.contains(r#"{"answer":{"used":[]}}"#),
+        good.contains(r#"{"hello":{"version":1,"app":"shop","role":"app","user":"shop"}}"#) && good.contains(r#"{"answer":{"used":[]}}"#),
         "{good}"
     );
     // PRV 03: nobody else is even heard.
@@ -393,7 +393,7 @@ fn prv_11_to_13_a_runner_knows_jobs_and_no_programs() {
         (r#"{"hook":["sh","-c","id"]}"#, "does not know what it was asked for"),
         (r#"{"hook":{"place":0,"digest":"","argv":["id"]}}"#, "does not know what it was asked for"),
         (r#"{"hook":{"place":7,"digest":""}}"#, "is no job for the step runner"),
-        ("\"hand-over\"", "is no job for the step runner"),
+        ("\"grant-access\"", "is no job for the step runner"),
     ] {
         let refused = ask("release-agent", "app", &order(job, &live)).expect(0).stdout;
         assert!(refused.contains(told), "{job}: {refused}");

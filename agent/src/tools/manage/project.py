@@ -239,8 +239,14 @@ class HandingOver(importlib.abc.MetaPathFinder):
 
     def undo(self):
         sys.meta_path.remove(self)
-        if self.kept:
-            module, module.execute_from_command_line, module.ManagementUtility.execute = self.kept
+        if not self.kept:
+            return
+        module, execute_from_command_line, execute = self.kept
+        # What manage.py has put in their place since stays.
+        if module.execute_from_command_line is stop:
+            module.execute_from_command_line = execute_from_command_line
+        if module.ManagementUtility.execute is stop:
+            module.ManagementUtility.execute = execute
 
 
 def find_settings():
@@ -316,9 +322,13 @@ def is_migrated():
     from django.db.migrations.recorder import MigrationRecorder
 
     connection = connections[alias]
-    # Connecting would make the file.
-    if connection.vendor == "sqlite" and not connection.is_in_memory_db() and not os.path.exists(connection.settings_dict["NAME"]):
-        return 0
+    name = str(connection.settings_dict["NAME"])
+    if connection.vendor == "sqlite" and not connection.is_in_memory_db():
+        # Connecting would make the file; and what a URI names is not looked for here.
+        if name.startswith("file:"):
+            return 1
+        if not os.path.exists(name):
+            return 0
     return 1 if MigrationRecorder(connection).applied_migrations() else 0
 
 
@@ -408,10 +418,11 @@ def examine(settings):
 
     if threading.active_count() > 1 or any(connection.connection is not None for connection in connections.all()):
         answer({"alone": True})
-    status, _ = apart(lambda: run("check", "--deploy", "--fail-level=ERROR"))
+    status, said = apart(lambda: run("check", "--deploy", "--fail-level=ERROR"))
     # Checks for deployment may ask for tables, which the first migrate makes.
-    not_deployed = status != 0 and apart(is_migrated)[0] == 0
-    if not_deployed:
+    not_deployed = None
+    if status != 0 and apart(is_migrated)[0] == 0:
+        not_deployed = sorted(set(re.findall(r"\(([\w.]+\.[EC]\d+)\)", said)))
         status, _ = apart(lambda: run("check", "--fail-level=ERROR"))
     if status:
         os._exit(status)
