@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use agent_model::names::{AppName, ReleaseName, RunId};
 
-use super::job_runner::lock;
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
-use super::{Failure, Job, JobAnswer, JobRunner, Order, Role};
+use super::{Failure, Job, JobAnswer, JobRunner, Order, Role, lock, usage_of};
 use crate::root::AppRoot;
 use crate::settings::{App, ExecutorKind};
 use crate::tools::database::DumpFile;
-use crate::tools::{Cancel, Usage, UsagePlace, Watch, usage};
+use crate::tools::{Cancel, Usage, Watch};
 
 /// Who does a run's jobs.
 pub(crate) enum Executor<'a> {
@@ -125,11 +124,6 @@ enum Seen {
     These(BTreeSet<PathBuf>),
     /// Nobody could tell.
     Unknown,
-}
-
-/// What processes use of a root, as far as this user may see.
-pub(super) fn usage_of(root: &AppRoot) -> Usage {
-    usage(&UsagePlace { root: root.path(), parts: &["releases", "environments"], link: &root.link() })
 }
 
 impl<'a> InUse<'a> {

@@ -1,13 +1,13 @@
 //! Carries jobs out, by programs of this very user.
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use agent_model::names::ReleaseName;
 use nix::unistd::{User, geteuid};
 
-use super::{Bytecode, Caches, Failure, Job, JobAnswer, Order, Role, Wanted, digest, environment_dir};
+use super::{Bytecode, Caches, Failure, Job, JobAnswer, Order, Role, Wanted, digest, environment_dir, lock};
 use crate::root::{AppRoot, grant_access, remove_tree};
 use crate::settings::{App, Hook, When};
 use crate::tools::database::{self, DatabaseError, DumpFile};
@@ -83,7 +83,7 @@ impl<'a> JobRunner<'a> {
             Job::Migrate => context.migrate(),
             Job::Load => Ok(JobAnswer::Warnings(context.django(Tree::Sealed)?.get().load(watch)?)),
             Job::Dump => context.dump(into),
-            Job::Used => Ok(JobAnswer::Used(super::executor::usage_of(self.root).dirs.into_iter().collect())),
+            Job::Used => Ok(JobAnswer::Used(super::usage_of(self.root).dirs.into_iter().collect())),
         }
     }
 }
@@ -306,11 +306,6 @@ impl JobContext<'_, '_> {
 /// Whether a path is one of a source within a release.
 pub(super) fn is_source(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "py") && path.components().all(|part| matches!(part, Component::Normal(_)))
-}
-
-/// Nobody panics while he holds it, and if so, what it guards is as good as before.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A release's Django project, with what it is run by.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!                      executor = "direct"          executor = "units"
-//!   step ── job ──▶ Hands ──▶ Workshop           Hands ──▶ Session ~~ socket ~~▶ Runner ──▶ Workshop
+//!   step ── job ──▶ Executor ─▶ JobRunner        Executor ─▶ Session ~~ socket ~~▶ Runner ─▶ JobRunner
 //!                             (the agent's user)           (one line)            (a unit with a user of its own)
 //! ```
 //!
@@ -22,12 +22,15 @@ mod wire;
 mod job_runner;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
 
+use crate::root::AppRoot;
 use crate::settings::{App, Hook, When};
 use crate::tools::manage::{Begun, Collected, Inspection, Tree};
+use crate::tools::{Usage, UsagePlace, usage};
 
 pub(crate) use executor::{Executor, InUse, grant_access, users_of_runners};
 pub(crate) use failure::{Failure, chain};
@@ -280,6 +283,16 @@ impl JobAnswer {
 /// The directory of a root's environment of this key, if the key is one.
 fn environment_dir(root: &crate::root::AppRoot, key: &str) -> Option<PathBuf> {
     crate::root::is_key(key).then(|| root.environment(key)).filter(|dir| dir.parent() == Some(Path::new(&root.path().join("environments"))))
+}
+
+/// What processes use of a root, as far as this user may see.
+fn usage_of(root: &AppRoot) -> Usage {
+    usage(&UsagePlace { root: root.path(), parts: &["releases", "environments"], link: &root.link() })
+}
+
+/// Nobody panics while he holds it, and if so, what it guards is as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
