@@ -64,8 +64,8 @@ impl NoSuchSettings {
     fn hint(&self) -> String {
         let Self { module, missing, package, there } = self;
         let place = if package.is_empty() { "the directory of manage.py" } else { package.as_str() };
-        let has = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
-        format!("{place} has {has}; no {missing}: correct the settings module {module} in [django] settings, or in manage.py")
+        let has = if there.is_empty() { "is a module, and no package".to_owned() } else { format!("has {}", there.join(", ")) };
+        format!("{place} {has}; no {missing}: correct the settings module {module} in [django] settings, or in manage.py")
     }
 }
 

@@ -11,6 +11,7 @@ keeps for some apps alone, else their aliases with commas between them), and for
 The answer is one line of JSON on standard output. What the project prints goes to standard error.
 """
 
+import functools
 import importlib.abc
 import importlib.util
 import json
@@ -198,7 +199,7 @@ def no_such_settings(err):
         return None
     package = missing.rpartition(".")[0]
     try:
-        places = importlib.util.find_spec(package).submodule_search_locations if package else [os.path.dirname(manage)]
+        places = importlib.util.find_spec(package).submodule_search_locations or [] if package else [os.path.dirname(manage)]
         there = sorted(found.name for found in pkgutil.iter_modules(places))
     except Exception:
         there = []
@@ -209,14 +210,10 @@ class Stop(BaseException):
     pass
 
 
-def stop(*args, **kwargs):
-    raise Stop
-
-
 class HandingOver(importlib.abc.MetaPathFinder):
     """Changes django.core.management right after it is loaded, and loads nothing by itself: manage.py may patch Django before, or change sys.path."""
 
-    found, kept = False, None
+    found, on = False, True
 
     def find_spec(self, name, path=None, target=None):
         if name != "django.core.management" or self.found:
@@ -233,20 +230,23 @@ class HandingOver(importlib.abc.MetaPathFinder):
         return spec
 
     def stop_in(self, module):
-        self.kept = module, module.execute_from_command_line, module.ManagementUtility.execute
-        module.execute_from_command_line = stop
-        module.ManagementUtility.execute = stop
+        module.execute_from_command_line = self.stopping(module.execute_from_command_line)
+        module.ManagementUtility.execute = self.stopping(module.ManagementUtility.execute)
+
+    def stopping(self, real):
+        """Stops while manage.py runs, and is the real one afterwards: what manage.py wraps around it stays, and works."""
+
+        @functools.wraps(real)
+        def stop(*args, **kwargs):
+            if self.on:
+                raise Stop
+            return real(*args, **kwargs)
+
+        return stop
 
     def undo(self):
+        self.on = False
         sys.meta_path.remove(self)
-        if not self.kept:
-            return
-        module, execute_from_command_line, execute = self.kept
-        # What manage.py has put in their place since stays.
-        if module.execute_from_command_line is stop:
-            module.execute_from_command_line = execute_from_command_line
-        if module.ManagementUtility.execute is stop:
-            module.ManagementUtility.execute = execute
 
 
 def find_settings():

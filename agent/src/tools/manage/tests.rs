@@ -255,6 +255,11 @@ fn what_manage_py_does_before_django_is_there_is_done_for_every_command() {
     for python in djangos() {
         project.examine(&python).unwrap();
     }
+    // One that puts something around Django's own entry point keeps it.
+    let wraps = "from django.core import management\nreal = management.ManagementUtility.execute\ndef execute(self):\n    print('wrapped')\n    return real(self)\nmanagement.ManagementUtility.execute = execute\n";
+    project.file("manage.py", &format!("{patch}{wraps}{MANAGE}"));
+    project.examine(&new()).unwrap();
+    project.file("manage.py", &format!("{patch}{MANAGE}"));
     // The check itself, in a process of its own.
     project.file("stock/__init__.py", "import threading, time\nthreading.Thread(target=time.sleep, args=(3,), daemon=True).start()\n");
     project.examine(&new()).unwrap();
@@ -279,6 +284,8 @@ fn a_settings_module_that_is_not_there_is_told_with_those_that_are() {
         "shop has broken, prod, settings, urls, wsgi; no prd: correct the settings module shop.prd in [django] settings, or in manage.py";
     assert_eq!(hint_of("shop.prd"), has);
     assert!(hint_of("shpo.prod").starts_with("the directory of manage.py has "), "{}", hint_of("shpo.prod"));
+    let of_a_module = "shop.settings is a module, and no package; no prod: correct the settings module";
+    assert!(hint_of("shop.settings.prod").starts_with(of_a_module), "{}", hint_of("shop.settings.prod"));
     assert!(hint_of("shop.broken").starts_with("nosuch is neither in the release"), "{}", hint_of("shop.broken"));
 }
 
