@@ -17,6 +17,9 @@ fn parse_counts(text: &str) -> Apart {
     Ok((ahead, behind))
 }
 
+/// So many hexadecimal digits are taken for those of a commit: git itself shows seven at the least.
+const FEWEST_DIGITS: usize = 7;
+
 /// So many refs may have a history that cannot be read before no further one is asked.
 const MOST_UNREAD: usize = 10;
 
@@ -30,6 +33,10 @@ fn unknown(revision: &Revision, refs: &Refs) -> GitError {
     let wanted = revision.as_str().rsplit("refs/heads/").next().unwrap_or_default();
     let mut near: Vec<(f64, String)> =
         refs.keys().map(|reference| (strsim::jaro_winkler(wanted, reference.short()), reference.short().to_owned())).collect();
+    // The digits of a commit are like no name of a branch; what begins with them may be meant.
+    if wanted.len() >= FEWEST_DIGITS && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        near.retain(|(_, name)| name.starts_with(wanted));
+    }
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     let nearest = near.into_iter().filter(|(likeness, _)| *likeness > 0.6).map(|(_, name)| name).take(5).collect();
     GitError::Unknown { revision: revision.clone(), nearest }

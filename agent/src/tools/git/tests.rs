@@ -234,6 +234,21 @@ fn a_repository_of_another_user_is_told_with_the_command_that_helps_and_not_with
     assert!(line.contains("dubious ownership"), "{line}");
 }
 
+#[test]
+fn the_digits_of_a_commit_are_no_misspelt_branch() {
+    let repo = Repo::new();
+    let (_dir, cache) = cache();
+    repo.commit("a", "1");
+    for branch in ["deadbeef", "x1111112"] {
+        repo.git(&["branch", branch]);
+    }
+    fetched(&repo, &cache, &["*"]).unwrap();
+    let all = patterns(&["*"]);
+    let hint = |revision: &str| found(&repo, &cache, revision, of_app(&all)).unwrap_err().hint().unwrap();
+    assert!(hint("1111111").starts_with("push it first"), "{}", hint("1111111"));
+    assert_eq!(hint("deadbee"), "did you mean deadbeef?");
+}
+
 /// What ssh 9.2 says of a key that it may not read, or that others may.
 #[test]
 fn a_key_that_ssh_does_not_take_is_told_with_its_path() {
