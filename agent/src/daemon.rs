@@ -3,7 +3,7 @@
 mod memory;
 
 use std::error::Error;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -37,7 +37,8 @@ use crate::settings::ExecutorKind;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::setup::{self, Manner, SetupRequest};
-use crate::tools::serve_if_asked;
+use crate::tools::python::{fetch_shared_installer, own_installer};
+use crate::tools::{Cancel, Watch, serve_if_asked};
 use crate::work::runner::{Runner, RunnerError};
 use crate::work::{Role, chain};
 
@@ -62,6 +63,9 @@ struct Arguments {
     /// Only read the configuration, and say what is wrong with it
     #[arg(long)]
     check_config: bool,
+    /// Fetch the installer that all apps share into RELEASE_AGENT_CACHE, unless it is there
+    #[arg(long, hide = true, conflicts_with = "runner")]
+    fetch_installer: bool,
     /// Do jobs of one app's releases, for the connection that the service manager started this for
     #[arg(long, value_name = "SIDE", requires = "for_app", hide = true)]
     runner: Option<Role>,
@@ -115,6 +119,9 @@ impl Arguments {
         Some(restore::Wanted { app: self.restore.clone()?, dump: self.dump.clone()?, user: self.user.clone(), config, part })
     }
 }
+
+/// How long fetching the installer may take.
+const FETCHING: Duration = Duration::from_secs(120);
 
 /// Why the daemon ended, with the exit code of sysexits.h(3head) that says it.
 #[derive(Debug, Error)]
@@ -215,6 +222,9 @@ pub fn run() -> ExitCode {
     if let Some(wanted) = arguments.restore() {
         return ExitCode::from(restore::run(&wanted));
     }
+    if arguments.fetch_installer {
+        return fetch_installer();
+    }
     start_log();
     memory::keep_private();
     memory::share_heaps();
@@ -226,6 +236,24 @@ pub fn run() -> ExitCode {
                 tracing::error!("what to do: {hint}");
             }
             ExitCode::from(err.code())
+        }
+    }
+}
+
+/// What `agentctl setup app` does besides, for who runs an agent without root.
+fn fetch_installer() -> ExitCode {
+    umask(Mode::from_bits_truncate(0o022));
+    let cancel = Cancel::default();
+    let watch = Watch { marker: "installer", deadline: std::time::Instant::now() + FETCHING, cancel: &cancel, lines: &|_, _| {} };
+    let mut err = std::io::stderr().lock();
+    match fetch_shared_installer("python3", &watch) {
+        Ok(program) => {
+            let _ = writeln!(err, "{} is at {}", own_installer(), program.display());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            let _ = writeln!(err, "release-agent: {}", chain(&why as &dyn Error));
+            ExitCode::FAILURE
         }
     }
 }

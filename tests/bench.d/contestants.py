@@ -189,6 +189,7 @@ read_only = true
 
 [python]
 interpreter = "/usr/bin/python3"
+installer = "{installer}"
 
 [django]
 manage = "{manage}"
@@ -211,8 +212,9 @@ stable = "0s"
 class Agent(Place):
     """The agent, with its own state and socket."""
 
-    def __init__(self, bench, project, name, traced=False, settings=APP + HANDOVER, free=None):
+    def __init__(self, bench, project, name, traced=False, settings=APP + HANDOVER, free=None, installer="auto"):
         super().__init__(bench, project, name)
+        self.installer = installer
         self.traced, self.trace, self.process, self.free = traced, self.root / "trace", None, free
         (self.root / "config/apps").mkdir(parents=True)
         self.configure(settings)
@@ -222,8 +224,14 @@ class Agent(Place):
         variables = "\n".join(f'{name} = "{value}"' for name, value in self.project.variables(self).items())
         words = {"app": self.app, "site": self.site, "repository": self.project.repository, "code": self.project.code, "module": self.project.module,
                  "manage": self.project.manage, "page": self.project.page, "variables": variables, "warm": warm, "listen": listen, "free": self.free,
-                 "database": self.database}
+                 "database": self.database, "installer": self.installer}
         (self.root / f"config/apps/{self.project.name}.toml").write_text(settings.format(**words))
+
+    def environment(self):
+        """As on a host that somebody has set up: with the uv that the setup fetches, and no other."""
+        environment = super().environment()
+        path = [part for part in environment["PATH"].split(":") if not (Path(part) / "uv").exists()]
+        return {**environment, "PATH": ":".join(path), "RELEASE_AGENT_CACHE": str(self.bench.directory / "agent-cache")}
 
     def start(self):
         command = [BINARIES / "release-agent", "--config", self.root / "config", "--state", self.root / "state",

@@ -8,13 +8,15 @@ from tables import amount, compare, middle, spread, table, verdict
 from traces import Shares, Trace
 
 # At most so much of what the script takes, with pip and with uv.
-FLOORS = {("first", "live"): {"pip": 1 / 2}, ("views", "ready"): {"pip": 1 / 20, "uv": 1 / 10}, ("back", "live"): {"pip": 1.2},
+FLOORS = {("first", "live"): {"pip": 1 / 2}, ("pin", "live"): {"pip": 1}, ("views", "ready"): {"pip": 1 / 20, "uv": 1 / 10}, ("back", "live"): {"pip": 1.2},
           ("disk", "bytes"): {"pip": 1 / 10}, ("disk", "inodes"): {"pip": 1 / 10}}
+# The agent that installs by pip, against the script that does.
+BY_PIP = 1
 WARM = 0.1  # seconds until the former release answers, where it was kept warm
 
 TITLES = {"first": "first release", "same": "same requirements, a migration", "pin": "one requirement changed", "views": "only views changed",
           "back": "rollback, cold", "warm": "rollback, kept warm", "stage": "staged ahead", "staged": "activate what was staged"}
-HEADS = {"agent": "agent", "pip": "script, pip", "uv": "script, uv", "capistrano": "Capistrano", "fabric": "Fabric"}
+HEADS = {"agent": "agent, uv", "agent-pip": "agent, pip", "pip": "script, pip", "uv": "script, uv", "capistrano": "Capistrano", "fabric": "Fabric"}
 
 
 class Releases:
@@ -58,7 +60,7 @@ class Releases:
         return run
 
     def repeat(self, number):
-        turns = [("agent", self.by_agent), *((installer, self.by_script) for installer in self.bench.installers())]
+        turns = [("agent", self.by_agent), ("agent-pip", self.by_agent_with_pip), *((installer, self.by_script) for installer in self.bench.installers())]
         turns = turns[number % len(turns):] + turns[:number % len(turns)]
         for who, make in turns:
             self.bench.say(f"{self.project.title}, repeat {number}: {who}")
@@ -83,6 +85,15 @@ class Releases:
             if self.bench.details:
                 agent.classic()
                 self.note("fifo", "agent", agent.watched(lambda: agent.activate("views-0")))
+        finally:
+            agent.close()
+
+    def by_agent_with_pip(self, number, who):
+        """The rows in which an environment is built."""
+        agent = Agent(self.bench, self.project, f"{number}-{who}", installer="pip")
+        try:
+            for row in ("first", "pin"):
+                self.note(row, who, agent.release(row))
         finally:
             agent.close()
 
@@ -136,7 +147,7 @@ class Releases:
 
     def report(self):
         ssh = [contestant.title.lower() for contestant in self.bench.over_ssh]
-        everybody = ["agent", *self.bench.installers(), *ssh]
+        everybody = ["agent", "agent-pip", *self.bench.installers(), *ssh]
         print(f"\n{self.project.title} ({self.project.size()}), {self.bench.repeats} repeats, load {min(self.load):.1f} to {max(self.load):.1f}. "
               f"The agent's releases are `read_only`. Seconds from when it was asked for: median [min-max].\n")
         measures = [(row, measure) for row in ("first", "same", "pin", "views") for measure in ("ready", "live", "cpu")]
@@ -162,6 +173,8 @@ class Releases:
 
     def limit(self, row, measure, values):
         told = [compare(values["agent"], values.get(who, []), floor, who) for who, floor in FLOORS.get((row, measure), {}).items()]
+        if measure == "live" and values.get("agent-pip"):
+            told.append(compare(values["agent-pip"], values.get("pip", []), BY_PIP, "pip, by pip"))
         if (row, measure) == ("warm", "live"):
             found = middle(values["agent"])
             told.append(verdict(found <= WARM, f"{found * 1000:.0f} ms (at most {WARM * 1000:.0f} ms)"))

@@ -3,12 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use agent_tests::{Bench, Done, Forge, GitServer, Repo, Serving, SigningKey, form, free_port, wait_until};
@@ -79,6 +80,61 @@ fn over_tls(name: &str, more: &str) -> (Bench, Repo, GitServer) {
     bench.app("plain", &settings(&server.url("plain"), more)).start();
     bench.ctl(["release", "main"]).expect(0);
     (bench, repo, server)
+}
+
+/// A proxy on this host: its port, and the first line of each request. It connects to this host whatever name it is asked for.
+fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let (port, heard) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
+    let list = heard.clone();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(client);
+            let lines: Vec<String> = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let target =
+                lines[0].strip_prefix("CONNECT localhost:").and_then(|rest| rest.split(' ').next()).map(|port| port.parse().unwrap());
+            list.lock().unwrap().push(lines[0].clone());
+            let Some(target) = target else { continue };
+            let (mut client, server) = (reader.into_inner(), TcpStream::connect(("127.0.0.1", target)).unwrap());
+            client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").unwrap();
+            for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    (port, heard)
+}
+
+#[test]
+fn a_fetch_goes_through_the_proxy_of_the_environment() {
+    let (bench, repo, _server) = over_tls("through a proxy", "");
+    let (port, heard) = proxy();
+    let (address, asked) = (format!("http://127.0.0.1:{port}"), || std::mem::take(&mut *heard.lock().unwrap()));
+    for (variable, direct) in [("https_proxy", ""), ("HTTPS_PROXY", ""), ("ALL_PROXY", ""), ("https_proxy", "localhost")] {
+        bench.stop();
+        for name in ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
+            bench.without_variable(name).agent_variable(name, if name == variable { &address } else { "" });
+        }
+        bench.variable("no_proxy", direct).variable("NO_PROXY", direct).start();
+        let commit = repo.write("page.html", format!("{variable} {direct}")).commit("Next");
+        bench.ctl(["release", "main"]).expect(0);
+        assert!(bench.live("plain").unwrap().ends_with(&commit[..12]));
+        let asked = asked();
+        assert_eq!(asked.is_empty(), !direct.is_empty(), "{variable}, direct to {direct:?}: {asked:?}");
+        assert!(asked.iter().all(|line| line.starts_with("CONNECT localhost:")), "{asked:?}");
+    }
+
+    // Nothing listens there any more.
+    bench.stop();
+    bench
+        .variable("no_proxy", "")
+        .variable("NO_PROXY", "")
+        .agent_variable("https_proxy", &format!("http://127.0.0.1:{}", free_port()))
+        .start();
+    fails(&bench, &["127.0.0.1", "proxy"]);
 }
 
 #[test]

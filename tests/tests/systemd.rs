@@ -263,6 +263,23 @@ fn units_restarted_in_place_are_proven_and_taken_back() {
     machine.ctl(["release", "main"]).expect(3);
     assert_eq!(serving(&machine), repo.id("v1"));
 
+    stages.begin("a uWSGI that goes on without an app is found out by its answers");
+    machine.write("/etc/shop/shop-uwsgi.ini", example("shop-uwsgi.ini").replace("need-app = true", "need-app = false"));
+    machine.systemctl(["restart", "shop.service"]);
+    commit_wsgi(
+        &repo,
+        "try:\n    import uwsgi\nexcept ImportError:\n    uwsgi = None\nif uwsgi:\n    raise RuntimeError('not in this server')",
+        "",
+        "Fail in uWSGI without ending it",
+    );
+    for (restart, words) in [(IN_PLACE, "shop.service answered"), (fifo, "uWSGI has no app")] {
+        configure(&machine, restart);
+        let failed = machine.ctl(["release", "main"]).expect(3);
+        assert!(failed.stderr.contains(words) && failed.stderr.contains("times in a row"), "{restart}: {}", failed.stderr);
+        assert_eq!(serving(&machine), repo.id("v1"), "{restart}");
+    }
+    machine.write("/etc/shop/shop-uwsgi.ini", example("shop-uwsgi.ini"));
+
     stages.begin("doctor");
     let found = |restart: &str| -> Vec<String> {
         configure(&machine, restart);

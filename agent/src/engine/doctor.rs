@@ -227,12 +227,11 @@ impl AppEngine {
                 Some("see that the index has it; agentctl release REF --rebuild asks again".to_owned()),
             ),
             python::Installer::Auto => {
-                report.add(
-                    "installer",
-                    Level::Good,
-                    format!("{own} installs; the agent fetches it where it is not there, and a uv of the host changes nothing"),
-                    None,
-                );
+                let text = match python::shared_installer() {
+                    Some(program) => format!("the agent's own {own} installs: {}", program.display()),
+                    None => format!("{own} installs; the first release that builds an environment fetches it"),
+                };
+                report.add("installer", Level::Good, text, None);
             }
             python::Installer::Uv => {
                 report.add("installer", Level::Good, format!("the uv of the host installs, and {own} where there is none"), None)

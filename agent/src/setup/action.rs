@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::people::AGENT;
+use crate::tools::python;
 
 /// Whose something is to be, by name: who is still to be made has no number yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub(super) enum Action {
     ReadUnits { units: Vec<String> },
     /// A socket that systemd listens on, now and after each boot.
     Enable { socket: String, what: String },
+    /// The agent's own installer, for all apps of the host.
+    Installer { interpreter: String },
     /// The agent has all that it needs, and knows it.
     Agent { drop_in: PathBuf, group: String },
 }
@@ -75,6 +78,9 @@ impl Action {
             }
             Self::ReadUnits { .. } => "have systemd read its units again".to_owned(),
             Self::Enable { socket, what } => format!("enable and start {socket}: {what}"),
+            Self::Installer { .. } => {
+                format!("fetch {} into {}, by which releases are built", python::own_installer(), python::shared_place().display())
+            }
             Self::Agent { .. } => "tell release-agent.service of what is new".to_owned(),
         }
     }

@@ -11,6 +11,7 @@ use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
 use crate::root::layout::{self, Group};
 use crate::settings::App;
+use crate::tools::python::Installer;
 use crate::work::Role;
 
 /// What the host has, as far as the list depends on it.
@@ -32,8 +33,17 @@ pub(super) struct Host {
     pub shared_with: Vec<(PathBuf, String)>,
     /// Helpers that are enabled and no app's file asks for.
     pub idle: Vec<String>,
+    pub index: Index,
     /// A polkit rule for the same purpose.
     pub polkit: Option<PathBuf>,
+}
+
+/// Whether the package index of the host has the agent's installer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Index {
+    Unknown,
+    /// It had none within the last day. A host without a network is set up all the same, and is not asked each time.
+    HasNone,
 }
 
 /// What is to be done, and what only a person can do.
@@ -154,6 +164,9 @@ pub(super) fn draw(app: &App, people: &People, host: &Host) -> Result<Drawn, Ref
     server(app, people, host, &mut drawn);
     variables(app, host, &mut drawn);
     enabling(app, people, &mut drawn);
+    if let Some(python) = app.python.as_ref().filter(|python| python.installer == Installer::Auto && host.index == Index::Unknown) {
+        drawn.actions.push(Action::Installer { interpreter: python.interpreter.clone() });
+    }
     if app.backup.is_none() && app.django.as_ref().is_some_and(|django| django.migrate) {
         drawn.notes.push(format!("no dump will be made before migrations: add [backup] to {}", host.file.display()));
     }

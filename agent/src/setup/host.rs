@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::action::{Action, GroupOf, Owner};
-use super::draw::{self, Verb};
+use super::draw::{self, Index, Verb};
 use super::people::{self, AGENT, Chosen, People};
 use super::places::{self, PlaceKind, Seen};
 use super::texts::{self, Server};
 use super::{Refusal, SetupError, SetupRequest};
 use crate::root::layout::{self, Group};
 use crate::settings::{App, Settings};
-use crate::tools::{Cancel, Program, Watch};
+use crate::tools::{Cancel, Program, Watch, python};
 use crate::work::Role;
 
 /// Where units are, as systemd looks for them.
@@ -92,6 +92,7 @@ pub(super) fn facts(settings: &Settings, app: &App, people: &People, root: PathB
         written: there,
         empty,
         idle: idle(settings),
+        index: if python::installer_was_refused(&python::shared_place()) { Index::HasNone } else { Index::Unknown },
         polkit: polkit.exists().then_some(polkit),
         root,
         file,
@@ -268,6 +269,7 @@ pub(super) fn look(action: &Action) -> Result<State, SetupError> {
             is_so(so)
         }
         Action::Enable { socket, .. } => is_so(says(&["is-enabled", socket]) && says(&["is-active", socket])),
+        Action::Installer { .. } => is_so(python::shared_installer().is_some()),
         Action::Agent { drop_in, group } => agent(drop_in, group)?,
     })
 }
@@ -332,6 +334,7 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
         Action::Sockets { line, .. } => run(Program::new("systemd-tmpfiles").arg("--create").arg(line)),
         Action::ReadUnits { .. } => run(systemctl(&["daemon-reload"])),
         Action::Enable { socket, .. } => run(systemctl(&["enable", "--now", "--", socket])),
+        Action::Installer { interpreter } => Ok(watched(|watch| python::fetch_shared_installer(interpreter, watch)).map(drop)?),
         Action::Agent { drop_in, group } => match agent(drop_in, group)? {
             State::So => run(systemctl(&["reload", "release-agent.service"])),
             State::Not(_) => {

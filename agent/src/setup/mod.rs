@@ -32,6 +32,7 @@ use thiserror::Error;
 
 use crate::settings::{self, ExecutorKind};
 use crate::tools::ProgramError;
+use crate::tools::python::PythonError;
 use action::Action;
 use draw::Drawn;
 use host::State;
@@ -109,6 +110,9 @@ enum SetupError {
     /// A program failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// The installer cannot be fetched.
+    #[error(transparent)]
+    Installer(#[from] PythonError),
     /// Standard error takes nothing more.
     #[error("cannot say what would be done")]
     Mute(#[from] io::Error),
@@ -129,7 +133,7 @@ impl SetupError {
         match self {
             Self::Config(_) | Self::NoApp { .. } | Self::Direct(_) => 2,
             Self::NotRoot | Self::NoTerminal | Self::SaidNo | Self::Refused(_) => 4,
-            Self::Place(PlaceError::Io { .. }) | Self::Program(_) | Self::Mute(_) | Self::Stopped { .. } => 1,
+            Self::Place(PlaceError::Io { .. }) | Self::Program(_) | Self::Installer(_) | Self::Mute(_) | Self::Stopped { .. } => 1,
             Self::Place(_) => 4,
         }
     }
@@ -137,6 +141,7 @@ impl SetupError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Config(_) | Self::SaidNo | Self::Mute(_) | Self::Program(_) | Self::Place(PlaceError::Io { .. }) => return None,
+            Self::Installer(err) => return err.hint().map(Into::into),
             Self::NoApp { app, .. } => format!("agentctl init {app} --repository URL writes one"),
             Self::Direct(file) => format!("write executor = \"units\" at the top of {}", file.display()),
             Self::NotRoot => "ask as root: sudo agentctl setup app …".to_owned(),
@@ -226,8 +231,13 @@ fn set_up(request: &SetupRequest, out: &mut dyn Write) -> Result<(), SetupError>
         }
     }
     for (action, _) in listed.iter().filter(|(_, state)| *state != State::So) {
-        let stopped = |source: SetupError| SetupError::Stopped { what: action.sentence(), source: Box::new(source) };
-        host::carry_out(action).map_err(stopped)?;
+        match host::carry_out(action) {
+            // A host may have no way to the index now; nothing that was set up depends on it.
+            Err(SetupError::Installer(err)) => {
+                writeln!(out, "  ! not fetched: {}. The first release tries again; until then pip installs.", crate::work::chain(&err))?;
+            }
+            done => done.map_err(|source| SetupError::Stopped { what: action.sentence(), source: Box::new(source) })?,
+        }
     }
     writeln!(out, "done: {pending} of {}. Next:", listed.len())?;
     writeln!(out, "  agentctl --app {0} doctor          looks the set-up over", request.app)?;

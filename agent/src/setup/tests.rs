@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::action::Action;
-use super::draw::{Drawn, Host, draw};
+use super::draw::{Drawn, Host, Index, draw};
 use super::people::{Chosen, HostUser, People, Person};
 use super::places::{self, PlaceError, PlaceKind, Seen};
 use super::texts::{self, Server};
@@ -44,6 +44,7 @@ fn host() -> Host {
         empty: BTreeSet::new(),
         shared_with: Vec::new(),
         idle: Vec::new(),
+        index: Index::Unknown,
         polkit: None,
     }
 }
@@ -114,7 +115,17 @@ fn the_list_follows_from_the_apps_file_and_the_host_alone() {
         "enable and start release-agent-stop@shop-jobs@green.service.socket: the agent may stop shop-jobs@green.service",
         "tell release-agent.service of what is new",
     ];
-    assert_eq!(sentences(&drawn), wanted);
+    let (installer, others) = sentences(&drawn).split_last().map(|(last, others)| (last.clone(), others.to_vec())).unwrap();
+    assert_eq!(others, wanted);
+    assert!(installer.starts_with("fetch uv ") && installer.ends_with(", by which releases are built"), "{installer}");
+    // An index that had none is not asked in every setup, and pip, where it is set, needs none.
+    let offline = Host { index: Index::HasNone, ..host.clone() };
+    assert_eq!(
+        sentences(&draw(&app(&format!("{HANDOVER}[[worker]]\nunit = \"shop-jobs@.service\"\n")), &people(), &offline).unwrap()),
+        wanted
+    );
+    let by_pip = app(&HANDOVER.replace("[python]\n", "[python]\ninstaller = \"pip\"\n"));
+    assert!(!sentences(&draw(&by_pip, &people(), &host).unwrap()).iter().any(|sentence| sentence.starts_with("fetch ")));
     assert_eq!(drawn.notes.len(), 1, "{:?}", drawn.notes);
     let without = draw(&app(&HANDOVER.replace("[backup]\n", "")), &people(), &host).unwrap();
     assert!(without.notes.iter().any(|note| note.starts_with("no dump will be made before migrations")), "{:?}", without.notes);

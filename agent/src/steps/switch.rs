@@ -187,8 +187,11 @@ fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
         by_default: inspection.and_then(|inspection| inspection.chosen_by_default.as_deref()),
     };
     let drift = cx.restart_context(|context| cx.app.restart.drift(context, new, &made));
-    // What is no error is for doctor to say: it is the same with every release.
-    for finding in drift.into_iter().filter(|finding| finding.level == Level::Error) {
+    for finding in drift {
+        // Another settings module is told in each run. Other variables are told once, and then by doctor: they are the same with every release.
+        if finding.level != Level::Error && !cx.root.tell_once(&finding.text) {
+            continue;
+        }
         let hint = finding.hint.map_or_else(String::new, |hint| format!(": {hint}"));
         cx.warn(format!("{}{hint}", finding.text));
     }

@@ -11,10 +11,12 @@ mod host;
 mod key;
 mod answer_cache;
 mod own;
+mod pip;
 mod project;
 mod requirements;
 mod vcs;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -167,6 +169,38 @@ pub(crate) fn wanted(settings: &Settings, release: &Path, hidden: &[PathBuf], wa
 /// The agent's own installer, for people.
 pub(crate) fn own_installer() -> String {
     format!("uv {}", own::VERSION)
+}
+
+/// The program of the agent's own installer that all apps share, where it is there.
+pub(crate) fn shared_installer() -> Option<PathBuf> {
+    own::shared_program()
+}
+
+/// Where [`fetch_shared_installer`] puts it.
+pub(crate) fn shared_place() -> PathBuf {
+    own::shared()
+}
+
+/// Fetches the agent's own installer for all apps of the host, unless it is there. `interpreter` is a name in PATH, or a path; its pip fetches.
+///
+/// # Errors
+/// [`PythonError`] when it cannot be had.
+pub(crate) fn fetch_shared_installer(interpreter: &str, watch: &Watch<'_>) -> Result<PathBuf, PythonError> {
+    let (host, shared) = (Host::here(), own::shared());
+    let failed = |act, path: &Path| {
+        let path = path.to_owned();
+        move |source| PythonError::File { act, path, source }
+    };
+    if own::shared_program().is_none() {
+        let mut all = std::fs::DirBuilder::new();
+        all.recursive(true).mode(0o755).create(&shared).map_err(failed("make", &shared))?;
+        let scratch = tempfile::tempdir().map_err(failed("make a directory in", &std::env::temp_dir()))?;
+        let place = Place { scratch: scratch.path(), caches: &shared, hidden: &[] };
+        own::fetch(&host, &host.interpreter(interpreter, watch)?, place, watch)?;
+    }
+    let odd =
+        || failed("use", &shared)(std::io::Error::other("it, or something in it, belongs to another user, or others may write in it"));
+    own::shared_program().ok_or_else(odd)
 }
 
 /// Whether the agent's own uv was asked for in vain not long ago.

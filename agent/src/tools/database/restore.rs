@@ -3,17 +3,16 @@
 //! `pg_restore --clean` removes only objects that the dump knows. A table that was made since stays, and its references keep older tables from being
 //! replaced. So all objects are removed first, in the same transaction.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use agent_wire::event::Stream;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
+use tempfile::TempDir;
 
 use super::super::manage::{Database, Reached, Server};
 use super::super::{Program, Watch};
@@ -48,9 +47,6 @@ BEGIN
   END LOOP;
 END $release_agent$;
 ";
-
-/// How many scratch directories this process has made.
-static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// How long a busy database of SQLite is waited for at a time.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -114,8 +110,8 @@ fn into_server(server: &Server, dump: &Arc<File>, watch: &Watch<'_>) -> Result<(
     rewound()?;
     let list = Program::new("pg_restore").arg("--list").input_from(dump).quiet().capture(watch);
     let list = list.map_err(|source| failed("pg_restore", source))?.text();
-    let scratch = Scratch::new()?;
-    let kept = scratch.0.join("list");
+    let scratch = scratch()?;
+    let kept = scratch.path().join("list");
     fs::write(&kept, without_extensions(&list)).map_err(of_dump)?;
 
     let (from, to) = io::pipe().map_err(of_dump)?;
@@ -150,25 +146,9 @@ fn into_server(server: &Server, dump: &Arc<File>, watch: &Watch<'_>) -> Result<(
     })
 }
 
-/// A directory for a while, which nobody else may enter.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self, DatabaseError> {
-        let path =
-            std::env::temp_dir().join(format!("release-agent-restore-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(DatabaseError::File { act: "make the directory", path, source }),
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A temporary file that stays is swept away as such.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// A directory that only this user may enter, removed at the end.
+fn scratch() -> Result<TempDir, DatabaseError> {
+    tempfile::tempdir().map_err(|source| DatabaseError::File { act: "make a directory in", path: std::env::temp_dir(), source })
 }
 
 /// The dump's list of contents without extensions: an app's user may mostly not make them.
@@ -184,8 +164,8 @@ fn without_extensions(list: &str) -> String {
 fn into_file(to: &Path, dump: &Arc<File>, watch: &Watch<'_>) -> Result<(), DatabaseError> {
     let failed = |act, source| DatabaseError::File { act, path: to.to_owned(), source };
     // SQLite opens files by path, and this user may not open the dump's.
-    let scratch = Scratch::new()?;
-    let copy = scratch.0.join("dump.sqlite3");
+    let scratch = scratch()?;
+    let copy = scratch.path().join("dump.sqlite3");
     dump.as_ref().rewind().map_err(|err| failed("read the dump for", err))?;
     let mut copied = File::create(&copy).map_err(|err| failed("make a copy of the dump for", err))?;
     io::copy(&mut &**dump, &mut copied).map_err(|err| failed("make a copy of the dump for", err))?;

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::fetch::{Fault, LeftOut};
 use super::{TreeError, Whose};
 use crate::tools::ProgramError;
+use crate::tools::https::proxy_of;
 
 /// What went wrong with a repository.
 #[derive(Debug, Error)]
@@ -228,8 +229,16 @@ fn program_hint(source: &ProgramError) -> Option<String> {
         ("No space left on device", "the disk is full: `agentctl prune` removes old releases"),
         ("fsckObjects", "the repository holds a malformed object; git fsck in a clone names it"),
     ];
-    match source {
-        ProgramError::Missing(_) => Some("install git".to_owned()),
-        _ => hints.iter().find(|(part, _)| said.contains(part)).map(|(_, hint)| *hint).or(source.hint()).map(str::to_owned),
+    if matches!(source, ProgramError::Missing(_)) {
+        return Some("install git".to_owned());
+    }
+    let hint = hints.iter().find(|(part, _)| said.contains(part)).map(|(_, hint)| *hint).or(source.hint())?;
+    // A host that has a proxy does not ask the server itself.
+    let proxy = quoted_after(&said, "unable to access").and_then(proxy_of);
+    match proxy.filter(|_| [UNKNOWN_HOST, NOBODY_LISTENS, OUT_OF_REACH].contains(&hint)) {
+        Some(proxy) => Some(format!(
+            "git asks through the proxy {proxy}, which the agent's environment names (https_proxy): see that it answers, or except the host by no_proxy"
+        )),
+        None => Some(hint.to_owned()),
     }
 }

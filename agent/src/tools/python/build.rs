@@ -16,6 +16,7 @@ use super::advice;
 use super::host::{Tool, Whose};
 use super::key::without_userinfo;
 use super::own;
+use super::pip;
 use super::project::{Closure, EnvironmentSource};
 use super::requirements::normalised;
 use super::{Built, Place, PythonError, Wanted};
@@ -50,6 +51,7 @@ impl Build<'_> {
         self.create()?;
         let brought = self.packages()?;
         self.fill()?;
+        self.compile()?;
         self.verify(&brought)
     }
 
@@ -81,7 +83,11 @@ impl Build<'_> {
                 let seed = if matches!(self.wanted.way, EnvironmentSource::Commands(_)) { ["--seed"].as_slice() } else { &[] };
                 self.program(self.uv()).args(["venv", "--no-project"]).args(seed).arg("--python").arg(real).arg(self.venv)
             }
-            Tool::Pip(_) => self.program(real).args(["-I", "-m", "venv"]).arg(self.venv),
+            // These call the pip of the environment.
+            Tool::Pip(_) if matches!(self.wanted.way, EnvironmentSource::Commands(_) | EnvironmentSource::PoetryLock { .. }) => {
+                self.program(real).args(["-I", "-m", "venv"]).arg(self.venv)
+            }
+            Tool::Pip(_) => self.program(real).args(["-I", "-c", pip::CREATE]).arg(self.venv),
         };
         self.run_program(&program, format!("creating the environment with {}", self.wanted.interpreter))
     }
@@ -187,10 +193,25 @@ impl Build<'_> {
     fn install(&self, args: impl IntoIterator<Item = OsString>, what: &str) -> Result<(), PythonError> {
         let program = match &self.wanted.tool {
             Tool::Uv(..) => self.uv_install(),
-            // Isolated, or modules at the root of the project would be taken for those of the standard library.
-            Tool::Pip(_) => self.program(self.python()).args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
+            Tool::Pip(_) => self.pip().args(["install", "--no-compile", "--no-input", "--disable-pip-version-check"]),
         };
         self.run_program(&program.args(args).dir(self.release), format!("installing {what}"))
+    }
+
+    /// Isolated, or modules at the root of the project would be taken for those of the standard library.
+    fn pip(&self) -> Program {
+        self.program(self.python()).args(["-I", "-c", pip::RUN]).arg(pip::copies(self.place.caches))
+    }
+
+    /// pip compiles one file after the other, which takes as long as all the rest.
+    fn compile(&self) -> Result<(), PythonError> {
+        match self.wanted.tool {
+            Tool::Uv(..) => Ok(()),
+            Tool::Pip(_) => {
+                let program = self.program(self.python()).args(["-I", "-c", pip::COMPILE]).arg(self.venv.join("lib")).quiet();
+                self.run_program(&program, "compiling the packages".to_owned())
+            }
+        }
     }
 
     /// A program for which the environment is active.
@@ -295,7 +316,7 @@ impl Build<'_> {
     fn check(&self) -> Result<Vec<String>, PythonError> {
         let program = match &self.wanted.tool {
             Tool::Uv(..) => self.program(self.uv()).args(["pip", "check", "--python"]).arg(self.python()),
-            Tool::Pip(_) => self.program(self.python()).args(["-I", "-m", "pip", "check"]),
+            Tool::Pip(_) => self.pip().arg("check"),
         };
         match program.quiet().run(self.watch) {
             Ok(()) => Ok(Vec::new()),

@@ -1,16 +1,20 @@
 //! The agent's own uv: one version for all hosts, so that a uv of the host that comes or goes changes no environment. It comes from the package index that the
-//! host is set to, as a wheel whose SHA-256 is named here, and lies among what the installers of an app keep.
+//! host is set to, as a wheel whose SHA-256 is named here. `agentctl setup app` fetches it once for all apps of the host; without that, the first release of an app
+//! fetches it among the caches of that app.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::geteuid;
+
 use super::super::sandbox::Bounds;
 use super::super::{ProgramError, Watch};
 use super::host::{Host, Interpreter};
-use super::{Place, PythonError};
+use super::{Place, PythonError, pip};
 
 /// Which uv it is. Another one changes the key of every environment.
 pub(super) const VERSION: &str = "0.13.8";
@@ -37,20 +41,34 @@ const WHEELS: &[&str] = &[
     "b26fe533dc6153787e40443b7d9428ed41349127bff36a954ec82c48be01ded9",
 ];
 
-/// Runs the pip that the interpreter carries for its environments, without making one.
-const BUNDLED_PIP: &str = r#"
-import ensurepip, glob, os, runpy, sys
-wheels = getattr(ensurepip, "_WHEEL_PKG_DIR", None) or os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
-sys.path.insert(0, sorted(glob.glob(os.path.join(wheels, "pip-*.whl")))[-1])
-runpy.run_module("pip", run_name="__main__", alter_sys=True)
-"#;
-
 /// How long an index that had no uv is not asked for it again: a host without the network is not to wait in each release.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The program, whether it is there or not.
+/// Names the directory that all apps share, where that is not [`SHARED`].
+const VARIABLE: &str = "RELEASE_AGENT_CACHE";
+
+/// Runners of every app can read it, and only root can write in it.
+const SHARED: &str = "/var/cache/release-agent";
+
+/// The program: the one that all apps share where it is there, else the one among the app's own caches, whether it is there or not.
 pub(super) fn program(caches: &Path) -> PathBuf {
-    directory(caches).join("bin/uv")
+    shared_program().unwrap_or_else(|| directory(caches).join("bin/uv"))
+}
+
+/// The program that all apps share, where it is there and only root or this process's user could have put it there.
+pub(super) fn shared_program() -> Option<PathBuf> {
+    let shared = shared();
+    let program = directory(&shared).join("bin/uv");
+    let ours = |path: &Path| {
+        path.symlink_metadata()
+            .is_ok_and(|meta| [0, geteuid().as_raw()].contains(&meta.uid()) && !meta.is_symlink() && meta.mode() & 0o022 == 0)
+    };
+    program.ancestors().take_while(|path| path.starts_with(&shared)).all(ours).then_some(program)
+}
+
+/// The directory that all apps share.
+pub(super) fn shared() -> PathBuf {
+    std::env::var_os(VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| SHARED.into())
 }
 
 fn directory(caches: &Path) -> PathBuf {
@@ -85,7 +103,9 @@ pub(super) fn fetch(host: &Host, interpreter: &Interpreter, place: Place<'_>, wa
     let bounds = Bounds { writable: vec![place.caches.to_owned(), place.scratch.to_owned()], hidden: place.hidden.to_vec() };
     let install = host
         .program(&interpreter.real)
-        .args(["-I", "-c", BUNDLED_PIP, "install", "--require-hashes", "--no-deps", "--only-binary=:all:", "--no-compile", "--target"])
+        .args(["-I", "-c", pip::RUN])
+        .arg(pip::copies(place.caches))
+        .args(["install", "--require-hashes", "--no-deps", "--only-binary=:all:", "--no-compile", "--no-cache-dir", "--target"])
         .arg(&part)
         .arg("--requirement")
         .arg(&wanted)

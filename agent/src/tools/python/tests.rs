@@ -356,6 +356,12 @@ fn pip_builds_and_is_not_misled_by_the_project() {
     assert!(wanted.told().starts_with("pip "), "{}", wanted.told());
     let (built, place) = build(&wanted, &release);
     assert_eq!(built.unwrap(), Built { packages: 1, warnings: Vec::new() });
+    let packages = fs::read_dir(place.path().join("venv/lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
+    assert!(packages.join("__pycache__").is_dir(), "the packages are compiled");
+    assert!(!packages.join("pip").exists(), "pip runs from its copy");
+    let says = std::process::Command::new(place.path().join("venv/bin/python")).args(["-c", "import setuptools"]).output().unwrap();
+    let version = std::process::Command::new(PYTHON).args(["-c", "import sys; print(sys.version_info < (3, 12))"]).output().unwrap();
+    assert_eq!(says.status.success(), version.stdout == b"True\n", "setuptools is there as `python -m venv` has it: {says:?}");
     let again = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), place_in(&place), watch, &|_| {}));
     assert!(matches!(again, Err(PythonError::AlreadyThere(_))));
 }
