@@ -116,9 +116,9 @@ fn a_fetch_goes_through_the_proxy_of_the_environment() {
     for (variable, direct) in [("https_proxy", ""), ("HTTPS_PROXY", ""), ("ALL_PROXY", ""), ("https_proxy", "localhost")] {
         bench.stop();
         for name in ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
-            bench.without_variable(name).agent_variable(name, if name == variable { &address } else { "" });
+            bench.without_variable(name);
         }
-        bench.variable("no_proxy", direct).variable("NO_PROXY", direct).start();
+        bench.variable(variable, &address).variable("no_proxy", direct).variable("NO_PROXY", direct).start();
         let commit = repo.write("page.html", format!("{variable} {direct}")).commit("Next");
         bench.ctl(["release", "main"]).expect(0);
         assert!(bench.live("plain").unwrap().ends_with(&commit[..12]));

@@ -15,7 +15,7 @@ use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves
 use crate::faults;
 use crate::root::{ApplyOrder, Failed, Migrated};
 use crate::settings::{App, ExecutorKind};
-use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, begun, some_of};
+use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, SchemaUnknown, begun, some_of};
 use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Migrate;
@@ -307,9 +307,9 @@ pub(crate) fn left_out(schema: &Schema, app: &App) -> Vec<String> {
 
 /// How the database and the code stand to each other.
 pub(crate) fn schema_of(inspection: &Inspection) -> Result<&Schema, Failure> {
-    inspection.schema.as_ref().map_err(|why| {
-        Failure::new(format!("the database cannot be asked which migrations it has: {why}"))
-            .with_hint("see that the database runs, and that [env] and [secrets] hold what Django's settings need to reach it")
+    let address = "see that the database runs, and that [env] and [secrets] hold what Django's settings need to reach it";
+    inspection.schema.as_ref().map_err(|SchemaUnknown { why, hint }| {
+        Failure::new(format!("the database cannot be asked which migrations it has: {why}")).with_hint(hint.as_deref().unwrap_or(address))
     })
 }
 

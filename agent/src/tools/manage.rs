@@ -92,6 +92,15 @@ pub(crate) struct Django<'a> {
     pub tree: Tree,
 }
 
+/// Why it is not known how a database and the code stand to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SchemaUnknown {
+    /// A sentence.
+    pub why: String,
+    /// What helps, where it is not the database's address.
+    pub hint: Option<String>,
+}
+
 /// What a Django project says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Inspection {
@@ -107,8 +116,8 @@ pub(crate) struct Inspection {
     /// The databases, by alias; with their passwords, so they are never written anywhere.
     #[serde(skip)]
     pub databases: BTreeMap<String, Database>,
-    /// How the database of `[django] database` and the code stand to each other; or why that is not known, as a sentence.
-    pub schema: Result<Schema, String>,
+    /// How the database of `[django] database` and the code stand to each other; or why that is not known.
+    pub schema: Result<Schema, SchemaUnknown>,
     /// What the database of `[django] database` is: `postgresql`, `sqlite`, `mysql`, …; empty where there is none.
     #[serde(default)]
     pub vendor: String,

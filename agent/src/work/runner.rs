@@ -23,6 +23,7 @@ use super::{Failure, JobAnswer, JobRunner, Role, Workspace};
 use crate::root::AppRoot;
 use crate::settings::{App, Complaint};
 use crate::tools::database::DumpFile;
+use crate::tools::manage::SchemaUnknown;
 use crate::tools::{Cancel, Watch, end_control_group};
 
 /// Why a runner ends without having done anything.
@@ -204,7 +205,7 @@ fn covered(told: RunnerMessage, mask: &Mask) -> RunnerMessage {
             RunnerMessage::Answer(JobAnswer::Warnings(warnings.into_iter().map(cover).collect()))
         }
         RunnerMessage::Answer(JobAnswer::Inspected(mut inspection)) => {
-            inspection.schema = inspection.schema.map_err(cover);
+            inspection.schema = inspection.schema.map_err(|not| SchemaUnknown { why: cover(not.why), hint: not.hint });
             RunnerMessage::Answer(JobAnswer::Inspected(inspection))
         }
         told => told,

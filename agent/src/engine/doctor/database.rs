@@ -9,7 +9,7 @@ use super::{AppEngine, DoctorReport};
 use crate::engine::app_thread::{hands, secrets_of};
 use crate::settings::App;
 use crate::steps::left_out;
-use crate::tools::manage::{Inspection, Places, Settings};
+use crate::tools::manage::{Inspection, Places, SchemaUnknown, Settings};
 use crate::tools::{Program, Watch};
 use crate::work::{Bytecode, Failure, Job, JobAnswer, Order, Ordered};
 
@@ -111,9 +111,9 @@ fn examine_schema(report: &mut DoctorReport, app: &App, django: &Settings, inspe
             report.add("database", Level::Error, text, Some(hint_of_address(app)));
         }
         Ok(_) => report.add("database", Level::Good, format!("the database {name:?} answers"), None),
-        Err(why) => {
+        Err(SchemaUnknown { why, hint }) => {
             let text = format!("the database {name:?} cannot be asked by the live release: {why}");
-            report.add("database", Level::Error, text, Some(hint_of_address(app)));
+            report.add("database", Level::Error, text, Some(hint.clone().unwrap_or_else(|| hint_of_address(app))));
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::super::{ProgramError, Watch};
 use super::error::{hint, missing_module, missing_variable};
 use super::facts::{Facts, Reached};
-use super::{Collected, Database, Deploy, Django, Grounds, Inspection, ManageError, Others, Schema, unmade_of};
+use super::{Collected, Database, Deploy, Django, Grounds, Inspection, ManageError, Others, Schema, SchemaUnknown, unmade_of};
 
 /// Questions to servers, what is asked beside, and the script itself: one text, for one interpreter.
 const SCRIPT: &str = concat!(
@@ -94,7 +94,11 @@ struct DatabaseFacts {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum SchemaFacts {
-    Failed { failed: String },
+    Failed {
+        failed: String,
+        #[serde(default)]
+        hint: Option<String>,
+    },
     Known(Box<Schema>),
 }
 
@@ -253,7 +257,7 @@ impl From<ProjectFacts> for Inspection {
         });
         let schema = match schema {
             SchemaFacts::Known(schema) => Ok(*schema),
-            SchemaFacts::Failed { failed } => Err(failed),
+            SchemaFacts::Failed { failed, hint } => Err(SchemaUnknown { why: failed, hint }),
         };
         Self { version, settings_module, wsgi_application, chosen_by_default, databases: databases.collect(), schema, vendor, kept, empty }
     }

@@ -393,7 +393,10 @@ def inspect(settings, **more):
         fail("databases", err)
     kept = kept_within(settings, connections, places, alias)
     if alias not in databases:
-        told = {"failed": "there is no database %r in DATABASES; there is %s" % (alias, ", ".join(sorted(databases)) or "none")}
+        told = {
+            "failed": "there is no database %r in DATABASES; there is %s" % (alias, ", ".join(sorted(databases)) or "none"),
+            "hint": "name under [django] database what DATABASES has",
+        }
     else:
         try:
             told = all_schemas(connections)

@@ -133,7 +133,10 @@ def schema(connection, main):
     conflicts = loader.detect_conflicts()
     if conflicts:
         told = "; ".join("%s: %s" % (app, ", ".join(names)) for app, names in sorted(conflicts.items()))
-        return {"failed": "migrations contradict each other, so that none can be applied (makemigrations --merge): " + told}
+        return {
+            "failed": "migrations contradict each other, so that none can be applied: " + told,
+            "hint": "run manage.py makemigrations --merge, and commit the migration that it writes",
+        }
     loader.check_consistent_history(connection)
     plan = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]
     label = lambda app, name: "%s.%s" % (app, name) if main else "%s.%s (%s)" % (app, name, connection.alias)
@@ -216,7 +219,10 @@ def all_schemas(connections):
     chosen = [name for name in wanted_others.split(",") if name not in ("", "*")]
     missing = [name for name in chosen if name not in connections]
     if missing:
-        return {"failed": "there is no database %s in DATABASES" % ", ".join(map(repr, missing))}
+        return {
+            "failed": "there is no database %s in DATABASES" % ", ".join(map(repr, missing)),
+            "hint": "name under [django] database what DATABASES has",
+        }
     for name in sorted(connections, key=lambda name: chosen.index(name) if name in chosen else len(chosen)):
         connection = connections[name]
         mirror = (connection.settings_dict.get("TEST") or {}).get("MIRROR")
@@ -236,7 +242,7 @@ def all_schemas(connections):
             other = {"failed": "it cannot be asked: %s: %s" % (type(err).__name__, " ".join(str(err).split()))}
         if "failed" in other:
             if name in chosen:
-                return {"failed": "the database %r: %s" % (name, other["failed"])}
+                return {**other, "failed": "the database %r: %s" % (name, other["failed"])}
             told["left_out"][name] = other["failed"]
             continue
         for key in ("pending", "irreversible", "ahead", "strangers", "applied", "concurrent", "unrecorded", "invalid_indexes", "aliases"):

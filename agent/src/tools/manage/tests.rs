@@ -313,7 +313,7 @@ fn migrations_that_contradict_each_other_are_told_with_their_names() {
     project.file("stock/migrations/0002_other.py", &SECOND.replace("price", "other"));
     let (inspection, warnings) = project.examine(&new()).unwrap();
     assert!(warnings[0].contains("0002_other, 0002_price in stock") && warnings[0].contains("makemigrations --merge"), "{warnings:?}");
-    assert!(inspection.schema.unwrap_err().contains("stock: 0002_other, 0002_price"));
+    assert!(inspection.schema.unwrap_err().why.contains("stock: 0002_other, 0002_price"));
 }
 
 #[test]
@@ -514,7 +514,8 @@ fn a_schema_that_is_ahead_is_seen() {
     assert_eq!((project.schema().ahead.len(), project.schema().strangers), (0, vec!["stock.0002_price".to_owned()]));
     project.file("stock/migrations/0003_other.py", SECOND);
     let told = project.inspect(&new()).unwrap().schema.unwrap_err();
-    assert!(told.contains("0003_more") && told.contains("0003_other"), "{told}");
+    assert!(told.why.contains("0003_more") && told.why.contains("0003_other"), "{told:?}");
+    assert!(told.hint.as_ref().unwrap().contains("makemigrations --merge"), "{told:?}");
 }
 
 #[test]
@@ -523,11 +524,11 @@ fn a_database_that_is_out_of_reach_does_not_hide_the_rest() {
     project.set("DB_HOST", "/no/such/directory");
     project.set("DB_PASSWORD", PASSWORD);
     let inspection = project.inspect(&new()).unwrap();
-    assert!(inspection.schema.as_ref().unwrap_err().starts_with("OperationalError: "), "{:?}", inspection.schema);
+    assert!(inspection.schema.as_ref().unwrap_err().why.starts_with("OperationalError: "), "{:?}", inspection.schema);
     assert_eq!(inspection.databases["default"].password, PASSWORD);
     assert!(!format!("{inspection:?}").contains("pass'word"));
     project.settings.database = "replica".into();
-    assert!(project.inspect(&new()).unwrap().schema.unwrap_err().contains("no database 'replica' in DATABASES; there is default"));
+    assert!(project.inspect(&new()).unwrap().schema.unwrap_err().why.contains("no database 'replica' in DATABASES; there is default"));
 }
 
 mod databases;

@@ -118,7 +118,7 @@ fn a_database_that_is_not_migrated_is_named_where_a_router_allows_it() {
     project.settings.others = Others::These(vec!["audit".into()]);
     assert_eq!(project.schema().aliases, ["default", "audit"], "where it is named");
     project.settings.others = Others::These(vec!["nowhere".into()]);
-    assert!(project.inspect(&new()).unwrap().schema.unwrap_err().contains("no database 'nowhere'"));
+    assert!(project.inspect(&new()).unwrap().schema.unwrap_err().why.contains("no database 'nowhere'"));
 
     let (_data, mut project) = with_router("(db == 'audit') == (app_label == 'trail')");
     project.settings.others = Others::These(Vec::new());
