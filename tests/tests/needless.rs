@@ -242,9 +242,24 @@ fn a_plan_says_which_steps_will_have_nothing_to_do() {
         assert!(step == "environment" || happened != "it was not skipped", "{step} was done: {done:?}");
     }
     assert_eq!(planned, ["environment", "check", "collectstatic", "backup", "migrate"]);
-    // What has changed is done.
+    // What has changed is done, and no other step is listed.
+    let planned_and_done = |expected: &[&str]| {
+        let (planned, done) = (skipped(&demo), demo.released());
+        assert_eq!(planned, expected);
+        let listed = |step: &&str| reason(&done, step) == "it was not skipped" && **step != *"environment";
+        assert_eq!(planned.iter().map(String::as_str).filter(listed).collect::<Vec<_>>(), [""; 0], "{done:?}");
+    };
+    demo.changed("board/static/board/board.css", "\nbody { color: red }\n");
+    planned_and_done(&["environment", "check", "backup", "migrate"]);
+    let nothing = "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    dependencies = [(\"board\", \"0002_notice_colour\")]\n    operations = []\n";
+    demo.repo.write("board/migrations/0003_nothing.py", nothing).commit("A migration");
+    // A new module could bring static files along.
+    planned_and_done(&["environment"]);
+    // The commit that is live says so, and lists nothing.
+    let same = demo.bench.ctl(["plan", "main"]).expect(0).stdout;
+    assert!(same.contains("the live release is of the same commit") && same.contains("requirements: unchanged"), "{same}");
     demo.changed("board/static/board/board.css", "\nbody { color: blue }\n");
-    demo.repo.write("board/migrations/0003_nothing.py", "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    dependencies = [(\"board\", \"0002_notice_colour\")]\n    operations = []\n").commit("A migration");
+    demo.repo.write("board/migrations/0004_nothing.py", nothing.replace("0002_notice_colour", "0003_nothing")).commit("Another migration");
     assert_eq!(skipped(&demo), ["environment"]);
     demo.changed("requirements.txt", "\n# another\n");
     assert_eq!(skipped(&demo), [""; 0]);
