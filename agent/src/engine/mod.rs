@@ -3,6 +3,7 @@
 mod absent;
 mod admission;
 mod doctor;
+mod drive;
 mod engines;
 mod fsck;
 mod health;
@@ -14,6 +15,7 @@ mod last_signed;
 mod monitor;
 mod not_taken;
 mod plan;
+mod prepared;
 mod replay;
 mod rights;
 mod run_log;

@@ -19,13 +19,14 @@ use agent_model::grant::Back;
 use agent_model::names::RunId;
 use agent_model::request::Act;
 
-use super::app_thread::{AppThread, Silent, hands, secrets_of};
+use super::app_thread::{AppThread, Silent, executor_of, secrets_of};
 use super::health::Seen;
 use super::instance_logs::InstanceLogs;
 use super::locked;
 use crate::restart::handover::{Standing, StartedAgain};
 use crate::restart::{ReleaseRef, RestartContext, RestartError, Revived, Turn};
 use crate::settings::App;
+use crate::steps::{Findings, RunContext, StepContext, StepScope};
 use crate::tools::exits::{Exit, Waiter, Waker, waker};
 use crate::tools::{Cancel, Process};
 use crate::work::Failure;
@@ -258,10 +259,24 @@ impl AppThread {
         let (engine, app) = (&self.engine, self.engine.settings());
         let Some(live) = engine.root.live()? else { return Ok(None) };
         let (silent, check) = (Silent, Act::Check);
-        let executor = hands(engine, &app, env);
-        let mut cx = self.cx(&app, RunId(0), &check, "agent", None, &Back::Always, &silent, cancel, "revive", &executor, env);
-        cx.former = None;
-        cx.target = self.target_of(&live).ok();
+        let executor = executor_of(engine, &app, env);
+        let run = RunContext {
+            id: RunId(0),
+            app: &app,
+            root: &engine.root,
+            lock: &self.lock,
+            act: &check,
+            caller: "agent",
+            refs: None,
+            back: &Back::Always,
+            marker: "revive",
+            executor: &executor,
+            turn: &engine.monitor.turn,
+            env,
+            begun: Instant::now(),
+        };
+        let found = Findings { target: self.target_of(&live).ok(), ..Findings::default() };
+        let mut cx = StepContext { run, scope: StepScope::new(&silent, cancel), found };
         cx.at("switch");
         cx.release_ref(&live, |serving| Ok(cx.restart_context(|context| act(context, &app, serving))?)).map(Some)
     }

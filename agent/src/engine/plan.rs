@@ -8,7 +8,7 @@ use agent_model::request::{Act, Rebuild};
 use agent_wire::event::{PlannedStep, Stream};
 use agent_wire::view;
 
-use super::app_thread::draw;
+use super::prepared::draw;
 use super::{AppEngine, NotTaken};
 use crate::steps::{Brief, Past, Since, foreseen};
 use crate::tools::git::{Allowed, Budget, Git, TreeError};

@@ -36,7 +36,7 @@ use handover::{Finishing, Standing, StartedAgain, Starter, Stood};
 use in_place::{command, gunicorn, units, uwsgi_fifo};
 use master::Master;
 use proof::{Asking, Crew, go_on};
-pub(crate) use turn::Turn;
+pub(crate) use turn::{OfRun, Turn};
 pub(crate) use variables::{LIVE, Variables};
 use watched::Watched;
 use worker::{Brought, Worker};
@@ -116,9 +116,10 @@ pub(crate) enum Renewal {
 }
 
 /// How long things must go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Steadiness {
     /// As long as they are set to: nobody has seen this release serve.
+    #[default]
     Unseen,
     /// For a moment: it was watched for the whole time before, in this run or in the one that made it live.
     Seen,

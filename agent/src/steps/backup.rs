@@ -31,7 +31,7 @@ impl Step for Backup {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        let Some(settings) = &cx.app.backup else { return Ok(Did::Nothing("no [backup] is set".to_owned())) };
+        let Some(settings) = &cx.run.app.backup else { return Ok(Did::Nothing("no [backup] is set".to_owned())) };
         if let Some(why) = nothing_to_migrate(cx) {
             return Ok(Did::Nothing(why));
         }
@@ -53,27 +53,27 @@ impl Step for Backup {
         };
         let dump = cx.watched(|watch| part.keep(kind, watch))?;
         let user = (user != "root").then_some(user.as_str());
-        cx.restore = Some(database::restore_command(cx.app.name.as_str(), user, &cx.app.config, &dump.path));
+        cx.found.restore = Some(database::restore_command(cx.run.app.name.as_str(), user, &cx.run.app.config, &dump.path));
         cx.note(format!("{}, {}, verified", dump.path.display(), bytes(dump.bytes)));
-        cx.dump = Some(dump);
+        cx.found.dump = Some(dump);
         Ok(Did::It)
     }
 
     /// A dump before migrations that were never begun is of no use to anybody. Once they were, it stays, whatever is known of them.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
-        let (Some(settings), Some(target)) = (&cx.app.backup, &cx.target) else { return Ok(()) };
+        let (Some(settings), Some(target)) = (&cx.run.app.backup, &cx.found.target) else { return Ok(()) };
         if migrate::was_begun(cx, &target.release)? {
-            cx.events.stays(cx.step, "the dump stays, for migrate was begun");
+            cx.scope.events.stays(cx.scope.step, "the dump stays, for migrate was begun");
             return Ok(());
         }
         let alone = migrate::earlier(cx, &target.release)?.is_none();
         for kind in settings.kinds() {
-            let plain = alone.then(|| cx.root.backup(&target.release, kind.ending()));
+            let plain = alone.then(|| cx.run.root.backup(&target.release, kind.ending()));
             for path in plain.into_iter().chain([beside(cx, &target.release, kind)]) {
                 let mut part = path.clone().into_os_string();
                 part.push(".part");
-                cx.root.remove_backup(part.as_ref())?;
-                cx.root.remove_backup(&path)?;
+                cx.run.root.remove_backup(part.as_ref())?;
+                cx.run.root.remove_backup(&path)?;
             }
         }
         Ok(())
@@ -83,7 +83,7 @@ impl Step for Backup {
 /// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
 /// and this one goes beside it.
 fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Result<PathBuf, Failure> {
-    let plain = cx.root.backup(release, kind.ending());
+    let plain = cx.run.root.backup(release, kind.ending());
     // One of a run that had begun to migrate, and whose migrations were all taken back, stays as well.
     let is_free = migrate::earlier(cx, release)?.is_none() && plain.symlink_metadata().is_err();
     Ok(if is_free { plain } else { beside(cx, release, kind) })
@@ -91,5 +91,5 @@ fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Res
 
 /// The place of a dump that has the number of its run.
 fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> PathBuf {
-    cx.root.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
+    cx.run.root.backup(release, &format!("run-{}.{}", cx.run.id, kind.ending()))
 }

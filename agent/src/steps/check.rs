@@ -30,7 +30,7 @@ impl Step for Check {
             JobAnswer::Examined(inspection, warnings) => {
                 warnings.iter().for_each(|warning| cx.warn(warning));
                 nothing_in_the_release(cx, &inspection)?;
-                cx.inspection = Some(*inspection);
+                cx.found.inspection = Some(*inspection);
             }
             other => return Err(other.unexpected()),
         }

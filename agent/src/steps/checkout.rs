@@ -29,19 +29,19 @@ impl Step for Checkout {
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let (target, dir) = (cx.target()?.clone(), cx.dir()?);
-        let tree = cx.git(|git, watch| git.tree(&target.commit, cx.app.limits.files, watch))?;
+        let tree = cx.git(|git, watch| git.tree(&target.commit, cx.run.app.limits.files, watch))?;
         check_tree(cx, &tree)?;
         room::for_tree(cx, &tree)?;
-        cx.root.check()?;
+        cx.run.root.check()?;
         fs::create_dir(&dir).on_path("make the directory", &dir)?;
-        let index = cx.root.scratch(&format!("index-{}", cx.run));
+        let index = cx.run.root.scratch(&format!("index-{}", cx.run.id));
         let written = cx.git(|git, watch| git.checkout(&target.commit, &dir, &index, watch));
         remove_tree(&index)?;
         written?;
         faults::at("written");
-        cx.root.write_revision(&target.release, &target.commit)?;
-        if cx.app.executor == ExecutorKind::Units {
-            cx.root.open_to_builder(&dir)?;
+        cx.run.root.write_revision(&target.release, &target.commit)?;
+        if cx.run.app.executor == ExecutorKind::Units {
+            cx.run.root.open_to_builder(&dir)?;
         }
         let pointers = tree.lfs_pointers(&dir);
         if !pointers.is_empty() {
@@ -49,47 +49,47 @@ impl Step for Checkout {
             cx.warn(format!("{} file(s) are Git LFS pointers, and their contents are not fetched: {shown}", pointers.len()));
         }
         cx.note(format!("{}, {}", counted(tree.files(), "file"), bytes(tree.bytes())));
-        cx.tree = Some(tree);
-        cx.before_seal.push(cx.root.begin_to_sync(&dir)?);
+        cx.found.tree = Some(tree);
+        cx.found.before_seal.push(cx.run.root.begin_to_sync(&dir)?);
         Ok(Did::It)
     }
 
     /// The directory goes, unless a migration of this release stands, or may in part: its code alone knows it.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
-        let Some(target) = &cx.target else { return Ok(()) };
+        let Some(target) = &cx.found.target else { return Ok(()) };
         let release = &target.release;
         // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
         if let Err(failure) = grant_access(cx) {
             cx.warn(format!("{}; what was built is put aside, and goes with the next sweep (agentctl fsck --mend)", failure.reason));
-            return Ok(cx.root.put_aside(release).map(drop)?);
+            return Ok(cx.run.root.put_aside(release).map(drop)?);
         }
-        remove_tree(&cx.root.scratch(&format!("index-{}", cx.run)))?;
-        if migrate::left_something(cx, release)? && cx.root.manifest(release).is_ok() {
+        remove_tree(&cx.run.root.scratch(&format!("index-{}", cx.run.id)))?;
+        if migrate::left_something(cx, release)? && cx.run.root.manifest(release).is_ok() {
             return migrate::keep(cx, release);
         }
         // This run had not come to its switch, and yet the link may name the release: somebody set it while the agent was away.
-        if cx.root.live().is_ok_and(|live| live.as_ref() == Some(release)) && cx.former.as_ref() != Some(release) {
-            match &cx.former {
-                Some(former) => cx.root.swap(former, cx.lock)?,
-                None => cx.root.unlink(cx.lock)?,
+        if cx.run.root.live().is_ok_and(|live| live.as_ref() == Some(release)) && cx.found.former.as_ref() != Some(release) {
+            match &cx.found.former {
+                Some(former) => cx.run.root.swap(former, cx.run.lock)?,
+                None => cx.run.root.unlink(cx.run.lock)?,
             }
-            let former = cx.former.as_ref().map_or("nothing", |former| former.as_str());
+            let former = cx.found.former.as_ref().map_or("nothing", |former| former.as_str());
             cx.warn(format!("the link named {release} before this run had switched to it; it names {former} again"));
         }
-        Ok(cx.root.remove_release(release)?)
+        Ok(cx.run.root.remove_release(release)?)
     }
 }
 
 fn check_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
     let mut reserved = vec![FACTS];
-    if cx.app.python.is_some() {
+    if cx.run.app.python.is_some() {
         reserved.push("venv");
     }
-    let budget = Budget { files: cx.app.limits.files, bytes: cx.app.limits.bytes };
+    let budget = Budget { files: cx.run.app.limits.files, bytes: cx.run.app.limits.bytes };
     tree.check(budget, &reserved).map_err(|err| Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() })?;
     let submodules = tree.submodules();
     if !submodules.is_empty() {
-        if cx.app.submodules == Submodules::Refuse {
+        if cx.run.app.submodules == Submodules::Refuse {
             let err = crate::tools::git::TreeError::Submodules(submodules);
             return Err(Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() });
         }

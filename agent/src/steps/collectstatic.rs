@@ -30,17 +30,17 @@ impl Step for CollectStatic {
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
-        let how = if cx.app.read_only { Reused::Linked } else { Reused::Copied };
+        let how = if cx.run.app.read_only { Reused::Linked } else { Reused::Copied };
         match static_files_of_the_live_one(cx) {
-            Ok(StaticProof { former, grounds, told }) => match cx.root.reuse(&former, &release, &grounds.root, how) {
+            Ok(StaticProof { former, grounds, told }) => match cx.run.root.reuse(&former, &release, &grounds.root, how) {
                 Ok(files) => {
-                    cx.collected = Some(grounds);
+                    cx.found.collected = Some(grounds);
                     cx.note(format!("collectstatic would make the same: {told}"));
                     return Ok(Did::Nothing(format!("{} of the live release reused", counted(files as u64, "file"))));
                 }
                 Err(err) => cx.note(format!("not reused: {}", chain(&err))),
             },
-            Err(why) if cx.former.is_some() => cx.note(format!("the files of the live release are not reused: {why}")),
+            Err(why) if cx.found.former.is_some() => cx.note(format!("the files of the live release are not reused: {why}")),
             Err(_) => {}
         }
         match cx.work(&Job::CollectStatic).map_err(|failure| without_secrets(cx, failure))? {
@@ -48,12 +48,12 @@ impl Step for CollectStatic {
             JobAnswer::Collected(Collected::Elsewhere) => Ok(Did::It),
             JobAnswer::Collected(Collected::Within(mut grounds)) => {
                 let of_the_commit =
-                    |path: &Path| path.to_str().is_some_and(|path| cx.tree.as_ref().is_some_and(|tree| tree.has_file(path)));
+                    |path: &Path| path.to_str().is_some_and(|path| cx.found.tree.as_ref().is_some_and(|tree| tree.has_file(path)));
                 let other = grounds.read.iter().find(|path| !of_the_commit(path));
                 if let (None, Some(other)) = (&grounds.unsure, other) {
                     grounds.unsure = Some(format!("it reads {}, which is no file of the commit", other.display()));
                 }
-                cx.collected = Some(grounds);
+                cx.found.collected = Some(grounds);
                 Ok(Did::It)
             }
             other => Err(other.unexpected()),
@@ -65,8 +65,8 @@ impl Step for CollectStatic {
 fn without_secrets(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let told =
         "collectstatic runs without [secrets]: what the settings cannot be loaded without gets a value in [build_env] that is no secret";
-    match cx.app.executor {
-        ExecutorKind::Units if !cx.app.secrets.is_empty() => match &failure.hint {
+    match cx.run.app.executor {
+        ExecutorKind::Units if !cx.run.app.secrets.is_empty() => match &failure.hint {
             Some(hint) => {
                 let hint = format!("{hint}; {told}");
                 failure.with_hint(hint)

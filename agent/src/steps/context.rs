@@ -51,38 +51,61 @@ pub(crate) struct Target {
     pub subject: Option<String>,
 }
 
-/// What a step is given.
-pub(crate) struct StepContext<'a> {
+/// What is fixed for a run.
+#[derive(Clone, Copy)]
+pub(crate) struct RunContext<'a> {
+    /// The number of the run; 0 outside of any.
+    pub id: RunId,
     /// The app's settings, as they were when the run began.
     pub app: &'a App,
-    /// Its root.
+    /// The app root.
     pub root: &'a AppRoot,
-    /// The proof that the root is ours.
+    /// The proof that this process holds the root.
     pub lock: &'a RootLock,
-    /// The run.
-    pub run: RunId,
-    /// What is asked.
+    /// The action that was asked for.
     pub act: &'a Act,
-    /// Who asked.
+    /// The principal that asked, such as `unix:deploy`.
     pub caller: &'a str,
     /// The refs that the caller's grant is narrowed to.
     pub refs: Option<&'a [RefPattern]>,
     /// From where the caller may go back behind the live release.
     pub back: &'a Back,
-    /// Who hears.
+    /// The mark of the run's processes.
+    pub marker: &'a str,
+    /// Carries out the jobs of the run.
+    pub executor: &'a Executor<'a>,
+    /// Decides which thread may start and stop instances.
+    pub turn: &'a Turn,
+    /// `[env]` and secrets, as far as the agent may know them.
+    pub env: &'a [(String, String)],
+    /// When the run began.
+    pub begun: Instant,
+}
+
+/// What a step may use while it is at work.
+pub(crate) struct StepScope<'a> {
+    /// The name of the step.
+    pub step: &'static str,
+    /// When the step must have ended.
+    pub deadline: Instant,
+    /// Hears what the step has to say.
     pub events: &'a dyn EventSink,
     /// Ends what is under way.
     pub cancel: &'a Cancel,
-    /// Ends it, and not what goes on beside it.
+    /// Ends the step's programs, and not what runs beside them.
     pub cut: Option<Cancel>,
-    /// The mark of the run's processes.
-    pub marker: &'a str,
-    /// Who does its jobs.
-    pub executor: &'a Executor<'a>,
-    /// Whose turn it is to start and stop instances.
-    pub turn: &'a Turn,
-    /// `[env]` and secrets, as far as they are the agent's to know.
-    pub env: &'a [(String, String)],
+}
+
+impl<'a> StepScope<'a> {
+    /// Before the first step.
+    pub(crate) fn new(events: &'a dyn EventSink, cancel: &'a Cancel) -> Self {
+        Self { step: "", deadline: Instant::now(), events, cancel, cut: None }
+    }
+}
+
+/// What the steps of a run have found out, for the steps after them.
+#[derive(Default)]
+pub(crate) struct Findings {
     /// The release that was live when the run began.
     pub former: Option<ReleaseName>,
     /// The release that was live before that one.
@@ -91,12 +114,6 @@ pub(crate) struct StepContext<'a> {
     pub served: Vec<ReleaseName>,
     /// The release that the run is about, once it is known.
     pub target: Option<Target>,
-    /// When the run began.
-    pub begun: Instant,
-    /// The step at hand.
-    pub step: &'static str,
-    /// When the step must have ended.
-    pub deadline: Instant,
     /// Whether visitors may have met what the run did.
     pub exposed: bool,
     /// How long checks must go on passing.
@@ -105,19 +122,19 @@ pub(crate) struct StepContext<'a> {
     pub inspection: Option<Inspection>,
     /// The dump that was taken.
     pub dump: Option<database::Dump>,
-    /// The command that puts it back.
+    /// The command that restores the dump.
     pub restore: Option<String>,
     /// What the commit holds, once it was checked out.
     pub tree: Option<Tree>,
     /// What the seal waits for: the first sync of the tree, the sealing of the environment that was built.
     pub before_seal: Vec<BackgroundTask>,
-    /// What the end of the run waits for: that the release has served is being written down in it.
+    /// What the end of the run waits for: the fact that the release has served is being written.
     pub before_end: Option<BackgroundTask>,
     /// What the static files were made of.
     pub collected: Option<Grounds>,
-    /// The commit of the former release, once somebody has asked.
+    /// The commit of the former release, once a step has asked.
     pub former_commit: OnceCell<Option<CommitId>>,
-    /// What has changed since the live release, once somebody has asked.
+    /// What has changed since the live release, once a step has asked.
     pub since: OnceCell<Result<Since, String>>,
     /// What is deferred until the new instance starts.
     pub deferred: Option<Deferred>,
@@ -125,85 +142,113 @@ pub(crate) struct StepContext<'a> {
     pub answered_before: Option<bool>,
 }
 
+impl Findings {
+    /// What an undo gets. It goes by what is on disk, so it gets neither what is under way nor what was foreseen.
+    pub(crate) fn for_undo(&mut self, exposed: bool) -> Self {
+        Self {
+            former: self.former.clone(),
+            before_former: self.before_former.clone(),
+            served: self.served.clone(),
+            target: self.target.clone(),
+            exposed,
+            inspection: self.inspection.take(),
+            dump: self.dump.clone(),
+            restore: self.restore.clone(),
+            answered_before: self.answered_before,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a step is given.
+pub(crate) struct StepContext<'a> {
+    /// What is fixed for the run.
+    pub run: RunContext<'a>,
+    /// What the step may use.
+    pub scope: StepScope<'a>,
+    /// What the steps have found out.
+    pub found: Findings,
+}
+
 impl StepContext<'_> {
     /// Goes on to a step: its name, and its time.
     pub(crate) fn at(&mut self, step: &'static str) {
-        self.step = step;
-        self.deadline = Instant::now() + self.app.timeout_of(step);
+        self.scope.step = step;
+        self.scope.deadline = Instant::now() + self.run.app.timeout_of(step);
     }
 
     /// Something worth knowing.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
-        self.events.note(self.step, text.as_ref());
+        self.scope.events.note(self.scope.step, text.as_ref());
     }
 
     /// Something that should be looked at.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
-        self.events.warn(self.step, text.as_ref());
+        self.scope.events.warn(self.scope.step, text.as_ref());
     }
 
     /// How the step's programs are watched while `act` runs them.
     pub(crate) fn watched<T>(&self, act: impl FnOnce(&Watch<'_>) -> T) -> T {
-        let lines = |stream: Stream, line: &str| self.events.output(self.step, stream, line);
-        let cancel = self.cut.as_ref().unwrap_or(self.cancel);
-        act(&Watch { marker: self.marker, deadline: self.deadline, cancel, lines: &lines })
+        let lines = |stream: Stream, line: &str| self.scope.events.output(self.scope.step, stream, line);
+        let cancel = self.scope.cut.as_ref().unwrap_or(self.scope.cancel);
+        act(&Watch { marker: self.run.marker, deadline: self.scope.deadline, cancel, lines: &lines })
     }
 
     /// The release that the run is about.
     pub(crate) fn target(&self) -> Result<&Target, Failure> {
-        self.target.as_ref().ok_or_else(|| Failure::new("the run has not found out which release it is about"))
+        self.found.target.as_ref().ok_or_else(|| Failure::new("the run has not found out which release it is about"))
     }
 
     /// Its directory.
     pub(crate) fn dir(&self) -> Result<PathBuf, Failure> {
-        Ok(self.root.release_dir(&self.target()?.release))
+        Ok(self.run.root.release_dir(&self.target()?.release))
     }
 
     /// Does something with the app's git cache.
     pub(crate) fn git<T>(&self, act: impl FnOnce(&Git<'_>, &Watch<'_>) -> T) -> T {
-        let cache = self.root.cache();
-        self.watched(|watch| act(&Git::new(&self.app.git, &cache), watch))
+        let cache = self.run.root.cache();
+        self.watched(|watch| act(&Git::new(&self.run.app.git, &cache), watch))
     }
 
     /// The refs that may be released from.
     pub(crate) fn allowed(&self) -> Allowed<'_> {
-        let via = match self.act {
+        let via = match self.run.act {
             Act::Release { via, .. } | Act::Stage { via, .. } => via.as_ref(),
             _ => None,
         };
-        Allowed { app: &self.app.refs, grant: self.refs, via, follows: self.app.follows.as_ref() }
+        Allowed { app: &self.run.app.refs, grant: self.run.refs, via, follows: self.run.app.follows.as_ref() }
     }
 
     /// For whom the run's jobs are done.
     pub(super) fn order(&self) -> Order {
         Order {
-            run: self.run,
-            marker: self.marker.to_owned(),
-            caller: self.caller.to_owned(),
-            release: self.target.as_ref().map(|target| Ordered {
+            run: self.run.id,
+            marker: self.run.marker.to_owned(),
+            caller: self.run.caller.to_owned(),
+            release: self.found.target.as_ref().map(|target| Ordered {
                 name: target.release.clone(),
                 commit: target.commit.clone(),
                 reference: target.reference.clone(),
             }),
-            former: self.former.clone().map(|former| (former, self.former_commit().cloned())),
+            former: self.found.former.clone().map(|former| (former, self.former_commit().cloned())),
         }
     }
 
     /// The commit of the release that was live when the run began, by its manifest, which never changes; nothing where that cannot be read.
     pub(crate) fn former_commit(&self) -> Option<&CommitId> {
-        let read = || self.root.manifest(self.former.as_ref()?).ok()?.commit.parse().ok();
-        self.former_commit.get_or_init(read).as_ref()
+        let read = || self.run.root.manifest(self.found.former.as_ref()?).ok()?.commit.parse().ok();
+        self.found.former_commit.get_or_init(read).as_ref()
     }
 
     /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.
     pub(crate) fn release_env(&self) -> Vec<(String, String)> {
-        let of_release = self.order().variables(self.app, |release| self.root.release_dir(release));
-        self.env.iter().cloned().chain(of_release).collect()
+        let of_release = self.order().variables(self.run.app, |release| self.run.root.release_dir(release));
+        self.run.env.iter().cloned().chain(of_release).collect()
     }
 
     /// Has something done by programs that run the app's own code or its packages.
     pub(crate) fn work(&self, job: &Job) -> Result<JobAnswer, Failure> {
-        self.watched(|watch| self.executor.ask(&self.order(), job, None, watch, &|text| self.note(text)))
+        self.watched(|watch| self.run.executor.ask(&self.order(), job, None, watch, &|text| self.note(text)))
     }
 
     /// Which releases processes run from. Where that cannot be told, none is removed, and it is said.
@@ -213,18 +258,18 @@ impl StepContext<'_> {
 
     /// The same, for what is written into a file.
     pub(crate) fn work_into(&self, job: &Job, into: &DumpFile) -> Result<JobAnswer, Failure> {
-        self.watched(|watch| self.executor.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))
+        self.watched(|watch| self.run.executor.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))
     }
 
     /// What Django says of the release; asked once a run, unless `again`.
     pub(crate) fn inspect(&mut self, bytecode: Bytecode, again: Ask) -> Result<Inspection, Failure> {
-        if let (Some(inspection), Ask::Once) = (&self.inspection, again) {
+        if let (Some(inspection), Ask::Once) = (&self.found.inspection, again) {
             return Ok(inspection.clone());
         }
         match self.work(&Job::Inspect(bytecode))? {
             JobAnswer::Inspected(inspection) => {
                 nothing_in_the_release(self, &inspection)?;
-                self.inspection = Some((*inspection).clone());
+                self.found.inspection = Some((*inspection).clone());
                 Ok(*inspection)
             }
             other => Err(other.unexpected()),
@@ -239,26 +284,26 @@ impl StepContext<'_> {
     /// The same, for a release that is known not to have had these workers, by their units as they are set.
     pub(crate) fn restart_context_without<T>(&self, lacking: &[String], act: impl FnOnce(&RestartContext<'_>) -> T) -> T {
         let env = self.release_env();
-        let (link, instances, variables) = (self.root.link(), self.root.instances(), self.root.variables());
-        let plain = self.app.plain_variables();
-        let mut checks = self.app.checks.clone();
-        if self.steadiness.get() == Steadiness::Seen {
+        let (link, instances, variables) = (self.run.root.link(), self.run.root.instances(), self.run.root.variables());
+        let plain = self.run.app.plain_variables();
+        let mut checks = self.run.app.checks.clone();
+        if self.found.steadiness.get() == Steadiness::Seen {
             checks.iter_mut().for_each(|check| check.stable_for = check.stable_for.min(SEEN_FOR));
         }
         let note = |text: &str| self.note(text);
         let warn = |text: &str| self.warn(text);
         self.watched(|watch| {
             act(&RestartContext {
-                app: &self.app.name,
+                app: &self.run.app.name,
                 link: &link,
                 instances: &instances,
                 env: &env,
                 variables: Variables { dir: &variables, plain: &plain },
                 checks: &checks,
-                workers: &self.app.workers,
+                workers: &self.run.app.workers,
                 lacking,
-                steadiness: self.steadiness.get(),
-                renewal: if *self.act == Act::Restart { Renewal::Yes } else { Renewal::No },
+                steadiness: self.found.steadiness.get(),
+                renewal: if *self.run.act == Act::Restart { Renewal::Yes } else { Renewal::No },
                 watch,
                 note: &note,
                 warn: &warn,
@@ -272,29 +317,29 @@ impl StepContext<'_> {
         release: &ReleaseName,
         act: impl FnOnce(ReleaseRef<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let commit = match &self.target {
+        let commit = match &self.found.target {
             Some(target) if target.release == *release => target.commit.clone(),
-            _ => match self.former_commit().filter(|_| self.former.as_ref() == Some(release)) {
+            _ => match self.former_commit().filter(|_| self.found.former.as_ref() == Some(release)) {
                 Some(commit) => commit.clone(),
-                None => self.root.manifest(release)?.commit.parse().map_err(|err| Failure::new(chain(&err)))?,
+                None => self.run.root.manifest(release)?.commit.parse().map_err(|err| Failure::new(chain(&err)))?,
             },
         };
-        let dir = self.root.release_dir(release);
+        let dir = self.run.root.release_dir(release);
         act(ReleaseRef { name: release, commit: &commit, dir: &dir })
     }
 
     /// Runs the hooks of the step at hand.
     pub(crate) fn hooks(&self, when: When) -> Result<(), Failure> {
-        for (place, hook) in self.app.hooks.iter().enumerate().filter(|(_, hook)| hook.when == when && hook.step == self.step) {
+        for (place, hook) in self.run.app.hooks.iter().enumerate().filter(|(_, hook)| hook.when == when && hook.step == self.scope.step) {
             self.note(format!("hook: {}", hook.run.join(" ")));
-            self.work(&Job::hook(self.app, place).ok_or_else(|| Failure::new("there is no such hook"))?)?;
+            self.work(&Job::hook(self.run.app, place).ok_or_else(|| Failure::new("there is no such hook"))?)?;
         }
         Ok(())
     }
 
     /// How long the run has taken so far.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
+        self.run.begun.elapsed()
     }
 }
 

@@ -20,16 +20,16 @@ use crate::work::{Bytecode, Job, JobAnswer};
 /// # Errors
 /// [`Failure`] of the check, of a database that is not as was foreseen, or of what was done.
 pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-    let Some(deferred) = cx.deferred.take() else { return act(cx) };
+    let Some(deferred) = cx.found.deferred.take() else { return act(cx) };
     let job = match deferred {
         Deferred::Check => Job::Examine(Bytecode::NotWritten),
         Deferred::Schema => Job::Inspect(Bytecode::NotWritten),
     };
-    let deadline = Instant::now() + cx.app.timeout_of("check");
-    let (order, executor, marker) = (cx.order(), cx.executor, cx.marker);
-    let (of_act, of_check) = (cx.cancel.of_a_part(), cx.cancel.of_a_part());
+    let deadline = Instant::now() + cx.run.app.timeout_of("check");
+    let (order, executor, marker) = (cx.order(), cx.run.executor, cx.run.marker);
+    let (of_act, of_check) = (cx.scope.cancel.of_a_part(), cx.scope.cancel.of_a_part());
     let (say, said) = mpsc::channel();
-    cx.cut = Some(of_act.clone());
+    cx.scope.cut = Some(of_act.clone());
     let (done, judged) = thread::scope(|scope| {
         let (cancel, of_act) = (&of_check, &of_act);
         let asked = scope.spawn(move || {
@@ -45,15 +45,15 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
         });
         (done, asked.join())
     });
-    cx.cut = None;
+    cx.scope.cut = None;
     for (stream, line) in said {
-        cx.events.output(cx.step, stream, &line);
+        cx.scope.events.output(cx.scope.step, stream, &line);
     }
     let judged = judged.map_err(|_| Failure::new("the check beside the start of the new instance ended without an answer"))?;
     let (inspection, warnings) = match (judged, &done) {
         (Ok(judged), _) => judged,
         // It was ended because of the other.
-        (Err(_), Err(failure)) if of_check.asked() && !cx.cancel.asked() => return Err(failure.clone()),
+        (Err(_), Err(failure)) if of_check.asked() && !cx.scope.cancel.asked() => return Err(failure.clone()),
         (Err(failure), _) => return Err(failure),
     };
     // First, for whatever else is wrong may be wrong for that.
@@ -65,11 +65,11 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
     let pending = &schema.pending;
     if !pending.is_empty() {
         // From now on nothing is foreseen from that release.
-        if let Some(former) = &cx.former {
-            cx.root.remove_fact::<MadeBy>(former)?;
+        if let Some(former) = &cx.found.former {
+            cx.run.root.remove_fact::<MadeBy>(former)?;
         }
         let reason = format!("the database is not as the live release left it: to be applied are {}", some_of(pending));
-        let hint = match (inspection.empty, &cx.former) {
+        let hint = match (inspection.empty, &cx.found.former) {
             (true, Some(former)) => format!(
                 "the database that the settings name is empty: see which one {former} serves from, and whether [env] and [secrets] name that one"
             ),
@@ -89,15 +89,15 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
         Deferred::Check => "the check found no error, and the database has every migration",
         Deferred::Schema => "the database has every migration",
     });
-    cx.inspection = Some(*inspection);
+    cx.found.inspection = Some(*inspection);
     Ok(done)
 }
 
 /// What was believed of a release because the one before it was so is written down as it is.
 fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
-    if let Some(MadeBy(mut made)) = cx.root.fact(release)? {
+    if let Some(MadeBy(mut made)) = cx.run.root.fact(release)? {
         made["quiet"] = false.into();
-        cx.root.set_fact(release, &MadeBy(made))?;
+        cx.run.root.set_fact(release, &MadeBy(made))?;
     }
     Ok(())
 }

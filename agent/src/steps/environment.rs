@@ -28,7 +28,7 @@ impl Step for Environment {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        if cx.app.python.is_none() {
+        if cx.run.app.python.is_none() {
             return Ok(Did::Nothing("no [python] is set".to_owned()));
         }
         let release = cx.target()?.release.clone();
@@ -45,22 +45,22 @@ impl Step for Environment {
         if !is_key(&wanted.key) {
             return Err(Failure::new(format!("{:?} is no key of an environment", wanted.key)));
         }
-        let rebuild = matches!(cx.act, Act::Release { rebuild: Rebuild::Always, .. } | Act::Stage { rebuild: Rebuild::Always, .. });
-        if let (Some(key), false) = (newest(cx.root, &wanted.key)?, rebuild) {
-            cx.root.link_environment(&release, &key)?;
+        let rebuild = matches!(cx.run.act, Act::Release { rebuild: Rebuild::Always, .. } | Act::Stage { rebuild: Rebuild::Always, .. });
+        if let (Some(key), false) = (newest(cx.run.root, &wanted.key)?, rebuild) {
+            cx.run.root.link_environment(&release, &key)?;
             cx.note(format!("reused: nothing that decides it has changed ({})", wanted.told));
             return Ok(Did::It);
         }
         // The environment that is there may serve right now: one that is built anew stands beside it.
-        let key = if cx.root.has_environment(&wanted.key) { format!("{}-{}", wanted.key, cx.run) } else { wanted.key.clone() };
-        let place = cx.root.make_environment(&key)?;
+        let key = if cx.run.root.has_environment(&wanted.key) { format!("{}-{}", wanted.key, cx.run.id) } else { wanted.key.clone() };
+        let place = cx.run.root.make_environment(&key)?;
         cx.note(format!("building: {}", wanted.told));
-        if let Some(warning) = cx.former.as_ref().and_then(|former| another_installer(&cx.root.made_of(former)?, &wanted.told)) {
+        if let Some(warning) = cx.found.former.as_ref().and_then(|former| another_installer(&cx.run.root.made_of(former)?, &wanted.told)) {
             cx.warn(warning);
         }
         let caches = if rebuild { Caches::Empty } else { Caches::Keep };
-        if cx.app.executor == ExecutorKind::Units {
-            cx.root.open_to_builder(&place)?;
+        if cx.run.app.executor == ExecutorKind::Units {
+            cx.run.root.open_to_builder(&place)?;
         }
         let built = match cx.work(&Job::Environment { key: key.clone(), caches }) {
             Ok(JobAnswer::Built { packages, warnings }) => {
@@ -74,7 +74,7 @@ impl Step for Environment {
             Err(failure) => {
                 // What nobody has let go of is left for the next sweep.
                 match grant_access(cx) {
-                    Ok(()) => cx.root.remove_environment(&key)?,
+                    Ok(()) => cx.run.root.remove_environment(&key)?,
                     Err(also) => cx.warn(also.reason),
                 }
                 return Err(failure);
@@ -84,8 +84,8 @@ impl Step for Environment {
             cx.warn(warning);
         }
         // The steps up to the seal only read it.
-        cx.before_seal.push(cx.root.seal_environment(&key, &wanted.told)?);
-        cx.root.link_environment(&release, &key)?;
+        cx.found.before_seal.push(cx.run.root.seal_environment(&key, &wanted.told)?);
+        cx.run.root.link_environment(&release, &key)?;
         cx.note(counted(packages as u64, "package"));
         Ok(Did::It)
     }

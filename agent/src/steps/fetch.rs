@@ -36,14 +36,14 @@ impl Step for Fetch {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        let (app, root, former) = (cx.app, cx.root, cx.former.clone());
+        let (app, root, former) = (cx.run.app, cx.run.root, cx.found.former.clone());
         std::thread::scope(|scope| {
             // What is wrong before anything was done is told as that, and not blamed on the release.
             let asked =
                 scope.spawn(move || (former.map(|former| health_of(app, root, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
             let fetched = fetch(cx);
             let (health, addresses) = asked.join().unwrap_or_default();
-            cx.answered_before = health.as_ref().and_then(Health::answers);
+            cx.found.answered_before = health.as_ref().and_then(Health::answers);
             if let Some(fault) = health.and_then(Health::fault) {
                 cx.warn(format!("the live release does not answer, before anything was done: {fault}"));
             }
@@ -59,12 +59,12 @@ const TO_ANSWER: Duration = Duration::from_secs(2);
 
 /// What no release can mend fails this one before anything is built for it.
 fn tell_what_is_not_ready(cx: &StepContext<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
-    let shared = match cx.app.executor {
-        ExecutorKind::Direct => ready::shared(cx.app, cx.root, geteuid()),
+    let shared = match cx.run.app.executor {
+        ExecutorKind::Direct => ready::shared(cx.run.app, cx.run.root, geteuid()),
         ExecutorKind::Units => Vec::new(),
     };
-    for unready in ready::git(cx.app).into_iter().chain(ready::secrets(cx.app)).chain(shared).chain(addresses) {
-        if unready.fatal == Fatal::Yes && (unready.what == "git" || cx.act.makes_live()) {
+    for unready in ready::git(cx.run.app).into_iter().chain(ready::secrets(cx.run.app)).chain(shared).chain(addresses) {
+        if unready.fatal == Fatal::Yes && (unready.what == "git" || cx.run.act.makes_live()) {
             return Err(Failure::new(unready.text).with_hint(unready.hint));
         }
         cx.warn(format!("{}: {}", unready.text, unready.hint));
@@ -73,15 +73,15 @@ fn tell_what_is_not_ready(cx: &StepContext<'_>, addresses: Vec<Unready>) -> Resu
 }
 
 fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-    let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.act else {
+    let (Act::Release { revision, .. } | Act::Stage { revision, .. }) = cx.run.act else {
         return Ok(Did::Nothing("nothing is to be fetched".to_owned()));
     };
     // Before anything is made that could not be taken back.
-    cx.root.check()?;
+    cx.run.root.check()?;
     // A plan may be at it, and its repository may have fallen silent: neither a cancel nor this step's time waits for that.
-    let _cache = cx.watched(|watch| cx.root.hold_cache(&|| watch.pause(POLL)))?;
+    let _cache = cx.watched(|watch| cx.run.root.hold_cache(&|| watch.pause(POLL)))?;
     // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
-    let may_be_known = *cx.back == Back::Always;
+    let may_be_known = *cx.run.back == Back::Always;
     let (did, resolved, subject, apart) = cx.git(|git, watch| {
         // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
         let (did, resolved) = match git.fetch(revision, cx.allowed(), watch) {
@@ -99,7 +99,7 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
                 let (subject, mut apart) = git.subject_and_apart(live, &resolved.commit, watch)?;
                 // Only what was asked for was fetched, and the live commit may be reached by another ref.
                 if apart.is_err() && !git.knows(live, watch) {
-                    git.fetch_all(&cx.app.refs, watch)?;
+                    git.fetch_all(&cx.run.app.refs, watch)?;
                     apart = git.apart(live, &resolved.commit, watch);
                 }
                 (subject, Some(apart))
@@ -108,11 +108,11 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         };
         Ok::<_, GitError>((did, resolved, subject, apart))
     })?;
-    let release = cx.root.new_name(&resolved.commit, Utc::now());
+    let release = cx.run.root.new_name(&resolved.commit, Utc::now());
     let target = Target { release, commit: resolved.commit, reference: Some(resolved.reference), subject: Some(subject) };
-    cx.events.resolved(&target)?;
+    cx.scope.events.resolved(&target)?;
     warn_of_going_back(cx, &target, apart)?;
-    cx.target = Some(target);
+    cx.found.target = Some(target);
     Ok(did)
 }
 
@@ -146,8 +146,8 @@ fn found(
 
 /// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.
 fn warn_of_going_back(cx: &StepContext<'_>, target: &Target, apart: Option<Apart>) -> Result<(), Failure> {
-    let Some(former) = cx.former.as_ref() else { return Ok(()) };
-    let may = target.reference.as_ref().is_some_and(|reference| cx.back.allows(reference));
+    let Some(former) = cx.found.former.as_ref() else { return Ok(()) };
+    let may = target.reference.as_ref().is_some_and(|reference| cx.run.back.allows(reference));
     let (Some(live), Some(apart)) = (cx.former_commit(), apart) else {
         // There is nothing to compare with.
         let told = format!("the manifest of the live release {former} cannot be read, so nothing can be said to descend from it");
@@ -170,7 +170,7 @@ fn warn_of_going_back(cx: &StepContext<'_>, target: &Target, apart: Option<Apart
     let how = if ahead == 0 { "is older than" } else { "does not descend from" };
     let told = format!("the commit {how} the live one: {} of the live release not in it", counted(behind, "commit"));
     if !may {
-        return Err(Failure::new(format!("{told}, and {} may not go back", cx.caller)).with_hint(MAY_GO_BACK));
+        return Err(Failure::new(format!("{told}, and {} may not go back", cx.run.caller)).with_hint(MAY_GO_BACK));
     }
     cx.warn(told);
     Ok(())

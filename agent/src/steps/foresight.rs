@@ -8,64 +8,64 @@ use crate::work::Job;
 
 /// What a seal writes down of how the release was made.
 pub(super) fn made(cx: &StepContext<'_>) -> Option<MadeBy> {
-    Made::by(cx.app, cx.collected.clone(), is_quiet(cx))
+    Made::by(cx.run.app, cx.found.collected.clone(), is_quiet(cx))
 }
 
 /// What the project said of it; where it was not asked yet, because that goes along with the start of the new instance, what the live release said.
 fn is_quiet(cx: &StepContext<'_>) -> Option<bool> {
-    match &cx.inspection {
+    match &cx.found.inspection {
         Some(inspection) => {
-            let believed = cx.app.django.as_ref()?.post_migrate;
+            let believed = cx.run.app.django.as_ref()?.post_migrate;
             inspection.schema.as_ref().ok().map(|schema| schema.is_quiet(believed))
         }
-        None if cx.deferred.is_some() => since(cx).ok()?.made.quiet,
+        None if cx.found.deferred.is_some() => since(cx).ok()?.made.quiet,
         None => None,
     }
 }
 
 /// What has changed since the live release; where too much has to know anything, a part of a sentence that says what.
 fn since<'c>(cx: &'c StepContext<'_>) -> Result<&'c Since, &'c String> {
-    cx.since.get_or_init(|| compare(cx)).as_ref()
+    cx.found.since.get_or_init(|| compare(cx)).as_ref()
 }
 
 fn compare(cx: &StepContext<'_>) -> Result<Since, String> {
-    let former = cx.former.clone().ok_or("no release is live")?;
+    let former = cx.found.former.clone().ok_or("no release is live")?;
     let target = cx.target().map_err(|failure| failure.reason)?;
-    if cx.root.environment_of(&former) != cx.root.environment_of(&target.release) {
+    if cx.run.root.environment_of(&former) != cx.run.root.environment_of(&target.release) {
         return Err("the environment is another".to_owned());
     }
     let commit = cx.former_commit().ok_or_else(|| format!("{former} does not tell how it was made"))?;
     let changed = cx.git(|git, watch| git.changed(commit, &target.commit, watch));
     let changed = changed.map_err(|_| format!("the commit of {former} is not in the repository any more"))?;
-    Since::of(cx.app, cx.root, former, changed)
+    Since::of(cx.run.app, cx.run.root, former, changed)
 }
 
 /// The proof that collectstatic would make what the live release has, or why there is none.
 pub(super) fn static_files_of_the_live_one(cx: &StepContext<'_>) -> Result<StaticProof, String> {
-    let tree = cx.tree.as_ref().ok_or("the commit was not checked out in this run")?;
-    same_static_files(cx.app, since(cx)?, &|path| tree.has_file(path))
+    let tree = cx.found.tree.as_ref().ok_or("the commit was not checked out in this run")?;
+    same_static_files(cx.run.app, since(cx)?, &|path| tree.has_file(path))
 }
 
 /// Whether the check can run during the switch; then it is said so. The sources that have changed are compiled, and others get the bytecode that the live
 /// release has, so that the instance need not compile them at each start.
 pub(super) fn defer_check(cx: &mut StepContext<'_>) -> Result<Option<String>, Failure> {
-    if !cx.act.makes_live() {
+    if !cx.run.act.makes_live() {
         return Ok(None);
     }
-    let Some((why, changed)) = since(cx).ok().and_then(|since| since.no_migration(cx.app, cx.root)) else { return Ok(None) };
+    let Some((why, changed)) = since(cx).ok().and_then(|since| since.no_migration(cx.run.app, cx.run.root)) else { return Ok(None) };
     cx.work(&Job::Bytecode { changed })?;
-    cx.deferred = Some(Deferred::Check);
+    cx.found.deferred = Some(Deferred::Check);
     cx.note(format!("no migration depends on the check: {why}"));
     Ok(Some("runs during switch".to_owned()))
 }
 
 /// Why no migration is to be applied, where that is foreseen; the database is then asked during the switch.
 pub(super) fn nothing_to_migrate(cx: &mut StepContext<'_>) -> Option<String> {
-    if cx.inspection.is_some() {
+    if cx.found.inspection.is_some() {
         return None;
     }
-    let (why, _) = since(cx).ok()?.no_migration(cx.app, cx.root)?;
-    cx.deferred.get_or_insert(Deferred::Schema);
+    let (why, _) = since(cx).ok()?.no_migration(cx.run.app, cx.run.root)?;
+    cx.found.deferred.get_or_insert(Deferred::Schema);
     cx.note(format!("no migration to apply: {why}"));
     Some("no migration has changed; the database is asked during switch".to_owned())
 }

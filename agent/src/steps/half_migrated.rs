@@ -61,9 +61,9 @@ pub(super) fn sentence(record: &Migrated, half: &[String], begun: &Begun) -> Str
 /// What is written down of it in the root.
 pub(super) fn entry(cx: &StepContext<'_>, record: &Migrated, text: String) -> Unsettled {
     Unsettled {
-        by: cx.marker.to_owned(),
-        run: cx.run.0,
-        release: cx.target.as_ref().map(|target| target.release.to_string()).unwrap_or_default(),
+        by: cx.run.marker.to_owned(),
+        run: cx.run.id.0,
+        release: cx.found.target.as_ref().map(|target| target.release.to_string()).unwrap_or_default(),
         at: Utc::now(),
         text,
         migrations: record.half.clone(),
@@ -74,7 +74,7 @@ pub(super) fn entry(cx: &StepContext<'_>, record: &Migrated, text: String) -> Un
 
 /// What earlier runs may have left is said in each run that makes a release live, until it is settled.
 pub(super) fn warn_of_unsettled(cx: &StepContext<'_>) {
-    for Unsettled { run, text, restore, .. } in cx.root.unsettled().into_iter().filter(|entry| entry.by != cx.marker) {
+    for Unsettled { run, text, restore, .. } in cx.run.root.unsettled().into_iter().filter(|entry| entry.by != cx.run.marker) {
         let restore = restore.map(|restore| format!("; the dump from before is restored with: {restore}")).unwrap_or_default();
         cx.warn(format!("since run {run}: {text}{restore}"));
     }
@@ -82,11 +82,11 @@ pub(super) fn warn_of_unsettled(cx: &StepContext<'_>) {
 
 /// What the database has by now is settled once a release serves on it.
 pub(super) fn settle_what_is_applied(cx: &StepContext<'_>) {
-    let Some(Ok(schema)) = cx.inspection.as_ref().map(|inspection| &inspection.schema) else { return };
+    let Some(Ok(schema)) = cx.found.inspection.as_ref().map(|inspection| &inspection.schema) else { return };
     // One that cannot be understood names no run, and stays until a person has looked.
     let is_settled =
         |entry: &Unsettled| !entry.by.is_empty() && entry.migrations.iter().all(|migration| schema.applied.contains(migration));
-    match cx.root.settle(is_settled) {
+    match cx.run.root.settle(is_settled) {
         Ok(settled) => {
             for Unsettled { run, .. } in settled {
                 cx.note(format!("what run {run} left halfway is applied now: settled"));

@@ -24,7 +24,7 @@ impl Step for LinkShared {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        for path in cx.root.link_shared(&cx.target()?.release, &cx.app.shared)? {
+        for path in cx.run.root.link_shared(&cx.target()?.release, &cx.run.app.shared)? {
             cx.warn(format!("the commit ships {}, which gave way to the shared one", path.display()));
         }
         Ok(Did::It)

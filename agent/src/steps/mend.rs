@@ -28,18 +28,18 @@ impl Step for Mend {
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let ask = || cx.used();
-        let in_use = InUse::of_run(cx.app, cx.root, &ask);
+        let in_use = InUse::of_run(cx.run.app, cx.run.root, &ask);
         let in_use = |dir: &Path| in_use.has(dir);
-        let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
+        let around = Around { served: &cx.found.served, in_use: &in_use, instance: &handover::recorded };
         // What may not go is told by `fsck`, with what to do.
-        let left = cx.root.leftovers(&around, &mut FsckReport::default())?;
+        let left = cx.run.root.leftovers(&around, &mut FsckReport::default())?;
         let mut failed: Vec<Failure> = Vec::new();
         for leftover in &left {
-            if cx.cancel.asked() {
+            if cx.scope.cancel.asked() {
                 return Err(Failure::new("the run is cancelled; what was removed was of no use"));
             }
-            match cx.root.remove_leftover(leftover, cx.lock) {
-                Ok(()) => cx.note(format!("removed {}", leftover.told(cx.root))),
+            match cx.run.root.remove_leftover(leftover, cx.run.lock) {
+                Ok(()) => cx.note(format!("removed {}", leftover.told(cx.run.root))),
                 Err(err) => {
                     let failure = Failure::from(err);
                     cx.warn(&failure.reason);

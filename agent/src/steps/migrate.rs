@@ -62,11 +62,11 @@ impl Step for Migrate {
             earlier.applied = Some(without(&earlier.pending, &schema.pending));
         }
         let mut record = Migrated {
-            by: Some(cx.marker.to_owned()),
+            by: Some(cx.run.marker.to_owned()),
             pending: schema.pending.clone(),
             applied: None,
-            backup: cx.dump.as_ref().map(|dump| dump.path.clone()),
-            restore: cx.restore.clone(),
+            backup: cx.found.dump.as_ref().map(|dump| dump.path.clone()),
+            restore: cx.found.restore.clone(),
             may_leave: schema.may_leave.clone(),
             irreversible: schema.irreversible.clone(),
             order: if schema.is_applied_in_order() { ApplyOrder::Kept } else { ApplyOrder::Unknown },
@@ -75,7 +75,7 @@ impl Step for Migrate {
         };
         forget_report(cx);
         // Written before: after a crash they say what was about to be applied, and what may be left of it.
-        cx.root.set_fact(&release, &record)?;
+        cx.run.root.set_fact(&release, &record)?;
         let all = half_of(&record, None, &Begun::Unknown);
         let may_be = (!all.is_empty()).then(|| sentence(&record, &all, &Begun::Unknown));
         note_left(cx, &Migrated { half: all, ..record.clone() }, may_be)?;
@@ -93,7 +93,7 @@ impl Step for Migrate {
             record.half = if done.is_ok() { Vec::new() } else { half_of(&record, Some(&applied), &begun) };
             record.applied = Some(applied);
             note_left(cx, &record, left(&record, &begun, if done.is_ok() { End::Well } else { End::Badly }))?;
-            cx.root.set_fact(&release, &record)?;
+            cx.run.root.set_fact(&release, &record)?;
         }
         for warning in warnings {
             cx.warn(warning);
@@ -111,7 +111,7 @@ impl Step for Migrate {
     }
 
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
-        let Some(target) = cx.target.clone() else { return Ok(()) };
+        let Some(target) = cx.found.target.clone() else { return Ok(()) };
         let Some(mut record) = own(cx, &target.release)? else { return Ok(()) };
         let cut_off = record.applied.is_none();
         if cut_off {
@@ -122,7 +122,7 @@ impl Step for Migrate {
             record.applied = Some(applied);
             note_left(cx, &record, left(&record, &begun, End::CutOff))?;
             // Written in any case: that migrate was begun keeps the dump.
-            cx.root.set_fact(&target.release, &record)?;
+            cx.run.root.set_fact(&target.release, &record)?;
         }
         forget_report(cx);
         let applied = record.applied.clone().unwrap_or_default();
@@ -132,7 +132,7 @@ impl Step for Migrate {
         }
         let stand = (!applied.is_empty()).then(|| format!("applied and not taken back: {}", some_of(&applied)));
         let text = stand.into_iter().chain(left).collect::<Vec<_>>().join("; ");
-        cx.events.stands(&text, record.restore.as_deref());
+        cx.scope.events.stands(&text, record.restore.as_deref());
         if record.restore.is_none() {
             cx.warn("there is no dump from before these migrations");
         }
@@ -145,7 +145,7 @@ impl Step for Migrate {
             .with_hint("look at the database, then `agentctl activate` a release that fits it"));
         }
         // In a release the checkout decides what becomes of the directory.
-        if matches!(cx.act, Act::Activate { .. }) { keep(cx, &target.release) } else { Ok(()) }
+        if matches!(cx.run.act, Act::Activate { .. }) { keep(cx, &target.release) } else { Ok(()) }
     }
 }
 
@@ -176,8 +176,8 @@ pub(super) fn migrate_without_any(cx: &StepContext<'_>) -> Result<(), Failure> {
 
 /// What migrate does where no migration is to be applied, as sentences.
 pub(super) fn effects(cx: &StepContext<'_>, schema: &Schema) -> Vec<String> {
-    let believed = cx.app.django.as_ref().map_or(PostMigrate::Runs, |django| django.post_migrate);
-    let unsettled = cx.root.unsettled();
+    let believed = cx.run.app.django.as_ref().map_or(PostMigrate::Runs, |django| django.post_migrate);
+    let unsettled = cx.run.root.unsettled();
     let again = unsettled.last().map(|entry| format!("migrate did not come to its end in run {}", entry.run));
     schema.does_without_any(believed).into_iter().chain(again).collect()
 }
@@ -185,19 +185,19 @@ pub(super) fn effects(cx: &StepContext<'_>, schema: &Schema) -> Vec<String> {
 /// Writes down what this run may have left in the database, or that it is nothing.
 fn note_left(cx: &StepContext<'_>, record: &Migrated, text: Option<String>) -> Result<(), Failure> {
     match text {
-        Some(text) => Ok(cx.root.set_unsettled(&entry(cx, record, text))?),
-        None => Ok(cx.root.settle(|entry| entry.by == cx.marker).map(drop)?),
+        Some(text) => Ok(cx.run.root.set_unsettled(&entry(cx, record, text))?),
+        None => Ok(cx.run.root.settle(|entry| entry.by == cx.run.marker).map(drop)?),
     }
 }
 
 /// What this run may have left in the database, as it is written down.
 fn unsettled_text(cx: &StepContext<'_>) -> Option<String> {
-    cx.root.unsettled().into_iter().find(|entry| entry.by == cx.marker).map(|entry| entry.text)
+    cx.run.root.unsettled().into_iter().find(|entry| entry.by == cx.run.marker).map(|entry| entry.text)
 }
 
 /// What stands in the database of a run that goes back, for its last line.
 pub(crate) fn what_stands(cx: &StepContext<'_>) -> Option<String> {
-    let record = cx.target.as_ref().and_then(|target| own(cx, &target.release).ok().flatten());
+    let record = cx.found.target.as_ref().and_then(|target| own(cx, &target.release).ok().flatten());
     let applied = record.and_then(|record| record.applied).unwrap_or_default();
     let stand = match applied.len() {
         0 => None,
@@ -210,15 +210,15 @@ pub(crate) fn what_stands(cx: &StepContext<'_>) -> Option<String> {
 
 /// Which migration was begun, by what the process wrote down; a step runner keeps that to itself.
 fn reported(cx: &StepContext<'_>) -> Begun {
-    match cx.app.executor {
-        ExecutorKind::Direct => begun(&cx.root.migration_report(cx.run)),
+    match cx.run.app.executor {
+        ExecutorKind::Direct => begun(&cx.run.root.migration_report(cx.run.id)),
         ExecutorKind::Units => Begun::Unknown,
     }
 }
 
 fn forget_report(cx: &StepContext<'_>) {
     // One that stays is swept with the rest of the scratch files.
-    let _ = fs::remove_file(cx.root.migration_report(cx.run));
+    let _ = fs::remove_file(cx.run.root.migration_report(cx.run.id));
 }
 
 /// An index that an interrupted build has left is in the way of the migration that makes it, and would be told as "already exists" only in the middle.
@@ -235,10 +235,10 @@ pub(super) fn refuse_invalid_indexes(schema: &Schema) -> Result<(), Failure> {
 
 /// What this run wrote down of the release's migrations.
 fn own(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
-    let record: Option<Migrated> = cx.root.fact(release)?;
+    let record: Option<Migrated> = cx.run.root.fact(release)?;
     // A release is made by its own run, be it one of an older agent, which wrote no mark.
-    let made_here = cx.act.makes_a_release();
-    Ok(record.filter(|record| made_here || record.by.as_deref() == Some(cx.marker)))
+    let made_here = cx.run.act.makes_a_release();
+    Ok(record.filter(|record| made_here || record.by.as_deref() == Some(cx.run.marker)))
 }
 
 /// What runs before this one wrote down, where anything of it stands, or may.
@@ -246,7 +246,7 @@ pub(super) fn earlier(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Opt
     if let Some(own) = own(cx, release)? {
         return Ok(own.earlier.map(|earlier| *earlier));
     }
-    Ok(cx.root.fact::<Migrated>(release)?.filter(Migrated::may_stand))
+    Ok(cx.run.root.fact::<Migrated>(release)?.filter(Migrated::may_stand))
 }
 
 /// Whether this run has begun to migrate: from then on it removes no dump.
@@ -261,7 +261,7 @@ pub(super) fn left_something(cx: &StepContext<'_>, release: &ReleaseName) -> Res
 
 /// Marks a release whose migrations stand, though it does not serve.
 pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
-    cx.root.set_fact(release, &Failed { at: Utc::now(), run: cx.run.0 })?;
+    cx.run.root.set_fact(release, &Failed { at: Utc::now(), run: cx.run.id.0 })?;
     let Migrated { applied, irreversible, .. } = own(cx, release)?.unwrap_or_default();
     let applied = applied.unwrap_or_default();
     let for_good: Vec<String> = applied.iter().filter(|migration| irreversible.contains(migration)).cloned().collect();
@@ -271,7 +271,7 @@ pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Fa
         (all, lost) if all == lost => format!("its code made what stands, and {} cannot be reversed", some_of(&for_good)),
         _ => format!("only its code can reverse what stands, but for {}, which cannot be reversed", some_of(&for_good)),
     };
-    cx.events.stays(cx.step, &format!("{} is kept: {why}", cx.root.release_dir(release).display()));
+    cx.scope.events.stays(cx.scope.step, &format!("{} is kept: {why}", cx.run.root.release_dir(release).display()));
     Ok(())
 }
 
@@ -289,7 +289,7 @@ pub(super) fn warn_of_what_is_ahead(cx: &StepContext<'_>, schema: &Schema) {
 
 /// Databases that a router allows and that nobody migrates or dumps here are named each time.
 pub(super) fn warn_of_what_is_left_out(cx: &StepContext<'_>, schema: &Schema) {
-    for text in left_out(schema, cx.app) {
+    for text in left_out(schema, cx.run.app) {
         cx.warn(text);
     }
 }
@@ -315,14 +315,14 @@ pub(crate) fn schema_of(inspection: &Inspection) -> Result<&Schema, Failure> {
 
 /// An empty database may not be the one that the live release serves from.
 pub(super) fn warn_of_an_empty_one(cx: &StepContext<'_>, inspection: &Inspection) {
-    if let (true, Some(former)) = (inspection.empty, &cx.former) {
+    if let (true, Some(former)) = (inspection.empty, &cx.found.former) {
         cx.warn(format!("the database has no table at all, and {former} is live: is it the database that it serves from?"));
     }
 }
 
 /// Warns in each release that migrates without a dump.
 fn warn_without_any(cx: &StepContext<'_>, inspection: &Inspection) {
-    if cx.app.backup.is_none() {
+    if cx.run.app.backup.is_none() {
         let hint = if ["postgresql", "sqlite"].contains(&inspection.vendor.as_str()) {
             "add [backup] to the app's file"
         } else {

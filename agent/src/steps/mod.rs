@@ -34,7 +34,7 @@ use crate::settings::{App, ExecutorKind};
 use crate::work::{Failure, chain};
 
 pub(crate) use check::is_migration;
-pub(crate) use context::{EventSink, StepContext, Target};
+pub(crate) use context::{EventSink, Findings, RunContext, StepContext, StepScope, Target};
 pub(crate) use health::{Depth, Health, health_of};
 pub(crate) use migrate::{left_out, what_stands};
 pub(crate) use room::explain;
@@ -117,19 +117,19 @@ const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::
 
 /// Makes what was built the agent's own, where somebody else has built it, but for what stands at its top under a name in `without`.
 fn claim(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
-    match cx.app.executor {
+    match cx.run.app.executor {
         ExecutorKind::Direct => Ok(()),
         ExecutorKind::Units => {
             grant_access(cx)?;
-            cx.watched(|watch| Ok(cx.root.claim(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
+            cx.watched(|watch| Ok(cx.run.root.claim(dir, without, &|| !watch.cancel.asked() && !watch.left().is_zero())?))
         }
     }
 }
 
 /// Has whoever builds let go of what was built: by a runner of its own, whose greeting tells that nothing of an earlier one is at work, cancelled or not.
 fn grant_access(cx: &StepContext<'_>) -> Result<(), Failure> {
-    cx.executor.end_building();
-    crate::work::grant_access(cx.app)
+    cx.run.executor.end_building();
+    crate::work::grant_access(cx.run.app)
 }
 
 /// The choice of a step that has a part wherever a release is made, and in nothing else.

@@ -21,11 +21,11 @@ impl Step for Probe {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        let Some(live) = cx.root.live()? else {
+        let Some(live) = cx.run.root.live()? else {
             return Err(Failure::new("no release is live").with_hint("make one: agentctl release REF"));
         };
-        cx.root.manifest(&live)?;
-        let proof = cx.release_ref(&live, |serving| Ok(cx.restart_context(|context| cx.app.restart.look(context, serving))?))?;
+        cx.run.root.manifest(&live)?;
+        let proof = cx.release_ref(&live, |serving| Ok(cx.restart_context(|context| cx.run.app.restart.look(context, serving))?))?;
         for note in &proof.notes {
             cx.note(note);
         }

@@ -30,31 +30,31 @@ impl Step for Prune {
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         // Where the live one is new, the one that was live until now is the way back; else it is the one before the live one.
-        let live = cx.root.live()?;
-        let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
+        let live = cx.run.root.live()?;
+        let way_back = if live == cx.found.former { cx.found.before_former.clone() } else { cx.found.former.clone() };
         let ask = || cx.used();
-        let in_use = InUse::of_run(cx.app, cx.root, &ask);
-        let old = old(cx.root, cx.app, way_back.as_ref(), &in_use)?;
+        let in_use = InUse::of_run(cx.run.app, cx.run.root, &ask);
+        let old = old(cx.run.root, cx.run.app, way_back.as_ref(), &in_use)?;
         for release in &old {
             // Somebody may have pinned it while others were removed.
-            if cx.root.is_pinned(release) {
+            if cx.run.root.is_pinned(release) {
                 continue;
             }
-            cx.root.remove_release(release)?;
+            cx.run.root.remove_release(release)?;
             cx.note(format!("removed {release}"));
         }
-        let environments = remove_unused_environments(cx.root, &in_use)?;
+        let environments = remove_unused_environments(cx.run.root, &in_use)?;
         if environments > 0 {
             cx.note(format!("removed {} that no release uses", counted(environments, "environment")));
         }
         let mut backups = 0;
-        if let Some(backup) = &cx.app.backup {
+        if let Some(backup) = &cx.run.app.backup {
             // They are sorted by their releases. One that was staged long ago, and is live since today, has made the newest of them.
             let of_live = |path: &&PathBuf| live.as_ref().is_some_and(|live| is_of(path, live));
             // What may be left halfway in the database is restored from the dump that was taken before.
-            let unsettled: Vec<PathBuf> = cx.root.unsettled().into_iter().filter_map(|entry| entry.backup).collect();
-            for path in cx.root.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path) && !unsettled.contains(path)) {
-                cx.root.remove_backup(path)?;
+            let unsettled: Vec<PathBuf> = cx.run.root.unsettled().into_iter().filter_map(|entry| entry.backup).collect();
+            for path in cx.run.root.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path) && !unsettled.contains(path)) {
+                cx.run.root.remove_backup(path)?;
                 backups += 1;
             }
         }
@@ -79,9 +79,9 @@ pub(crate) enum Beyond {
 
 /// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
 pub(super) fn frees(cx: &StepContext<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, RootError> {
-    let (root, ask) = (cx.root, || cx.used());
-    let keep = if beyond == Beyond::AsSet { cx.app.keep_releases } else { 2 };
-    let old = beyond_newest(root, way_back, keep, &InUse::of_run(cx.app, root, &ask))?;
+    let (root, ask) = (cx.run.root, || cx.used());
+    let keep = if beyond == Beyond::AsSet { cx.run.app.keep_releases } else { 2 };
+    let old = beyond_newest(root, way_back, keep, &InUse::of_run(cx.run.app, root, &ask))?;
     let names = root.release_names()?;
     let stay: Vec<String> = names.iter().filter(|name| !old.contains(name)).filter_map(|name| root.environment_of(name)).collect();
     let unused = root.environments()?.into_iter().filter(|key| !stay.contains(key));

@@ -17,7 +17,7 @@ const LOST_BYTES_PER_FILE: u64 = 2048;
 
 /// Refuses a tree that has no room.
 pub(super) fn for_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
-    let disk = cx.root.disk()?;
+    let disk = cx.run.root.disk()?;
     let needed = tree.bytes() + tree.files() * LOST_BYTES_PER_FILE;
     if needed > disk.free || (disk.inodes_in_all > 0 && tree.files() > disk.inodes) {
         let reason = format!(
@@ -42,21 +42,21 @@ pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     if !says(&failure.reason) && !failure.tail.iter().any(|line| says(line)) {
         return failure;
     }
-    let Ok(disk) = cx.root.disk() else { return failure };
+    let Ok(disk) = cx.run.root.disk() else { return failure };
     let free = Size { bytes: disk.free, inodes: disk.inodes };
-    let (makes_inodes, root) = (disk.inodes_in_all == 0, cx.root.path().display());
+    let (makes_inodes, root) = (disk.inodes_in_all == 0, cx.run.root.path().display());
     let shown = |size: Size| match makes_inodes {
         true => bytes(size.bytes),
         false => format!("{} and {}", bytes(size.bytes), counted(size.inodes, "inode")),
     };
-    let like = cx.former.as_ref().map(|former| model(cx, former));
+    let like = cx.found.former.as_ref().map(|former| model(cx, former));
     let wanted = like.map_or(Size::default(), |(_, size)| size);
     let is_scarce = free.bytes < SCARCE_BYTES.max(wanted.bytes) || (!makes_inodes && free.inodes < SCARCE_INODES.max(wanted.inodes));
     // It is another disk that is full: that of a database, of a hook, of /tmp.
     if !is_scarce {
         return failure;
     }
-    cx.root.give_up_reserve();
+    cx.run.root.give_up_reserve();
     let mut told = format!("the disk is full: {} are free on that of {root}", shown(free));
     if let Some((what, size)) = like {
         told += &format!("; {what} takes {}", shown(size));
@@ -74,15 +74,17 @@ pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
 
 /// What there is of the live release that is like what had no room.
 fn model(cx: &StepContext<'_>, former: &ReleaseName) -> (&'static str, Size) {
-    match cx.root.environment_of(former) {
-        Some(key) if cx.step == "environment" => ("an environment like that of the live release", cx.root.size_of_environment(&key)),
-        _ => ("a release like the live one", cx.root.size_of_release(former)),
+    match cx.run.root.environment_of(former) {
+        Some(key) if cx.scope.step == "environment" => {
+            ("an environment like that of the live release", cx.run.root.size_of_environment(&key))
+        }
+        _ => ("a release like the live one", cx.run.root.size_of_release(former)),
     }
 }
 
 /// What `prune` would free, for people.
 fn gain(cx: &StepContext<'_>) -> String {
-    let way_back: Option<&ReleaseName> = cx.before_former.as_ref();
+    let way_back: Option<&ReleaseName> = cx.found.before_former.as_ref();
     let frees = |beyond| prune::frees(cx, way_back, beyond).unwrap_or_default();
     match (frees(Beyond::AsSet), frees(Beyond::TheWayBack)) {
         (0, 0) => "`agentctl prune` would free nothing: make room by other means".to_owned(),

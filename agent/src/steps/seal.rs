@@ -26,19 +26,19 @@ impl Step for Seal {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        cx.before_seal.drain(..).try_for_each(BackgroundTask::finish)?;
+        cx.found.before_seal.drain(..).try_for_each(BackgroundTask::finish)?;
         let (target, made_by) = (cx.target()?, made(cx));
         claim_release(cx, target)?;
-        let manifest = cx.root.seal(&Sealing {
-            app: cx.app.name.as_str(),
+        let manifest = cx.run.root.seal(&Sealing {
+            app: cx.run.app.name.as_str(),
             release: &target.release,
             commit: &target.commit,
             reference: target.reference.as_ref().map(RefName::as_str),
             subject: target.subject.as_deref(),
-            caller: cx.caller,
-            run: cx.run.0,
+            caller: cx.run.caller,
+            run: cx.run.id.0,
             now: Utc::now(),
-            read_only: cx.app.read_only,
+            read_only: cx.run.app.read_only,
             made_by: made_by.as_ref(),
         })?;
         cx.note(format!("{}, {}", counted(manifest.files, "file"), bytes(manifest.bytes)));
@@ -48,19 +48,19 @@ impl Step for Seal {
 
 /// What a builder could have put in the place of the agent's own is made anew: the link to the environment, the commit, the links to what is shared.
 fn claim_release(cx: &StepContext<'_>, target: &Target) -> Result<(), Failure> {
-    if cx.app.executor == ExecutorKind::Direct {
+    if cx.run.app.executor == ExecutorKind::Direct {
         return Ok(());
     }
-    let environment = cx.root.environment_of(&target.release);
+    let environment = cx.run.root.environment_of(&target.release);
     claim(cx, &cx.dir()?, &[FACTS, "venv", "REVISION"])?;
     match environment {
-        Some(key) if cx.root.has_environment(&key) => cx.root.link_environment(&target.release, &key)?,
-        _ if cx.app.python.is_some() => {
+        Some(key) if cx.run.root.has_environment(&key) => cx.run.root.link_environment(&target.release, &key)?,
+        _ if cx.run.app.python.is_some() => {
             return Err(Failure::new("venv is not the link to the release's environment any more").with_hint("does a hook change it?"));
         }
         _ => {}
     }
-    cx.root.write_revision(&target.release, &target.commit)?;
-    cx.root.link_shared(&target.release, &cx.app.shared)?;
+    cx.run.root.write_revision(&target.release, &target.commit)?;
+    cx.run.root.link_shared(&target.release, &cx.run.app.shared)?;
     Ok(())
 }

@@ -36,8 +36,8 @@ impl Step for Switch {
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
         // Nothing unsealed ever goes live, whoever asks.
-        cx.root.manifest(&release)?;
-        if let Some(interpreter) = cx.root.interpreter_gone(&release) {
+        cx.run.root.manifest(&release)?;
+        if let Some(interpreter) = cx.run.root.interpreter_gone(&release) {
             return Err(Failure::new(format!("the interpreter of {release}, {}, is not on this host any more", interpreter.display()))
                 .with_hint(format!(
                     "install it again, or make the commit anew with the interpreter that is set: agentctl release {}",
@@ -45,45 +45,45 @@ impl Step for Switch {
                 )));
         }
         // What stands where the link belongs must be ours to replace; said while nothing is exposed.
-        cx.root.live()?;
+        cx.run.root.live()?;
         warn_of_newer_migrations(cx, &release)?;
         warn_of_unsettled(cx);
-        if *cx.act == Act::Restart && cx.app.restart == Restart::None {
+        if *cx.run.act == Act::Restart && cx.run.app.restart == Restart::None {
             return Err(Failure::new("there is nothing to restart: no [restart] is set").with_hint("agentctl init writes an example"));
         }
         say_what_activate_does_not_do(cx, &release);
         load_before_what_cannot_hand_over(cx)?;
-        let served: Option<Served> = cx.root.fact(&release).ok().flatten();
+        let served: Option<Served> = cx.run.root.fact(&release).ok().flatten();
         // With other variables nobody has seen it serve.
-        if served.is_some() && *cx.act != Act::Restart {
-            cx.steadiness.set(Steadiness::Seen);
+        if served.is_some() && *cx.run.act != Act::Restart {
+            cx.found.steadiness.set(Steadiness::Seen);
         }
         let prepared =
-            beside(cx, |cx| cx.release_ref(&release, |new| Ok(cx.restart_context(|context| cx.app.restart.prepare(context, new))?)))?;
-        cx.before_end = cx.release_ref(&release, |new| {
+            beside(cx, |cx| cx.release_ref(&release, |new| Ok(cx.restart_context(|context| cx.run.app.restart.prepare(context, new))?)))?;
+        cx.found.before_end = cx.release_ref(&release, |new| {
             let mut prepared = prepared;
             faults::at("prepared");
-            cx.events.expose(self.name())?;
+            cx.scope.events.expose(self.name())?;
             faults::at("exposed");
-            cx.root.swap(&release, cx.lock)?;
-            cx.restart_context(|context| cx.app.restart.act(context, new, &mut prepared))?;
+            cx.run.root.swap(&release, cx.run.lock)?;
+            cx.restart_context(|context| cx.run.app.restart.act(context, new, &mut prepared))?;
             faults::at("handed-over");
-            if matches!(cx.app.restart, Restart::Handover(_)) {
+            if matches!(cx.run.app.restart, Restart::Handover(_)) {
                 // The instance was watched for the whole time before anybody could meet it.
-                cx.steadiness.set(Steadiness::Seen);
+                cx.found.steadiness.set(Steadiness::Seen);
             }
-            let proof = cx.restart_context(|context| cx.app.restart.prove(context, new, &prepared))?;
+            let proof = cx.restart_context(|context| cx.run.app.restart.prove(context, new, &prepared))?;
             faults::at("proven");
             tell(cx, &proof);
             settle_what_is_applied(cx);
             warn_of_other_settings(cx, new);
-            let workers = Some(cx.app.workers.iter().map(|worker| worker.unit.clone()).collect());
+            let workers = Some(cx.run.app.workers.iter().map(|worker| worker.unit.clone()).collect());
             let mut writing = None;
             if served.as_ref().is_none_or(|served| served.workers != workers) {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let first = served.unwrap_or(Served { at: Utc::now(), ms, workers: None });
                 // Should the fact be lost, the journal knows.
-                match cx.root.begin_fact(&release, &Served { workers, ..first }) {
+                match cx.run.root.begin_fact(&release, &Served { workers, ..first }) {
                     Ok(begun) => writing = Some(begun),
                     Err(err) => cx.warn(not_written_down(&err)),
                 }
@@ -98,39 +98,39 @@ impl Step for Switch {
     }
 
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
-        let Some(target) = &cx.target else { return Ok(()) };
+        let Some(target) = &cx.found.target else { return Ok(()) };
         let release = &target.release;
-        let live = match cx.root.live() {
+        let live = match cx.run.root.live() {
             // The link was never touched: whatever stands there now is no business of this run.
-            Err(_) if !cx.exposed => None,
+            Err(_) if !cx.found.exposed => None,
             live => live?,
         };
         // An app that was activated anew goes back to itself.
-        if cx.former.as_ref() != Some(release) && live.as_ref() == Some(release) {
-            match &cx.former {
-                Some(former) => cx.root.swap(former, cx.lock)?,
-                None => cx.root.unlink(cx.lock)?,
+        if cx.found.former.as_ref() != Some(release) && live.as_ref() == Some(release) {
+            match &cx.found.former {
+                Some(former) => cx.run.root.swap(former, cx.run.lock)?,
+                None => cx.run.root.unlink(cx.run.lock)?,
             }
         }
-        if !cx.root.release_dir(release).is_dir() {
+        if !cx.run.root.release_dir(release).is_dir() {
             return Ok(());
         }
-        if !cx.exposed {
+        if !cx.found.exposed {
             // The former release was never left; only what was started for the new one has to go.
             return cx.release_ref(release, |failed| {
-                cx.restart_context(|context| cx.app.restart.forget(context, failed, cx.former.as_ref()));
+                cx.restart_context(|context| cx.run.app.restart.forget(context, failed, cx.found.former.as_ref()));
                 Ok(())
             });
         }
-        cx.steadiness.set(Steadiness::Seen);
-        cx.release_ref(release, |failed| match &cx.former {
+        cx.found.steadiness.set(Steadiness::Seen);
+        cx.release_ref(release, |failed| match &cx.found.former {
             Some(former) => {
                 let lacking = workers_that_it_never_had(cx, former);
                 cx.release_ref(former, |former| {
-                    Ok(cx.restart_context_without(&lacking, |context| cx.app.restart.back(context, failed, Some(former)))?)
+                    Ok(cx.restart_context_without(&lacking, |context| cx.run.app.restart.back(context, failed, Some(former)))?)
                 })
             }
-            None => Ok(cx.restart_context(|context| cx.app.restart.back(context, failed, None))?),
+            None => Ok(cx.restart_context(|context| cx.run.app.restart.back(context, failed, None))?),
         })
     }
 }
@@ -142,19 +142,19 @@ pub(crate) fn not_written_down(err: &RootError) -> String {
 
 /// The workers of the app, by their units as they are set, that a release is known not to have had.
 fn workers_that_it_never_had(cx: &StepContext<'_>, release: &ReleaseName) -> Vec<String> {
-    let had = cx.root.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
+    let had = cx.run.root.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
     // Of one that no list was written down of, they are all believed to be its own.
     let Some(had) = had else { return Vec::new() };
-    cx.app.workers.iter().map(|worker| worker.unit.clone()).filter(|unit| !had.contains(unit)).collect()
+    cx.run.app.workers.iter().map(|worker| worker.unit.clone()).filter(|unit| !had.contains(unit)).collect()
 }
 
 fn settle(cx: &StepContext<'_>, release: &ReleaseName, prepared: &Prepared) -> Result<(), Failure> {
-    let former = cx.former.as_ref().filter(|former| *former != release);
+    let former = cx.found.former.as_ref().filter(|former| *former != release);
     cx.release_ref(release, |new| match former {
-        Some(former) => {
-            cx.release_ref(former, |former| Ok(cx.restart_context(|context| cx.app.restart.settle(context, new, Some(former), prepared))?))
-        }
-        None => Ok(cx.restart_context(|context| cx.app.restart.settle(context, new, None, prepared))?),
+        Some(former) => cx.release_ref(former, |former| {
+            Ok(cx.restart_context(|context| cx.run.app.restart.settle(context, new, Some(former), prepared))?)
+        }),
+        None => Ok(cx.restart_context(|context| cx.run.app.restart.settle(context, new, None, prepared))?),
     })
 }
 
@@ -164,32 +164,32 @@ fn tell(cx: &StepContext<'_>, proof: &ServingProof) {
     }
     // They follow from the settings: the next releases leave them to doctor.
     for warning in &proof.warnings {
-        if cx.root.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
+        if cx.run.root.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
     }
 }
 
 /// Somebody who activates the live release may want it started anew.
 fn say_what_activate_does_not_do(cx: &StepContext<'_>, release: &ReleaseName) {
-    let is_live = matches!(cx.act, Act::Activate { .. }) && cx.former.as_ref() == Some(release);
-    if is_live && cx.restart_context(|context| cx.app.restart.is_served(context, release)) {
+    let is_live = matches!(cx.run.act, Act::Activate { .. }) && cx.found.former.as_ref() == Some(release);
+    if is_live && cx.restart_context(|context| cx.run.app.restart.is_served(context, release)) {
         cx.warn(format!(
             "{release} is live and serves already, so that activate changes nothing: agentctl --app {} restart starts it anew",
-            cx.app.name
+            cx.run.app.name
         ));
     }
 }
 
 /// A server with other settings than the database was migrated with may use another database altogether.
 fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
-    let inspection = cx.inspection.as_ref();
+    let inspection = cx.found.inspection.as_ref();
     let made = MadeWith {
-        module: inspection.map(|inspection| inspection.settings_module.as_str()).or_else(|| cx.app.settings_module()),
+        module: inspection.map(|inspection| inspection.settings_module.as_str()).or_else(|| cx.run.app.settings_module()),
         by_default: inspection.and_then(|inspection| inspection.chosen_by_default.as_deref()),
     };
-    let drift = cx.restart_context(|context| cx.app.restart.drift(context, new, &made));
+    let drift = cx.restart_context(|context| cx.run.app.restart.drift(context, new, &made));
     for finding in drift {
         // Another settings module is told in each run. Other variables are told once, and then by doctor: they are the same with every release.
-        if finding.level != Level::Error && !cx.root.tell_once(&finding.text) {
+        if finding.level != Level::Error && !cx.run.root.tell_once(&finding.text) {
             continue;
         }
         let hint = finding.hint.map_or_else(String::new, |hint| format!(": {hint}"));
@@ -199,12 +199,12 @@ fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
 
 /// Old code on a newer schema passes its checks and fails at the first write: what newer releases migrated is named, where the database still has it.
 fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
-    if !matches!(cx.act, Act::Activate { .. }) {
+    if !matches!(cx.run.act, Act::Activate { .. }) {
         return Ok(());
     }
     let mut newer = Vec::new();
-    for name in cx.root.release_names()?.into_iter().filter(|name| name > release) {
-        let migrated = cx.root.fact::<Migrated>(&name).unwrap_or_else(|err| {
+    for name in cx.run.root.release_names()?.into_iter().filter(|name| name > release) {
+        let migrated = cx.run.root.fact::<Migrated>(&name).unwrap_or_else(|err| {
             cx.warn(format!("what the newer release {name} migrated cannot be told: {}", chain(&err)));
             None
         });
@@ -229,7 +229,7 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
         }
         let (lost, can_be): (Vec<String>, Vec<String>) =
             unknown.iter().cloned().partition(|name| migrated.all_irreversible().contains(name));
-        let dir = cx.root.release_dir(&name);
+        let dir = cx.run.root.release_dir(&name);
         let way = match (can_be.is_empty(), lost.is_empty()) {
             (_, true) => format!("only {} can reverse them", dir.display()),
             (true, _) => "they cannot be reversed".to_owned(),
@@ -243,10 +243,10 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
 
 /// Where the switch is a restart in place, a release that cannot be imported would be an outage: it is loaded once before.
 fn load_before_what_cannot_hand_over(cx: &StepContext<'_>) -> Result<(), Failure> {
-    match cx.app.restart {
+    match cx.run.app.restart {
         Restart::None | Restart::Handover(_) => Ok(()),
         Restart::UwsgiFifo(_) | Restart::Systemd(_) | Restart::Gunicorn(_) | Restart::Command(_) => {
-            if cx.app.django.is_some() {
+            if cx.run.app.django.is_some() {
                 for note in cx.work(&Job::Load)?.warnings() {
                     cx.note(note);
                 }

@@ -6,7 +6,7 @@ use agent_model::names::{CommitId, RunId};
 use agent_wire::view::Level;
 
 use super::{AppEngine, DoctorReport};
-use crate::engine::app_thread::{hands, secrets_of};
+use crate::engine::app_thread::{executor_of, secrets_of};
 use crate::settings::App;
 use crate::steps::left_out;
 use crate::tools::manage::{Inspection, Places, SchemaUnknown, Settings};
@@ -66,7 +66,7 @@ impl AppEngine {
             release: Some(Ordered { name: live, commit, reference: None }),
             former: None,
         };
-        let answer = hands(self, app, &env).ask(&order, &Job::Inspect(Bytecode::NotWritten), None, watch, &|_| {});
+        let answer = executor_of(self, app, &env).ask(&order, &Job::Inspect(Bytecode::NotWritten), None, watch, &|_| {});
         Some(answer.and_then(|answer| match answer {
             JobAnswer::Inspected(inspection) => Ok(*inspection),
             other => Err(other.unexpected()),
