@@ -31,14 +31,14 @@ use crate::api::{self, ApiState, BindError, ControlSocket};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted, NotTaken};
 use crate::faults;
+use crate::process::{Cancel, Watch, serve_if_asked};
+use crate::python::{fetch_shared_installer, own_installer};
 use crate::report::reporter::Reporter;
 use crate::restore;
 use crate::settings::ExecutorKind;
 use crate::settings::files::{Whose, directory, directory_of_service};
 use crate::settings::watch::InForce;
 use crate::setup::{self, Manner, SetupRequest};
-use crate::tools::python::{fetch_shared_installer, own_installer};
-use crate::tools::{Cancel, Watch, serve_if_asked};
 use crate::work::runner::{Runner, RunnerError};
 use crate::work::{Role, chain};
 

@@ -5,7 +5,13 @@
 mod faults;
 mod root;
 mod trust;
-mod tools;
+mod process;
+mod http;
+mod https;
+mod git;
+mod python;
+mod database;
+mod django;
 mod systemd;
 mod restart;
 mod settings;

@@ -18,11 +18,11 @@ use agent_wire::event::Stream;
 use nix::unistd::{Uid, User, geteuid};
 use thiserror::Error;
 
+use crate::database::{DatabaseKind, restore, target};
+use crate::django::{Django, Tree};
+use crate::process::{Cancel, Program, Watch};
 use crate::root::AppRoot;
 use crate::settings::{self, App};
-use crate::tools::database::{DatabaseKind, restore, target};
-use crate::tools::manage::{Django, Tree};
-use crate::tools::{Cancel, Program, Watch};
 use crate::work::{Failure, Order, Ordered};
 
 /// The variable that has the secrets for the other half.

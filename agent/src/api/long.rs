@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::answer::Refused;
 use super::stopped;
-use crate::tools::Cancel;
+use crate::process::Cancel;
 
 /// How long an answer is silent at the most.
 pub(super) const SILENCE: Duration = Duration::from_secs(15);

@@ -24,8 +24,8 @@ use super::take::{Acting, take};
 use super::{ApiState, events, long, rights, webhooks};
 use crate::engine::journal::Evidence;
 use crate::engine::{NotTaken, ask_all};
+use crate::process::Cancel;
 use crate::report::metrics;
-use crate::tools::Cancel;
 
 /// The contract, as `GET /openapi.json` gives it.
 const OPENAPI: &str = include_str!("openapi.json");

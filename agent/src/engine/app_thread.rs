@@ -15,10 +15,10 @@ use super::journal::{Due, JournalError, word_of};
 use super::prepared::{PreparedRun, request_of};
 use super::replay::Replayed;
 use super::run_log::RunLog;
+use crate::process::last_look;
 use crate::root::RootLock;
 use crate::settings::{App, Complaint, ExecutorKind};
 use crate::steps::{EventSink, Findings, RunContext, StepContext, StepScope, Target};
-use crate::tools::last_look;
 use crate::work::mask::Mask;
 use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, grant_access};
 

@@ -11,13 +11,14 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::AppEngine;
 use super::admission::previous;
+use crate::git::{Git, Repository};
+use crate::https;
+use crate::process::sandbox::Held;
+use crate::process::{Cancel, Program, Watch, sandbox};
+use crate::python;
 use crate::restart::drift::MadeWith;
 use crate::restart::{ReleaseRef, Renewal, Restart, RestartContext, Steadiness, Variables};
 use crate::settings::ExecutorKind;
-use crate::tools::git::{Git, Repository};
-use crate::tools::https;
-use crate::tools::sandbox::{self, Held};
-use crate::tools::{Cancel, Program, Watch, python};
 use crate::work::{chain, users_of_runners};
 
 /// How long one question may take.

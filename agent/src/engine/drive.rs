@@ -11,11 +11,11 @@ use super::journal::{Journal, JournalError, RunFlag, word_of};
 use super::prepared::note_mark;
 use super::run_log::RunLog;
 use crate::faults;
+use crate::process::Cancel;
 use crate::restart::OfRun;
 use crate::root::BackgroundTask;
 use crate::settings::When;
 use crate::steps::{Depth, Did, StepContext, StepScope, explain, health_of, named, not_written_down, what_stands};
-use crate::tools::Cancel;
 use crate::work::Failure;
 
 /// The step that starts and stops instances.

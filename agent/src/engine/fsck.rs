@@ -14,11 +14,12 @@ use agent_wire::view::{Fsck, Level};
 
 use super::journal::Checked;
 use super::{AppEngine, NotTaken, locked};
+use crate::database;
+use crate::database::DatabaseError;
+use crate::git::Git;
+use crate::process::{Cancel, Watch};
 use crate::restart::handover;
 use crate::root::{Around, FsckReport, Leftover, RootError};
-use crate::tools::database::{self, DatabaseError};
-use crate::tools::git::Git;
-use crate::tools::{Cancel, Watch};
 use crate::work::{InUse, chain};
 
 /// How long one program may take: a repository or a dump may be large.

@@ -28,9 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use agent_model::names::{AppName, RunId};
 use agent_wire::event::{OutcomeWord, What};
 
+use crate::process::Cancel;
 use crate::root::AppRoot;
 use crate::settings::App;
-use crate::tools::Cancel;
 use crate::work::chain;
 pub(crate) use absent::{Absent, NotStarted};
 use journal::{Journal, RunFlag};

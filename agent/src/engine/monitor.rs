@@ -23,12 +23,12 @@ use super::app_thread::{AppThread, Silent, executor_of, secrets_of};
 use super::health::Seen;
 use super::instance_logs::InstanceLogs;
 use super::locked;
+use crate::process::exits::{Exit, Waiter, Waker, waker};
+use crate::process::{Cancel, Process};
 use crate::restart::handover::{Standing, StartedAgain};
 use crate::restart::{ReleaseRef, RestartContext, RestartError, Revived, Turn};
 use crate::settings::App;
 use crate::steps::{Findings, RunContext, StepContext, StepScope};
-use crate::tools::exits::{Exit, Waiter, Waker, waker};
-use crate::tools::{Cancel, Process};
 use crate::work::Failure;
 
 /// The first pause before an instance is started again that did not stay; the next ones are twice as long each.

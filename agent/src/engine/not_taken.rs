@@ -85,7 +85,7 @@ pub(crate) enum NotTaken {
     Root(#[from] RootError),
     /// git, for a plan.
     #[error(transparent)]
-    Git(#[from] crate::tools::git::GitError),
+    Git(#[from] crate::git::GitError),
 }
 
 /// That nothing fits a selector.

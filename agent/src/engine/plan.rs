@@ -10,9 +10,9 @@ use agent_wire::view;
 
 use super::prepared::draw;
 use super::{AppEngine, NotTaken};
+use crate::git::{Allowed, Budget, Git, TreeError};
+use crate::process::{Cancel, Watch};
 use crate::steps::{Brief, Past, Since, foreseen};
-use crate::tools::git::{Allowed, Budget, Git, TreeError};
-use crate::tools::{Cancel, Watch};
 use crate::work::chain;
 
 /// How long a plan may take.

@@ -17,9 +17,9 @@ use thiserror::Error;
 
 use super::journal::{Evidence, JournalError};
 use super::{Accepted, AppEngine, NotTaken, locked};
+use crate::git::{Allowed, Git, GitError};
+use crate::process::{Cancel, ProgramError, Watch};
 use crate::root::RootError;
-use crate::tools::git::{Allowed, Git, GitError};
-use crate::tools::{Cancel, ProgramError, Watch};
 use crate::trust::webhook::Source;
 use crate::work::chain;
 

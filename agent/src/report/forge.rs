@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 use hyper::Method;
 
 use crate::engine::journal::outbox::{Delivery, DeliveryKind, Phase, Subject};
+use crate::https::{Call, proxies};
 use crate::settings::Complaint;
 use crate::settings::report::{Report, To};
-use crate::tools::https::{Call, proxies};
 
 /// How long one call may take.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::engine::journal::outbox::{Delivery, DeliveryKind};
-use crate::tools::https::Reply;
+use crate::https::Reply;
 
 /// The longest that a delivery rests between two tries, where the target asks for no longer rest.
 const LONGEST_REST: Duration = Duration::from_secs(600);

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use agent_wire::view::{Finding, Level};
 
 use super::{ReleaseRef, Restart, RestartContext, variables};
-use crate::systemd::{Bus, Unit};
-use crate::tools::{Process, environment_file};
+use crate::process::Process;
+use crate::systemd::{Bus, Unit, environment_file};
 
 /// The variable that names Django's settings module.
 const SETTINGS_MODULE: &str = "DJANGO_SETTINGS_MODULE";

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::http::CheckError;
+use crate::process::ProgramError;
 use crate::root::RootError;
 use crate::systemd::SystemdError;
-use crate::tools::ProgramError;
-use crate::tools::http::CheckError;
 
 /// What went wrong, in words that name the act and the thing.
 #[derive(Debug, Error)]

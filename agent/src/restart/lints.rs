@@ -19,9 +19,9 @@ use super::server::{ReloadKind, Server, reload_kind_of};
 use super::unit_jobs::takes_too_long;
 use super::worker::Worker;
 use super::{Restart, RestartError};
+use crate::process::{Cancel, Process, Watch};
 use crate::root::Slots;
 use crate::systemd::{Bus, HELPERS, Unit, UnitAction, instance_name};
-use crate::tools::{Cancel, Process, Watch};
 
 /// All that `doctor` should know: what stands in the way, and the misconfigurations.
 pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::proof::{elsewhere, go_on, last_lines, log_of};
 use super::{ReleaseRef, RestartContext, RestartError};
-use crate::tools::{Process, Ticks};
+use crate::process::{Process, Ticks};
 
 const POLL: Duration = Duration::from_millis(20);
 

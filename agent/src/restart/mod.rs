@@ -27,8 +27,8 @@ use agent_model::names::{AppName, CommitId, ReleaseName};
 
 use agent_wire::view::{Finding, Level};
 
-use crate::tools::http::{Check, Wrong};
-use crate::tools::{Process, Program, Ticks, Watch};
+use crate::http::{Check, Wrong};
+use crate::process::{Process, Program, Ticks, Watch};
 
 use crate::systemd::{Unit, UnitAction};
 pub(crate) use error::RestartError;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use agent_model::names::CommitId;
 
 use super::{ReleaseRef, RestartContext, RestartError, ServingProof};
-use crate::tools::Process;
-use crate::tools::http::{Check, CheckAnswer, CheckError, Expected, Target, Wrong};
+use crate::http::{Check, CheckAnswer, CheckError, Expected, Target, Wrong};
+use crate::process::Process;
 
 /// The most rounds of questions, however many workers there are.
 const MOST_ROUNDS: usize = 128;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::RestartContext;
 use super::master::ShownBy;
+use crate::http::Wrong;
+use crate::process::Process;
 use crate::systemd::{Unit, UnitAction};
-use crate::tools::Process;
-use crate::tools::http::Wrong;
 
 /// How an app is brought to load a release, as far as the misconfigurations differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

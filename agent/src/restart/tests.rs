@@ -15,8 +15,8 @@ use agent_model::names::{AppName, CommitId, ReleaseName};
 use tempfile::TempDir;
 
 use super::*;
-use crate::tools::http::Target;
-use crate::tools::{Cancel, Watch};
+use crate::http::Target;
+use crate::process::{Cancel, Watch};
 
 pub(super) const A: &str = "2026-11-20-10-00-00-aaaaaaaaaaaa";
 pub(super) const B: &str = "2026-11-20-11-00-00-bbbbbbbbbbbb";

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::tools::Cancel;
+use crate::process::Cancel;
 
 /// The turn of an app.
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ use super::master::ShownBy;
 use super::proof::go_on;
 use super::server::{Server, forks, shown_after_fork};
 use super::{ReleaseRef, RestartContext, RestartError};
+use crate::process::Process;
 use crate::systemd::{Bus, SystemdError, Unit, UnitAction};
-use crate::tools::Process;
 
 /// How often a unit is looked at while it is watched.
 pub(super) const POLL: Duration = Duration::from_millis(100);

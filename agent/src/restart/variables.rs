@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ReleaseRef, RestartContext, RestartError};
 use crate::root::write_durably;
-use crate::tools::environment_file;
+use crate::systemd::environment_file;
 
 /// The file of units that serve in place.
 pub(crate) const LIVE: &str = "live";

@@ -7,9 +7,9 @@ use super::master::ShownBy;
 use super::server::{Server, times_without_app};
 use super::unit_jobs::{POLL, in_another_release, shown_by, stray};
 use super::{ReleaseRef, RestartContext, RestartError};
+use crate::http::Wrong;
+use crate::process::Process;
 use crate::systemd::{Bus, Unit};
-use crate::tools::Process;
-use crate::tools::http::Wrong;
 
 /// How many answers of a uWSGI without an app are enough, at least.
 const WITHOUT_APP: usize = 10;

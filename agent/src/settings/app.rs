@@ -18,8 +18,8 @@ use agent_model::request::WhenBusy;
 use super::kinds::{absolute, integer, list, one_of, size, switch, within_release};
 use super::reader::{self, Section};
 use super::{App, Complaint, ExecutorKind, Submodules, defaults, environment, refs, report};
+use crate::database;
 use crate::root::{Limits, Shared};
-use crate::tools::database;
 
 /// Reads the settings of the app called `name` from `text`, which stands in `file`.
 pub(crate) fn parse(name: &AppName, file: &Path, text: &str) -> Result<App, Vec<Complaint>> {

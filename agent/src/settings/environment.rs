@@ -1,7 +1,7 @@
 //! The environment of an app's programs, made in one place: every hook, manage.py, worker and server of a release has these variables, whoever starts it.
 
 use super::App;
-use crate::tools::manage;
+use crate::django;
 
 /// The variable that names Django's settings module.
 pub(crate) const SETTINGS_MODULE: &str = "DJANGO_SETTINGS_MODULE";
@@ -9,7 +9,7 @@ pub(crate) const SETTINGS_MODULE: &str = "DJANGO_SETTINGS_MODULE";
 pub(super) const NAME_IT_ONCE: &str = "name the settings module once";
 
 /// The settings module that `[django]` names, or else `[env]`.
-pub(super) fn module<'a>(django: Option<&'a manage::Settings>, env: &'a [(String, String)]) -> Option<&'a str> {
+pub(super) fn module<'a>(django: Option<&'a django::Settings>, env: &'a [(String, String)]) -> Option<&'a str> {
     let in_env = || env.iter().find(|(name, _)| name == SETTINGS_MODULE).map(|(_, value)| value.as_str());
     django.and_then(|django| django.settings.as_deref()).or_else(in_env)
 }

@@ -6,7 +6,7 @@ use agent_model::grant::Principal;
 
 use super::kinds::{absolute, one_of, parsed, some_list};
 use super::reader::{Section, nearest, shown};
-use crate::tools::https::check_address;
+use crate::https::check_address;
 use crate::trust::{Algorithm, Bind, Issuer, IssuerKind};
 
 /// The kind of each issuer that has a name, by it; nothing where the kind is wrong and complained of.

@@ -29,12 +29,12 @@ use agent_model::names::{AppName, RefName};
 use agent_model::request::WhenBusy;
 use chrono::{DateTime, Utc};
 
+use crate::http::Check;
 use crate::restart::{Restart, worker::Worker};
 use crate::root::{Limits, Shared};
-use crate::tools::{database, git, http::Check, manage, python};
-use crate::trust::Issuer;
-use crate::trust::Secret;
 use crate::trust::webhook::Source;
+use crate::trust::{Issuer, Secret};
+use crate::{database, django, git, python};
 
 #[cfg(test)]
 pub(crate) use files::load;
@@ -160,7 +160,7 @@ pub(crate) struct App {
     /// `[python]`
     pub python: Option<python::Settings>,
     /// `[django]`
-    pub django: Option<manage::Settings>,
+    pub django: Option<django::Settings>,
     /// `[env]`
     pub env: Vec<(String, String)>,
     /// `[build_env]`

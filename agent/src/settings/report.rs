@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::kinds::{absolute, one_of, parsed, switch};
 use super::reader::{Section, Value, shown};
 use super::{Complaint, secrets};
-use crate::tools::https::{Roots, check_address};
+use crate::https::{Roots, check_address};
 
 /// `[[report]]`: one place that is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

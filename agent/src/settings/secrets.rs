@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::environment::{NAME_IT_ONCE, SETTINGS_MODULE};
 use super::kinds::variable_name;
 use super::{App, Complaint, Webhook, WebhookFile};
-use crate::tools::environment_file::{self, Assignment};
+use crate::systemd::environment_file;
+use crate::systemd::environment_file::Assignment;
 
 /// The most bytes of a file that is read for settings or secrets.
 const MOST_BYTES: u64 = 1 << 20;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::people::AGENT;
-use crate::tools::python;
+use crate::python;
 
 /// Whose something is to be, by name: who is still to be made has no number yet.
 #[derive(Debug, Clone, PartialEq, Eq)]

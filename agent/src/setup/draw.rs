@@ -7,11 +7,11 @@ use super::Refusal;
 use super::action::{Action, GroupOf, Owner};
 use super::people::{AGENT, People};
 use super::texts::{self, Served, Server};
+use crate::python::Installer;
 use crate::restart::Restart;
 use crate::restart::handover::{self, Starter};
 use crate::root::layout::{self, Group};
 use crate::settings::App;
-use crate::tools::python::Installer;
 use crate::work::Role;
 
 /// What the host has, as far as the list depends on it.

@@ -13,9 +13,10 @@ use super::people::{self, AGENT, Chosen, People};
 use super::places::{self, PlaceKind, Seen};
 use super::texts::{self, Server};
 use super::{Refusal, SetupError, SetupRequest};
+use crate::process::{Cancel, Program, Watch};
+use crate::python;
 use crate::root::layout::{self, Group};
 use crate::settings::{App, Settings};
-use crate::tools::{Cancel, Program, Watch, python};
 use crate::work::Role;
 
 /// Where units are, as systemd looks for them.

@@ -30,9 +30,9 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use thiserror::Error;
 
+use crate::process::ProgramError;
+use crate::python::PythonError;
 use crate::settings::{self, ExecutorKind};
-use crate::tools::ProgramError;
-use crate::tools::python::PythonError;
 use action::Action;
 use draw::Drawn;
 use host::State;

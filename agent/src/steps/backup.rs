@@ -9,7 +9,8 @@ use super::context::Ask;
 use super::foresight::nothing_to_migrate;
 use super::words::bytes;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, migrate, with_django};
-use crate::tools::database::{self, DatabaseKind, Part};
+use crate::database;
+use crate::database::{DatabaseKind, Part};
 use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Backup;

@@ -8,9 +8,9 @@ use super::room;
 use super::words::{bytes, counted};
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain, grant_access, in_a_release, migrate};
 use crate::faults;
+use crate::git::{Budget, Tree};
 use crate::root::{FACTS, IoContext, remove_tree};
 use crate::settings::{ExecutorKind, Submodules};
-use crate::tools::git::{Budget, Tree};
 
 pub(super) struct Checkout;
 
@@ -90,7 +90,7 @@ fn check_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
     let submodules = tree.submodules();
     if !submodules.is_empty() {
         if cx.run.app.submodules == Submodules::Refuse {
-            let err = crate::tools::git::TreeError::Submodules(submodules);
+            let err = crate::git::TreeError::Submodules(submodules);
             return Err(Failure { reason: chain(&err), hint: err.hint(), tail: Vec::new() });
         }
         cx.warn(format!("the directories of {} submodule(s) stay empty: {}", submodules.len(), submodules.join(", ")));

@@ -8,9 +8,9 @@ use super::foresight::static_files_of_the_live_one;
 use super::static_files::StaticProof;
 use super::words::counted;
 use super::{Brief, Did, Failure, NOTHING_LEFT, Step, StepContext, chain, in_a_release, with_django};
+use crate::django::Collected;
 use crate::root::Reused;
 use crate::settings::ExecutorKind;
-use crate::tools::manage::Collected;
 use crate::work::{Job, JobAnswer};
 
 pub(super) struct CollectStatic;

@@ -11,13 +11,14 @@ use agent_wire::event::Stream;
 
 use super::kept::nothing_in_the_release;
 use super::since::{Deferred, Since};
+use crate::database;
+use crate::database::DumpFile;
+use crate::django::{Grounds, Inspection};
+use crate::git::{Allowed, Git, Tree};
+use crate::process::{Cancel, Watch};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, Steadiness, Turn, Variables};
 use crate::root::{AppRoot, BackgroundTask, RootLock};
 use crate::settings::{App, When};
-use crate::tools::database::{self, DumpFile};
-use crate::tools::git::{Allowed, Git, Tree};
-use crate::tools::manage::{Grounds, Inspection};
-use crate::tools::{Cancel, Watch};
 use crate::work::{Bytecode, Executor, Failure, Job, JobAnswer, Order, Ordered, chain};
 
 /// Who hears a step: the run's journal, with secrets masked.

@@ -10,9 +10,9 @@ use agent_model::names::ReleaseName;
 use super::kept::nothing_in_the_release;
 use super::since::Deferred;
 use super::{Failure, StepContext, migrate};
+use crate::django::{Inspection, some_of};
+use crate::process::Watch;
 use crate::root::MadeBy;
-use crate::tools::Watch;
-use crate::tools::manage::{Inspection, some_of};
 use crate::work::{Bytecode, Job, JobAnswer};
 
 /// Does something, and beside it what was deferred. Both must come out well; the first that does not ends the other.

@@ -12,9 +12,9 @@ use nix::unistd::geteuid;
 use super::ready::{self, Fatal, Unready};
 use super::words::counted;
 use super::{Brief, Depth, Did, Failure, Health, NOTHING_LEFT, Step, StepContext, Target, health_of, in_a_release};
+use crate::git::{Apart, Fetched, Git, GitError, Resolved};
+use crate::process::Watch;
 use crate::settings::ExecutorKind;
-use crate::tools::Watch;
-use crate::tools::git::{Apart, Fetched, Git, GitError, Resolved};
 use crate::work::chain;
 
 /// How often the cache is looked at while somebody else holds it.

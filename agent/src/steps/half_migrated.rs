@@ -4,8 +4,8 @@
 use chrono::Utc;
 
 use super::StepContext;
+use crate::django::{Begun, some_of};
 use crate::root::{ApplyOrder, Migrated, Unsettled};
-use crate::tools::manage::{Begun, some_of};
 
 /// Those that may have been left halfway. `applied` is what the database says; nothing where it could not be asked.
 pub(super) fn half_of(record: &Migrated, applied: Option<&[String]>, begun: &Begun) -> Vec<String> {

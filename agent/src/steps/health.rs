@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use agent_model::names::ReleaseName;
 use agent_wire::event::Stream;
 
+use crate::process::{Cancel, Watch};
 use crate::restart::worker::Worker;
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError, Steadiness, Variables};
 use crate::root::AppRoot;
 use crate::settings::App;
-use crate::tools::{Cancel, Watch};
 use crate::work::{Failure, chain};
 
 /// What came of asking a release.

@@ -1,7 +1,7 @@
 //! State within a release is refused: the next release has its own, and the site would be empty with it.
 
 use super::{Failure, StepContext};
-use crate::tools::manage::{Inspection, Places};
+use crate::django::{Inspection, Places};
 
 /// Refuses a release with state in it.
 pub(super) fn nothing_in_the_release(cx: &StepContext<'_>, inspection: &Inspection) -> Result<(), Failure> {

@@ -12,10 +12,10 @@ use super::foresight::nothing_to_migrate;
 use super::half_migrated::{End, entry, half_of, left, sentence};
 use super::words::counted;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, with_django};
+use crate::django::{Begun, Inspection, PostMigrate, Schema, SchemaUnknown, begun, some_of};
 use crate::faults;
 use crate::root::{ApplyOrder, Failed, Migrated};
 use crate::settings::{App, ExecutorKind};
-use crate::tools::manage::{Begun, Inspection, PostMigrate, Schema, SchemaUnknown, begun, some_of};
 use crate::work::{Bytecode, Job, JobAnswer};
 
 pub(super) struct Migrate;

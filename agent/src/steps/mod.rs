@@ -146,7 +146,7 @@ fn before_it_serves(brief: &Brief<'_>) -> Choice {
 }
 
 /// The same choice for a step of Django's: `word` is the key that can turn it off.
-fn with_django(choice: Choice, app: &App, word: &str, on: impl Fn(&crate::tools::manage::Settings) -> bool) -> Choice {
+fn with_django(choice: Choice, app: &App, word: &str, on: impl Fn(&crate::django::Settings) -> bool) -> Choice {
     match (choice, &app.django) {
         (Choice::Do, None) => Choice::Skip("no [django] is set".to_owned()),
         (Choice::Do, Some(django)) if !on(django) => Choice::Skip(format!("{word} = false is set")),

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups};
 
+use crate::http::Target;
 use crate::root::AppRoot;
 use crate::settings::{App, ExecutorKind};
-use crate::tools::http::Target;
 
 /// Something that cannot be right.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use agent_model::names::ReleaseName;
 use super::prune::{self, Beyond};
 use super::words::{bytes, counted};
 use super::{Failure, StepContext};
+use crate::git::Tree;
 use crate::root::Size;
-use crate::tools::git::Tree;
 
 /// What tools and the kernel say when there is no room (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
 const SAID: &[&str] =

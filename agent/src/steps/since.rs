@@ -6,10 +6,11 @@ use agent_model::names::ReleaseName;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use crate::django::Grounds;
+use crate::process::identity;
 use crate::restart::Restart;
 use crate::root::{AppRoot, MadeBy};
 use crate::settings::App;
-use crate::tools::manage::{Grounds, identity};
 
 /// So many sources are compiled one by one; where more have changed, Django does it while it checks.
 const MOST_CHANGED: usize = 500;

@@ -6,9 +6,10 @@ use agent_model::names::ReleaseName;
 
 use super::since::Since;
 use super::words::counted;
+use crate::django::Grounds;
+use crate::process::identity;
 use crate::root::AppRoot;
 use crate::settings::App;
-use crate::tools::manage::{Grounds, identity};
 
 /// The steps that make a release before it is sealed, and that a hook may have a part in.
 const MAKING: [&str; 7] = ["fetch", "checkout", "link-shared", "environment", "check", "collectstatic", "seal"];

@@ -11,11 +11,11 @@ use super::deferred::beside;
 use super::half_migrated::{settle_what_is_applied, warn_of_unsettled};
 use super::migrate::schema_of;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain};
+use crate::django::some_of;
 use crate::faults;
 use crate::restart::drift::MadeWith;
 use crate::restart::{Prepared, ReleaseRef, Restart, ServingProof, Steadiness};
 use crate::root::{Migrated, RootError, Served};
-use crate::tools::manage::some_of;
 use crate::work::{Bytecode, Job};
 
 pub(super) struct Switch;

@@ -14,7 +14,7 @@ use zbus::{DynamicType, OwnedObjectPath, OwnedVariant};
 use super::action::UnitAction;
 use super::error::{SystemdError, is_denied};
 use super::unit::Unit;
-use crate::tools::{Program, Watch};
+use crate::process::{Program, Watch};
 
 /// How long a question may take that starts nothing.
 pub(super) const ANSWER: Duration = Duration::from_secs(25);

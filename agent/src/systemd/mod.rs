@@ -2,6 +2,7 @@
 
 mod action;
 mod bus;
+pub(crate) mod environment_file;
 mod error;
 mod helper;
 mod manage;

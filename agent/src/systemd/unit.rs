@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::tools::Process;
+use crate::process::Process;
 
 /// A unit as systemd sees it: org.freedesktop.systemd1(5).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

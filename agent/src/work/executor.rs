@@ -10,10 +10,10 @@ use agent_model::names::{AppName, ReleaseName, RunId};
 
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
 use super::{Failure, Job, JobAnswer, JobRunner, Order, Role, lock, usage_of};
+use crate::database::DumpFile;
+use crate::process::{Cancel, Usage, Watch};
 use crate::root::AppRoot;
 use crate::settings::{App, ExecutorKind};
-use crate::tools::database::DumpFile;
-use crate::tools::{Cancel, Usage, Watch};
 
 /// Who does a run's jobs.
 pub(crate) enum Executor<'a> {

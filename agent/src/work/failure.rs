@@ -4,13 +4,13 @@ use std::error::Error;
 
 use serde::{Deserialize, Serialize};
 
+use crate::database::DatabaseError;
+use crate::django::ManageError;
+use crate::git::GitError;
+use crate::process::ProgramError;
+use crate::python::PythonError;
 use crate::restart::RestartError;
 use crate::root::RootError;
-use crate::tools::ProgramError;
-use crate::tools::database::DatabaseError;
-use crate::tools::git::GitError;
-use crate::tools::manage::ManageError;
-use crate::tools::python::PythonError;
 
 /// Why a step failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

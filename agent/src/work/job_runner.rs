@@ -8,12 +8,14 @@ use agent_model::names::ReleaseName;
 use nix::unistd::{User, geteuid};
 
 use super::{Bytecode, Caches, Failure, Job, JobAnswer, Order, Role, Wanted, digest, environment_dir, lock};
+use crate::database;
+use crate::database::{DatabaseError, DumpFile};
+use crate::django::{Django, Inspection, Tree};
+use crate::process::sandbox::Bounds;
+use crate::process::{Program, ProgramError, Watch};
+use crate::python;
 use crate::root::{AppRoot, grant_access, remove_tree};
 use crate::settings::{App, Hook, When};
-use crate::tools::database::{self, DatabaseError, DumpFile};
-use crate::tools::manage::{Django, Inspection, Tree};
-use crate::tools::sandbox::Bounds;
-use crate::tools::{Program, ProgramError, Watch, python};
 
 /// Where programs that build keep their files.
 #[derive(Debug, Clone)]
@@ -310,7 +312,7 @@ pub(super) fn is_source(path: &Path) -> bool {
 
 /// A release's Django project, with what it is run by.
 struct AskedDjango<'a> {
-    settings: &'a crate::tools::manage::Settings,
+    settings: &'a crate::django::Settings,
     python: PathBuf,
     release: PathBuf,
     env: Vec<(String, String)>,

@@ -27,10 +27,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
 
+use crate::django::{Begun, Collected, Inspection, Tree};
+use crate::process::{Usage, UsagePlace, usage};
 use crate::root::AppRoot;
 use crate::settings::{App, Hook, When};
-use crate::tools::manage::{Begun, Collected, Inspection, Tree};
-use crate::tools::{Usage, UsagePlace, usage};
 
 pub(crate) use executor::{Executor, InUse, grant_access, users_of_runners};
 pub(crate) use failure::{Failure, chain};

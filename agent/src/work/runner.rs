@@ -20,11 +20,11 @@ use thiserror::Error;
 use super::mask::{Lines, Mask};
 use super::wire::{Heard, JobRequest, Line, RunnerMessage, VERSION};
 use super::{Failure, JobAnswer, JobRunner, Role, Workspace};
+use crate::database::DumpFile;
+use crate::django::SchemaUnknown;
+use crate::process::{Cancel, Watch, end_control_group};
 use crate::root::AppRoot;
 use crate::settings::{App, Complaint};
-use crate::tools::database::DumpFile;
-use crate::tools::manage::SchemaUnknown;
-use crate::tools::{Cancel, Watch, end_control_group};
 
 /// Why a runner ends without having done anything.
 #[derive(Debug, Error)]

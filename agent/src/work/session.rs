@@ -9,8 +9,8 @@ use agent_model::names::AppName;
 
 use super::wire::{Heard, JobRequest, Line, RunnerMessage, VERSION};
 use super::{Failure, Job, JobAnswer, Order, Role};
-use crate::tools::Watch;
-use crate::tools::database::DumpFile;
+use crate::database::DumpFile;
+use crate::process::Watch;
 
 /// Where the service manager listens for the runners.
 const SOCKETS: &str = "/run/release-agent-steps";

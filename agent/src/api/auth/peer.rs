@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use tokio::net::UnixStream;
 
-use crate::tools::is_bounded;
+use crate::process::is_bounded;
 
 /// The number that the kernel shows for users that have none in this namespace (user_namespaces(7)).
 const UNMAPPED: u32 = 65534;

@@ -16,7 +16,7 @@ use super::ticket;
 use crate::api::ApiState;
 use crate::api::answer::Refused;
 use crate::api::rate_limited_log::RateLimitedLog;
-use crate::tools::https::{Call, CallError, Reply, Roots, proxies};
+use crate::https::{Call, CallError, Reply, Roots, proxies};
 use crate::trust::{BadKeys, BadToken, CiJob, Here, Issuer, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
 use crate::work::chain;
 

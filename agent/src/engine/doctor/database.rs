@@ -6,11 +6,11 @@ use agent_model::names::{CommitId, RunId};
 use agent_wire::view::Level;
 
 use super::{AppEngine, DoctorReport};
+use crate::django::{Inspection, Places, SchemaUnknown, Settings};
 use crate::engine::app_thread::{executor_of, secrets_of};
+use crate::process::{Program, Watch};
 use crate::settings::App;
 use crate::steps::left_out;
-use crate::tools::manage::{Inspection, Places, SchemaUnknown, Settings};
-use crate::tools::{Program, Watch};
 use crate::work::{Bytecode, Failure, Job, JobAnswer, Order, Ordered};
 
 /// How long the live release may take to be loaded.

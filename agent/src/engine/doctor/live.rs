@@ -8,10 +8,10 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::{DoctorReport, LIMIT};
 use crate::engine::AppEngine;
+use crate::process::{Process, working_in};
 use crate::settings::ExecutorKind;
 use crate::steps::ready::{self, Fatal};
 use crate::steps::{Depth, Health, health_of};
-use crate::tools::{Process, working_in};
 use crate::work::users_of_runners;
 
 /// An end of the instance that is as long ago as this is history.

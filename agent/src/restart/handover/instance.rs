@@ -15,13 +15,13 @@ use agent_model::names::ReleaseName;
 
 use super::record::{Record, SOCKET, StartedAgain};
 use super::{Settings, Starter, file_name};
+use crate::http;
+use crate::process::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
 use crate::restart::proof::last_lines;
 use crate::restart::worker::templates;
 use crate::restart::{ReleaseRef, RestartContext, RestartError, variables};
 use crate::root::{Slot, Slots};
 use crate::systemd::{Bus, SystemdError, UnitAction, instance_name};
-use crate::tools::http;
-use crate::tools::{Process, Program, boot, holding, topmost, unix_socket, with_variable};
 use ending::could_not_be_ended;
 
 /// How long a unit may take to stop, beyond the time for its last requests: `DefaultTimeoutStopSec` and a little more.

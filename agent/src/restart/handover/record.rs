@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use agent_model::names::ReleaseName;
 use serde::{Deserialize, Serialize};
 
+use crate::http;
+use crate::process::{Process, boot, with_variable};
 use crate::root;
-use crate::tools::http;
-use crate::tools::{Process, boot, with_variable};
 
 /// The variable that names the socket of an instance to its server.
 pub(super) const SOCKET: &str = "RELEASE_SOCKET";

@@ -21,9 +21,10 @@ use agent_model::names::ReleaseName;
 use super::instance::Instances;
 use super::record::Record;
 use super::{Settings, Starter};
+use crate::http;
+use crate::http::MOST_SOCKET_PATH;
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 use crate::root::{self, Slots};
-use crate::tools::http::{self, MOST_SOCKET_PATH};
 
 /// Behind the release's name, in the name of the second one's socket.
 const SECOND: &str = ".2";

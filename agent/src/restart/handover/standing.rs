@@ -7,9 +7,9 @@ use agent_model::names::ReleaseName;
 use super::instance::{Instance, Instances};
 use super::record::{StartedAgain, started_again};
 use super::{Settings, Starter};
+use crate::http;
+use crate::process::Process;
 use crate::restart::{ReleaseRef, RestartContext, RestartError};
-use crate::tools::Process;
-use crate::tools::http;
 
 /// How the live instance stands.
 #[derive(Debug, PartialEq, Eq)]

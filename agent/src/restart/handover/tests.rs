@@ -3,9 +3,9 @@ use std::os::unix::net::UnixListener;
 use nix::sys::signal::Signal;
 
 use super::*;
+use crate::http::Target;
 use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, C, Release, Stage, Visitors, all_answered, visit};
-use crate::tools::http::Target;
 
 pub(super) const UWSGI: [&str; 10] = [
     "/usr/bin/uwsgi",
@@ -51,7 +51,7 @@ impl Play {
         self.stage.switch(&self.restart(), new, former)
     }
 
-    pub(super) fn masters(&self, release: &Release) -> Vec<crate::tools::Process> {
+    pub(super) fn masters(&self, release: &Release) -> Vec<crate::process::Process> {
         self.stage.with_scene(|context| {
             let instances = Instances::open(&self.settings, context).unwrap();
             match instances.find(&release.name).unwrap() {
@@ -215,7 +215,7 @@ fn a_live_instance_that_is_gone_is_revived() {
 }
 
 /// Until nothing of it is there.
-pub(super) fn kill(process: crate::tools::Process) {
+pub(super) fn kill(process: crate::process::Process) {
     process.signal(Signal::SIGKILL);
     while process.is_alive() {
         std::thread::sleep(Duration::from_millis(5));
@@ -384,7 +384,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        crate::tools::Process::of(self.0.id()).signal(Signal::SIGTERM);
+        crate::process::Process::of(self.0.id()).signal(Signal::SIGTERM);
         let _ = self.0.wait();
     }
 }

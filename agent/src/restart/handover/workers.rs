@@ -15,12 +15,11 @@ use std::time::{Duration, Instant};
 use agent_model::names::ReleaseName;
 
 use super::instance::Instances;
-use crate::restart::celery;
 use crate::restart::proof::go_on;
 use crate::restart::unit_jobs::{Time, UnitJob, carry_out, tell_of_end};
 use crate::restart::watched::Watched;
 use crate::restart::worker::{self, Brought, Worker, templates};
-use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
+use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError, celery};
 use crate::systemd::{Bus, Unit, UnitAction, instance_name};
 
 /// How often a worker is looked at that finishes.

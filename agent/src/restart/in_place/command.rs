@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::process::{Leftovers, ProgramError, Watch};
 use crate::restart::{ReleaseRef, RestartContext, RestartError};
-use crate::tools::{Leftovers, ProgramError, Watch};
 
 /// `[restart] strategy = "command"`.
 #[derive(Debug, Clone, PartialEq, Eq)]

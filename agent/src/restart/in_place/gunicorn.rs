@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::process::{Process, Ticks};
 use crate::restart::master::{Absent, Master, is_fresh};
 use crate::restart::proof::go_on;
 use crate::restart::{ReleaseRef, RestartContext, RestartError, unit_jobs};
 use crate::systemd::UnitAction;
-use crate::tools::{Process, Ticks};
 
 const POLL: Duration = Duration::from_millis(20);
 /// How long the workers of a new master must be the same ones before the old master is told to go.

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::http::Wrong;
+use crate::process::{Process, Ticks, holding, topmost};
 use crate::restart::master::{Absent, Master, ShownBy, is_fresh};
 use crate::restart::proof::go_on;
 use crate::restart::server::{Server, shown_after_fork, times_without_app};
 use crate::restart::{ReleaseRef, RestartContext, RestartError, unit_jobs};
 use crate::systemd::UnitAction;
-use crate::tools::http::Wrong;
-use crate::tools::{Process, Ticks, holding, topmost};
 use stats::State;
 
 /// How long the master may take to make the FIFO anew.

@@ -143,7 +143,7 @@ fn workers_that_a_unit_forks_again_are_not_judged_by_their_directory_where_answe
     let shown = |stage: &Stage, byte: &str| stage.with_scene(|context| shown_by(context, &reload(byte)));
     assert_eq!((shown(&stage, "c"), shown(&stage, "r")), (ShownBy::Nothing, ShownBy::Directory));
     let mut asked = stage;
-    asked.checks = vec![asked.check(crate::tools::http::Target::Unix("/run/web.sock".into()))];
+    asked.checks = vec![asked.check(crate::http::Target::Unix("/run/web.sock".into()))];
     assert_eq!((shown(&asked, "c"), shown(&asked, "r")), (ShownBy::Answers, ShownBy::Directory));
     let mut worker = std::process::Command::new("sleep").arg("600").current_dir(&a.dir).spawn().unwrap();
     let processes = [Process::of(worker.id())];

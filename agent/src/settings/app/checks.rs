@@ -1,9 +1,9 @@
 //! `[[check]]`.
 
+use crate::http::{Check, Target};
 use crate::settings::defaults;
 use crate::settings::kinds::{integer, parsed, some_text, texts_by_name, timeout, wait};
 use crate::settings::reader::{Section, shown};
-use crate::tools::http::{Check, Target};
 
 pub(super) fn read(top: &Section<'_>) -> Vec<Check> {
     top.tables("check").iter().filter_map(check).collect()

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::git::{Repository, Settings};
 use crate::settings::kinds::{absolute, switch, text};
 use crate::settings::reader::{Section, shown};
-use crate::tools::git::{Repository, Settings};
 
 pub(super) fn read(top: &Section<'_>) -> Option<Settings> {
     let allow_local = top.get("allow_local", switch).unwrap_or(false);

@@ -11,7 +11,7 @@ use crate::settings::kinds::{
 };
 use crate::settings::reader::{Section, shown};
 use crate::settings::{Hook, When, defaults};
-use crate::tools::{manage, python};
+use crate::{django, python};
 
 pub(super) fn python(top: &Section<'_>) -> Option<python::Settings> {
     use python::Installer;
@@ -58,7 +58,7 @@ fn parse_package(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-pub(super) fn django(top: &Section<'_>, sets: [(&str, &[(String, String)]); 2]) -> Option<manage::Settings> {
+pub(super) fn django(top: &Section<'_>, sets: [(&str, &[(String, String)]); 2]) -> Option<django::Settings> {
     let section = top.table("django")?;
     if !top.has("python") {
         section.complain("", "needs a virtual environment to run manage.py in", "add [python]; an empty section will do");
@@ -75,8 +75,8 @@ pub(super) fn django(top: &Section<'_>, sets: [(&str, &[(String, String)]); 2]) 
     }
     let lock_timeout = duration(Duration::from_millis(1)..=Duration::from_secs(3600));
     let (database, others) = databases(&section);
-    let post_migrate = section.get("post_migrate", one_of(&[("run", manage::PostMigrate::Runs), ("idle", manage::PostMigrate::Idle)]));
-    Some(manage::Settings {
+    let post_migrate = section.get("post_migrate", one_of(&[("run", django::PostMigrate::Runs), ("idle", django::PostMigrate::Idle)]));
+    Some(django::Settings {
         manage: section.get("manage", within_release).unwrap_or_else(|| PathBuf::from(defaults::MANAGE)),
         settings,
         check: section.get("check", switch).unwrap_or(true),
@@ -84,20 +84,20 @@ pub(super) fn django(top: &Section<'_>, sets: [(&str, &[(String, String)]); 2]) 
         migrate: section.get("migrate", switch).unwrap_or(true),
         database,
         others,
-        post_migrate: post_migrate.unwrap_or(manage::PostMigrate::Runs),
+        post_migrate: post_migrate.unwrap_or(django::PostMigrate::Runs),
         lock_timeout: section.get("lock_timeout", lock_timeout).unwrap_or(defaults::LOCK_TIMEOUT),
     })
 }
 
 /// The databases that are migrated: the first one, and which others.
-fn databases(section: &Section<'_>) -> (String, manage::Others) {
+fn databases(section: &Section<'_>) -> (String, django::Others) {
     let named = section.get("database", |value| match value.items() {
         Some(_) => some_list("leave it out to have the databases found by the routers", parsed(parse_alias))(value),
         None => parsed(parse_alias)(value).map(|alias| vec![alias]),
     });
     match named.as_deref() {
-        Some([first, others @ ..]) => (first.clone(), manage::Others::These(others.to_vec())),
-        _ => (defaults::DATABASE.to_owned(), manage::Others::Kept),
+        Some([first, others @ ..]) => (first.clone(), django::Others::These(others.to_vec())),
+        _ => (defaults::DATABASE.to_owned(), django::Others::Kept),
     }
 }
 
@@ -187,13 +187,13 @@ pub(super) fn timeouts(top: &Section<'_>) -> BTreeMap<String, Duration> {
     read.unwrap_or_default()
 }
 
-pub(super) fn hooks(top: &Section<'_>, django: Option<&manage::Settings>, shared: &Shared) -> Vec<Hook> {
+pub(super) fn hooks(top: &Section<'_>, django: Option<&django::Settings>, shared: &Shared) -> Vec<Hook> {
     top.tables("hook").iter().filter_map(|section| hook(section, |step| why_never(step, top, django, shared))).collect()
 }
 
 /// Why a step has no part in any release of the app, where that is so: a hook of it would wait for ever, and nobody would know.
-fn why_never(step: &str, top: &Section<'_>, django: Option<&manage::Settings>, shared: &Shared) -> Option<&'static str> {
-    let off = |on: fn(&manage::Settings) -> bool| match django {
+fn why_never(step: &str, top: &Section<'_>, django: Option<&django::Settings>, shared: &Shared) -> Option<&'static str> {
+    let off = |on: fn(&django::Settings) -> bool| match django {
         None if top.has("django") => None,
         None => Some("there is no [django]"),
         Some(django) if !on(django) => Some("it is turned off in [django]"),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use agent_model::names::AppName;
 
+use crate::http::Check;
 use crate::restart::handover::{KeepWarm, Starter};
 use crate::restart::in_place::{command, gunicorn, units, uwsgi_fifo};
 use crate::restart::worker::Worker;
@@ -12,7 +13,6 @@ use crate::root::Slot;
 use crate::settings::defaults;
 use crate::settings::kinds::{self, Unit, absolute, one_of, some_list, switch, timeout, unit, wait};
 use crate::settings::reader::{Section, Value};
-use crate::tools::http::Check;
 
 #[derive(Clone, Copy)]
 enum Strategy {

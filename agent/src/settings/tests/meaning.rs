@@ -7,12 +7,12 @@ use agent_model::grant::{Principal, Scope};
 use agent_model::request::{Right, WhenBusy};
 
 use super::{MINIMAL, shop, shop_with};
+use crate::git::Repository;
+use crate::http::Target;
 use crate::restart::in_place::{units, uwsgi_fifo};
 use crate::restart::{Restart, handover};
 use crate::settings::{Submodules, When, agent};
-use crate::tools::git::Repository;
-use crate::tools::http::Target;
-use crate::tools::{database, python};
+use crate::{database, python};
 
 #[test]
 fn only_the_repository_has_to_be_set() {

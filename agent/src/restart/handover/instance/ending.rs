@@ -8,10 +8,11 @@ use nix::sys::signal::Signal;
 
 use super::{Instances, processes_of};
 use crate::faults;
+use crate::http;
+use crate::process::Process;
 use crate::restart::RestartError;
 use crate::restart::handover::record::Record;
 use crate::root::Slot;
-use crate::tools::{Process, http};
 
 /// How long a process may take to go once it was told to.
 const GOING: Duration = Duration::from_secs(10);

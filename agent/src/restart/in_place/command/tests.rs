@@ -1,9 +1,9 @@
 use std::fs;
 
 use super::*;
+use crate::http::Target;
 use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, Stage};
-use crate::tools::http::Target;
 
 fn command(script: &str) -> Restart {
     let run = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
@@ -27,7 +27,7 @@ fn it_runs_in_the_release_and_what_it_starts_stays() {
     assert!(stage.said.borrow().contains(&format!("line: {B} {}", b.dir.display())), "{:?}", stage.said.borrow());
     stage.back(&restart, &b, Some(&a)).unwrap();
     let pid = fs::read_to_string(stage.path("pid")).unwrap().trim().parse().unwrap();
-    crate::tools::Process::of(pid).signal(nix::sys::signal::Signal::SIGKILL);
+    crate::process::Process::of(pid).signal(nix::sys::signal::Signal::SIGKILL);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_command_that_hangs_on_the_way_back_counts_less_than_the_answers() {
         .spawn()
         .unwrap();
     let end = Instant::now() + Duration::from_secs(20);
-    while !crate::tools::http::listens(&socket) {
+    while !crate::http::listens(&socket) {
         assert!(Instant::now() < end);
         std::thread::sleep(Duration::from_millis(20));
     }

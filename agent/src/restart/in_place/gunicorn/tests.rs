@@ -1,10 +1,10 @@
 use std::sync::OnceLock;
 
 use super::*;
+use crate::http::{Target, listens};
+use crate::process::Program;
 use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, Stage, Visitors, all_answered, visit};
-use crate::tools::Program;
-use crate::tools::http::{Target, listens};
 
 const BROKEN: &str = "import nothing_of_that_name\n";
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::tools::Process;
+use crate::process::Process;
 
 /// The master and its workers, in this moment.
 pub(super) struct Stats {

@@ -1,8 +1,8 @@
 use super::*;
+use crate::http::Target;
+use crate::process::{Leftovers, Program};
 use crate::restart::Restart;
 use crate::restart::tests::{A, APP, B, Release, Stage, Visitors, nearly_all_answered, visit};
-use crate::tools::http::Target;
-use crate::tools::{Leftovers, Program};
 
 const BROKEN: &str = "import nothing_of_that_name\n";
 
@@ -51,7 +51,7 @@ impl Play {
         let master = start(&stage.path(""), &options);
         let play = Self { stage, settings, master };
         let end = Instant::now() + Duration::from_secs(10);
-        while !(crate::tools::http::listens(&socket)
+        while !(crate::http::listens(&socket)
             && play.settings.workers().is_some_and(|workers| workers.iter().all(|(_, state)| *state != State::Loading)))
         {
             assert!(Instant::now() < end, "uWSGI does not come up: {}", fs::read_to_string(play.stage.path("log")).unwrap());
