@@ -25,14 +25,14 @@ pub fn command() -> clap::Command {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  the release is live, or what was asked is done
-  1  it failed; visitors never met it, and a release that was live before was never left
-  2  the arguments make no sense
-  3  rolled back: the new release was live for a moment and was taken back
-  4  refused: right, lock, busy, stale
-  5  the agent is out of reach
-  6  stuck: a person must look
-  7  cancelled or superseded
-  130  Ctrl-C: detached from the run, which goes on
+  1  failed: visitors never met the new release
+  2  the arguments make no sense, or name something that is not there
+  3  rolled back: visitors may have met the new release for a moment
+  4  refused: right, lock, busy, stuck, stale, stopping
+  5  the agent is out of reach, or could not do it
+  6  stuck: an operator must look
+  7  cancelled, or superseded by a newer request
+  130  Ctrl-C: agentctl left; the run goes on
 
 Data goes to stdout, words to stderr. NO_COLOR is respected.";
 

@@ -110,7 +110,7 @@ pub fn now() -> u64 {
 pub fn nonce() -> String {
     let mut bytes = [0; 16];
     fill(&mut bytes).expect("there is randomness");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(bytes)
 }
 
 /// A request that is right: for this host, for now, with a nonce of its own. `more` replaces and adds members; `null` takes one away.

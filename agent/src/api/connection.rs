@@ -1,12 +1,13 @@
 //! One connection, whatever it came over: HTTP/1.1 with caps on headers and on slow clients, both ways.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
@@ -73,7 +74,7 @@ pub(super) struct Seat<K: Ord> {
 impl<K: Ord + Copy> Seats<K> {
     /// One more for a client, unless it has `most` already.
     pub(super) fn take(&self, whose: K, most: usize) -> Option<Seat<K>> {
-        let mut seats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seats = self.0.lock();
         let taken = seats.entry(whose).or_default();
         if *taken >= most {
             return None;
@@ -86,7 +87,7 @@ impl<K: Ord + Copy> Seats<K> {
 
 impl<K: Ord> Drop for Seat<K> {
     fn drop(&mut self) {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seats = self.seats.lock();
         if let Some(taken) = seats.get_mut(&self.whose) {
             *taken = taken.saturating_sub(1);
         }

@@ -1,7 +1,8 @@
 //! Lines of the log whose number strangers decide: some of them are told, and the others are counted.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// How many are told in a while.
 const MOST: u32 = 10;
@@ -29,7 +30,7 @@ impl RateLimitedLog {
     }
 
     fn tells_at(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if state.since.is_none_or(|since| now.duration_since(since) >= WHILE) {
             state.since = Some(now);
             state.told = 0;

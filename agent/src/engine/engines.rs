@@ -1,20 +1,21 @@
 //! The engines of all apps: which there are, as the settings change, and how they end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use agent_model::names::AppName;
 use agent_wire::event::{OutcomeWord, What};
+use parking_lot::{Mutex, RwLock};
 
 use super::app_thread::AppThread;
 use super::journal::{Journal, JournalError};
 use super::monitor::Monitor;
 use super::poll::RefPoller;
-use super::{Absent, AppEngine, NotStarted, NotTaken, Phase, Rights, locked};
+use super::{Absent, AppEngine, NotStarted, NotTaken, Phase, Rights};
 use crate::root::{AppRoot, RootError};
 use crate::settings::{App, Settings};
 use crate::work::chain;
@@ -71,10 +72,10 @@ impl Engines {
         let removed: Vec<AppName> =
             self.all().iter().map(|engine| engine.name.clone()).filter(|name| !settings.apps.contains_key(name)).collect();
         for name in removed {
-            if let Some(running) = self.apps.write().unwrap_or_else(PoisonError::into_inner).remove(&name) {
+            if let Some(running) = self.apps.write().remove(&name) {
                 running.engine.leave();
                 running.engine.drop_what_waits();
-                locked(&self.leaving).push(running);
+                self.leaving.lock().push(running);
             }
         }
         let mut absent: BTreeMap<AppName, Absent> = BTreeMap::new();
@@ -90,7 +91,7 @@ impl Engines {
                 Some(engine) => engine.take_up(app),
                 // Outside the lock that requests need: recovering an app runs programs.
                 None => self.come_back(name, app).map_or_else(|| self.start(name, app), Ok).map(|running| {
-                    self.apps.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), running);
+                    self.apps.write().insert(name.clone(), running);
                 }),
             };
             if let Err(source) = taken_up {
@@ -100,13 +101,13 @@ impl Engines {
                 troubles.push(NotStarted { app: name.clone(), source });
             }
         }
-        *locked(&self.absent) = absent;
+        *self.absent.lock() = absent;
         troubles
     }
 
     /// The engine of an app that was removed a moment ago and is still in the middle of a run: it goes on with what is set now.
     fn come_back(&self, name: &AppName, app: &Arc<App>) -> Option<Running> {
-        let mut leaving = locked(&self.leaving);
+        let mut leaving = self.leaving.lock();
         leaving.retain(|running| !running.thread.is_finished());
         let at = leaving.iter().position(|running| running.engine.name == *name && running.engine.stay())?;
         let running = leaving.swap_remove(at);
@@ -148,22 +149,22 @@ impl Engines {
 
     /// The engine of an app.
     pub(crate) fn get(&self, app: &AppName) -> Option<Arc<AppEngine>> {
-        self.apps.read().unwrap_or_else(PoisonError::into_inner).get(app).map(|running| running.engine.clone())
+        self.apps.read().get(app).map(|running| running.engine.clone())
     }
 
     /// Why there is no engine of an app.
     pub(crate) fn absent(&self, app: &AppName) -> NotTaken {
-        locked(&self.absent).get(app).map_or_else(|| NotTaken::NoApp(app.clone()), |absent| absent.clone().into())
+        self.absent.lock().get(app).map_or_else(|| NotTaken::NoApp(app.clone()), |absent| absent.clone().into())
     }
 
     /// The apps that are set rightly, and yet have no engine.
     pub(crate) fn not_set_up(&self, settings: &Settings) -> Vec<Absent> {
-        locked(&self.absent).values().filter(|absent| settings.apps.contains_key(&absent.app)).cloned().collect()
+        self.absent.lock().values().filter(|absent| settings.apps.contains_key(&absent.app)).cloned().collect()
     }
 
     /// All engines.
     pub(crate) fn all(&self) -> Vec<Arc<AppEngine>> {
-        self.apps.read().unwrap_or_else(PoisonError::into_inner).values().map(|running| running.engine.clone()).collect()
+        self.apps.read().values().map(|running| running.engine.clone()).collect()
     }
 
     /// Whether the agent is about to stop.
@@ -186,15 +187,15 @@ impl Engines {
         let mut cancelled = false;
         loop {
             let runs = |running: &Running| !running.thread.is_finished() || running.engine.poller.is_at_work();
-            let staying = self.apps.read().unwrap_or_else(PoisonError::into_inner).values().any(runs);
-            if !staying && !locked(&self.leaving).iter().any(runs) {
+            let staying = self.apps.read().values().any(runs);
+            if !staying && !self.leaving.lock().iter().any(runs) {
                 return;
             }
             if Instant::now() >= end && !cancelled {
                 cancelled = true;
-                let leaving: Vec<_> = locked(&self.leaving).iter().map(|running| running.engine.clone()).collect();
+                let leaving: Vec<_> = self.leaving.lock().iter().map(|running| running.engine.clone()).collect();
                 for engine in self.all().into_iter().chain(leaving) {
-                    let current = locked(&engine.current).as_ref().map(|(run, _)| *run);
+                    let current = engine.current.lock().as_ref().map(|(run, _)| *run);
                     if let Some(run) = current
                         && let Err(err) = engine.cancel(run, "agent")
                     {

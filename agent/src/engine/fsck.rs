@@ -13,7 +13,7 @@ use agent_wire::event::Stream;
 use agent_wire::view::{Fsck, Level};
 
 use super::journal::Checked;
-use super::{AppEngine, NotTaken, locked};
+use super::{AppEngine, NotTaken};
 use crate::database;
 use crate::database::DatabaseError;
 use crate::git::Git;
@@ -65,7 +65,7 @@ impl AppEngine {
     }
 
     fn pulse(&self) -> Result<Pulse, NotTaken> {
-        let current = locked(&self.current).as_ref().map(|(run, _)| *run);
+        let current = self.current.lock().as_ref().map(|(run, _)| *run);
         let begun = self.journal.standing(&self.name)?.running;
         // Once its end is written down it touches nothing more, though the thread may not have let it go yet.
         let current = current.filter(|current| begun == Some(*current));
@@ -140,7 +140,7 @@ impl AppEngine {
     /// Runs that have begun, and that nobody carries out: looked at last, so that one that began a moment ago has been taken up by now.
     fn tell_unended(&self, checked: &Checked, report: &mut FsckReport) {
         for run in &checked.unended {
-            let current = locked(&self.current).as_ref().map(|(run, _)| *run);
+            let current = self.current.lock().as_ref().map(|(run, _)| *run);
             // One that cannot be read is told as such.
             let known = self.journal.run(*run).ok().flatten();
             if current != Some(*run) && known.is_some_and(|known| known.ended.is_none()) {

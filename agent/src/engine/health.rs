@@ -1,11 +1,12 @@
 //! Whether the live release answers, for whoever reads how an app stands. It is asked when somebody wants to know, and never otherwise.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_model::names::ReleaseName;
+use parking_lot::Mutex;
 
-use super::{AppEngine, locked};
+use super::AppEngine;
 use crate::restart::handover::{StartedAgain, started_again};
 use crate::steps::{Depth, Health, health_of};
 
@@ -29,7 +30,7 @@ impl AppEngine {
             return Some(Health::Fails { text, hint: None });
         }
         // Held while it is asked: whoever comes meanwhile takes the same answer.
-        let mut seen = locked(&self.monitor.seen.0);
+        let mut seen = self.monitor.seen.0.lock();
         if let Some((at, of, health)) = seen.as_ref()
             && *of == live
             && at.elapsed() < HOLDS

@@ -6,7 +6,7 @@ use agent_wire::event::{OutcomeWord, What};
 use chrono::Utc;
 
 use super::journal::RunFlag;
-use super::{AppEngine, NotTaken, locked};
+use super::{AppEngine, NotTaken};
 use crate::faults;
 use crate::work::chain;
 
@@ -59,7 +59,7 @@ impl AppEngine {
         if !self.journal.append_unless(run, &What::CancelAsked { caller: caller.to_owned() }, RunFlag::Exposed)? {
             return Err(if self.journal.has(run, RunFlag::Ended)? { NotTaken::Over(run) } else { NotTaken::TooLate(run) });
         }
-        if let Some((current, cancel)) = locked(&self.current).as_ref()
+        if let Some((current, cancel)) = self.current.lock().as_ref()
             && *current == run
         {
             cancel.ask();

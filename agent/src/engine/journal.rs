@@ -16,8 +16,8 @@ mod spent;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use agent_model::grant::{Back, RefPattern};
@@ -28,6 +28,7 @@ use agent_wire::event::{OutcomeWord, What};
 use agent_wire::form::CLOCK_SKEW;
 use chrono::{DateTime, Utc};
 use nix::fcntl::Flock;
+use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
@@ -158,6 +159,7 @@ pub(crate) struct Journal {
     /// Nothing that was issued before is taken, in seconds since 1970 UTC.
     not_before: AtomicU64,
     writer: Arc<Writer>,
+    /// A panic while it is held rolls its transaction back; the connection itself stays sound.
     reader: Mutex<Connection>,
     verdict: Verdict,
     /// Writes the lines of output that wait.
@@ -171,11 +173,6 @@ impl Drop for Journal {
         // What it could not write, it has told whose it was.
         let _ = self.writing.take().map(JoinHandle::join);
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while the lock was held rolled its transaction back; the connection itself is sound.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Journal {
@@ -377,7 +374,7 @@ impl Journal {
 
     /// What became of a nonce: nothing yet, or the same request's run, or another's.
     pub(crate) fn asked_before(&self, nonce: &str, form: &str, caller: &str) -> Result<Option<Taken>, JournalError> {
-        Ok(before(&locked(&self.reader), nonce, form, caller)?)
+        Ok(before(&self.reader.lock(), nonce, form, caller)?)
     }
 
     /// Appends marks; they are on disk when this returns.
@@ -444,7 +441,7 @@ impl Journal {
 
     /// Whether a run has come so far.
     pub(crate) fn has(&self, run: RunId, flag: RunFlag) -> Result<bool, JournalError> {
-        Ok(has(&locked(&self.reader), run, flag)?)
+        Ok(has(&self.reader.lock(), run, flag)?)
     }
 }
 

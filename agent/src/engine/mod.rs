@@ -22,11 +22,12 @@ mod run_log;
 mod views;
 mod app_thread;
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent_model::names::{AppName, RunId};
 use agent_wire::event::{OutcomeWord, What};
+use parking_lot::Mutex;
 
 use crate::process::Cancel;
 use crate::root::AppRoot;
@@ -68,15 +69,10 @@ enum Phase {
     Gone,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these mutexes hold is replaced whole; a panic elsewhere cannot leave it half-changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl AppEngine {
     /// The settings in force; a run takes them when it begins and keeps them to its end.
     fn settings(&self) -> Arc<App> {
-        locked(&self.app).clone()
+        self.app.lock().clone()
     }
 
     /// Takes settings up. A root is held from the first run to the last: another one needs another start.
@@ -85,18 +81,18 @@ impl AppEngine {
         if app.root != held {
             return Err(NotTaken::RootMoved { set: app.root.clone(), held });
         }
-        *locked(&self.app) = app.clone();
+        *self.app.lock() = app.clone();
         self.wake();
         Ok(())
     }
 
     fn draining(&self) -> bool {
-        *locked(&self.phase) != Phase::Working
+        *self.phase.lock() != Phase::Working
     }
 
     /// Lets the thread end after the run at hand.
     fn leave(&self) {
-        let mut phase = locked(&self.phase);
+        let mut phase = self.phase.lock();
         if *phase == Phase::Working {
             *phase = Phase::Leaving;
         }
@@ -118,7 +114,7 @@ impl AppEngine {
 
     /// Lets a thread that was to end go on, if it has not ended yet.
     fn stay(&self) -> bool {
-        let mut phase = locked(&self.phase);
+        let mut phase = self.phase.lock();
         if *phase == Phase::Leaving {
             *phase = Phase::Working;
         }
@@ -127,7 +123,7 @@ impl AppEngine {
 
     /// Asked by the thread itself: whether it ends now.
     fn ends(&self) -> bool {
-        let mut phase = locked(&self.phase);
+        let mut phase = self.phase.lock();
         if *phase == Phase::Leaving {
             *phase = Phase::Gone;
         }
@@ -136,7 +132,7 @@ impl AppEngine {
 
     fn begin(&self, run: RunId) -> Cancel {
         let cancel = Cancel::default();
-        *locked(&self.current) = Some((run, cancel.clone()));
+        *self.current.lock() = Some((run, cancel.clone()));
         // A cancel may have been written just before it could be asked for here.
         if self.journal.has(run, RunFlag::CancelAsked).unwrap_or(false) {
             cancel.ask();
@@ -145,11 +141,11 @@ impl AppEngine {
     }
 
     fn end(&self) {
-        *locked(&self.current) = None;
+        *self.current.lock() = None;
     }
 
     fn wake(&self) {
-        if let Some(wake) = locked(&self.wake).as_ref() {
+        if let Some(wake) = self.wake.lock().as_ref() {
             // The worker is gone only when the agent goes down.
             let _ = wake.send(());
         }

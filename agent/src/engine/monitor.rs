@@ -11,18 +11,18 @@
 //! A run that switches has the turn: until it is over, the instances are its own to start and stop.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use agent_model::grant::Back;
 use agent_model::names::RunId;
 use agent_model::request::Act;
+use parking_lot::Mutex;
 
 use super::app_thread::{AppThread, Silent, executor_of, secrets_of};
 use super::health::Seen;
 use super::instance_logs::InstanceLogs;
-use super::locked;
 use crate::process::exits::{Exit, Waiter, Waker, waker};
 use crate::process::{Cancel, Process};
 use crate::restart::handover::{Standing, StartedAgain};
@@ -53,12 +53,12 @@ pub(super) struct Monitor {
 impl Monitor {
     /// Why the live instance does not run, while that is so.
     pub(super) fn down(&self) -> Option<String> {
-        locked(&self.down).clone()
+        self.down.lock().clone()
     }
 
     /// Has it look again: what is live, or what is set, may be another.
     fn wake(&self) -> bool {
-        let thread = locked(&self.thread);
+        let thread = self.thread.lock();
         thread.iter().for_each(|(waker, _)| waker.wake());
         thread.is_some()
     }
@@ -66,7 +66,7 @@ impl Monitor {
     /// Ends the thread. What it is at is given up; instances go on.
     pub(super) fn end(&self) {
         self.turn.end_monitor();
-        let Some((waker, thread)) = locked(&self.thread).take() else { return };
+        let Some((waker, thread)) = self.thread.lock().take() else { return };
         drop(waker);
         // One that panicked has said so.
         let _ = thread.join();
@@ -116,7 +116,7 @@ impl AppThread {
             thread.spawn(move || watcher.watch(waiter)).map(|thread| (waker, thread))
         });
         match begun {
-            Ok(begun) => *locked(&monitor.thread) = Some(begun),
+            Ok(begun) => *monitor.thread.lock() = Some(begun),
             Err(err) => {
                 tracing::error!(app = %self.engine.name, "nobody watches the live instance: {err}; agentctl doctor shows whether it answers");
             }
@@ -149,7 +149,7 @@ impl AppThread {
             // A run wants the turn, and the app's thread rings when that is over.
             return (Vec::new(), None);
         }
-        let say_down = |why: Option<String>| *locked(&engine.monitor.down) = why;
+        let say_down = |why: Option<String>| *engine.monitor.down.lock() = why;
         let standing = match self.standing(known, &turn.cancel) {
             Ok(standing) => standing,
             Err(failure) => {

@@ -4,7 +4,7 @@
 //! Each app has one poller, a thread that lives while there is something to poll for. Webhooks that come meanwhile are one webhook: at most one poll is
 //! under way, at most one is wanted, and from the beginning of one to the next at least `auto_pause` goes by.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,11 @@ use agent_model::names::{BadName, CommitId, RefName};
 use agent_model::request::{Refusal, Request, Right, WhenBusy};
 use agent_wire::event::Stream;
 use agent_wire::form::{BadForm, Form};
+use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
 use super::journal::{Evidence, JournalError};
-use super::{Accepted, AppEngine, NotTaken, locked};
+use super::{Accepted, AppEngine, NotTaken};
 use crate::git::{Allowed, Git, GitError};
 use crate::process::{Cancel, ProgramError, Watch};
 use crate::root::RootError;
@@ -101,12 +102,12 @@ struct State {
 impl RefPoller {
     /// Whether somebody polls, or waits to.
     pub(super) fn is_at_work(&self) -> bool {
-        locked(&self.state).thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.state.lock().thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Ends the poll at hand. What was wanted is forgotten: who stops, or is removed, releases nothing new.
     pub(super) fn end(&self) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.wanted = None;
         state.cancel.ask();
         drop(state);
@@ -119,7 +120,7 @@ impl AppEngine {
     pub(crate) fn hear(self: &Arc<Self>, source: Source) -> Result<Heard, NotTaken> {
         let app = self.settings();
         let follows = app.follows.clone().ok_or_else(|| NotTaken::NoApp(self.name.clone()))?;
-        let mut state = locked(&self.poller.state);
+        let mut state = self.poller.state.lock();
         // Asked while the state is held: whoever ends the poller has said so before, and needs the state for it.
         if self.draining() {
             return Err(Refusal::Draining.into());
@@ -156,7 +157,7 @@ impl AppEngine {
                 }
                 Ok(Polled::TooEarly) => {
                     tracing::debug!(%app, source = source_word, "a webhook waits for the runs at hand");
-                    let mut state = locked(&self.poller.state);
+                    let mut state = self.poller.state.lock();
                     if !cancel.asked() {
                         state.wanted.get_or_insert(source);
                     }
@@ -177,7 +178,7 @@ impl AppEngine {
     /// Waits until a poll is wanted and may be had. Nothing when none is wanted, or the engine ends: then the thread ends.
     fn next_poll(&self) -> Option<(Source, Cancel)> {
         let poller = &self.poller;
-        let mut state = locked(&poller.state);
+        let mut state = poller.state.lock();
         loop {
             if state.cancel.asked() {
                 if self.draining() || state.wanted.is_none() {
@@ -190,7 +191,7 @@ impl AppEngine {
             let now = Instant::now();
             let wait = state.last.map_or(Duration::ZERO, |last| (last + self.settings().auto_pause).saturating_duration_since(now));
             if !wait.is_zero() {
-                state = poller.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                poller.wake.wait_for(&mut state, wait);
                 continue;
             }
             let Some(source) = state.wanted.take() else {
@@ -278,5 +279,5 @@ impl AppEngine {
 fn nonce() -> Result<String, NotPolled> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NotPolled::NoRandom)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(bytes))
 }

@@ -8,7 +8,7 @@ use agent_wire::view;
 use chrono::DateTime;
 
 use super::admission::previous;
-use super::{AppEngine, NotTaken, locked};
+use super::{AppEngine, NotTaken};
 use crate::root::{Found, Migrated, Unsettled};
 use crate::settings::App;
 use crate::steps::{Health, prune};
@@ -53,7 +53,7 @@ impl AppEngine {
 
     /// The run under way.
     pub(super) fn at_hand(&self) -> Option<RunId> {
-        locked(&self.current).as_ref().map(|(run, _)| *run)
+        self.current.lock().as_ref().map(|(run, _)| *run)
     }
 
     /// What runs may have left in the database; the run at hand says so itself when it ends.

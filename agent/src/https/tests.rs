@@ -1,6 +1,6 @@
 use std::error::Error;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -61,7 +61,7 @@ async fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
                 asked.push(stream.read_u8().await.unwrap());
             }
             let asked = String::from_utf8(asked).unwrap();
-            hears.lock().unwrap().push(asked.clone());
+            hears.lock().push(asked.clone());
             let allowed = asked.to_ascii_lowercase().contains("proxy-authorization: basic yw5uytpodw50zxiy");
             if !allowed {
                 stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n").await.unwrap();
@@ -86,16 +86,16 @@ async fn a_call_goes_through_the_proxy_of_the_environment_which_reads_nothing_of
     };
     let reply = through("anna:hunter2@", "").send().await.unwrap();
     assert_eq!((reply.status, reply.body.as_slice()), (200, b"ok".as_slice()));
-    let asked = heard.lock().unwrap().remove(0);
+    let asked = heard.lock().remove(0);
     assert!(asked.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", server.port)), "{asked}");
     assert!(!asked.contains("/a/b") && !asked.contains("Bearer"), "{asked}");
     // Without its login it is told so; the login stands in no sentence.
     let told = failure(through("anna:wrong@", "")).await;
     assert!(told.contains(&format!("through the proxy http://127.0.0.1:{port}: it wants a user and a password")), "{told}");
     assert!(!told.contains("wrong"), "{told}");
-    heard.lock().unwrap().clear();
+    heard.lock().clear();
     assert_eq!(through("anna:wrong@", "localhost").send().await.unwrap().status, 200, "NO_PROXY names it");
-    assert_eq!(heard.lock().unwrap().len(), 0);
+    assert_eq!(heard.lock().len(), 0);
 }
 
 async fn answer_one(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8], heard: &Mutex<Vec<String>>) {
@@ -109,7 +109,7 @@ async fn answer_one(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u
             _ => return,
         }
     }
-    heard.lock().unwrap().push(String::from_utf8(asked).unwrap());
+    heard.lock().push(String::from_utf8(asked).unwrap());
     if answer.is_empty() {
         // Silence, until the caller goes.
         let _ = stream.read(&mut [0; 1]).await;
@@ -149,7 +149,7 @@ async fn it_asks_over_tls_and_reads_the_reply() {
     let server = Server::new(b"HTTP/1.1 201 Created\r\nX-One: 1\r\nContent-Length: 2\r\n\r\nok").await;
     let reply = server.call().send().await.unwrap();
     assert_eq!((reply.status, reply.header("x-one"), reply.body.as_slice()), (201, Some("1"), b"ok".as_slice()));
-    let heard = server.heard.lock().unwrap().join("\n");
+    let heard = server.heard.lock().join("\n");
     assert!(heard.starts_with("POST /a/b?c=d HTTP/1.1\r\n"), "{heard}");
     assert!(heard.contains(&format!("host: localhost:{}\r\n", server.port)) && heard.contains("user-agent: release-agent/"), "{heard}");
     assert!(heard.contains("authorization: Bearer hunter2\r\n") && heard.contains("content-length: 2\r\n"), "{heard}");
@@ -160,7 +160,7 @@ async fn a_post_without_a_body_names_its_length_too() {
     let server = Server::new(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await;
     server.call().send().await.unwrap();
     Call { body: Vec::new(), ..server.call() }.send().await.unwrap();
-    let heard = server.heard.lock().unwrap().clone();
+    let heard = server.heard.lock().clone();
     assert_eq!(heard.iter().map(|heard| heard.matches("content-length: ").count()).collect::<Vec<_>>(), [1, 1], "{heard:?}");
     assert!(heard[1].contains("content-length: 0\r\n"), "{heard:?}");
 }
@@ -170,7 +170,7 @@ async fn a_redirect_is_a_reply_like_any_other() {
     let server = Server::new(b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n").await;
     let reply = server.call().send().await.unwrap();
     assert_eq!((reply.status, reply.header("location")), (302, Some("https://elsewhere.example/")));
-    assert_eq!(server.heard.lock().unwrap().len(), 1);
+    assert_eq!(server.heard.lock().len(), 1);
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_host_that_nobody_vouches_for_hears_nothing() {
     assert!(told.contains("no TLS connection can be made"), "{told}");
     let told = failure(Call { url: format!("https://127.0.0.1:{}/a/b", server.port), ..server.call() }).await;
     assert!(told.contains("no TLS connection can be made"), "another name than the certificate's: {told}");
-    assert!(server.heard.lock().unwrap().is_empty());
+    assert!(server.heard.lock().is_empty());
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn unencrypted_it_asks_this_host_and_no_other() {
     assert_eq!(call(format!("http://127.0.0.1:{port}/a/b")).send().await.unwrap().status, 204);
     assert!(failure(call(format!("http://127.0.0.1:{port}/a/b"))).await.contains("cannot be reached"));
     assert!(failure(call("http://forge.example/a/b".to_owned())).await.contains("must begin with https://"));
-    assert_eq!(heard.lock().unwrap().len(), 1);
+    assert_eq!(heard.lock().len(), 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::process::{first_program, identity, is_program};
 
@@ -29,7 +30,7 @@ impl<T: Clone> AnswerCache<T> {
 
     /// What a program told, if it would tell the same.
     pub(super) fn get(&self, program: &Path) -> Option<T> {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = self.answers.lock();
         let CachedAnswer { decide, told } = answers.get(program)?;
         decide.iter().all(|(path, was)| identity(path) == *was).then(|| told.clone())
     }
@@ -37,7 +38,7 @@ impl<T: Clone> AnswerCache<T> {
     /// Remembers what a program told; beside its own file, `others` decide it.
     pub(super) fn keep(&self, program: PathBuf, others: &[PathBuf], told: T) {
         let decide = std::iter::once(&program).chain(others).map(|path| (path.clone(), identity(path))).collect();
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(program, CachedAnswer { decide, told });
+        self.answers.lock().insert(program, CachedAnswer { decide, told });
     }
 }
 

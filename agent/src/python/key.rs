@@ -27,7 +27,7 @@ impl Key {
 
     /// 32 hexadecimal digits.
     pub(super) fn finish(self) -> String {
-        self.0.finish().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&self.0.finish().as_ref()[..16])
     }
 }
 

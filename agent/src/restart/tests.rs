@@ -6,12 +6,13 @@ use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use agent_model::names::{AppName, CommitId, ReleaseName};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::*;
@@ -187,13 +188,13 @@ impl Visitors {
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let result = visit(&socket, if number == 0 { "/slow" } else { "/" });
-                    let mut silence = silence.lock().unwrap();
+                    let mut silence = silence.lock();
                     if !over.load(Ordering::Relaxed) {
                         silence.1 = silence.1.max(silence.0.elapsed());
                     }
                     silence.0 = Instant::now();
                     drop(silence);
-                    seen.lock().unwrap().push(result);
+                    seen.lock().push(result);
                     std::thread::sleep(Duration::from_millis(10));
                 }
             })
@@ -205,8 +206,8 @@ impl Visitors {
     pub(super) fn go(self) -> (Vec<Result<String, String>>, Duration) {
         self.over.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
-        let silence = self.silence.lock().unwrap().1;
-        (std::mem::take(&mut *self.seen.lock().unwrap()), silence)
+        let silence = self.silence.lock().1;
+        (std::mem::take(&mut *self.seen.lock()), silence)
     }
 }
 

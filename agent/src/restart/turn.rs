@@ -1,7 +1,8 @@
 //! Whose turn it is to start and stop the instances of an app: a run that switches, or the monitor that starts one again. The run goes first.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::process::Cancel;
 
@@ -30,24 +31,19 @@ pub(crate) struct OfMonitor<'a> {
     _busy: MutexGuard<'a, ()>,
 }
 
-/// What these mutexes hold is replaced whole, so a panic elsewhere left nothing half-changed.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Turn {
     /// A run takes it; what the monitor is at is ended.
     pub(crate) fn of_run(&self) -> OfRun<'_> {
         self.runs.fetch_add(1, Ordering::SeqCst);
-        locked(&self.monitoring).ask();
-        OfRun { turn: self, _busy: locked(&self.busy) }
+        self.monitoring.lock().ask();
+        OfRun { turn: self, _busy: self.busy.lock() }
     }
 
     /// The monitor takes it when no run has it.
     pub(crate) fn of_monitor(&self) -> OfMonitor<'_> {
-        let busy = locked(&self.busy);
+        let busy = self.busy.lock();
         let cancel = Cancel::default();
-        *locked(&self.monitoring) = cancel.clone();
+        *self.monitoring.lock() = cancel.clone();
         // A run that came before this cancel was in place has asked the one before.
         if self.runs.load(Ordering::SeqCst) > 0 || self.is_over() {
             cancel.ask();
@@ -63,7 +59,7 @@ impl Turn {
     /// Ends what the monitor is at, for good: the app's thread ends.
     pub(crate) fn end_monitor(&self) {
         self.over.store(true, Ordering::SeqCst);
-        locked(&self.monitoring).ask();
+        self.monitoring.lock().ask();
     }
 
     /// Whether the monitor is to end.

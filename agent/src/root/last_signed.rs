@@ -2,9 +2,9 @@
 //! whatever that request left behind.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{AppRoot, IoContext, RootError, own_file, temporary_beside, write_temporary};
@@ -42,7 +42,7 @@ impl AppRoot {
     pub(crate) fn remember(&self, last: &LastSigned) -> Result<(), RootError> {
         // Requests that are carried out on the spot come on threads of their own.
         static WRITING: Mutex<()> = Mutex::new(());
-        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = WRITING.lock();
         if self
             .last_signed()
             .is_some_and(|known| known.journal == last.journal && known.not_before == last.not_before && known.run >= last.run)

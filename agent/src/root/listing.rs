@@ -195,7 +195,7 @@ fn in_cache(path: &Path) -> bool {
 
 /// SHA-256 of bytes, in hexadecimal.
 pub(super) fn digest(bytes: &[u8]) -> String {
-    hex(aws_lc_rs::digest::digest(&SHA256, bytes).as_ref())
+    hex::encode(aws_lc_rs::digest::digest(&SHA256, bytes).as_ref())
 }
 
 pub(super) fn digest_of(path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<String> {
@@ -207,18 +207,10 @@ pub(super) fn digest_of(path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<Str
             return Err(io::ErrorKind::Interrupted.into());
         }
         match file.read(&mut chunk)? {
-            0 => return Ok(hex(context.finish().as_ref())),
+            0 => return Ok(hex::encode(context.finish().as_ref())),
             count => context.update(&chunk[..count]),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

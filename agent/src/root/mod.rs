@@ -599,8 +599,8 @@ fn remove_durably(path: &Path) -> Result<(), RootError> {
 /// Replaces a small file so that it is there whole or not at all, and durable when this returns.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RootError> {
     // Requests that are carried out on the spot come on threads of their own, and the temporary name is one for all of them.
-    static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static WRITING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _writing = WRITING.lock();
     let temporary = temporary_beside(path);
     let written = write_temporary(&temporary, bytes, mode).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {

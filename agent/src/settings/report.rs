@@ -84,8 +84,7 @@ impl Report {
             To::Webhook => ("webhook", String::new()),
         };
         let digest = digest::digest(&digest::SHA256, format!("{}\n{about}", self.url).as_bytes());
-        let digits: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{word}:{digits}")
+        format!("{word}:{}", hex::encode(&digest.as_ref()[..8]))
     }
 
     /// How it is named in sentences.

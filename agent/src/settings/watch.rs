@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use agent_model::names::AppName;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::files::{Before, Loaded, unread_files};
@@ -162,7 +163,7 @@ impl InForce {
 
     /// Reads all files again, and puts them in force when nothing is wrong with them. It reads files: not for a thread that must not wait.
     pub(crate) fn reload(&self) -> Result<Arc<Settings>, Arc<Vec<Complaint>>> {
-        let mut since = self.inner.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.inner.since.lock();
         let before = self.settings();
         let Loaded { settings, mut complaints } = load_over(&self.inner.config_dir, Some(Before { settings: &before, since: &since }));
         let settings = settings.map(Arc::new);

@@ -47,7 +47,7 @@ fn settings_of(app: &App) -> String {
     let secrets: Vec<_> = secrets.iter().map(|file| (file, identity(file))).collect();
     let version = env!("CARGO_PKG_VERSION");
     let text = format!("{version} {python:?} {django:?} {env:?} {build_env:?} {secrets:?} {shared:?} {hooks:?} {executor:?} {read_only}");
-    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest(&SHA256, text.as_bytes()))
 }
 
 /// The live release, and what of the commit has changed since: git's letter for how, and the path.

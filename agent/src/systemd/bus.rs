@@ -211,8 +211,7 @@ impl<'a> Bus<'a> {
 
     /// The last lines of one invocation of a unit.
     pub(crate) fn journal_of(&self, invocation: &[u8]) -> Vec<String> {
-        let invocation: String = invocation.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.read_journal([format!("_SYSTEMD_INVOCATION_ID={invocation}").as_str()])
+        self.read_journal([format!("_SYSTEMD_INVOCATION_ID={}", hex::encode(invocation)).as_str()])
     }
 
     fn read_journal<'s>(&self, which: impl IntoIterator<Item = &'s str>) -> Vec<String> {

@@ -85,8 +85,7 @@ pub(crate) struct Here<'a> {
 
 /// The audience that names one request to one host.
 pub(crate) fn audience_of(host: &HostId, body: &[u8]) -> String {
-    let hex: String = digest(&SHA256, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{host}#sha256={hex}")
+    format!("{host}#sha256={}", hex::encode(digest(&SHA256, body)))
 }
 
 impl Issuer {

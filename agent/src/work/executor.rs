@@ -3,13 +3,13 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use agent_model::names::{AppName, ReleaseName, RunId};
+use parking_lot::Mutex;
 
 use super::session::{GREETING, SHORT_GREETING, Session, Still};
-use super::{Failure, Job, JobAnswer, JobRunner, Order, Role, lock, usage_of};
+use super::{Failure, Job, JobAnswer, JobRunner, Order, Role, usage_of};
 use crate::database::DumpFile;
 use crate::process::{Cancel, Usage, Watch};
 use crate::root::AppRoot;
@@ -37,7 +37,7 @@ impl<'a> Executor<'a> {
     /// Lets the runner that builds go, with all that it has started.
     pub(crate) fn end_building(&self) {
         if let Self::Units { sessions, .. } = self {
-            lock(sessions).remove(&Role::Build);
+            sessions.lock().remove(&Role::Build);
         }
     }
 
@@ -60,7 +60,7 @@ impl<'a> Executor<'a> {
                     return Err(Failure::new("the run is cancelled"));
                 }
                 let role = job.role(app).ok_or_else(|| Failure::new("there is no such hook"))?;
-                let mut sessions = lock(sessions);
+                let mut sessions = sessions.lock();
                 let mut session = match sessions.remove(&role).filter(Session::is_open) {
                     Some(session) => session,
                     None => Session::open(&app.name, role, GREETING)?,

@@ -1,13 +1,14 @@
 //! Carries jobs out, by programs of this very user.
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use agent_model::names::ReleaseName;
 use nix::unistd::{User, geteuid};
+use parking_lot::Mutex;
 
-use super::{Bytecode, Caches, Failure, Job, JobAnswer, Order, Role, Wanted, digest, environment_dir, lock};
+use super::{Bytecode, Caches, Failure, Job, JobAnswer, Order, Role, Wanted, digest, environment_dir};
 use crate::database;
 use crate::database::{DatabaseError, DumpFile};
 use crate::django::{Django, Inspection, Tree};
@@ -79,7 +80,7 @@ impl<'a> JobRunner<'a> {
             Job::Inspect(bytecode) => context.inspect(*bytecode).map(|told| JobAnswer::Inspected(Box::new(told))),
             Job::Examine(bytecode) => {
                 let (inspection, warnings) = context.django((*bytecode).into())?.get().examine(watch)?;
-                *lock(&self.inspection) = Some(inspection.clone());
+                *self.inspection.lock() = Some(inspection.clone());
                 Ok(JobAnswer::Examined(Box::new(inspection), warnings))
             }
             Job::Migrate => context.migrate(),
@@ -126,7 +127,7 @@ impl JobContext<'_, '_> {
             notes: wanted.notes().to_vec(),
             warnings: wanted.warnings().to_vec(),
         };
-        *lock(&self.runner.wanted) = Some((name.clone(), wanted));
+        *self.runner.wanted.lock() = Some((name.clone(), wanted));
         Ok(JobAnswer::Wanted(answer))
     }
 
@@ -134,10 +135,10 @@ impl JobContext<'_, '_> {
         let (name, dir) = self.release()?;
         let root = self.runner.root;
         let place = environment_dir(root, key).ok_or_else(|| Failure::new(format!("{key:?} is no environment's name")))?;
-        if lock(&self.runner.wanted).as_ref().is_none_or(|(of, _)| of != name) {
+        if self.runner.wanted.lock().as_ref().is_none_or(|(of, _)| of != name) {
             self.want()?;
         }
-        let wanted = lock(&self.runner.wanted);
+        let wanted = self.runner.wanted.lock();
         let Some((_, wanted)) = wanted.as_ref().filter(|(_, wanted)| key.starts_with(wanted.key())) else {
             return Err(Failure::new(format!("the release {name} does not ask for the environment {key}")));
         };
@@ -259,12 +260,12 @@ impl JobContext<'_, '_> {
     /// With the passwords of its databases, which stay here.
     fn inspect(&self, bytecode: Bytecode) -> Result<Inspection, Failure> {
         let inspection = self.django(bytecode.into())?.get().inspect(self.watch)?;
-        *lock(&self.runner.inspection) = Some(inspection.clone());
+        *self.runner.inspection.lock() = Some(inspection.clone());
         Ok(inspection)
     }
 
     fn inspection(&self) -> Result<Inspection, Failure> {
-        let known = lock(&self.runner.inspection).clone();
+        let known = self.runner.inspection.lock().clone();
         known.map_or_else(|| self.inspect(Bytecode::NotWritten), Ok)
     }
 
@@ -276,7 +277,7 @@ impl JobContext<'_, '_> {
         };
         let (migrated, ended) = self.django(Tree::Sealed)?.get().migrate(self.watch, &inspection, &report);
         // Whatever it did, what is known of the database is old.
-        lock(&self.runner.inspection).take();
+        self.runner.inspection.lock().take();
         Ok(JobAnswer::Migrated { begun: migrated.begun, warnings: migrated.warnings, failed: ended.err().map(Failure::from) })
     }
 

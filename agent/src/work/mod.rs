@@ -22,7 +22,6 @@ mod wire;
 mod job_runner;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
@@ -156,7 +155,7 @@ fn digest(hook: &Hook) -> String {
     let Hook { when, step, run, timeout } = hook;
     let text = format!("{when:?} {step:?} {run:?} {timeout:?}");
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest.as_ref()[..8])
 }
 
 /// For whom a job is done: names, and nothing else.
@@ -288,11 +287,6 @@ fn environment_dir(root: &crate::root::AppRoot, key: &str) -> Option<PathBuf> {
 /// What processes use of a root, as far as this user may see.
 fn usage_of(root: &AppRoot) -> Usage {
     usage(&UsagePlace { root: root.path(), parts: &["releases", "environments"], link: &root.link() })
-}
-
-/// Nobody panics while he holds it, and if so, what it guards is as good as before.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

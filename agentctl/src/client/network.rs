@@ -124,7 +124,7 @@ fn keep_alive(tcp: &TcpStream) -> nix::Result<()> {
 pub(crate) fn nonce() -> Result<String, Fault> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|err| Fault::Host { act: "draw a random number", source: err.into() })?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(bytes))
 }
 
 /// The request to read what stands at a path.

@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let make = |_: usize| {
                 // As many bytes as a request to the agent has.
                 let body = form("unlock", json!({ "app": "bench", "ref": nonce() })).to_string();
-                let code: String = hmac::sign(&key, body.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                let code = hex::encode(hmac::sign(&key, body.as_bytes()));
                 request("/hooks/bench", &format!("Content-Type: application/json\r\nX-Signature: sha256={code}\r\n"), &body)
             };
             let connect = || {

@@ -2,7 +2,7 @@
 //! speak for this body; its issuer's keys are fetched when they are needed, and kept.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_model::grant::Caller;
@@ -10,6 +10,7 @@ use agent_model::request::Act;
 use agent_wire::form::{Form, NotNow};
 use axum::http::{HeaderMap, Method};
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use thiserror::Error;
 
 use super::ticket;
@@ -78,11 +79,6 @@ struct Source {
     asking: tokio::sync::Mutex<()>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these mutexes hold is replaced whole; a panic elsewhere cannot leave it half-changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Tokens {
     /// Who asks with this token, and the job that it speaks for: a release must be one of the job's own commit and ref.
     ///
@@ -113,7 +109,7 @@ impl Tokens {
     /// What is known of the keys of the issuer at `url`. An issuer that is set differently now is another one.
     fn source(&self, issuers: &[Issuer], url: &str) -> Result<Arc<Source>, BadToken> {
         let issuer = issuers.iter().find(|issuer| issuer.url == url).ok_or_else(|| BadToken::unknown_issuer(url))?;
-        let mut sources = locked(&self.0);
+        let mut sources = self.0.lock();
         sources.retain(|_, source| issuers.contains(&source.issuer));
         let source = sources.entry(issuer.name.clone()).or_insert_with(|| {
             let (issuer, ring, asking) = (issuer.clone(), Mutex::default(), tokio::sync::Mutex::default());
@@ -149,7 +145,7 @@ impl Source {
 
     /// What can be said without asking.
     fn known(&self, kid: &str) -> Option<Result<Arc<Keys>, Unproven>> {
-        match locked(&self.ring).next(kid, Instant::now()) {
+        match self.ring.lock().next(kid, Instant::now()) {
             Next::Use(keys) => Some(Ok(keys)),
             Next::Wait => Some(Err(self.has_no_keys())),
             Next::Ask => None,
@@ -159,11 +155,11 @@ impl Source {
     async fn ask(&self) {
         let fetched = tokio::time::timeout(DEADLINE, fetch(&self.issuer)).await.unwrap_or(Err(Unfetched::Late));
         // Not before it answered: whoever comes meanwhile waits for that, too.
-        locked(&self.ring).asked(Instant::now());
+        self.ring.lock().asked(Instant::now());
         match fetched {
             Ok((keys, fresh)) => {
                 tracing::debug!(issuer = self.issuer.name, "its keys were fetched");
-                locked(&self.ring).answered(keys, fresh, Instant::now());
+                self.ring.lock().answered(keys, fresh, Instant::now());
             }
             Err(err) => tracing::warn!("the issuer {} does not say its keys: {}", self.issuer.name, chain(&err)),
         }
@@ -250,7 +246,7 @@ mod tests {
             let mut ring = Keyring::default();
             ring.asked(hours(since));
             ring.answered(keys().unwrap(), None, hours(since));
-            *locked(&source.ring) = ring;
+            *source.ring.lock() = ring;
             assert_eq!(source.keys("a").await.ok(), known.then(|| Arc::new(keys().unwrap())), "after {since} hours");
         }
     }

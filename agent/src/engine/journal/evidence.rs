@@ -6,7 +6,7 @@ use std::fmt;
 use agent_model::names::RunId;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Journal, JournalError, locked};
+use super::{Journal, JournalError};
 
 /// What proves whose a request is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl fmt::Display for Entry {
 impl Journal {
     /// What proves whose request a run was.
     pub(crate) fn evidence(&self, run: RunId) -> Result<Option<Evidence>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT form, signatures, keys FROM run WHERE run = ?")?;
         let found = query.query_row([run.0], |row| {
             let (text, signatures, keys): (_, Option<String>, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -104,7 +104,7 @@ impl Journal {
 
     /// How the caller of a run was known.
     pub(crate) fn proof(&self, run: RunId) -> Result<Option<CallerProof>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT proof, signatures FROM run WHERE run = ?")?;
         let found = query.query_row(params![run.0], |row| {
             let signatures: Option<String> = row.get(1)?;

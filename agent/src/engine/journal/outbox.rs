@@ -19,7 +19,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::connection::connection_to;
-use super::{Journal, JournalError, locked, moment};
+use super::{Journal, JournalError, moment};
 
 /// The most deliveries that are kept of those that were given up.
 const MOST_GIVEN_UP: u32 = 1000;
@@ -306,7 +306,7 @@ fn forget_deployment(tx: &Connection, delivery: &Delivery) -> Result<(), Journal
 impl Journal {
     /// What the targets of an app have not heard; those that have heard everything are not there.
     pub(crate) fn unheard(&self, app: &AppName) -> Result<Vec<Unheard>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query =
             reader.prepare_cached("SELECT target, given_up IS NOT NULL, error FROM outbox WHERE app = ? ORDER BY target, delivery")?;
         let mut rows = query.query([app.as_str()])?;

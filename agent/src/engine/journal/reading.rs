@@ -9,7 +9,7 @@ use agent_wire::view;
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{CallerProof, Due, Journal, JournalError, back_of, has_unresolved, locked, moment, standing};
+use super::{CallerProof, Due, Journal, JournalError, back_of, has_unresolved, moment, standing};
 
 /// A page of what a run's followers read.
 pub(crate) struct Page {
@@ -64,7 +64,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
 impl Journal {
     /// The runs that were to end where they were taken, and did not: the agent stopped in between.
     pub(crate) fn cut_off_on_the_spot(&self) -> Result<Vec<RunId>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached(ON_THE_SPOT)?;
         let rows = query.query_map([], |row| row.get(0).map(RunId))?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -72,7 +72,7 @@ impl Journal {
 
     /// The events of a run after `after`, at most `limit`.
     pub(crate) fn events(&self, run: RunId, after: u64, limit: u32) -> Result<Vec<Event>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? AND n > ? ORDER BY n LIMIT ?")?;
         let rows = query.query_map(params![run.0, after, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let mut events = Vec::new();
@@ -86,7 +86,7 @@ impl Journal {
 
     /// All events of a run but what tools said.
     pub(crate) fn marks(&self, run: RunId) -> Result<Vec<Event>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? ORDER BY n")?;
         let mut rows = query.query([run.0])?;
         let mut marks = Vec::new();
@@ -102,7 +102,7 @@ impl Journal {
 
     /// Events of a run after `after`, at least one if there is one, and no more bytes of them than are worth a turn.
     pub(crate) fn page(&self, run: RunId, after: u64) -> Result<Page, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         // Whether it is over is asked first: then what is read afterwards is all that there will ever be.
         let over = {
             let mut query = reader.prepare_cached("SELECT ended IS NOT NULL FROM run WHERE run = ?")?;
@@ -123,7 +123,7 @@ impl Journal {
 
     /// The runs that have begun and not ended: app, number, and the step that they are at.
     pub(crate) fn under_way(&self) -> Result<Vec<(String, RunId, Option<String>)>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached(UNDER_WAY)?;
         let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1).map(RunId)?, row.get(2)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -131,7 +131,7 @@ impl Journal {
 
     /// The runs of an app that have begun and not ended, and then those that wait, each in their order.
     pub(crate) fn due(&self, app: &AppName) -> Result<Vec<Due>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached(
             "SELECT run, form, caller, refs, begun IS NOT NULL, back, proof, signatures FROM run WHERE app = ? AND ended IS NULL AND turns ORDER BY begun IS NULL, run",
         )?;
@@ -148,26 +148,26 @@ impl Journal {
 
     /// How an app's runs stand; lock, live release and settings are for the caller to fill in.
     pub(crate) fn standing(&self, app: &AppName) -> Result<Standing, JournalError> {
-        standing(&locked(&self.reader), app)
+        standing(&self.reader.lock(), app)
     }
 
     /// The last number that was given to a run, whether the run is kept or not.
     pub(crate) fn last_number(&self) -> Result<u64, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'run'")?;
         Ok(query.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
     }
 
     /// One run.
     pub(crate) fn run(&self, run: RunId) -> Result<Option<view::Run>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached(&format!("{RUN} WHERE run = ?"))?;
         Ok(query.query_row([run.0], run_of).optional()?)
     }
 
     /// The runs of an app, newest first, with numbers above `after`.
     pub(crate) fn runs(&self, app: &AppName, after: u64, limit: u32) -> Result<Vec<view::Run>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached(&format!("{RUN} WHERE app = ? AND run > ? ORDER BY run DESC LIMIT ?"))?;
         let rows = query.query_map(params![app.as_str(), after, limit], run_of)?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -175,19 +175,19 @@ impl Journal {
 
     /// The last run of an app that ended, among those that take turns.
     pub(crate) fn last_ended(&self, app: &AppName) -> Result<Option<view::Run>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached(&format!("{RUN} {LAST_ENDED}"))?;
         Ok(query.query_row([app.as_str()], run_of).optional()?)
     }
 
     /// Whether a run of an app is to release what nobody knows the commit of yet.
     pub(crate) fn has_unresolved(&self, app: &AppName) -> Result<bool, JournalError> {
-        Ok(has_unresolved(&locked(&self.reader), app)?)
+        Ok(has_unresolved(&self.reader.lock(), app)?)
     }
 
     /// How many runs of an app ended in each way.
     pub(crate) fn outcomes(&self, app: &AppName) -> Result<BTreeMap<String, u64>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut counts = BTreeMap::new();
         for query in [OUTCOMES, PAST_OUTCOMES] {
             let mut query = reader.prepare_cached(query)?;
@@ -202,7 +202,7 @@ impl Journal {
 
     /// The releases of an app that went live and were proven, the latest first.
     pub(crate) fn gone_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query = reader.prepare_cached(GONE_LIVE)?;
         let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;
         Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
@@ -210,7 +210,7 @@ impl Journal {
 
     /// Every release of an app that went live, be it as long ago as it may.
     pub(crate) fn ever_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
-        let reader = locked(&self.reader);
+        let reader = self.reader.lock();
         let mut query =
             reader.prepare_cached("SELECT DISTINCT release FROM run WHERE app = ? AND outcome = 'live' AND release IS NOT NULL")?;
         let rows = query.query_map([app.as_str()], |row| row.get::<_, String>(0))?;

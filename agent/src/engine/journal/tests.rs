@@ -168,7 +168,7 @@ fn a_page_has_what_is_worth_a_turn_and_the_next_one_goes_on() {
 #[test]
 fn what_is_asked_at_each_start_and_of_each_app_goes_through_no_history() {
     let (_dir, journal) = journal();
-    let reader = locked(&journal.reader);
+    let reader = journal.reader.lock();
     let last_ended = format!("{RUN} {LAST_ENDED}");
     for query in [&last_ended, OUTCOMES, PAST_OUTCOMES, SPOT, GONE_LIVE, STUCK, UNDER_WAY, ON_THE_SPOT, schema::NEWEST] {
         let mut explain = reader.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
@@ -196,7 +196,7 @@ fn what_is_asked_again_with_other_values_is_not_planned_again() {
         let statement = connection.prepare_cached(statement).unwrap();
         [StatementStatus::Run, StatementStatus::RePrepare].map(|status| statement.get_status(status))
     };
-    for [runs, anew] in [journal.writer.with_connection(|writer| often(writer, APPEND)), often(&locked(&journal.reader), NEXT)] {
+    for [runs, anew] in [journal.writer.with_connection(|writer| often(writer, APPEND)), often(&journal.reader.lock(), NEXT)] {
         assert!(runs >= 3 && anew == 0, "of {runs} times {anew} were planned anew");
     }
 }
@@ -415,6 +415,6 @@ fn old_runs_are_forgotten_and_what_is_asked_of_them_is_not() {
     // A webhook has no commit released a second time, however long ago the first one was.
     for (n, asked) in [(1, true), (4, true), (40, true), (41, false)] {
         let commit: CommitId = commit(n).parse().unwrap();
-        assert_eq!(was_asked_for(&locked(&journal.reader), &shop(), &commit).unwrap(), asked, "{n}");
+        assert_eq!(was_asked_for(&journal.reader.lock(), &shop(), &commit).unwrap(), asked, "{n}");
     }
 }

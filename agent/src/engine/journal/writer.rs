@@ -8,16 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_model::names::RunId;
 use chrono::Utc;
+use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, Transaction as SqlTransaction, TransactionBehavior};
 use tokio::sync::watch;
 
 use super::evidence::Entry;
-use super::{JournalError, Line, insert_line, locked};
+use super::{JournalError, Line, insert_line};
 
 /// How long a line waits for others. Whoever follows reads it that much later.
 const GATHER: Duration = Duration::from_millis(20);
@@ -109,7 +109,7 @@ struct Watchers {
 impl Watchers {
     fn notify(&self, runs: &BTreeSet<u64>) {
         self.all.send_modify(|count| *count += 1);
-        let watchers = locked(&self.of_run);
+        let watchers = self.of_run.lock();
         for changes in runs.iter().filter_map(|run| watchers.get(run)) {
             changes.send_replace(());
         }
@@ -139,7 +139,7 @@ impl Writer {
 
     /// Changes whenever something was written of one run.
     pub(super) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
-        let mut watchers = locked(&self.watchers.of_run);
+        let mut watchers = self.watchers.of_run.lock();
         watchers.retain(|_, changes| changes.receiver_count() > 0);
         watchers.entry(run.0).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
@@ -175,7 +175,7 @@ impl Writer {
 
     /// Writes, behind the lines that wait. A mark is on disk when this returns, and is written once more with the reserve given back when the disk is full.
     pub(super) fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
-        let mut write_connection = locked(&self.write_connection);
+        let mut write_connection = self.write_connection.lock();
         self.write_what_waits(&mut write_connection);
         let done = match write_connection.once(weight, &act) {
             Err(err) if is_full(&err) && weight != Weight::Line && fs::remove_file(self.reserve()).is_ok() => {
@@ -205,9 +205,9 @@ impl Writer {
     /// Takes a line of output, which is written a moment later. Tells what went wrong with those of its run before.
     pub(super) fn take_line(&self, line: Line) -> Result<(), JournalError> {
         self.refuse_when_spent()?;
-        let mut waiting = locked(&self.waiting);
+        let mut waiting = self.waiting.lock();
         while waiting.bytes >= MOST_WAITING {
-            waiting = self.room.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            self.room.wait(&mut waiting);
         }
         if let Some(err) = waiting.failed.remove(&line.run) {
             return Err(err);
@@ -222,8 +222,8 @@ impl Writer {
 
     /// Writes the lines that wait, and tells how many of a run were lost since this was asked last, because the disk was full.
     pub(super) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
-        self.write_what_waits(&mut locked(&self.write_connection));
-        let mut waiting = locked(&self.waiting);
+        self.write_what_waits(&mut self.write_connection.lock());
+        let mut waiting = self.waiting.lock();
         let lost = waiting.lost.remove(&run.0).unwrap_or(0);
         waiting.failed.remove(&run.0).map_or(Ok(lost), Err)
     }
@@ -231,12 +231,12 @@ impl Writer {
     /// Writes lines as they come, until no more will.
     pub(super) fn write_lines(&self) {
         loop {
-            let mut waiting = locked(&self.waiting);
+            let mut waiting = self.waiting.lock();
             while waiting.lines.is_empty() {
                 if waiting.closed {
                     return;
                 }
-                waiting = self.something.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                self.something.wait(&mut waiting);
             }
             let until = Instant::now() + GATHER;
             while waiting.bytes < ENOUGH && !waiting.lines.is_empty() && !waiting.closed {
@@ -244,23 +244,23 @@ impl Writer {
                 if left.is_zero() {
                     break;
                 }
-                waiting = self.something.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+                self.something.wait_for(&mut waiting, left);
             }
             drop(waiting);
-            self.write_what_waits(&mut locked(&self.write_connection));
+            self.write_what_waits(&mut self.write_connection.lock());
         }
     }
 
     /// Says that no more lines will come: what waits is written.
     pub(super) fn close(&self) {
-        locked(&self.waiting).closed = true;
+        self.waiting.lock().closed = true;
         self.something.notify_all();
     }
 
     /// Writes the lines that wait, as whoever holds the connection: then they stand before what that write_connection writes. What becomes of them is for their
     /// runs to hear, and not for whoever writes something else.
     fn write_what_waits(&self, write_connection: &mut WriteConnection) {
-        let mut waiting = locked(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if waiting.lines.is_empty() {
             return;
         }
@@ -275,13 +275,13 @@ impl Writer {
             Ok(((), runs)) => self.written(&runs),
             // What a tool says is not worth the run.
             Err(err) if is_full(&err) => {
-                let mut waiting = locked(&self.waiting);
+                let mut waiting = self.waiting.lock();
                 for line in &lines {
                     *waiting.lost.entry(line.run).or_default() += 1;
                 }
             }
             Err(err) => {
-                let mut waiting = locked(&self.waiting);
+                let mut waiting = self.waiting.lock();
                 for line in &lines {
                     waiting.failed.entry(line.run).or_insert_with(|| err.again());
                 }
@@ -292,7 +292,7 @@ impl Writer {
     /// The connection, for tests.
     #[cfg(test)]
     pub(super) fn with_connection<T>(&self, act: impl FnOnce(&Connection) -> T) -> T {
-        act(&locked(&self.write_connection).connection)
+        act(&self.write_connection.lock().connection)
     }
 }
 

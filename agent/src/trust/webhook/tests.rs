@@ -27,12 +27,8 @@ fn code(key: &[u8], message: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec()
 }
 
-fn as_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn github(body: &[u8]) -> Headers {
-    vec![("x-hub-signature-256", format!("sha256={}", as_hex(&code(TOKEN.as_bytes(), body))))]
+    vec![("x-hub-signature-256", format!("sha256={}", hex::encode(code(TOKEN.as_bytes(), body))))]
 }
 
 #[test]
@@ -75,7 +71,7 @@ fn a_body_may_come_in_pieces_and_either_secret_of_a_rotation_will_do() {
 #[test]
 fn where_no_secret_is_set_nothing_is_proven() {
     // Not even what somebody signs with the stand-in.
-    let headers = vec![("x-hub-signature-256", format!("sha256={}", as_hex(&code(&DECOY, BODY))))];
+    let headers = vec![("x-hub-signature-256", format!("sha256={}", hex::encode(code(&DECOY, BODY))))];
     assert!(!taken(Source::Github, &[], &headers, None, &[BODY]));
     assert!(!taken(Source::GitlabToken, &[], &vec![("x-gitlab-token", String::new())], None, &[BODY]));
     assert!(!taken(Source::DockerHub, &[], &vec![], Some(""), &[BODY]));
