@@ -3,6 +3,7 @@
 mod memory;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_model::names::AppName;
+use agent_model::names::{AppName, ReleaseSelector};
 use clap::Parser;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::sys::stat::{Mode, umask};
@@ -30,6 +31,7 @@ use crate::api::network::{self, Bound};
 use crate::api::{self, ApiState, BindError, ControlSocket};
 use crate::engine::journal::{Journal, JournalError};
 use crate::engine::{Engines, NotStarted, NotTaken};
+use crate::exec;
 use crate::faults;
 use crate::process::{Cancel, Watch, serve_if_asked};
 use crate::python::{fetch_shared_installer, own_installer};
@@ -78,11 +80,23 @@ struct Arguments {
     /// Do what `agentctl restore` asks for, as root
     #[arg(long, value_name = "APP", hide = true, conflicts_with_all = ["runner", "setup_app"], requires = "dump")]
     restore: Option<AppName>,
+    /// Do what `agentctl exec` and `agentctl manage` ask for
+    #[arg(long, value_name = "APP", hide = true, conflicts_with_all = ["runner", "setup_app", "restore"], requires = "command")]
+    exec: Option<AppName>,
+    /// With --exec: the release, where it is not the live one
+    #[arg(long, value_name = "RELEASE", requires = "exec", hide = true)]
+    release: Option<ReleaseSelector>,
+    /// With --exec: the command is one of manage.py
+    #[arg(long, requires = "exec", hide = true)]
+    manage: bool,
+    /// With --exec: the command
+    #[arg(last = true, hide = true)]
+    command: Vec<OsString>,
     /// With --restore: the dump
     #[arg(long, value_name = "FILE", requires = "restore", hide = true)]
     dump: Option<PathBuf>,
-    /// With --restore: the dump is the standard input, and a variable has the secrets
-    #[arg(long, requires = "restore", hide = true)]
+    /// With --restore: the dump is the standard input. With it and --exec: a variable has the secrets
+    #[arg(long, hide = true)]
     as_user: bool,
     /// With --setup-app: who serves the app; with --restore: who made the dump
     #[arg(long, value_name = "USER", hide = true)]
@@ -109,6 +123,20 @@ impl Arguments {
         let env = |name: &str| std::env::var(name).ok();
         let config = directory(self.config.as_deref(), Whose::System, env)?;
         Some(SetupRequest { app: self.setup_app.clone()?, user: self.user.clone(), build_user: self.build_user.clone(), config, manner })
+    }
+
+    /// The command that is asked for, if one is.
+    fn exec(&self) -> Option<exec::Wanted> {
+        let env = |name: &str| std::env::var(name).ok();
+        let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
+        Some(exec::Wanted {
+            app: self.exec.clone()?,
+            release: self.release.clone(),
+            config: directory(self.config.as_deref(), whose, env)?,
+            kind: if self.manage { exec::CommandKind::Manage } else { exec::CommandKind::Program },
+            command: self.command.clone(),
+            part: if self.as_user { exec::Part::AsUser } else { exec::Part::Whole },
+        })
     }
 
     /// The restore that is asked for, if one is.
@@ -218,6 +246,9 @@ pub fn run() -> ExitCode {
     };
     if let Some(request) = arguments.request() {
         return ExitCode::from(setup::run(&request));
+    }
+    if let Some(wanted) = arguments.exec() {
+        return ExitCode::from(exec::run(&wanted));
     }
     if let Some(wanted) = arguments.restore() {
         return ExitCode::from(restore::run(&wanted));

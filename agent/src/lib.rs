@@ -21,7 +21,9 @@ mod engine;
 mod report;
 mod api;
 mod setup;
+mod app_user;
 mod restore;
+mod exec;
 
 mod daemon;
 

@@ -13,20 +13,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_model::names::{AppName, ReleaseName, RunId};
+use agent_model::names::{AppName, ReleaseName};
 use agent_wire::event::Stream;
 use nix::unistd::{Uid, User, geteuid};
 use thiserror::Error;
 
+use crate::app_user::{SECRETS, environment, secrets_handed_over};
 use crate::database::{DatabaseKind, restore, target};
 use crate::django::{Django, Tree};
 use crate::process::{Cancel, Program, Watch};
 use crate::root::AppRoot;
-use crate::settings::{self, App};
-use crate::work::{Failure, Order, Ordered};
-
-/// The variable that has the secrets for the other half.
-const SECRETS: &str = "RELEASE_AGENT_SECRETS";
+use crate::settings;
+use crate::work::Failure;
 
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -179,7 +177,8 @@ fn as_user(wanted: &Wanted) -> Result<(), NotRestored> {
     let dump = Arc::new(File::from(dump.map_err(|source| NotRestored::Unreadable { path, source })?));
     let root = AppRoot::at(&app.root);
     let release = release_of(&wanted.dump, &root)?;
-    let env = environment(&app, &root, &release)?;
+    let secrets = secrets_handed_over().map_err(|err| NotRestored::Failed(err, None))?;
+    let env = environment(&app, &root, &release, secrets, "restore");
     let settings = app.django.as_ref().ok_or_else(|| NotRestored::Failed("no [django] is set".to_owned(), None))?;
     let dir = root.release_dir(&release);
     let django = Django { settings, release: &dir, python: &dir.join("venv/bin/python"), env: &env, tree: Tree::Sealed };
@@ -205,21 +204,4 @@ fn release_of(dump: &Path, root: &AppRoot) -> Result<ReleaseName, NotRestored> {
         NotRestored::Failed("neither the release of the dump nor a live one is there, whose settings name the database".to_owned(), None)
     };
     own.or_else(live).ok_or_else(none)
-}
-
-/// `[env]`, the secrets, and the variables of the release.
-fn environment(app: &App, root: &AppRoot, release: &ReleaseName) -> Result<Vec<(String, String)>, NotRestored> {
-    let secrets = std::env::var(SECRETS).unwrap_or_else(|_| "[]".to_owned());
-    let secrets: Vec<(String, String)> =
-        serde_json::from_str(&secrets).map_err(|err| NotRestored::Failed(format!("{SECRETS} cannot be read: {err}"), None))?;
-    let commit = root.manifest(release).ok().and_then(|manifest| manifest.commit.parse().ok());
-    let order = Order {
-        run: RunId(0),
-        marker: String::new(),
-        caller: "restore".to_owned(),
-        release: commit.map(|commit| Ordered { name: release.clone(), commit, reference: None }),
-        former: None,
-    };
-    let of_release = order.variables(app, |release| root.release_dir(release));
-    Ok(app.variables(secrets).into_iter().chain(of_release).collect())
 }

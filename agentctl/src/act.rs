@@ -66,7 +66,8 @@ pub(crate) async fn at_once(session: &mut Session<'_>, form: &Form) -> Result<Ex
     follow::mine(session, taken.view).await
 }
 
-async fn ask(session: &mut Session<'_>, form: &Form) -> Result<ApiAnswer<Taken>, Fault> {
+/// Asks, and follows nothing.
+pub(crate) async fn ask(session: &mut Session<'_>, form: &Form) -> Result<ApiAnswer<Taken>, Fault> {
     let Session { client, out, .. } = session;
     let comeback = client.patience.comeback;
     client.ask(form, || out.words(&render::asking_again(comeback))).await

@@ -13,8 +13,8 @@ use crate::render::run::Detail;
 use crate::route::Route;
 use crate::session::{Manner, Session};
 use crate::{
-    activate, cancel, check, doctor, fsck, init, list, lock, logs, pin, plan, prune, release, restart, restore, runs, settle, setup, shell,
-    show, sign, status, whoami,
+    activate, cancel, check, doctor, exec, fsck, init, list, lock, logs, pin, plan, prune, release, restart, restore, runs, settle, setup,
+    shell, show, sign, status, whoami,
 };
 
 /// The command line as a value: completions and manual pages are made from it.
@@ -202,6 +202,12 @@ Examples:
   agentctl settle 12       # what run 12 left is settled
   agentctl settle          # all of it is")]
     Settle(settle::Settle),
+    /// Run a command of the app's own at this terminal, in the live or a named release
+    #[command(after_help = exec::EXAMPLES)]
+    Exec(exec::Exec),
+    /// Run manage.py of the live or a named release at this terminal
+    #[command(after_help = exec::MANAGE_EXAMPLES)]
+    Manage(exec::Manage),
     /// Let no release and no activate happen until `unlock`
     #[command(after_help = "Example:\n  agentctl lock -m \"black friday: ask anna\"")]
     Lock(lock::Lock),
@@ -311,6 +317,8 @@ impl AgentVerb {
             Self::Plan(plan) => plan.run(session).await,
             Self::Cancel(cancel) => cancel.run(session).await,
             Self::Settle(settle) => settle.run(session).await,
+            Self::Exec(exec) => exec.run(session).await,
+            Self::Manage(manage) => manage.run(session).await,
             Self::Lock(lock) => lock.run(session).await,
             Self::Unlock => lock::unlock(session).await,
             Self::Pin(pin) => pin.pin(session).await,

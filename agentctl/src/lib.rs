@@ -42,6 +42,7 @@ mod activate;
 mod cancel;
 mod check;
 mod doctor;
+mod exec;
 mod fsck;
 mod init;
 mod list;

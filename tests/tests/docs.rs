@@ -130,7 +130,8 @@ fn every_verb_that_is_named_exists_and_every_verb_is_named() {
     }
     let table = fs::read_to_string(project("README.md")).unwrap();
     for verb in verbs.iter().filter(|verb| !table.contains(&format!("(`{verb}` is the same)"))) {
-        assert!(table.contains(&format!("| `agentctl {verb}")), "the README's table has no verb {verb}");
+        let names_it = |row: &str| row.starts_with('|') && row.contains(&format!("`agentctl {verb}"));
+        assert!(table.lines().any(names_it), "the README's table has no verb {verb}");
         assert!(named.contains(verb), "{verb} is named nowhere");
     }
 }

@@ -11,6 +11,7 @@ mod crash;
 mod database;
 mod docs;
 mod evidence;
+mod exec;
 mod failure;
 mod faults_clock;
 mod faults_concurrency;

@@ -75,6 +75,11 @@ pub enum Power {
 }
 
 impl Caller {
+    /// Whether it is a process on this host, and not a request from the network.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Unix { .. })
+    }
+
     /// Whether the caller could do all that the agent can without asking it, and so needs no grant.
     pub fn needs_no_grant(&self) -> bool {
         matches!(self, Self::Agent | Self::Unix { power: Power::Own, .. })

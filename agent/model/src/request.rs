@@ -84,6 +84,13 @@ pub enum Act {
         /// Which one.
         run: RunId,
     },
+    /// Run a command of the app's own, as the app's user, at the terminal of the host.
+    Exec {
+        /// In which release; without it, in the live one.
+        release: Option<ReleaseSelector>,
+        /// The program and its arguments.
+        command: Vec<String>,
+    },
     /// Say that what runs may have left in the database was looked at, and is settled.
     Settle {
         /// What this one left; without it, what all did.
@@ -108,6 +115,7 @@ impl Act {
             Self::Unpin { .. } => Right::Unpin,
             Self::Cancel { .. } => Right::Cancel,
             Self::Settle { .. } => Right::Settle,
+            Self::Exec { .. } => Right::Exec,
         }
     }
 
@@ -159,6 +167,8 @@ pub enum Right {
     Cancel,
     /// `settle`
     Settle,
+    /// `exec`, and `manage` with it
+    Exec,
     /// `plan`
     Plan,
     /// `read`: status, lists, runs and their events
@@ -167,7 +177,7 @@ pub enum Right {
 
 impl Right {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Release,
         Self::Stage,
         Self::Activate,
@@ -181,6 +191,7 @@ impl Right {
         Self::Unpin,
         Self::Cancel,
         Self::Settle,
+        Self::Exec,
         Self::Plan,
         Self::Read,
     ];
@@ -201,6 +212,7 @@ impl Right {
             Self::Unpin => "unpin",
             Self::Cancel => "cancel",
             Self::Settle => "settle",
+            Self::Exec => "exec",
             Self::Plan => "plan",
             Self::Read => "read",
         }
@@ -219,7 +231,7 @@ impl FromStr for Right {
         Self::ALL.into_iter().find(|right| right.word() == text).ok_or_else(|| BadName {
             what: "action",
             text: text.chars().take(80).collect(),
-            rule: "is none of release, stage, activate, restart, prune, mend, check, lock, unlock, pin, unpin, cancel, settle, plan, read",
+            rule: "is none of release, stage, activate, restart, prune, mend, check, lock, unlock, pin, unpin, cancel, settle, exec, plan, read",
         })
     }
 }

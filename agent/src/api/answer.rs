@@ -402,12 +402,14 @@ impl From<NotTaken> for Refused {
                 let hint = if names.is_empty() { "there are none yet".to_owned() } else { format!("the newest are {}", names.join(", ")) };
                 Self::new(Code::NoRelease, detail, Some(hint))
             }
+            NotTaken::NothingLive => Self::new(Code::NoRelease, detail, Some("make one: agentctl release REF".to_owned())),
             NotTaken::Ambiguous { .. } => Self::new(Code::Ambiguous, detail, Some("give more of the name".to_owned())),
             NotTaken::RootMoved { .. } => {
                 Self::new(Code::Root, detail, Some("restart the agent: it takes the new root up then".to_owned()))
             }
             // Said to webhooks, which are not waited for.
             NotTaken::AskedBefore | NotTaken::TooEarly => Self::new(Code::Busy, detail, None),
+            NotTaken::OnlyHere => Self::new(Code::NotAllowed, detail, Some("log in on the host, and run agentctl exec there".to_owned())),
             NotTaken::NonceReused => Self::new(Code::NonceReused, detail, Some("make a new nonce".to_owned())),
             NotTaken::TokenReused => {
                 Self::new(Code::TokenReused, detail, Some("have the issuer make a new one for each request".to_owned()))

@@ -33,9 +33,14 @@ impl AppEngine {
         }
         rights::allows_the_ref(authorised, &request.act)?;
         let proof = self.rights.remember(authorised.caller());
+        if matches!(request.act, Act::Exec { .. }) && !authorised.caller().is_local() {
+            return Err(NotTaken::OnlyHere);
+        }
         let of = form
-            .revision
-            .clone()
+            .command
+            .as_ref()
+            .map(|command| shown(command))
+            .or_else(|| form.revision.clone())
             .or_else(|| form.commit.clone())
             .or_else(|| form.release.clone())
             .or_else(|| form.run.map(|run| run.to_string()))
@@ -97,6 +102,7 @@ impl AppEngine {
     fn refuse_what_cannot_be_meant(&self, act: &Act) -> Result<(), NotTaken> {
         match act {
             Act::Activate { release } | Act::Pin { release } | Act::Unpin { release } => self.find(release).map(|_| ()),
+            Act::Exec { release, .. } => self.find_or_live(release.as_ref()).map(drop),
             Act::Cancel { run } => {
                 let known = self.journal.run(*run)?.filter(|known| known.app == self.name.as_str()).ok_or(NotTaken::NoRun(*run))?;
                 if known.ended.is_some() {
@@ -113,6 +119,14 @@ impl AppEngine {
             | Act::Lock { .. }
             | Act::Unlock
             | Act::Settle { .. } => Ok(()),
+        }
+    }
+
+    /// Looks a release up, or the live one where none is named.
+    pub(super) fn find_or_live(&self, selector: Option<&ReleaseSelector>) -> Result<ReleaseName, NotTaken> {
+        match selector {
+            Some(selector) => self.find(selector),
+            None => self.root.live()?.ok_or(NotTaken::NothingLive),
         }
     }
 
@@ -135,6 +149,16 @@ impl AppEngine {
             }
         }
     }
+}
+
+/// The longest command that lists of runs show, in characters.
+const MOST_SHOWN: usize = 200;
+
+/// A command as a shell would take it, for people.
+fn shown(command: &[String]) -> String {
+    let whole = shlex::try_join(command.iter().map(String::as_str)).unwrap_or_else(|_| command.join(" "));
+    let cut: String = whole.chars().take(MOST_SHOWN).collect();
+    if cut.len() < whole.len() { format!("{cut}…") } else { whole }
 }
 
 /// The release that was live before `live`, if it ended well and is still there.

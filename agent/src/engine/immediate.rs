@@ -27,8 +27,11 @@ impl AppEngine {
 
     /// Which release is meant by `previous` or by the beginning of a name, for whoever reads of it later.
     fn meant(&self, act: &Act) -> Option<What> {
-        let (Act::Pin { release } | Act::Unpin { release }) = act else { return None };
-        let release = self.find(release).ok()?;
+        let release = match act {
+            Act::Pin { release } | Act::Unpin { release } => self.find(release).ok()?,
+            Act::Exec { release, .. } => self.find_or_live(release.as_ref()).ok()?,
+            _ => return None,
+        };
         let manifest = self.root.manifest(&release).ok()?;
         let (commit, reference, subject) = (manifest.commit, manifest.reference, manifest.subject);
         Some(What::Resolved { commit, reference, release: release.to_string(), subject })
@@ -45,6 +48,8 @@ impl AppEngine {
             Act::Unpin { release } => Ok(self.root.unpin(&self.find(release)?)?),
             Act::Cancel { run } => self.cancel(*run, caller),
             Act::Settle { run } => Ok(self.root.settle(|entry| run.is_none_or(|run| entry.run == run.0)).map(drop)?),
+            // agentctl runs the command, at the terminal of its user.
+            Act::Exec { .. } => Ok(()),
             Act::Release { .. } | Act::Stage { .. } | Act::Activate { .. } | Act::Restart | Act::Prune | Act::Mend | Act::Check => Ok(()),
         }
     }

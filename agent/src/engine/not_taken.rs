@@ -39,6 +39,9 @@ pub(crate) enum NotTaken {
         /// Those that there are, newest first.
         there: Vec<ReleaseName>,
     },
+    /// No release is live.
+    #[error("no release is live")]
+    NothingLive,
     /// Several releases fit.
     #[error("{selector} may be {}", fitting.iter().map(ReleaseName::as_str).collect::<Vec<_>>().join(" or "))]
     Ambiguous {
@@ -55,6 +58,9 @@ pub(crate) enum NotTaken {
         /// What is held.
         held: PathBuf,
     },
+    /// A command belongs to a terminal of this host.
+    #[error("a command is run at a terminal of the app's host, and not over the network")]
+    OnlyHere,
     /// The nonce was used for another request.
     #[error("the nonce was used before, for another request")]
     NonceReused,

@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -512,6 +512,12 @@ pub(crate) fn last_look(marker: &str) {
         std::thread::sleep(Duration::from_millis(10));
     }
     tracing::error!(marker, "processes of a step could not be ended");
+}
+
+/// Becomes another program, with this environment and no other; its standard streams stay. Comes back only with the reason why that cannot be.
+pub(crate) fn become_program(argv: &[OsString], dir: &Path, env: Vec<(OsString, OsString)>) -> io::Error {
+    let Some((program, args)) = argv.split_first() else { return io::Error::other("there is no program") };
+    std::process::Command::new(program).args(args).current_dir(dir).env_clear().envs(env).exec()
 }
 
 /// What tells whether a file is the same later: its inode, size, and time of change; nothing where there is none.

@@ -20,6 +20,7 @@ mod link;
 mod listing;
 mod lock;
 mod last_signed;
+mod migrating;
 mod reserve;
 mod seal;
 mod slots;

@@ -122,7 +122,7 @@ const OTHER_WORDS: [(&str, Right); 10] = [
     ("verify", Right::Read),
 ];
 
-const RIGHTS: [(&str, Right); 15] = [
+const RIGHTS: [(&str, Right); 16] = [
     ("release", Right::Release),
     ("stage", Right::Stage),
     ("activate", Right::Activate),
@@ -136,6 +136,7 @@ const RIGHTS: [(&str, Right); 15] = [
     ("unpin", Right::Unpin),
     ("cancel", Right::Cancel),
     ("settle", Right::Settle),
+    ("exec", Right::Exec),
     ("plan", Right::Plan),
     ("read", Right::Read),
 ];

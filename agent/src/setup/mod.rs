@@ -32,7 +32,8 @@ use thiserror::Error;
 
 use crate::process::ProgramError;
 use crate::python::PythonError;
-use crate::settings::{self, ExecutorKind};
+use crate::settings::{self, App, ExecutorKind};
+use crate::work::Role;
 use action::Action;
 use draw::Drawn;
 use host::State;
@@ -169,6 +170,12 @@ impl SetupError {
             _ => &[],
         }
     }
+}
+
+/// The user that serves an app with units: the one that its setup was told, else a user of the app's name.
+pub(crate) fn app_user(app: &App) -> String {
+    let drop_in = places::read(&draw::drop_in(app, Role::App)).ok().flatten();
+    drop_in.as_deref().and_then(texts::user_in).map_or_else(|| app.name.to_string(), str::to_owned)
 }
 
 /// Sets an app up, with a word for each thing that is done. Answers with the exit code.

@@ -80,11 +80,13 @@ impl Step for Migrate {
         let may_be = (!all.is_empty()).then(|| sentence(&record, &all, &Begun::Unknown));
         note_left(cx, &Migrated { half: all, ..record.clone() }, may_be)?;
         faults::at("recorded");
+        let gate = cx.run.root.close_gate()?;
         let (begun, warnings, done) = match cx.work(&Job::Migrate) {
             Ok(JobAnswer::Migrated { begun, warnings, failed }) => (begun, warnings, failed.map_or(Ok(()), Err)),
             Ok(other) => (Begun::Unknown, Vec::new(), Err(other.unexpected())),
             Err(failure) => (reported(cx), Vec::new(), Err(failure)),
         };
+        drop(gate);
         faults::at("migrated");
         // What was applied is asked of the database, whatever migrate said.
         let after = cx.inspect(Bytecode::NotWritten, Ask::Again).and_then(|inspection| schema_of(&inspection).cloned());
@@ -162,6 +164,7 @@ fn without_any(cx: &mut StepContext<'_>, schema: &Schema) -> Result<Did, Failure
 
 /// Runs migrate where no migration is to be applied: it records, and is heard.
 pub(super) fn migrate_without_any(cx: &StepContext<'_>) -> Result<(), Failure> {
+    let _gate = cx.run.root.close_gate()?;
     let done = match cx.work(&Job::Migrate)? {
         JobAnswer::Migrated { failed: None, .. } => Ok(()),
         JobAnswer::Migrated { failed: Some(failure), .. } => {

@@ -34,7 +34,7 @@ pub struct Form {
     /// For `read`: the path and query that are read, such as `/v1/apps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// For `activate`, `pin` and `unpin`: which release.
+    /// For `activate`, `pin` and `unpin`: which release. For `exec`: in which one, the live one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
     /// For `cancel`: which run.
@@ -43,6 +43,9 @@ pub struct Form {
     /// For `lock`: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// For `exec`: the program and its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
     /// The release that the caller believes to be live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<String>,
@@ -155,6 +158,7 @@ impl Form {
             release: None,
             run: None,
             why: None,
+            command: None,
             prev: None,
             iat: None,
             exp: None,
@@ -247,6 +251,18 @@ impl TryFrom<&Form> for Request {
                 let run = form.run.map(|run| named::<RunId>("run", &run.to_string())).transpose()?;
                 Act::Settle { run }
             }
+            Right::Exec => {
+                let command = form.needs("command", &form.command)?;
+                let fits = |part: &String| !part.contains('\0');
+                if command.is_empty() || command.iter().map(String::len).sum::<usize>() > MOST_COMMAND || !command.iter().all(fits) {
+                    return Err(BadForm::Text {
+                        member: "command",
+                        rule: "must be a program and its arguments, of at most 16 KiB, without a NUL",
+                    });
+                }
+                let release = form.release.as_deref().map(|release| named("release", release)).transpose()?;
+                Act::Exec { release, command: command.clone() }
+            }
             right @ (Right::Plan | Right::Read) => return Err(BadForm::NotAnAct(right.word().to_owned())),
         };
         let expect_live = form.prev.as_deref().map(|prev| named("prev", prev)).transpose()?;
@@ -254,6 +270,8 @@ impl TryFrom<&Form> for Request {
     }
 }
 
+/// The longest command, in bytes.
+const MOST_COMMAND: usize = 16 * 1024;
 /// The longest that a request may be valid, in seconds.
 pub const MOST_VALID: u64 = 900;
 /// How far two clocks may be apart, in seconds.

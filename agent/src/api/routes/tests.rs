@@ -443,6 +443,7 @@ fn a_request_is_as_the_contract_says() {
         release: some("previous"),
         run: Some(7),
         why: some("black friday"),
+        command: Some(vec!["true".to_owned()]),
         prev: some(NAME),
         iat: Some(1_795_213_000),
         exp: Some(1_795_213_300),
@@ -458,7 +459,9 @@ fn a_request_is_as_the_contract_says() {
 
     let mut taken = 0;
     for act in acts.iter().copied().chain(["plan", "explode"]) {
-        for without in ["", "app", "aud", "commit", "exp", "iat", "nonce", "options", "path", "prev", "ref", "release", "run", "v", "why"] {
+        for without in
+            ["", "app", "aud", "command", "commit", "exp", "iat", "nonce", "options", "path", "prev", "ref", "release", "run", "v", "why"]
+        {
             let mut form = all.clone();
             form["action"] = act.into();
             form.as_object_mut().unwrap().remove(without);
@@ -469,8 +472,8 @@ fn a_request_is_as_the_contract_says() {
             taken += usize::from(fits);
         }
     }
-    // Nonce and version are needed by all fourteen; all but `read` need the app, and six need a member of their own.
-    assert_eq!(taken, 14 * (15 - 2) - 13 - 6);
+    // Nonce and version are needed by all fifteen; all but `read` need the app, and seven need a member of their own.
+    assert_eq!(taken, 15 * (16 - 2) - 14 - 7);
     for (member, value) in [
         ("app", json!("Shop")),
         ("v", json!(2)),
