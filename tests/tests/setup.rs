@@ -160,6 +160,20 @@ fn one_setup_makes_what_a_release_by_units_needs_and_a_second_one_has_nothing_to
     assert_eq!((answer.status, answer.header("x-release")), (200, Some(repo.id("v1").as_str())));
     assert_eq!(machine.property("shop.service", "User"), "shop");
 
+    // Root's commands run as the app's user, with its secrets, and never on root's terminal.
+    let live = format!("/var/shop/releases/{}", machine.live("shop").unwrap());
+    let told = machine.ctl(["exec", "--", "sh", "-c", "id -un; id -Gn; echo ${SECRET_KEY:+a secret}; pwd -P; exit 3"]).expect(3).stdout;
+    assert_eq!(told.lines().collect::<Vec<_>>(), ["shop", "shop", "a secret", &live]);
+    assert!(machine.ctl(["manage", "showmigrations", "board"]).expect(0).stdout.contains("[X] 0001"));
+    let script = "tty > /tmp/of-root; agentctl exec -- sh -c 'id -un; tty; exit 5'";
+    let told = machine.run(["script", "--quiet", "--return", "--command", script, "/dev/null"]).expect(5).stdout;
+    let told: Vec<&str> = told.lines().map(str::trim).collect();
+    let of_root = machine.read("/tmp/of-root");
+    // `script` has no standard input here, and types the end of it.
+    assert!(told[0].ends_with("shop") && told[1].starts_with("/dev/pts/") && told[1] != of_root.trim(), "{told:?}, root's is {of_root}");
+    let run = machine.ctl(["runs", "--json"]).stdout;
+    assert!(run.contains("\"action\":\"exec\"") && run.contains("unix:root"), "{run}");
+
     // What was taken away or changed by hand is put right, and only that.
     machine.run(["chmod", "777", "/var/shop/releases"]).expect(0);
     machine.run(["gpasswd", "--delete", "release-agent", "shop-build"]).expect(0);

@@ -139,6 +139,11 @@ pub(super) fn missing_module(module: &str) -> String {
         return "Django is not in the environment: do the requirements ask for it, and is it the right file in [python] requirements?"
             .to_owned();
     }
+    // uv leaves setuptools out, and its version 82 leaves pkg_resources out.
+    if ["pkg_resources", "setuptools", "distutils"].contains(&module) {
+        let version = if module == "pkg_resources" { "<81" } else { "" };
+        return format!("{module} comes with setuptools, which uv leaves out: set packages = [\"setuptools{version}\"] under [python]");
+    }
     format!("{module} is neither in the release nor in its environment: do the requirements ask for it?")
 }
 

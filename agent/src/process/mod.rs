@@ -209,6 +209,8 @@ pub(crate) struct Program {
     quiet: bool,
     /// So many arguments are the same every time, and tell people nothing.
     unshown: usize,
+    /// What people call it, where that is not its file.
+    name: Option<&'static str>,
 }
 
 /// What a program left.
@@ -247,6 +249,7 @@ impl Program {
             output: None,
             quiet: false,
             unshown: 0,
+            name: None,
         }
     }
 
@@ -340,9 +343,16 @@ impl Program {
         self
     }
 
+    /// People are shown this name, and none of the arguments that it has so far.
+    pub(crate) fn called(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self.unshown()
+    }
+
     /// What people are shown of it: the program's own name and up to four arguments that are short enough.
     fn shown(&self) -> String {
-        let name = Path::new(&self.argv[0]).file_name().unwrap_or(&self.argv[0]).to_string_lossy().into_owned();
+        let file = || Path::new(&self.argv[0]).file_name().unwrap_or(&self.argv[0]).to_string_lossy().into_owned();
+        let name = self.name.map_or_else(file, str::to_owned);
         let args = self.argv.iter().skip(1 + self.unshown).map(|arg| arg.to_string_lossy());
         let args = args
             .filter(|arg| arg.len() <= 60 && !arg.starts_with('-') && !arg.contains(char::is_whitespace) && !arg.contains("://"))

@@ -6,6 +6,7 @@ pub(super) fn hint(heard: &[String], asked_by: impl Fn(&str) -> Option<String>) 
     // A cause goes before what follows from it: pip calls a package missing when its index is out of reach, wants a login, or has it for others only.
     let causes: &[&dyn Fn() -> Option<String>] = &[
         &|| said.full_disk(),
+        &|| said.no_tls(),
         &|| said.git_host(),
         &|| said.login(),
         &|| said.certificate(),
@@ -45,6 +46,11 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
+    fn no_tls(&self) -> Option<String> {
+        self.find(&["the ssl module in Python is not available"])?;
+        Some("this interpreter has no ssl module, and so reaches no index: set [python] interpreter to one that has it".to_owned())
+    }
+
     fn find(&self, words: &[&str]) -> Option<&str> {
         self.heard.iter().find(|line| words.iter().any(|word| line.contains(word))).map(String::as_str)
     }
@@ -362,6 +368,9 @@ ERROR: Could not find a version that satisfies the requirement django==VERSION (
 ERROR: No matching distribution found for django==VERSION";
         says(&ignored.replace("VERSION", "6.0"), &["django 6.0 is for another interpreter (Python >=3.12)"]);
         says(&ignored.replace("VERSION", "99.1"), &["no such package or version: django"]);
+        let bare = "WARNING: pip is configured with locations that require TLS/SSL, however the ssl module in Python is not available.\nERROR: No matching \
+                    distribution found for django==4.2";
+        says(bare, &["no ssl module", "[python] interpreter"]);
         let uv = "  cause: Because the current Python version (3.11.2) does not satisfy Python>=3.12 and django==6.0 depends on Python>=3.12, we";
         says(uv, &["another interpreter (Python >=3.12)"]);
         let conflict = "error: No solution found when resolving dependencies

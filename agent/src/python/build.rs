@@ -200,7 +200,7 @@ impl Build<'_> {
 
     /// Isolated, or modules at the root of the project would be taken for those of the standard library.
     fn pip(&self) -> Program {
-        self.program(self.python()).args(["-I", "-c", pip::RUN]).arg(pip::copies(self.place.caches))
+        self.program(self.python()).args(["-I", "-c", pip::RUN]).arg(pip::copies(self.place.caches)).called("pip")
     }
 
     /// pip compiles one file after the other, which takes as long as all the rest.

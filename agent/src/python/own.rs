@@ -105,6 +105,7 @@ pub(super) fn fetch(host: &Host, interpreter: &Interpreter, place: Place<'_>, wa
         .program(&interpreter.real)
         .args(["-I", "-c", pip::RUN])
         .arg(pip::copies(place.caches))
+        .called("pip")
         .args(["install", "--require-hashes", "--no-deps", "--only-binary=:all:", "--no-compile", "--no-cache-dir", "--target"])
         .arg(&part)
         .arg("--requirement")

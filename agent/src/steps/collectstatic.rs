@@ -36,7 +36,10 @@ impl Step for CollectStatic {
                 Ok(files) => {
                     cx.found.collected = Some(grounds);
                     cx.note(format!("collectstatic would make the same: {told}"));
-                    return Ok(Did::Nothing(format!("{} of the live release reused", counted(files as u64, "file"))));
+                    return Ok(Did::Nothing(match files {
+                        0 => "the app has no static files, and nothing that makes them has changed".to_owned(),
+                        files => format!("{} of the live release reused", counted(files as u64, "file")),
+                    }));
                 }
                 Err(err) => cx.note(format!("not reused: {}", chain(&err))),
             },

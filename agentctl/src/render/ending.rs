@@ -153,9 +153,20 @@ pub(super) fn why(reason: &str, tail: &[String]) -> Option<String> {
     (!why.is_empty()).then(|| shortened(&why, MOST_CAUSE))
 }
 
-/// What a line says that tells an error, as git, pip and uv write it.
+/// What a line says that tells an error, as git, ssh, pip and uv write it; nothing where another line says why.
 fn said_wrong(line: &str) -> Option<&str> {
-    ["cause: ", "ERROR: ", "error: ", "fatal: "].iter().find_map(|start| line.trim_start().strip_prefix(start)).map(str::trim)
+    let line = line.trim().trim_end_matches('.');
+    // uv puts the cause behind what follows from it.
+    let refused = ["401 Unauthorized", "403 Forbidden"].iter().any(|words| line.contains(words));
+    if let Some(said) = line.strip_prefix("hint: ").filter(|_| refused) {
+        return Some(said);
+    }
+    if line.starts_with("ssh: ") {
+        return Some(line);
+    }
+    let said = ["cause: ", "ERROR: ", "error: ", "fatal: "].iter().find_map(|start| line.strip_prefix(start)).map(str::trim)?;
+    // git ends with it whatever went wrong.
+    (said != "Could not read from remote repository").then_some(said)
 }
 
 /// What a line says that ends a traceback of Python's: `pkg.ModuleNotFoundError: No module named 'x'`. A message of a single word means nothing without

@@ -976,6 +976,10 @@ unable to load app 0";
     let uv = "error: No solution found when resolving dependencies\n  cause: Because six was not found, we\n\nhint: x";
     assert_eq!(said("exit status 1", uv).as_deref(), Some("Because six was not found, we"));
     assert_eq!(said("exit status 128", "fatal: not a tree").as_deref(), Some("not a tree"));
+    let ssh = "ssh: connect to host 127.0.0.1 port 22: Connection refused\nfatal: Could not read from remote repository.\n\nand the repository exists.";
+    assert_eq!(said("exit status 128", ssh).as_deref(), Some("ssh: connect to host 127.0.0.1 port 22: Connection refused"));
+    let index = "  cause: Because django was not found in the package registry.\n\nhint: An index URL (http://x/) could not be queried (401 Unauthorized)";
+    assert_eq!(said("exit status 1", index).as_deref(), Some("An index URL (http://x/) could not be queried (401 Unauthorized)"));
     // Lines that only look like it, and no tail at all.
     assert_eq!(said("cannot fetch main\nfrom there", "remote: ERROR: access denied").as_deref(), Some("cannot fetch main"));
     assert_eq!(said("", ""), None);
