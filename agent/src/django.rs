@@ -3,6 +3,7 @@
 //! Commands run as `<python> <manage.py> …` in the directory of manage.py, so that it need not be executable, and may have the line ends of
 //! another system.
 
+mod contract;
 mod error;
 mod facts;
 mod inspect;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::database::Database;
 use crate::process::{Program, ProgramError, Watch};
+pub(crate) use contract::{Contract, Fit};
 pub(crate) use error::ManageError;
 pub(crate) use facts::Kept;
 pub(crate) use kept::Places;

@@ -13,6 +13,9 @@ use crate::session::Session;
 pub(crate) struct Activate {
     /// A release's name, the beginning of its name or of its commit, or `previous`
     release: ReleaseSelector,
+    /// Make it live though its code does not fit the schema of the database
+    #[arg(long)]
+    keep_schema: bool,
     #[command(flatten)]
     expecting: Expecting,
     #[command(flatten)]
@@ -22,6 +25,9 @@ pub(crate) struct Activate {
 /// What `rollback` takes.
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
+    /// Make it live though its code does not fit the schema of the database
+    #[arg(long)]
+    keep_schema: bool,
     #[command(flatten)]
     expecting: Expecting,
     #[command(flatten)]
@@ -33,6 +39,7 @@ impl Activate {
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let mut form = act::form(&session.app().await?, Right::Activate)?;
         form.release = Some(self.release.to_string());
+        form.options.keep_schema = self.keep_schema;
         form.prev = self.expecting.prev();
         act::take_turn(session, &form, &self.following).await
     }
@@ -41,7 +48,7 @@ impl Activate {
 impl Rollback {
     /// Asks for the release before the live one.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
-        let Self { expecting, following } = self;
-        Activate { release: ReleaseSelector::Previous, expecting, following }.run(session).await
+        let Self { keep_schema, expecting, following } = self;
+        Activate { release: ReleaseSelector::Previous, keep_schema, expecting, following }.run(session).await
     }
 }

@@ -82,6 +82,13 @@ impl Postgres {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
+    /// What the server says to a statement on `shop`: an error where it refuses.
+    pub fn try_sql(&self, sql: &str) -> Result<String, String> {
+        let output = self.psql("shop").args(["-c", sql]).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
     /// Makes this user of the host the owner of `shop`, who needs no password.
     pub fn know_by_name(&self, user: &str) {
         let known = self.socket().join("data/pg_hba.conf");

@@ -170,3 +170,37 @@ fn what_was_reversed_is_warned_of_no_more_and_what_cannot_be_reversed_is_not_sai
     let done = bench.ctl(["activate", &old]).expect(0);
     assert!(!done.stderr.contains("which this one") && !done.stderr.contains("reverse"), "{}", done.stderr);
 }
+
+#[test]
+fn an_older_release_is_refused_where_its_code_does_not_fit_the_schema_and_named_where_it_does() {
+    let server = Postgres::start();
+    let (bench, repo) = demo_on(&server, "a contract");
+    bench.ctl(["release", "main"]).expect(0);
+    let old = bench.live("demo").unwrap();
+    // It adds what the code of before does not notice.
+    let optional = "migrations.AddField('notice', 'note', models.TextField(null=True))";
+    migration(&repo, "0003_note", "0002_notice_colour", optional);
+    bench.ctl(["release", "-v", "main"]).expect(0).says(&[&format!("{old}, which serves until the switch, fits the new schema")]);
+    let done = bench.ctl(["rollback", "-v"]).expect(0).says(&[&format!("the models of {old} fit the database: ")]);
+    assert!(!done.stderr.contains("writes fail"), "{}", done.stderr);
+
+    // A column that wants a value from each INSERT, and one that is gone.
+    let demanding = "migrations.AddField('notice', 'kind', models.CharField(max_length=9, default='plain'))";
+    migration(&repo, "0004_kind", "0003_note", demanding);
+    let wants = "the column board_notice.kind wants a value, and the models do not know it";
+    bench.ctl(["release", "main"]).expect(0).says(&["does not fit the new schema: writing fails", wants]);
+    let live = bench.live("demo").unwrap();
+    let refused = bench.ctl(["activate", &old]).expect(1).says(&[&format!("{old} does not fit the database: writing fails"), wants]);
+    refused.says(&[&format!("agentctl activate {old} --keep-schema"), "still serves"]);
+    assert_eq!(bench.live("demo").unwrap(), live);
+    // It is true: the code of before cannot write.
+    let insert = "INSERT INTO board_notice (text, name, posted, colour) VALUES ('a', 'anna', now(), 'pink')";
+    assert!(server.try_sql(insert).is_err_and(|said| said.contains("kind")), "the row is taken");
+
+    bench.ctl(["activate", &old, "--keep-schema"]).expect(0).says(&[&format!("{old} does not fit the database"), wants]);
+    assert_eq!(bench.live("demo").unwrap(), old);
+    bench.ctl(["activate", &live]).expect(0);
+    server.sql("ALTER TABLE board_notice RENAME COLUMN name TO author");
+    bench.ctl(["activate", &old]).expect(1).says(&["reading fails (the column board_notice.name is missing)"]);
+    bench.assert_sound();
+}

@@ -28,6 +28,16 @@ pub enum Rebuild {
     Always,
 }
 
+/// What an activate does with a release whose code does not fit the schema of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SchemaChoice {
+    /// It is not made live.
+    #[default]
+    MustFit,
+    /// It is made live all the same, and the schema stays.
+    Keep,
+}
+
 /// The acts that can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
@@ -53,6 +63,8 @@ pub enum Act {
     Activate {
         /// Which one.
         release: ReleaseSelector,
+        /// What happens where its code does not fit the database.
+        schema: SchemaChoice,
     },
     /// Start the live release anew, with the variables and secrets of now.
     Restart,
@@ -450,7 +462,7 @@ mod tests {
     }
 
     fn activate() -> Act {
-        Act::Activate { release: ReleaseSelector::Previous }
+        Act::Activate { release: ReleaseSelector::Previous, schema: SchemaChoice::MustFit }
     }
 
     #[test]

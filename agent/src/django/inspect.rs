@@ -21,6 +21,7 @@ const SCRIPT: &str = concat!(
     "\"\"\"\n",
     include_str!("facts.py"),
     include_str!("schema.py"),
+    include_str!("contract.py"),
     include_str!("project.py")
 );
 
@@ -204,7 +205,7 @@ impl Django<'_> {
         [self.release, Path::new(if self.settings.migrate { "migrates" } else { "" })]
     }
 
-    fn ask<T: DeserializeOwned>(&self, mode: &'static str, places: &[&Path], watch: &Watch<'_>) -> Result<T, ManageError> {
+    pub(super) fn ask<T: DeserializeOwned>(&self, mode: &'static str, places: &[&Path], watch: &Watch<'_>) -> Result<T, ManageError> {
         // Ending badly is what the script does in the name of a command that failed.
         let command = match mode {
             "examine" => Some("check"),

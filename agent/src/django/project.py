@@ -4,6 +4,7 @@ Arguments: mode, path of manage.py, settings module or "", alias of the database
 keeps for some apps alone, else their aliases with commas between them), and for collect the places where static files may go.
 
   inspect   what the project is, and how its database and its code stand to each other; changes nothing
+  contract  whether the models fit the tables that are there; changes nothing
   load      imports what a server imports
   examine   `check` and `makemigrations --check`, and then what inspect tells
   collect   `collectstatic`, and what it went by
@@ -415,6 +416,12 @@ def inspect(settings, **more):
     })
 
 
+def contract(settings):
+    from django.db import connections
+
+    answer({"contract": contract_of_project(connections, alias)})
+
+
 def examine(settings):
     """Each command begins with the project as it was when it was loaded; where it has threads or connections, no copy of it would be the same."""
     from django.db import connections
@@ -512,6 +519,6 @@ try:
 except BaseException as err:
     fail("settings", err)
 try:
-    {"inspect": inspect, "load": load, "examine": examine, "collect": collect}[mode](settings)
+    {"inspect": inspect, "contract": contract, "load": load, "examine": examine, "collect": collect}[mode](settings)
 except BaseException as err:
     fail("inspect", err)

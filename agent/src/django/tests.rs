@@ -531,5 +531,6 @@ fn a_database_that_is_out_of_reach_does_not_hide_the_rest() {
     assert!(project.inspect(&new()).unwrap().schema.unwrap_err().why.contains("no database 'replica' in DATABASES; there is default"));
 }
 
+mod contract;
 mod databases;
 mod migrations;

@@ -101,7 +101,7 @@ impl AppEngine {
     /// Names of releases and runs are looked up before the request is taken, so that a slip of the finger is answered at once.
     fn refuse_what_cannot_be_meant(&self, act: &Act) -> Result<(), NotTaken> {
         match act {
-            Act::Activate { release } | Act::Pin { release } | Act::Unpin { release } => self.find(release).map(|_| ()),
+            Act::Activate { release, .. } | Act::Pin { release } | Act::Unpin { release } => self.find(release).map(|_| ()),
             Act::Exec { release, .. } => self.find_or_live(release.as_ref()).map(drop),
             Act::Cancel { run } => {
                 let known = self.journal.run(*run)?.filter(|known| known.app == self.name.as_str()).ok_or(NotTaken::NoRun(*run))?;

@@ -148,7 +148,7 @@ impl AppThread {
     /// The release that an act makes live and does not make: it is there already.
     fn chosen(&self, act: &Act, live: Option<&ReleaseName>) -> Option<Result<ReleaseName, Failure>> {
         match act {
-            Act::Activate { release } => Some(self.find(release, live)),
+            Act::Activate { release, .. } => Some(self.find(release, live)),
             Act::Restart => {
                 let none = || Failure::new("no release is live").with_hint("make one: agentctl release REF");
                 Some(live.cloned().ok_or_else(none))

@@ -13,7 +13,7 @@ use super::kept::nothing_in_the_release;
 use super::since::{Deferred, Since};
 use crate::database;
 use crate::database::DumpFile;
-use crate::django::{Grounds, Inspection};
+use crate::django::{Contract, Grounds, Inspection};
 use crate::git::{Allowed, Git, Tree};
 use crate::process::{Cancel, Watch};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, Steadiness, Turn, Variables};
@@ -250,6 +250,21 @@ impl StepContext<'_> {
     /// Has something done by programs that run the app's own code or its packages.
     pub(crate) fn work(&self, job: &Job) -> Result<JobAnswer, Failure> {
         self.watched(|watch| self.run.executor.ask(&self.order(), job, None, watch, &|text| self.note(text)))
+    }
+
+    /// The same for another release that is on disk.
+    pub(crate) fn work_for(&self, release: &ReleaseName, job: &Job) -> Result<JobAnswer, Failure> {
+        let commit = self.run.root.manifest(release)?.commit.parse().map_err(|err| Failure::new(chain(&err)))?;
+        let order = Order { release: Some(Ordered { name: release.clone(), commit, reference: None }), ..self.order() };
+        self.watched(|watch| self.run.executor.ask(&order, job, None, watch, &|text| self.note(text)))
+    }
+
+    /// Whether the code of a release fits the database as it is now.
+    pub(crate) fn contract_of(&self, release: &ReleaseName) -> Result<Contract, Failure> {
+        match self.work_for(release, &Job::Contract)? {
+            JobAnswer::Contract(contract) => Ok(contract),
+            other => Err(other.unexpected()),
+        }
     }
 
     /// Which releases processes run from. Where that cannot be told, none is removed, and it is said.

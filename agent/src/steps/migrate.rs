@@ -12,7 +12,7 @@ use super::foresight::nothing_to_migrate;
 use super::half_migrated::{End, entry, half_of, left, sentence};
 use super::words::counted;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, with_django};
-use crate::django::{Begun, Inspection, PostMigrate, Schema, SchemaUnknown, begun, some_of};
+use crate::django::{Begun, Fit, Inspection, PostMigrate, Schema, SchemaUnknown, begun, some_of};
 use crate::faults;
 use crate::root::{ApplyOrder, Failed, Migrated};
 use crate::settings::{App, ExecutorKind};
@@ -106,6 +106,7 @@ impl Step for Migrate {
             new.map(|index| format!("; the index {} of {} is invalid now, drop it: {};", index.index, index.table, index.drop)).collect();
         done.map_err(|failure| Failure { reason: failure.reason + &left, ..failure })?;
         forget_report(cx);
+        warn_of_who_still_serves(cx);
         match after?.pending.as_slice() {
             [] => Ok(Did::It),
             left => Err(Failure::new(format!("migrate ended well, but these are still to be applied: {}", some_of(left)))),
@@ -148,6 +149,18 @@ impl Step for Migrate {
         }
         // In a release the checkout decides what becomes of the directory.
         if matches!(cx.run.act, Act::Activate { .. }) { keep(cx, &target.release) } else { Ok(()) }
+    }
+}
+
+/// The former release serves on the new schema until the switch, and after it if the new one does not prove itself.
+fn warn_of_who_still_serves(cx: &StepContext<'_>) {
+    let Some(former) = &cx.found.former else { return };
+    match cx.contract_of(former) {
+        Ok(contract) if contract.fit() == Fit::Fits => {
+            cx.note(format!("{former}, which serves until the switch, fits the new schema: {}", contract.looked_at()));
+        }
+        Ok(contract) => cx.warn(format!("{former}, which serves until the switch, does not fit the new schema: {}", contract.why_not())),
+        Err(failure) => cx.note(format!("whether {former} fits the new schema cannot be told: {}", failure.reason)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
-use agent_model::request::Act;
+use agent_model::request::{Act, SchemaChoice};
 use agent_wire::view::Level;
 use chrono::Utc;
 
@@ -11,7 +11,7 @@ use super::deferred::beside;
 use super::half_migrated::{settle_what_is_applied, warn_of_unsettled};
 use super::migrate::schema_of;
 use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, chain};
-use crate::django::some_of;
+use crate::django::{Fit, some_of};
 use crate::faults;
 use crate::restart::drift::MadeWith;
 use crate::restart::{Prepared, ReleaseRef, Restart, ServingProof, Steadiness};
@@ -213,6 +213,7 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
     if newer.is_empty() {
         return Ok(());
     }
+    let fits = fits_or_refuse(cx, release)?;
     // What was reversed, or restored from a dump, is no trouble any more: only the database knows.
     let asked = cx.inspect(Bytecode::NotWritten, Ask::Once).and_then(|inspection| schema_of(&inspection).cloned());
     for (name, migrated) in newer {
@@ -235,10 +236,45 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
             (true, _) => "they cannot be reversed".to_owned(),
             (false, false) => format!("only {} can reverse {}, and {} cannot be reversed", dir.display(), some_of(&can_be), some_of(&lost)),
         };
-        let what = some_of(&unknown);
-        cx.warn(format!("the newer release {name} applied {what}, which this one {doubt}: pages can pass while writes fail; {way}"));
+        let text = format!("the newer release {name} applied {}, which this one {doubt}; {way}", some_of(&unknown));
+        match fits {
+            Fits::Yes => cx.note(text),
+            Fits::No => cx.warn(text),
+            Fits::Unknown => cx.warn(format!("{text}; pages can pass while writes fail")),
+        }
     }
     Ok(())
+}
+
+/// Whether the code of a release fits the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fits {
+    Yes,
+    No,
+    Unknown,
+}
+
+/// Compares the models of an older release with the tables of the database. One that does not fit is refused, unless the request says otherwise.
+fn fits_or_refuse(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Fits, Failure> {
+    let contract = match cx.contract_of(release) {
+        Ok(contract) => contract,
+        Err(failure) => {
+            cx.warn(format!("whether {release} fits the database cannot be told: {}", failure.reason));
+            return Ok(Fits::Unknown);
+        }
+    };
+    if contract.fit() == Fit::Fits {
+        cx.note(format!("the models of {release} fit the database: {}", contract.looked_at()));
+        return Ok(Fits::Yes);
+    }
+    let text = format!("{release} does not fit the database: {}", contract.why_not());
+    if matches!(cx.run.act, Act::Activate { schema: SchemaChoice::Keep, .. }) {
+        cx.warn(text);
+        return Ok(Fits::No);
+    }
+    Err(Failure::new(text).with_hint(format!(
+        "reverse the newer migrations with the newer release, or restore its dump; agentctl activate {release} --keep-schema goes there all the same"
+    )))
 }
 
 /// Where the switch is a restart in place, a release that cannot be imported would be an outage: it is loaded once before.

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
 
-use crate::django::{Begun, Collected, Inspection, Tree};
+use crate::django::{Begun, Collected, Contract, Inspection, Tree};
 use crate::process::{Usage, UsagePlace, usage};
 use crate::root::AppRoot;
 use crate::settings::{App, Hook, When};
@@ -94,6 +94,8 @@ pub(crate) enum Job {
     Load,
     /// Dump the database into the file that comes with the job.
     Dump,
+    /// Compare the models of the release with the tables of the database.
+    Contract,
     /// Name the releases and environments that processes of this role run from.
     Used,
 }
@@ -140,7 +142,7 @@ impl Job {
     pub(crate) fn role(&self, app: &App) -> Option<Role> {
         Some(match self {
             Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::GrantAccess => Role::Build,
-            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Used => Role::App,
+            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Contract | Self::Used => Role::App,
             Self::Hook { place, .. } => {
                 let hook = app.hooks.get(*place)?;
                 let sealed = AFTER_THE_SEAL.contains(&hook.step.as_str()) || hook.step == "seal" && hook.when == When::After;
@@ -247,6 +249,8 @@ pub(crate) enum JobAnswer {
     },
     /// There is no database yet, as this sentence says.
     NothingToDump(String),
+    /// How the models stand to the tables.
+    Contract(Contract),
     /// The directories that processes run from.
     Used(Vec<PathBuf>),
 }

@@ -2,7 +2,7 @@
 //! which of the other members it needs.
 
 use agent_model::names::{BadName, CommitId, HostId, RefName, RunId};
-use agent_model::request::{Act, Rebuild, Request, Right};
+use agent_model::request::{Act, Rebuild, Request, Right, SchemaChoice};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -83,8 +83,11 @@ fn by_name<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> R
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// For `release` and `stage`: build the environment anew.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebuild: bool,
+    /// For `activate`: make the release live though its code does not fit the schema of the database.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_schema: bool,
 }
 
 impl Options {
@@ -228,7 +231,10 @@ impl TryFrom<&Form> for Request {
                 let (revision, via) = form.revision()?;
                 Act::Stage { revision, via, rebuild }
             }
-            Right::Activate => Act::Activate { release: release()? },
+            Right::Activate => {
+                let schema = if form.options.keep_schema { SchemaChoice::Keep } else { SchemaChoice::MustFit };
+                Act::Activate { release: release()?, schema }
+            }
             Right::Restart => Act::Restart,
             Right::Prune => Act::Prune,
             Right::Mend => Act::Mend,

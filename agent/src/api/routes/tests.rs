@@ -448,7 +448,7 @@ fn a_request_is_as_the_contract_says() {
         iat: Some(1_795_213_000),
         exp: Some(1_795_213_300),
         nonce: "mJx3w2n9QhGv0e1o7uTq4A".into(),
-        options: Options { rebuild: true },
+        options: Options { rebuild: true, keep_schema: true },
     };
     contract.hold_all("Request", &full);
     let all = serde_json::to_value(&full).unwrap();
