@@ -9,6 +9,7 @@ mod facts;
 mod inspect;
 mod kept;
 mod migrate;
+mod reversal;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ pub(crate) use error::ManageError;
 pub(crate) use facts::Kept;
 pub(crate) use kept::Places;
 pub(crate) use migrate::begun;
+pub(crate) use reversal::Reversal;
 
 /// `[django]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

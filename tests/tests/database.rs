@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
-use agent_tests::{Bench, PASSWORD, Postgres, Repo, demo_settings};
+use agent_tests::{Bench, PASSWORD, Postgres, Repo, demo_settings, wait_until};
 use serde_json::Value;
+
+const LONG: Duration = Duration::from_secs(60);
 
 /// The demo on PostgreSQL, with its password in a file of secrets.
 fn demo_on(server: &Postgres, name: &str) -> (Bench, Repo) {
@@ -191,7 +194,7 @@ fn an_older_release_is_refused_where_its_code_does_not_fit_the_schema_and_named_
     bench.ctl(["release", "main"]).expect(0).says(&["does not fit the new schema: writing fails", wants]);
     let live = bench.live("demo").unwrap();
     let refused = bench.ctl(["activate", &old]).expect(1).says(&[&format!("{old} does not fit the database: writing fails"), wants]);
-    refused.says(&[&format!("agentctl activate {old} --keep-schema"), "still serves"]);
+    refused.says(&[&format!("agentctl activate {old} --reverse"), "--keep-schema", "still serves"]);
     assert_eq!(bench.live("demo").unwrap(), live);
     // It is true: the code of before cannot write.
     let insert = "INSERT INTO board_notice (text, name, posted, colour) VALUES ('a', 'anna', now(), 'pink')";
@@ -203,4 +206,99 @@ fn an_older_release_is_refused_where_its_code_does_not_fit_the_schema_and_named_
     server.sql("ALTER TABLE board_notice RENAME COLUMN name TO author");
     bench.ctl(["activate", &old]).expect(1).says(&["reading fails (the column board_notice.name is missing)"]);
     bench.assert_sound();
+}
+
+/// The demo with a migration that its first release does not fit: a column that wants a value.
+fn demo_that_demands(server: &Postgres, name: &str) -> (Bench, Repo, String, String) {
+    let (bench, repo) = demo_on(server, name);
+    bench.ctl(["release", "main"]).expect(0);
+    let old = bench.live("demo").unwrap();
+    let operations = "migrations.AddField('notice', 'kind', models.CharField(max_length=9, default='plain')), \
+                      migrations.CreateModel('Tag', [('id', models.BigAutoField(primary_key=True)), ('word', models.TextField())])";
+    migration(&repo, "0003_kind", "0002_notice_colour", operations);
+    bench.ctl(["release", "main"]).expect(0);
+    let new = bench.live("demo").unwrap();
+    (bench, repo, old, new)
+}
+
+fn applied(server: &Postgres) -> String {
+    server.sql("SELECT string_agg(name, ' ' ORDER BY name) FROM django_migrations WHERE app = 'board'")
+}
+
+const INSERT: &str = "INSERT INTO board_notice (text, name, posted, colour) VALUES ('a', 'anna', now(), 'pink')";
+
+#[test]
+fn a_rollback_reverses_the_newer_migrations_and_forward_again_they_are_applied() {
+    let server = Postgres::start();
+    let (bench, _, old, new) = demo_that_demands(&server, "reverse");
+    bench.ctl(["rollback"]).expect(1).says(&["does not fit the database", &format!("agentctl activate {old} --reverse")]);
+    assert!(server.try_sql(INSERT).is_err(), "the code of before cannot write");
+
+    let done = bench.ctl(["rollback", "--reverse"]).expect(0);
+    done.says(&["1 to reverse, by the code of", "board.0003_kind", &format!("{old} is live")]);
+    assert_eq!((bench.live("demo").unwrap(), applied(&server)), (old.clone(), "0001_initial 0002_notice_colour".into()));
+    server.sql(INSERT);
+    assert_eq!(server.sql("SELECT count(*) FROM information_schema.tables WHERE table_name = 'board_tag'"), "0");
+    assert_eq!(bench.last_run()["action"], "reverse");
+    let dumps = fs::read_dir(bench.root_of("demo").join("backups")).unwrap().count();
+    assert_eq!(dumps, 3, "one before each migration, and one before they were reversed");
+
+    // The newer release is migrated before it serves again.
+    bench.ctl(["activate", &new]).expect(0).says(&["1 to apply: board.0003_kind"]);
+    assert_eq!(applied(&server), "0001_initial 0002_notice_colour 0003_kind");
+    server.sql("INSERT INTO board_tag (word) VALUES ('one'), ('two')");
+    server.sql("UPDATE board_notice SET kind = 'odd'");
+
+    // What visitors have written is not thrown away unless that is said.
+    bench.ctl(["rollback", "--reverse"]).expect(1).says(&[
+        "nothing is reversed",
+        "2 rows of board_tag",
+        "1 values of board_notice.kind",
+        "--drop-data",
+    ]);
+    assert_eq!((bench.live("demo").unwrap(), applied(&server)), (new.clone(), "0001_initial 0002_notice_colour 0003_kind".into()));
+    bench.ctl(["rollback", "--reverse", "--drop-data"]).expect(0).says(&["goes with them: ", "2 rows of board_tag"]);
+    assert_eq!(bench.live("demo").unwrap(), old);
+    bench.ctl(["rollback", "--reverse", "--keep-schema"]).expect(2);
+    bench.assert_sound();
+}
+
+#[test]
+fn what_cannot_be_reversed_is_refused_before_anything_is_changed() {
+    let server = Postgres::start();
+    let (bench, repo, old, _) = demo_that_demands(&server, "irreversible");
+    migration(&repo, "0004_words", "0003_kind", "migrations.RunSQL('CREATE TABLE no_way_back (x int)')");
+    bench.ctl(["release", "main"]).expect(0);
+    let before = applied(&server);
+    let refused = bench.ctl(["activate", &old, "--reverse"]).expect(1);
+    refused.says(&["nothing is reversed: board.0004_words cannot be reversed", "--keep-schema"]);
+    assert_eq!(applied(&server), before);
+    assert_ne!(bench.live("demo").unwrap(), old);
+}
+
+#[test]
+fn a_reversal_that_is_cut_off_is_applied_again_and_the_release_serves_on() {
+    let server = Postgres::start();
+    let (bench, _, old, new) = demo_that_demands(&server, "cut off");
+    let before = applied(&server);
+    for at in ["migrate.recorded", "migrate.migrated", "switch.prepared"] {
+        bench.stop();
+        bench.agent_variable("FAILPOINTS", &format!("{at}=return(stop)")).start();
+        bench.ctl(["rollback", "--reverse", "--no-follow"]).expect(0);
+        let stat = format!("/proc/{}/stat", bench.agent_pid().unwrap());
+        wait_until("the agent has stopped there", LONG, || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
+        bench.kill();
+        if at != "migrate.recorded" {
+            assert_ne!(applied(&server), before, "{at}: the migration is reversed");
+        }
+        bench.agent_variable("FAILPOINTS", "").start();
+        wait_until("the run has ended", LONG, || bench.last_run()["state"] == "ended");
+        assert_eq!(bench.live("demo").as_ref(), Some(&new), "{at}: {:#}", bench.last_run());
+        assert_eq!(applied(&server), before, "{at}");
+        assert!(bench.root_of("demo").join("releases").join(&old).is_dir());
+        bench.ctl(["check"]).expect(0);
+        bench.assert_sound();
+    }
+    bench.ctl(["rollback", "--reverse"]).expect(0);
+    assert_eq!(bench.live("demo").unwrap(), old);
 }

@@ -36,6 +36,18 @@ pub enum SchemaChoice {
     MustFit,
     /// It is made live all the same, and the schema stays.
     Keep,
+    /// The newer migrations are reversed first, by the code of the live release.
+    Reverse(DataLoss),
+}
+
+/// Whether data may go with what is reversed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DataLoss {
+    /// It may not: nothing is reversed where rows or values would go.
+    #[default]
+    Refused,
+    /// It may.
+    Accepted,
 }
 
 /// The acts that can be asked for.
@@ -116,6 +128,7 @@ impl Act {
         match self {
             Self::Release { .. } => Right::Release,
             Self::Stage { .. } => Right::Stage,
+            Self::Activate { schema: SchemaChoice::Reverse(_), .. } => Right::Reverse,
             Self::Activate { .. } => Right::Activate,
             Self::Restart => Right::Restart,
             Self::Prune => Right::Prune,
@@ -159,6 +172,8 @@ pub enum Right {
     Stage,
     /// `activate`, and `rollback` with it
     Activate,
+    /// `reverse`: an activate that reverses the newer migrations first
+    Reverse,
     /// `restart`
     Restart,
     /// `prune`
@@ -189,10 +204,11 @@ pub enum Right {
 
 impl Right {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Release,
         Self::Stage,
         Self::Activate,
+        Self::Reverse,
         Self::Restart,
         Self::Prune,
         Self::Mend,
@@ -214,6 +230,7 @@ impl Right {
             Self::Release => "release",
             Self::Stage => "stage",
             Self::Activate => "activate",
+            Self::Reverse => "reverse",
             Self::Restart => "restart",
             Self::Prune => "prune",
             Self::Mend => "mend",
@@ -243,7 +260,7 @@ impl FromStr for Right {
         Self::ALL.into_iter().find(|right| right.word() == text).ok_or_else(|| BadName {
             what: "action",
             text: text.chars().take(80).collect(),
-            rule: "is none of release, stage, activate, restart, prune, mend, check, lock, unlock, pin, unpin, cancel, settle, exec, plan, read",
+            rule: "is none of release, stage, activate, reverse, restart, prune, mend, check, lock, unlock, pin, unpin, cancel, settle, exec, plan, read",
         })
     }
 }

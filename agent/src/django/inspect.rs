@@ -22,6 +22,7 @@ const SCRIPT: &str = concat!(
     include_str!("facts.py"),
     include_str!("schema.py"),
     include_str!("contract.py"),
+    include_str!("reversal.py"),
     include_str!("project.py")
 );
 

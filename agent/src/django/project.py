@@ -5,6 +5,7 @@ keeps for some apps alone, else their aliases with commas between them), and for
 
   inspect   what the project is, and how its database and its code stand to each other; changes nothing
   contract  whether the models fit the tables that are there; changes nothing
+  reversal  what reversing migrations would take, by the names in the last arguments; changes nothing
   load      imports what a server imports
   examine   `check` and `makemigrations --check`, and then what inspect tells
   collect   `collectstatic`, and what it went by
@@ -422,6 +423,12 @@ def contract(settings):
     answer({"contract": contract_of_project(connections, alias)})
 
 
+def reversal(settings):
+    from django.db import connections
+
+    answer({"reversal": reversal_of(connections[alias], places)})
+
+
 def examine(settings):
     """Each command begins with the project as it was when it was loaded; where it has threads or connections, no copy of it would be the same."""
     from django.db import connections
@@ -519,6 +526,6 @@ try:
 except BaseException as err:
     fail("settings", err)
 try:
-    {"inspect": inspect, "contract": contract, "load": load, "examine": examine, "collect": collect}[mode](settings)
+    {"inspect": inspect, "contract": contract, "reversal": reversal, "load": load, "examine": examine, "collect": collect}[mode](settings)
 except BaseException as err:
     fail("inspect", err)

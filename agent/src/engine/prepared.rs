@@ -15,7 +15,7 @@ use super::not_taken::no_release;
 use super::replay::{Replayed, planned, replay};
 use super::run_log::RunLog;
 use crate::faults;
-use crate::root::Served;
+use crate::root::{Reversed, Served};
 use crate::settings::App;
 use crate::steps::{Brief, PIPELINE, Past, Target};
 use crate::work::{Failure, chain};
@@ -176,6 +176,8 @@ impl AppThread {
         let Some(release) = release else { return Ok(Past::Served) };
         let served = self.engine.root.fact::<Served>(release).is_ok_and(|served| served.is_some());
         let served = served || self.engine.journal.ever_live(&self.engine.name)?.contains(release);
+        // Its migrations are to be applied again.
+        let served = served && !self.engine.root.fact::<Reversed>(release).is_ok_and(|reversed| reversed.is_some());
         Ok(if served { Past::Served } else { Past::Unserved })
     }
 }

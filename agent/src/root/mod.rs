@@ -50,7 +50,7 @@ pub(crate) use last_signed::LastSigned;
 pub(crate) use leftovers::{Around, Instance, Leftover};
 pub(crate) use lock::{RootLock, hold_for_good};
 pub(crate) use reuse::Reused;
-pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Sealing, Served};
+pub(crate) use seal::{ApplyOrder, Failed, MadeBy, Manifest, Migrated, Reversed, Sealing, Served};
 pub(crate) use slots::{Slot, Slots, leads_to};
 pub(crate) use tree::{Size, remove_tree};
 pub(crate) use unsettled::Unsettled;

@@ -66,6 +66,18 @@ pub(crate) struct Served {
     pub workers: Option<Vec<String>>,
 }
 
+/// That migrations of this release were reversed by its own code, so that the release fits the database no more. It goes when they are applied again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reversed {
+    /// The mark of the run that reversed them.
+    pub by: String,
+    /// Which ones.
+    pub migrations: Vec<String>,
+    /// The command that restores the dump from before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
+}
+
 /// The migrations of a release.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Migrated {
@@ -157,6 +169,9 @@ impl Fact for Served {
 impl Fact for Migrated {
     const FILE: &'static str = "migrated.json";
 }
+impl Fact for Reversed {
+    const FILE: &'static str = "reversed.json";
+}
 impl Fact for Failed {
     const FILE: &'static str = "failed.json";
 }
@@ -168,7 +183,7 @@ impl Fact for MadeBy {
 pub(super) const LISTING: &str = "files";
 
 /// All that the agent keeps in `.release`.
-pub(super) const KEPT: [&str; 6] = ["manifest.json", LISTING, MadeBy::FILE, Served::FILE, Migrated::FILE, Failed::FILE];
+pub(super) const KEPT: [&str; 7] = ["manifest.json", LISTING, MadeBy::FILE, Served::FILE, Migrated::FILE, Reversed::FILE, Failed::FILE];
 
 /// The most bytes of a manifest or a fact.
 const MOST_SMALL: u64 = 4 << 20;

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use super::environment::{LISTING, MARKER, is_key};
 use super::listing::{Compared, Flaw, compare};
 use super::seal::{Fact, KEPT};
-use super::{AppRoot, FACTS, Failed, LOST_AND_FOUND, MadeBy, Migrated, RootError, Served};
+use super::{AppRoot, FACTS, Failed, LOST_AND_FOUND, MadeBy, Migrated, Reversed, RootError, Served};
 
 /// So many files of one tree are told each by itself.
 const MOST_TOLD: usize = 20;
@@ -232,6 +232,7 @@ impl AppRoot {
         broken(Served::FILE, self.fact::<Served>(release).err(), "the release then counts as one that was never live");
         broken(Migrated::FILE, self.fact::<Migrated>(release).err(), "what it migrated is forgotten then");
         broken(MadeBy::FILE, self.fact::<MadeBy>(release).err(), "the next release then takes nothing over from it");
+        broken(Reversed::FILE, self.fact::<Reversed>(release).err(), "its migrations then count as applied");
         broken(Failed::FILE, self.fact::<Failed>(release).err(), "the release then counts as one that did not fail");
         for entry in fs::read_dir(&facts).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

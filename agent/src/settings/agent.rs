@@ -122,10 +122,11 @@ const OTHER_WORDS: [(&str, Right); 10] = [
     ("verify", Right::Read),
 ];
 
-const RIGHTS: [(&str, Right); 16] = [
+const RIGHTS: [(&str, Right); 17] = [
     ("release", Right::Release),
     ("stage", Right::Stage),
     ("activate", Right::Activate),
+    ("reverse", Right::Reverse),
     ("restart", Right::Restart),
     ("prune", Right::Prune),
     ("mend", Right::Mend),

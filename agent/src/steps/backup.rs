@@ -8,7 +8,7 @@ use agent_model::plan::{Choice, Nature};
 use super::context::Ask;
 use super::foresight::nothing_to_migrate;
 use super::words::bytes;
-use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, migrate, with_django};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves_or_reversed, migrate, reverse, with_django};
 use crate::database;
 use crate::database::{DatabaseKind, Part};
 use crate::work::{Bytecode, Job, JobAnswer};
@@ -25,7 +25,7 @@ impl Step for Backup {
     }
 
     fn choose(&self, brief: &Brief<'_>) -> Choice {
-        match (with_django(before_it_serves(brief), brief.app, "migrate", |django| django.migrate), &brief.app.backup) {
+        match (with_django(before_it_serves_or_reversed(brief), brief.app, "migrate", |django| django.migrate), &brief.app.backup) {
             (Choice::Do, None) => Choice::Skip("no [backup] is set".to_owned()),
             (choice, _) => choice,
         }
@@ -33,6 +33,13 @@ impl Step for Backup {
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let Some(settings) = &cx.run.app.backup else { return Ok(Did::Nothing("no [backup] is set".to_owned())) };
+        if reverse::asked(cx.run.act).is_some() {
+            if reverse::ahead(cx, Ask::Once)?.is_empty() {
+                return Ok(Did::Nothing("no migration to reverse".to_owned()));
+            }
+            let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
+            return dump(cx, settings.kind_of(&inspection.vendor)?);
+        }
         if let Some(why) = nothing_to_migrate(cx) {
             return Ok(Did::Nothing(why));
         }
@@ -44,25 +51,16 @@ impl Step for Backup {
         }
         migrate::refuse_invalid_indexes(schema)?;
         migrate::warn_of_an_empty_one(cx, &inspection);
-        let kind = settings.kind_of(&inspection.vendor)?;
-        let to = place(cx, &cx.target()?.release, kind)?;
-        let part = Part::create(&to)?;
-        let user = match cx.work_into(&Job::Dump, &part.file())? {
-            JobAnswer::Dumped { user } => user,
-            JobAnswer::NothingToDump(why) => return Ok(Did::Nothing(why)),
-            other => return Err(other.unexpected()),
-        };
-        let dump = cx.watched(|watch| part.keep(kind, watch))?;
-        let user = (user != "root").then_some(user.as_str());
-        cx.found.restore = Some(database::restore_command(cx.run.app.name.as_str(), user, &cx.run.app.config, &dump.path));
-        cx.note(format!("{}, {}, verified", dump.path.display(), bytes(dump.bytes)));
-        cx.found.dump = Some(dump);
-        Ok(Did::It)
+        dump(cx, settings.kind_of(&inspection.vendor)?)
     }
 
     /// A dump before migrations that were never begun is of no use to anybody. Once they were, it stays, whatever is known of them.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let (Some(settings), Some(target)) = (&cx.run.app.backup, &cx.found.target) else { return Ok(()) };
+        if reverse::asked(cx.run.act).is_some() {
+            cx.scope.events.stays(cx.scope.step, "the dump stays: it has what the reversed migrations held");
+            return Ok(());
+        }
         if migrate::was_begun(cx, &target.release)? {
             cx.scope.events.stays(cx.scope.step, "the dump stays, for migrate was begun");
             return Ok(());
@@ -79,6 +77,23 @@ impl Step for Backup {
         }
         Ok(())
     }
+}
+
+/// Dumps the database into a file that belongs to the release of the run, and verifies it.
+fn dump(cx: &mut StepContext<'_>, kind: DatabaseKind) -> Result<Did, Failure> {
+    let to = place(cx, &cx.target()?.release, kind)?;
+    let part = Part::create(&to)?;
+    let user = match cx.work_into(&Job::Dump, &part.file())? {
+        JobAnswer::Dumped { user } => user,
+        JobAnswer::NothingToDump(why) => return Ok(Did::Nothing(why)),
+        other => return Err(other.unexpected()),
+    };
+    let dump = cx.watched(|watch| part.keep(kind, watch))?;
+    let user = (user != "root").then_some(user.as_str());
+    cx.found.restore = Some(database::restore_command(cx.run.app.name.as_str(), user, &cx.run.app.config, &dump.path));
+    cx.note(format!("{}, {}, verified", dump.path.display(), bytes(dump.bytes)));
+    cx.found.dump = Some(dump);
+    Ok(Did::It)
 }
 
 /// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,

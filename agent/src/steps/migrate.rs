@@ -11,10 +11,10 @@ use super::context::Ask;
 use super::foresight::nothing_to_migrate;
 use super::half_migrated::{End, entry, half_of, left, sentence};
 use super::words::counted;
-use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves, with_django};
+use super::{Brief, Did, Failure, Step, StepContext, TAKEN_BACK, before_it_serves_or_reversed, reverse, with_django};
 use crate::django::{Begun, Fit, Inspection, PostMigrate, Schema, SchemaUnknown, begun, some_of};
 use crate::faults;
-use crate::root::{ApplyOrder, Failed, Migrated};
+use crate::root::{ApplyOrder, Failed, Migrated, Reversed};
 use crate::settings::{App, ExecutorKind};
 use crate::work::{Bytecode, Job, JobAnswer};
 
@@ -30,10 +30,13 @@ impl Step for Migrate {
     }
 
     fn choose(&self, brief: &Brief<'_>) -> Choice {
-        with_django(before_it_serves(brief), brief.app, "migrate", |django| django.migrate)
+        with_django(before_it_serves_or_reversed(brief), brief.app, "migrate", |django| django.migrate)
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
+        if let Some(loss) = reverse::asked(cx.run.act) {
+            return reverse::run(cx, loss);
+        }
         if let Some(why) = nothing_to_migrate(cx) {
             return Ok(Did::Nothing(why));
         }
@@ -108,12 +111,18 @@ impl Step for Migrate {
         forget_report(cx);
         warn_of_who_still_serves(cx);
         match after?.pending.as_slice() {
-            [] => Ok(Did::It),
+            [] => {
+                cx.run.root.remove_fact::<Reversed>(&release)?;
+                Ok(Did::It)
+            }
             left => Err(Failure::new(format!("migrate ended well, but these are still to be applied: {}", some_of(left)))),
         }
     }
 
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
+        if reverse::asked(cx.run.act).is_some() {
+            return reverse::undo(cx);
+        }
         let Some(target) = cx.found.target.clone() else { return Ok(()) };
         let Some(mut record) = own(cx, &target.release)? else { return Ok(()) };
         let cut_off = record.applied.is_none();
@@ -166,6 +175,9 @@ fn warn_of_who_still_serves(cx: &StepContext<'_>) {
 
 /// Where no migration is to be applied, migrate may still have something to do.
 fn without_any(cx: &mut StepContext<'_>, schema: &Schema) -> Result<Did, Failure> {
+    // They were applied by hand.
+    let release = cx.target()?.release.clone();
+    cx.run.root.remove_fact::<Reversed>(&release)?;
     let does = effects(cx, schema);
     if does.is_empty() {
         return Ok(Did::Nothing("no migration to apply".to_owned()));

@@ -20,6 +20,7 @@ mod migrate;
 mod probe;
 pub(crate) mod prune;
 pub(crate) mod ready;
+mod reverse;
 mod room;
 mod seal;
 mod switch;
@@ -143,6 +144,11 @@ fn before_it_serves(brief: &Brief<'_>) -> Choice {
         (Act::Release { .. }, _) | (Act::Activate { .. }, Past::Unserved) => Choice::Do,
         _ => Choice::Absent,
     }
+}
+
+/// The choice of a step that reversing migrations needs as well.
+fn before_it_serves_or_reversed(brief: &Brief<'_>) -> Choice {
+    if reverse::asked(brief.act).is_some() { Choice::Do } else { before_it_serves(brief) }
 }
 
 /// The same choice for a step of Django's: `word` is the key that can turn it off.

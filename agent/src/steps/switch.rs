@@ -273,7 +273,7 @@ fn fits_or_refuse(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Fits, F
         return Ok(Fits::No);
     }
     Err(Failure::new(text).with_hint(format!(
-        "reverse the newer migrations with the newer release, or restore its dump; agentctl activate {release} --keep-schema goes there all the same"
+        "agentctl activate {release} --reverse reverses the newer migrations first; --keep-schema goes there all the same; or restore the dump from before"
     )))
 }
 

@@ -86,6 +86,13 @@ impl<'a> JobRunner<'a> {
             Job::Migrate => context.migrate(),
             Job::Load => Ok(JobAnswer::Warnings(context.django(Tree::Sealed)?.get().load(watch)?)),
             Job::Dump => context.dump(into),
+            Job::Reversal(migrations) => {
+                context.django(Tree::Sealed).and_then(|django| Ok(JobAnswer::Reversal(django.get().reversal(migrations, watch)?)))
+            }
+            Job::Reverse(targets) => {
+                self.inspection.lock().take();
+                context.django(Tree::Sealed).and_then(|django| Ok(django.get().reverse(targets, watch).map(|()| JobAnswer::Done)?))
+            }
             Job::Contract => context.django(Tree::Sealed).and_then(|django| Ok(JobAnswer::Contract(django.get().contract(watch)?))),
             Job::Used => Ok(JobAnswer::Used(super::usage_of(self.root).dirs.into_iter().collect())),
         }

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use agent_model::names::{CommitId, RefName, ReleaseName, RunId};
 use serde::{Deserialize, Serialize};
 
-use crate::django::{Begun, Collected, Contract, Inspection, Tree};
+use crate::django::{Begun, Collected, Contract, Inspection, Reversal, Tree};
 use crate::process::{Usage, UsagePlace, usage};
 use crate::root::AppRoot;
 use crate::settings::{App, Hook, When};
@@ -96,6 +96,10 @@ pub(crate) enum Job {
     Dump,
     /// Compare the models of the release with the tables of the database.
     Contract,
+    /// Ask the release what reversing these migrations of its would take.
+    Reversal(Vec<String>),
+    /// `manage.py migrate APP MIGRATION`, for each of these.
+    Reverse(Vec<(String, Option<String>)>),
     /// Name the releases and environments that processes of this role run from.
     Used,
 }
@@ -142,7 +146,15 @@ impl Job {
     pub(crate) fn role(&self, app: &App) -> Option<Role> {
         Some(match self {
             Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::GrantAccess => Role::Build,
-            Self::Inspect(_) | Self::Examine(_) | Self::Migrate | Self::Load | Self::Dump | Self::Contract | Self::Used => Role::App,
+            Self::Inspect(_)
+            | Self::Examine(_)
+            | Self::Migrate
+            | Self::Load
+            | Self::Dump
+            | Self::Contract
+            | Self::Reversal(_)
+            | Self::Reverse(_)
+            | Self::Used => Role::App,
             Self::Hook { place, .. } => {
                 let hook = app.hooks.get(*place)?;
                 let sealed = AFTER_THE_SEAL.contains(&hook.step.as_str()) || hook.step == "seal" && hook.when == When::After;
@@ -251,6 +263,8 @@ pub(crate) enum JobAnswer {
     NothingToDump(String),
     /// How the models stand to the tables.
     Contract(Contract),
+    /// What reversing takes.
+    Reversal(Reversal),
     /// The directories that processes run from.
     Used(Vec<PathBuf>),
 }

@@ -2,7 +2,7 @@
 //! which of the other members it needs.
 
 use agent_model::names::{BadName, CommitId, HostId, RefName, RunId};
-use agent_model::request::{Act, Rebuild, Request, Right, SchemaChoice};
+use agent_model::request::{Act, DataLoss, Rebuild, Request, Right, SchemaChoice};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -34,7 +34,7 @@ pub struct Form {
     /// For `read`: the path and query that are read, such as `/v1/apps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// For `activate`, `pin` and `unpin`: which release. For `exec`: in which one, the live one if not given.
+    /// For `activate`, `reverse`, `pin` and `unpin`: which release. For `exec`: in which one, the live one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
     /// For `cancel`: which run.
@@ -88,6 +88,9 @@ pub struct Options {
     /// For `activate`: make the release live though its code does not fit the schema of the database.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_schema: bool,
+    /// For `reverse`: reverse the newer migrations though rows or values go with them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drop_data: bool,
 }
 
 impl Options {
@@ -234,6 +237,10 @@ impl TryFrom<&Form> for Request {
             Right::Activate => {
                 let schema = if form.options.keep_schema { SchemaChoice::Keep } else { SchemaChoice::MustFit };
                 Act::Activate { release: release()?, schema }
+            }
+            Right::Reverse => {
+                let loss = if form.options.drop_data { DataLoss::Accepted } else { DataLoss::Refused };
+                Act::Activate { release: release()?, schema: SchemaChoice::Reverse(loss) }
             }
             Right::Restart => Act::Restart,
             Right::Prune => Act::Prune,

@@ -217,7 +217,7 @@ fn silent(asked: &LiveAsked) -> String {
 
 /// Whether the action is one that makes a release live.
 fn serves(action: &str) -> bool {
-    matches!(action, "release" | "activate" | "restart" | "")
+    matches!(action, "release" | "activate" | "reverse" | "restart" | "")
 }
 
 fn named(action: &str) -> String {
