@@ -17,7 +17,7 @@ CATALOGUES = {
             FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid JOIN pg_class i ON i.oid = x.indexrelid
             LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (x.indkey::int2[])
             WHERE x.indisunique AND pg_table_is_visible(c.oid) AND c.relnamespace <> 'pg_catalog'::regnamespace""",
-        "checks": """SELECT c.relname, k.conname, a.attname, k.contype
+        "checks": """SELECT c.relname, k.conname, a.attname, k.contype, pg_get_constraintdef(k.oid)
             FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (k.conkey)
             WHERE k.contype IN ('c', 'f', 'x') AND pg_table_is_visible(c.oid) AND c.relnamespace <> 'pg_catalog'::regnamespace""",
     },
@@ -27,8 +27,12 @@ CATALOGUES = {
             FROM information_schema.columns WHERE table_schema = DATABASE()""",
         "uniques": """SELECT table_name, index_name, column_name, column_name IS NULL FROM information_schema.statistics
             WHERE table_schema = DATABASE() AND non_unique = 0""",
-        "checks": """SELECT table_name, constraint_name, column_name, 'f' FROM information_schema.key_column_usage
-            WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL""",
+        "checks": """SELECT table_name, constraint_name, column_name, 'f', '' FROM information_schema.key_column_usage
+            WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL
+            UNION ALL SELECT t.table_name, c.constraint_name, NULL, 'c', c.check_clause
+            FROM information_schema.check_constraints c JOIN information_schema.table_constraints t
+                ON t.constraint_schema = c.constraint_schema AND t.constraint_name = c.constraint_name AND t.constraint_type = 'CHECK' %s
+            WHERE c.constraint_schema = DATABASE()""",
     },
 }
 
@@ -57,9 +61,14 @@ class Catalogue:
             known = self.uniques.setdefault(table, {}).setdefault(name, [set(), False])
             known[0].update([column] if column else [])
             known[1] = known[1] or bool(partly)
-        cursor.execute(questions["checks"])
-        for table, name, column, kind in cursor.fetchall():
-            self.checks.setdefault(table, {}).setdefault(name, (set(), kind))[0].update([column] if column else [])
+        checks = questions["checks"]
+        if connection.vendor == "mysql":
+            # Only MariaDB has the table beside the name, which is not the only one there.
+            checks = checks % ("AND t.table_name = c.table_name" if connection.mysql_is_mariadb else "")
+        cursor.execute(checks)
+        for table, name, column, kind, text in cursor.fetchall():
+            over, _, _ = self.checks.setdefault(table, {}).setdefault(name, (set(), kind, text))
+            over.update([column] if column else [])
 
     def of_sqlite(self, cursor):
         cursor.execute("SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view')")
@@ -84,12 +93,12 @@ class Catalogue:
             checks = self.checks.setdefault(table, {})
             cursor.execute("PRAGMA foreign_key_list(%s)" % quoted)
             for row in cursor.fetchall():
-                checks["the reference of %s" % row[3]] = ({row[3]}, "f")
+                checks["the reference of %s" % row[3]] = ({row[3]}, "f", "")
             for name in re.findall(r'CONSTRAINT\s+"([^"]+)"\s+CHECK', sql or ""):
-                checks[name] = (None, "c")
+                checks[name] = (set(), "c", "")
             for name in columns:
                 if re.search(r'"%s"\s[^"]*?\bCHECK\s*\(' % re.escape(name), sql or ""):
-                    checks["the check of %s" % name] = ({name}, "c")
+                    checks["the check of %s" % name] = ({name}, "c", None)
 
 
 SIZES = {"smallint": 2, "smallserial": 2, "tinyint": 1, "mediumint": 3, "integer": 4, "int": 4, "serial": 4, "bigint": 8, "bigserial": 8}
@@ -115,6 +124,19 @@ def kind_of(text, vendor):
     if name == "decimal":
         return "decimal", None if vendor == "sqlite" or not sizes else (sizes[0] - (sizes[1] if len(sizes) > 1 else 0),)
     return name, sizes if name == "char" else None
+
+
+def plain(check):
+    """A check without what servers add to it: quotes, brackets, spaces."""
+    return re.sub(r"check|[^a-z0-9_<>=]", "", check.lower())
+
+
+def is_djangos(connection, field, text):
+    """Whether a check of one column is what Django demands of a field of this type; nothing where the text of the check is not known."""
+    own = (field.db_parameters(connection) or {}).get("check")
+    if connection.vendor == "mysql" and "json_valid" in text:
+        return kind_of(field.db_type(connection), "mysql")[0] == "json"
+    return bool(own) and (text is None or plain(own) == plain(text))
 
 
 def less(has, wants):
@@ -156,6 +178,9 @@ def compared(connection, catalogue, model, broken, writes, unseen):
             broken.append("the column %s is missing" % place)
             continue
         (has, holds), (wants, needs) = kind_of(column.type, vendor), kind_of(wanted, vendor)
+        if vendor == "mysql" and wants == "json" and has == "text" and connection.mysql_is_mariadb:
+            # There JSON is text with a check that has the name of the column.
+            has = "json" if field.column in catalogue.checks.get(table, {}) else has
         check = (field.db_parameters(connection) or {}).get("check")
         if has != wants:
             known = {"int", "text", "char", "decimal", "boolean", "date", "datetime", "timestamp", "timestamptz", "time", "double", "uuid", "jsonb", "json",
@@ -188,13 +213,15 @@ def compared(connection, catalogue, model, broken, writes, unseen):
         if name in named or is_null or not partly and any(one <= together for one in own):
             continue
         writes.append("the unique index %s of %s is none of the models'" % (name, table))
-    for name, (over, kind) in catalogue.checks.get(table, {}).items():
-        known = over is not None and [fields[one] for one in over if one in fields]
-        if name in named or over is not None and not known:
+    for name, (over, kind, text) in catalogue.checks.get(table, {}).items():
+        known = [fields[one] for one in over if one in fields]
+        if name in named or over and not known:
             continue
-        if kind == "f" and known and all(field.remote_field for field in known):
+        if kind == "f" and all(field.remote_field for field in known):
             continue
-        if kind == "c" and known and len(known) == 1 and (known[0].db_parameters(connection) or {}).get("check"):
+        # MariaDB gives the check of a column the name of the column.
+        field = known[0] if len(known) == 1 else fields.get(name)
+        if kind == "c" and field is not None and is_djangos(connection, field, text):
             continue
         writes.append("%s of %s is none of the models'" % (name if name.startswith("the ") else "the constraint %s" % name, table))
 
