@@ -217,6 +217,9 @@ fn demo_that_demands(server: &Postgres, name: &str) -> (Bench, Repo, String, Str
                       migrations.CreateModel('Tag', [('id', models.BigAutoField(primary_key=True)), ('word', models.TextField())])";
     migration(&repo, "0003_kind", "0002_notice_colour", operations);
     bench.ctl(["release", "main"]).expect(0);
+    // One that needs the migration, and has not applied it.
+    repo.write("README.md", "Newer.").commit("Newer");
+    bench.ctl(["release", "main"]).expect(0);
     let new = bench.live("demo").unwrap();
     (bench, repo, old, new)
 }
@@ -231,10 +234,10 @@ const INSERT: &str = "INSERT INTO board_notice (text, name, posted, colour) VALU
 fn a_rollback_reverses_the_newer_migrations_and_forward_again_they_are_applied() {
     let server = Postgres::start();
     let (bench, _, old, new) = demo_that_demands(&server, "reverse");
-    bench.ctl(["rollback"]).expect(1).says(&["does not fit the database", &format!("agentctl activate {old} --reverse")]);
+    bench.ctl(["activate", &old]).expect(1).says(&["does not fit the database", &format!("agentctl activate {old} --reverse")]);
     assert!(server.try_sql(INSERT).is_err(), "the code of before cannot write");
 
-    let done = bench.ctl(["rollback", "--reverse"]).expect(0);
+    let done = bench.ctl(["activate", &old, "--reverse"]).expect(0);
     done.says(&["1 to reverse, by the code of", "board.0003_kind", &format!("{old} is live")]);
     assert_eq!((bench.live("demo").unwrap(), applied(&server)), (old.clone(), "0001_initial 0002_notice_colour".into()));
     server.sql(INSERT);
@@ -284,7 +287,7 @@ fn a_reversal_that_is_cut_off_is_applied_again_and_the_release_serves_on() {
     for at in ["migrate.recorded", "migrate.migrated", "switch.prepared"] {
         bench.stop();
         bench.agent_variable("FAILPOINTS", &format!("{at}=return(stop)")).start();
-        bench.ctl(["rollback", "--reverse", "--no-follow"]).expect(0);
+        bench.ctl(["activate", &old, "--reverse", "--no-follow"]).expect(0);
         let stat = format!("/proc/{}/stat", bench.agent_pid().unwrap());
         wait_until("the agent has stopped there", LONG, || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
         bench.kill();
@@ -299,6 +302,6 @@ fn a_reversal_that_is_cut_off_is_applied_again_and_the_release_serves_on() {
         bench.ctl(["check"]).expect(0);
         bench.assert_sound();
     }
-    bench.ctl(["rollback", "--reverse"]).expect(0);
+    bench.ctl(["activate", &old, "--reverse"]).expect(0);
     assert_eq!(bench.live("demo").unwrap(), old);
 }

@@ -8,7 +8,7 @@ use super::migrate::schema_of;
 use super::{Did, Failure, StepContext};
 use crate::django::{Fit, Reversal, some_of};
 use crate::faults;
-use crate::root::{Migrated, Reversed};
+use crate::root::Reversed;
 use crate::work::{Bytecode, Job, JobAnswer};
 
 /// Whether a run reverses migrations, and whether data may go with them.
@@ -45,8 +45,8 @@ pub(super) fn run(cx: &mut StepContext<'_>, loss: DataLoss) -> Result<Did, Failu
         cx.note(format!("with code or SQL of their own: {}", some_of(&reversal.code)));
     }
     let fact = Reversed { by: cx.run.marker.to_owned(), migrations: reversal.steps.clone(), restore: cx.found.restore.clone() };
-    // Written before: whatever happens from here on, these releases are migrated before they serve again.
-    for release in with_any_of(cx, &ahead_of_it, &target)?.into_iter().chain([former.clone()]) {
+    // Written before: whatever happens from here on, each release that may need them is migrated before it serves again.
+    for release in cx.run.root.release_names()?.into_iter().filter(|release| *release > target || *release == former) {
         cx.run.root.set_fact(&release, &fact)?;
     }
     faults::at("recorded");
@@ -85,18 +85,6 @@ fn refuse(reversal: &Reversal, former: &ReleaseName, loss: DataLoss) -> Result<(
         return refused(format!("{} would be lost", some_of(&reversal.lost)), "where they may go: --reverse --drop-data");
     }
     Ok(())
-}
-
-/// The releases after a release that have applied any of these migrations.
-fn with_any_of(cx: &StepContext<'_>, migrations: &[String], target: &ReleaseName) -> Result<Vec<ReleaseName>, Failure> {
-    let mut found = Vec::new();
-    for release in cx.run.root.release_names()?.into_iter().filter(|release| release > target) {
-        let applied = cx.run.root.fact::<Migrated>(&release)?.map(|migrated| migrated.all_applied()).unwrap_or_default();
-        if applied.iter().any(|one| migrations.contains(one)) {
-            found.push(release);
-        }
-    }
-    Ok(found)
 }
 
 /// Applies again what this run has reversed, as far as it came.
