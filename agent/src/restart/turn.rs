@@ -1,17 +1,17 @@
-//! Whose turn it is to start and stop the instances of an app: a run that switches, or the monitor that starts one again. The run goes first.
+//! The lock for starting and stopping an app's instances. A run that switches and the monitor that restarts an instance take turns; the run goes
+//! first.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::tools::Cancel;
 
-/// The turn of an app.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     busy: Mutex<()>,
     /// How many runs wait for it, or have it.
     runs: AtomicUsize,
-    /// Ends what the monitor is at.
+    /// Cancels the monitor's current work.
     monitoring: Mutex<Cancel>,
     /// Whether the monitor is to end.
     over: AtomicBool,
@@ -25,30 +25,30 @@ pub(crate) struct OfRun<'a> {
 
 /// The monitor's turn.
 pub(crate) struct OfMonitor<'a> {
-    /// Asked when a run wants the turn.
+    /// Set when a run wants the turn.
     pub cancel: Cancel,
     _busy: MutexGuard<'a, ()>,
 }
 
-/// What these mutexes hold is replaced whole, so a panic elsewhere left nothing half-changed.
+/// The values in these mutexes are replaced whole, so a panic elsewhere leaves none half-changed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Turn {
-    /// A run takes it; what the monitor is at is ended.
+    /// Takes the turn for a run, and cancels the monitor's current work.
     pub(crate) fn of_run(&self) -> OfRun<'_> {
         self.runs.fetch_add(1, Ordering::SeqCst);
         locked(&self.monitoring).ask();
         OfRun { turn: self, _busy: locked(&self.busy) }
     }
 
-    /// The monitor takes it when no run has it.
+    /// Takes the turn for the monitor once no run has it.
     pub(crate) fn of_monitor(&self) -> OfMonitor<'_> {
         let busy = locked(&self.busy);
         let cancel = Cancel::default();
         *locked(&self.monitoring) = cancel.clone();
-        // A run that came before this cancel was in place has asked the one before.
+        // A run that came before this cancel was in place has set the previous one.
         if self.runs.load(Ordering::SeqCst) > 0 || self.is_over() {
             cancel.ask();
         }
@@ -60,13 +60,12 @@ impl Turn {
         self.runs.load(Ordering::SeqCst) > 0
     }
 
-    /// Ends what the monitor is at, for good: the app's thread ends.
+    /// Ends the monitor's current work for good, because the app's thread ends.
     pub(crate) fn end_monitor(&self) {
         self.over.store(true, Ordering::SeqCst);
         locked(&self.monitoring).ask();
     }
 
-    /// Whether the monitor is to end.
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
     }
