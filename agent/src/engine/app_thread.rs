@@ -1,5 +1,5 @@
-//! The loop: one thread an app asks the model what next, writes the answer down, does it, and writes how it went. Forward, backward and after a
-//! crash it is this loop.
+//! The loop of an app's thread: it asks the model for the next action, writes it to the journal, carries it out, and writes the result. The same loop
+//! goes forward, goes back, and recovers after a crash.
 
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
@@ -32,24 +32,24 @@ use crate::tools::{Cancel, last_look};
 use crate::work::mask::Mask;
 use crate::work::{Executor, Failure, InUse, JobRunner, Workspace, chain, grant_access};
 
-/// What the worker of an app owns: the proof that the root is ours.
+/// The state that an app's thread owns, with the proof that the agent holds the root.
 pub(super) struct AppThread {
     pub engine: Arc<AppEngine>,
     pub lock: RootLock,
 }
 
 impl AppThread {
-    /// Ends what a dead agent left: every run that had begun is taken back, or ended when all that matters was done. Before the socket opens.
+    /// Ends the runs of a dead agent before the socket opens: each run that had begun is undone, or ended if everything essential was done.
     pub(super) fn recover(&self) -> Result<(), JournalError> {
         let engine = &self.engine;
         for due in engine.journal.due(&engine.name)?.into_iter().filter(|due| due.begun) {
             tracing::warn!(run = due.run.0, app = %engine.name, "the agent stopped in the middle of this run; it is taken back");
-            // The monitors of its programs have ended them when the agent died; what got away from them is looked for.
+            // The monitors of the run's programs ended them when the agent died. This looks for processes that escaped them.
             last_look(&engine.journal.marker(due.run));
             self.carry_out(&due)?;
         }
         let app = engine.settings();
-        // What a builder has left is removed when he lets it go.
+        // Files of a builder are removed once he has granted access to them.
         if let Err(failure) = grant_access(&app) {
             tracing::warn!(app = %engine.name, "{}", failure.reason);
         }
@@ -73,14 +73,14 @@ impl AppThread {
             if self.engine.ends() {
                 return Ok(());
             }
-            // What is live may be another after a run, and what is set after a word.
+            // A run may have changed the live release, and a wake may mean new settings.
             self.monitor();
             match self.engine.journal.due(&self.engine.name)?.first() {
                 Some(due) => {
                     self.carry_out(due)?;
                     self.engine.forget_old_runs()?;
                 }
-                // An error means that nobody can wake any more: the agent is going down.
+                // An error means that all senders are gone: the agent is going down.
                 None if wakes.recv().is_err() => return Ok(()),
                 None => {}
             }
@@ -157,12 +157,12 @@ impl AppThread {
         let told = secrets.as_ref().map(|secrets| secrets.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>()).unwrap_or_default();
         let log = RunLog::new(journal, due.run, Mask::of(told.iter().map(String::as_str)));
         let Some(request) = request_of(due) else {
-            // It was understood when it was taken; only an older agent can meet a form that it does not know.
+            // The form was understood when it was accepted; only an older agent can meet an unknown form.
             log.mark(What::Warning { step: None, text: "the stored request cannot be understood by this agent".to_owned() })?;
             return log.mark(What::Ended { outcome: word_of(Outcome::Failed), live: None, ms: 0, database: None });
         };
         let act = request.act.clone();
-        // What stands in the way before the first step fails the first step, in the same words and with the same end.
+        // An obstacle before the first step fails the first step, so it gets the same words and the same end.
         let mut obstacle = None;
         let mut chosen: Option<Result<ReleaseName, Failure>> = None;
         let mut again = None;
@@ -187,11 +187,11 @@ impl AppThread {
             note_mark(&mut replayed.run, Mark::Stopped);
             replayed
         } else {
-            // Whether it has served decides what is to be done, so it is looked up before the plan is drawn.
+            // The plan depends on whether the release has served, so that is looked up first.
             chosen = self.chosen(&act, live.as_ref());
             let past = self.past_of(chosen.as_ref().and_then(|chosen| chosen.as_ref().ok()))?;
             let plan = draw(&Brief { act: &act, app: &app, past });
-            // Somebody may have cancelled it while it waited.
+            // The run may have been cancelled while it waited.
             if !journal.begin(due.run, &planned(&plan, live.as_ref()))? {
                 return Ok(());
             }
@@ -202,7 +202,7 @@ impl AppThread {
                 standing.may_begin(&request).map_err(|refusal| Failure::new(format!("while it waited for its turn: {refusal}")))
             });
             obstacle = obstacle.or(refused.err());
-            // The keys and the grants may be others than when it was taken.
+            // The keys and the grants may have changed since the request was accepted.
             match engine.may_still(due, &request) {
                 Ok(authorised) => again = authorised,
                 Err(failure) => obstacle = obstacle.or(Some(failure)),
@@ -266,7 +266,7 @@ impl AppThread {
         ended
     }
 
-    /// The release that an act makes live and does not make: it is there already.
+    /// The existing release that an act makes live.
     fn chosen(&self, act: &Act, live: Option<&ReleaseName>) -> Option<Result<ReleaseName, Failure>> {
         match act {
             Act::Activate { release } => Some(self.find(release, live)),
@@ -292,7 +292,7 @@ impl AppThread {
         }
     }
 
-    /// Whether a release has served. One whose fact is lost is known to the journal.
+    /// Whether a release has served. If its fact is lost, the journal decides.
     fn past_of(&self, release: Option<&ReleaseName>) -> Result<Past, JournalError> {
         let Some(release) = release else { return Ok(Past::Served) };
         let served = self.engine.root.fact::<Served>(release).is_ok_and(|served| served.is_some());
@@ -301,7 +301,7 @@ impl AppThread {
     }
 }
 
-/// Who does an app's jobs.
+/// The executor of an app's jobs.
 pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, String)]) -> Executor<'a> {
     match app.executor {
         ExecutorKind::Direct => {
@@ -312,7 +312,7 @@ pub(super) fn hands<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(String, 
     }
 }
 
-/// The secrets that are the agent's to know.
+/// The secrets that the agent itself may know.
 pub(super) fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     match app.executor {
         ExecutorKind::Direct => app.read_secrets(&app.secrets),
@@ -320,7 +320,7 @@ pub(super) fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complai
     }
 }
 
-/// The plan for an act, from what each step chooses.
+/// The plan for an act, from the choice of each step.
 pub(super) fn draw(brief: &Brief<'_>) -> Plan {
     let aim = if brief.act.makes_live() { Aim::Serve } else { Aim::Tend };
     Plan::draw(aim, PIPELINE.iter().map(|step| (step.name(), step.nature(), step.choose(brief))))
@@ -331,8 +331,7 @@ fn request_of(due: &Due) -> Option<Request> {
     Request::try_from(&form).ok()
 }
 
-/// Takes note of a mark that is on disk already. One that cannot follow would be a fault of this loop; the journal has it, and the next replay
-/// will say so.
+/// Applies a mark that is on disk already. A mark out of order would be a fault of this loop; the journal holds it, and the next replay reports it.
 fn note_mark(run: &mut Run, mark: Mark) {
     if let Err(err) = run.record(mark) {
         tracing::error!("{err}");
@@ -352,12 +351,12 @@ fn drive(
 ) -> Result<(), JournalError> {
     let begun = cx.begun;
     let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // The end of a step, which is written down together with what comes next: nothing is done in between.
+    // The end of the last step. It is written together with the next mark, and nothing is done in between.
     let mut ended = None;
-    // From the switch on the instances are this run's alone to start and stop.
+    // From the switch on, only this run may start and stop instances.
     let (turn, mut has_turn) = (cx.turn, None);
     loop {
-        // A cancel is written by whoever asks for it; here it is only taken note of.
+        // The request to cancel wrote the mark already; here the model only learns of it.
         if cx.cancel.asked() && !run.goes_back() && !run.is_exposed() {
             note_mark(run, Mark::CancelAsked);
         }
@@ -412,7 +411,8 @@ fn drive(
             }
             Next::Undo(i) => {
                 let step = steps[i];
-                // An environment may be in the middle of its sealing, a fact half written: how that ends is all the same now, but nothing goes on beside.
+                // Sealing an environment or writing a fact may still be going on in the background. Its result no longer matters, but it must end
+                // before the way back.
                 (cx.before_seal, cx.before_end) = (Vec::new(), None);
                 cx.root.make_room_for_the_way_back();
                 log.mark(What::UndoStarted { step: step.to_owned() })?;
@@ -421,7 +421,7 @@ fn drive(
                     has_turn.get_or_insert_with(|| turn.of_run());
                 }
                 let since = Instant::now();
-                // What takes back is not itself cancelled.
+                // A cancel does not stop the way back.
                 let calm = Cancel::default();
                 let mut back = StepContext { cancel: &calm, exposed: run.is_exposed(), ..take(cx) };
                 back.at(step);
@@ -463,7 +463,7 @@ fn drive(
     }
 }
 
-/// A release is live when the link names it. Where somebody set the link elsewhere after the switch, a person must look.
+/// A release is live when the link names it. If the link was changed from outside after the switch, a person must look.
 fn hold_against_the_link(
     outcome: Outcome,
     live: Option<&ReleaseName>,
@@ -482,7 +482,7 @@ fn hold_against_the_link(
 /// How long the live release may take to answer at the end of a run.
 const TO_ANSWER: Duration = Duration::from_secs(10);
 
-/// Nobody is told that a release still serves unless it was asked.
+/// Asks the live release before the run claims that it still serves.
 fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &StepContext<'_>, log: &RunLog<'_>) -> Result<(), JournalError> {
     let claims = match (outcome, cx.act) {
         (
@@ -498,7 +498,7 @@ fn ask_what_is_live(outcome: Outcome, live: Option<&ReleaseName>, cx: &StepConte
     log.mark(What::LiveAsked { release: live.to_string(), answers, text: health.fault(), before: cx.answered_before })
 }
 
-/// The same context, for somebody else to hold for a while.
+/// Moves the context's values into a second context.
 fn take<'a>(cx: &mut StepContext<'a>) -> StepContext<'a> {
     StepContext {
         former: cx.former.clone(),
@@ -510,7 +510,7 @@ fn take<'a>(cx: &mut StepContext<'a>) -> StepContext<'a> {
         dump: cx.dump.clone(),
         restore: cx.restore.clone(),
         cut: None,
-        // Whoever takes back goes by what is there.
+        // The way back uses the state on disk.
         tree: None,
         before_seal: Vec::new(),
         before_end: None,
@@ -525,14 +525,14 @@ fn take<'a>(cx: &mut StepContext<'a>) -> StepContext<'a> {
 fn run_step(step: &'static str, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     let Some(known) = named(step) else { return Err(Failure::new(format!("this agent knows no step {step}"))) };
     let done = cx.hooks(When::Before).and_then(|()| {
-        // A hook has a time of its own, and takes none of the step's.
+        // A hook has a time limit of its own, apart from the step's.
         cx.at(step);
         known.run(cx).map_err(|failure| tell_of_its_time(failure, step, cx))
     });
     done.and_then(|did| cx.hooks(When::After).map(|()| did))
 }
 
-/// What ended at the step's timeout has something to wait for, or not enough time: both are told.
+/// Adds the cause of a timeout: the step waited for something, or its limit is too short. The hint names both.
 fn tell_of_its_time(failure: Failure, step: &str, cx: &StepContext<'_>) -> Failure {
     if failure.hint.is_some() || Instant::now() < cx.deadline {
         return failure;
@@ -540,7 +540,7 @@ fn tell_of_its_time(failure: Failure, step: &str, cx: &StepContext<'_>) -> Failu
     failure.with_hint(format!("what it waited for did not come in time; where it only needs longer, raise {step} under [timeouts]"))
 }
 
-/// Nobody listens: what is done outside of any run.
+/// Drops all output, for work outside of any run.
 pub(super) struct Silent;
 
 impl EventSink for Silent {
