@@ -37,7 +37,7 @@ impl Step for Backup {
         }
         let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
         let schema = migrate::schema_of(&inspection)?;
-        // What hears of a migrate that has nothing to apply is not worth a dump each time; what migrate writes down itself is.
+        // Receivers of migrate's signals do not justify a dump in each release; records that migrate itself writes do.
         if schema.pending.is_empty() && schema.unrecorded.is_empty() {
             return Ok(Did::Nothing("no migration to apply".to_owned()));
         }
@@ -59,7 +59,7 @@ impl Step for Backup {
         Ok(Did::It)
     }
 
-    /// A dump before migrations that were never begun is of no use to anybody. Once they were, it stays, whatever is known of them.
+    /// Removes the dump if no migration was begun. Once one was, the dump stays in any case.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let (Some(settings), Some(target)) = (&cx.app.backup, &cx.target) else { return Ok(()) };
         if migrate::was_begun(cx, &target.release)? {
@@ -80,16 +80,16 @@ impl Step for Backup {
     }
 }
 
-/// Where the dump goes. It is bound to its release. Where an earlier run of the same release left migrations that stand, the dump from before them stays,
-/// and this one goes beside it.
+/// The path of the dump, named after its release. If an earlier run of the same release left applied migrations, its dump stays, and this one gets a
+/// name of its own beside it.
 fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Result<PathBuf, Failure> {
     let plain = cx.root.backup(release, kind.ending());
-    // One of a run that had begun to migrate, and whose migrations were all taken back, stays as well.
+    // The dump of a run that had begun to migrate, and whose migrations were all reversed, stays as well.
     let is_free = migrate::earlier(cx, release)?.is_none() && plain.symlink_metadata().is_err();
     Ok(if is_free { plain } else { beside(cx, release, kind) })
 }
 
-/// The place of a dump that has the number of its run.
+/// The path of a dump that has the number of its run.
 fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> PathBuf {
     cx.root.backup(release, &format!("run-{}.{}", cx.run, kind.ending()))
 }

@@ -1,4 +1,4 @@
-//! `checkout`: the tree of the commit into the release's directory.
+//! `checkout`: puts the tree of the commit into the release's directory.
 
 use std::fs;
 
@@ -54,11 +54,11 @@ impl Step for Checkout {
         Ok(Did::It)
     }
 
-    /// The directory goes, unless a migration of this release stands, or may in part: its code alone knows it.
+    /// Removes the directory, unless a migration of this release is applied, wholly or in part: only its code can reverse it.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
-        // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
+        // No process may work in the removed directory, and files of a builder can be removed only after he has granted access.
         if let Err(failure) = grant_access(cx) {
             cx.warn(format!("{}; what was built is put aside, and goes with the next sweep (agentctl fsck --mend)", failure.reason));
             return Ok(cx.root.put_aside(release).map(drop)?);
@@ -67,7 +67,7 @@ impl Step for Checkout {
         if migrate::left_something(cx, release)? && cx.root.manifest(release).is_ok() {
             return migrate::keep(cx, release);
         }
-        // This run had not come to its switch, and yet the link may name the release: somebody set it while the agent was away.
+        // This run had not reached its switch, and yet the link may name the release: someone set it while the agent was down.
         if cx.root.live().is_ok_and(|live| live.as_ref() == Some(release)) && cx.former.as_ref() != Some(release) {
             match &cx.former {
                 Some(former) => cx.root.swap(former, cx.lock)?,

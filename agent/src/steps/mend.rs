@@ -1,4 +1,4 @@
-//! `mend`: what was left in the root and belongs to nothing goes. What differs in any other way is for a person: `fsck` tells it.
+//! `mend`: removes leftovers in the root that belong to nothing. Any other mismatch is for a person, and `fsck` reports it.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ impl Step for Mend {
         let in_use = InUse::of_run(cx.app, cx.root, &ask);
         let in_use = |dir: &Path| in_use.has(dir);
         let around = Around { served: &cx.served, in_use: &in_use, instance: &handover::recorded };
-        // What may not go is told by `fsck`, with what to do.
+        // `fsck` reports the leftovers that must stay, with a remedy.
         let left = cx.root.leftovers(&around, &mut FsckReport::default())?;
         let mut failed: Vec<Failure> = Vec::new();
         for leftover in &left {

@@ -1,4 +1,4 @@
-//! `prune`: what is too old to be kept. Never the live release, the one before it, a pinned one, or one that a process runs from.
+//! `prune`: removes old releases. It never removes the live release, the one before it, a pinned one, or one that a process runs from.
 
 use std::path::{Path, PathBuf};
 
@@ -29,14 +29,14 @@ impl Step for Prune {
     }
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
-        // Where the live one is new, the one that was live until now is the way back; else it is the one before the live one.
+        // If the live release is new, the previously live one is the way back; else it is the one before the live one.
         let live = cx.root.live()?;
         let way_back = if live == cx.former { cx.before_former.clone() } else { cx.former.clone() };
         let ask = || cx.used();
         let in_use = InUse::of_run(cx.app, cx.root, &ask);
         let old = old(cx.root, cx.app, way_back.as_ref(), &in_use)?;
         for release in &old {
-            // Somebody may have pinned it while others were removed.
+            // It may have been pinned while others were removed.
             if cx.root.is_pinned(release) {
                 continue;
             }
@@ -49,9 +49,9 @@ impl Step for Prune {
         }
         let mut backups = 0;
         if let Some(backup) = &cx.app.backup {
-            // They are sorted by their releases. One that was staged long ago, and is live since today, has made the newest of them.
+            // Dumps are sorted by their releases. A release that was staged long ago, and is live since today, has made the newest dump.
             let of_live = |path: &&PathBuf| live.as_ref().is_some_and(|live| is_of(path, live));
-            // What may be left halfway in the database is restored from the dump that was taken before.
+            // A database that may be halfway is restored from the dump that was taken before.
             let unsettled: Vec<PathBuf> = cx.root.unsettled().into_iter().filter_map(|entry| entry.backup).collect();
             for path in cx.root.backups()?.iter().skip(backup.keep).filter(|path| !of_live(path) && !unsettled.contains(path)) {
                 cx.root.remove_backup(path)?;
@@ -68,7 +68,7 @@ impl Step for Prune {
     }
 }
 
-/// How many releases are left.
+/// How many releases are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beyond {
     /// `keep_releases` of them.
@@ -77,7 +77,7 @@ pub(crate) enum Beyond {
     TheWayBack,
 }
 
-/// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
+/// The bytes that would be freed: those of the releases to remove, and of the environments that only they use.
 pub(super) fn frees(cx: &StepContext<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, RootError> {
     let (root, ask) = (cx.root, || cx.used());
     let keep = if beyond == Beyond::AsSet { cx.app.keep_releases } else { 2 };
@@ -110,7 +110,7 @@ fn beyond_newest(root: &AppRoot, way_back: Option<&ReleaseName>, keep: usize, in
     });
     let releases: Vec<Kept> = releases.collect();
     let unused = removable(releases, keep);
-    // Looking through all processes is the dear part, so only what would go is looked for.
+    // Searching all processes is expensive, so only the candidates are checked.
     Ok(unused.into_iter().filter(|release| !in_use.has(&root.release_dir(release))).collect())
 }
 

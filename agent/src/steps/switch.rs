@@ -1,4 +1,4 @@
-//! `switch`: the new release before the visitors, and the proof that it is what they get. One step, because its parts must be undone together.
+//! `switch`: makes the new release live, and proves that visitors get it. One step, because its parts must be undone together.
 
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
@@ -35,7 +35,7 @@ impl Step for Switch {
 
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let release = cx.target()?.release.clone();
-        // Nothing unsealed ever goes live, whoever asks.
+        // An unsealed release never goes live.
         cx.root.manifest(&release)?;
         if let Some(interpreter) = cx.root.interpreter_gone(&release) {
             return Err(Failure::new(format!("the interpreter of {release}, {}, is not on this host any more", interpreter.display()))
@@ -44,7 +44,7 @@ impl Step for Switch {
                     cx.target()?.commit
                 )));
         }
-        // What stands where the link belongs must be ours to replace; said while nothing is exposed.
+        // Anything at the link's path must be the agent's to replace; this fails while nothing is exposed.
         cx.root.live()?;
         warn_of_newer_migrations(cx, &release)?;
         warn_of_unsettled(cx);
@@ -54,7 +54,7 @@ impl Step for Switch {
         say_what_activate_does_not_do(cx, &release);
         load_before_what_cannot_hand_over(cx)?;
         let served: Option<Served> = cx.root.fact(&release).ok().flatten();
-        // With other variables nobody has seen it serve.
+        // The release was never seen to serve with the new variables.
         if served.is_some() && *cx.act != Act::Restart {
             cx.steadiness.set(Steadiness::Seen);
         }
@@ -69,7 +69,7 @@ impl Step for Switch {
             cx.restart_context(|context| cx.app.restart.act(context, new, &mut prepared))?;
             faults::at("handed-over");
             if matches!(cx.app.restart, Restart::Handover(_)) {
-                // The instance was watched for the whole time before anybody could meet it.
+                // The instance was watched for the whole time before any visitor could reach it.
                 cx.steadiness.set(Steadiness::Seen);
             }
             let proof = cx.restart_context(|context| cx.app.restart.prove(context, new, &prepared))?;
@@ -82,13 +82,13 @@ impl Step for Switch {
             if served.as_ref().is_none_or(|served| served.workers != workers) {
                 let ms = u64::try_from(cx.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let first = served.unwrap_or(Served { at: Utc::now(), ms, workers: None });
-                // Should the fact be lost, the journal knows.
+                // If the fact is lost, the journal has it.
                 match cx.root.begin_fact(&release, &Served { workers, ..first }) {
                     Ok(begun) => writing = Some(begun),
                     Err(err) => cx.warn(not_written_down(&err)),
                 }
             }
-            // From here on the new release serves, and was seen to: the former one's end can only be told as a warning.
+            // From here on the new release serves, and was seen to. A failure to end the former one is only a warning.
             if let Err(failure) = settle(cx, &release, &prepared) {
                 cx.warn(failure.reason);
             }
@@ -101,11 +101,11 @@ impl Step for Switch {
         let Some(target) = &cx.target else { return Ok(()) };
         let release = &target.release;
         let live = match cx.root.live() {
-            // The link was never touched: whatever stands there now is no business of this run.
+            // The run never changed the link, so its current target does not matter here.
             Err(_) if !cx.exposed => None,
             live => live?,
         };
-        // An app that was activated anew goes back to itself.
+        // An app that was activated again goes back to itself.
         if cx.former.as_ref() != Some(release) && live.as_ref() == Some(release) {
             match &cx.former {
                 Some(former) => cx.root.swap(former, cx.lock)?,
@@ -116,7 +116,7 @@ impl Step for Switch {
             return Ok(());
         }
         if !cx.exposed {
-            // The former release was never left; only what was started for the new one has to go.
+            // The former release still serves; only the processes of the new one have to end.
             return cx.release_ref(release, |failed| {
                 cx.restart_context(|context| cx.app.restart.forget(context, failed, cx.former.as_ref()));
                 Ok(())
@@ -135,15 +135,15 @@ impl Step for Switch {
     }
 }
 
-/// It serves, and was seen to: going back because that cannot be written down would help nobody.
+/// The release serves, and was seen to: going back because of an unwritten record would help no one.
 pub(crate) fn not_written_down(err: &RootError) -> String {
     format!("it is not written down in the release that it has served: {}", chain(err))
 }
 
-/// The workers of the app, by their units as they are set, that a release is known not to have had.
+/// The workers of the app, by their configured units, that a release is known to lack.
 fn workers_that_it_never_had(cx: &StepContext<'_>, release: &ReleaseName) -> Vec<String> {
     let had = cx.root.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
-    // Of one that no list was written down of, they are all believed to be its own.
+    // A release without a recorded list is assumed to have had all of them.
     let Some(had) = had else { return Vec::new() };
     cx.app.workers.iter().map(|worker| worker.unit.clone()).filter(|unit| !had.contains(unit)).collect()
 }
@@ -162,13 +162,13 @@ fn tell(cx: &StepContext<'_>, proof: &ServingProof) {
     for note in &proof.notes {
         cx.note(note);
     }
-    // They follow from the settings: the next releases leave them to doctor.
+    // These warnings follow from the settings: later releases leave them to doctor.
     for warning in &proof.warnings {
         if cx.root.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
     }
 }
 
-/// Somebody who activates the live release may want it started anew.
+/// A person who activates the live release may expect a restart.
 fn say_what_activate_does_not_do(cx: &StepContext<'_>, release: &ReleaseName) {
     let is_live = matches!(cx.act, Act::Activate { .. }) && cx.former.as_ref() == Some(release);
     if is_live && cx.restart_context(|context| cx.app.restart.is_served(context, release)) {
@@ -179,7 +179,7 @@ fn say_what_activate_does_not_do(cx: &StepContext<'_>, release: &ReleaseName) {
     }
 }
 
-/// A server with other settings than the database was migrated with may use another database altogether.
+/// A server with other settings than the migration's may use another database altogether.
 fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
     let inspection = cx.inspection.as_ref();
     let made = MadeWith {
@@ -187,14 +187,15 @@ fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
         by_default: inspection.and_then(|inspection| inspection.chosen_by_default.as_deref()),
     };
     let drift = cx.restart_context(|context| cx.app.restart.drift(context, new, &made));
-    // What is no error is for doctor to say: it is the same with every release.
+    // Lesser findings are the same with every release, so doctor reports them.
     for finding in drift.into_iter().filter(|finding| finding.level == Level::Error) {
         let hint = finding.hint.map_or_else(String::new, |hint| format!(": {hint}"));
         cx.warn(format!("{}{hint}", finding.text));
     }
 }
 
-/// Old code on a newer schema passes its checks and fails at the first write: what newer releases migrated is named, where the database still has it.
+/// Old code on a newer schema passes its checks and fails at the first write. This names the migrations of newer releases that the database still
+/// has.
 fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
     if !matches!(cx.act, Act::Activate { .. }) {
         return Ok(());
@@ -210,7 +211,7 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
     if newer.is_empty() {
         return Ok(());
     }
-    // What was reversed, or restored from a dump, is no trouble any more: only the database knows.
+    // Migrations that were reversed, or undone by a restored dump, do not matter any more: only the database knows.
     let asked = cx.inspect(Bytecode::NotWritten, Ask::Once).and_then(|inspection| schema_of(&inspection).cloned());
     for (name, migrated) in newer {
         let applied = migrated.all_applied();
@@ -238,7 +239,7 @@ fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> 
     Ok(())
 }
 
-/// Where the switch is a restart in place, a release that cannot be imported would be an outage: it is loaded once before.
+/// With a restart in place, a release that cannot be imported would be an outage, so it is loaded once before.
 fn load_before_what_cannot_hand_over(cx: &StepContext<'_>) -> Result<(), Failure> {
     match cx.app.restart {
         Restart::None | Restart::Handover(_) => Ok(()),
