@@ -29,7 +29,7 @@ pub(crate) struct Rollback {
 }
 
 impl Activate {
-    /// Asks for the release to be made live.
+    /// Requests to make the release live.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let mut form = act::form(&session.app().await?, Right::Activate)?;
         form.release = Some(self.release.to_string());
@@ -39,7 +39,7 @@ impl Activate {
 }
 
 impl Rollback {
-    /// Asks for the release before the live one.
+    /// Requests the release before the live one.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let Self { expecting, following } = self;
         Activate { release: ReleaseSelector::Previous, expecting, following }.run(session).await
