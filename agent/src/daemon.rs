@@ -1,4 +1,4 @@
-//! From the command line to READY, and from SIGTERM to the end.
+//! The daemon from the command line to READY, and from SIGTERM to the end.
 
 mod memory;
 
@@ -113,7 +113,6 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// The setup that is asked for, if one is.
     fn request(&self) -> Option<SetupRequest> {
         let manner = match (self.dry_run, self.yes) {
             (true, _) => Manner::Show,
@@ -185,7 +184,7 @@ impl Ended {
         }
     }
 
-    /// What the journal said.
+    /// The journal's error, if it is one.
     fn of_journal(&self) -> Option<&JournalError> {
         match self {
             Self::Journal(err) | Self::App(NotStarted { source: NotTaken::Journal(err), .. }) => Some(err),
@@ -229,17 +228,17 @@ impl Ended {
     }
 }
 
-/// The whole program. This is the one place that decides exit codes: 0 after a drain, 64 for a configuration or a command line that cannot be
-/// used, 65 for a journal of a newer version, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
+/// The whole program. This is the one place that decides exit codes: 0 after a drain, 64 for an unusable configuration or command line, 65 for a
+/// journal of a newer version, 69 when another agent is in the way, 71 and 74 when the system or the journal fails.
 pub fn run() -> ExitCode {
-    // Before anything else: it starts with each program of a run.
+    // This comes first, because each program of a run starts with it.
     if let Some(code) = serve_if_asked() {
         return code;
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(err) => {
-            // A standard stream that is closed hears nothing.
+            // Standard streams may be closed.
             let _ = err.print();
             return ExitCode::from(if err.use_stderr() { 64 } else { 0 });
         }
@@ -307,7 +306,7 @@ fn start_log() {
 
 fn serve(arguments: &Arguments) -> Result<(), Ended> {
     let _faults = faults::begin();
-    // What is done side by side has its threads from the start. When a build has taken all that there are, its processes must still be found.
+    // Parallel work has its threads from the start: even when a build has used up all threads of the system, the agent must still find its processes.
     rayon::ThreadPoolBuilder::new().build_global().map_err(|err| Ended::Runtime(std::io::Error::other(err)))?;
     let whose = if geteuid().is_root() { Whose::System } else { Whose::User };
     let env = |name: &str| std::env::var(name).ok();
@@ -331,12 +330,12 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
     }
     let state = arguments.state.clone().or_else(|| default_state(whose, env)).ok_or(Ended::NoHome("state"))?;
     let socket = arguments.socket.clone().or_else(|| default_socket(whose, env)).ok_or(Ended::NoHome("socket"))?;
-    // What releases hold is for others to read (a web server, the app's user); what is secret is made with modes of its own.
+    // Other users (a web server, the app's user) read the files of releases; secret files get modes of their own.
     umask(Mode::from_bits_truncate(0o022));
     let journal = Arc::new(Journal::open(&state)?);
     settings.keep_revoked_in(&state);
     carry_on(&socket, settings, &journal).map_err(|ended| match ended.of_journal() {
-        // What was met first is told by what was found in all of it.
+        // The full check's finding replaces the error that was hit first.
         Some(err) if err.is_damage() => journal.looked_through().map_or_else(Ended::Journal, |()| ended),
         _ => ended,
     })
@@ -344,13 +343,13 @@ fn serve(arguments: &Arguments) -> Result<(), Ended> {
 
 /// From the open journal to the end.
 fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<(), Ended> {
-    // Before anything is written into it, which would make an old one look new.
+    // Read before this start writes anything, because that would make an old journal look new.
     let newest = journal.newest();
     let (failed, failures) = mpsc::unbounded_channel();
     let engines = Arc::new(Engines::new(journal.clone(), api::rights_of(settings.clone()), failed));
     engines.recover_spot()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Ended::Runtime)?;
-    // Bound before anything is begun, and answered only after what a dead agent left was ended: whoever connects meanwhile waits.
+    // Bound before recovery begins, and served only after the runs of a dead agent were ended. Clients that connect meanwhile wait.
     let group = settings.settings().agent.socket_group.clone();
     let inherited = Inherited::take().map_err(Ended::Inherited)?;
     let control = inherited.control;
@@ -363,12 +362,12 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     })?;
     let mut troubles = engines.apply(&settings.settings());
     engines.notice_an_older_journal(newest)?;
-    // With units an app is set up after its file was written: until then its root is not the agent's to write in, and that is no reason to end.
+    // With units an app is set up after its file was written. Until then the agent may not write to its root, and that is no reason to end.
     if engines.all().is_empty() && !troubles.is_empty() && settings.settings().agent.executor == ExecutorKind::Direct {
         return Err(troubles.swap_remove(0).into());
     }
     for trouble in &troubles {
-        // One app that cannot be taken up is no reason to leave the others alone.
+        // One app that cannot be started does not stop the others.
         tracing::error!("{}", chain(trouble));
     }
     let ended = runtime.block_on(answer(socket, listener, bound, settings, engines, failures));
@@ -376,7 +375,7 @@ fn carry_on(socket: &Path, settings: InForce, journal: &Arc<Journal>) -> Result<
     ended
 }
 
-/// Serves one connection as a step runner. What it needs beside the configuration, its unit says.
+/// Serves one connection as a step runner. Its unit provides the other parameters.
 fn run_jobs(role: Role, app: AppName, config: PathBuf) -> Result<(), Ended> {
     let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let listener = Inherited::take().map_err(Ended::Inherited)?.control;
@@ -404,7 +403,7 @@ impl Inherited {
     fn take() -> std::io::Result<Self> {
         let mut inherited = Self::default();
         for number in sd_notify::listen_fds()? {
-            // SAFETY: the variables name this process, so these numbers were opened for it; each is taken once, before anything else could.
+            // SAFETY: the variables name this process, so these numbers were opened for it; each is taken once, before any other code could.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             match getsockname::<SockaddrStorage>(descriptor.as_raw_fd())?.family() {
                 Some(AddressFamily::Unix) => inherited.control = Some(descriptor.into()),
@@ -444,7 +443,7 @@ async fn answer(
     mut failures: mpsc::UnboundedReceiver<JournalError>,
 ) -> Result<(), Ended> {
     let in_force = settings.settings();
-    // Before anybody is answered: whoever was answered may take it that signals are heard.
+    // Signal handlers exist before the first answer, so a client that got one can rely on them.
     let (mut term, mut int, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     let (stop, stopping) = watch::channel(false);
     let state = ApiState::new(engines.clone(), settings.clone());
@@ -469,14 +468,14 @@ async fn answer(
             _ = int.recv() => break Ok(()),
             _ = hup.recv() => {
                 let settings = settings.clone();
-                // Complaints are logged by the reload itself.
+                // The reload logs complaints itself.
                 let _ = tokio::task::spawn_blocking(move || settings.reload().is_ok()).await;
                 tracing::info!("told by SIGHUP: the files were read again");
             }
             changed = changes.changed() => if changed.is_ok() {
                 let new = changes.borrow_and_update().clone();
                 let engines = engines.clone();
-                // Taking an app up may mean recovering it: that runs programs.
+                // Starting an app may mean recovering it, and that runs programs.
                 let _ = tokio::task::spawn_blocking(move || {
                     for trouble in engines.apply(&new) {
                         tracing::error!("{}", chain(&trouble));
@@ -506,7 +505,7 @@ async fn answer(
         tracing::info!("stopping: the runs under way are finished first");
         let patience = settings.settings().agent.drain_timeout;
         ask_for_time(patience);
-        // The socket answers until the last run has ended, so that those who follow it see how.
+        // The socket answers until the last run has ended, so that its followers see the end.
         engines.refuse_new();
         let draining = engines.clone();
         let _ = tokio::task::spawn_blocking(move || draining.drain(patience)).await;
@@ -521,7 +520,7 @@ async fn answer(
     ended
 }
 
-/// So long after the last thing that was written, what it needed is not needed any more. Threads that waited for the disk have ended by then, too.
+/// The memory of a write is freed this long after the last one. By then the threads that waited for the disk have ended, too.
 const CALM: Duration = Duration::from_secs(11);
 
 /// Never, where there is no such moment.
@@ -536,8 +535,8 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Ended> {
     signal(kind).map_err(Ended::Runtime)
 }
 
-/// Tells the service manager that the agent is alive, twice as often as it wants to hear it (sd_watchdog_enabled(3)). A task of its own: what the
-/// agent does at the moment, a configuration taken up or a run that is waited for, may last longer.
+/// Tells the service manager that the agent is alive, at twice the requested rate (sd_watchdog_enabled(3)). A task of its own, because applying a
+/// configuration or waiting for a run may take longer.
 async fn answer_watchdog() {
     let Some(interval) = sd_notify::watchdog_enabled() else { return };
     let mut pulse = tokio::time::interval(interval / 2);
@@ -547,16 +546,16 @@ async fn answer_watchdog() {
     }
 }
 
-/// Taking back what has not ended by then takes time, too.
+/// The time for undoing the runs that have not ended by then.
 const TAKING_BACK: Duration = Duration::from_secs(5 * 60);
 
-/// The service manager would kill what has not stopped in its own time: TimeoutStopSec, or this, whichever is longer.
+/// The service manager kills a unit that does not stop within TimeoutStopSec; this asks for longer if needed.
 fn ask_for_time(patience: Duration) {
     let most = u32::try_from((patience + TAKING_BACK).as_micros()).unwrap_or(u32::MAX);
     say(&[NotifyState::ExtendTimeoutUsec(most)]);
 }
 
-/// One line for `systemctl status`, where it is another one than before.
+/// One line for `systemctl status`, written when it changes.
 async fn tell_status(engines: &Arc<Engines>, settings: &InForce, before: &mut String) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -581,6 +580,6 @@ async fn tell_status(engines: &Arc<Engines>, settings: &InForce, before: &mut St
 }
 
 fn say(states: &[NotifyState<'_>]) {
-    // Without a service manager nobody listens.
+    // Without a service manager there is no receiver.
     let _ = sd_notify::notify(states);
 }

@@ -1,4 +1,4 @@
-//! What the fuzz targets of `tests/fuzz` may reach of the daemon: parsers of what strangers send and operators write. Compiled for them alone.
+//! The parts of the daemon that the fuzz targets of `tests/fuzz` use: parsers of untrusted input and of operators' files. Compiled for them alone.
 #![expect(missing_docs, reason = "each does what its name says, for nobody else")]
 
 use std::path::Path;
@@ -28,7 +28,7 @@ pub fn signers(text: &str) {
 pub fn token(text: &str, document: &[u8]) {
     let Ok(token) = Jwt::parse(text) else { return };
     assert!(token.kid().len() <= text.len());
-    // Whatever keys there are, nobody has signed what a fuzzer made.
+    // No key has signed a token that a fuzzer made.
     if let Ok(keys) = Keys::parse(document) {
         assert!(token.verify(&[Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa], &keys).is_err());
     }

@@ -1,4 +1,4 @@
-//! The release agent: a daemon that owns app roots, performs releases, proves that they serve, and takes them back when they do not.
+//! The release agent: a daemon that owns app roots, performs releases, proves that they serve, and undoes them when they do not.
 //!
 //! The modules are in the order of floors: each uses only those above it.
 

@@ -1,4 +1,4 @@
-//! The daemon's entry; the program lives in the library, where tests can hold it.
+//! The daemon's entry; the program lives in the library, where tests can reach it.
 
 fn main() -> std::process::ExitCode {
     release_agent::run()

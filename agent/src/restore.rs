@@ -1,11 +1,11 @@
-//! `agentctl restore APP DUMP`: puts a dump from before a migration back, as root.
+//! `agentctl restore APP DUMP`: restores a dump from before a migration, as root.
 //!
 //! ```text
 //!  root: the app's file, its secrets, the dump ──▶ the user who made the dump: Django's settings ──▶ its database
 //! ```
 //!
-//! Root reads the secrets and the dump, and runs no code of the app. This same program does that as the app's user, without the terminal. It connects as
-//! Django does, so no password stands in the command, in arguments or in the journal.
+//! Root reads the secrets and the dump, and runs no code of the app. This same program does that as the app's user, without the terminal. It connects
+//! like Django does, so no password appears in the command, in arguments or in the journal.
 
 use std::error::Error;
 use std::fs::File;
@@ -29,31 +29,27 @@ use crate::work::Failure;
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// What is asked for.
+/// The parameters of a restore.
 #[derive(Debug)]
 pub(crate) struct Wanted {
-    /// The app.
     pub app: AppName,
-    /// The dump.
     pub dump: PathBuf,
-    /// Who made it, where that is not whoever asks.
+    /// The user who made it, if not the caller.
     pub user: Option<String>,
-    /// The configuration directory.
     pub config: PathBuf,
-    /// Which half is to be done.
     pub part: Part,
 }
 
 /// The two halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// All, by whoever may read everything.
+    /// All of it, as a user who may read everything.
     Whole,
     /// The part of the app's user: the dump is the standard input, and a variable has the secrets.
     AsUser,
 }
 
-/// Why nothing was put back.
+/// Why nothing was restored.
 #[derive(Debug, Error)]
 enum NotRestored {
     #[error("the configuration cannot be used:{0}")]
@@ -72,7 +68,7 @@ enum NotRestored {
     },
     #[error("{0}")]
     Failed(String, Option<String>),
-    /// The other half has told the reason already.
+    /// The other half has reported the reason already.
     #[error("the dump was not put back")]
     Said,
 }
@@ -108,7 +104,7 @@ fn complained(complaints: Vec<settings::Complaint>) -> NotRestored {
     NotRestored::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect())
 }
 
-/// Puts it back; answers with the exit code.
+/// Restores the dump; returns the exit code.
 pub(crate) fn run(wanted: &Wanted) -> u8 {
     let done = match wanted.part {
         Part::Whole => whole(wanted),
@@ -162,7 +158,7 @@ fn whole(wanted: &Wanted) -> Result<(), NotRestored> {
     });
     program = program.arg(format!("--restore={name}")).arg("--as-user").arg("--dump").arg(dump).arg("--config").arg(config);
     program = program.env("HOME", &user.dir).env("USER", &user.name).env("LOGNAME", &user.name);
-    // In one variable: under their own names they would decide what root starts (PATH, LD_PRELOAD).
+    // In one variable: under their own names they would change what root starts (PATH, LD_PRELOAD).
     let secrets = serde_json::to_string(&secrets).map_err(|err| NotRestored::Failed(err.to_string(), None))?;
     let done = watched(|watch| program.env(SECRETS, secrets).input_from(&Arc::new(file)).run(watch));
     done.map_err(|_| NotRestored::Said)?;
@@ -183,7 +179,7 @@ fn as_user(wanted: &Wanted) -> Result<(), NotRestored> {
     let dir = root.release_dir(&release);
     let django = Django { settings, release: &dir, python: &dir.join("venv/bin/python"), env: &env, tree: Tree::Sealed };
     watched(|watch| {
-        // The project's own output while it is loaded is of no interest.
+        // The project's own output during loading is of no interest.
         let quietly = Watch { lines: &|_, _| {}, ..*watch };
         let mut inspection = django.inspect(&quietly).map_err(Failure::from)?;
         let database = inspection.databases.remove(&settings.database);
@@ -195,7 +191,7 @@ fn as_user(wanted: &Wanted) -> Result<(), NotRestored> {
     })
 }
 
-/// The release that the dump was made for, or the live one where that is gone: its code knows the way to the database.
+/// The release that the dump was made for, or the live one where that is gone: its code has the settings of the database.
 fn release_of(dump: &Path, root: &AppRoot) -> Result<ReleaseName, NotRestored> {
     let name = dump.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next());
     let own = name.and_then(|name| name.parse::<ReleaseName>().ok()).filter(|release| root.release_dir(release).join("venv").exists());

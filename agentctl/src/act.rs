@@ -1,4 +1,4 @@
-//! Sends a request and follows what comes of it: the way of all verbs that act.
+//! Sends a request and follows its run: the common path of all verbs that act.
 
 use agent_model::names::{AppName, ReleaseName};
 use agent_model::request::Right;
@@ -29,7 +29,7 @@ pub(crate) struct Expecting {
 }
 
 impl Expecting {
-    /// The condition, as the form has it.
+    /// The condition in the form.
     pub(crate) fn prev(&self) -> Option<String> {
         self.expect_live.as_ref().map(ToString::to_string)
     }
@@ -40,7 +40,7 @@ pub(crate) fn form(app: &AppName, right: Right) -> Result<Form, Fault> {
     Ok(Form::new(app.as_str(), right, client::nonce()?))
 }
 
-/// Asks for what takes its turn, and follows it or not.
+/// Sends a request whose run waits for its turn, and follows the run or not.
 pub(crate) async fn take_turn(session: &mut Session<'_>, form: &Form, following: &Following) -> Result<Exit, Fault> {
     let taken = ask(session, form).await?;
     if following.no_follow {
@@ -60,7 +60,7 @@ pub(crate) async fn take_turn(session: &mut Session<'_>, form: &Form, following:
     follow::mine(session, taken.view).await
 }
 
-/// Asks for what is done on the spot.
+/// Sends a request that is done at once.
 pub(crate) async fn at_once(session: &mut Session<'_>, form: &Form) -> Result<Exit, Fault> {
     let taken = ask(session, form).await?;
     follow::mine(session, taken.view).await
@@ -73,7 +73,7 @@ pub(crate) async fn ask(session: &mut Session<'_>, form: &Form) -> Result<ApiAns
     client.ask(form, || out.words(&render::asking_again(comeback))).await
 }
 
-/// What the agent answered, for standard output, which ends up in logs: without what opens the run's events to whoever reads it there.
+/// The agent's answer for standard output, which may end up in logs: without the token, which would let their readers read the run's events.
 fn without_token(raw: &str) -> String {
     let mut answer: serde_json::Map<String, serde_json::Value> = serde_json::from_str(raw).unwrap_or_default();
     answer.remove("token");

@@ -47,7 +47,7 @@ pub(crate) struct Rollback {
 }
 
 impl Activate {
-    /// Asks for the release to be made live.
+    /// Requests to make the release live.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let Schema { reverse, drop_data, keep_schema } = self.schema;
         let mut form = act::form(&session.app().await?, if reverse { Right::Reverse } else { Right::Activate })?;
@@ -59,7 +59,7 @@ impl Activate {
 }
 
 impl Rollback {
-    /// Asks for the release before the live one.
+    /// Requests the release before the live one.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let Self { schema, expecting, following } = self;
         Activate { release: ReleaseSelector::Previous, schema, expecting, following }.run(session).await

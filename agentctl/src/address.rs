@@ -1,4 +1,4 @@
-//! Where an agent is: behind a socket of this host, or at a URL.
+//! The address of an agent: a socket of this host, or a URL.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,12 +7,11 @@ use std::str::FromStr;
 
 use agent_model::names::{BadName, HostId};
 
-/// Where an agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
-    /// Behind a socket of this host.
+    /// A socket of this host.
     Socket(PathBuf),
-    /// Somewhere on the network.
+    /// A URL on the network.
     Network(Url),
 }
 
@@ -25,26 +24,25 @@ impl fmt::Display for Address {
     }
 }
 
-/// `https://`, a host and perhaps a port. An agent has all of it to itself, so there is no path.
+/// `https://`, a host and perhaps a port. The agent owns the whole host, so there is no path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Url {
-    /// The host's name in lower case, or its number without brackets.
+    /// The host's name in lower case, or its IP address without brackets.
     pub(crate) host: String,
-    /// The port.
     pub(crate) port: u16,
 }
 
-/// What nobody writes into a URL.
+/// The default port, which URLs leave out.
 const HTTPS: u16 = 443;
 
 impl Url {
-    /// Host and port, as they stand in a URL and in the header `Host`.
+    /// Host and port, as in a URL and in the header `Host`.
     pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == HTTPS { host } else { format!("{host}:{}", self.port) }
     }
 
-    /// What the host is called in requests when nobody says.
+    /// The host's default name in requests.
     pub(crate) fn host_id(&self) -> Result<HostId, BadName> {
         self.host.parse()
     }
@@ -59,7 +57,7 @@ impl fmt::Display for Url {
 impl FromStr for Url {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {
-        // What stands before an @ may be a password.
+        // The part before an @ may be a password.
         let shown = text.rsplit('@').next().unwrap_or_default();
         let bad = |rule| BadName { what: "URL", text: shown.chars().take(80).collect(), rule };
         let rest = match text.split_once("://") {

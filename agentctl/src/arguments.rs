@@ -1,4 +1,4 @@
-//! The verbs as the command line has them, and what each is told to the user in a sentence. What a verb takes stands in the verb's own file.
+//! The verbs on the command line, and the one-line help of each. The arguments of a verb are in the verb's own file.
 
 use std::ffi::OsString;
 
@@ -247,14 +247,14 @@ Examples:
 }
 
 impl Cli {
-    /// Understands the arguments.
+    /// Parses the arguments.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Fault> {
-        // An empty variable is one that somebody did not set.
+        // An empty variable counts as unset.
         let unset = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
         let command = Self::command().mut_args(|arg| if unset(&arg) { arg.env(None) } else { arg });
         let matches = command.try_get_matches_from(arguments).map_err(Fault::Usage)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(Fault::Usage)?;
-        // The variable says what is usual here; only two options that were typed contradict each other.
+        // The variable sets a default; only two options that were typed contradict each other.
         if cli.common.quiet && matches.value_source("verbose") == Some(ValueSource::CommandLine) {
             let says = "the argument '--quiet' cannot be used with '--verbose'";
             return Err(Fault::Usage(Self::command().error(ErrorKind::ArgumentConflict, says)));
@@ -263,7 +263,7 @@ impl Cli {
         Ok(cli)
     }
 
-    /// Does what they ask for.
+    /// Runs the verb.
     pub(crate) fn run(self, out: &mut Out) -> Result<Exit, Fault> {
         let Self { common, verb } = self;
         match verb {
@@ -281,7 +281,7 @@ impl Cli {
                 let manner = common.manner();
                 let mut session = Session::new(out, common.route.client::<Self>()?, common.app, manner);
                 let ended = runtime.block_on(verb.run(&mut session));
-                // Nobody waits for a key that was not touched.
+                // A signature may still wait for a touch of the key.
                 runtime.shutdown_background();
                 ended
             }

@@ -1,4 +1,4 @@
-//! `cancel`: stops a run and has taken back what it did.
+//! `cancel`: stops a run and undoes its changes.
 
 use agent_model::names::RunId;
 use agent_model::request::Right;
@@ -16,7 +16,7 @@ pub(crate) struct Cancel {
 }
 
 impl Cancel {
-    /// Asks for the run to be stopped.
+    /// Requests to stop the run.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let run = session.run(self.run.0).await?;
         let mut form = act::form(&run.app.parse()?, Right::Cancel)?;

@@ -15,7 +15,7 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// Asks for the checks.
+    /// Requests the checks.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let form = act::form(&session.app().await?, Right::Check)?;
         act::take_turn(session, &form, &self.following).await

@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong with the set-up, and what to do.
+//! `doctor`: shows the problems of the set-up, with their remedies.
 
 use agent_wire::view::{Doctor, Level};
 
@@ -7,7 +7,7 @@ use crate::fault::{Exit, Fault};
 use crate::render;
 use crate::session::Session;
 
-/// Asks the agent to look itself and its apps over.
+/// Requests the agent's findings about itself and its apps.
 pub(crate) async fn run(session: &mut Session<'_>) -> Result<Exit, Fault> {
     let path = match &session.app {
         Some(app) => format!("/v1/doctor?app={}", encoded(app.as_str())),

@@ -1,4 +1,4 @@
-//! Tells a run as it goes, until it ends or the user turns away. A user who turns away cancels nothing.
+//! Shows a run as it goes, until it ends or the user presses Ctrl-C. Ctrl-C cancels nothing.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::render::{
 };
 use crate::session::{Manner, Session};
 
-/// When nothing has come for so long, all that has happened so far has come.
+/// After this long without an event, all past events have come.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// How far to read.
@@ -24,11 +24,11 @@ const QUIET: Duration = Duration::from_millis(300);
 pub(crate) enum Reach {
     /// To the end of the run, whenever that is.
     End,
-    /// Only what has happened so far.
+    /// Only the events so far.
     SoFar,
 }
 
-/// What is to be told.
+/// The parameters of following a run.
 #[derive(Debug, Clone)]
 struct FollowRequest {
     run: u64,
@@ -40,12 +40,12 @@ struct FollowRequest {
 
 /// Follows a run that this program started; the outcome gives the exit code.
 pub(crate) async fn mine(session: &mut Session<'_>, taken: Taken) -> Result<Exit, Fault> {
-    // On the socket the kernel says who reads, and that needs no token.
+    // On the socket the kernel identifies the reader, and that needs no token.
     let token = taken.token.filter(|_| session.client.network().is_some());
     follow(session, FollowRequest { run: taken.run, token, opening: Opening::Told, stream: Stream::Words, reach: Reach::End }).await
 }
 
-/// Tells a run that the user asked to read; followed to its end, the outcome gives the exit code.
+/// Shows a run that the user asked to read; followed to its end, the outcome gives the exit code.
 pub(crate) async fn read(session: &mut Session<'_>, run: u64, reach: Reach) -> Result<Exit, Fault> {
     follow(session, FollowRequest { run, token: None, opening: Opening::ToTell, stream: Stream::Data, reach }).await
 }
@@ -62,7 +62,7 @@ async fn follow(session: &mut Session<'_>, request: FollowRequest) -> Result<Exi
 
 async fn tell(client: &Client, out: &mut Out, manner: Manner, request: FollowRequest) -> Result<Exit, Fault> {
     let detail = match (manner, request.stream) {
-        // Who reads a run again wants to read all of it.
+        // A user who reads a run again wants all of it.
         (_, Stream::Data) => Detail::Full,
         (Manner::Words(detail), Stream::Words) => detail,
         (Manner::Quiet | Manner::Json, Stream::Words) => Detail::Usual,

@@ -1,4 +1,4 @@
-//! `fsck`: what of an app's root is not as its manifests and the journal say; and has what was left over removed.
+//! `fsck`: shows each mismatch between an app's root and its manifests or the journal, and requests the removal of leftovers.
 
 use agent_model::request::Right;
 use agent_wire::view::{self, Level};
@@ -22,7 +22,7 @@ pub(crate) struct Fsck {
 }
 
 impl Fsck {
-    /// Shows what differs, or asks that what can be mended is.
+    /// Shows the mismatches, or requests the removal of leftovers.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let app = session.app().await?;
         if self.mend {

@@ -1,19 +1,19 @@
-//! The command line of the release agent: it turns arguments into requests, and answers and events into sentences. It decides nothing; what may be
-//! done and what came of it is the agent's to say.
+//! The command line of the release agent: it turns arguments into requests, and answers and events into sentences. The agent makes all decisions and
+//! reports all results.
 //!
 //! In reading order, each module using only those above it:
 //!
 //! 1. [`address`]: where an agent is;
 //! 2. [`key`]: the keys that sign;
-//! 3. [`tls`]: whom we believe to be the agent;
-//! 4. [`fault`]: what keeps a verb from its end, and the exit code of each;
+//! 3. [`tls`]: which certificates are trusted;
+//! 4. [`fault`]: the reasons why a verb fails, and the exit code of each;
 //! 5. [`render`]: every sentence and table the user sees, as pure functions;
 //! 6. [`out`]: the only place that writes to a terminal or a pipe;
 //! 7. [`client`]: HTTP over the agent's socket or over the network;
 //! 8. [`route`]: the options that say how the agent is reached;
 //! 9. [`session`]: what all verbs share: the client, the output, the app;
-//! 10. [`follow`]: tells a run as it goes;
-//! 11. [`act`]: sends a request and follows what comes of it;
+//! 10. [`follow`]: shows a run as it goes;
+//! 11. [`act`]: sends a request and follows its run;
 //! 12. a file a verb;
 //! 13. [`arguments`]: the verbs as the command line has them.
 
@@ -79,7 +79,7 @@ pub fn run() -> ExitCode {
     ExitCode::from(run_with(std::env::args_os(), Out::of_process()))
 }
 
-/// Runs the program, prints why it could not be done, and picks the exit code. Nothing else does either.
+/// Runs the program, prints the error, and picks the exit code. No other code does either.
 fn run_with(arguments: impl IntoIterator<Item = OsString>, mut out: Out) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let hides = arguments.iter().any(|argument| render::words::hides(&argument.to_string_lossy()));
@@ -87,7 +87,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, mut out: Out) -> u8 {
     match ended {
         Ok(Exit(code)) => code,
         Err(Fault::Usage(err)) => {
-            // It repeats what it was given, colours and all that a terminal obeys.
+            // The text repeats the arguments, including colours and other terminal sequences.
             let text = if hides { render::words::clean(&err.render().to_string()) } else { err.render().ansi().to_string() };
             if err.use_stderr() {
                 out.words(&text);

@@ -1,4 +1,4 @@
-//! `lock` and `unlock`: no release or activate in between.
+//! `lock` and `unlock`: the agent refuses release and activate in between.
 
 use agent_model::request::Right;
 use clap::Args;
@@ -16,7 +16,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Asks for the lock.
+    /// Requests the lock.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let mut form = act::form(&session.app().await?, Right::Lock)?;
         form.why = Some(self.why);
@@ -24,7 +24,7 @@ impl Lock {
     }
 }
 
-/// Asks for the lock's end.
+/// Requests the lock's end.
 pub(crate) async fn unlock(session: &mut Session<'_>) -> Result<Exit, Fault> {
     let form = act::form(&session.app().await?, Right::Unlock)?;
     act::at_once(session, &form).await

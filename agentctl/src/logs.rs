@@ -1,4 +1,4 @@
-//! `logs`: the events of a run again, or as they come.
+//! `logs`: shows the events of a run again, or as they come.
 
 use agent_model::names::RunId;
 use agent_wire::view::{RunState, Runs};
@@ -20,7 +20,7 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    /// Tells the run.
+    /// Shows the run.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let run = match self.run {
             Some(run) => session.run(run.0).await?,
@@ -31,7 +31,7 @@ impl Logs {
             }
         };
         let exit = match run.state {
-            // All of it is there: to read it to its end is to wait for nothing.
+            // All events are there, so reading to the end does not wait.
             RunState::Ended => follow::read(session, run.run, Reach::End).await?,
             RunState::Waiting | RunState::Running if self.follow => follow::read(session, run.run, Reach::End).await?,
             RunState::Waiting | RunState::Running => follow::read(session, run.run, Reach::SoFar).await?,

@@ -1,6 +1,6 @@
-//! The only place that writes: data to standard output, words to standard error, and the line that moves on a terminal.
+//! The only place that writes: data to standard output, words to standard error, and the moving line on a terminal.
 //!
-//! What comes in is styled; what goes out to something that shows no styles is stripped of them.
+//! The input is styled; output to a stream without styles is stripped of them.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -14,11 +14,10 @@ use crate::fault::Fault;
 use crate::render::run::Now;
 use crate::render::words::tame;
 
-/// Where all output goes.
 pub(crate) struct Out {
     stdout: Sink,
     stderr: Sink,
-    /// The width of the terminal that standard output is, if it is one.
+    /// The width of standard output, if it is a terminal.
     pub(crate) width: Option<u16>,
     /// The same of standard error.
     words_width: Option<u16>,
@@ -29,7 +28,7 @@ pub(crate) struct Out {
 struct Sink {
     writer: Box<dyn Write>,
     styled: bool,
-    /// Whether it is a terminal, which obeys what is written to it.
+    /// Whether it is a terminal, which obeys control sequences.
     obeys: bool,
 }
 
@@ -68,14 +67,14 @@ impl Out {
         }
     }
 
-    /// Two writers that show no styles.
+    /// Two writers without styles.
     #[cfg(test)]
     pub(crate) fn plain(stdout: impl Write + 'static, stderr: impl Write + 'static) -> Self {
         let sink = |writer| Sink { writer, styled: false, obeys: false };
         Self { stdout: sink(Box::new(stdout)), stderr: sink(Box::new(stderr)), width: None, words_width: None, lively: false }
     }
 
-    /// Data, which somebody may read by machine.
+    /// Writes data, which may be read by a program.
     pub(crate) fn data(&mut self, text: &str) -> Result<(), Fault> {
         self.stdout.say(text).map_err(|err| match err.kind() {
             io::ErrorKind::BrokenPipe => Fault::ReaderGone,
@@ -83,15 +82,15 @@ impl Out {
         })
     }
 
-    /// Words for people. That nobody listens to them is no reason to stop.
+    /// Writes words for people. A closed stream is no reason to stop.
     pub(crate) fn words(&mut self, text: &str) {
-        // Nobody is left to be told.
+        // The reader has gone.
         let _ = self.stderr.say(text);
     }
 }
 
 impl Out {
-    /// The width of the terminal that a stream is, if it is one.
+    /// The width of a stream, if it is a terminal.
     pub(crate) fn width_of(&self, stream: Stream) -> Option<u16> {
         match stream {
             Stream::Data => self.width,
@@ -103,9 +102,9 @@ impl Out {
 /// Which stream the lines of a run go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
-    /// They are what was asked for.
+    /// Standard output: the lines are the result of the verb.
     Data,
-    /// They accompany what was asked for.
+    /// Standard error: the lines accompany the result.
     Words,
 }
 
@@ -117,12 +116,11 @@ pub(crate) struct Board<'a> {
 }
 
 impl<'a> Board<'a> {
-    /// An empty board.
     pub(crate) fn new(out: &'a mut Out, stream: Stream) -> Self {
         Self { out, stream, moving: None }
     }
 
-    /// Puts lines above the one that moves.
+    /// Puts lines above the moving one.
     pub(crate) fn lines(&mut self, lines: &[String]) -> Result<(), Fault> {
         if lines.is_empty() {
             return Ok(());
@@ -134,7 +132,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Puts a word to standard error, whatever the lines go to.
+    /// Writes to standard error, regardless of the lines' stream.
     pub(crate) fn aside(&mut self, text: &str) {
         match self.moving.as_ref().map(|(_, bar)| bar.clone()) {
             Some(bar) => bar.suspend(|| self.out.words(text)),
@@ -142,7 +140,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Says what goes on now; nothing goes on without `now`.
+    /// Shows the current activity; `None` for none.
     pub(crate) fn moves(&mut self, now: Option<&Now>, clock: DateTime<Utc>) {
         let Some(now) = now.filter(|_| self.out.lively) else {
             self.still();
@@ -170,7 +168,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Takes the line that moves away.
+    /// Removes the moving line.
     pub(crate) fn still(&mut self) {
         if let Some((_, bar)) = self.moving.take() {
             bar.finish_and_clear();
@@ -194,7 +192,7 @@ impl Drop for Board<'_> {
     }
 }
 
-/// How wide a stream's terminal is; nothing where it is none.
+/// The width of a stream's terminal; `None` where it is none.
 fn width_of(stream: impl AsFd) -> Option<u16> {
     terminal_size::terminal_size_of(stream).map(|(width, _)| width.0)
 }

@@ -16,12 +16,12 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    /// Asks for the release to be kept.
+    /// Requests to keep the release.
     pub(crate) async fn pin(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         self.ask(session, Right::Pin).await
     }
 
-    /// Asks for it to be let go.
+    /// Requests to let prune remove it again.
     pub(crate) async fn unpin(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         self.ask(session, Right::Unpin).await
     }

@@ -1,4 +1,4 @@
-//! `plan`: what `release` would do. It changes nothing.
+//! `plan`: shows what `release` would do, and changes nothing.
 
 use agent_model::names::{AppName, Revision};
 use agent_wire::view;

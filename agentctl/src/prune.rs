@@ -1,4 +1,4 @@
-//! `prune`: removes what is too old to be kept, now.
+//! `prune`: removes old releases now.
 
 use agent_model::request::Right;
 use agent_wire::view::Releases;
@@ -21,7 +21,7 @@ pub(crate) struct Prune {
 }
 
 impl Prune {
-    /// Asks for the pruning, or what it would remove.
+    /// Requests the pruning, or the list of releases that it would remove.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let app = session.app().await?;
         if self.dry_run {

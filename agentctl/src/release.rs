@@ -44,7 +44,7 @@ struct Making {
 }
 
 impl Release {
-    /// Asks for the release.
+    /// Requests the release.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         if self.dry_run {
             return plan::show(session, &self.making.revision).await;
@@ -54,7 +54,7 @@ impl Release {
 }
 
 impl Stage {
-    /// Asks for the release, which is not to be made live.
+    /// Requests a release that is not made live.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         self.making.ask(session, Right::Stage).await
     }
@@ -65,7 +65,7 @@ impl Making {
         let app = session.app().await?;
         let mut form = act::form(&app, right)?;
         match session.client.network() {
-            // On the host it is the agent that knows what a name means.
+            // On the host, the agent resolves the name.
             None => form.revision = Some(self.revision.to_string()),
             Some(_) => name_for_good(session, &app, &self.revision, &mut form).await?,
         }
@@ -75,7 +75,8 @@ impl Making {
     }
 }
 
-/// Names in a form what can mean nothing else tomorrow: what is signed is one commit, or one branch or tag by its full name.
+/// Puts an unambiguous name into a form: a signature covers one commit, or one branch or tag by its full name, so that it cannot mean another
+/// tomorrow.
 async fn name_for_good(session: &mut Session<'_>, app: &AppName, revision: &Revision, form: &mut Form) -> Result<(), Fault> {
     if let Ok(full) = revision.as_str().parse::<RefName>() {
         form.revision = Some(full.to_string());

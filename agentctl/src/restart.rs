@@ -1,4 +1,4 @@
-//! `restart`: starts the live release anew, with the variables and secrets of now.
+//! `restart`: restarts the live release, with the current variables and secrets.
 
 use agent_model::request::Right;
 use clap::Args;
@@ -17,7 +17,7 @@ pub(crate) struct Restart {
 }
 
 impl Restart {
-    /// Asks for the restart.
+    /// Requests the restart.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let mut form = act::form(&session.app().await?, Right::Restart)?;
         form.prev = self.expecting.prev();

@@ -1,4 +1,4 @@
-//! `restore`: a dump put back by root. The daemon's program knows the settings, so it does the work, at this terminal.
+//! `restore`: root restores a dump. The daemon's program knows the settings, so it does the work, at this terminal.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,14 +25,14 @@ pub(crate) struct Restore {
 }
 
 impl Restore {
-    /// Becomes the daemon's program, which does it. Comes back only when that cannot be started.
+    /// Executes the daemon's program, which does the work. Returns only when that cannot be started.
     pub(crate) fn run(self) -> Result<Exit, Fault> {
         become_the_daemon(self.arguments())
     }
 
     fn arguments(self) -> Vec<OsString> {
         let Self { name, dump, user, config } = self;
-        // With an equals sign, so that nothing is taken for an option.
+        // With an equals sign, so that no value is taken for an option.
         let option = |name: &str, value: OsString| {
             let mut option = OsString::from(format!("--{name}="));
             option.push(value);

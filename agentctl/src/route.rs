@@ -1,4 +1,4 @@
-//! How the agent is reached: the options that say so, and what they come to.
+//! The options for reaching the agent, and their result.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,13 +36,13 @@ pub(crate) struct Route {
     /// What the other host is called in requests (`host` in its agent.toml), when it is not the URL's host
     #[arg(long, global = true, env = "AGENTCTL_HOST", hide_env_values = true, value_name = "NAME")]
     pub(crate) host: Option<HostId>,
-    /// Those of them that lead elsewhere and were typed, as they would be typed again.
+    /// Those of the options that were typed and lead to another agent, in the form to be typed again.
     #[arg(skip)]
     typed: Vec<String>,
 }
 
 impl Route {
-    /// Settles which way is meant where both are given: what was typed counts more than the environment.
+    /// Decides between the two transports where both are given: a typed option overrides the environment.
     pub(crate) fn settle<C: CommandFactory>(&mut self, matches: &ArgMatches) -> Result<(), Fault> {
         let typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
         if self.socket.is_some() && self.url.is_some() {
@@ -73,7 +73,7 @@ impl Route {
         }
     }
 
-    /// The way to the agent.
+    /// The client of the agent.
     pub(crate) fn client<C: CommandFactory>(self) -> Result<Client, Fault> {
         let Some(url) = self.url else {
             return Ok(Client::new(Transport::Socket(self.socket.unwrap_or_else(usual_socket)), Patience::default()));
@@ -94,7 +94,7 @@ impl Route {
     }
 }
 
-/// Makes the keys ready, each once.
+/// Loads the keys, each once.
 pub(crate) fn load(paths: &[PathBuf]) -> Result<Vec<Key>, Fault> {
     let means = Means::of_environment(|name| std::env::var_os(name).map(PathBuf::from));
     let mut keys: Vec<Key> = Vec::new();
@@ -107,12 +107,12 @@ pub(crate) fn load(paths: &[PathBuf]) -> Result<Vec<Key>, Fault> {
     Ok(keys)
 }
 
-/// Arguments that make no sense, told as the command line tells it.
+/// A usage error, in the style of the command line's own.
 pub(crate) fn misused<C: CommandFactory>(kind: ErrorKind, says: &str) -> Fault {
     Fault::Usage(C::command().error(kind, says))
 }
 
-/// Where the agent is when nobody says: the user's own, if there is one, else the system's.
+/// The default socket: the user's own, if there is one, else the system's.
 fn usual_socket() -> PathBuf {
     place::user_socket(|name| std::env::var(name).ok()).filter(|path| path.exists()).unwrap_or_else(|| place::SYSTEM_SOCKET.into())
 }

@@ -1,4 +1,4 @@
-//! `runs`: what was asked for, and what came of it.
+//! `runs`: shows the requests, and their results.
 
 use agent_model::names::RunId;
 use agent_wire::view;

@@ -1,4 +1,4 @@
-//! What all verbs share: the way to the agent, the output, and which app is meant.
+//! What all verbs share: the client, the output, and the app.
 
 use agent_model::names::AppName;
 use agent_wire::view::{Apps, Run};
@@ -11,33 +11,29 @@ use crate::out::Out;
 use crate::render;
 use crate::render::run::Detail;
 
-/// How a verb tells what it has to tell.
+/// The style of a verb's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     /// In words and tables.
     Words(Detail),
-    /// Only what went wrong.
+    /// Only errors.
     Quiet,
     /// As data.
     Json,
 }
 
-/// One use of the program.
+/// One invocation of the program.
 pub(crate) struct Session<'a> {
-    /// The way to the agent.
     pub(crate) client: Client,
-    /// The output.
     pub(crate) out: &'a mut Out,
-    /// How to tell.
     pub(crate) manner: Manner,
     /// The app, where one was named.
     pub(crate) app: Option<AppName>,
-    /// What the clock said at the beginning.
+    /// The time at the start of the program.
     pub(crate) now: DateTime<Utc>,
 }
 
 impl<'a> Session<'a> {
-    /// A use of the program that speaks to an agent.
     pub(crate) fn new(out: &'a mut Out, client: Client, app: Option<AppName>, manner: Manner) -> Self {
         let touched = client.network().into_iter().flat_map(|network| network.keys.iter()).find(|key| key.is_touched());
         if let (Manner::Words(_), Some(key)) = (manner, touched) {
@@ -46,7 +42,7 @@ impl<'a> Session<'a> {
         Self { client, out, manner, app, now: Utc::now() }
     }
 
-    /// The app that is meant: the one that was named, else the only one that there is.
+    /// The named app, else the only one that exists.
     pub(crate) async fn app(&self) -> Result<AppName, Fault> {
         if let Some(app) = &self.app {
             return Ok(app.clone());
@@ -63,7 +59,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A run, looked up by its number.
+    /// Reads a run by its number.
     pub(crate) async fn run(&self, run: u64) -> Result<Run, Fault> {
         Ok(self.client.read(&format!("/v1/runs/{run}"), Effort::Little).await?.view)
     }
@@ -73,7 +69,7 @@ impl<'a> Session<'a> {
         format!("/v1/apps/{}", encoded(app.as_str()))
     }
 
-    /// Reads a view and shows it: as it came with `--json`, else as `words` has it.
+    /// Reads a view and shows it: raw with `--json`, else in the words of `words`.
     pub(crate) async fn show<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -86,7 +82,7 @@ impl<'a> Session<'a> {
         Ok(Exit::GOOD)
     }
 
-    /// What is shown of an answer.
+    /// The output for an answer.
     pub(crate) fn told<T>(&self, answer: &ApiAnswer<T>, words: impl FnOnce(&T, &Self) -> String) -> String {
         match self.manner {
             Manner::Json => answer.raw.clone(),

@@ -1,4 +1,4 @@
-//! `settle`: a person has looked at what a run may have left in the database.
+//! `settle`: confirms that a person has looked at the database after a run that may have left it unsettled.
 
 use agent_model::request::Right;
 use clap::Args;
@@ -15,7 +15,7 @@ pub(crate) struct Settle {
 }
 
 impl Settle {
-    /// Says so.
+    /// Sends the confirmation.
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<Exit, Fault> {
         let mut form = act::form(&session.app().await?, Right::Settle)?;
         form.run = self.run;

@@ -1,4 +1,4 @@
-//! `setup`: what root must have done once on the host of an app. The daemon's program knows the settings, so it does the work, at this terminal.
+//! `setup`: the work that root does once on the host of an app. The daemon's program knows the settings, so it does the work, at this terminal.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -42,7 +42,7 @@ enum What {
 }
 
 impl Setup {
-    /// Becomes the daemon's program, which does it. Comes back only when that cannot be started.
+    /// Executes the daemon's program, which does the work. Returns only when that cannot be started.
     pub(crate) fn run(self) -> Result<Exit, Fault> {
         become_the_daemon(self.arguments())
     }
@@ -59,14 +59,14 @@ impl Setup {
     }
 }
 
-/// Becomes the daemon's program, with these arguments. Comes back only when that cannot be started.
+/// Executes the daemon's program with these arguments. Returns only when that cannot be started.
 pub(crate) fn become_the_daemon(arguments: Vec<OsString>) -> Result<Exit, Fault> {
     let program = beside_us().unwrap_or_else(|| PathBuf::from(DAEMON));
     let source = Command::new(&program).args(arguments).exec();
     Err(Fault::Disk { act: "run", path: program, source })
 }
 
-/// The one that was installed with this program.
+/// The daemon's program that was installed with this one.
 fn beside_us() -> Option<PathBuf> {
     let beside = std::env::current_exe().ok()?.with_file_name(DAEMON);
     beside.is_file().then_some(beside)

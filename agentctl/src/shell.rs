@@ -1,4 +1,4 @@
-//! `completions` and `man`: what a package installs beside the program, made from the program's own arguments.
+//! `completions` and `man`: files that a package installs beside the program, made from the program's own arguments.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `show`: one release, with its manifest; or what proves whose request a run was.
+//! `show`: one release with its manifest, or the proof of who requested a run.
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(crate) struct Show {
     evidence: Option<PathBuf>,
 }
 
-/// What names a release, or a run: which of the two is meant is known only with the other arguments.
+/// The name of a release or a run; only the other arguments decide between the two.
 fn selector(text: &str) -> Result<String, BadName> {
     match text {
         "live" => Ok(text.to_owned()),

@@ -1,4 +1,4 @@
-//! `sign`: writes a signed request to a file, and what must be sent with it. Nobody is asked for anything.
+//! `sign`: writes a signed request to a file, and prints the headers to send with it. It contacts no agent.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,7 +67,7 @@ pub(crate) struct Sign {
     curl: bool,
 }
 
-/// A time such as `90s` or `5m`, within what an agent accepts.
+/// A time such as `90s` or `5m`, within the limits of an agent.
 fn time(text: &str) -> Result<Duration, String> {
     let seconds = match (text.strip_suffix('s'), text.strip_suffix('m')) {
         (Some(seconds), _) => seconds.parse().ok(),
@@ -79,7 +79,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 impl Sign {
-    /// Signs it.
+    /// Signs the request.
     pub(crate) fn run<C: CommandFactory>(self, out: &mut Out, app: Option<AppName>, route: Route) -> Result<Exit, Fault> {
         let missing = |says| Err(misused::<C>(ErrorKind::MissingRequiredArgument, says));
         if route.keys.is_empty() {
@@ -107,7 +107,7 @@ impl Sign {
 
         let keys = route::load(&route.keys)?;
         let signed = Signed::by(&keys, form, &hosts, self.valid)?;
-        // What no agent would take is not worth a file. What was signed is looked at, as the agent will.
+        // Writes no file that an agent would refuse. The check uses the signed bytes, like the agent.
         let form: Form =
             serde_json::from_slice(&signed.body).map_err(|err| Fault::Host { act: "read the request again", source: err.into() })?;
         Envelope::of(&form)?;

@@ -1,4 +1,4 @@
-//! The whole program against an agent that says what it is told to: arguments in; exit code, stdout and stderr out.
+//! The whole program against a fake agent: arguments in; exit code, stdout and stderr out.
 
 use std::cell::RefCell;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Whom we believe to be the agent: whoever has one of the certificates in `--ca`, or one that they issued; else one that the system's roots issued.
+//! Which servers count as the agent: those with a certificate from `--ca`, or one issued by it; without `--ca`, those that the system's roots trust.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,52 +14,51 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use thiserror::Error;
 
-/// Why nobody can be believed.
+/// Why there is no trust in any certificate.
 #[derive(Debug, Error)]
 pub(crate) enum TlsError {
-    /// The file is not there, or not for us.
+    /// The file is missing or unreadable.
     #[error("cannot read the certificates in {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
         source: io::Error,
     },
-    /// Something else is in it.
+    /// The file contains something else.
     #[error("{} holds no certificate in PEM form that can be read", path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
     },
-    /// The system believes nobody.
+    /// The system has no trusted certificates.
     #[error("this system has no certificates of authorities that it trusts")]
     NoRoots,
-    /// The library would not.
+    /// The library failed.
     #[error("TLS cannot be set up")]
     SetUp(#[source] Error),
 }
 
-/// Why an agent is not believed to be the one that is meant.
+/// Why a server is not trusted to be the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Distrust {
-    /// Nobody whom we trust has issued its certificate.
+    /// No trusted authority has issued its certificate.
     Issuer,
     /// The certificate is for another name.
     Name,
-    /// The certificate is out of its time.
+    /// The certificate is expired, or not valid yet.
     Time,
-    /// What answers speaks no TLS.
+    /// The server does not use TLS.
     NoTls,
     /// Something else.
     Other,
 }
 
 impl Distrust {
-    /// What an error of a handshake says of the other side; nothing where it says that the connection broke.
+    /// What a handshake error says about the server; `None` where the connection broke.
     pub(crate) fn of(err: &Error) -> Self {
         match err {
             Error::InvalidCertificate(bad) => match bad {
-                // An authority may have the name of the certificate's issuer, and another key.
+                // An authority may have the issuer's name, but another key.
                 CertificateError::UnknownIssuer
                 | CertificateError::BadSignature
                 | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
@@ -77,7 +76,7 @@ impl Distrust {
     }
 }
 
-/// How connections are made, believing the certificates in a file or the system's.
+/// The TLS settings of connections, which trust the certificates in a file or the system's.
 pub(crate) fn config(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let pinned = ca.map(read).transpose()?;
@@ -112,8 +111,8 @@ fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     read.ok().filter(|read| !read.is_empty()).ok_or_else(|| TlsError::NoCertificate { path: path.to_owned() })
 }
 
-/// The usual rules, and one more: a server's own certificate that is in `--ca` is believed though it says that it is an authority's, as what
-/// `openssl req -x509` makes does. Its time and its names count all the same.
+/// The usual rules, and one more: a server's own certificate from `--ca` is trusted even if it is marked as an authority's, like those of `openssl
+/// req -x509`. Its time and its names must still be valid.
 #[derive(Debug)]
 struct Verifier {
     usual: Arc<WebPkiServerVerifier>,
@@ -130,7 +129,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // webpki has no word of its own for `CaUsedAsEndEntity` here. It looks at the time before, and at issuers and names after it.
+            // webpki has no error of its own for `CaUsedAsEndEntity` here. It checks the time before that, and issuers and names after it.
             Err(Error::InvalidCertificate(CertificateError::Other(_))) if self.pinned.iter().any(|pinned| pinned == end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())

@@ -1,4 +1,4 @@
-//! `whoami`: who the agent takes us for, and what we may do.
+//! `whoami`: shows the caller as the agent identifies it, and its rights.
 
 use agent_wire::view::Whoami;
 

@@ -1,5 +1,5 @@
-//! Who asks, and what they may do. Every caller was proven before it became a value here, every principal has a type, and nobody is let in by
-//! default: what no grant allows is refused.
+//! The caller, and its rights. Every caller was proven before it became a value here, and every principal has a type. Everything that no grant allows
+//! is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,37 +8,37 @@ use std::str::FromStr;
 use crate::names::{AppName, BadName, RefName};
 use crate::request::{Refusal, Right};
 
-/// Who asks, proven.
+/// The proven sender of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// A process on this host, by what the kernel says of its socket.
+    /// A process on this host, identified by the kernel's facts about its socket.
     Unix {
-        /// The user's name, or the number where the host has no name for it.
+        /// The user's name, or its number where the host has no name for it.
         user: String,
-        /// The names of the groups.
+        /// The names of the user's groups, supplementary ones included.
         groups: Vec<String>,
-        /// Whether the caller could do all that the agent can without asking it.
+        /// Whether the caller could do everything that the agent can without it.
         power: Power,
     },
-    /// Whoever holds the private keys that signed the request: one entry for each signature. How many people that is, a grant counts.
+    /// The holders of the private keys that signed the request: one entry for each signature. A grant decides how many principals it needs.
     Keys(Vec<Signer>),
-    /// A CI job, by the ID token that its issuer gave it.
+    /// A CI job, identified by the ID token from its issuer.
     Token {
-        /// What `agent.toml` calls the issuer.
+        /// The issuer's name in `agent.toml`.
         issuer: String,
-        /// Whose job it is, for people: such as `acme/shop`.
+        /// The job's owner for messages, such as `acme/shop`.
         subject: String,
-        /// The claims that a grant may ask for, each as a text.
+        /// The claims that a grant may require, each as a text.
         claims: BTreeMap<String, String>,
-        /// Claims that a grant must name before it means this job: those in which it is unlike what an operator has in mind, such as a workflow that
+        /// Claims that a grant must name before it covers this job. In these the job differs from an operator's expectation, such as a workflow that
         /// another repository wrote.
         unusual: BTreeSet<String>,
-        /// The token's own number (RFC 7519, section 4.1.7): it starts one run at the most.
+        /// The token's own number (RFC 7519, section 4.1.7): it starts at most one run.
         id: String,
     },
-    /// A webhook said that a repository may have changed; the agent went and looked, because the app is set to follow this ref.
+    /// A webhook said that a repository may have changed. The agent polled it, because the app is set to follow this ref.
     Webhook {
-        /// Where the webhook came from: such as `github`.
+        /// The sender of the webhook, such as `github`.
         source: String,
         /// The ref that the app follows.
         follows: RefName,
@@ -47,21 +47,21 @@ pub enum Caller {
     Agent,
 }
 
-/// A key that signed a request, by the name that `allowed_signers` gives it.
+/// A key that signed a request, by its name in `allowed_signers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signer {
-    /// The principal: such as `ci-shop@acme`.
+    /// The principal, such as `ci-shop@acme`.
     pub principal: String,
-    /// Where the private key lives.
+    /// Whether the key can be copied.
     pub key: KeyKind,
 }
 
-/// Where a private key lives.
+/// The place of a private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// In a file or an agent: it can be copied.
+    /// A file or an agent: the key can be copied.
     Software,
-    /// In a hardware authenticator that somebody touched for this signature.
+    /// A hardware authenticator that a person touched for this signature.
     Hardware,
 }
 
@@ -70,7 +70,7 @@ pub enum KeyKind {
 pub enum Power {
     /// The user that the agent runs as, or root: a refusal would only hide what they can do anyway.
     Own,
-    /// Anybody else: only what a grant says.
+    /// Any other user, who has only the rights of grants.
     Granted,
 }
 
@@ -85,12 +85,12 @@ impl Caller {
         matches!(self, Self::Agent | Self::Unix { power: Power::Own, .. })
     }
 
-    /// Whether the caller may have any share of the agent: whoever could do without it, and a webhook, whose looks have a pace of their own.
+    /// Whether the caller has no limits: a caller who needs no grant, or a webhook, whose polls have a rate of their own.
     pub fn has_no_limit(&self) -> bool {
         self.needs_no_grant() || matches!(self, Self::Webhook { .. })
     }
 
-    /// The principals that a grant would have to name, for a sentence that says which is missing.
+    /// The principals of the caller, for a message about a missing grant.
     pub fn principals(&self) -> Vec<String> {
         match self {
             Self::Unix { user, groups, .. } => {
@@ -121,14 +121,14 @@ impl fmt::Display for Caller {
     }
 }
 
-/// Whom a grant is for. Every principal has a type.
+/// The subject of a grant. Every principal has a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
     /// `unix-user:anna`
     UnixUser(String),
     /// `unix-group:deployers`
     UnixGroup(String),
-    /// `key:ci-shop@acme`: whoever signs with a key of this principal in `allowed_signers`.
+    /// `key:ci-shop@acme`: a signer with a key of this principal in `allowed_signers`.
     Key(String),
     /// `oidc:github`: a job with a token of this issuer that has the claims of the grant.
     Oidc(String),
@@ -163,17 +163,17 @@ impl fmt::Display for Principal {
     }
 }
 
-/// What names a scope: everything, or a list.
+/// A scope of a grant: everything, or a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope<T> {
     /// `*`
     All,
-    /// These.
+    /// A list of items.
     Only(Vec<T>),
 }
 
 impl<T: PartialEq> Scope<T> {
-    /// Whether `item` is within.
+    /// Whether `item` is in the scope.
     pub fn holds(&self, item: &T) -> bool {
         match self {
             Self::All => true,
@@ -182,24 +182,24 @@ impl<T: PartialEq> Scope<T> {
     }
 }
 
-/// A pattern for the full name of a branch (`refs/heads/…`) or of a tag (`refs/tags/…`): `*` stands for any characters, slashes too; every other
-/// character for itself. A short name would let a tag pass for the branch of the same name.
+/// A pattern for the full name of a branch (`refs/heads/…`) or of a tag (`refs/tags/…`). `*` stands for any characters, slashes too; every other
+/// character for itself. A pattern for short names would let a tag pass for the branch of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefPattern(String);
 
 impl RefPattern {
-    /// The pattern that fits branches by their short names.
+    /// The pattern that matches branches by their short names.
     ///
     /// # Errors
-    /// [`BadName`] for what no branch can be called.
+    /// [`BadName`] for a text that cannot be a branch.
     pub fn branch(short: &str) -> Result<Self, BadName> {
         Self::of_kind("refs/heads/", short)
     }
 
-    /// The pattern that fits tags by their short names.
+    /// The pattern that matches tags by their short names.
     ///
     /// # Errors
-    /// [`BadName`] for what no tag can be called.
+    /// [`BadName`] for a text that cannot be a tag.
     pub fn tag(short: &str) -> Result<Self, BadName> {
         Self::of_kind("refs/tags/", short)
     }
@@ -216,7 +216,7 @@ impl RefPattern {
         }
     }
 
-    /// Whether a ref fits.
+    /// Whether a ref matches.
     pub fn fits_ref(&self, reference: &RefName) -> bool {
         let mut parts = self.0.split('*');
         let first = parts.next().unwrap_or_default();
@@ -232,17 +232,17 @@ impl RefPattern {
         rest.ends_with(last)
     }
 
-    /// The pattern that fits this ref alone: no ref has a `*` in its name.
+    /// The pattern that matches this ref alone: no ref has a `*` in its name.
     pub fn exactly(reference: &RefName) -> Self {
         Self(reference.as_str().to_owned())
     }
 
-    /// The ref, when the pattern fits only one.
+    /// The ref, if the pattern matches only one.
     pub fn only(&self) -> Option<RefName> {
         self.0.parse().ok()
     }
 
-    /// Whether the pattern fits this ref and no other one.
+    /// Whether the pattern matches this ref and no other one.
     pub fn is_exactly(&self, reference: &RefName) -> bool {
         self.0 == reference.as_str()
     }
@@ -274,22 +274,22 @@ pub enum Downgrade {
     Allowed,
 }
 
-/// What an operator allows.
+/// A permission from the operator's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// Whom: any of these.
+    /// The principals; any of them suffices.
     pub to: Vec<Principal>,
-    /// For which apps.
+    /// The apps that it covers.
     pub apps: Scope<AppName>,
-    /// To do what.
+    /// The rights that it gives.
     pub rights: Scope<Right>,
-    /// Releases of commits that one of these reaches; nothing means whatever the app allows.
+    /// Patterns for the refs that may be released; `None` means all that the app allows.
     pub refs: Option<Vec<RefPattern>>,
     /// For keys: how many different principals of `to` must have signed.
     pub signatures: usize,
     /// For keys: the kinds of key whose signatures count.
     pub key_kinds: KeyKinds,
-    /// For tokens: what their claims must be.
+    /// For tokens: the required claims.
     pub claims: BTreeMap<String, String>,
     /// For releases: whether they may go back.
     pub downgrade: Downgrade,
@@ -314,12 +314,12 @@ impl KeyKinds {
 }
 
 impl Grant {
-    /// Whether it allows this. Whoever may release may stage: a release does all that a stage does.
+    /// Whether it gives this right. `release` includes `stage`, because a release does all that a stage does.
     pub fn allows(&self, right: Right) -> bool {
         self.rights.holds(&right) || right == Right::Stage && self.rights.holds(&Right::Release)
     }
 
-    /// A grant of these rights, with nothing said about the rest.
+    /// A grant of these rights, with defaults for the rest.
     pub fn new(to: Vec<Principal>, apps: Scope<AppName>, rights: Scope<Right>) -> Self {
         Self {
             to,
@@ -333,7 +333,7 @@ impl Grant {
         }
     }
 
-    /// Whether the caller is meant.
+    /// Whether the grant covers the caller.
     pub fn means(&self, caller: &Caller) -> bool {
         match caller {
             Caller::Unix { user, groups, .. } => self.to.iter().any(|principal| match principal {
@@ -352,7 +352,7 @@ impl Grant {
             }
             Caller::Token { issuer, claims, unusual, .. } => {
                 let named = self.to.iter().any(|to| matches!(to, Principal::Oidc(name) if name == issuer));
-                // A grant without claims would be one to every job of everybody at that issuer.
+                // A grant without claims would cover every job of every user of that issuer.
                 named
                     && !self.claims.is_empty()
                     && self.claims.iter().all(|(claim, wanted)| claims.get(claim) == Some(wanted))
@@ -366,12 +366,12 @@ impl Grant {
 /// The refs from which a caller may release a commit that does not descend from the live one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Back {
-    /// None.
+    /// No ref.
     #[default]
     Never,
-    /// All that may be released from at all.
+    /// All refs that may be released.
     Always,
-    /// Those that one of these fits.
+    /// The refs that match one of these patterns.
     From(Vec<RefPattern>),
 }
 
@@ -386,7 +386,7 @@ impl Back {
     }
 }
 
-/// The proof that a caller may do a thing to an app. Only [`authorise`] makes it, and what acts asks for it.
+/// The proof that a caller may do a thing to an app. Only [`authorise`] makes it, and code that acts requires it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authorised {
     caller: Caller,
@@ -396,22 +396,22 @@ pub struct Authorised {
 }
 
 impl Authorised {
-    /// Who asks.
+    /// The caller that was authorised.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// What was allowed.
+    /// The right that was checked.
     pub fn right(&self) -> Right {
         self.right
     }
 
-    /// The refs that the grant is narrowed to, if it is.
+    /// The ref patterns of the grant, if it has any.
     pub fn refs(&self) -> Option<&[RefPattern]> {
         self.refs.as_deref()
     }
 
-    /// From where a release may go back.
+    /// The refs from which a release may go back.
     pub fn back(&self) -> &Back {
         &self.back
     }
@@ -425,12 +425,12 @@ impl Authorised {
 /// Whether `caller` may use `right` on `app`.
 ///
 /// # Errors
-/// [`Refusal::NotAllowed`], with the grant that is missing.
+/// [`Refusal::NotAllowed`], with the missing grant.
 pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) -> Result<Authorised, Refusal> {
     if caller.needs_no_grant() {
         return Ok(Authorised { caller, right, refs: None, back: Back::Always });
     }
-    // The app's own file is the grant: it says that the app follows this ref, and no webhook says anything more.
+    // The app's own file is the grant: it says that the app follows this ref. A webhook has no other right.
     if let Caller::Webhook { follows, .. } = &caller
         && right == Right::Release
     {
@@ -441,7 +441,7 @@ pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) 
     if fitting.is_empty() {
         return Err(Refusal::NotAllowed { caller: caller.to_string(), right, app: app.clone() });
     }
-    // Grants add up. One without refs allows all refs; otherwise the patterns of every fitting grant count.
+    // Grants add up. One without refs allows all refs; otherwise the patterns of every matching grant count.
     let together =
         |grants: &[&Grant]| grants.iter().map(|grant| grant.refs.clone()).collect::<Option<Vec<_>>>().map(|lists| lists.concat());
     let downward: Vec<&Grant> = fitting.iter().copied().filter(|grant| grant.downgrade == Downgrade::Allowed).collect();
@@ -453,7 +453,7 @@ pub fn authorise(caller: Caller, right: Right, app: &AppName, grants: &[Grant]) 
     Ok(Authorised { caller, right, refs: together(&fitting), back })
 }
 
-/// The grant that would let this caller do this, for an operator to add.
+/// The grant that would give this caller the right, for an operator to add.
 pub fn missing_grant(caller: &str, app: &str, right: Right) -> String {
     let more = if caller.starts_with("oidc:") {
         ", claims = { … }; a job that is unusual needs the claim in which it is among them"

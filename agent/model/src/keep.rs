@@ -1,30 +1,30 @@
-//! Which releases may be removed.
+//! Decides which releases may be removed.
 
 use crate::names::ReleaseName;
 
-/// Why a release stays whatever its age.
+/// Why a release stays, whatever its age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
     /// The link `app` names it.
     Live,
     /// It was live before the live one: the way back.
     Previous,
-    /// Somebody asked that it be kept for ever.
+    /// An operator pinned it.
     Pinned,
     /// A process still runs from it.
     InUse,
 }
 
-/// A release on disk, and what holds it there.
+/// A release on disk, and the reason to keep it.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// Its name, which tells its age.
+    /// The release's name, which contains its age.
     pub name: ReleaseName,
-    /// What holds it, if anything does.
+    /// The reason to keep it, if there is one.
     pub hold: Option<Hold>,
 }
 
-/// The releases beyond the newest `keep`, without those that something holds; oldest first. A held release counts among the newest.
+/// The releases beyond the newest `keep`, without the held ones; oldest first. A held release counts among the newest.
 pub fn removable(mut releases: Vec<Kept>, keep: usize) -> Vec<ReleaseName> {
     releases.sort_by(|a, b| b.name.cmp(&a.name));
     let mut old: Vec<ReleaseName> =

@@ -1,15 +1,15 @@
-//! Words with rules. A text that becomes a path, an argument or a query is parsed here once, and then carried as its type.
+//! Names with rules. A text that becomes a path, an argument or a query is parsed here once, and then has a type of its own.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Why a text is not the name that it was meant to be. The sentence names the text and the rule.
+/// A text that breaks the rule of its name. The message contains the text and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what} {text:?} {rule}")]
 pub struct BadName {
-    /// What was expected, such as `app name`.
+    /// The expected kind, such as `app name`.
     pub what: &'static str,
     /// The text as it came, cut at 80 characters.
     pub text: String,
@@ -26,7 +26,7 @@ impl BadName {
 macro_rules! text_type {
     ($name:ident) => {
         impl $name {
-            /// The text.
+            /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -44,8 +44,8 @@ macro_rules! text_type {
     };
 }
 
-/// The name of an app: a lower-case letter, then up to 31 lower-case letters, digits or hyphens. It becomes a file name, a directory name and
-/// part of a unit name, so the rule is the narrowest of the three.
+/// The name of an app: a lower-case letter, then up to 31 lower-case letters, digits or hyphens. It becomes a file name, a directory name and part of
+/// a unit name, so the rule is the narrowest of the three.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AppName(String);
 text_type!(AppName);
@@ -64,8 +64,8 @@ impl FromStr for AppName {
     }
 }
 
-/// What a host is called in the requests that are meant for it: the lower-case labels of a host name (RFC 1123, section 2.1), 253 characters in
-/// all. It is set by an operator, and never taken from what a client says.
+/// The name of a host in requests for it: the lower-case labels of a host name (RFC 1123, section 2.1), at most 253 characters. An operator sets it,
+/// and the agent never takes it from a client.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(String);
 text_type!(HostId);
@@ -97,7 +97,7 @@ pub struct CommitId(String);
 text_type!(CommitId);
 
 impl CommitId {
-    /// The first twelve digits, as they stand in release names.
+    /// The first twelve digits, as in release names.
     pub fn short(&self) -> &str {
         &self.0[..12]
     }
@@ -114,14 +114,14 @@ impl FromStr for CommitId {
     }
 }
 
-/// A full ref: `refs/heads/…` or `refs/tags/…`, by the grammar of git-check-ref-format(1) and without a component that begins with a hyphen, so
-/// that no ref can be read as an option by a tool that it is given to.
+/// A full ref: `refs/heads/…` or `refs/tags/…`, by the grammar of git-check-ref-format(1). No component may begin with a hyphen, so that no tool can
+/// read a ref as an option.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RefName(String);
 text_type!(RefName);
 
 impl RefName {
-    /// The name without `refs/heads/` or `refs/tags/`: what people call it.
+    /// The name without `refs/heads/` or `refs/tags/`, as people write it.
     pub fn short(&self) -> &str {
         self.0.strip_prefix("refs/heads/").or_else(|| self.0.strip_prefix("refs/tags/")).unwrap_or(&self.0)
     }
@@ -143,7 +143,7 @@ impl FromStr for RefName {
     }
 }
 
-/// git-check-ref-format(1), for the part behind `refs/heads/` or `refs/tags/`.
+/// git-check-ref-format(1), for the part after `refs/heads/` or `refs/tags/`.
 fn check_ref_grammar(short: &str) -> Result<(), &'static str> {
     if short.is_empty() || short.len() > 200 {
         return Err("must have between 1 and 200 bytes behind its prefix");
@@ -171,13 +171,13 @@ fn check_ref_grammar(short: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What a person calls a commit: a branch, a tag, a full ref, or a commit id, whole or cut short. Which of them it is shows only in the repository.
+/// A person's name for a commit: a branch, a tag, a full ref, or a commit id, whole or abbreviated. Only the repository decides which it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Revision(String);
 text_type!(Revision);
 
 impl Revision {
-    /// The digits, when the text may be a commit id or the beginning of one (seven digits at the least).
+    /// The digits, if the text may be a commit id or the beginning of one (at least seven digits).
     pub fn as_commit_prefix(&self) -> Option<&str> {
         ((7..=64).contains(&self.0.len()) && is_lower_hex(&self.0)).then_some(&self.0)
     }
@@ -221,7 +221,7 @@ impl FromStr for ReleaseName {
     }
 }
 
-/// How a person names an existing release: the whole name, the beginning of a name or of a commit that only one release has, or `previous`.
+/// A person's name for an existing release: the whole name, a unique beginning of a name or of a commit, or `previous`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReleaseSelector {
     /// The release that was live before the live one.
@@ -230,14 +230,14 @@ pub enum ReleaseSelector {
     Prefix(String),
 }
 
-/// What came of looking a selector up.
+/// The result of looking a selector up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selected<'a> {
-    /// Exactly one.
+    /// Exactly one release matches.
     One(&'a ReleaseName),
-    /// None, or no release was live before.
+    /// None matches, or no release was live before.
     None,
-    /// More than one begins so.
+    /// More than one release matches.
     Several(Vec<&'a ReleaseName>),
 }
 

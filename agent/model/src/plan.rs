@@ -1,75 +1,75 @@
-//! What will be done for a request: cards in order, each a step to do or to skip.
+//! The plan for a request: cards in order, each a step to do or to skip.
 
-/// Whether a step leaves something behind that must be taken back when the run fails.
+/// Whether a step must be undone when the run fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undo {
     /// It leaves nothing that matters.
     Nothing,
-    /// It must be taken back, even when it failed or was cut off half-way. A step whose effect stands for good (a migration) takes back nothing,
-    /// and uses the call to find out and to say what stands.
+    /// It must be undone, even when it failed or was cut off half-way. A step with a permanent effect (a migration) undoes nothing, and uses the call
+    /// to determine and report which changes stay.
     TakeBack,
 }
 
-/// What the failure of a step means for the run.
+/// The effect of a step's failure on the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// The run goes backward.
+    /// The run goes back.
     Unwind,
-    /// The run goes on, with a warning.
+    /// The run continues, with a warning.
     Warn,
 }
 
-/// What the engine has to know of a step.
+/// The facts about a step that the engine needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nature {
-    /// Whether it must be taken back.
+    /// Whether it must be undone.
     pub undo: Undo,
-    /// What its failure means.
+    /// The effect of its failure on the run.
     pub on_failure: OnFailure,
 }
 
-/// What becomes of a step in a plan.
+/// A step's part in a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// It is done. It may still find out on its own that there is nothing to do.
+    /// The step runs. It may still find that there is nothing to do.
     Do,
-    /// It is not done, for a reason that people can read.
+    /// The step is skipped, for a reason that people can read.
     Skip(String),
-    /// It has no part in this kind of request, and is not spoken of.
+    /// The step has no part in this kind of request, and is not shown.
     Absent,
 }
 
 /// One line of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
-    /// The step's name.
+    /// The step's name, such as `migrate`.
     pub step: &'static str,
-    /// Its nature.
+    /// The step's undo and failure behaviour.
     pub nature: Nature,
-    /// Why it is skipped, or nothing when it is done.
+    /// The reason for skipping it; `None` when it runs.
     pub skipped: Option<String>,
 }
 
-/// What a run is for: it decides the word for its good end.
+/// The purpose of a run, which decides the word for its good end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aim {
     /// A release goes live.
     Serve,
-    /// Something is tended (pruned, checked); what is live stays.
+    /// Maintenance (prune, check); the live release stays.
     Tend,
 }
 
 /// The cards of a run, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What the run is for.
+    /// The purpose of the run.
     pub aim: Aim,
     /// The cards, skipped ones included.
     pub cards: Vec<Card>,
 }
 
 impl Plan {
-    /// Draws the plan from what each step chose.
+    /// Makes the plan from each step's choice.
     pub fn draw(aim: Aim, chosen: impl IntoIterator<Item = (&'static str, Nature, Choice)>) -> Self {
         let cards = chosen.into_iter().filter_map(|(step, nature, choice)| match choice {
             Choice::Do => Some(Card { step, nature, skipped: None }),
@@ -79,7 +79,7 @@ impl Plan {
         Self { aim, cards: cards.collect() }
     }
 
-    /// The cards that are done, in order: the steps of the run.
+    /// The cards that are not skipped, in order: the steps of the run.
     pub fn steps(&self) -> impl Iterator<Item = &Card> {
         self.cards.iter().filter(|card| card.skipped.is_none())
     }

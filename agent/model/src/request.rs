@@ -1,4 +1,4 @@
-//! What is asked, and whether it may be taken now.
+//! Requests, and whether one may be accepted now.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,24 +7,24 @@ use thiserror::Error;
 
 use crate::names::{AppName, BadName, RefName, ReleaseName, ReleaseSelector, Revision, RunId};
 
-/// What somebody wants of an app.
+/// A request about an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The app.
+    /// The app that it is about.
     pub app: AppName,
-    /// What is wanted.
+    /// The requested act.
     pub act: Act,
-    /// The release that the caller believes to be live; the request is refused when it is another (compare-and-swap).
+    /// The release that the caller expects to be live. If another is live, the agent refuses the request (compare-and-swap).
     pub expect_live: Option<ReleaseName>,
 }
 
-/// Whether an environment that was built before may be taken over.
+/// Whether an earlier environment may be reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rebuild {
-    /// One for the same key is taken over.
+    /// An environment with the same key is reused.
     #[default]
     WhenNeeded,
-    /// It is built anew.
+    /// The environment is always rebuilt.
     Always,
 }
 
@@ -55,57 +55,57 @@ pub enum DataLoss {
 pub enum Act {
     /// Make a release of a commit and make it live.
     Release {
-        /// Which commit.
+        /// The branch, tag or commit to release.
         revision: Revision,
         /// The branch or tag that must reach it, where the request names one beside the commit.
         via: Option<RefName>,
-        /// Whether the environment is built anew.
+        /// Whether the environment is rebuilt.
         rebuild: Rebuild,
     },
-    /// Make a release of a commit, and leave what is live alone: an activate makes it live later.
+    /// Make a release of a commit, and leave the live release alone: an activate makes it live later.
     Stage {
-        /// Which commit.
+        /// The branch, tag or commit to release.
         revision: Revision,
         /// The branch or tag that must reach it, where the request names one beside the commit.
         via: Option<RefName>,
-        /// Whether the environment is built anew.
+        /// Whether the environment is rebuilt.
         rebuild: Rebuild,
     },
     /// Make an existing release live. One that never served is migrated first.
     Activate {
-        /// Which one.
+        /// The release to make live.
         release: ReleaseSelector,
         /// What happens where its code does not fit the database.
         schema: SchemaChoice,
     },
-    /// Start the live release anew, with the variables and secrets of now.
+    /// Restart the live release, with the current variables and secrets.
     Restart,
-    /// Remove what is too old to be kept.
+    /// Remove old releases.
     Prune,
-    /// Remove what was left in the root, and belongs to nothing.
+    /// Remove leftovers in the root that belong to nothing.
     Mend,
     /// Run the health checks of the live release now.
     Check,
-    /// Take no release and no activate until unlocked.
+    /// Refuse every release and activate until unlocked.
     Lock {
-        /// Why, for those who meet the lock.
+        /// The reason, shown to callers who meet the lock.
         why: String,
     },
     /// End the lock.
     Unlock,
     /// Keep a release for ever.
     Pin {
-        /// Which one.
+        /// The release to keep.
         release: ReleaseSelector,
     },
-    /// Let a release grow old again.
+    /// Let prune remove the release again.
     Unpin {
-        /// Which one.
+        /// The release to unpin.
         release: ReleaseSelector,
     },
-    /// Stop a run and take back what it did.
+    /// Stop a run and undo its changes.
     Cancel {
-        /// Which one.
+        /// The run to stop.
         run: RunId,
     },
     /// Run a command of the app's own, as the app's user, at the terminal of the host.
@@ -117,7 +117,7 @@ pub enum Act {
     },
     /// Say that what runs may have left in the database was looked at, and is settled.
     Settle {
-        /// What this one left; without it, what all did.
+        /// The run that left it; `None` for all runs.
         run: Option<RunId>,
     },
 }
@@ -144,7 +144,7 @@ impl Act {
         }
     }
 
-    /// Whether it waits for its turn among the runs of its app; the others are done on the spot.
+    /// Whether it waits for its turn among the runs of its app; the other acts are done at once.
     pub fn takes_turns(&self) -> bool {
         matches!(
             self,
@@ -157,13 +157,13 @@ impl Act {
         matches!(self, Self::Release { .. } | Self::Stage { .. })
     }
 
-    /// Whether it makes a release live, be it the one that is live already.
+    /// Whether it makes a release live, including the one that is live already.
     pub fn makes_live(&self) -> bool {
         matches!(self, Self::Release { .. } | Self::Activate { .. } | Self::Restart)
     }
 }
 
-/// What a grant can allow. `Plan` and `Read` are rights to look.
+/// The rights of grants. `Plan` and `Read` only allow reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Right {
     /// `release`, and `stage` with it
@@ -265,13 +265,13 @@ impl FromStr for Right {
     }
 }
 
-/// What an app does with a request that comes while a run is under way.
+/// The handling of a request that comes while a run is active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenBusy {
     /// It waits for its turn.
     #[default]
     Queue,
-    /// It waits, and takes the place of those that wait.
+    /// It waits, and supersedes the waiting ones.
     Latest,
     /// It is refused.
     Refuse,
@@ -280,63 +280,63 @@ pub enum WhenBusy {
 /// A lock on an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
-    /// Who locked it.
+    /// The caller that locked it.
     pub who: String,
-    /// Why.
+    /// The reason that the caller gave.
     pub why: String,
-    /// When, in seconds since 1970 UTC.
+    /// The time of locking, in seconds since 1970 UTC.
     pub since: i64,
 }
 
-/// How an app stands when a request comes.
+/// An app's state when a request comes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// The run under way.
+    /// The active run.
     pub running: Option<RunId>,
-    /// Those that wait, oldest first, each with whether it would make a release of a commit (only such can be superseded).
+    /// The waiting runs, oldest first, each with its kind (only releases of a commit can be superseded).
     pub waiting: Vec<(RunId, Waiting)>,
-    /// The lock.
+    /// The current lock.
     pub lock: Option<Lock>,
     /// The run that ended stuck, until a release is live again.
     pub stuck: Option<RunId>,
-    /// What the app does when busy.
+    /// The app's setting for requests during a run.
     pub when_busy: WhenBusy,
-    /// The release that is live.
+    /// The live release.
     pub live: Option<ReleaseName>,
     /// Whether the agent is about to stop.
     pub draining: bool,
 }
 
-/// What kind of run waits.
+/// The kind of a waiting run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
     /// It would make a release of a commit, and make it live.
     Release,
-    /// It would make a release of a commit, and leave what is live alone.
+    /// It would make a release of a commit, and leave the live release alone.
     Stage,
-    /// Anything else; never superseded.
+    /// Any other act; never superseded.
     Other,
 }
 
 /// The most runs that may wait for one app.
 pub const MOST_WAITING: usize = 100;
 
-/// The most runs of one caller that may wait, for all apps together. The agent's own user and root may have any number.
+/// The most waiting runs of one caller, for all apps together. The agent's own user and root have no limit.
 pub const MOST_WAITING_OF_ONE: usize = 20;
-/// The most requests of one caller that are taken within a minute, likewise.
+/// The most accepted requests of one caller within a minute, likewise.
 pub const MOST_A_MINUTE: usize = 60;
 
-/// How much of the agent one caller has already.
+/// One caller's current use of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Share {
-    /// The runs that wait.
+    /// The caller's waiting runs.
     pub waiting: usize,
-    /// The requests that were taken within the last minute.
+    /// The caller's accepted requests within the last minute.
     pub lately: usize,
 }
 
 impl Share {
-    /// Whether one more may be taken of this caller.
+    /// Whether one more request of this caller may be accepted.
     ///
     /// # Errors
     /// [`Refusal::TooManyWait`] or [`Refusal::TooOften`]
@@ -348,70 +348,70 @@ impl Share {
     }
 }
 
-/// How a request is taken.
+/// The conditions of an acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
-    /// The waiting runs whose place it takes.
+    /// The waiting runs that it supersedes.
     pub supersedes: Vec<RunId>,
 }
 
-/// Why a request is not taken. A refusal is not a failure: nothing was begun.
+/// Why a request is not accepted. A refusal is not a failure: nothing was begun.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// No grant.
+    /// No grant gives the caller this right.
     #[error("{caller} may not {right} {app}: no grant says so")]
     NotAllowed {
-        /// Who asked.
+        /// The caller, as a grant names it.
         caller: String,
-        /// The right that is missing.
+        /// The missing right.
         right: Right,
-        /// The app.
+        /// The app that the request names.
         app: AppName,
     },
-    /// The caller was known when the request was taken, and is not known any more.
+    /// The caller was known when the request was accepted, and is no longer.
     #[error("{caller} is trusted no more: {why}")]
     Untrusted {
-        /// Who asked.
+        /// The caller, as a grant names it.
         caller: String,
-        /// What has changed.
+        /// The reason why the proof no longer holds.
         why: String,
     },
-    /// Locked.
+    /// The app is locked.
     #[error("the app is locked by {}: {}", .0.who, .0.why)]
     Locked(Lock),
-    /// Another run is under way and the app takes no second one.
+    /// Another run is active, and the app's setting is to refuse.
     #[error("run {0} is under way, and the app is set to refuse while it is busy")]
     Busy(RunId),
-    /// Too many wait.
+    /// Too many runs wait for the app.
     #[error("{MOST_WAITING} runs are waiting already")]
     QueueFull,
-    /// One caller has too many that wait.
+    /// Too many runs of one caller wait.
     #[error("{0} has {MOST_WAITING_OF_ONE} runs waiting already")]
     TooManyWait(String),
-    /// One caller asks too often.
+    /// One caller sends too many requests.
     #[error("{0} has asked {MOST_A_MINUTE} times within a minute")]
     TooOften(String),
     /// A run ended stuck.
     #[error("run {0} ended stuck: a person must look, and nothing but activate is taken until a release is live again")]
     Stuck(RunId),
-    /// Another release is live than the caller believes.
+    /// Another release is live than the caller expects.
     #[error("the request expects {expected} to be live, but {} is", .found.as_ref().map_or("nothing", ReleaseName::as_str))]
     Stale {
-        /// What the caller believes.
+        /// The release that the caller expects.
         expected: ReleaseName,
-        /// What is so.
+        /// The release that is live.
         found: Option<ReleaseName>,
     },
-    /// The agent stops.
+    /// The agent is about to stop.
     #[error("the agent is stopping and takes nothing new")]
     Draining,
 }
 
 impl Standing {
-    /// Whether the act may begin now. Asked when a request is taken, and once more when its turn comes: what was so then may have changed.
+    /// Whether the act may begin now. Checked when a request is accepted, and again when its turn comes, because the state may have changed.
     ///
     /// # Errors
-    /// The [`Refusal`] that stands in its way.
+    /// The [`Refusal`] that prevents it.
     pub fn may_begin(&self, request: &Request) -> Result<(), Refusal> {
         let act = &request.act;
         if let Some(expected) = &request.expect_live
@@ -430,10 +430,10 @@ impl Standing {
         }
     }
 
-    /// Whether the act may be taken now, and what it displaces.
+    /// Whether the act may be accepted now, and which runs it supersedes.
     ///
     /// # Errors
-    /// The [`Refusal`] that stands in its way.
+    /// The [`Refusal`] that prevents it.
     pub fn admit(&self, request: &Request) -> Result<Admission, Refusal> {
         let act = &request.act;
         if self.draining {
@@ -444,7 +444,7 @@ impl Standing {
             return Ok(Admission { supersedes: Vec::new() });
         }
         let ahead = self.running.or(self.waiting.first().map(|(run, _)| *run));
-        // Like takes the place of like: a stage in the place of a release would leave somebody without the release that he asked for.
+        // A run supersedes only its own kind: a stage that superseded a release would leave a caller without the requested release.
         let takes_place_of = match act {
             Act::Release { .. } => Some(Waiting::Release),
             Act::Stage { .. } => Some(Waiting::Stage),

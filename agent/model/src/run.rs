@@ -1,5 +1,5 @@
-//! The carrying-out of a plan. Marks say what has happened; [`Run::next`] says what is to be done. Forward, backward and after a crash it is the
-//! same question, asked of the same marks.
+//! The execution of a plan. Marks record what has happened; [`Run::next`] returns the next action. Going forward, going back and recovering after a
+//! crash use the same function of the same marks.
 //!
 //! ```text
 //!            Started            Done
@@ -14,8 +14,8 @@
 //!                                                    Stuck
 //! ```
 //!
-//! The run goes backward as soon as it has a *cause*: a step failed whose failure matters, somebody cancelled, or the agent stopped while a step
-//! that matters was not done. The first cause is remembered until the end; later ones never replace it.
+//! The run goes back as soon as it has a *cause*: a step with `Unwind` failed, a caller cancelled, or the agent stopped before a step that matters
+//! was done. The run keeps the first cause to the end; later ones never replace it.
 
 use thiserror::Error;
 
@@ -24,26 +24,26 @@ use crate::plan::{Aim, Nature, OnFailure, Undo};
 /// A run that was cut off more often than this ends [`Outcome::Stuck`]: something kills the agent at the same place every time.
 pub const MOST_STOPS: u32 = 5;
 
-/// Something that happened to a run. A mark is on disk before the thing that it announces begins.
+/// An event in a run. A mark is on disk before the action that it announces begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// Step `i` is about to begin.
     Started(usize),
-    /// From here on visitors may meet what step `i` does; the run can no longer be cancelled.
+    /// From here on visitors may meet the effect of step `i`; the run can no longer be cancelled.
     Exposed(usize),
     /// Step `i` is complete.
     Done(usize),
-    /// Step `i` found out that there was nothing to do, and left nothing that could be taken back.
+    /// Step `i` had nothing to do, and left nothing to undo.
     Idle(usize),
     /// Step `i` failed.
     Failed(usize),
-    /// The taking-back of step `i` is about to begin.
+    /// The undo of step `i` is about to begin.
     UndoStarted(usize),
-    /// Step `i` is taken back.
+    /// Step `i` is undone.
     Undone(usize),
-    /// Step `i` could not be taken back.
+    /// Step `i` could not be undone.
     UndoFailed(usize),
-    /// Somebody asked that the run be stopped and taken back.
+    /// A caller cancelled the run.
     CancelAsked,
     /// The agent itself had stopped in the middle of the run.
     Stopped,
@@ -51,14 +51,14 @@ pub enum Mark {
     Ended,
 }
 
-/// What to do now.
+/// The next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Begin step `i`.
     Do(usize),
-    /// Take step `i` back.
+    /// Undo step `i`.
     Undo(usize),
-    /// Say how it ended.
+    /// End the run with this outcome.
     End(Outcome),
 }
 
@@ -67,17 +67,17 @@ pub enum Next {
 pub enum Outcome {
     /// The release is live, and was seen to serve.
     Live,
-    /// What was asked is done; it was no question of what is live.
+    /// The requested act is done, and did not concern the live release.
     Done,
-    /// It failed before visitors could meet it: the former release was never left.
+    /// It failed before visitors could meet it: the former release served all the time.
     Failed,
     /// Visitors may have met it for a moment; the former release serves again.
     RolledBack,
-    /// It could not be taken back: a person must look.
+    /// It could not be undone: a person must look.
     Stuck,
-    /// Somebody cancelled it; it was taken back.
+    /// A caller cancelled it, and it was undone.
     Cancelled,
-    /// A newer request took its place before it began.
+    /// A newer request superseded it before it began.
     Superseded,
 }
 
@@ -105,7 +105,7 @@ enum Cause {
     Stopped,
 }
 
-/// A run, as its marks tell it.
+/// A run's state, derived from its marks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     aim: Aim,
@@ -125,17 +125,17 @@ impl Run {
         Self { aim, natures, places, cause: None, exposed: false, cut_short: false, stops: 0, ended: false }
     }
 
-    /// Whether visitors may have met what the run did.
+    /// Whether visitors may have met the run's changes.
     pub fn is_exposed(&self) -> bool {
         self.exposed
     }
 
-    /// Whether the run goes backward.
+    /// Whether the run goes back.
     pub fn goes_back(&self) -> bool {
         self.cause.is_some()
     }
 
-    /// Takes note of a mark.
+    /// Applies a mark.
     ///
     /// # Errors
     /// [`Impossible`] when the mark cannot follow those before it; the run is unchanged then.
@@ -224,7 +224,7 @@ impl Run {
         Ok(())
     }
 
-    /// What to do now. A pure function of the marks.
+    /// The next action. A pure function of the marks.
     pub fn next(&self) -> Next {
         if self.places.contains(&Place::Stuck) || self.stops > MOST_STOPS {
             return Next::End(Outcome::Stuck);

@@ -1,4 +1,4 @@
-//! The only place that turns errors into HTTP. What is internal goes to the log, not to the client.
+//! The only place that turns errors into HTTP. Internal causes go to the log, not to the client.
 
 use std::time::Duration;
 
@@ -17,83 +17,77 @@ use crate::trust::OtherWork;
 use crate::work::chain;
 use crate::work::mask::Mask;
 
-/// The stable words of problems, each with the status that goes with it. The OpenAPI document names every one.
+/// The stable words of problems, each with its status. The OpenAPI document names every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
-    /// The request cannot be understood.
+    /// The request cannot be parsed.
     Malformed,
-    /// Nobody proves whose request it is.
+    /// The request has no valid proof of its sender.
     Unauthenticated,
-    /// It is meant for another host.
+    /// The request is meant for another host.
     OtherHost,
-    /// Its time is over, or has not come.
+    /// The request is expired, or not valid yet.
     OutOfWindow,
-    /// This host's clock cannot be right.
+    /// This host's clock must be wrong.
     Clock,
-    /// The issuer of an ID token does not say its keys.
+    /// The issuer of an ID token does not return its keys.
     NoKeys,
     /// No grant allows it.
     NotAllowed,
     /// There is nothing at this address.
     NotFound,
-    /// There is no such app.
     NoApp,
     /// There is no such run, or the caller may not read its app.
     NoRun,
-    /// There is no such release.
     NoRelease,
-    /// The address is asked in another way.
+    /// The address needs another HTTP method.
     WrongMethod,
     /// The body did not come in time.
     TooSlow,
-    /// A run is under way, and the app's setting is not to wait.
+    /// A run is active, and the app is set not to queue requests.
     Busy,
-    /// A run ended stuck; only an activate is taken.
+    /// A run ended stuck; the agent accepts only an activate.
     Stuck,
-    /// The run is over.
     Over,
     /// The run has switched, and can no longer be cancelled.
     TooLate,
-    /// Several releases fit.
+    /// Several releases match.
     Ambiguous,
     /// The nonce was used for another request.
     NonceReused,
     /// The ID token has started a run before.
     TokenReused,
-    /// Another release is live than the caller believed.
+    /// The live release is another one than the caller expected.
     Stale,
-    /// The body is too large.
     TooLarge,
-    /// The body is of another type than a request.
+    /// The body has another content type than a request.
     WrongType,
-    /// git cannot say what was asked.
+    /// git cannot answer the request.
     Repository,
-    /// The app is locked.
     Locked,
     /// Too many runs wait.
     QueueFull,
-    /// One caller asks too often.
+    /// The caller sends too many requests.
     TooOften,
-    /// Something of the agent's own failed.
+    /// A failure of the agent itself.
     Internal,
     /// The app's root cannot be used; the hint says why.
     Root,
     /// The disk of the journal is full.
     DiskFull,
-    /// Nobody knows who asks.
+    /// The caller is unknown.
     UnknownCaller,
-    /// Nothing proves that a webhook comes from whom the operator knows.
+    /// The webhook has no valid proof of its sender.
     UnprovenWebhook,
-    /// More webhooks come than anybody needs to send.
+    /// More webhooks come than the agent needs.
     TooManyWebhooks,
-    /// Too many are connected.
+    /// Too many clients are connected.
     Crowded,
     /// The agent is about to stop.
     Draining,
 }
 
 impl Code {
-    /// The word.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -134,7 +128,6 @@ impl Code {
         }
     }
 
-    /// The status.
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
@@ -173,18 +166,18 @@ impl Refused {
         Self(Problem { status: code.status().as_u16(), code: code.word().to_owned(), detail: detail.into(), hint })
     }
 
-    /// The request cannot be understood.
+    /// The request cannot be parsed.
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(Code::Malformed, detail, None)
     }
 
-    /// A part of the request is not what it should be. The framework puts words of its own before a colon.
+    /// A part of the request is not valid. The framework puts words of its own before a colon.
     pub(super) fn misread(part: &str, why: &str) -> Self {
         let why = why.split_once(": ").map_or(why, |(_, why)| why);
         Self::malformed(format!("the {part} cannot be understood: {why}"))
     }
 
-    /// The live release is asked for, and there is none.
+    /// The request needs the live release, and there is none.
     pub(super) fn nothing_live() -> Self {
         let hint = "agentctl release makes one".to_owned();
         Self::new(Code::NoRelease, "no release is live", Some(hint))
@@ -195,12 +188,12 @@ impl Refused {
         Self::new(Code::NotFound, detail, None)
     }
 
-    /// The address is right, and the method is not.
+    /// The address is right, but not the method.
     pub(super) fn wrong_method() -> Self {
         Self::new(Code::WrongMethod, "this address is not asked in this way", Some("GET /openapi.json tells how".to_owned()))
     }
 
-    /// The body has another type than a request.
+    /// The body has another content type than a request.
     pub(super) fn wrong_type() -> Self {
         let hint = format!("send Content-Type: {} or application/json", agent_wire::REQUEST_TYPE);
         Self::new(Code::WrongType, "the body is not of the type of a request", Some(hint))
@@ -211,32 +204,32 @@ impl Refused {
         Self::new(Code::TooLarge, format!("a request has at most {most} bytes"), None)
     }
 
-    /// A webhook is not proven, for whatever reason: the log says a little more.
+    /// A webhook is not proven. The answer hides the reason, and the log says a little more.
     pub(super) fn unproven_webhook() -> Self {
         let hint =
             "compare the address, the secret and the clocks; the agent's own log may say more: journalctl -u release-agent".to_owned();
         Self::new(Code::UnprovenWebhook, "nothing proves that this webhook comes from where it says", Some(hint))
     }
 
-    /// A webhook came on top of many.
+    /// A webhook exceeds the limit.
     pub(super) fn too_many_webhooks() -> Self {
         let hint = "nothing is lost: the agent looks all the same, at its own pace".to_owned();
         Self::new(Code::TooManyWebhooks, "more webhooks come than the agent needs", Some(hint))
     }
 
-    /// The body does not come.
+    /// The body did not come in time.
     pub(super) fn too_slow(limit: Duration) -> Self {
         let detail = format!("the body of the request did not come within {} s", limit.as_secs());
         Self::new(Code::TooSlow, detail, None)
     }
 
-    /// Nobody knows who asks.
+    /// The caller is unknown.
     pub(super) fn nobody(why: impl Into<String>) -> Self {
         let hint = "ask as a user that this host knows: 65534 stands for all those that have no number here".to_owned();
         Self::new(Code::UnknownCaller, why, Some(hint))
     }
 
-    /// Nothing proves whose request it is. One answer, whatever was wrong with the proof: who may know reads the log.
+    /// The request has no valid proof of its sender. The answer is the same for every flaw; the log has the reason.
     pub(super) fn unsigned() -> Self {
         let hint = format!(
             "sign it with a key of allowed_signers (agentctl --url … --key …), in the header {}; if it was signed, the agent's log says what is wrong",
@@ -245,19 +238,19 @@ impl Refused {
         Self::new(Code::Unauthenticated, "nothing here proves whose request this is", Some(hint))
     }
 
-    /// The run's token is not there, or another's.
+    /// The run's token is missing, or belongs to another run.
     pub(super) fn no_ticket() -> Self {
         let hint = "send the token that came with the run's number: Authorization: Bearer TOKEN".to_owned();
         Self::new(Code::Unauthenticated, "the events of a run are read with its token, or by whoever may read its app", Some(hint))
     }
 
-    /// The evidence of a request that other hosts would still take.
+    /// The request asks for the evidence of a request that other hosts would still accept.
     pub(super) fn good_elsewhere(seconds: u64) -> Self {
         let detail = "the request is meant for other hosts, too, and is still good there: its evidence is not given yet";
         Self::new(Code::NotAllowed, detail, Some(format!("ask again in {} s", seconds + 1)))
     }
 
-    /// A request is addressed, and this host has no name.
+    /// The request is addressed to a host, and this host has no name.
     pub(super) fn no_host() -> Self {
         let hint = "leave out aud, iat and exp, or set `host` in [https] of agent.toml".to_owned();
         Self::new(Code::OtherHost, "the request is addressed to a host, and this one has no name to be addressed by", Some(hint))
@@ -270,7 +263,7 @@ impl Refused {
         Self::new(Code::Clock, detail, Some(hint))
     }
 
-    /// The issuer of the request's ID token does not say its keys.
+    /// The issuer of the request's ID token does not return its keys.
     pub(super) fn no_keys(why: &dyn std::error::Error) -> Self {
         static UNJUDGED: RateLimitedLog = RateLimitedLog::new();
         if let Some(untold) = UNJUDGED.tells() {
@@ -292,14 +285,14 @@ impl Refused {
         Self::new(Code::NotAllowed, format!("{caller} may read no app: no grant says so"), Some(hint))
     }
 
-    /// Too many are connected.
+    /// Too many clients are connected.
     pub(super) fn crowded(whose: &str) -> Self {
         let detail = format!("{whose} connections open, and the agent takes no more");
         let hint = "close some, such as agentctl logs -f, or ask again in a moment".to_owned();
         Self::new(Code::Crowded, detail, Some(hint))
     }
 
-    /// Something of the agent's own failed.
+    /// A failure of the agent itself.
     pub(super) fn internal(err: &dyn std::error::Error) -> Self {
         tracing::error!("a request failed: {}", chain(err));
         let hint = "the agent's own log says more: journalctl -u release-agent".to_owned();
@@ -325,10 +318,10 @@ impl IntoResponse for Refused {
     }
 }
 
-/// How a request can prove whose it is (RFC 9110, section 11.6.1; RFC 6750, section 3).
+/// The ways to authenticate a request (RFC 9110, section 11.6.1; RFC 6750, section 3).
 const CHALLENGES: [&str; 2] = ["Agent-Signature namespace=\"release-agent.v1\"", "Bearer realm=\"release-agent\""];
 
-/// After how many seconds it is worth asking again, where that alone may help (RFC 9110, section 10.2.3).
+/// The seconds after which a retry makes sense, where waiting alone may help (RFC 9110, section 10.2.3).
 fn retry_after(code: &str) -> Option<u32> {
     [(Code::QueueFull, 30), (Code::TooOften, 60), (Code::Draining, 5), (Code::Crowded, 5), (Code::Clock, 60), (Code::NoKeys, 10)]
         .into_iter()
@@ -407,7 +400,7 @@ impl From<NotTaken> for Refused {
             NotTaken::RootMoved { .. } => {
                 Self::new(Code::Root, detail, Some("restart the agent: it takes the new root up then".to_owned()))
             }
-            // Said to webhooks, which are not waited for.
+            // These answer webhooks, and no client waits for those.
             NotTaken::AskedBefore | NotTaken::TooEarly => Self::new(Code::Busy, detail, None),
             NotTaken::OnlyHere => Self::new(Code::NotAllowed, detail, Some("log in on the host, and run agentctl exec there".to_owned())),
             NotTaken::NonceReused => Self::new(Code::NonceReused, detail, Some("make a new nonce".to_owned())),
@@ -421,7 +414,7 @@ impl From<NotTaken> for Refused {
             NotTaken::Git(err) => {
                 let hint = err.hint();
                 let said = if err.tail().is_empty() { detail } else { format!("{detail}: {}", err.tail().join(" / ")) };
-                // git repeats addresses as it was given them, or as a remote names them.
+                // git repeats addresses, with their secrets, as it was given them or as a remote names them.
                 Self::new(Code::Repository, Mask::default().cover(&said), hint)
             }
             NotTaken::Root(err) => match err.hint() {

@@ -1,4 +1,4 @@
-//! Reads bodies: at most so many bytes, within ten seconds.
+//! Reads bodies of limited size, within ten seconds.
 
 use std::error::Error;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) async fn whole(body: Body, most: usize) -> Result<Bytes, Refused> {
     Ok(read.map_err(|err| refused(&*err, most))?.to_bytes())
 }
 
-/// Hands the pieces of a body on as they come, at most `most` bytes of them. None is kept here.
+/// Passes the pieces of a body on as they come, at most `most` bytes of them, and keeps none.
 pub(super) async fn pieces(body: Body, most: usize, mut each: impl FnMut(&[u8])) -> Result<(), Refused> {
     let mut body = Limited::new(body, most);
     let read = async {

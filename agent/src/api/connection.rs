@@ -1,4 +1,4 @@
-//! One connection, whatever it came over: HTTP/1.1 with caps on headers and on slow clients, both ways.
+//! One connection over any transport: HTTP/1.1 with limits on headers and on slow clients, both ways.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,17 +21,17 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MOST_HEADER_BYTES: usize = 16 * 1024;
 /// The most headers of a request.
 const MOST_HEADERS: usize = 100;
-/// How long a client may leave unread what it asked for. One that follows a run and comes back later asks again from where it was.
+/// How long a client may leave its answer unread. A client that follows a run and comes back later continues from its cursor.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A stream whose writes do not wait for ever.
+/// A stream whose writes time out.
 pub(super) fn impatient<S: AsyncRead + AsyncWrite>(stream: S) -> TimeoutStream<S> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     stream
 }
 
-/// Serves what comes over it until either side ends it, or `stop` says so; then the answer under way is finished.
+/// Serves the connection until either side ends it, or `stop` is set; then the current answer is finished.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, mut stop: watch::Receiver<bool>) {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
@@ -54,7 +54,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(st
     }
 }
 
-/// How many connections each client has, by what it is known by.
+/// How many connections each client has.
 #[derive(Debug, Clone)]
 pub(super) struct Seats<K: Ord>(Arc<Mutex<BTreeMap<K, usize>>>);
 
@@ -64,7 +64,7 @@ impl<K: Ord> Default for Seats<K> {
     }
 }
 
-/// One of them; it is free again when this is dropped.
+/// One connection's seat; it is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Seat<K: Ord> {
     seats: Arc<Mutex<BTreeMap<K, usize>>>,
@@ -72,7 +72,7 @@ pub(super) struct Seat<K: Ord> {
 }
 
 impl<K: Ord + Copy> Seats<K> {
-    /// One more for a client, unless it has `most` already.
+    /// Takes a seat for a client, unless it has `most` already.
     pub(super) fn take(&self, whose: K, most: usize) -> Option<Seat<K>> {
         let mut seats = self.0.lock();
         let taken = seats.entry(whose).or_default();

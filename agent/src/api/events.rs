@@ -1,5 +1,5 @@
-//! A run's events, as they come: rows after a cursor, and a wake-up for each write. There is no buffer that a slow reader could overflow; whoever comes late reads
-//! everything.
+//! Streams a run's events: rows after a cursor, and a wake-up for each write. There is no buffer that a slow reader could overflow; a late reader
+//! gets everything.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use super::stopped;
 use crate::engine::journal::{Journal, JournalError, Page};
 use crate::work::chain;
 
-/// How long a stream is silent at the most.
+/// The longest silence of a stream.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// How events are written.
+/// The format of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Lines,
-    /// Server-sent events (WHATWG HTML, "Server-sent events"), with the event's place as its id.
+    /// Server-sent events (WHATWG HTML, "Server-sent events"), with the event's number as its id.
     ServerSent,
 }
 
-/// A body that gives the events after `after`, and ends with the run or when the agent stops.
+/// A body with the events after `after`; it ends with the run or when the agent stops.
 pub(super) fn body(journal: Arc<Journal>, run: RunId, after: u64, shape: Shape, stop: watch::Receiver<bool>) -> Body {
-    // One page ahead of the reader, and no more: a reader that does not read holds nothing up.
+    // At most one page ahead of the reader: a reader that does not read blocks nothing.
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(feed(journal, run, after, shape, stop, sender));
     Body::from_stream(ReceiverStream::new(receiver))
@@ -68,7 +68,7 @@ async fn feed(
             if sender.send(Ok(text.into())).await.is_err() || is_end {
                 return;
             }
-            // What was written since wakes this loop.
+            // A write in the meantime wakes this loop.
             if more {
                 continue;
             }
@@ -84,14 +84,14 @@ async fn feed(
             changed = written.changed() => if changed.is_err() { return },
             () = stopped(&mut stop) => return,
             () = sender.closed() => return,
-            // An empty line or a comment now and then keeps proxies from taking the silence for an end.
+            // An empty line or a comment now and then keeps proxies from closing a silent stream.
             () = tokio::time::sleep(SILENCE) => if sender.send(Ok(Bytes::from_static(sign_of_life))).await.is_err() { return },
         }
     }
 }
 
-/// Writes an event as [`agent_wire::event::Event`] would be. What stands in the journal is put in as it is: it is JSON already, and it may be a line of
-/// a log of a hundred megabytes, for each of its followers.
+/// Writes an event in the format of [`agent_wire::event::Event`]. The journal's text is copied unparsed: it is JSON already, and with many followers
+/// a log may have a hundred megabytes for each.
 fn write(text: &mut String, run: RunId, n: u64, at: DateTime<Utc>, what: &str, shape: Shape) -> Result<(), JournalError> {
     let malformed = |source| JournalError::Malformed { run: run.0, n, source };
     let at = serde_json::to_string(&at).map_err(malformed)?;
@@ -108,7 +108,7 @@ fn write(text: &mut String, run: RunId, n: u64, at: DateTime<Utc>, what: &str, s
     Ok(())
 }
 
-/// Whether nothing comes after it.
+/// Whether it is the last event.
 fn is_end(what: &str) -> bool {
     what.starts_with(r#"{"what":"ended""#)
 }

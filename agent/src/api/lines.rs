@@ -1,7 +1,8 @@
-//! Line ends of HTTP/1.1, strictly: a line of a head ends with CR and LF, and a bare LF ends none (RFC 9112, section 2.2, lets a recipient take one; a
-//! proxy in front may have taken it for something else, and then the two disagree on where a request begins).
+//! Strict line ends of HTTP/1.1: a header line ends with CR and LF, and never with a bare LF. RFC 9112, section 2.2, lets a recipient accept a bare
+//! LF. But a proxy in front may read it differently, and then the two disagree on where a request begins.
 //!
-//! A bare LF is handed on as a NUL, which the parser refuses with 400. To know what is a head, bodies are counted: by their length, or by their chunks.
+//! A bare LF is passed on as a NUL, which the parser refuses with 400. To find the heads, this module counts bodies: by their length, or by their
+//! chunks.
 
 use std::io;
 use std::pin::Pin;
@@ -9,10 +10,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most bytes of a line that is looked at; a longer one is refused by the parser.
+/// The most bytes of an inspected line; the parser refuses a longer one.
 const MOST_OF_A_LINE: usize = 16 * 1024;
 
-/// Where in a request the next byte stands.
+/// The position of the next byte in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     /// In the lines before a body.
@@ -21,9 +22,9 @@ enum At {
     Body(u64),
     /// In the line with the length of a chunk.
     Size,
-    /// In the empty line behind a chunk.
+    /// In the empty line after a chunk.
     BehindChunk,
-    /// In the lines behind the last chunk.
+    /// In the lines after the last chunk.
     Trailer,
 }
 
@@ -32,10 +33,10 @@ enum At {
 struct Strict {
     at: At,
     line: Vec<u8>,
-    /// What the head that is read says of its body.
+    /// The length of the body, according to its head.
     length: u64,
     framing: Framing,
-    /// Whether a line of this head was there already.
+    /// Whether this head already had a line.
     begun: bool,
 }
 
@@ -52,7 +53,7 @@ impl Default for Strict {
 }
 
 impl Strict {
-    /// Looks at bytes, and takes the bare LFs out of heads.
+    /// Inspects bytes, and replaces the bare LFs in heads.
     fn look(&mut self, bytes: &mut [u8]) {
         let mut next = 0;
         while let Some(byte) = bytes.get_mut(next) {
@@ -92,7 +93,7 @@ impl Strict {
                 };
                 self.length = 0;
             }
-            // Empty lines before a request are passed over (RFC 9112, section 2.2).
+            // Empty lines before a request are ignored (RFC 9112, section 2.2).
             At::Head if line.is_empty() => {}
             At::Head => self.hear(line),
             At::Size => {
@@ -117,7 +118,7 @@ impl Strict {
         if name.eq_ignore_ascii_case(b"content-length") {
             self.length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            // Whatever it is: the parser takes chunks alone.
+            // Any transfer coding counts: the parser accepts chunks alone.
             self.framing = Framing::Chunks;
         }
     }
@@ -174,7 +175,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StrictLines<S> {
 mod tests {
     use super::*;
 
-    /// What is handed on, however the bytes arrive.
+    /// The result, however the bytes are split on arrival.
     fn looked(text: &str) -> String {
         let mut whole = text.as_bytes().to_vec();
         Strict::default().look(&mut whole);

@@ -1,6 +1,6 @@
-//! An answer that takes long. It begins at once when it comes soon, and is a plain one then, whatever it says. Else it begins with success, and an
-//! empty line now and then, which JSON may have in front: so no proxy takes the silence for an end, and a client that has left is found out. One that
-//! only closes its sending side has not.
+//! An answer that may take long. A fast result is a plain answer with its own status. A slow one begins with success and an empty line now and then,
+//! which JSON may start with. So no proxy closes a silent connection, and the agent notices a client that has left. A client that only closes its
+//! sending side has not left.
 
 use std::io;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use super::answer::Refused;
 use super::stopped;
 use crate::process::Cancel;
 
-/// How long an answer is silent at the most.
+/// The longest silence of an answer.
 pub(super) const SILENCE: Duration = Duration::from_secs(15);
 
-/// Ends what is done for a client when nobody waits for it any more.
+/// Cancels the work for a client that no longer waits for it.
 pub(super) struct WhileThere(pub(super) Cancel);
 
 impl Drop for WhileThere {
@@ -30,7 +30,7 @@ impl Drop for WhileThere {
     }
 }
 
-/// Answers with what comes of `looking`, however long it takes.
+/// Answers with the result of `looking`, however long it takes.
 pub(super) async fn answer<T: Serialize + Send + 'static>(
     looking: impl Future<Output = Result<T, Refused>> + Send + 'static,
     there: WhileThere,
@@ -47,9 +47,9 @@ pub(super) async fn answer<T: Serialize + Send + 'static>(
         loop {
             let next = tokio::select! {
                 seen = &mut looking => {
-                    // What began as a success can only be broken off; why stands in the log.
+                    // An answer that began as a success can only be broken off; the log has the reason.
                     let text = seen.map_err(|_| io::ErrorKind::Other.into()).and_then(|seen| Ok(serde_json::to_vec(&seen)?.into()));
-                    // A client that has left wants none.
+                    // The client has left.
                     let _ = sender.send(text).await;
                     return;
                 }

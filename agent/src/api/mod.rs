@@ -1,4 +1,4 @@
-//! Where requests come in: HTTP on the control socket, and over TLS on the network. Who asks is made sure of before anything is understood.
+//! The API: HTTP on the control socket, and over TLS on the network. The caller is identified before anything is parsed.
 
 mod answer;
 mod auth;
@@ -25,10 +25,9 @@ use crate::settings::watch::InForce;
 
 pub(crate) use socket::{BindError, ControlSocket, serve};
 
-/// What the handlers share.
+/// The state that all handlers share.
 #[derive(Clone)]
 pub(crate) struct ApiState {
-    /// The engines.
     pub engines: Arc<Engines>,
     /// The settings in force.
     pub settings: InForce,
@@ -37,19 +36,18 @@ pub(crate) struct ApiState {
 }
 
 impl ApiState {
-    /// What the handlers of one agent share.
     pub(crate) fn new(engines: Arc<Engines>, settings: InForce) -> Self {
         Self { engines, settings, tokens: auth::token::Tokens::default() }
     }
 }
 
-/// Who judges the callers of runs again when their turn has come.
+/// Checks the callers of runs again when their turn has come.
 pub(crate) fn rights_of(settings: InForce) -> Arc<dyn Rights> {
     Arc::new(auth::again::InForceRights(settings))
 }
 
 /// Waits until the agent stops.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
+    // A dropped sender means the same.
     let _ = stop.wait_for(|stop| *stop).await;
 }

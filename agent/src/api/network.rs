@@ -1,5 +1,5 @@
-//! The API on the network: TLS 1.2 and 1.3 on the addresses of `[https]` and on sockets that the service manager hands over. Who connects is nobody
-//! until a request proves otherwise. The certificate is looked up anew for each handshake, so that a renewed one needs no more than to be there.
+//! The API on the network: TLS 1.2 and 1.3 on the addresses of `[https]` and on inherited sockets of the service manager. A client is unknown until a
+//! request proves its sender. The certificate is looked up for each handshake, so a renewed file takes effect at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,15 +27,14 @@ use crate::settings::watch::InForce;
 
 /// The most connections at a time.
 const MOST_CONNECTIONS: usize = 512;
-/// The most of them from one address, or from the 64 bits of IPv6 that one network has, so that nobody shuts the others out.
+/// The most of them from one address, or from the 64 bits of IPv6 that one network has, so that no client shuts the others out.
 const MOST_OF_ONE: usize = 128;
 /// The most of them from the 48 bits of IPv6 that one site has (RFC 6177): it has 65,536 networks.
 const MOST_OF_A_SITE: usize = 256;
-/// The most of them from an address of `proxies`: whoever comes by it is many.
+/// The most of them from an address of `proxies`, because a proxy stands for many clients.
 const MOST_OF_A_PROXY: usize = 448;
 /// The most handshakes at a time; each costs a signature.
 const MOST_HANDSHAKES: usize = 64;
-/// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The certificate that is in force.
@@ -53,7 +52,7 @@ impl ResolvesServerCert for InForceCertificate {
     }
 }
 
-/// Sockets that are bound, before anybody is answered on them.
+/// Bound sockets that do not serve yet.
 #[derive(Debug, Default)]
 pub(crate) struct Bound {
     ours: BTreeMap<SocketAddr, TcpListener>,
@@ -84,7 +83,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// What all listeners share.
+/// The state that all listeners share.
 #[derive(Clone)]
 struct Hall {
     config: Arc<ServerConfig>,
@@ -95,7 +94,7 @@ struct Hall {
     settings: InForce,
 }
 
-/// Serves until `stop` says so. Addresses that the settings gain or lose while the agent runs are taken up and given up.
+/// Serves until `stop` is set. It binds and drops addresses as the settings change.
 pub(crate) async fn serve(bound: Bound, state: ApiState, mut stop: watch::Receiver<bool>) {
     let Ok(config) = config(state.settings.clone()) else {
         return tracing::error!("TLS cannot be set up: nobody is answered on the network");
@@ -143,7 +142,7 @@ pub(crate) async fn serve(bound: Bound, state: ApiState, mut stop: watch::Receiv
     for task in ours.into_values().chain(inherited) {
         task.abort();
     }
-    // Streams end by themselves now; what does not within a moment goes with the process.
+    // Streams end by themselves now; the others end with the process after a moment.
     let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
     let _ = timeout(Duration::from_secs(2), hall.places.acquire_many(all)).await;
 }
@@ -151,7 +150,7 @@ pub(crate) async fn serve(bound: Bound, state: ApiState, mut stop: watch::Receiv
 fn config(settings: InForce) -> Result<Arc<ServerConfig>, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider())).with_protocol_versions(&[&TLS13, &TLS12])?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(InForceCertificate(settings)));
-    // HTTP/2 is not spoken: its floods (rapid reset, continuation) have nothing to meet here.
+    // HTTP/2 is off: its floods (rapid reset, continuation) have no target here.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -161,7 +160,7 @@ async fn accept(listener: TcpListener, hall: Hall, stop: watch::Receiver<bool>) 
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(err) => {
-                // Out of descriptors: those that are in use will come back.
+                // Out of descriptors: the used ones will be freed.
                 static UNACCEPTED: RateLimitedLog = RateLimitedLog::new();
                 if let Some(untold) = UNACCEPTED.tells() {
                     tracing::warn!(untold, "a connection could not be accepted: {err}");
@@ -170,7 +169,7 @@ async fn accept(listener: TcpListener, hall: Hall, stop: watch::Receiver<bool>) 
                 continue;
             }
         };
-        // Without a word: a stranger is owed none before the handshake, and a handshake is what is short.
+        // Closed without an answer: an unknown client gets none before the handshake, and handshakes are the scarce resource.
         let proxies = hall.settings.settings().agent.https.as_ref().map(|https| https.proxies.clone()).unwrap_or_default();
         let seats: Option<Vec<_>> =
             seats_of(address.ip(), &proxies).into_iter().map(|(network, most)| hall.seats.take(network, most)).collect();
@@ -193,7 +192,7 @@ async fn welcome(stream: TcpStream, address: SocketAddr, hall: Hall, stop: watch
     // Events are small and wanted at once.
     let _ = stream.set_nodelay(true);
     let shaken = timeout(HANDSHAKE_TIMEOUT, async {
-        // Whoever says nothing takes no turn: those are for the signature that an answer costs.
+        // A silent client takes no turn: turns are for the signature that an answer costs.
         let hello = LazyConfigAcceptor::new(Acceptor::default(), Box::pin(connection::impatient(stream))).await?;
         let _turn = hall.handshakes.acquire().await.map_err(io::Error::other)?;
         hello.into_stream(hall.config).await
@@ -205,10 +204,10 @@ async fn welcome(stream: TcpStream, address: SocketAddr, hall: Hall, stop: watch
     }
 }
 
-/// Whom a seat belongs to: an address, or the first bits of one.
+/// The owner of a seat: an address, or the first bits of one.
 type Network = (IpAddr, u8);
 
-/// The seats that a connection takes, each with the most that its network may have.
+/// The seats that a connection takes, each with its network's limit.
 fn seats_of(address: IpAddr, proxies: &[IpAddr]) -> Vec<(Network, usize)> {
     let address = address.to_canonical();
     if proxies.iter().any(|proxy| proxy.to_canonical() == address) {
@@ -235,7 +234,7 @@ mod tests {
             let address = address.parse().unwrap();
             seats_of(address, proxies).into_iter().map(|(network, most)| seats.take(network, most)).collect::<Option<Vec<_>>>()
         };
-        // Every connection from another network of the same site.
+        // Each connection comes from another network of the same site.
         let held: Vec<_> = (0..MOST_CONNECTIONS).filter_map(|n| open(format!("2001:db8:1:{n:x}::1"), &[])).collect();
         assert_eq!(held.len(), MOST_OF_A_SITE);
         let one: Vec<_> = (0..MOST_CONNECTIONS).filter_map(|n| open(format!("2001:db8:2:7::{n:x}"), &[])).collect();

@@ -1,4 +1,4 @@
-//! Lines of the log whose number strangers decide: some of them are told, and the others are counted.
+//! Log lines whose number outsiders decide: some are written, and the others are counted.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 /// How many are told in a while.
 const MOST: u32 = 10;
-/// How long a while is.
+/// The length of a period.
 const WHILE: Duration = Duration::from_secs(10);
 
 /// One kind of line.
@@ -19,12 +19,11 @@ struct State {
 }
 
 impl RateLimitedLog {
-    /// A kind of which none was told.
     pub(super) const fn new() -> Self {
         Self(Mutex::new(State { since: None, told: 0, untold: 0 }))
     }
 
-    /// Whether one more is told, and then how many before it were not.
+    /// Whether to write one more line, with the number of suppressed lines before it.
     pub(super) fn tells(&self) -> Option<u64> {
         self.tells_at(Instant::now())
     }

@@ -1,4 +1,4 @@
-//! Who may do what: told to whoever asks about themselves, and to whoever looks the whole set-up over.
+//! The rights of callers: for a caller who asks about itself, and for one who inspects the whole set-up.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::settings::https::Material;
 use crate::settings::trusted::{self, Open};
 use crate::settings::{Agent, Settings};
 
-/// How long before its end a certificate is worth a word: ACME clients renew at a third of 90 days.
+/// How long before its end a certificate gets a warning: ACME clients renew at a third of 90 days.
 const RENEW_DAYS: i64 = 14;
 
-/// What the agent knows of a caller.
+/// The agent's facts about a caller.
 pub(super) fn whoami(caller: &Caller, grants: &[Grant]) -> Whoami {
     Whoami {
         caller: caller.to_string(),
@@ -70,14 +70,14 @@ fn told(grant: &Grant) -> String {
     told
 }
 
-/// Whether a caller may see the rights of everybody: one who may read every app.
+/// Whether a caller may see all rights: only one who may read every app.
 pub(super) fn may_see_all(caller: &Caller, grants: &[Grant]) -> bool {
     let reads_all =
         |grant: &Grant| grant.apps == Scope::All && grant.rights.holds(&agent_model::request::Right::Read) && grant.means(caller);
     caller.needs_no_grant() || grants.iter().any(reads_all)
 }
 
-/// What `doctor` has to say of rights, keys and the certificate.
+/// `doctor`'s findings about rights, keys and the certificate.
 pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTime<Utc>, now: DateTime<Utc>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |what: &str, level: Level, text: String, hint: Option<&str>| {
@@ -144,7 +144,7 @@ pub(super) fn findings(settings: &Settings, material: &Material, newest: DateTim
     findings
 }
 
-/// Which files of the configuration others than root and the agent can change.
+/// Files of the configuration that users other than root and the agent can change.
 pub(super) fn open_files(config_dir: &Path, settings: &Settings) -> Vec<Finding> {
     let finding = |open: Open| Finding { app: None, what: "files".to_owned(), level: Level::Error, text: open.says, hint: Some(open.hint) };
     trusted::look(config_dir, settings).into_iter().map(finding).collect()

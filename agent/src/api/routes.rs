@@ -1,4 +1,4 @@
-//! The addresses, and what each is answered. [`reading`], [`acting`] and [`hooked`] are the lists that the OpenAPI document is held against.
+//! The addresses and their handlers. A test compares [`reading`], [`acting`] and [`hooked`] with the OpenAPI document.
 
 use agent_model::grant::Caller;
 use agent_model::names::{AppName, ReleaseSelector, Revision, RunId};
@@ -27,7 +27,7 @@ use crate::engine::{NotTaken, ask_all};
 use crate::process::Cancel;
 use crate::report::metrics;
 
-/// The contract, as `GET /openapi.json` gives it.
+/// The contract, as `GET /openapi.json` returns it.
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// Every address that acts.
@@ -62,7 +62,6 @@ fn reading() -> Vec<(&'static str, MethodRouter<Shared>)> {
     ]
 }
 
-/// The router for one agent.
 pub(super) fn router(state: ApiState, stop: watch::Receiver<bool>) -> Router {
     let shared = Shared { state, stop };
     let reading =
@@ -81,7 +80,7 @@ fn with_fallbacks(router: Router) -> Router {
         .layer(DefaultBodyLimit::disable())
 }
 
-/// Answers everybody the same: that nobody knows who asks.
+/// Answers every request alike: the caller is unknown.
 pub(super) fn nobody(why: &str) -> Router {
     let why = why.to_owned();
     Router::new().fallback(move || std::future::ready(Refused::nobody(why.clone())))
@@ -92,7 +91,7 @@ async fn apps(State(shared): State<Shared>, KnownCaller(caller): KnownCaller) ->
         let engines = shared.readable_engines(&caller)?;
         ask_all(&engines);
         let apps = engines.iter().map(|engine| engine.status()).collect::<Result<_, _>>()?;
-        // Other apps' names and paths stand in them.
+        // They contain names and paths of other apps.
         let all = rights::may_see_all(&caller, &shared.state.settings.settings().agent.grants);
         let of_files = shared.state.settings.complaints();
         let absent = shared.state.engines.not_set_up(&shared.state.settings.settings());
@@ -171,7 +170,7 @@ async fn prunable(
 }
 
 async fn fsck(State(shared): State<Shared>, KnownCaller(caller): KnownCaller, Named(app): Named<String>) -> Result<Response, Refused> {
-    // It reads whole disks: one at a time is as fast as several.
+    // fsck reads whole disks, and one at a time is as fast as several.
     static TURN: Semaphore = Semaphore::const_new(1);
     let (engine, _) = shared.enter(&caller, &app, Right::Read)?;
     let there = WhileThere(Cancel::default());
@@ -187,12 +186,12 @@ async fn fsck(State(shared): State<Shared>, KnownCaller(caller): KnownCaller, Na
     long::answer(looking, there, shared.stop.clone(), long::SILENCE).await
 }
 
-/// The number of a run or the place of an event, behind which reading goes on.
+/// The number of a run or of an event after which reading continues.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(try_from = "u64")]
 struct Cursor(u64);
 
-/// What the journal can count to.
+/// The largest number of the journal.
 const CURSOR: &str = "a whole number from 0 to 9223372036854775807";
 
 impl TryFrom<u64> for Cursor {
@@ -203,12 +202,12 @@ impl TryFrom<u64> for Cursor {
 }
 
 fn cursor(text: &[u8]) -> Option<Cursor> {
-    // A sign is none of a number's digits here.
+    // A sign is not a digit here.
     let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     digits.parse().ok().and_then(|number: u64| number.try_into().ok())
 }
 
-/// How many runs are answered with.
+/// The most runs in an answer.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "u64")]
 struct Limit(u32);
@@ -249,7 +248,7 @@ async fn runs(
         None => shared.readable_engines(&caller)?,
     };
     blocking(move || {
-        // Asked app by app, so that those whom the caller may not read take no place in the answer.
+        // One query per app, so that unreadable apps take no place in the answer.
         let Limit(limit) = query.limit;
         let mut runs = Vec::new();
         for engine in engines {
@@ -262,7 +261,7 @@ async fn runs(
     .await
 }
 
-/// A run that the caller may read. To whoever may not, it is as if it were not there.
+/// A run that the caller may read. For other callers it does not exist.
 fn readable(shared: &Shared, caller: &Caller, run: &str) -> Result<(RunId, view::Run), Refused> {
     let run: RunId = run.parse()?;
     let known = shared.state.engines.journal().run(run).map_err(NotTaken::from)?;
@@ -270,7 +269,7 @@ fn readable(shared: &Shared, caller: &Caller, run: &str) -> Result<(RunId, view:
     Ok((run, known))
 }
 
-/// A run whose token this is. To whoever has another one, it is as if nothing had been said.
+/// The run of this token. A wrong token counts as none.
 fn by_ticket(shared: &Shared, token: &str, run: &str) -> Result<(RunId, view::Run), Refused> {
     let journal = shared.state.engines.journal();
     let run: RunId = run.parse()?;
@@ -282,14 +281,14 @@ fn by_ticket(shared: &Shared, token: &str, run: &str) -> Result<(RunId, view::Ru
     if known.ended.is_some_and(|ended| ticket::is_over(ended, now.max(journal.newest()))) {
         return Err(Refused::no_ticket());
     }
-    // A token is worth no more than the key that it was given for.
+    // A token gives no more rights than the key of its request still has.
     let proof = journal.proof(run).map_err(NotTaken::from)?.unwrap_or_default();
     let app: AppName = known.app.parse()?;
     auth::again::caller(&proof, &known.caller, &app, &shared.state.settings, now).map_err(|_| Refused::no_ticket())?;
     Ok((run, known))
 }
 
-/// Whoever follows a run, where the connection or a signature tells; else the run's token must.
+/// The follower of a run, if the connection or a signature identifies it; else the run's token must.
 struct FollowedBy(Option<Caller>);
 
 impl<S: Send + Sync> FromRequestParts<S> for FollowedBy {
@@ -316,7 +315,7 @@ async fn run_evidence(
         let (run, known) = readable(&shared, &caller, &run)?;
         let Evidence { text, signatures, keys } =
             shared.state.engines.journal().evidence(run).map_err(NotTaken::from)?.ok_or(NotTaken::NoRun(run))?;
-        // Another host that it names would still take it: then it is nobody's to have but the one who signed.
+        // Another named host would still accept the request, so only its signer may have it.
         let form = Form::parse(&text).ok();
         let until = form.filter(|form| form.aud.as_ref().is_some_and(|hosts| hosts.len() > 1)).and_then(|form| form.exp);
         let until = until.map(|exp| exp.saturating_add(agent_wire::form::CLOCK_SKEW));
@@ -352,7 +351,7 @@ async fn run_events(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    // The standard's own cursor goes first: a browser that reconnects repeats the address as it was.
+    // The standard's own cursor comes first, because a reconnecting browser repeats the original address.
     let Cursor(after) = match headers.get("last-event-id").map(HeaderValue::as_bytes) {
         None | Some(b"") => query.after,
         Some(id) => cursor(id).ok_or_else(|| Refused::misread("Last-Event-ID", &format!("must be {CURSOR}")))?,
@@ -376,7 +375,7 @@ async fn run_events(
     })
     .await?;
     if nothing_more {
-        // To an EventSource, which comes back after every end, this says not to (WHATWG HTML, "Server-sent events").
+        // An EventSource reconnects after every end; this status tells it not to (WHATWG HTML, "Server-sent events").
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let body = events::body(shared.state.engines.journal().clone(), run, after, shape, shared.stop.clone());
@@ -464,7 +463,7 @@ async fn whoami(State(shared): State<Shared>, KnownCaller(caller): KnownCaller) 
     Json(rights::whoami(&caller, &shared.state.settings.settings().agent.grants))
 }
 
-/// An agent that has not looked its journal through, or found it damaged, can do nothing.
+/// An agent that has not checked its journal, or found it damaged, can do nothing.
 async fn healthz(State(shared): State<Shared>) -> Result<&'static str, Refused> {
     blocking(move || {
         shared.state.engines.journal().looked_through().map_err(NotTaken::from)?;

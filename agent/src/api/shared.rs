@@ -1,4 +1,4 @@
-//! What every handler is given, how it reads an address, and where it waits. No handler is known here.
+//! The shared parts of all handlers: their state, how they read an address, and where they wait. It knows no single handler.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use super::ApiState;
 use super::answer::Refused;
 use crate::engine::AppEngine;
 
-/// What all handlers have.
+/// The state of all handlers.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) state: ApiState,
     pub(super) stop: watch::Receiver<bool>,
 }
 
-/// What the address names. A part that is no text is answered like everything else that cannot be understood.
+/// The parameters in the address. A part that is not text counts as malformed.
 pub(super) struct Named<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
@@ -32,7 +32,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T
     }
 }
 
-/// What the query asks for. An unknown word is refused, as everywhere.
+/// The parameters of the query. An unknown word is refused, as everywhere.
 pub(super) struct QueryOf<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
@@ -43,19 +43,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
     }
 }
 
-/// Does what may wait for the disk, a program or a lock, away from the threads that serve.
+/// Runs work that may wait for the disk, a program or a lock, away from the serving threads.
 pub(super) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
     tokio::task::spawn_blocking(act).await.unwrap_or_else(|err| Err(Refused::internal(&err)))
 }
 
-/// A turn for what runs programs, or waits for a cache that a release has: there are threads for some of it, and the others are for whoever wants less.
+/// A turn for work that runs programs, or waits for a cache that a release holds. It leaves threads for lighter requests.
 pub(super) async fn turn_to_search() -> Result<SemaphorePermit<'static>, Refused> {
     static TURNS: Semaphore = Semaphore::const_new(16);
     TURNS.acquire().await.map_err(|err| Refused::internal(&err))
 }
 
 impl Shared {
-    /// The engine of an app, for a caller who has a right to it. Whoever has none learns nothing of which apps there are.
+    /// The engine of an app, for a caller with a right to it. A caller without one learns nothing about which apps exist.
     pub(super) fn enter(&self, caller: &Caller, app: &str, right: Right) -> Result<(Arc<AppEngine>, Authorised), Refused> {
         let name: AppName = app.parse()?;
         let authorised = authorise(caller.clone(), right, &name, &self.state.settings.settings().agent.grants)?;
@@ -63,7 +63,7 @@ impl Shared {
         Ok((engine, authorised))
     }
 
-    /// The engines of all apps that the caller may read. Whoever may read none is told so, and not that there is none.
+    /// The engines of all apps that the caller may read. A caller who may read none gets a refusal instead of an empty list.
     pub(super) fn readable_engines(&self, caller: &Caller) -> Result<Vec<Arc<AppEngine>>, Refused> {
         let all = self.state.engines.all();
         let there = !all.is_empty();

@@ -1,5 +1,4 @@
-//! The control socket: bound with its mode set before anybody can connect, served by an accept loop of our own with caps on connections, headers
-//! and slow clients.
+//! The control socket: its mode is set before any client can connect. Its own accept loop limits connections, headers and slow clients.
 
 use std::fs;
 use std::io;
@@ -22,55 +21,52 @@ use super::{ApiState, auth, routes, stopped};
 
 /// The most connections at a time.
 const MOST_CONNECTIONS: usize = 256;
-/// The most of them that one user may have, so that no user shuts the others out. The agent's own user and root may have all.
+/// The most of them from one user, so that no user shuts the others out. The agent's own user and root have no limit.
 const MOST_OF_ONE: usize = 64;
-/// The most that are told why they are turned away, at a time; the others are only turned away.
+/// The most clients at a time that get a reason for their refusal; the others are only closed.
 const MOST_ON_THE_WAY_OUT: usize = 32;
 
-/// Whoever connects too often decides how many of these lines there would be.
+/// A client that connects too often decides how many of these lines there would be.
 static SHUT_OUT: RateLimitedLog = RateLimitedLog::new();
 
 /// Why the socket could not be bound.
 #[derive(Debug, Error)]
 pub(crate) enum BindError {
-    /// Somebody serves there.
+    /// Another process serves there.
     #[error("another agent answers on {}", .0.display())]
     Taken(PathBuf),
-    /// Something else is there.
+    /// Something else is at the path.
     #[error("{} is there, and is no socket", .0.display())]
     NotASocket(PathBuf),
     /// The path is longer than a socket's may be.
     #[error("the socket path {} is {} bytes long, and unix(7) allows 107", path.display(), path.as_os_str().len())]
     TooLong {
-        /// The path.
+        /// The intended path of the socket.
         path: PathBuf,
     },
     /// A network address.
     #[error("cannot listen on {address}")]
     Network {
-        /// The address.
         address: std::net::SocketAddr,
-        /// Why not.
+        /// The cause from the system.
         #[source]
         source: io::Error,
     },
-    /// The group that may open it.
+    /// There is no group with this name.
     #[error("the group {0}, which socket_group names, does not exist")]
     NoGroup(String),
-    /// The system says no.
+    /// A system call failed.
     #[error("cannot {act} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed action, as a verb: `bind`.
         act: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
 }
 
-/// The bound socket; its file goes with the value, unless the service manager holds it.
+/// The bound socket. Dropping it removes its file, unless the service manager holds the socket.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     listener: UnixListener,
@@ -80,7 +76,7 @@ pub(crate) struct ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            // A file that stays is found stale, and replaced, at the next start.
+            // The next start finds a leftover file stale, and replaces it.
             let _ = fs::remove_file(path);
         }
     }
@@ -93,7 +89,7 @@ impl ControlSocket {
         Ok(Self { listener: UnixListener::from_std(listener)?, path: None })
     }
 
-    /// Binds `path`. Members of `group` may connect, or only the agent's own user. A stale socket is replaced, a living one never.
+    /// Binds `path`. Members of `group` may connect, or only the agent's own user. It replaces a stale socket, but never a live one.
     pub(crate) async fn bind(path: &Path, group: Option<&str>) -> Result<Self, BindError> {
         let told = |act: &'static str, path: &Path| {
             let path = path.to_owned();
@@ -111,7 +107,7 @@ impl ControlSocket {
             Ok(_) => fs::remove_file(path).map_err(told("remove the stale socket", path))?,
             Err(_) => {}
         }
-        // Bound under another name and renamed, so that nobody can connect before its mode is set.
+        // Bound under another name and renamed, so that no client can connect before its mode is set.
         let temporary = dir.join(format!(".control.{}", std::process::id()));
         let _ = fs::remove_file(&temporary);
         let listener = UnixListener::bind(&temporary).map_err(told("bind", &temporary))?;
@@ -130,7 +126,7 @@ impl ControlSocket {
     }
 }
 
-/// Serves until `stop` says so; then open streams are ended, and answers under way are finished.
+/// Serves until `stop` is set; then open streams end, and current answers are finished.
 pub(crate) async fn serve(socket: ControlSocket, state: ApiState, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let seats = Seats::default();
@@ -152,7 +148,7 @@ pub(crate) async fn serve(socket: ControlSocket, state: ApiState, mut stop: watc
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(err) => {
-                // Out of descriptors: those that are in use will come back.
+                // Out of descriptors: the used ones will be freed.
                 static UNACCEPTED: RateLimitedLog = RateLimitedLog::new();
                 if let Some(untold) = UNACCEPTED.tells() {
                     tracing::warn!(untold, "a connection could not be accepted: {err}");
@@ -168,7 +164,7 @@ pub(crate) async fn serve(socket: ControlSocket, state: ApiState, mut stop: watc
             away(stream, format!("there are {MOST_CONNECTIONS}"));
             continue;
         };
-        // Whom the kernel does not name shares the seats of nobody.
+        // Clients whom the kernel does not name share one set of seats.
         let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
         let most = if uid == 0 || uid == geteuid().as_raw() { usize::MAX } else { MOST_OF_ONE };
         let Some(seat) = seats.take(uid, most) else {
@@ -195,12 +191,12 @@ pub(crate) async fn serve(socket: ControlSocket, state: ApiState, mut stop: watc
             connection::serve(Box::pin(connection::impatient(stream)), router, stop).await;
         });
     }
-    // Streams end by themselves now; what does not within a moment goes with the process.
+    // Streams end by themselves now; the others end with the process after a moment.
     let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(Duration::from_secs(2), places.acquire_many(all)).await;
 }
 
-/// Hears what is asked and says why there is no answer: a client that is told before it has asked takes it for nonsense.
+/// Reads the request before it answers with the reason: a client that gets an answer before it has sent its request takes it for an error.
 async fn turn_away(mut stream: UnixStream, whose: String) {
     let Refused(problem) = Refused::crowded(&whose);
     let body = serde_json::to_string(&problem).unwrap_or_default();
@@ -208,13 +204,13 @@ async fn turn_away(mut stream: UnixStream, whose: String) {
     let answer = format!("{head}Connection: close\r\n\r\n{body}");
     let told = async {
         let mut asked = [0; 4096];
-        // Whatever came of it: what is asked makes no difference to the answer.
+        // The content of the request makes no difference to the answer.
         let _heard = stream.read(&mut asked).await?;
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
-        // What comes late would break the connection before the answer is read.
+        // Unread data would reset the connection before the client reads the answer.
         tokio::io::copy(&mut (&mut stream).take(MOST_HEADER_BYTES as u64), &mut tokio::io::sink()).await
     };
-    // A client that is not there to hear it misses nothing.
+    // The client may be gone.
     let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/requests`: the one way in for whatever acts, and for whatever is signed.
+//! `POST /v1/requests`: the only entry for all actions, and for all signed requests.
 
 use agent_model::grant::Caller;
 use agent_model::request::Request;
@@ -24,17 +24,17 @@ use crate::engine::journal::Evidence;
 use crate::trust::CiJob;
 use crate::work::chain;
 
-/// What the handler of requests has: what all have, and the addresses that a signed request can read.
+/// The state of this handler: the shared state, and the addresses that a signed request can read.
 #[derive(Clone)]
 pub(super) struct Acting {
     pub(super) shared: Shared,
     pub(super) reading: Router,
 }
 
-/// Who asks, and what proved it.
+/// The caller and its proof.
 struct Asker {
     caller: Caller,
-    /// The job that an ID token speaks for.
+    /// The job that an ID token names.
     job: Option<CiJob>,
     evidence: Evidence,
 }
@@ -58,7 +58,7 @@ pub(super) async fn take(
         Peer::Local(caller) => Asker { caller: caller.clone(), job: None, evidence: Evidence::default() },
         Peer::Network => caller_on_the_network(&shared, &headers, &body).await?,
     };
-    // Who asks is known, and only now what: step 6.
+    // Step 6: the caller is identified, and only now is the body parsed.
     let text = std::str::from_utf8(&body).map_err(|_| Refused::malformed("the request is not UTF-8"))?.to_owned();
     let form = Form::parse(&text).map_err(|err| Refused::malformed(format!("the request cannot be understood: {err}")))?;
     let addressed = form.aud.is_some() || form.iat.is_some() || form.exp.is_some();
@@ -84,8 +84,8 @@ pub(super) async fn take(
     Ok((status, [(header::LOCATION, events.clone())], Json(view::Taken { run: run.0, events, token: Some(token) })).into_response())
 }
 
-/// Steps 1 to 5, or an ID token, with the job that it speaks for. Whatever is wrong, the answer is the same; but nobody is told to be unknown while the
-/// keys of an issuer are.
+/// Steps 1 to 5, or an ID token with the job that it names. Every failure gets the same answer, except that an issuer's missing keys are not blamed
+/// on the caller.
 async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Bytes) -> Result<Asker, Refused> {
     let state = &shared.state;
     let refused = |why: &dyn std::error::Error| {
@@ -106,7 +106,7 @@ async fn caller_on_the_network(shared: &Shared, headers: &HeaderMap, body: &Byte
     Ok(Asker { caller, job: None, evidence })
 }
 
-/// Answers a signed request to read as the address itself would have answered the same caller.
+/// Answers a signed read like the address itself would answer the same caller.
 async fn read(mut reading: Router, path: &str, caller: Caller, headers: &HeaderMap) -> Result<Response, Refused> {
     let uri: Uri = path.parse().map_err(|_| Refused::malformed("`path` is no path"))?;
     let mut request = axum::extract::Request::new(Body::empty());

@@ -1,7 +1,7 @@
-//! Webhooks from forges and registries: `POST /v1/webhooks/…`. They need no caller, for they ask for nothing: one that is proven has the agent look for
-//! itself. The body is heard for its signature and never kept, let alone understood.
+//! Webhooks from forges and registries: `POST /v1/webhooks/…`. They need no caller, because a proven webhook only makes the agent poll. The body is
+//! used for its signature, and is never kept or parsed.
 //!
-//! An app that is not there, a source that is not set, a wrong signature: the answer is one and the same, and so is the work.
+//! A missing app, an unset source and a wrong signature all get the same answer, with the same amount of work.
 
 use agent_model::names::AppName;
 use agent_wire::view;
@@ -19,7 +19,7 @@ use super::shared::{Named, Shared, blocking};
 use crate::engine::{Heard, NotTaken};
 use crate::trust::webhook::{Claim, Source};
 
-/// The most bytes of a webhook: as many as GitHub sends ("Webhook events and payloads": 25 MB). None of them is kept.
+/// The most bytes of a webhook: as many as GitHub sends ("Webhook events and payloads": 25 MB). The agent keeps none of them.
 pub(super) const MOST_WEBHOOK_BYTES: usize = 25 * 1024 * 1024;
 
 /// A webhook with its proof in the headers.
@@ -32,7 +32,7 @@ pub(super) async fn signed(
     hear(shared, &app, Source::of(&source), &headers, None, body).await
 }
 
-/// A webhook with its secret in the address, which is logged nowhere for that.
+/// A webhook with its secret in the address. No log contains the address for this reason.
 pub(super) async fn addressed(
     State(shared): State<Shared>,
     Named((app, secret)): Named<(String, String)>,
@@ -55,7 +55,7 @@ async fn hear(
         tell_of_unproven(name.as_ref().ok(), source);
         Refused::unproven_webhook()
     };
-    // A header that comes twice says two things, and so nothing.
+    // A header that comes twice is ambiguous and does not count.
     let header = |name: &'static str| {
         let mut values = headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
@@ -64,7 +64,7 @@ async fn hear(
     let source = source.ok_or_else(unproven)?;
     let claim = Claim::of(source, header, in_address, now).ok_or_else(unproven)?;
     let settings = shared.state.settings.settings();
-    // An app that follows nothing hears nothing.
+    // An app that follows no branch accepts no webhooks.
     let following = name.as_ref().ok().and_then(|name| settings.apps.get(name)).filter(|app| app.follows.is_some());
     let secrets = following.iter().flat_map(|app| &app.webhooks).filter(|webhook| webhook.from == source).map(|webhook| &webhook.secret);
     let mut listening = claim.listen(secrets);
@@ -84,7 +84,7 @@ async fn hear(
     }
 }
 
-/// Tells the log, for whoever wonders why a webhook does nothing. What was sent is not told: it may be a secret with a slip in it.
+/// Logs an unproven webhook for the operator. It does not log the content, which may be a mistyped secret.
 fn tell_of_unproven(app: Option<&AppName>, source: Option<Source>) {
     static UNPROVEN: RateLimitedLog = RateLimitedLog::new();
     let Some(untold) = UNPROVEN.tells() else { return };

@@ -1,4 +1,4 @@
-//! Apps that are set, and not in force.
+//! Apps that have a settings file but no running engine.
 
 use agent_model::names::AppName;
 use thiserror::Error;
@@ -12,11 +12,9 @@ use crate::work::chain;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the app {app} {why}")]
 pub(crate) struct Absent {
-    /// The app.
     pub app: AppName,
-    /// Why it is not, readable after its name.
+    /// The reason, readable after the app's name.
     pub why: String,
-    /// What to do about it.
     pub hint: Option<String>,
 }
 
@@ -38,13 +36,11 @@ impl Absent {
     }
 }
 
-/// Why an app could not be taken up.
+/// An app whose engine did not start.
 #[derive(Debug, Error)]
 #[error("the app {app} cannot be taken up")]
 pub(crate) struct NotStarted {
-    /// The app.
     pub app: AppName,
-    /// Why not.
     #[source]
     pub source: NotTaken,
 }

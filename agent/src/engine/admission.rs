@@ -1,4 +1,4 @@
-//! Takes requests: looks up what they name, asks whether they may begin, and gives each its number. From then on the run will end.
+//! Accepts requests: resolves the names in them, checks whether they may begin, and gives each a number. Every accepted run reaches an end.
 
 use agent_model::grant::{Authorised, Caller, RefPattern};
 use agent_model::names::{AppName, CommitId, ReleaseName, ReleaseSelector, Selected};
@@ -20,11 +20,12 @@ impl AppEngine {
         Ok(standing)
     }
 
-    /// Takes a request: from here on it has a number, and will end.
+    /// Accepts a request. From here on the run has a number, and reaches an end.
     pub(crate) fn take(&self, authorised: &Authorised, request: &Request, form: &Form, evidence: &Evidence) -> Result<Accepted, NotTaken> {
         let caller = authorised.caller().to_string();
         if let Err(refused) = self.refuse_what_cannot_be_meant(&request.act) {
-            // What was taken once keeps its answer, though it could not be asked anew: the run to cancel is over, the release to activate is pruned.
+            // An accepted request keeps its answer, even if a new one would fail by now: the run to cancel is over, the release to activate is
+            // pruned.
             return match self.journal.asked_before(&form.nonce, &evidence.text, &caller)? {
                 Some(Taken::Before(run)) => Ok(Accepted::Before(run)),
                 Some(Taken::NonceReused) => Err(NotTaken::NonceReused),
@@ -51,7 +52,7 @@ impl AppEngine {
         };
         let refs: Option<Vec<String>> =
             authorised.refs().map(|refs| refs.iter().map(|pattern: &RefPattern| pattern.as_str().to_owned()).collect());
-        // Whoever asks for a commit may ask twice; a webhook only says that there may be one.
+        // A person or a program may ask for a commit twice; a webhook only says that there may be a new one.
         let first_for = match authorised.caller() {
             Caller::Webhook { .. } => form.commit.as_ref().and_then(|commit| commit.parse::<CommitId>().ok()),
             _ => None,
@@ -71,7 +72,7 @@ impl AppEngine {
             takes_turns: request.act.takes_turns(),
             first_for: first_for.as_ref(),
         };
-        // What admission needs of the root is read before the transaction, and nobody but this app's requests changes it.
+        // The facts of the root are read before the transaction, because only this app's requests change them.
         let about_the_root = self.standing(Standing::default())?;
         let taken = self.journal.take(&asked, |standing| {
             let standing =
@@ -98,7 +99,7 @@ impl AppEngine {
         }
     }
 
-    /// Names of releases and runs are looked up before the request is taken, so that a slip of the finger is answered at once.
+    /// Resolves the names of releases and runs before the request is accepted, so that a typo is answered at once.
     fn refuse_what_cannot_be_meant(&self, act: &Act) -> Result<(), NotTaken> {
         match act {
             Act::Activate { release, .. } | Act::Pin { release } | Act::Unpin { release } => self.find(release).map(|_| ()),
@@ -136,7 +137,7 @@ impl AppEngine {
         found.iter().map(|found| found.manifest.as_ref().map_or_else(DateTime::default, |manifest| manifest.made)).max()
     }
 
-    /// Looks a release up.
+    /// Resolves a selector to a release.
     pub(crate) fn find(&self, selector: &ReleaseSelector) -> Result<ReleaseName, NotTaken> {
         let there = self.root.release_names()?;
         let live = self.root.live().unwrap_or_default();
@@ -167,7 +168,7 @@ pub(super) fn previous(journal: &Journal, root: &AppRoot, app: &AppName, live: O
     let in_journal = journal.gone_live(app).unwrap_or_default();
     let known = live.is_none_or(|live| in_journal.contains(live));
     let in_journal = in_journal.into_iter().find(|release| known && there(release));
-    // A journal that knows nothing of the live release, or of none before it, may be a new one: then the releases themselves tell.
+    // A journal that does not know the live release, or none before it, may be a new one. Then the facts of the releases decide.
     in_journal.or_else(|| {
         let live = live?;
         let mut served = root.survey().unwrap_or_default().into_iter().filter(|found| found.served.is_some() && found.name < *live);

@@ -29,17 +29,17 @@ pub(super) struct AppThread {
 }
 
 impl AppThread {
-    /// Ends what a dead agent left: every run that had begun is taken back, or ended when all that matters was done. Before the socket opens.
+    /// Ends the runs of a dead agent before the socket opens: each run that had begun is undone, or ended if everything essential was done.
     pub(super) fn recover(&self) -> Result<(), JournalError> {
         let engine = &self.engine;
         for due in engine.journal.due(&engine.name)?.into_iter().filter(|due| due.begun) {
             tracing::warn!(run = due.run.0, app = %engine.name, "the agent stopped in the middle of this run; it is taken back");
-            // The monitors of its programs have ended them when the agent died; what got away from them is looked for.
+            // The monitors of the run's programs ended them when the agent died. This looks for processes that escaped them.
             last_look(&engine.journal.marker(due.run));
             self.carry_out(&due)?;
         }
         let app = engine.settings();
-        // What a builder has left is removed when he lets it go.
+        // Files of a builder are removed once he has granted access to them.
         if let Err(failure) = grant_access(&app) {
             tracing::warn!(app = %engine.name, "{}", failure.reason);
         }
@@ -63,14 +63,14 @@ impl AppThread {
             if self.engine.ends() {
                 return Ok(());
             }
-            // What is live may be another after a run, and what is set after a word.
+            // A run may have changed the live release, and a wake may mean new settings.
             self.monitor();
             match self.engine.journal.due(&self.engine.name)?.first() {
                 Some(due) => {
                     self.carry_out(due)?;
                     self.engine.forget_old_runs()?;
                 }
-                // An error means that nobody can wake any more: the agent is going down.
+                // An error means that all senders are gone: the agent is going down.
                 None if wakes.recv().is_err() => return Ok(()),
                 None => {}
             }
@@ -164,7 +164,7 @@ pub(super) fn executor_of<'a>(engine: &'a AppEngine, app: &'a App, env: &'a [(St
     }
 }
 
-/// The secrets that are the agent's to know.
+/// The secrets that the agent itself may know.
 pub(super) fn secrets_of(app: &App) -> Result<Vec<(String, String)>, Vec<Complaint>> {
     match app.executor {
         ExecutorKind::Direct => app.read_secrets(&app.secrets),

@@ -1,4 +1,4 @@
-//! `doctor`: looks at what a release of an app needs, and says what is wrong and what to do. It changes nothing.
+//! `doctor`: checks everything that a release of an app needs, and reports each problem with its remedy. It changes nothing.
 
 mod database;
 mod live;
@@ -21,7 +21,7 @@ use crate::restart::{ReleaseRef, Renewal, Restart, RestartContext, Steadiness, V
 use crate::settings::ExecutorKind;
 use crate::work::{chain, users_of_runners};
 
-/// How long one question may take.
+/// How long one check may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
 struct DoctorReport {
@@ -110,7 +110,7 @@ impl AppEngine {
             let hint = "put the file right, or change [secrets] files in the app's file".to_owned();
             report.add("secrets", Level::Error, complaint.to_string(), Some(hint));
         }
-        // Thirty years ahead or behind is a clock that was never set: names of releases and windows of requests go by it.
+        // A clock far outside of this range was never set, and the names of releases and the time windows of requests depend on it.
         let year: i32 = chrono::Utc::now().format("%Y").to_string().parse().unwrap_or(0);
         if !(2025..2060).contains(&year) {
             report.add(
@@ -122,7 +122,7 @@ impl AppEngine {
         }
     }
 
-    /// Whose rights the programs of a release have.
+    /// Which user's rights the programs of a release have.
     fn examine_executor(&self, report: &mut DoctorReport) {
         let app = self.settings();
         if app.executor == ExecutorKind::Direct {
@@ -217,7 +217,7 @@ impl AppEngine {
             }
         }
         self.examine_interpreters(report);
-        // With units the caches are the builder's, and not the agent's to look into.
+        // With units the caches belong to the builder, and the agent cannot read them.
         let refused = app.executor == ExecutorKind::Direct && python::installer_was_refused(&self.root.caches());
         let own = python::own_installer();
         match python.installer {
@@ -241,7 +241,7 @@ impl AppEngine {
         }
     }
 
-    /// Whether the releases that may have to be started have the interpreters that they were made with.
+    /// Whether the releases that may have to be started still have the interpreters that they were made with.
     fn examine_interpreters(&self, report: &mut DoctorReport) {
         let live = self.root.live().ok().flatten();
         let before = previous(&self.journal, &self.root, &self.name, live.as_ref());
@@ -255,7 +255,7 @@ impl AppEngine {
         }
     }
 
-    /// What holds the packages that are installed, while they are.
+    /// The limits on packages during their installation.
     fn examine_bounds(&self, report: &mut DoctorReport) {
         if self.settings().python.is_none() {
             return;
@@ -299,7 +299,7 @@ impl AppEngine {
         } else if app.checks.iter().all(|check| check.release_header.is_none()) {
             let hint = "let the app name its release in a header, and set release_header".to_owned();
             let (level, text) = match (app.executor, &app.restart) {
-                // Where the processes of another user work is not the agent's to see.
+                // The agent cannot see the working directories of another user's processes.
                 (ExecutorKind::Units, Restart::Systemd(_)) => (
                     Level::Warning,
                     "no check asks which release answers, and the agent cannot see where the app's processes work: old code would pass",
@@ -316,7 +316,7 @@ impl AppEngine {
         }
     }
 
-    /// Whether what serves has the variables that the app's file says.
+    /// Whether the serving programs have the variables of the app's file.
     fn examine_variables(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let app = self.settings();
         let Ok(Some(live)) = self.root.live() else { return };
@@ -325,7 +325,7 @@ impl AppEngine {
             ExecutorKind::Direct => app.read_secrets(&app.secrets),
             ExecutorKind::Units => Ok(Vec::new()),
         };
-        // That they cannot be read was told already.
+        // Unreadable secrets were reported already.
         let Ok(secrets) = secrets else { return };
         let (env, plain) = (app.variables(secrets), app.plain_variables());
         let (link, instances, variables) = (self.root.link(), self.root.instances(), self.root.variables());

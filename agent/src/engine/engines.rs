@@ -1,4 +1,4 @@
-//! The engines of all apps: which there are, as the settings change, and how they end.
+//! The engines of all apps: how they follow the settings, and how they end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,6 @@ use crate::root::{AppRoot, RootError};
 use crate::settings::{App, Settings};
 use crate::work::chain;
 
-/// The engines of all apps.
 pub(crate) struct Engines {
     journal: Arc<Journal>,
     rights: Arc<dyn Rights>,
@@ -39,7 +38,7 @@ struct Running {
 }
 
 impl Engines {
-    /// No engine yet. A journal that fails in the middle of a run is told through `failed`: the agent must stop then, and start again.
+    /// Starts without engines. A journal that fails during a run is sent through `failed`: then the agent must stop and start again.
     pub(crate) fn new(journal: Arc<Journal>, rights: Arc<dyn Rights>, failed: tokio::sync::mpsc::UnboundedSender<JournalError>) -> Self {
         Self {
             journal,
@@ -52,12 +51,11 @@ impl Engines {
         }
     }
 
-    /// The journal.
     pub(crate) fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
 
-    /// Ends what is left of acts that were to be done on the spot.
+    /// Ends the immediate actions that a crash cut off.
     pub(crate) fn recover_spot(&self) -> Result<(), JournalError> {
         for run in self.journal.cut_off_on_the_spot()? {
             self.journal.append(run, &[What::Stopped, What::Ended { outcome: OutcomeWord::Failed, live: None, ms: 0, database: None }])?;
@@ -65,8 +63,8 @@ impl Engines {
         Ok(())
     }
 
-    /// Takes settings up: new apps get an engine, changed ones go on with what is new, removed ones stop after the run at hand. Tells which apps
-    /// could not be taken up.
+    /// Applies settings: new apps get an engine, changed ones get the new settings, removed ones stop after their current run. Returns the apps that
+    /// could not be started.
     pub(crate) fn apply(&self, settings: &Settings) -> Vec<NotStarted> {
         let mut troubles = Vec::new();
         let removed: Vec<AppName> =
@@ -89,7 +87,7 @@ impl Engines {
         for (name, app) in &settings.apps {
             let taken_up = match self.get(name) {
                 Some(engine) => engine.take_up(app),
-                // Outside the lock that requests need: recovering an app runs programs.
+                // This happens outside of the lock that requests need, because recovering an app runs programs.
                 None => self.come_back(name, app).map_or_else(|| self.start(name, app), Ok).map(|running| {
                     self.apps.write().insert(name.clone(), running);
                 }),
@@ -105,7 +103,7 @@ impl Engines {
         troubles
     }
 
-    /// The engine of an app that was removed a moment ago and is still in the middle of a run: it goes on with what is set now.
+    /// The engine of an app that was removed a moment ago and is still running; it continues with the current settings.
     fn come_back(&self, name: &AppName, app: &Arc<App>) -> Option<Running> {
         let mut leaving = self.leaving.lock();
         leaving.retain(|running| !running.thread.is_finished());
@@ -134,12 +132,12 @@ impl Engines {
             monitor: Monitor::default(),
         });
         let thread = Arc::new(AppThread { engine: engine.clone(), lock });
-        // Before anybody can ask for anything new.
+        // Recovery comes before any new request.
         thread.recover()?;
         let failed = self.failed.clone();
         let thread = std::thread::Builder::new().name(format!("app-{name}")).spawn(move || {
             if let Err(err) = thread.work(&wakes) {
-                // Nobody listens only when the agent is going down already.
+                // The receiver is gone only when the agent is going down already.
                 let _ = failed.send(err);
             }
         });
@@ -147,32 +145,29 @@ impl Engines {
         Ok(Running { engine, thread })
     }
 
-    /// The engine of an app.
     pub(crate) fn get(&self, app: &AppName) -> Option<Arc<AppEngine>> {
         self.apps.read().get(app).map(|running| running.engine.clone())
     }
 
-    /// Why there is no engine of an app.
+    /// The reason why an app has no engine.
     pub(crate) fn absent(&self, app: &AppName) -> NotTaken {
         self.absent.lock().get(app).map_or_else(|| NotTaken::NoApp(app.clone()), |absent| absent.clone().into())
     }
 
-    /// The apps that are set rightly, and yet have no engine.
+    /// The apps with valid settings that have no engine.
     pub(crate) fn not_set_up(&self, settings: &Settings) -> Vec<Absent> {
         self.absent.lock().values().filter(|absent| settings.apps.contains_key(&absent.app)).cloned().collect()
     }
 
-    /// All engines.
     pub(crate) fn all(&self) -> Vec<Arc<AppEngine>> {
         self.apps.read().values().map(|running| running.engine.clone()).collect()
     }
 
-    /// Whether the agent is about to stop.
     pub(crate) fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Takes nothing new from now on.
+    /// Refuses new requests from now on.
     pub(crate) fn refuse_new(&self) {
         self.draining.store(true, Ordering::Release);
         for engine in self.all() {
@@ -180,7 +175,7 @@ impl Engines {
         }
     }
 
-    /// Waits for the runs under way; what has not ended after `patience` is cancelled, and taken back.
+    /// Waits for the current runs. After `patience`, the rest is cancelled and undone.
     pub(crate) fn drain(&self, patience: Duration) {
         self.refuse_new();
         let end = Instant::now() + patience;

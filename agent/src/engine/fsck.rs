@@ -1,8 +1,8 @@
-//! `fsck`: holds an app's root against its manifests and the journal, and says what differs. It changes nothing; what may go without a question, a
-//! run of the act `mend` removes.
+//! `fsck`: compares an app's root with its manifests and the journal, and reports each mismatch. It changes nothing; a run of the act `mend` removes
+//! everything that may go without a question.
 //!
-//! A run may be under way, and another may begin at any moment. What belongs to it is left out: what it makes is not complete, and what it removes is
-//! on its way. What was sealed never changes, so that it can be read whatever goes on.
+//! A run may be active, and another may begin at any moment. fsck leaves out the files of such a run: the files that it makes are incomplete, and
+//! those that it removes are about to go. Sealed files never change, so fsck can read them at any time.
 
 use std::error::Error;
 use std::path::Path;
@@ -24,22 +24,22 @@ use crate::work::{InUse, chain};
 
 /// How long one program may take: a repository or a dump may be large.
 const LIMIT: Duration = Duration::from_secs(3600);
-/// How often it is tried to look between two runs.
+/// How often fsck tries to find a moment between two runs.
 const MOST_TRIES: usize = 5;
 
-/// How the runs of an app stand, to tell whether anything came between two looks.
+/// The state of an app's runs, to tell whether a run came between two looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pulse {
     /// The run that the app's thread carries out.
     current: Option<RunId>,
-    /// The run that the journal says is under way.
+    /// The run that has begun and not ended in the journal.
     begun: Option<RunId>,
     /// The run that ended last.
     ended: Option<u64>,
 }
 
 impl AppEngine {
-    /// What differs. Ends early where `cancel` asks for it: then the answer is for nobody.
+    /// All mismatches. Ends early when `cancel` asks for it; then nobody reads the result.
     pub(crate) fn fsck(&self, cancel: &Cancel) -> Result<Fsck, NotTaken> {
         let go_on = || !cancel.asked();
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
@@ -49,7 +49,7 @@ impl AppEngine {
         self.tell_journal(&checked, run, &mut report);
         self.verify_lock(&mut report);
         self.root.verify_names(&mut report);
-        // A directory that cannot be looked into is a finding like any other, and no reason to leave out the rest.
+        // An unreadable directory is a finding like any other, and the other checks go on.
         let verified = self.root.verify_releases(self.name.as_str(), &go_on, &mut report);
         tell_of(verified, &mut report);
         let verified = self.root.verify_environments(&go_on, &mut report);
@@ -67,12 +67,12 @@ impl AppEngine {
     fn pulse(&self) -> Result<Pulse, NotTaken> {
         let current = self.current.lock().as_ref().map(|(run, _)| *run);
         let begun = self.journal.standing(&self.name)?.running;
-        // Once its end is written down it touches nothing more, though the thread may not have let it go yet.
+        // A run whose end is in the journal changes nothing more, even if the thread still holds it.
         let current = current.filter(|current| begun == Some(*current));
         Ok(Pulse { current, begun, ended: self.journal.last_ended(&self.name)?.map(|run| run.run) })
     }
 
-    /// What a run would change while it is looked at: looked at between two runs, or left out. Gives the run that it was left out for.
+    /// Reads the parts that a run changes between two runs, or leaves them out. Returns the run because of which they were left out.
     fn between_runs(&self, go_on: &dyn Fn() -> bool) -> Result<(Option<RunId>, Checked, FsckReport), NotTaken> {
         let mut last = None;
         for _ in 0..MOST_TRIES {
@@ -81,12 +81,12 @@ impl AppEngine {
             let checked = self.journal.check(&self.name, go_on);
             let pulse = match pulse {
                 Ok(pulse) => pulse,
-                // A journal that is damaged does not say what is under way: it is told, and so is what hangs on no run.
+                // A damaged journal does not show which run is active. The report contains the damage, and the parts that depend on no run.
                 Err(_) if !checked.flaws.is_empty() => return Ok((None, checked, report)),
                 Err(err) => return Err(err),
             };
             let served: Vec<_> = checked.served.keys().cloned().collect();
-            // A run that nobody carries out is in nobody's way.
+            // A run without a thread is in the way of no one.
             let Some(run) = pulse.current else {
                 let app = self.settings();
                 let in_use = InUse::of(&app, &self.root);
@@ -137,7 +137,7 @@ impl AppEngine {
         }
     }
 
-    /// Runs that have begun, and that nobody carries out: looked at last, so that one that began a moment ago has been taken up by now.
+    /// Reports runs that have begun and that no thread carries out. It looks last, so that a run that began a moment ago has been picked up by now.
     fn tell_unended(&self, checked: &Checked, report: &mut FsckReport) {
         for run in &checked.unended {
             let current = self.current.lock().as_ref().map(|(run, _)| *run);
@@ -225,14 +225,14 @@ impl AppEngine {
     }
 }
 
-/// Tells why something could not be looked at.
+/// Adds the reason why something could not be read.
 fn tell_of(verified: Result<(), RootError>, report: &mut FsckReport) {
     if let Err(err) = verified {
         report.add("root", Level::Error, None, chain(&err), err.hint());
     }
 }
 
-/// What SQLite says of a file, without the head of its list.
+/// SQLite's findings about a file in one line, without the heading.
 fn one_line(said: &str) -> String {
     said.lines().filter(|line| !line.starts_with("***")).collect::<Vec<_>>().join("; ")
 }

@@ -1,4 +1,4 @@
-//! Whether the live release answers, for whoever reads how an app stands. It is asked when somebody wants to know, and never otherwise.
+//! Whether the live release answers. The agent asks only when a client requests an app's status.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use super::AppEngine;
 use crate::restart::handover::{StartedAgain, started_again};
 use crate::steps::{Depth, Health, health_of};
 
-/// How long a reader waits for the answer at the most.
+/// The longest time that a reader waits for the answer.
 const LIMIT: Duration = Duration::from_secs(2);
-/// How long an answer holds for other readers: a page that is open asks on and on.
+/// How long an answer is reused for other readers: an open page asks again and again.
 const HOLDS: Duration = Duration::from_secs(3);
 
-/// What was seen last.
+/// The last answer.
 #[derive(Debug, Default)]
 pub(super) struct Seen(Mutex<Option<(Instant, ReleaseName, Health)>>);
 
 impl AppEngine {
-    /// Whether the live release answers. Nothing where none is live, or a run is about to exchange it.
+    /// Whether the live release answers. `None` where none is live, or a run is about to replace it.
     pub(crate) fn health(&self) -> Option<Health> {
         if self.monitor.turn.is_of_run() {
             return None;
@@ -42,14 +42,14 @@ impl AppEngine {
         Some(health)
     }
 
-    /// How often the live instance was started again since its release went live.
+    /// How often the live instance was restarted since its release went live.
     pub(crate) fn started_again(&self) -> Option<StartedAgain> {
         let live = self.root.live().ok().flatten()?;
         started_again(&self.root.instances(), &live)
     }
 }
 
-/// Asks them all at once: one that does not answer keeps nobody waiting for the others.
+/// Asks all apps at once, so that one slow app does not delay the others.
 pub(crate) fn ask_all(engines: &[Arc<AppEngine>]) {
     std::thread::scope(|scope| {
         for engine in engines.iter().skip(1) {

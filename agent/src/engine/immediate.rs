@@ -1,4 +1,4 @@
-//! The actions that wait for no turn, such as `lock` and `cancel`: done as soon as they are taken, and their runs ended.
+//! The actions that wait for no turn, such as `lock` and `cancel`: they are done at once, and their runs ended.
 
 use agent_model::names::RunId;
 use agent_model::request::{Act, Lock};
@@ -11,7 +11,7 @@ use crate::faults;
 use crate::work::chain;
 
 impl AppEngine {
-    /// Does what takes no turn, and ends its run.
+    /// Does an immediate action, and ends its run.
     pub(super) fn on_the_spot(&self, run: RunId, act: &Act, caller: &str) -> Result<(), NotTaken> {
         let meant = self.meant(act);
         let done = self.do_now(act, caller);
@@ -25,7 +25,7 @@ impl AppEngine {
         Ok(self.journal.append(run, &told)?)
     }
 
-    /// Which release is meant by `previous` or by the beginning of a name, for whoever reads of it later.
+    /// The release that `previous` or the beginning of a name means, recorded for later readers of the run.
     fn meant(&self, act: &Act) -> Option<What> {
         let release = match act {
             Act::Pin { release } | Act::Unpin { release } => self.find(release).ok()?,
@@ -56,7 +56,7 @@ impl AppEngine {
 
     pub(super) fn cancel(&self, run: RunId, caller: &str) -> Result<(), NotTaken> {
         let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
-        // Either it has not begun, and never will; or it goes back from where it is.
+        // The run has not begun and never will, or it goes back from where it is.
         let end = What::Ended { outcome: OutcomeWord::Cancelled, live, ms: 0, database: None };
         if self.journal.append_unless(run, &end, RunFlag::Planned)? {
             return Ok(());

@@ -1,5 +1,6 @@
-//! Keeps the logs of instances small. A server that the agent starts writes into a file, for as long as it serves: with an access log that file would fill
-//! the disk. The kernel tells when one is written (inotify(7)); then the sizes are looked at, at most once a minute. While nothing is written, nobody wakes.
+//! Keeps the logs of instances small. A server that the agent starts writes to one file for as long as it serves, and with an access log that file
+//! would fill the disk. The kernel reports writes (inotify(7)), and then the agent looks at the sizes, at most once a minute. Without writes, it does
+//! not wake up.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// The most bytes of a log. What it has is then moved into a second file beside it, in the place of what that had.
+/// The most bytes of a log. A larger log's content is moved to a second file beside it, and replaces that file's content.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How often the sizes are looked at, at the most.
+/// The shortest time between two looks at the sizes.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The logs in one directory.
@@ -25,16 +26,16 @@ pub(super) struct InstanceLogs {
 }
 
 impl InstanceLogs {
-    /// Without inotify the logs are looked at whenever the instance is.
+    /// Without inotify, the sizes are read whenever the monitor looks at the instance.
     pub(super) fn within(dir: PathBuf) -> Self {
         Self { dir, inotify: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).ok(), armed: None, looked: None }
     }
 
-    /// Looks at the sizes, where that is due. Tells after which time it should be asked again; nothing where the kernel tells.
+    /// Looks at the sizes where that is due. Returns the time until the next call; `None` where the kernel reports the next write.
     pub(super) fn look(&mut self) -> Option<Duration> {
         let heard = self.inotify.as_ref().is_some_and(|inotify| inotify.read_events().is_ok());
         if let (Some(inotify), Some(watched), true) = (&self.inotify, self.armed, heard) {
-            // Not heard again for a minute, however much is written.
+            // The watch is off for a minute, however much is written.
             let _ = inotify.rm_watch(watched);
             self.armed = None;
         }
@@ -44,7 +45,7 @@ impl InstanceLogs {
         }
         self.looked = Some(Instant::now());
         if self.armed.is_none() {
-            // Armed before it is looked: what is written from here on is heard.
+            // The watch is set before the look, so that no later write is missed.
             let watch = |inotify: &Inotify| inotify.add_watch(&self.dir, AddWatchFlags::IN_MODIFY).ok();
             self.armed = self.inotify.as_ref().and_then(watch);
         }
@@ -60,7 +61,7 @@ impl InstanceLogs {
     }
 }
 
-/// Moves what logs have that are larger than this into a second file each. The file itself stays, since its server has it open, to append to.
+/// Moves the content of each log larger than this into a second file. The file itself stays, because its server has it open for appending.
 fn bound(dir: &Path, most: u64) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -69,7 +70,7 @@ fn bound(dir: &Path, most: u64) -> io::Result<()> {
             let mut from = File::open(&path)?;
             let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path.with_extension("log.1"))?;
             io::copy(&mut from, &mut to)?;
-            // What is written in this very moment is lost, as it is with logrotate's copytruncate.
+            // Bytes that are written at this very moment are lost, as with logrotate's copytruncate.
             OpenOptions::new().write(true).open(&path)?.set_len(0)?;
         }
     }

@@ -1,7 +1,7 @@
-//! The journal: the only truth about runs. One SQLite file in WAL mode; what is stored is what is streamed and what is replayed after a crash.
+//! The journal: the only truth about runs. One SQLite file in WAL mode; the stored events are the ones that are streamed, and replayed after a crash.
 //!
-//! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output are written many at a time, and wait for
-//! the next mark to be durable ([`Journal::say`]). Readers have a connection of their own, and are woken by each write.
+//! Marks are committed with `synchronous=FULL`: they are on disk when [`Journal::append`] returns. Lines of output are written in batches, and the
+//! next mark makes them durable ([`Journal::say`]). Readers have a connection of their own, and each write wakes them.
 
 mod check;
 mod connection;
@@ -43,33 +43,29 @@ pub(crate) use reading::Page;
 use sound::Verdict;
 use writer::{Transaction, Weight, Writer};
 
-/// A request that is to be taken.
+/// A request to be accepted.
 pub(crate) struct NewRun<'a> {
-    /// The app.
     pub app: &'a AppName,
-    /// The action's word.
     pub action: &'a str,
-    /// What it is about, as the caller put it.
+    /// The subject of the action, as the caller wrote it.
     pub of: Option<&'a str>,
-    /// Who asks.
     pub caller: &'a str,
-    /// The form, as it came, and what proves whose it is.
+    /// The form as received, with the proof of who sent it.
     pub evidence: &'a Evidence,
-    /// The caller, as it can be judged again.
+    /// The caller in a form that can be checked again.
     pub proof: Option<&'a str>,
-    /// The patterns of refs that the caller's grant is narrowed to.
+    /// The ref patterns of the caller's grant.
     pub refs: Option<&'a [String]>,
-    /// From where the caller may go back.
+    /// The refs whose releases the caller may leave when it goes back.
     pub back: &'a Back,
-    /// The nonce.
     pub nonce: &'a str,
-    /// The ID token that speaks for the caller: it starts one run at the most.
+    /// The ID token that speaks for the caller: it starts at most one run.
     pub token: Option<&'a str>,
-    /// Whether there is a limit to how much of the agent the caller may have.
+    /// Whether the caller's share of the agent is limited.
     pub limit: Limit,
-    /// Whether the run waits for its turn; else it ends where it is taken.
+    /// Whether the run waits for its turn; else it ends at once.
     pub takes_turns: bool,
-    /// The commit to be released, where it is only taken when nobody has asked for that commit yet.
+    /// The commit to release, if the request counts only when nobody has asked for that commit before.
     pub first_for: Option<&'a CommitId>,
 }
 
@@ -78,63 +74,55 @@ pub(crate) struct NewRun<'a> {
 pub(crate) enum Limit {
     /// The agent's own user, root, and the agent itself.
     None,
-    /// Everybody else.
+    /// All other callers.
     Share,
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// A new run.
     New(RunId),
-    /// The same bytes had been taken before.
+    /// The same bytes had been accepted before.
     Before(RunId),
-    /// The nonce was used for something else.
+    /// The nonce was used for another request.
     NonceReused,
     /// The ID token has started another run already.
     TokenReused,
-    /// Somebody has asked for the commit before.
+    /// An earlier request asked for the commit.
     AskedBefore,
-    /// A run at hand has not said yet which commit it releases: it may be the same.
+    /// A run that is not over has not resolved its commit yet, and it may be the same.
     TooEarly,
-    /// It was refused.
     Refused(Refusal),
 }
 
 /// A run that is to be carried out, or was cut off.
 #[derive(Debug, Clone)]
 pub(crate) struct Due {
-    /// Its number.
     pub run: RunId,
-    /// The form, as it came.
+    /// The form as received.
     pub form: String,
-    /// Who asked.
     pub caller: String,
-    /// The patterns of refs that the caller's grant is narrowed to.
+    /// The ref patterns of the caller's grant.
     pub refs: Option<Vec<String>>,
-    /// From where the caller may go back.
+    /// The refs whose releases the caller may leave when it goes back.
     pub back: Back,
-    /// How the caller was known.
+    /// How the caller was authenticated.
     pub proof: CallerProof,
-    /// Whether it has begun.
     pub begun: bool,
 }
 
-/// What a run's row knows of what its events say.
+/// Facts that a run's row repeats from its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunFlag {
-    /// It has begun.
     Planned,
-    /// Somebody has cancelled it.
     CancelAsked,
-    /// Visitors may have met it.
+    /// Visitors may have met its release.
     Exposed,
-    /// It is over.
     Ended,
 }
 
 impl RunFlag {
-    /// The column that is not empty then.
+    /// The column that is set when the flag is.
     fn column(self) -> &'static str {
         match self {
             Self::Planned => "begun",
@@ -145,24 +133,23 @@ impl RunFlag {
     }
 }
 
-/// An event, as it is stored.
+/// An event as stored.
 struct Line {
     run: u64,
     at: i64,
     text: String,
 }
 
-/// The journal.
 pub(crate) struct Journal {
     path: PathBuf,
     about: schema::About,
-    /// Nothing that was issued before is taken, in seconds since 1970 UTC.
+    /// Requests issued before this time are refused, in seconds since 1970 UTC.
     not_before: AtomicU64,
     writer: Arc<Writer>,
     /// A panic while it is held rolls its transaction back; the connection itself stays sound.
     reader: Mutex<Connection>,
     verdict: Verdict,
-    /// Writes the lines of output that wait.
+    /// The thread that writes the pending lines of output.
     writing: Option<JoinHandle<()>>,
     _held: Flock<fs::File>,
 }
@@ -170,7 +157,7 @@ pub(crate) struct Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         self.writer.close();
-        // What it could not write, it has told whose it was.
+        // The writer has already recorded which runs lost lines.
         let _ = self.writing.take().map(JoinHandle::join);
     }
 }
@@ -208,7 +195,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Looks all of the file through, where nobody has yet; an error when it is damaged. Until then nothing is written.
+    /// Checks the whole file once after the start; an error when it is damaged. Nothing is written before that.
     pub(crate) fn looked_through(&self) -> Result<(), JournalError> {
         self.verdict.of(&self.path)
     }
@@ -218,13 +205,13 @@ impl Journal {
         self.about.is_new
     }
 
-    /// Takes note of a moment that has been, by what somebody else remembers: a clock that shows less was set back.
+    /// Records a moment that the root remembers: a clock that shows an earlier one was set back.
     pub(crate) fn has_been(&self, moment: DateTime<Utc>) {
         self.writer.newest.fetch_max(moment.timestamp_millis(), Ordering::AcqRel);
     }
 
-    /// Said of a journal that does not know all that was done here, a new one that is not the first, or one that was put back: nobody knows any more which requests were carried out, so none that can have been
-    /// issued before now is taken, by whatever clock.
+    /// Called for a journal that lacks part of this host's history: a new one that is not the first, or one from a backup. The requests that were
+    /// carried out are unknown, so requests that may have been issued before now, by any clock, are refused.
     pub(crate) fn reject_issued_before_now(&self) -> Result<(), JournalError> {
         let not_before = u64::try_from(Utc::now().max(self.newest()).timestamp()).unwrap_or_default() + CLOCK_SKEW + 1;
         self.write(Weight::Mark, |tx| {
@@ -241,42 +228,42 @@ impl Journal {
         Ok(())
     }
 
-    /// Nothing that was issued before is taken, in seconds since 1970 UTC.
+    /// Requests issued before this time are refused, in seconds since 1970 UTC.
     pub(crate) fn not_before(&self) -> u64 {
         self.not_before.load(Ordering::Acquire)
     }
 
-    /// The newest moment that the journal has seen: a clock that shows less was set back.
+    /// The newest moment that the journal has seen: a clock that shows an earlier one was set back.
     pub(crate) fn newest(&self) -> DateTime<Utc> {
         moment(self.writer.newest.load(Ordering::Acquire))
     }
 
-    /// What the tokens that read one run's events are made with. It never leaves the agent.
+    /// The key of the tokens for reading one run's events. It never leaves the agent.
     pub(crate) fn events_key(&self) -> &str {
         &self.about.events_key
     }
 
-    /// The directory that it lies in.
+    /// The directory of the journal.
     pub(crate) fn place(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
-    /// What tells this journal from every other one.
+    /// The unique id of this journal.
     pub(crate) fn id(&self) -> &str {
         &self.about.id
     }
 
-    /// The value of the marker of a run's processes.
+    /// The value of the variable that marks a run's processes.
     pub(crate) fn marker(&self, run: RunId) -> String {
         format!("{}:{run}", self.id())
     }
 
-    /// Rings whenever something was written.
+    /// Notifies of every write.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.writer.changes()
     }
 
-    /// Rings whenever something was written of one run.
+    /// Notifies of writes about one run.
     pub(crate) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
         self.writer.changes_of(run)
     }
@@ -286,15 +273,15 @@ impl Journal {
         self.writer.write(weight, act)
     }
 
-    /// Takes a request, or does not, in one transaction: the nonce is used up, the run gets its number and its first event.
+    /// Accepts or refuses a request in one transaction: it uses up the nonce, and gives the run its number and its first event.
     ///
-    /// `admit` decides with the runs of the app as they stand.
+    /// `admit` decides by the current runs of the app.
     pub(crate) fn take(
         &self,
         asked: &NewRun<'_>,
         admit: impl Fn(Standing) -> Result<agent_model::request::Admission, Refusal>,
     ) -> Result<Taken, JournalError> {
-        // There may be room again since it was given back.
+        // The disk may have room again since the reserve was released.
         self.writer.keep_reserve();
         self.write(Weight::Mark, |tx| {
             if let Some(before) = before(tx, asked.nonce, &asked.evidence.text, asked.caller)? {
@@ -372,7 +359,7 @@ impl Journal {
         })
     }
 
-    /// What became of a nonce: nothing yet, or the same request's run, or another's.
+    /// The earlier use of a nonce: none, the run of the same request, or another request.
     pub(crate) fn asked_before(&self, nonce: &str, form: &str, caller: &str) -> Result<Option<Taken>, JournalError> {
         Ok(before(&self.reader.lock(), nonce, form, caller)?)
     }
@@ -382,12 +369,12 @@ impl Journal {
         self.write(Weight::Mark, |tx| whats.iter().try_for_each(|what| insert(tx, run, Utc::now(), what)))
     }
 
-    /// Appends what another mark follows before anything is done: it is on disk when that one is.
+    /// Appends an event that another mark follows before anything is done: it is on disk with that mark.
     pub(crate) fn head(&self, run: RunId, what: &What) -> Result<(), JournalError> {
         self.write(Weight::Heading, |tx| insert(tx, run, Utc::now(), what))
     }
 
-    /// Appends what may be lost when the power fails before the next mark. On a full disk it is not worth the reserve, which is for marks:
+    /// Appends an event that a power failure before the next mark may lose. On a full disk it may not use the reserve, which is for marks:
     /// [`JournalError::Full`].
     pub(crate) fn append_soon(&self, run: RunId, what: &What) -> Result<(), JournalError> {
         self.write_soon(|tx| insert(tx, run, Utc::now(), what))
@@ -398,30 +385,30 @@ impl Journal {
         self.writer.write_soon(act)
     }
 
-    /// Takes what a tool says. It is written a moment later, with what else is said by then; what is appended afterwards stands behind it. Tells what went
-    /// wrong with what was said before.
+    /// Accepts a line of a tool's output. It is written a moment later in a batch, and always before events that are appended afterwards. Returns the
+    /// error of earlier lines.
     pub(crate) fn say(&self, run: RunId, what: &What) -> Result<(), JournalError> {
         self.looked_through()?;
         self.writer.take_line(Line { run: run.0, at: Utc::now().timestamp_millis(), text: text_of(run, what)? })
     }
 
-    /// Writes what was said, and tells how many lines of a run found no room on the disk since this was asked last.
+    /// Writes the pending lines. Returns how many lines of a run were lost on a full disk since the last call.
     pub(crate) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
         self.writer.settle(run)
     }
 
-    /// Appends that a run begins, unless it is over; tells whether it was appended. Another mark follows before anything is done, and this is on disk when
-    /// that one is.
+    /// Appends that a run begins, unless it is over; returns whether it was appended. Another mark follows before anything is done, and this one is
+    /// on disk with it.
     pub(crate) fn begin(&self, run: RunId, planned: &What) -> Result<bool, JournalError> {
         self.go_on_with(Weight::Heading, run, None, planned, RunFlag::Ended)
     }
 
-    /// Appends a mark unless something stands already, or the run is over; tells whether it was appended. `expose` and `cancel` exclude each other so.
+    /// Appends a mark unless the flag is set or the run is over; returns whether it was appended. So `expose` and `cancel` exclude each other.
     pub(crate) fn append_unless(&self, run: RunId, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
         self.go_on(run, None, what, flag)
     }
 
-    /// The same; and in the same transaction, whatever stands, what has ended before.
+    /// Like [`Self::append_unless`], and writes `ended` in the same transaction regardless of the flag.
     pub(crate) fn go_on(&self, run: RunId, ended: Option<&What>, what: &What, flag: RunFlag) -> Result<bool, JournalError> {
         self.go_on_with(Weight::Mark, run, ended, what, flag)
     }
@@ -439,7 +426,7 @@ impl Journal {
         })
     }
 
-    /// Whether a run has come so far.
+    /// Whether a run's flag is set.
     pub(crate) fn has(&self, run: RunId, flag: RunFlag) -> Result<bool, JournalError> {
         Ok(has(&self.reader.lock(), run, flag)?)
     }
@@ -449,14 +436,15 @@ fn moment(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
 
-/// The same bytes are the same request only from the same caller: nobody is told of another's run for having seen what was sent.
+/// Equal bytes are the same request only from the same caller: a caller who has seen another's request learns nothing of its run.
 fn before(connection: &Connection, nonce: &str, form: &str, caller: &str) -> Result<Option<Taken>, rusqlite::Error> {
     let mut query = connection.prepare_cached("SELECT run, form = ?2 AND caller = ?3 FROM run WHERE nonce = ?1")?;
     let found: Option<(u64, bool)> = query.query_row([nonce, form, caller], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     Ok(found.map(|(run, same)| if same { Taken::Before(RunId(run)) } else { Taken::NonceReused }))
 }
 
-/// Whether any run of an app was ever asked to release or stage a commit, whatever became of it. A release's name ends with the first digits of its commit.
+/// Whether any run of an app was ever asked to release or stage a commit, whatever its outcome. A release's name ends with the first digits of its
+/// commit.
 fn was_asked_for(connection: &Connection, app: &AppName, commit: &CommitId) -> Result<bool, rusqlite::Error> {
     let mut query = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM run WHERE app = ?1 AND action IN ('release', 'stage') AND (form ->> 'commit' = ?2 OR release LIKE '%-' || ?3))
@@ -472,7 +460,7 @@ fn has_unresolved(connection: &Connection, app: &AppName) -> Result<bool, rusqli
     query.query_row([app.as_str()], |row| row.get(0))
 }
 
-/// From where a caller may go back, as its column has it.
+/// The refs from which a caller may go back, as stored in the column.
 fn back_text(back: &Back) -> Option<String> {
     match back {
         Back::Never => None,
@@ -482,7 +470,7 @@ fn back_text(back: &Back) -> Option<String> {
 }
 
 fn back_of(text: Option<String>) -> Back {
-    // What cannot be read allows nothing.
+    // An unreadable value allows nothing.
     match text.as_deref().map(serde_json::from_str::<Option<Vec<String>>>) {
         None | Some(Err(_)) => Back::Never,
         Some(Ok(None)) => Back::Always,
@@ -527,14 +515,14 @@ fn text_of(run: RunId, what: &What) -> Result<String, JournalError> {
 
 const APPEND: &str = "INSERT INTO event (run, n, at, what) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM event WHERE run = ?1), ?2, ?3)";
 
-/// Appends one event that changes nothing of the run's row.
+/// Appends one event that does not change the run's row.
 fn insert_line(tx: &Transaction<'_>, line: &Line) -> Result<(), JournalError> {
     tx.runs.borrow_mut().insert(line.run);
     tx.prepare_cached(APPEND)?.execute(params![line.run, line.at, line.text])?;
     Ok(())
 }
 
-/// Appends one event, and brings the run's row up to date with it in the same transaction.
+/// Appends one event, and updates the run's row in the same transaction.
 fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> Result<(), JournalError> {
     let at = at.timestamp_millis();
     insert_line(tx, &Line { run: run.0, at, text: text_of(run, what)? })?;
@@ -565,7 +553,7 @@ fn insert(tx: &Transaction<'_>, run: RunId, at: DateTime<Utc>, what: &What) -> R
     }
 }
 
-/// Has the system log told of a run, once this is written.
+/// Writes a line about the run to the system log after the commit.
 fn tell(tx: &Transaction<'_>, run: RunId) -> Result<(), JournalError> {
     tx.entries.borrow_mut().extend(Entry::of(tx, run)?);
     Ok(())

@@ -1,5 +1,5 @@
-//! Whether the journal is the one that took the last requests. A state directory that came back from a backup knows less than the roots do, and each
-//! root remembers: so nothing that was carried out once is carried out again.
+//! Whether the journal is the one that accepted the last requests. A state directory from a backup knows less than the roots, and each root remembers
+//! the last request. So no request is carried out twice.
 
 use agent_model::names::RunId;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,11 +9,12 @@ use super::{AppEngine, Engines};
 use crate::root::LastSigned;
 use crate::work::chain;
 
-/// A lock is written a moment after the request for it: so much later it tells of another journal.
+/// A lock is written a moment after the request for it. A lock that is later by more than this belongs to another journal.
 const WRITTEN_LATER: TimeDelta = TimeDelta::seconds(10);
 
 impl AppEngine {
-    /// Has the root remember a run that somebody could ask for again with the same bytes: over the socket the kernel says who asks, and nothing is gained.
+    /// Records a run in the root if the same bytes could be sent again. Over the socket the kernel identifies the caller, so there is nothing to
+    /// record.
     pub(super) fn remember(&self, run: RunId, evidence: &Evidence, token: Option<&str>) {
         if !evidence.signatures.is_empty() || token.is_some() {
             self.remember_from(run.0, Utc::now());
@@ -27,10 +28,10 @@ impl AppEngine {
         }
     }
 
-    /// Has the journal forget what is older than `[journal] keep` says.
+    /// Removes runs older than `[journal] keep` from the journal.
     pub(super) fn forget_old_runs(&self) -> Result<(), JournalError> {
         let Some(keep) = self.settings().keep_runs.and_then(|keep| TimeDelta::from_std(keep).ok()) else { return Ok(()) };
-        // A directory that cannot be read at the moment has releases that nobody knows of.
+        // The unreadable directory may hold releases, so no run is removed.
         let Ok(there) = self.root.release_names() else { return Ok(()) };
         let forgotten = self.journal.forget_old(&self.name, Utc::now() - keep, &there)?;
         if forgotten > 0 {
@@ -39,7 +40,7 @@ impl AppEngine {
         Ok(())
     }
 
-    /// A moment that the journal should know of and does not, as far as the root tells. `newest` is the newest that it knows.
+    /// A moment that the root remembers and the journal does not know. `newest` is the newest that the journal knows.
     fn missed(&self, newest: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, JournalError> {
         let remembered = match self.root.last_signed() {
             Some(last) if last.journal == self.journal.id() => {
@@ -48,7 +49,7 @@ impl AppEngine {
             }
             last => last.map(|last| last.at).filter(|at| *at > newest),
         };
-        // One that is new cannot tell how late it was.
+        // A new journal does not know its newest time.
         let released = self.last_released().filter(|moment| self.journal.is_new() || *moment > newest);
         let locked = self
             .root
@@ -62,8 +63,8 @@ impl AppEngine {
 }
 
 impl Engines {
-    /// Looks whether the journal is older than what was done here: it was exchanged, or came back from a backup. Then it trusts nobody from before.
-    /// `newest` is what it knew before anything was written into it by this start.
+    /// Checks whether the journal is older than the roots: it was exchanged, or came from a backup. Then it rejects all earlier requests. `newest` is
+    /// its newest time before this start wrote anything.
     pub(crate) fn notice_an_older_journal(&self, newest: DateTime<Utc>) -> Result<(), JournalError> {
         let mut missed = None;
         for engine in self.all() {

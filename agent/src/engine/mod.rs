@@ -1,4 +1,4 @@
-//! Takes requests and carries them out: an engine for each app, with a thread of its own, and the journal that they share.
+//! Accepts requests and carries them out: an engine for each app, with a thread of its own, and the shared journal.
 
 mod absent;
 mod admission;
@@ -44,7 +44,7 @@ pub(crate) use not_taken::{Accepted, NotTaken};
 pub(crate) use poll::Heard;
 pub(crate) use rights::Rights;
 
-/// An app's engine, for everyone but its own thread.
+/// An app's engine, for all threads but its own.
 pub(crate) struct AppEngine {
     name: AppName,
     root: AppRoot,
@@ -58,12 +58,11 @@ pub(crate) struct AppEngine {
     monitor: Monitor,
 }
 
-/// Whether an app's thread takes up what is due.
+/// Whether an app's thread picks up due runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It does.
     Working,
-    /// It ends after the run at hand: the app was removed, or the agent stops.
+    /// It ends after the current run: the app was removed, or the agent stops.
     Leaving,
     /// It has ended, or is about to.
     Gone,
@@ -75,7 +74,7 @@ impl AppEngine {
         self.app.lock().clone()
     }
 
-    /// Takes settings up. A root is held from the first run to the last: another one needs another start.
+    /// Applies settings. The engine holds one root from the first run to the last, so another root needs a restart.
     fn take_up(&self, app: &Arc<App>) -> Result<(), NotTaken> {
         let held = self.settings().root.clone();
         if app.root != held {
@@ -90,7 +89,7 @@ impl AppEngine {
         *self.phase.lock() != Phase::Working
     }
 
-    /// Lets the thread end after the run at hand.
+    /// Lets the thread end after the current run.
     fn leave(&self) {
         let mut phase = self.phase.lock();
         if *phase == Phase::Working {
@@ -101,7 +100,7 @@ impl AppEngine {
         self.poller.end();
     }
 
-    /// Ends the runs that wait: nobody will take them up, and a file that comes back one day must not bring them back.
+    /// Ends the waiting runs: no thread will pick them up, and a file that returns one day must not revive them.
     fn drop_what_waits(&self) {
         let live = self.root.live().unwrap_or_default().map(|live| live.to_string());
         for due in self.journal.due(&self.name).unwrap_or_default().into_iter().filter(|due| !due.begun) {
@@ -112,7 +111,7 @@ impl AppEngine {
         }
     }
 
-    /// Lets a thread that was to end go on, if it has not ended yet.
+    /// Lets a thread that was to end continue, if it has not ended yet.
     fn stay(&self) -> bool {
         let mut phase = self.phase.lock();
         if *phase == Phase::Leaving {
@@ -121,7 +120,7 @@ impl AppEngine {
         *phase == Phase::Working
     }
 
-    /// Asked by the thread itself: whether it ends now.
+    /// Called by the thread itself: whether it ends now.
     fn ends(&self) -> bool {
         let mut phase = self.phase.lock();
         if *phase == Phase::Leaving {

@@ -1,5 +1,5 @@
-//! The monitor of an app: a thread that hears of the end of the live instance which the agent itself has started, and starts it again. It waits for
-//! events alone; while all is well nothing wakes it.
+//! The monitor of an app: a thread that notices the end of a live instance that the agent itself started, and starts it again. It only waits for
+//! events; nothing wakes it while the instance runs.
 //!
 //! ```text
 //!            the master ends             after the pause
@@ -8,7 +8,7 @@
 //!                              └────────────────────────────────────┘ the pause doubles
 //! ```
 //!
-//! A run that switches has the turn: until it is over, the instances are its own to start and stop.
+//! A run that switches has the turn: until it is over, only the run starts and stops instances.
 
 use std::io;
 use std::sync::Arc;
@@ -31,44 +31,43 @@ use crate::settings::App;
 use crate::steps::{Findings, RunContext, StepContext, StepScope};
 use crate::work::Failure;
 
-/// The first pause before an instance is started again that did not stay; the next ones are twice as long each.
+/// The first pause before an instance that did not stay up is started again; each later pause doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// An instance that has served for so long is forgiven its ends of before.
+/// After it has served for this long, an instance's earlier ends no longer count.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// The monitor, for everyone but its own thread.
+/// The monitor, for all threads but its own.
 #[derive(Debug, Default)]
 pub(super) struct Monitor {
-    /// Whose turn it is to start and stop instances.
+    /// The turn to start and stop instances.
     pub turn: Turn,
     thread: Mutex<Option<(Waker, JoinHandle<()>)>>,
-    /// What readers saw of the live release last.
+    /// The last health answer that readers got about the live release.
     pub seen: Seen,
-    /// Why the live instance does not run, while that is so.
+    /// Why the live instance does not run; `None` while it does.
     down: Mutex<Option<String>>,
 }
 
 impl Monitor {
-    /// Why the live instance does not run, while that is so.
+    /// Why the live instance does not run; `None` while it does.
     pub(super) fn down(&self) -> Option<String> {
         self.down.lock().clone()
     }
 
-    /// Has it look again: what is live, or what is set, may be another.
+    /// Makes the monitor look again, because the live release or the settings may have changed.
     fn wake(&self) -> bool {
         let thread = self.thread.lock();
         thread.iter().for_each(|(waker, _)| waker.wake());
         thread.is_some()
     }
 
-    /// Ends the thread. What it is at is given up; instances go on.
+    /// Ends the thread and its current work; instances keep running.
     pub(super) fn end(&self) {
         self.turn.end_monitor();
         let Some((waker, thread)) = self.thread.lock().take() else { return };
         drop(waker);
-        // One that panicked has said so.
+        // A panic was reported already.
         let _ = thread.join();
     }
 }
@@ -87,7 +86,7 @@ impl Backoff {
         self.serves_since.get_or_insert(now);
     }
 
-    /// It is gone: how long to wait until it is started again. The first time nobody waits.
+    /// Records that the instance is gone, and returns the pause before the next start. The first start has no pause.
     fn gone(&mut self, now: Instant) -> Duration {
         if self.serves_since.take().is_some_and(|since| now.saturating_duration_since(since) >= STEADY) {
             self.tries = 0;
@@ -104,7 +103,7 @@ impl Backoff {
 }
 
 impl AppThread {
-    /// Has the monitor look at what is live now; begins it where the agent itself starts the instances.
+    /// Makes the monitor look at the live release. Starts the monitor where the agent itself starts the instances.
     pub(super) fn monitor(self: &Arc<Self>) {
         let monitor = &self.engine.monitor;
         if monitor.wake() || !self.engine.settings().restart.is_monitored() {
@@ -141,12 +140,12 @@ impl AppThread {
         }
     }
 
-    /// Looks at the live instance, and starts it again when that is due. Tells what to wait for.
+    /// Looks at the live instance, and starts it again when that is due. Returns the events to wait for.
     fn look_after(&self, backoff: &mut Backoff, known: &mut Vec<Process>) -> (Vec<Exit>, Option<Duration>) {
         let engine = &self.engine;
         let turn = engine.monitor.turn.of_monitor();
         if turn.cancel.asked() {
-            // A run wants the turn, and the app's thread rings when that is over.
+            // A run wants the turn, and the app's thread wakes the monitor when that is over.
             return (Vec::new(), None);
         }
         let say_down = |why: Option<String>| *engine.monitor.down.lock() = why;
@@ -170,7 +169,7 @@ impl AppThread {
                     *known = masters;
                     (exits, None)
                 }
-                // One has ended meanwhile.
+                // A process has ended meanwhile.
                 Ok(None) => (Vec::new(), Some(Duration::from_millis(10))),
                 Err(err) => {
                     tracing::error!(app = %engine.name, "the live instance cannot be watched: {err}");
@@ -203,7 +202,7 @@ impl AppThread {
                     }
                 }
                 *known = Vec::new();
-                // It is looked at at once; what is not there then is waited for.
+                // The monitor looks again at once, and waits if the instance is gone then.
                 (Vec::new(), Some(Duration::ZERO))
             }
         }
@@ -211,7 +210,7 @@ impl AppThread {
 }
 
 impl AppThread {
-    /// After a boot nobody serves what the agent itself had started: the live release is started again.
+    /// Starts the live release after a boot, because nothing else starts an instance that the agent itself started.
     pub(super) fn revive(&self) {
         let engine = &self.engine;
         let revived = self.env_of_live();
@@ -229,27 +228,27 @@ impl AppThread {
         }
     }
 
-    /// How the live instance stands, where the agent itself has started it.
+    /// The state of the live instance, where the agent itself has started it.
     fn standing(&self, known: &[Process], cancel: &Cancel) -> Result<Standing, Failure> {
         let standing = self.with_live(&[], cancel, |context, app, live| app.restart.standing(context, live.name, known))?;
         Ok(standing.unwrap_or(Standing::Unwatched))
     }
 
-    /// Starts the live instance again, which has ended.
+    /// Starts the ended live instance again.
     fn start_again(&self, cancel: &Cancel) -> Result<Option<StartedAgain>, Failure> {
         let now = chrono::Utc::now().timestamp();
         let env = self.env_of_live()?;
         Ok(self.with_live(&env, cancel, |context, app, live| app.restart.start_again(context, live, now))?.flatten())
     }
 
-    /// The environment of the app's own programs. Started with other settings than its own, the app could serve something else altogether.
+    /// The environment of the app's own programs. With other settings than its own, the app could serve something else altogether.
     fn env_of_live(&self) -> Result<Vec<(String, String)>, Failure> {
         let app = self.engine.settings();
         let secrets = secrets_of(&app).map_err(|_| Failure::new("the secrets cannot be read"))?;
         Ok(app.variables(secrets))
     }
 
-    /// Does something with the live release outside of any run; nothing where none is live.
+    /// Runs a function on the live release outside of any run; `None` where none is live.
     fn with_live<T>(
         &self,
         env: &[(String, String)],

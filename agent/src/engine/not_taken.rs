@@ -1,4 +1,4 @@
-//! Why a request is not taken, and the number that it has where it is.
+//! Why a request was not accepted, and the run's number if it was.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,19 @@ use super::absent::Absent;
 use super::journal::JournalError;
 use crate::root::RootError;
 
-/// Why a request was not taken.
+/// Why a request was not accepted.
 #[derive(Debug, Error)]
 pub(crate) enum NotTaken {
-    /// It was refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// There is no such app.
     #[error("there is no app {0}")]
     NoApp(AppName),
-    /// Its file is there, and the app is not in force.
+    /// Its file is there, but the app is not in force.
     #[error(transparent)]
     Absent(#[from] Absent),
     /// There is no such run, or not of this app.
     #[error("there is no run {0}")]
     NoRun(RunId),
-    /// The run is over.
     #[error("run {0} is over")]
     Over(RunId),
     /// Visitors may have met the new release already.
@@ -34,9 +31,8 @@ pub(crate) enum NotTaken {
     /// There is no such release.
     #[error("{}", no_release(selector))]
     NoRelease {
-        /// How it was named.
         selector: ReleaseSelector,
-        /// Those that there are, newest first.
+        /// The existing releases, newest first.
         there: Vec<ReleaseName>,
     },
     /// No release is live.
@@ -45,17 +41,16 @@ pub(crate) enum NotTaken {
     /// Several releases fit.
     #[error("{selector} may be {}", fitting.iter().map(ReleaseName::as_str).collect::<Vec<_>>().join(" or "))]
     Ambiguous {
-        /// How it was named.
         selector: ReleaseSelector,
-        /// Those that fit.
+        /// The matching releases.
         fitting: Vec<ReleaseName>,
     },
-    /// Another root is set than the one that the agent holds.
+    /// The settings name another root than the one that the agent holds.
     #[error("root is now set to {}, and the agent holds {}", set.display(), held.display())]
     RootMoved {
-        /// What is set.
+        /// The root in the settings.
         set: PathBuf,
-        /// What is held.
+        /// The root that the agent holds.
         held: PathBuf,
     },
     /// A command belongs to a terminal of this host.
@@ -67,26 +62,23 @@ pub(crate) enum NotTaken {
     /// The ID token has started a run before.
     #[error("the ID token has started a run before, and serves once")]
     TokenReused,
-    /// Somebody has asked for the commit, and a webhook asks for none a second time.
+    /// An earlier request asked for the commit, and a webhook never asks for one again.
     #[error("somebody has asked for that commit before")]
     AskedBefore,
-    /// The same may be so of a run at hand.
+    /// A run that is not over may be about to release the same commit.
     #[error("the runs at hand have not said yet which commit they release")]
     TooEarly,
-    /// The grant allows releases, and not of this ref.
+    /// The grant allows releases, but not of this ref.
     #[error("{caller} may not release {reference}: the grant allows {}", refs.join(", "))]
     RefNotGranted {
-        /// Who asked.
+        /// The caller.
         caller: String,
-        /// The ref.
         reference: RefName,
         /// The patterns of the grant.
         refs: Vec<String>,
     },
-    /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The root.
     #[error(transparent)]
     Root(#[from] RootError),
     /// git, for a plan.
@@ -94,7 +86,7 @@ pub(crate) enum NotTaken {
     Git(#[from] crate::git::GitError),
 }
 
-/// That nothing fits a selector.
+/// The message for a selector that matches nothing.
 pub(super) fn no_release(selector: &ReleaseSelector) -> String {
     match selector {
         ReleaseSelector::Previous => "there is no release to go back to: no other that is still there was live before this one".to_owned(),
@@ -102,11 +94,11 @@ pub(super) fn no_release(selector: &ReleaseSelector) -> String {
     }
 }
 
-/// The number of the run that a request has, and whether it is new.
+/// The number of a request's run, and whether it is new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accepted {
-    /// It was taken now.
+    /// It was accepted now.
     New(RunId),
-    /// The same bytes had been taken before.
+    /// The same bytes had been accepted before.
     Before(RunId),
 }

@@ -1,4 +1,4 @@
-//! `plan`: what a release would do. It fetches into the cache, and changes nothing else.
+//! `plan`: shows what a release would do. It fetches into the cache, and changes nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,13 @@ use crate::process::{Cancel, Watch};
 use crate::steps::{Brief, Past, Since, foreseen};
 use crate::work::chain;
 
-/// How long a plan may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What decides an environment, by the end of its path.
+/// Files that decide an environment, by the end of their path.
 const REQUIREMENTS: [&str; 6] = ["uv.lock", "poetry.lock", "Pipfile.lock", "pyproject.toml", "Pipfile", "setup.py"];
 
 impl AppEngine {
-    /// What a release of `revision` would do.
+    /// The actions that a release of `revision` would take.
     pub(crate) fn plan(&self, authorised: &Authorised, revision: &Revision) -> Result<view::Plan, NotTaken> {
         let app = self.settings();
         let cache = self.root.cache();
@@ -73,7 +72,7 @@ impl AppEngine {
             commits = git.between(live, &resolved.commit, &watch)?;
             let (new, gone) = git.apart(live, &resolved.commit, &watch)?;
             ahead = if new == 0 && gone > 0 { -i64::try_from(gone).unwrap_or(i64::MAX) } else { i64::try_from(new).unwrap_or(i64::MAX) };
-            // Where it only goes back, `ahead` says so.
+            // If the release only goes back, `ahead` says so.
             if gone > 0 && new > 0 {
                 warnings.push(format!("{gone} commit(s) of the live release are not in it"));
             }

@@ -1,8 +1,8 @@
-//! Polls the branch that an app follows, because a webhook said that it may have moved. A webhook is the reason to poll and nothing more: what is
-//! released is what the repository says, asked for like everything else.
+//! Polls the branch that an app follows, after a webhook said that it may have moved. The webhook only triggers the poll: the agent releases what the
+//! repository says, with a request like any other.
 //!
-//! Each app has one poller, a thread that lives while there is something to poll for. Webhooks that come meanwhile are one webhook: at most one poll is
-//! under way, at most one is wanted, and from the beginning of one to the next at least `auto_pause` goes by.
+//! Each app has one poller, a thread that lives while there is something to poll for. Webhooks that come meanwhile are merged into one: at most one
+//! poll is active, at most one is wanted, and two polls begin at least `auto_pause` apart.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,21 +24,19 @@ use crate::root::RootError;
 use crate::trust::webhook::Source;
 use crate::work::chain;
 
-/// How long a poll may take.
 const LIMIT: Duration = Duration::from_secs(120);
-/// So many webhooks may come from one poll to the next before their senders are told that they send too many.
+/// How many webhooks may come from one poll to the next before their senders are told that they send too many.
 const MOST_WEBHOOKS: u32 = 60;
 
-/// What becomes of a webhook. The agent polls in any case: a webhook that was proven is never lost.
+/// The answer to a webhook. The agent polls in any case: no proven webhook is lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// It will poll.
     WillPoll(RefName),
-    /// It will poll, and was told so often enough: the next poll is so far away.
+    /// It will poll after this time, and enough webhooks have come.
     Enough(Duration),
 }
 
-/// Why a poll led to nothing.
+/// Why a poll failed.
 #[derive(Debug, Error)]
 enum NotPolled {
     #[error("the repository has no {0}")]
@@ -67,19 +65,19 @@ impl From<Refusal> for NotPolled {
     }
 }
 
-/// What a poll found.
+/// The result of a poll.
 enum Polled {
-    /// Nothing that was not asked for before.
+    /// Only commits that were asked for before.
     Nothing,
-    /// A commit, and took this request for it.
+    /// A commit, and accepted this request for it.
     Took(Accepted, CommitId),
     /// A commit that changes nothing within `auto_paths`.
     Elsewhere(CommitId),
-    /// That nobody can tell yet: the runs at hand must get on first.
+    /// A commit that cannot be judged yet: the current runs must progress first.
     TooEarly,
 }
 
-/// Who polls for one app.
+/// The poller of one app.
 #[derive(Default)]
 pub(super) struct RefPoller {
     state: Mutex<State>,
@@ -88,24 +86,24 @@ pub(super) struct RefPoller {
 
 #[derive(Default)]
 struct State {
-    /// Whose webhook is to be followed.
+    /// The source of the webhook that waits for a poll.
     wanted: Option<Source>,
     /// How many came since the last poll began.
     heard: u32,
-    /// When that was.
+    /// When the last poll began.
     last: Option<Instant>,
-    /// Ends the poll at hand.
+    /// Ends the current poll.
     cancel: Cancel,
     thread: Option<JoinHandle<()>>,
 }
 
 impl RefPoller {
-    /// Whether somebody polls, or waits to.
+    /// Whether the poller polls, or waits to.
     pub(super) fn is_at_work(&self) -> bool {
         self.state.lock().thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Ends the poll at hand. What was wanted is forgotten: who stops, or is removed, releases nothing new.
+    /// Ends the current poll and forgets the wanted one: an agent that stops, or an app that is removed, releases nothing new.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
         state.wanted = None;
@@ -116,7 +114,7 @@ impl RefPoller {
 }
 
 impl AppEngine {
-    /// Hears a webhook that was proven.
+    /// Accepts a proven webhook.
     pub(crate) fn hear(self: &Arc<Self>, source: Source) -> Result<Heard, NotTaken> {
         let app = self.settings();
         let follows = app.follows.clone().ok_or_else(|| NotTaken::NoApp(self.name.clone()))?;
@@ -141,7 +139,7 @@ impl AppEngine {
         Ok(Heard::Enough(next))
     }
 
-    /// Looks as often as it is wanted to.
+    /// Polls as often as it is wanted.
     fn follow_webhooks(&self) {
         while let Some((source, cancel)) = self.next_poll() {
             let app = &self.name;
@@ -175,7 +173,7 @@ impl AppEngine {
         }
     }
 
-    /// Waits until a poll is wanted and may be had. Nothing when none is wanted, or the engine ends: then the thread ends.
+    /// Waits until a poll is wanted and allowed. `None` when none is wanted, or the engine ends: then the thread ends.
     fn next_poll(&self) -> Option<(Source, Cancel)> {
         let poller = &self.poller;
         let mut state = poller.state.lock();
@@ -185,7 +183,7 @@ impl AppEngine {
                     state.thread = None;
                     return None;
                 }
-                // The app was removed and came back, and was sent a webhook since.
+                // The app was removed and came back, and got a webhook since.
                 state.cancel = Cancel::default();
             }
             let now = Instant::now();
@@ -204,10 +202,10 @@ impl AppEngine {
         }
     }
 
-    /// Looks once, and asks for a release of what nobody asked for before.
+    /// Polls once, and requests a release of a commit that was not asked for before.
     ///
-    /// The branch's newest commit is released once by itself, whatever becomes of it: one that failed, was taken back, cancelled or replaced by
-    /// something else stays so until a person says otherwise, or a newer one comes.
+    /// The branch's newest commit is released automatically once, whatever the result. A commit that failed, or was undone, cancelled or superseded,
+    /// stays so until a person says otherwise, or a newer commit comes.
     fn poll(&self, source: Source, cancel: &Cancel) -> Result<Polled, NotPolled> {
         let app = self.settings();
         let Some(follows) = &app.follows else { return Ok(Polled::Nothing) };
@@ -220,11 +218,11 @@ impl AppEngine {
         let lines = |_: Stream, line: &str| tracing::debug!("{line}");
         let marker = format!("{}:poll", self.journal.id());
         let watch = Watch { marker: &marker, deadline: Instant::now() + LIMIT, cancel, lines: &lines };
-        // Only asked, not fetched: the release fetches, and nobody waits for the cache meanwhile.
+        // Only lists the remote refs: the release fetches, so nothing waits for the cache meanwhile.
         let remote = Git::new(&app.git, &cache).remote_refs(&watch)?;
         let tip: CommitId = remote.get(follows).ok_or_else(|| NotPolled::NoBranch(follows.clone()))?.parse()?;
         let is_here = self.root.release_names()?.iter().any(|name| name.commit_digits() == tip.short());
-        // Whether somebody has asked for it is looked at when the request is taken: nobody can ask in between.
+        // The transaction that accepts the request also checks for earlier ones, so none can come in between.
         if is_here {
             return Ok(Polled::Nothing);
         }
@@ -243,7 +241,7 @@ impl AppEngine {
         let evidence = Evidence { text, ..Evidence::default() };
         match self.take(&authorised, &Request::try_from(&form)?, &form, &evidence) {
             Ok(accepted) => Ok(Polled::Took(accepted, tip)),
-            // Somebody has asked while the repository was.
+            // Another request came while the repository was polled.
             Err(NotTaken::AskedBefore) => Ok(Polled::Nothing),
             Err(NotTaken::TooEarly) => Ok(Polled::TooEarly),
             Err(err) => Err(err.into()),
@@ -252,7 +250,7 @@ impl AppEngine {
 }
 
 impl AppEngine {
-    /// Whether a commit is known to change nothing within these patterns since the live release. What cannot be compared is released.
+    /// Whether a commit is known to change nothing within these patterns since the live release. If they cannot be compared, the commit is released.
     fn touches_nothing_of(&self, patterns: &[String], follows: &RefName, tip: &CommitId, watch: &Watch<'_>) -> bool {
         let live = self.root.live().ok().flatten().and_then(|live| self.root.manifest(&live).ok()?.commit.parse::<CommitId>().ok());
         let (false, Some(live)) = (patterns.is_empty(), live) else { return false };

@@ -1,4 +1,4 @@
-//! A run, read back from its events.
+//! Reads a run back from its events.
 
 use agent_model::names::{ReleaseName, RunId};
 use agent_model::plan::{Aim, Nature, OnFailure, Plan, Undo};
@@ -7,16 +7,15 @@ use agent_wire::event::{AimWord, Event, PlannedStep, What};
 
 use crate::steps::{Target, named};
 
-/// What a run's events tell.
+/// The state that a run's events describe.
 #[derive(Debug)]
 pub(super) struct Replayed {
-    /// The run.
     pub run: Run,
     /// The names of its steps, in order.
     pub steps: Vec<&'static str>,
     /// The release that was live when it began.
     pub former: Option<ReleaseName>,
-    /// The release that it is about.
+    /// The release that it makes or changes.
     pub target: Option<Target>,
 }
 

@@ -1,5 +1,5 @@
-//! Whether a caller may still do what was asked some time ago. A run may wait for hours, and a key that was revoked or a grant that was removed in the
-//! meantime must not be carried out.
+//! Whether a caller still has a right when the turn of its run comes. A run may wait for hours, and a revoked key or a removed grant must not be
+//! carried out.
 
 use agent_model::grant::{Authorised, Caller, missing_grant};
 use agent_model::names::AppName;
@@ -9,15 +9,15 @@ use super::journal::{CallerProof, Due};
 use super::{AppEngine, NotTaken};
 use crate::work::{Failure, chain};
 
-/// Checks a caller again. Only the API makes callers, so the API answers.
+/// Checks a caller again. The API implements it, because only the API makes callers.
 pub(crate) trait Rights: Send + Sync {
-    /// The caller, as it is kept with the run.
+    /// The caller in the form that is kept with the run.
     fn remember(&self, caller: &Caller) -> Option<String>;
 
-    /// Whether the caller of a run may do this now; nothing where an older agent kept too little to tell.
+    /// Whether the caller of a run may do this now; `None` where an older agent kept too little to tell.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason for the refusal.
     fn again(&self, proof: &CallerProof, caller: &str, right: Right, app: &AppName) -> Result<Option<Authorised>, Refusal>;
 }
 
@@ -33,7 +33,7 @@ pub(super) fn allows_the_ref(authorised: &Authorised, act: &Act) -> Result<(), N
 }
 
 impl AppEngine {
-    /// Asks again when a run's turn has come, by the keys and grants that are in force now.
+    /// Checks the caller again when a run's turn has come, by the current keys and grants.
     pub(super) fn may_still(&self, due: &Due, request: &Request) -> Result<Option<Authorised>, Failure> {
         let right = request.act.right();
         let waited = "while it waited for its turn";

@@ -1,4 +1,4 @@
-//! A run's voice: what its steps say, masked, into the journal.
+//! The output of a run: its steps' messages, masked, in the journal.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -11,27 +11,26 @@ use crate::steps::{EventSink, Target};
 use crate::work::mask::{Lines, Mask};
 use crate::work::{Failure, chain};
 
-/// The most lines of output that are kept of one step; what comes after is counted. The last lines of a tool that fails are told in any case.
+/// The most lines of output that are kept of one step; later ones are counted. The last lines of a failing tool are kept in any case.
 const MOST_LINES: u64 = 10_000;
 
-/// So many of a step's last lines are remembered: more than an error has.
+/// How many of a step's last lines are remembered: more than an error shows.
 const REMEMBERED: usize = 200;
 
-/// A run's voice.
 pub(super) struct RunLog<'a> {
     journal: &'a Journal,
     run: RunId,
     mask: Mask,
     lines: Cell<u64>,
-    /// What tools say, with the step that it was said in.
+    /// The output of tools, with its step.
     output: Lines,
     step: RefCell<String>,
-    /// The last lines of the step at hand.
+    /// The last lines of the current step.
     last: RefCell<VecDeque<String>>,
-    /// So many sentences of the step at hand found no room.
+    /// How many messages of the current step were lost on a full disk.
     lost: Cell<u64>,
     broken: RefCell<Option<JournalError>>,
-    /// Whether something of the step at hand was said to stand.
+    /// Whether the current step reported a change that stays.
     stands: Cell<bool>,
 }
 
@@ -51,7 +50,7 @@ impl<'a> RunLog<'a> {
         }
     }
 
-    /// Whether something was said to stand since this was asked last.
+    /// Whether a change that stays was reported since the last call.
     pub(super) fn something_stands(&self) -> bool {
         self.stands.take()
     }
@@ -62,20 +61,20 @@ impl<'a> RunLog<'a> {
         self.journal.append(self.run, &[self.covered(what)])
     }
 
-    /// Appends what a mark follows before anything is done.
+    /// Appends an event that a mark follows before anything is done.
     pub(super) fn head(&self, what: What) -> Result<(), JournalError> {
         self.say_held();
         self.journal.head(self.run, &self.covered(what))
     }
 
-    /// Appends that a step begins, and with it the end of the one before it; tells whether it may begin, which nothing but a cancel keeps it from.
+    /// Appends that a step begins, with the end of the one before it. Returns whether it may begin; only a cancel prevents it.
     pub(super) fn go_on(&self, ended: Option<What>, step: &str) -> Result<bool, JournalError> {
         self.say_held();
         let ended = ended.map(|ended| self.covered(ended));
         self.journal.go_on(self.run, ended.as_ref(), &What::StepStarted { step: step.to_owned() }, RunFlag::CancelAsked)
     }
 
-    /// Says how many lines of a step were left out, and counts anew.
+    /// Writes how many lines of a step were left out, and resets the count.
     pub(super) fn end_of_step(&self, step: &str) {
         self.say_held();
         let left_out = self.lines.replace(0).saturating_sub(MOST_LINES);
@@ -95,7 +94,7 @@ impl<'a> RunLog<'a> {
         }
     }
 
-    /// Keeps what a failure quotes and no program of the step has said: the words of a server that the step started, whose own log goes with its release.
+    /// Keeps quoted lines that no program of the step has written: the log of a server that the step started is removed with its release.
     pub(super) fn quoted(&self, step: &str, tail: &[String]) {
         let is_new = *self.step.borrow() != step;
         let heard = |line: &String| !is_new && self.last.borrow().iter().any(|said| said.trim_end() == line.trim_end());
@@ -104,7 +103,7 @@ impl<'a> RunLog<'a> {
         }
     }
 
-    /// What went wrong with the journal while a step spoke.
+    /// The journal's error during a step, if any.
     pub(super) fn broken(&self) -> Result<(), JournalError> {
         self.broken.take().map_or(Ok(()), Err)
     }
@@ -114,7 +113,7 @@ impl<'a> RunLog<'a> {
     }
 
     fn say_line(&self, stream: Stream, line: String) {
-        // It is covered by the lines before and behind already.
+        // The lines before and after it already mask it.
         let what = What::Output { step: self.step.borrow().clone(), stream, line };
         self.kept(|| self.journal.say(self.run, &what));
     }
@@ -129,7 +128,7 @@ impl<'a> RunLog<'a> {
         }
         match keep() {
             Ok(()) => {}
-            // What a tool says is not worth the run.
+            // A line of output must not fail the run.
             Err(JournalError::Full(_)) => self.lost.set(self.lost.get() + 1),
             Err(err) => *self.broken.borrow_mut() = Some(err),
         }
@@ -177,7 +176,7 @@ impl EventSink for RunLog<'_> {
 
     fn note(&self, step: &str, text: &str) {
         self.say_held();
-        // Like a line of output it is written a moment later: a run has many of them.
+        // Notes are frequent, so they are written a moment later, like lines of output.
         let what = self.covered(What::Note { step: step.to_owned(), text: text.to_owned() });
         self.kept(|| self.journal.say(self.run, &what));
     }
@@ -204,7 +203,7 @@ impl EventSink for RunLog<'_> {
             release: target.release.to_string(),
             subject: target.subject.clone(),
         };
-        // Nothing is made under its name before the mark of the next step.
+        // Nothing is made under this name before the mark of the next step.
         self.head(what).map_err(|err| Failure::new(chain(&err)))
     }
 

@@ -1,4 +1,4 @@
-//! What the reading verbs are answered: from the root and the journal, as they are at the moment.
+//! The answers of the reading verbs, from the current state of the root and the journal.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,11 @@ use crate::steps::{Health, prune};
 use crate::work::InUse;
 
 impl AppEngine {
-    /// Its name.
     pub(crate) fn name(&self) -> &agent_model::names::AppName {
         &self.name
     }
 
-    /// How the app stands.
+    /// The app's state.
     pub(crate) fn status(&self) -> Result<view::App, NotTaken> {
         let standing = self.standing(self.journal.standing(&self.name)?)?;
         let disk = self.root.disk()?;
@@ -46,17 +45,16 @@ impl AppEngine {
         })
     }
 
-    /// The live release.
     pub(crate) fn live(&self) -> Option<ReleaseName> {
         self.root.live().unwrap_or_default()
     }
 
-    /// The run under way.
+    /// The current run.
     pub(super) fn at_hand(&self) -> Option<RunId> {
         self.current.lock().as_ref().map(|(run, _)| *run)
     }
 
-    /// What runs may have left in the database; the run at hand says so itself when it ends.
+    /// Changes that runs may have left in the database. The current run reports its own when it ends.
     pub(super) fn unsettled(&self) -> Vec<view::Unsettled> {
         let at_hand = self.at_hand().map(|run| self.journal.marker(run));
         let entries = self.root.unsettled().into_iter().filter(|entry| at_hand.as_ref() != Some(&entry.by));
@@ -88,7 +86,7 @@ impl AppEngine {
     /// One release with its manifest.
     pub(crate) fn release_detail(&self, release: &ReleaseName) -> Result<view::ReleaseDetail, NotTaken> {
         let found = self.root.find(release);
-        // One that cannot be read is for fsck to tell.
+        // fsck reports an unreadable fact.
         let migrated: Option<Migrated> = self.root.fact(release).ok().flatten();
         let migrated = migrated.unwrap_or_default();
         Ok(view::ReleaseDetail {
@@ -111,7 +109,7 @@ impl AppEngine {
         Ok(view::Releases { releases, unsettled: Vec::new() })
     }
 
-    /// What the agent counts for metrics: runs by outcome.
+    /// The counts for metrics: runs by outcome.
     pub(crate) fn outcomes(&self) -> Result<BTreeMap<String, u64>, NotTaken> {
         Ok(self.journal.outcomes(&self.name)?)
     }

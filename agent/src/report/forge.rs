@@ -1,4 +1,4 @@
-//! What each kind of target is told, and in which form: pure, from a delivery and what it tells of to a call. A file each.
+//! The calls to each kind of target: a pure function from a delivery and its run to a call. One file each.
 
 mod github;
 mod gitlab;
@@ -22,15 +22,15 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The most bytes of a reply: a deployment of GitHub has some ten thousand.
 const MOST_BYTES: usize = 256 * 1024;
 
-/// What is said of the agent itself.
+/// Facts about the agent itself.
 pub(super) struct Speaker<'a> {
-    /// What this host is called.
+    /// The name of this host.
     pub host: &'a str,
-    /// What tells the journal from every other one.
+    /// The unique id of the journal.
     pub journal: &'a str,
-    /// How the agent is reached, without a slash at the end, where it listens on the network.
+    /// The agent's own address, without a slash at the end, where it listens on the network.
     pub address: Option<&'a str>,
-    /// Now.
+    /// The current time.
     pub now: DateTime<Utc>,
 }
 
@@ -42,17 +42,17 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Where the run's events are read.
+    /// The address of the run's events.
     fn log(&self) -> Option<String> {
         self.speaker.address.map(|address| format!("{address}/v1/runs/{}/events", self.subject.run))
     }
 
-    /// How the run ended; nothing in the delivery that tells of its beginning.
+    /// The outcome of the run; `None` in the delivery about its beginning.
     fn outcome(&self) -> Option<OutcomeWord> {
         self.subject.outcome.filter(|_| self.delivery.phase == Phase::Ended)
     }
 
-    /// A short sentence. It has the release and the outcome in it, and nothing that a tool or a person said.
+    /// A short sentence. It contains the release and the outcome, and no text of a tool or a person.
     fn sentence(&self) -> String {
         let release = &self.subject.release;
         match self.outcome() {
@@ -67,7 +67,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// What a target is told in a phase, in this order.
+/// The deliveries for a target in a phase, in this order.
 pub(super) fn kinds(report: &Report, phase: Phase) -> &'static [DeliveryKind] {
     match (&report.to, phase) {
         (To::Github { environment: Some(_), .. }, Phase::Started) => {
@@ -79,11 +79,11 @@ pub(super) fn kinds(report: &Report, phase: Phase) -> &'static [DeliveryKind] {
     }
 }
 
-/// What a delivery becomes.
+/// The result of preparing a delivery.
 pub(super) enum Prepared {
-    /// A call, and what must not stand in any sentence about it.
+    /// A call, and the texts that no sentence about it may contain.
     Call(Call, Vec<String>),
-    /// There is nothing to say: the deployment whose state it tells was never made.
+    /// There is nothing to send: the deployment of this state was never made.
     Nothing,
 }
 

@@ -1,4 +1,4 @@
-//! Metrics for Prometheus, in OpenMetrics text: read from the journal and the roots when they are asked for, and never read back.
+//! Metrics for Prometheus, in OpenMetrics text: computed from the journal and the roots at each request, and never stored.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

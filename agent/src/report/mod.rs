@@ -1,4 +1,4 @@
-//! Readers of the journal and of the roots. Nothing here can fail a release, and none waits for anything here.
+//! Readers of the journal and of the roots. They cannot fail a release, and no release waits for them.
 
 mod forge;
 pub(crate) mod metrics;

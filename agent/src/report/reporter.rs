@@ -1,8 +1,8 @@
-//! Tells forges and receivers how releases go: a thread of its own behind the engine, which reads what the journal says, keeps what is to be said in
-//! the outbox, and sends it.
+//! Reports the progress of releases to forges and receivers. It is a thread of its own behind the engine, which reads the journal, keeps pending
+//! deliveries in the outbox, and sends them.
 //!
-//! Each target has its own row, and hears one thing after the other: a delivery that fails is tried again before the next one is, so nothing overtakes.
-//! Targets do not wait for each other. What was sent when the agent died is sent again: at least once, never less.
+//! Each target has its own queue and gets its deliveries in order: a failed one is retried before the next is sent. Targets do not wait for each
+//! other. A delivery that was being sent when the agent died is sent again: at least once, never less.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -23,25 +23,24 @@ use crate::settings::report::Report;
 use crate::settings::watch::InForce;
 use crate::work::chain;
 
-/// How long lines are gathered before the journal is read: a step may say a thousand lines a second.
+/// How long lines are gathered before the journal is read: a step may write a thousand lines a second.
 const BREATH: Duration = Duration::from_millis(50);
 /// How long the reporter rests when the journal cannot be read or written.
 const TROUBLE: Duration = Duration::from_secs(10);
 /// How long it waits without any reason to look.
 const LONG: Duration = Duration::from_secs(3600);
-/// How long it may go on when the agent stops: the end of the last run should be told before a host goes down. What is not told then is told later.
+/// How long it may continue when the agent stops: the end of the last run should be reported before a host goes down. The rest is sent later.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// So many runs are looked at in one go.
+/// How many runs are read at once.
 const MOST_NEWS: u32 = 100;
 
-/// The thread.
 pub(crate) struct Reporter {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
 impl Reporter {
-    /// Starts it. Without it releases go on as ever, so nothing that is wrong here is an error of the agent.
+    /// Starts the thread. Releases work without it, so a failure here is not an error of the agent.
     pub(crate) fn start(journal: Arc<Journal>, settings: InForce) -> Option<Self> {
         let (stop, stopping) = watch::channel(false);
         let spawned = Outbox::open(journal).map_err(|err| chain(&err)).and_then(|outbox| {
@@ -49,7 +48,7 @@ impl Reporter {
             let work = Work { outbox, settings, calls: JoinSet::new(), busy: HashSet::new(), rests_until: None };
             let body = move || {
                 runtime.block_on(work.go_on(stopping));
-                // A name that is still being looked up is not waited for.
+                // A pending DNS lookup is not waited for.
                 runtime.shutdown_background();
             };
             std::thread::Builder::new().name("reporter".to_owned()).spawn(body).map_err(|err: io::Error| err.to_string())
@@ -63,9 +62,9 @@ impl Reporter {
         }
     }
 
-    /// Ends it, within a few seconds. One that hangs, in a file that cannot be read to its end, is not waited for.
+    /// Ends it within a few seconds. A thread that hangs, in a file that cannot be read to its end, is not waited for.
     pub(crate) async fn stop(self) {
-        // One that has ended needs no word.
+        // The thread may have ended already.
         let _ = self.stop.send(true);
         let ended = tokio::task::spawn_blocking(move || self.thread.join().is_ok());
         if !matches!(tokio::time::timeout(LAST_WORDS * 2, ended).await, Ok(Ok(true))) {
@@ -74,10 +73,10 @@ impl Reporter {
     }
 }
 
-/// A row of deliveries: the app and the target.
+/// A queue of deliveries: the app and the target.
 type Lane = (String, String);
 
-/// A delivery that came back: what it was, whom it was for, and the verdict.
+/// A finished delivery with its target and the verdict.
 struct Back {
     delivery: Delivery,
     shown: String,
@@ -107,7 +106,7 @@ impl Work {
                 pause = pause.min(left);
             }
             tokio::select! {
-                // The other end of each lives as long as this does, but for the last one.
+                // All of these channels stay open while this runs, except for the last one.
                 _ = written.changed() => tokio::time::sleep(BREATH).await,
                 _ = changes.changed() => {}
                 Some(back) = self.calls.join_next() => self.settle(back).await,
@@ -117,7 +116,7 @@ impl Work {
         }
     }
 
-    /// Notes what is new, sends what is due, and tells when there will be something to do without anybody saying so.
+    /// Records new deliveries, sends due ones, and returns the time until there is work without a notification.
     fn look(&mut self) -> Duration {
         if let Some(until) = self.rests_until {
             let left = until.saturating_duration_since(Instant::now());
@@ -168,14 +167,14 @@ impl Work {
             }
             let now = Utc::now();
             let wait = delivery.due - now;
-            // A clock that was set back must not make a delivery wait for longer than it may.
+            // A clock that was set back must not delay a delivery beyond its limit.
             if wait > chrono::TimeDelta::zero() && wait <= TOO_OLD {
                 pause = pause.min(wait.to_std().unwrap_or_default());
                 continue;
             }
             match targets.get(&lane) {
                 Some(report) => self.send_one(settings, report, delivery)?,
-                // The app's file may be back in a moment; what nobody asks for any more goes with the day.
+                // The app's file may be back in a moment; a delivery without a target is dropped after a day.
                 None if now - delivery.made < TOO_OLD => {}
                 None => {
                     self.outbox.dropped(&delivery)?;
@@ -187,7 +186,7 @@ impl Work {
     }
 
     fn send_one(&mut self, settings: &Settings, report: &Report, delivery: Delivery) -> Result<(), JournalError> {
-        // A run without a commit is none that a delivery was written for; it is settled with those that have nothing to say.
+        // A run without a commit has no deliveries; it is settled with those that have nothing to report.
         let subject = self.outbox.subject(&delivery)?;
         let https = settings.agent.https.as_ref();
         let address = https.map(|https| https.address());
@@ -202,7 +201,7 @@ impl Work {
         let (call, hidden) = match prepared {
             Ok(Prepared::Call(call, hidden)) => (call, hidden),
             Ok(Prepared::Nothing) => {
-                // The next one is looked at when the journal says so.
+                // The journal's notification starts the next one.
                 return self.outbox.dropped(&delivery);
             }
             Err(complaint) => return self.keep(&delivery, &shown, Verdict::Later { says: complaint.to_string(), rest: Duration::ZERO }),
@@ -220,7 +219,7 @@ impl Work {
 
     async fn settle(&mut self, back: Result<Back, tokio::task::JoinError>) {
         let Ok(Back { delivery, shown, verdict }) = back else {
-            // Which one it was nobody knows: all are sent again.
+            // The failed call is unknown, so all are sent again.
             self.calls.shutdown().await;
             self.busy.clear();
             self.rests_until = Some(Instant::now() + TROUBLE);
@@ -232,7 +231,7 @@ impl Work {
         }
     }
 
-    /// Writes down what became of a delivery.
+    /// Records the verdict on a delivery.
     fn keep(&self, delivery: &Delivery, shown: &str, verdict: Verdict) -> Result<(), JournalError> {
         let (run, app) = (delivery.run, delivery.app.as_str());
         match verdict {
@@ -260,7 +259,7 @@ impl Work {
     }
 }
 
-/// What this host calls itself.
+/// The name of this host.
 fn host_name() -> String {
     nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -1,4 +1,4 @@
-//! What becomes of a delivery after it was sent: pure, from the reply to a verdict.
+//! The verdict on a delivery after a reply: a pure function.
 
 use std::time::Duration;
 
@@ -8,39 +8,39 @@ use serde_json::Value;
 use crate::engine::journal::outbox::{Delivery, DeliveryKind};
 use crate::https::Reply;
 
-/// The longest that a delivery rests between two tries, where the target asks for no longer rest.
+/// The longest rest between two tries, unless the target asks for a longer one.
 const LONGEST_REST: Duration = Duration::from_secs(600);
-/// A delivery that is older is not tried any more.
+/// A delivery older than this is not tried any more.
 pub(super) const TOO_OLD: chrono::TimeDelta = chrono::TimeDelta::hours(24);
-/// The rest of a delivery whose target was asked too often and does not say for how long: what GitHub wants then at the least.
+/// The rest after too many requests where the target names none: GitHub's minimum.
 const A_MINUTE: Duration = Duration::from_secs(60);
-/// The most characters that are told of what a forge says about a refusal.
+/// The most characters of a forge's own text about a refusal.
 const MOST_TOLD: usize = 200;
 
-/// What becomes of a delivery.
+/// The verdict on a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It got through; with what the target calls the run, where it made something new.
+    /// It got through; with the target's number for the run, where it made something new.
     Delivered(Option<u64>),
     /// It failed, and may get through later.
     Later {
-        /// What went wrong.
+        /// The error, as text.
         says: String,
-        /// The target wants no other try before so long.
+        /// The target's minimum time until the next try.
         rest: Duration,
     },
     /// It will never get through.
     Never(String),
 }
 
-/// Judges a reply. `hidden` are texts that no sentence may have in it.
+/// Judges a reply. No sentence may contain a text from `hidden`.
 pub(super) fn verdict_of(kind: DeliveryKind, reply: &Reply, hidden: &[String], now: DateTime<Utc>) -> Verdict {
     let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
     let says = answered(kind, reply.status, &body, hidden);
     let wanted = reply.header("retry-after").and_then(|text| parse_rest(text, now));
     let is_spent = reply.header("x-ratelimit-remaining") == Some("0");
     let until_reset = reply.header("x-ratelimit-reset").filter(|_| is_spent).and_then(|text| parse_reset(text, now));
-    // GitHub tells with 403, too, that it was asked too often ("Rate limits for the REST API"): of the secondary limit only its sentence tells.
+    // GitHub also uses 403 for too many requests ("Rate limits for the REST API"); only its text shows the secondary limit.
     let is_secondary = kind != DeliveryKind::Message && body["message"].as_str().is_some_and(is_of_secondary_limit);
     let asked_too_often = reply.status == 429 || reply.status == 403 && (wanted.is_some() || is_spent || is_secondary);
     match reply.status {
@@ -49,7 +49,7 @@ pub(super) fn verdict_of(kind: DeliveryKind, reply: &Reply, hidden: &[String], n
             None => Verdict::Never(format!("{says}, and without a number of the deployment")),
         },
         200..=299 => Verdict::Delivered(None),
-        // GitLab will not have the same state twice. A delivery that is sent again, because nobody knows whether it got through, has got through.
+        // GitLab refuses the same state twice. If a delivery is sent again because its first result is unknown, this reply means that it got through.
         400 if kind == DeliveryKind::Status
             && body["message"].as_str().is_some_and(|text| text.starts_with("Cannot transition status")) =>
         {
@@ -61,7 +61,7 @@ pub(super) fn verdict_of(kind: DeliveryKind, reply: &Reply, hidden: &[String], n
     }
 }
 
-/// What was answered, with the forge's own sentence: it says which right a token lacks. That of any other receiver is not repeated.
+/// The answer with the forge's own text, which says which right a token lacks. Text of any other receiver is not repeated.
 fn answered(kind: DeliveryKind, status: u16, body: &Value, hidden: &[String]) -> String {
     let told = body["message"].as_str().filter(|_| kind != DeliveryKind::Message).unwrap_or_default();
     let told = hidden.iter().fold(told.to_owned(), |told, hidden| told.replace(hidden.as_str(), "***"));
@@ -70,13 +70,13 @@ fn answered(kind: DeliveryKind, status: u16, body: &Value, hidden: &[String]) ->
     if told.is_empty() { format!("the answer was {status}{moved}") } else { format!("the answer was {status}{moved} ({told})") }
 }
 
-/// "You have exceeded a secondary rate limit…", and what it was called before: "You have triggered an abuse detection mechanism…".
+/// "You have exceeded a secondary rate limit…", and its earlier form: "You have triggered an abuse detection mechanism…".
 fn is_of_secondary_limit(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     message.contains("secondary rate limit") || message.contains("abuse detection")
 }
 
-/// When the limit is counted anew, in seconds since 1970 ("Rate limits for the REST API").
+/// When the limit is reset, in seconds since 1970 ("Rate limits for the REST API").
 fn parse_reset(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     let reset = DateTime::from_timestamp(text.trim().parse().ok()?, 0)?;
     (reset - now).to_std().ok()
@@ -91,7 +91,7 @@ fn parse_rest(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     (until.to_utc() - now).to_std().ok()
 }
 
-/// When a delivery that has failed is tried again; nothing when it is too old.
+/// When a failed delivery is tried again; `None` when it is too old.
 pub(super) fn next_try(delivery: &Delivery, rest: Duration, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let last = delivery.made + TOO_OLD;
     if now >= last {

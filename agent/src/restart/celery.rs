@@ -1,4 +1,4 @@
-//! What is known of Celery.
+//! What the agent knows about Celery.
 
 use std::path::Path;
 
@@ -6,19 +6,19 @@ use crate::systemd::Unit;
 
 pub(super) const ONE_CLOCK: &str = "name a plain unit for it, which is restarted: it stops before it starts";
 
-/// What a unit has Celery do.
+/// What a unit runs Celery for.
 pub(super) struct Does {
     /// `worker`, `beat`, `multi`, …
     pub(super) command: String,
-    /// What comes after that.
+    /// The words after the subcommand.
     arguments: Vec<String>,
 }
 
-/// The options of `celery` itself that have their value in the next word (`celery --help` of 5.5).
+/// The options of `celery` itself that take their value from the next word (`celery --help` of 5.5).
 const WITH_VALUE: &[&str] = &["-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir"];
 
 impl Does {
-    /// Finds it, however Celery is started: by its script, as a module of Python's, by env(1), or by a shell.
+    /// Finds Celery however it is started: by its script, as a Python module, by env(1), or by a shell.
     pub(super) fn of(unit: &Unit) -> Option<Self> {
         let argv = unit.exec_start.first()?;
         let shell = || {
@@ -26,7 +26,7 @@ impl Does {
         };
         let script = argv.iter().position(|word| word.starts_with('-') && word.ends_with('c')).and_then(|at| argv.get(at + 1));
         match script.filter(|_| shell()) {
-            // Quotes that do not match are the shell's to complain of.
+            // Unbalanced quotes are left for the shell to report.
             Some(script) => shlex::split(script)?.split(|word| SEPARATORS.contains(&word.as_str())).find_map(Self::in_words),
             None => Self::in_words(argv),
         }
@@ -36,7 +36,7 @@ impl Does {
         let before = |at: usize| at.checked_sub(1).map(|before| words[before].as_str());
         let is_program = |at: usize| match before(at) {
             None | Some("-m" | "exec" | "env") => true,
-            // A variable of the shell's, or of env's.
+            // A variable assignment of the shell or of env.
             Some(word) => words[at].contains('/') || word.ends_with("/env") || !word.starts_with('-') && word.contains('='),
         };
         let celery = (0..words.len().min(6)).find(|at| Path::new(&words[*at]).ends_with("celery") && is_program(*at))?;
@@ -56,9 +56,9 @@ impl Does {
 const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "zsh"];
 const SEPARATORS: &[&str] = &["&&", "||", ";", "|", "&"];
 
-/// Whether it is Celery's clock, or has one: what it sends when it is time is sent once for each of them.
+/// Whether the unit is Celery's scheduler (beat), or embeds one. Each running scheduler sends every due task once, so two of them send it twice.
 pub(super) fn is_clock(unit: &Unit) -> bool {
-    // Short options without values stand together (`-EB`).
+    // Short options without values can be combined (`-EB`).
     let with_a_clock = |arg: &str| {
         arg == "--beat" || arg.strip_prefix('-').is_some_and(|flags| flags.ends_with('B') && flags.chars().all(|flag| "BDE".contains(flag)))
     };

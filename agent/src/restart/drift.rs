@@ -1,5 +1,5 @@
-//! Whether the programs that serve a release have the variables that it was made with: by what the kernel tells of a process, and, where that is another
-//! user's, by what systemd says of its unit.
+//! Compares the variables of the serving programs with those that the release was made with. The variables come from the kernel's process table, or
+//! from systemd's unit properties where the process belongs to another user.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,27 +12,25 @@ use super::{ReleaseRef, Restart, RestartContext, variables};
 use crate::process::Process;
 use crate::systemd::{Bus, Unit, environment_file};
 
-/// The variable that names Django's settings module.
 const SETTINGS_MODULE: &str = "DJANGO_SETTINGS_MODULE";
 
 /// A program that serves, or the unit that starts it.
 struct Seen {
-    /// For people.
+    /// The program's name in messages.
     who: String,
-    /// What it has, as far as that can be read.
+    /// The variables that could be read.
     has: BTreeMap<String, String>,
-    /// Of a unit.
     unit: Option<OfUnit>,
 }
 
-/// What only a unit has.
+/// Facts that only a unit has.
 struct OfUnit {
-    /// Its file of variables, and whether it reads that.
+    /// The unit's file of variables, and whether the unit reads it.
     file: PathBuf,
     reads: Reads,
     /// Files of its variables that the agent may not read.
     unread: Vec<PathBuf>,
-    /// Whether it was started before its file was changed.
+    /// Whether the unit was started before its file was changed.
     started: Started,
 }
 
@@ -48,11 +46,10 @@ enum Started {
     Before,
 }
 
-/// What a release was made with.
 pub(crate) struct MadeWith<'a> {
-    /// The settings module; nothing where nobody can tell.
+    /// The settings module; `None` where it cannot be determined.
     pub module: Option<&'a str>,
-    /// The settings module that the project's WSGI or ASGI module chooses where none is set; nothing where that is not known.
+    /// The settings module that the project's WSGI or ASGI module chooses when the variable is unset; `None` where that is not known.
     pub by_default: Option<&'a str>,
 }
 
@@ -79,7 +76,7 @@ fn of_module(seen: &Seen, context: &RestartContext<'_>, made: &MadeWith<'_>) -> 
             let own = seen.unit.as_ref().map_or_else(|| set.clone(), |_| format!("take {SETTINGS_MODULE} out of the unit, or: {set}"));
             Some(finding(Level::Error, text, own))
         }
-        // It may stand in a file that the agent may not read, and must not.
+        // The variable may stand in a file that the agent must not read.
         None if seen.unit.as_ref().is_some_and(|unit| !unit.unread.is_empty()) && made.by_default == Some(wanted) => None,
         None => match made.by_default {
             Some(chosen) if chosen == wanted => None,
@@ -119,12 +116,13 @@ fn of_others(seen: &Seen, context: &RestartContext<'_>) -> Option<Finding> {
     Some(finding(Level::Warning, text, hint_of(seen, context)))
 }
 
-/// What it should have: for a process all that the agent knows, for a unit what its file holds. The settings module is told by itself.
+/// The variables that a program should have. A process should have all that the agent knows; a unit should have those in its file. The settings
+/// module is reported separately.
 fn wanted<'s>(context: &'s RestartContext<'_>, seen: &Seen) -> BTreeMap<&'s String, &'s String> {
     let plain = context.variables.plain;
     let is_plain = |name: &str| plain.iter().any(|(other, _)| other == name);
     let of_release = |name: &str| name.starts_with("RELEASE_") || matches!(name, "REVISION" | "PREVIOUS_REVISION");
-    // Secrets are another file of the unit's, which the agent may not read everywhere.
+    // A unit reads its secrets from another file, which the agent cannot always read.
     let all =
         context.env.iter().filter(|(name, _)| !of_release(name) && name != SETTINGS_MODULE && (seen.unit.is_none() || is_plain(name)));
     let replaced = |name: &str, value: &str| seen.unit.is_some() && !plain.iter().any(|(other, plain)| other == name && plain == value);
@@ -155,7 +153,7 @@ fn finding(level: Level, text: String, hint: String) -> Finding {
     Finding { app: None, what: "environment".to_owned(), level, text, hint: Some(hint) }
 }
 
-/// The programs that serve, as far as they can be looked at. What cannot is told elsewhere.
+/// The programs that serve, as far as the agent can inspect them. Other code reports those that it cannot.
 fn look(restart: &Restart, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Vec<Seen> {
     let bus = Bus::open(context.watch).ok();
     let of_unit = |unit: &str| bus.as_ref().and_then(|bus| bus.unit(unit).ok()).filter(|unit| unit.active_state == "active");
@@ -180,16 +178,16 @@ fn look(restart: &Restart, context: &RestartContext<'_>, live: ReleaseRef<'_>) -
     seen
 }
 
-/// What the instance of a template is called by.
+/// The instance name of a template unit.
 fn called(unit: &Unit) -> String {
     let rest = unit.name.split_once('@').map_or(unit.name.as_str(), |(_, rest)| rest);
     rest.strip_suffix(".service").unwrap_or(rest).to_owned()
 }
 
-/// A unit, by its process where the kernel tells of that, and by what systemd says where not.
+/// Reads a unit's variables from its process where the kernel allows it, and otherwise from systemd's properties.
 fn seen_of(unit: &Unit, context: &RestartContext<'_>, called: &str) -> Seen {
     let file = context.variables.file(called);
-    // The root may be a link, and setup names what it leads to.
+    // The root may be a link, while setup writes the resolved path.
     let whole = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
     let is_its = |path: &PathBuf| *path == file || *path == whole;
     let reads = if unit.environment_files.iter().any(is_its) { Reads::Its } else { Reads::NotIts };

@@ -1,4 +1,4 @@
-//! Why a release could not be brought before the visitors, or was not seen to serve.
+//! Errors of a switch: the release could not be made live, or did not prove that it serves.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,45 +10,41 @@ use crate::process::ProgramError;
 use crate::root::RootError;
 use crate::systemd::SystemdError;
 
-/// What went wrong, in words that name the act and the thing.
+/// What went wrong. The text names the action and its object.
 #[derive(Debug, Error)]
 pub(crate) enum RestartError {
-    /// Something in the set-up stands in the way; nothing was done yet.
+    /// A problem in the set-up stands in the way; the agent has changed nothing yet.
     #[error("{what}")]
     SetUp {
-        /// The sentence.
+        /// The full sentence of the message.
         what: String,
-        /// What to do.
+        /// What the operator should do.
         hint: String,
     },
-    /// A file or directory.
     #[error("cannot {act} {}", .path.display())]
     File {
-        /// What was to be done.
+        /// The failed action, as a verb: `point the socket's name`.
         act: &'static str,
-        /// To what.
         path: PathBuf,
-        /// Why it could not.
         #[source]
         source: io::Error,
     },
     /// A program that was run or started.
     #[error("{act}")]
     Program {
-        /// What was to be done.
+        /// The failed action, as a sentence: `the restart command failed for …`.
         act: String,
-        /// How the program ended.
         #[source]
         source: ProgramError,
     },
-    /// A process that should serve is gone, or never came to serve.
+    /// A serving process has ended, or never started to serve.
     #[error("{what}")]
     Process {
-        /// The sentence.
+        /// The full sentence of the message.
         what: String,
-        /// What to do, where that is known.
+        /// What the operator should do, where that is known.
         hint: Option<String>,
-        /// Its last lines.
+        /// The last lines of its log.
         tail: Vec<String>,
     },
     /// systemd, or a unit.
@@ -60,18 +56,18 @@ pub(crate) enum RestartError {
     /// A health check did not pass.
     #[error("{when}")]
     Check {
-        /// At which moment.
+        /// The phase in which it failed.
         when: String,
-        /// What came instead.
+        /// The answer that came instead.
         #[source]
         source: Box<CheckError>,
         /// Further lines: the other checks, or the instance's log.
         tail: Vec<String>,
     },
-    /// Somebody cancelled.
+    /// The run was cancelled; the text names the interrupted action.
     #[error("{0} was cancelled")]
     Cancelled(String),
-    /// The time for it is over.
+    /// The run's time is over; the text names the interrupted action.
     #[error("the time was over while {0}")]
     TimedOut(String),
 }
@@ -93,7 +89,7 @@ impl RestartError {
         }
     }
 
-    /// The last lines of what failed: the traceback is there.
+    /// The last lines of what failed, which hold the traceback.
     pub(crate) fn tail(&self) -> &[String] {
         match self {
             Self::Process { tail, .. } | Self::Check { tail, .. } => tail,

@@ -1,5 +1,5 @@
-//! One instance a release. The new one is started on a socket of its own and asked there, before any visitor can meet it; then the name that the
-//! visitors' proxy connects to is replaced, and the former one is left to finish.
+//! One instance per release. The agent starts the new one on a socket of its own and runs the checks there before any visitor reaches it. Then it
+//! replaces the name that the visitors' proxy connects to, and lets the former instance finish.
 //!
 //! ```text
 //!             start, ask            rename                 drained, told to stop
@@ -9,8 +9,8 @@
 //!                      (nothing)
 //! ```
 //!
-//! Where an instance is a unit of systemd, it is called by its release, or, with slots, by one of a few names that the releases take in turn: then
-//! the units are known beforehand, and the agent needs no right over any other.
+//! A systemd instance is named after its release. With slots it is named after one of a few names that the releases take in turn: then the units are
+//! known beforehand, and the agent needs no rights over other units.
 
 mod instance;
 mod record;
@@ -41,7 +41,7 @@ pub(crate) use record::{StartedAgain, recorded, started_again};
 pub(crate) use standing::Standing;
 pub(super) use workers::Finishing;
 
-/// How long a connection that was made in the last moment may take to be seen.
+/// How long after the rename a connection made just before it may take to become visible.
 const AFTER_RENAME: Duration = Duration::from_millis(200);
 
 /// `[restart] strategy = "handover"`.
@@ -49,58 +49,57 @@ const AFTER_RENAME: Duration = Duration::from_millis(200);
 pub(crate) struct Settings {
     /// The name that nginx connects to. Instances bind `<socket>.<release>`; the name is a link to one of them, replaced by rename.
     pub socket: PathBuf,
-    /// Who starts an instance.
     pub starter: Starter,
-    /// What the instances are called by, in turn; by their releases when there are none. Only units have any.
+    /// The slot names, used in turn; empty when instances are named after their releases. Only units have slots.
     pub slots: Vec<Slot>,
     /// How long an instance may take until it accepts connections.
     pub start_timeout: Duration,
-    /// How long the former instance may take to finish its requests once it is no longer asked.
+    /// How long the former instance may take to finish its requests after the name has moved on.
     pub drain: Duration,
-    /// How long a release that nobody has seen serve is watched once visitors meet it, before the former instance may go.
+    /// How long the agent watches a release that has never been proven once visitors reach it. Only then may the former instance go.
     pub confirm: Duration,
-    /// Whether the former instance is kept running for an instant way back.
+    /// Whether the former instance keeps running for an instant rollback.
     pub keep_warm: KeepWarm,
 }
 
-/// Who starts an instance.
+/// What starts an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Starter {
     /// systemd: a template unit such as `shop@.service`, started as `shop@<release>.service` or `shop@<slot>.service`.
     Unit(String),
-    /// The agent itself: an argument vector, started in the release's directory. `{socket}`, `{release}` and `{dir}` in it are replaced.
+    /// The agent itself: an argument vector, started in the release's directory. The agent replaces `{socket}`, `{release}` and `{dir}` in it.
     Command(Vec<String>),
 }
 
-/// Whether the former instance goes on.
+/// Whether the former instance keeps running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeepWarm {
-    /// It is stopped when it has drained.
+    /// It is stopped after it has drained.
     No,
     /// It is kept until the next switch.
     Former,
 }
 
 impl Settings {
-    /// What the instance of a release is called by, in the name of its unit and at the end of its socket's: the slot that leads to the release, or
-    /// else the release, as it was before there were slots. `link` is the root's link `app`.
+    /// The name of a release's instance, used in its unit's name and as the ending of its socket: the slot that leads to the release, or else the
+    /// release itself, as before there were slots. `link` is the root's link `app`.
     fn called(&self, link: &Path, release: &ReleaseName) -> String {
         self.slot_of(link, release).map_or_else(|| self.called_without_slot(link, release), |slot| slot.to_string())
     }
 
-    /// What the worker of a release is called by. One that has no slot has no second name: its unit finds the release by it.
+    /// The name of a release's worker. Without a slot, a worker has only the release as its name, because its unit finds the release by it.
     fn worker_called(&self, link: &Path, release: &ReleaseName) -> String {
         self.slot_of(link, release).map_or_else(|| release.to_string(), |slot| slot.to_string())
     }
 
-    /// The slot that leads to a release. One that is no longer set counts as long as it leads there.
+    /// The slot that leads to a release. A slot that is no longer configured counts as long as it leads there.
     fn slot_of(&self, link: &Path, release: &ReleaseName) -> Option<Slot> {
         if self.slots.is_empty() {
             return None;
         }
         let public = self.named().map(|socket| file_name(&socket));
         let mut slots: Vec<Slot> = Slots::beside(link).taken().into_iter().filter(|(_, of)| of == release).map(|(slot, _)| slot).collect();
-        // There is more than one while a second instance is started beside the first, and where somebody else has made links.
+        // Several slots match while a second instance starts beside the first, and where someone has made links by hand.
         slots.sort_by_key(|slot| {
             let is_public = public.as_deref() == Some(&*file_name(&self.socket_called(slot.as_str())));
             (self.rank_of_slot(link, release, slot), !is_public)
@@ -114,12 +113,11 @@ impl Settings {
         socket.into()
     }
 
-    /// The socket that the instance of a release binds.
     fn socket_of(&self, link: &Path, release: &ReleaseName) -> PathBuf {
         self.socket_called(&self.called(link, release))
     }
 
-    /// What the name points to, as a path; nothing when there is no such link.
+    /// The path that the name points to; `None` when there is no such link.
     fn named(&self) -> Option<PathBuf> {
         let target = fs::read_link(&self.socket).ok()?;
         Some(self.socket.parent().map_or_else(|| target.clone(), |dir| dir.join(&target)))
@@ -129,7 +127,7 @@ impl Settings {
         self.named().is_some_and(|socket| socket == self.socket_of(link, release))
     }
 
-    /// Points the name to the instance of a release; whoever connects at this moment reaches the one or the other.
+    /// Points the name to the instance of a release. A visitor who connects at this moment reaches either the old or the new one.
     fn name(&self, link: &Path, release: &ReleaseName) -> Result<(), RestartError> {
         let error = |source| RestartError::File { act: "point the socket's name", path: self.socket.clone(), source };
         let socket = self.socket_of(link, release);
@@ -140,7 +138,7 @@ impl Settings {
         fs::rename(&temporary, &self.socket).inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(error)
     }
 
-    /// Takes the name away, where it is one that this agent gave: a link to the socket of an instance. What else stands there is somebody else's.
+    /// Removes the name if this agent made it: a link to the socket of an instance. Anything else at that path belongs to someone else.
     pub(super) fn unname(&self) -> Result<(), RestartError> {
         let instance_of = |target: &Path| {
             let (target, socket) = (target.file_name()?.to_str()?, self.socket.file_name()?.to_str()?);
@@ -159,7 +157,7 @@ impl Settings {
         }
     }
 
-    /// What stands in the way of the name or of an instance's socket.
+    /// The set-up problem that prevents the name or an instance's socket, if any.
     pub(super) fn obstacle(&self) -> Option<RestartError> {
         let set_up = |what: String, hint: String| Some(RestartError::SetUp { what, hint });
         // A dot and the 32 characters of a release's name.
@@ -194,17 +192,17 @@ impl Settings {
         set_up(what, hint)
     }
 
-    /// Links that a dead agent left between making and renaming them.
+    /// Removes links that a dead agent left between making and renaming them.
     fn sweep(&self) {
         let prefix = format!(".{}.next-", file_name(&self.socket));
         let entries = self.socket.parent().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
-            // One that stays does no harm.
+            // A leftover link does no harm.
             let _ = fs::remove_file(entry.path());
         }
     }
 
-    /// Starts the new instance, unless it runs already, and asks it. Tells how long it is to be watched when visitors meet it.
+    /// Starts the new instance, unless it runs already, and runs the checks on it. Returns how long to watch it once visitors reach it.
     pub(super) fn prepare(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<Duration, RestartError> {
         if let Some(obstacle) = self.obstacle() {
             return Err(obstacle);
@@ -216,7 +214,7 @@ impl Settings {
         match self.bring_up(&instances, new) {
             Ok(_) => Ok(if context.steadiness == Steadiness::Unseen { self.confirm } else { Duration::ZERO }),
             Err(error) => {
-                // What serves visitors is left alone, even when it does not answer as it should.
+                // An instance that serves visitors is left alone, even when it does not answer as it should.
                 if !self.names(context.link, new.name)
                     && let Err(also) = instances.stop(new.name, Duration::ZERO)
                 {
@@ -279,7 +277,7 @@ impl Settings {
         }
     }
 
-    /// Asks an instance over its own socket. A warm one is asked without the time for which the checks must go on passing.
+    /// Runs the checks over the instance's own socket. A warm instance skips the time for which the checks must keep passing.
     fn ask_itself(
         &self,
         instances: &Instances<'_>,
@@ -309,16 +307,16 @@ impl Settings {
             watch_for: stable_for,
         }
         .prove()?;
-        // They are about the checks as they are set, and come with the proof through the public address.
+        // These warnings concern the checks' settings, and the proof through the public address repeats them.
         proof.warnings.clear();
         Ok(proof)
     }
 
-    /// Starts the new workers, lets the others finish, and points the name to the new instance.
+    /// Starts the new workers, tells the others to finish, and points the name to the new instance.
     pub(super) fn act(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
         let instances = Instances::open(self, context)?;
         let mut workers = instances.start_workers(new)?;
-        // One that was watched before need not be waited for: where somebody goes back, it is urgent.
+        // Workers that were watched in an earlier run are not watched again, because a rollback is urgent.
         if context.steadiness == Steadiness::Unseen {
             instances.watch_workers(new, &mut workers)?;
         }
@@ -330,7 +328,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The name leads to the instance, the instance is alive, and the public address answers as the checks say.
+    /// Proves that the name leads to the instance, the instance is alive, and the public address passes the checks.
     pub(super) fn ask(&self, others: Asking<'_>, how: Patience) -> Result<ServingProof, RestartError> {
         let (context, serving) = (others.context, others.serving);
         let instances = Instances::open(self, context)?;
@@ -363,7 +361,7 @@ impl Settings {
         })
     }
 
-    /// Who serves a release: the unit of its instance, or the masters that the agent started.
+    /// The unit of a release's instance, or the masters that the agent started.
     pub(super) fn served_by(
         &self,
         context: &RestartContext<'_>,
@@ -376,7 +374,7 @@ impl Settings {
         })
     }
 
-    /// Has the workers of a release that stands again work, and lets the others finish.
+    /// Starts the workers of a release that is live again, and tells the others to finish.
     pub(super) fn bring_workers(
         &self,
         context: &RestartContext<'_>,
@@ -389,13 +387,13 @@ impl Settings {
         Ok(())
     }
 
-    /// The units of the workers that have an instance for each release.
+    /// The units of the workers that have one instance per release.
     pub(super) fn workers_of(&self, context: &RestartContext<'_>, release: &ReleaseName) -> Vec<String> {
         worker::instances(context, &self.worker_called(context.link, release))
     }
 
-    /// Stops what is no longer asked, when the former workers have finished or have had the time of the last requests: until then, an agent that dies
-    /// leaves something to go back to.
+    /// Stops former instances after their workers have finished, or after the time for the last requests. Until then, a crash of the agent leaves
+    /// something to go back to.
     pub(super) fn settle(
         &self,
         context: &RestartContext<'_>,
@@ -413,7 +411,7 @@ impl Settings {
         let kept =
             |name: &ReleaseName| name == new.name || self.keep_warm == KeepWarm::Former && former.is_some_and(|former| former.name == name);
         for release in instances.running()?.iter().filter(|name| !kept(name)) {
-            // The first failure is told; the others are tried all the same.
+            // The agent reports the first failure and still tries the others.
             match instances.stop(release, self.drain) {
                 Ok(()) => (context.note)(&format!("the instance of {release} has finished and stopped")),
                 Err(error) => failure = failure.or(Some(error)),
@@ -423,7 +421,7 @@ impl Settings {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Points the name to the former instance, which is started if it is gone.
+    /// Points the name to the former instance, and starts it if it is gone.
     pub(super) fn stand(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<Stood, RestartError> {
         let instances = Instances::open(self, context)?;
         if instances.serves(former.name)? {
@@ -433,15 +431,15 @@ impl Settings {
             self.bring_up(&instances, former)?;
             self.name(context.link, former.name)?;
         } else {
-            // The strategy is new, and what serves is not the agent's: the name was never there, so nothing was taken from the former release.
+            // The strategy is new, and the agent does not own the server that serves. The name never existed, so the former release has lost nothing.
             (context.note)(&format!("{} was never served by handover; nothing had been changed", former.name));
             return Ok(Stood::NeverOurs);
         }
         Ok(Stood::Ours)
     }
 
-    /// Stops the instance of a release that failed; it may have met visitors, who are answered, and begun tasks, which are finished. Failing is only a
-    /// warning.
+    /// Stops the instance of a release that failed. It may have met visitors and begun tasks, so it first answers and finishes them. A failure here
+    /// is only a warning.
     pub(super) fn end(
         &self,
         context: &RestartContext<'_>,
@@ -453,19 +451,19 @@ impl Settings {
             return;
         }
         if self.names(context.link, failed.name) {
-            // There was no way back. What answers somehow is better than nothing.
+            // There was no way back. An instance that answers in some way is better than none.
             (context.warn)(&format!("the instance of {} is left running: visitors have no other", failed.name));
             return;
         }
         context.watch.pause(AFTER_RENAME);
         let stopped = Instances::open(self, context).and_then(|instances| {
-            // Its workers have the name of its slot, which it gives up when it is stopped.
+            // Its workers are named after its slot, and stopping the instance frees the slot.
             let mut workers = instances.workers_of(failed.name);
             workers.retain(|unit| !finishing.iter().any(|finishing| finishing.is(unit)));
             let finished = instances.let_finish(&workers).and_then(|others| {
                 instances.await_finished(finishing, self.drain).and_then(|()| instances.await_finished(&others, self.drain))
             });
-            // Whatever became of them.
+            // The instance is stopped whether or not its workers finished.
             instances.stop(failed.name, self.drain).and(finished)
         });
         if let Err(error) = stopped {
@@ -473,7 +471,7 @@ impl Settings {
         }
     }
 
-    /// Starts the live release's instance where it is gone, as after a boot.
+    /// Starts the live release's instance if it is gone, for example after a boot.
     pub(super) fn revive(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<Revived, RestartError> {
         let instances = Instances::open(self, context)?;
         let running = instances.serves(live.name)?;
@@ -498,8 +496,8 @@ impl Settings {
     }
 }
 
-/// The releases that have an instance or a worker in a unit: none of them may be removed. Which those are, systemd is asked; where it does not answer,
-/// every release that a slot leads to counts.
+/// The releases that have an instance or a worker in a unit, none of which may be removed. The agent asks systemd. If systemd does not answer, every
+/// release that a slot leads to counts.
 pub(super) fn in_units(settings: &Settings, link: &Path, workers: &[Worker], watch: &Watch<'_>) -> Vec<ReleaseName> {
     let web = match &settings.starter {
         Starter::Unit(template) => Some(template.as_str()),
@@ -526,12 +524,12 @@ pub(super) fn in_units(settings: &Settings, link: &Path, workers: &[Worker], wat
     }
 }
 
-/// What [`Settings::stand`] found.
+/// The result of [`Settings::stand`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stood {
     /// The name leads to the release's instance.
     Ours,
-    /// The release is served by something else than an instance.
+    /// A server that is not an instance serves the release.
     NeverOurs,
 }
 

@@ -1,4 +1,4 @@
-//! Strategies that replace the code of a server where it runs, so that there is never a second one beside it: a file each.
+//! Strategies that replace the code of a running server, so that there is never a second one beside it. One file each.
 
 pub(crate) mod command;
 pub(crate) mod gunicorn;

@@ -1,5 +1,5 @@
-//! Set-ups that were measured to do something else than they seem to, with a hint each. What is read here is only looked at: the command lines of
-//! processes that run, the units, the options in ini files.
+//! Set-ups that behave differently than they seem to, as measurements showed, with a hint each. This module only inspects: the command lines of
+//! running processes, the units, the options in ini files.
 
 mod celery;
 mod gunicorn;
@@ -23,13 +23,13 @@ use crate::process::{Cancel, Process, Watch};
 use crate::root::Slots;
 use crate::systemd::{Bus, HELPERS, Unit, UnitAction, instance_name};
 
-/// All that `doctor` should know: what stands in the way, and the misconfigurations.
+/// All findings for `doctor`: the obstacles and the misconfigurations.
 pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
     let mut findings = quickly(|watch| obstacles(restart, workers, link, watch));
     findings.extend(grants(restart, workers));
     findings.extend(of_server(restart, link, link));
     findings.extend(of_workers(restart, workers, link, time));
-    // Where nothing is restarted there is nothing that could be there.
+    // Without a restart there is no server to find.
     if findings.is_empty() && *restart != Restart::None {
         findings.push(finding(
             Level::Good,
@@ -41,7 +41,7 @@ pub(super) fn find(restart: &Restart, link: &Path, workers: &[Worker], time: Dur
     findings
 }
 
-/// The traps in how the server is set up: what every release warns of, or fails by. `dir` is the release that it is to serve.
+/// The misconfigurations of the server: each release warns of them, or fails by them. `dir` is the release that it is to serve.
 pub(super) fn of_server(restart: &Restart, link: &Path, dir: &Path) -> Vec<Finding> {
     let mut findings = quickly(|watch| slots(restart, link, watch));
     for (server, way) in quickly(|watch| servers(restart, watch)) {
@@ -61,7 +61,7 @@ pub(super) fn of_server(restart: &Restart, link: &Path, dir: &Path) -> Vec<Findi
     findings
 }
 
-/// The traps in how the workers are set up, likewise. `time` is what a switch may take.
+/// The misconfigurations of the workers, likewise. `time` is what a switch may take.
 pub(super) fn of_workers(restart: &Restart, workers: &[Worker], link: &Path, time: Duration) -> Vec<Finding> {
     if workers.is_empty() {
         return Vec::new();
@@ -88,11 +88,11 @@ pub(super) fn of_workers(restart: &Restart, workers: &[Worker], link: &Path, tim
         }
         Ok(findings)
     };
-    // Without systemd there is an obstacle, and it is told as one.
+    // Without systemd there is an obstacle, and that is reported as one.
     quickly(look).unwrap_or_default()
 }
 
-/// Looks at things that answer at once or not at all.
+/// Runs a look at things that answer at once or not at all, with a time limit of 5 s.
 fn quickly<T>(look: impl FnOnce(&Watch<'_>) -> T) -> T {
     let cancel = Cancel::default();
     look(&Watch { marker: "", deadline: Instant::now() + Duration::from_secs(5), cancel: &cancel, lines: &|_, _| {} })
@@ -107,7 +107,7 @@ fn of_error(error: &RestartError) -> Finding {
     Finding { hint: error.hint(), ..finding(Level::Error, format!("{error}{source}"), None) }
 }
 
-/// The units of the slots, or, to look at a template, one that is the instance of no release.
+/// The units of the slots. For a template without slots: one unit that is the instance of no release.
 fn instances_of(settings: &handover::Settings, template: &str) -> Vec<String> {
     if settings.slots.is_empty() {
         return vec![instance_name(template, "2000-01-01-00-00-00-000000000000")];
@@ -128,7 +128,7 @@ fn units_of(restart: &Restart) -> Vec<String> {
     }
 }
 
-/// The units of a worker, or, to look at a template without slots, one that is the instance of no release.
+/// The units of a worker. For a template without slots: one unit that is the instance of no release.
 fn units_of_worker(restart: &Restart, worker: &Worker) -> Vec<String> {
     match restart {
         Restart::Handover(settings) if worker.is_template() => instances_of(settings, &worker.unit),
@@ -136,7 +136,7 @@ fn units_of_worker(restart: &Restart, worker: &Worker) -> Vec<String> {
     }
 }
 
-/// What the agent does to units, as far as it is known beforehand.
+/// The jobs that the agent runs on units, as far as they are known beforehand.
 fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(UnitAction, String)> {
     let of = |acts: &[UnitAction]| -> Vec<(UnitAction, String)> {
         let units = units_of(restart);
@@ -152,7 +152,7 @@ fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(UnitAction, String)> {
     for worker in workers {
         match restart {
             Restart::Handover(settings) if worker.is_template() => {
-                // Without slots, nobody knows beforehand what they are called.
+                // Without slots, the names of the units are not known beforehand.
                 let units = if settings.slots.is_empty() { Vec::new() } else { instances_of(settings, &worker.unit) };
                 acts.extend(units.iter().flat_map(|unit| [UnitAction::Start, UnitAction::Stop].map(|act| (act, unit.clone()))));
             }
@@ -162,7 +162,7 @@ fn acts_of(restart: &Restart, workers: &[Worker]) -> Vec<(UnitAction, String)> {
     acts
 }
 
-/// On a host that has helpers, and for an agent that is not root: the acts that there is none for.
+/// The jobs that no helper allows, on a host with helpers and for an agent that is not root.
 fn grants(restart: &Restart, workers: &[Worker]) -> Vec<Finding> {
     if nix::unistd::geteuid().is_root() || !Path::new(HELPERS).is_dir() {
         return Vec::new();
@@ -228,7 +228,7 @@ fn obstacles(restart: &Restart, workers: &[Worker], link: &Path, watch: &Watch<'
     }
     let absent = |started_by: &Option<String>, text: String, hint: &str| match started_by {
         Some(unit) => finding(Level::Warning, format!("{text}; a release would start {unit}"), None),
-        // Nothing can have been started in a link that is not there.
+        // No server can run in a link that does not exist yet.
         None if link.symlink_metadata().is_err() => {
             finding(Level::Warning, format!("{text}; the first release waits for it to be started, once {} is there", link.display()), None)
         }
@@ -268,7 +268,7 @@ fn servers(restart: &Restart, watch: &Watch<'_>) -> Vec<(Server, ReloadKind)> {
     let running = |process: Option<Process>, name: Option<&String>| {
         let unit = name.and_then(|name| unit(name));
         match (process.map(|process| Server::of(&process, unit.clone())), unit) {
-            // gunicorn writes a title over its command line where setproctitle is installed.
+            // gunicorn overwrites its command line with a title where setproctitle is installed.
             (Some(server), _) if !server.argv.first().is_some_and(|title| title.starts_with("gunicorn: ")) => Some(server),
             (_, unit) => unit.map(Server::of_unit),
         }

@@ -1,4 +1,4 @@
-//! A master process and its workers, as uWSGI and gunicorn have them: what was there before, and whether all of it is new.
+//! The master process of uWSGI or gunicorn and its workers: the state before the switch, and whether all of it is new.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,25 +10,25 @@ use crate::process::{Process, Ticks};
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// What shows which release a worker runs.
+/// The evidence of which release a worker runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ShownBy {
-    /// Its working directory.
+    /// The worker's working directory.
     Directory,
-    /// Its answers, or the options of its server. After uWSGI's `c` and `w` the workers keep the directory of the release in which the master was
-    /// started, while lazy-apps and pythonpath have them load the code that the link leads to.
+    /// The worker's answers, or the options of its server. After uWSGI's `c` and `w` the workers keep the directory of the release in which the
+    /// master was started, while lazy-apps and pythonpath make them load the code that the link leads to.
     Answers,
-    /// Nothing: the directory is the master's, and no answer names a release.
+    /// No evidence: the directory is the master's, and no answer names a release.
     Nothing,
 }
 
 impl ShownBy {
-    /// The first process that is shown to run another release.
+    /// The first process that provably runs another release.
     pub(super) fn stray(self, processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
         if self == Self::Answers { None } else { elsewhere(processes, serving) }
     }
 
-    /// What to do where one works in another release.
+    /// What the operator should do when a worker runs another release.
     pub(super) fn hint(self) -> &'static str {
         match self {
             Self::Directory | Self::Answers => {
@@ -41,7 +41,7 @@ impl ShownBy {
     }
 }
 
-/// A master, with the workers that it had when it was looked at.
+/// A master, with the workers that it had when the agent looked.
 #[derive(Debug, Clone)]
 pub(super) struct Master {
     pub process: Process,
@@ -50,13 +50,12 @@ pub(super) struct Master {
     log: Option<(PathBuf, u64)>,
 }
 
-/// A server that is not there, and that the agent has no unit to start by.
+/// A server that does not run, and for which the agent has no unit.
 pub(super) struct Absent<'a> {
-    /// Its name.
     pub server: &'a str,
-    /// What was seen: `nobody reads the FIFO /run/shop/fifo`.
+    /// The observed state: `nobody reads the FIFO /run/shop/fifo`.
     pub seen: String,
-    /// How long it is waited for.
+    /// How long the agent waits for it.
     pub timeout: Duration,
 }
 
@@ -66,7 +65,7 @@ impl Absent<'_> {
         RestartError::SetUp { what, hint }
     }
 
-    /// Before the first release there is no link for a server to run in, so there is no server either: the release goes on, and waits for it.
+    /// Before the first release there is no link for a server to run in, so no server runs either: the release continues, and waits for it.
     pub(super) fn at_first(&self, context: &RestartContext<'_>) -> Result<(), RestartError> {
         if fs::symlink_metadata(context.link).is_ok() {
             return Err(self.error(self.seen.clone()));
@@ -76,7 +75,7 @@ impl Absent<'_> {
         Ok(())
     }
 
-    /// Waits until somebody else has started it: a person at the first release, or what supervises it after a release that ended it.
+    /// Waits until the server is started from outside: by a person at the first release, or by its supervisor after a release that ended it.
     pub(super) fn await_started<T>(
         &self,
         context: &RestartContext<'_>,
@@ -102,7 +101,7 @@ impl Absent<'_> {
     }
 }
 
-/// Whether it was started at that time or later.
+/// Whether the master was started at `since` or later.
 pub(super) fn is_fresh(master: &Master, since: Option<Ticks>) -> bool {
     since.is_some_and(|since| master.process.has_started_since(since))
 }
@@ -113,22 +112,22 @@ impl Master {
         Self { workers: process.children(), shown_by: ShownBy::Directory, log, process }
     }
 
-    /// The same master, of whose workers something else may show which release they run.
+    /// The same master, with this evidence of the release that its workers run.
     pub(super) fn shown_by(self, shown_by: ShownBy) -> Self {
         Self { shown_by, ..self }
     }
 
-    /// The same master, with these as the workers of before.
+    /// The same master, with these as its former workers.
     pub(super) fn with_workers(self, workers: Vec<Process>) -> Self {
         Self { workers, ..self }
     }
 
-    /// What it said since it was looked at.
+    /// The lines that it logged since the agent first looked.
     pub(super) fn tail(&self) -> Vec<String> {
         self.log.as_ref().map(|(path, from)| last_lines(path, *from)).unwrap_or_default()
     }
 
-    /// Whether it writes what goes wrong into a file.
+    /// Whether it logs errors to a file.
     pub(super) fn has_log(&self) -> bool {
         self.log.is_some()
     }
@@ -145,7 +144,7 @@ impl Master {
         }
     }
 
-    /// The first of these processes that is shown to run another release.
+    /// The first of these processes that provably runs another release.
     pub(super) fn stray(&self, processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
         self.shown_by.stray(processes, serving)
     }
@@ -169,7 +168,7 @@ impl Master {
         self.await_workers(context, serving, timeout, || Ok(self.process.children()))
     }
 
-    /// The same, where something else than the process table says who the workers are.
+    /// Like [`Self::await_new`], with a source other than the process table for the workers.
     pub(super) fn await_workers(
         &self,
         context: &RestartContext<'_>,

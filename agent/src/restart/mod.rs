@@ -1,8 +1,8 @@
-//! Bringing a release before the visitors, and the proof that it is what they get. A file for each strategy; the variant is the setting.
+//! Makes a release live, and proves that visitors get it. One file per strategy; the variant is the setting.
 //!
-//! Every strategy answers the same five questions. `prepare` happens while nobody can notice; `act` comes right after the link was swapped;
-//! `prove` looks at the processes that serve; `settle` lets the former release go; `back` returns to the former release from whatever state a
-//! failure or a crash left, and proves that it serves.
+//! Every strategy has the same five steps. `prepare` runs before visitors can notice anything; `act` follows right after the link was swapped;
+//! `prove` inspects the serving processes; `settle` ends the former release; `back` returns to the former release from any state that a failure or a
+//! crash left, and proves that it serves.
 
 mod celery;
 pub(crate) mod drift;
@@ -41,12 +41,11 @@ pub(crate) use variables::{LIVE, Variables};
 use watched::Watched;
 use worker::{Brought, Worker};
 
-/// How an app is restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Restart {
-    /// Nothing is restarted: the link is all that there is (static sites, programs started anew for each use).
+    /// No restart: the link is enough (static sites, programs that are started for each use).
     None,
-    /// One instance a release; the new one is asked before any visitor can.
+    /// One instance per release; the agent checks the new one before any visitor reaches it.
     Handover(handover::Settings),
     /// A byte to the uWSGI master's FIFO.
     UwsgiFifo(uwsgi_fifo::Settings),
@@ -61,57 +60,53 @@ pub(crate) enum Restart {
 /// A release that is to serve.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReleaseRef<'a> {
-    /// Its name.
     pub name: &'a ReleaseName,
-    /// Its commit.
     pub commit: &'a CommitId,
     /// Its directory, links resolved.
     pub dir: &'a Path,
 }
 
-/// What a strategy has to know of the switch.
+/// The facts of the switch that a strategy needs.
 pub(crate) struct RestartContext<'a> {
-    /// The app.
     pub app: &'a AppName,
     /// The root's link `app`.
     pub link: &'a Path,
-    /// A directory for what the agent must remember of instances that it started itself; it exists, mode 0700.
+    /// A directory for the records of instances that the agent started itself; it exists, mode 0700.
     pub instances: &'a Path,
     /// The environment of the app's own programs: `[env]`, secrets, and the `RELEASE_…` variables of the new release.
     pub env: &'a [(String, String)],
-    /// What units are given of it.
+    /// The part of it that units get.
     pub variables: Variables<'a>,
-    /// The checks.
     pub checks: &'a [Check],
     /// The workers that belong to the app.
     pub workers: &'a [Worker],
-    /// The units of those, as they are set, that the release is known not to have had. On the way back to it, it need not have them.
+    /// The configured units of workers that the release is known to lack. A rollback to it does not require them.
     pub lacking: &'a [String],
-    /// Whether the release that is brought was seen to serve before.
+    /// Whether the release was already seen to serve.
     pub steadiness: Steadiness,
-    /// Whether what serves the release already is to be replaced.
+    /// Whether programs that already serve the release are to be replaced.
     pub renewal: Renewal,
     /// How long the former instance may take to finish its requests, and how programs are watched.
     pub watch: &'a Watch<'a>,
-    /// A sentence for the people who follow the run.
+    /// Writes a sentence for the people who follow the run.
     pub note: &'a dyn Fn(&str),
-    /// A sentence that they should look at.
+    /// Writes a warning for them.
     pub warn: &'a dyn Fn(&str),
 }
 
 impl RestartContext<'_> {
-    /// Whether the release need not have this worker.
+    /// Whether the release may lack this worker.
     fn lacks(&self, worker: &Worker) -> bool {
         self.lacking.contains(&worker.unit)
     }
 }
 
-/// What becomes of programs that serve the release already.
+/// How the switch treats programs that already serve the release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewal {
-    /// They go on.
+    /// They keep running.
     No,
-    /// They are started anew, with the variables and secrets of now.
+    /// They are restarted, with the current variables and secrets.
     Yes,
 }
 
@@ -125,12 +120,12 @@ pub(crate) enum Steadiness {
     Seen,
 }
 
-/// What [`Restart::prepare`] found and [`Restart::act`] did, for the proof.
+/// The results of [`Restart::prepare`] and [`Restart::act`], for the proof.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
-    /// The master as it serves the new release.
+    /// The master that serves the new release.
     master: Option<Master>,
-    /// From when on a master that is started loads the release that is brought, where it was not there before.
+    /// A master that starts after this time loads the new release. Set where no master ran before.
     since: Option<Ticks>,
     /// The units of the strategy, as they were when their jobs were done.
     units: Vec<Unit>,
@@ -138,31 +133,31 @@ pub(crate) struct Prepared {
     workers: Vec<Brought>,
     /// The workers of other releases that were told to finish.
     finishing: Vec<Finishing>,
-    /// How long the release is watched once visitors meet it.
+    /// How long the agent watches the release once visitors reach it.
     confirm: Duration,
 }
 
-/// What was seen of a release that serves.
+/// The evidence that a release serves.
 #[derive(Debug, Default)]
 pub(crate) struct ServingProof {
-    /// What was seen, a sentence each.
+    /// The observations, one sentence each.
     pub notes: Vec<String>,
-    /// What should be looked at, though it is no failure.
+    /// Observations that need attention but are no failure.
     pub warnings: Vec<String>,
 }
 
-/// What [`Restart::revive`] did.
+/// The result of [`Restart::revive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Revived {
-    /// The release served already, or is not the agent's to start.
+    /// The release served already, or the agent does not start it.
     NotNeeded,
     /// An instance was started, and serves.
     Started,
 }
 
 impl Restart {
-    /// What can be done while nobody can notice: handover starts the new instance and asks it every check over its own socket, the others make
-    /// sure that what they will speak to is there. When it fails it leaves nothing behind, and [`Restart::back`] has nothing to do.
+    /// Does the work that visitors cannot notice: handover starts the new instance and runs every check over its own socket. The other strategies
+    /// verify that the server they will address is there. A failure leaves nothing behind, and [`Restart::back`] has nothing to do.
     ///
     /// # Errors
     /// [`RestartError`] when the new instance does not serve, or something in the set-up stands in the way.
@@ -171,7 +166,7 @@ impl Restart {
         let workers = lints::of_workers(self, context.workers, context.link, context.watch.left());
         for finding in lints::of_server(self, context.link, new.dir).into_iter().chain(workers) {
             match (finding.level, finding.hint) {
-                // It would be called live and would not be.
+                // The journal would call the release live although it did not serve.
                 (Level::Error, Some(hint)) => return Err(RestartError::SetUp { what: finding.text, hint }),
                 (_, Some(hint)) => (context.warn)(&format!("{}: {hint}", finding.text)),
                 (_, None) => (context.warn)(&finding.text),
@@ -189,7 +184,7 @@ impl Restart {
             Self::Gunicorn(settings) => prepared.master = settings.prepare(context)?,
             Self::Command(settings) => settings.prepare()?,
         }
-        // Nothing can have been started in a link that is not there yet.
+        // No server can run in a link that does not exist yet.
         prepared.since = context.link.symlink_metadata().is_err().then(Ticks::now);
         if self.has_units_in_place(context) {
             variables::keep_former(context)?;
@@ -197,8 +192,8 @@ impl Restart {
         Ok(prepared)
     }
 
-    /// Right after the link was swapped to the new release: handover renames the socket's name, the others reload or restart, and wait until that
-    /// is complete and visitors are answered. Then the workers are restarted, except those that handover has started before.
+    /// Follows right after the link was swapped to the new release: handover renames the socket's name. The others reload or restart, and wait until
+    /// that is complete and visitors get answers. Then the workers are restarted, except those that handover has started before.
     ///
     /// # Errors
     /// [`RestartError`] when the processes of the new release do not come up.
@@ -209,7 +204,7 @@ impl Restart {
         self.bring(context, new, prepared)?;
         match self {
             Self::Handover(settings) => settings.act(context, new, prepared)?,
-            // What does not answer goes back at once, and not when the workers have finished their tasks.
+            // A release that does not answer is rolled back at once, before its workers are restarted and finish their tasks.
             _ if !context.workers.is_empty() => drop(
                 self.ask(&RestartContext { workers: &[], ..*context }, new, prepared, Patience::UntilItPasses)
                     .map_err(|error| unit_jobs::with_journal(context, self.unit(), error))?,
@@ -220,12 +215,12 @@ impl Restart {
         Ok(())
     }
 
-    /// Reloads or restarts what serves in place.
+    /// Reloads or restarts a server that is replaced in place.
     fn bring(&self, context: &RestartContext<'_>, release: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
         let explained = |error| unit_jobs::with_journal(context, self.unit(), error);
         match self {
             Self::None | Self::Handover(_) => {}
-            // Only a start gives a server other variables.
+            // Only a start gives a server new variables.
             Self::UwsgiFifo(settings) if context.renewal == Renewal::Yes && settings.unit.is_some() => {
                 prepared.master = settings.start(context, release).map_err(explained)?;
             }
@@ -240,7 +235,8 @@ impl Restart {
         Ok(())
     }
 
-    /// The same on the way back. What supervises a master that the failed release has ended starts it again, and perhaps too early: then it ends once more.
+    /// Like [`Self::bring`], on the way back. If the failed release ended its master, a supervisor may restart it too early, and then it ends once
+    /// more.
     fn bring_back(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>, prepared: &mut Prepared) -> Result<(), RestartError> {
         let begun = Instant::now();
         loop {
@@ -255,7 +251,7 @@ impl Restart {
         }
     }
 
-    /// The master that is spoken to, where there is one.
+    /// The master that gets the signal or byte, if it runs.
     fn master(&self) -> Option<Master> {
         match self {
             Self::UwsgiFifo(settings) => settings.master(),
@@ -264,7 +260,7 @@ impl Restart {
         }
     }
 
-    /// How long a master that ended is waited for.
+    /// How long the agent waits for a master that ended.
     fn patience(&self) -> Duration {
         match self {
             Self::UwsgiFifo(settings) => settings.timeout,
@@ -273,12 +269,12 @@ impl Restart {
         }
     }
 
-    /// Whether anything that serves or works is a unit that goes from release to release.
+    /// Whether any server or worker is a unit that is reused from release to release.
     fn has_units_in_place(&self, context: &RestartContext<'_>) -> bool {
         matches!(self, Self::Systemd(_)) || self.unit().is_some() || worker::plain(context).next().is_some()
     }
 
-    /// The unit that a server belongs to which is not spoken to through systemd.
+    /// The unit of a server that the agent does not control through systemd.
     fn unit(&self) -> Option<&str> {
         match self {
             Self::UwsgiFifo(settings) => settings.unit.as_deref(),
@@ -287,10 +283,10 @@ impl Restart {
         }
     }
 
-    /// The proof that the new release serves, all of it and only it, and goes on serving.
+    /// Proves that the new release serves, all of it and only it, and keeps serving.
     ///
     /// # Errors
-    /// [`RestartError`] with what was seen instead.
+    /// [`RestartError`] with the observation that contradicts it.
     pub(crate) fn prove(
         &self,
         context: &RestartContext<'_>,
@@ -300,7 +296,7 @@ impl Restart {
         self.ask(context, new, prepared, Patience::Lastingly).map_err(|error| unit_jobs::with_journal(context, self.unit(), error))
     }
 
-    /// Lets the former instance finish and stop, or keeps it warm, and stops the ones before it.
+    /// Lets the former instance finish and stop, or keeps it warm, and stops older ones.
     ///
     /// # Errors
     /// [`RestartError`] when one could not be stopped; the new release serves all the same.
@@ -321,7 +317,7 @@ impl Restart {
         }
     }
 
-    /// Ends what was started for a release that no visitor ever met; the former one is not touched. Failing is only a warning.
+    /// Ends everything that was started for a release that no visitor reached, and does not touch the former release. A failure is only a warning.
     pub(crate) fn forget(&self, context: &RestartContext<'_>, failed: ReleaseRef<'_>, former: Option<&ReleaseName>) {
         variables::forget_former(context);
         match self {
@@ -335,7 +331,8 @@ impl Restart {
         }
     }
 
-    /// Back to `former`, whatever state a failure or a crash left; the link names it already, or is gone when there is none. May be repeated.
+    /// Goes back to `former` from any state that a failure or a crash left. The link names `former` already, or is gone when there is none. May be
+    /// repeated.
     ///
     /// # Errors
     /// [`RestartError`] when the former release was not seen to serve.
@@ -374,11 +371,11 @@ impl Restart {
         // The link leads to the former release already.
         let mut prepared = Prepared { since: Some(Ticks::now()), ..Prepared::default() };
         match self {
-            // A second master may be there, and the first one never left the former release.
+            // A second master may run, while the first one never left the former release.
             Self::Gunicorn(settings) if settings.first_master_serves(context, former)? => {}
             Self::Command(settings) => match settings.back(context, former) {
                 Ok(()) => {}
-                // Answers say more than how a command ended.
+                // The answers prove more than the command's exit status.
                 Err(error) if names_a_release(context) && self.prove(context, former, &prepared).is_ok() => {
                     (context.warn)(&format!("{error}; the checks were answered by {} all the same", former.name));
                 }
@@ -400,22 +397,22 @@ impl Restart {
         prepared.workers.append(&mut worker::restart(context, former)?);
         match stood {
             Stood::Ours => self.prove(context, former, prepared),
-            // The public address still tells whether whatever served before serves on.
+            // The public address still shows whether the former server keeps serving.
             Stood::NeverOurs => Self::None.prove(context, former, prepared),
         }
         .map(|_| ())
     }
 
-    /// Whether the live release serves, each check asked once.
+    /// Checks whether the live release serves, and sends each check once.
     ///
     /// # Errors
-    /// [`RestartError`] with the first thing that is not as it should be; the others are in its tail.
+    /// [`RestartError`] with the first failed check; the others are in its tail.
     pub(crate) fn look(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>) -> Result<ServingProof, RestartError> {
         self.ask(context, live, &Prepared::default(), Patience::Once)
     }
 
-    /// Makes the live release serve where nothing does, as after a boot. Only handover has something to do: an instance that the agent starts
-    /// itself is started by nobody else. Tells whether it did anything.
+    /// Starts the live release if nothing serves it, for example after a boot. Only handover has work here, because nothing else starts an instance
+    /// that the agent starts itself.
     ///
     /// # Errors
     /// [`RestartError`] when the instance does not come up.
@@ -426,15 +423,15 @@ impl Restart {
         }
     }
 
-    /// Whether the agent itself starts the instances, so that nobody else starts one again that ends.
+    /// Whether the agent itself starts the instances. Then nothing else restarts one that ends.
     pub(crate) fn is_monitored(&self) -> bool {
         matches!(self, Self::Handover(handover::Settings { starter: Starter::Command(_), .. }))
     }
 
-    /// How the instance of the live release stands, where the agent itself has started it; `known` are the masters that it had when somebody looked last.
+    /// The state of the live release's instance, if the agent itself started it; `known` are the masters of the previous look.
     ///
     /// # Errors
-    /// [`RestartError`] when that cannot be told.
+    /// [`RestartError`] when the state cannot be determined.
     pub(crate) fn standing(&self, context: &RestartContext<'_>, live: &ReleaseName, known: &[Process]) -> Result<Standing, RestartError> {
         match self {
             Self::Handover(settings) => settings.standing(context, live, known),
@@ -442,7 +439,7 @@ impl Restart {
         }
     }
 
-    /// Starts the live release's instance again, which has ended. Tells how often that was done by now; nothing where it is not the agent's to start.
+    /// Starts the ended instance of the live release again. Returns how often that was done by now, or `None` where the agent does not start it.
     ///
     /// # Errors
     /// [`RestartError`] when it does not come up.
@@ -458,8 +455,8 @@ impl Restart {
         }
     }
 
-    /// The releases that run in units of systemd as far as the strategy knows, whoever their processes belong to: none of them may be removed.
-    /// `link` is the root's link `app`.
+    /// The releases that run in units of systemd as far as the strategy knows, under any user: none of them may be removed. `link` is the root's link
+    /// `app`.
     pub(crate) fn in_units(&self, link: &Path, workers: &[Worker], watch: &Watch<'_>) -> Vec<ReleaseName> {
         match self {
             Self::Handover(settings) => handover::in_units(settings, link, workers, watch),
@@ -467,13 +464,13 @@ impl Restart {
         }
     }
 
-    /// What is wrong with the set-up, or will be one day: for `doctor`. `time` is what a switch may take. The app's name is left for the caller to
-    /// fill in.
+    /// The findings for `doctor`: parts of the set-up that are wrong now, or will be one day. `time` is what a switch may take. The caller fills in
+    /// the app's name.
     pub(crate) fn lints(&self, link: &Path, workers: &[Worker], time: Duration) -> Vec<Finding> {
         lints::find(self, link, workers, time)
     }
 
-    /// Whether the release is served already, and nothing would be done to bring it.
+    /// Whether the release is served already, so that a switch to it has nothing to do.
     pub(crate) fn is_served(&self, context: &RestartContext<'_>, release: &ReleaseName) -> bool {
         match self {
             Self::None => true,
@@ -482,7 +479,7 @@ impl Restart {
         }
     }
 
-    /// What the programs that serve a release have otherwise than it was made with. The app's name is left for the caller to fill in.
+    /// The differences between the variables of the serving programs and those that the release was made with. The caller fills in the app's name.
     pub(crate) fn drift(&self, context: &RestartContext<'_>, live: ReleaseRef<'_>, made: &drift::MadeWith<'_>) -> Vec<Finding> {
         drift::find(self, context, live, made)
     }
@@ -521,7 +518,7 @@ impl Restart {
             alive: &workers_alive,
             tail: &Vec::new,
             hopeless: &|_| None,
-            // Nobody knows how many there are; as many as most have.
+            // The number of workers is unknown; four is what most servers have.
             workers: 4,
             crew: Crew::Unknown,
             watch_for: workers_for,
@@ -568,20 +565,20 @@ impl Restart {
     }
 }
 
-/// Whether an answer tells which release it is of.
+/// Whether an answer shows which release sent it.
 fn names_a_release(context: &RestartContext<'_>) -> bool {
     context.checks.iter().any(|check| check.release_header.is_some())
 }
 
-/// How long a master is watched, whatever the checks say.
+/// How long a master is watched, regardless of the checks' settings.
 const MASTER_FOR: Duration = Duration::from_secs(1);
 
-/// How much is asked.
+/// How often the checks are sent.
 #[derive(Debug, Clone, Copy)]
 enum Patience {
-    /// Until it passes, and then for as long as it must go on passing.
+    /// Until they pass, and then for as long as they must keep passing.
     Lastingly,
-    /// Until it passes.
+    /// Until they pass.
     UntilItPasses,
     /// Once.
     Once,
@@ -598,7 +595,8 @@ impl Patience {
 }
 
 impl ReleaseRef<'_> {
-    /// The environment of this release's programs: that of the context, whose variables may be about another release on the way back.
+    /// The environment of this release's programs: the context's environment with this release's own `RELEASE_…` variables. On the way back, those of
+    /// the context may belong to another release.
     fn env(&self, context: &[(String, String)]) -> Vec<(String, String)> {
         let own = [
             ("RELEASE_NAME", self.name.to_string()),
@@ -610,7 +608,7 @@ impl ReleaseRef<'_> {
         others.chain(own.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))).collect()
     }
 
-    /// A program of this release: one that is named by a relative path is the release's own.
+    /// A program of this release; a relative path names a program in the release.
     fn program(&self, argv: &[String], context: &[(String, String)]) -> Program {
         let mut argv = argv.to_vec();
         if let Some(program) = argv.first_mut()

@@ -1,4 +1,4 @@
-//! The checks as proof: asked until they pass, then asked on and on for as long as they must go on passing.
+//! The checks as proof: sent until they pass, then repeated for as long as they must keep passing.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -10,52 +10,51 @@ use super::{ReleaseRef, RestartContext, RestartError, ServingProof};
 use crate::http::{Check, CheckAnswer, CheckError, Expected, Target, Wrong};
 use crate::process::Process;
 
-/// The most rounds of questions, however many workers there are.
+/// The most rounds of checks, regardless of the number of workers.
 const MOST_ROUNDS: usize = 128;
-/// Why workers are replaced.
+/// The explanation of workers that are replaced.
 const REPLACED: &str =
     "the server's log says why they end; where it replaces them after so many requests (max-requests), allow more than a few hundred";
-/// How long after the end of a process those that watch it know.
+/// How long after the end of a process its watchers notice it.
 const HEARING: Duration = Duration::from_millis(200);
 
-/// Whom to ask, and who must be alive meanwhile.
+/// What to check, and which processes must stay alive meanwhile.
 pub(super) struct Asking<'a> {
     pub context: &'a RestartContext<'a>,
     pub serving: ReleaseRef<'a>,
-    /// The instance's own socket, where not the public address is asked.
+    /// The instance's own socket; `None` to check the public address.
     pub socket: Option<&'a Path>,
-    /// Fails when what should serve is gone.
+    /// Fails when the process that should serve is gone.
     pub alive: &'a dyn Fn() -> Result<(), RestartError>,
-    /// The last lines of what should serve.
+    /// The last log lines of the process that should serve.
     pub tail: &'a dyn Fn() -> Vec<String>,
-    /// Why there is no use in asking again after such an answer, if that is known.
+    /// The reason to stop trying after such an answer, if there is one.
     pub hopeless: &'a dyn Fn(&Wrong) -> Option<String>,
     /// How many workers answer.
     pub workers: usize,
-    /// Which processes these are.
+    /// The processes of those workers.
     pub crew: Crew<'a>,
-    /// How long it must be alive, even where no check says so.
+    /// How long the process must stay alive, even without checks.
     pub watch_for: Duration,
 }
 
 /// The processes that answer.
 pub(super) enum Crew<'a> {
-    /// Nobody knows.
     Unknown,
     /// All of them came with the release that should serve.
     New(&'a dyn Fn() -> Vec<Process>),
-    /// Some may be on their way out, for others that come.
+    /// Some may be about to end, and others to replace them.
     Changing(&'a dyn Fn() -> Vec<Process>),
 }
 
-/// The processes of a new instance, watched for those that end and are replaced: a server whose workers die every few seconds passes its checks.
+/// Watches the processes of a new instance for those that end and are replaced: a server whose workers die every few seconds passes its checks.
 struct Roll<'a> {
     now: &'a dyn Fn() -> Vec<Process>,
     known: Vec<Process>,
     looked: Instant,
 }
 
-/// How often the roll is called: all processes of the host are looked at for it.
+/// The interval between two looks, because each one reads the whole process table.
 const ROLL_CALL: Duration = Duration::from_millis(500);
 
 impl<'a> Roll<'a> {
@@ -66,7 +65,7 @@ impl<'a> Roll<'a> {
         }
     }
 
-    /// How many are gone, once others have come for them. Without others, a server only has fewer, which some mean to.
+    /// How many are gone, once others have replaced them. Without replacements a server merely has fewer workers, and some do that on purpose.
     fn replaced(&mut self) -> usize {
         let now = (self.now)();
         let gone = self.known.iter().filter(|process| !now.contains(process)).count();
@@ -79,7 +78,7 @@ impl<'a> Roll<'a> {
 }
 
 impl Asking<'_> {
-    /// The whole proof: every check passes in its time, and then goes on passing, on at least twice as many new connections as there are workers.
+    /// The whole proof: every check passes in its time, and then keeps passing, on at least twice as many new connections as there are workers.
     pub(super) fn prove(&self) -> Result<ServingProof, RestartError> {
         let mut proof = ServingProof::default();
         let questions = self.questions();
@@ -104,7 +103,7 @@ impl Asking<'_> {
         self.until_passed(&self.questions()).map(|_| ServingProof::default())
     }
 
-    /// Each check once, none tried again.
+    /// Sends each check once, without a retry.
     pub(super) fn look(&self) -> Result<ServingProof, RestartError> {
         let mut proof = ServingProof::default();
         let mut failed = Vec::new();
@@ -134,7 +133,7 @@ impl Asking<'_> {
         Err(RestartError::Check { when: format!("{} does not pass its checks", self.serving.name), source: Box::new(first), tail })
     }
 
-    /// That somebody has stopped all that should answer.
+    /// The error for processes that are all stopped (SIGSTOP), if they are.
     fn stopped(&self, error: &CheckError) -> Option<RestartError> {
         let crew = match &self.crew {
             Crew::New(crew) | Crew::Changing(crew) => crew(),
@@ -164,7 +163,7 @@ impl Asking<'_> {
                     Ok(answer) => break answer,
                     Err(error) => error,
                 };
-                // What killed it says more than the question that it left unanswered.
+                // The cause of the process's end says more than the check that it left unanswered.
                 (self.alive)()?;
                 if let Some(when) = (self.hopeless)(&error.wrong) {
                     return Err(RestartError::Check { when, source: Box::new(error), tail: (self.tail)() });
@@ -187,10 +186,10 @@ impl Asking<'_> {
         let stable_for = questions.iter().map(|question| question.check.stable_for).max().unwrap_or_default().max(self.watch_for);
         let least = if questions.is_empty() { 0 } else { (2 * self.workers).clamp(2, MOST_ROUNDS) };
         let step = u32::try_from(least).ok().and_then(|least| stable_for.checked_div(least)).unwrap_or(stable_for);
-        // What need not go on for any time is asked without a pause: somebody waits.
+        // Without a time to keep passing, the checks follow without a pause, because a caller waits.
         let least_step = if stable_for.is_zero() { Duration::ZERO } else { Duration::from_millis(10) };
         let step = step.clamp(least_step, Duration::from_millis(100));
-        // What need not go on for any time has no time to be replaced in.
+        // Without a time to keep passing, no worker can be replaced in it.
         let mut roll = if stable_for.is_zero() { None } else { Roll::of(&self.crew) };
         let begun = Instant::now();
         let mut rounds = 0;
@@ -201,7 +200,7 @@ impl Asking<'_> {
             }
             for question in questions {
                 if let Err(error) = self.ask(question) {
-                    // Whoever watches it hears of its end a moment later than the question that it cut off.
+                    // The watchers notice the end of a process a moment later than the check that it cut off.
                     self.context.watch.pause(HEARING);
                     (self.alive)()?;
                     self.go_on("watching whether the checks go on passing")?;
@@ -219,7 +218,7 @@ impl Asking<'_> {
         Ok((rounds, begun.elapsed()))
     }
 
-    /// Fails when workers ended and others came for them.
+    /// Fails when workers ended and others replaced them.
     fn none_replaced(&self, roll: &mut Option<Roll<'_>>) -> Result<(), RestartError> {
         match roll.as_mut().map_or(0, Roll::replaced) {
             0 => Ok(()),
@@ -241,7 +240,7 @@ impl Asking<'_> {
     }
 }
 
-/// An answer, for people: a release is named by as many digits of its commit as its name has.
+/// An answer as text; it shortens a commit to as many digits as the release's name has.
 fn told(question: &Question, answer: &CheckAnswer) -> String {
     let from = answer.release.as_deref().map_or_else(String::new, |release| match release.parse::<CommitId>() {
         Ok(commit) => format!(" from {}", commit.short()),
@@ -250,7 +249,7 @@ fn told(question: &Question, answer: &CheckAnswer) -> String {
     format!("{} answered {}{from} after {} ms", question.check.shown(), answer.status, answer.took.as_millis())
 }
 
-/// Whether there is time and reason to go on.
+/// Whether there is time left and the run is not cancelled.
 pub(super) fn go_on(context: &RestartContext<'_>, during: &str) -> Result<(), RestartError> {
     if context.watch.cancel.asked() {
         Err(RestartError::Cancelled(during.to_owned()))
@@ -261,7 +260,7 @@ pub(super) fn go_on(context: &RestartContext<'_>, during: &str) -> Result<(), Re
     }
 }
 
-/// What a Unix socket speaks shows when it is asked.
+/// The protocol of a Unix socket, as a test request shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speaks {
     Unknown,
@@ -285,7 +284,7 @@ impl Question {
         if self.speaks.get() == Speaks::Http {
             return answer;
         }
-        // uWSGI's `socket`, for nginx's uwsgi_pass, takes HTTP for a block that is too long, and hangs up or waits for more.
+        // uWSGI's `socket`, for nginx's uwsgi_pass, reads HTTP as an overlong block. It then closes the connection or waits for more.
         match answer {
             Err(error) if matches!(error.wrong, Wrong::CutOff | Wrong::NotHttp(_) | Wrong::TimedOut(_)) => {
                 let other = over_uwsgi();
@@ -310,8 +309,8 @@ fn was_answered(wrong: &Wrong) -> bool {
     matches!(wrong, Wrong::Status { .. } | Wrong::Lacks { .. } | Wrong::Header { .. } | Wrong::Release { .. } | Wrong::Nameless { .. })
 }
 
-/// The first process that works in the directory of a release which is not the one that should serve. Where processes have another working
-/// directory altogether, it says nothing.
+/// The first process that works in the directory of a release other than the one that should serve. A process with an unrelated working directory
+/// proves nothing.
 pub(super) fn elsewhere(processes: &[Process], serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
     let releases = serving.dir.parent()?;
     let wrong = |process: &Process| process.cwd().filter(|cwd| cwd.starts_with(releases) && !cwd.starts_with(serving.dir));
@@ -322,7 +321,7 @@ pub(super) fn elsewhere(processes: &[Process], serving: ReleaseRef<'_>) -> Optio
 pub(super) fn last_lines(path: &Path, offset: u64) -> Vec<String> {
     use std::io::{Read, Seek, SeekFrom};
     const MOST_BYTES: u64 = 32 * 1024;
-    // Python tells the cause first and then everybody who passed it on; gunicorn does so three times.
+    // Python prints the cause first and then every caller; gunicorn does so three times.
     const MOST_LINES: usize = 80;
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
@@ -332,13 +331,13 @@ pub(super) fn last_lines(path: &Path, offset: u64) -> Vec<String> {
         file.take(MOST_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    // A log that cannot be read leaves the error without its last lines, and no worse.
+    // An unreadable log only costs the error its last lines.
     let bytes = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let clean = |line: &str| line.chars().filter(|c| *c == '\t' || !c.is_control()).take(1000).collect::<String>();
     let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.trim().is_empty()).collect();
     let first = lines.len().saturating_sub(MOST_LINES);
-    // What a server says of itself while it starts is no news, once Python says what is wrong.
+    // A server's start-up messages are noise before a Python traceback.
     let is_beginning = |line: &String| line.starts_with("Traceback (most recent call last)");
     let tracebacks: Vec<usize> = lines.iter().enumerate().filter(|(_, line)| is_beginning(line)).map(|(at, _)| at).collect();
     let first = match tracebacks.as_slice() {
@@ -348,7 +347,7 @@ pub(super) fn last_lines(path: &Path, offset: u64) -> Vec<String> {
     lines[first..].to_vec()
 }
 
-/// Where a process writes what goes wrong, when that is a file.
+/// The file to which a process writes its errors, if they go to a file.
 pub(super) fn log_of(process: &Process) -> Option<PathBuf> {
     process.descriptor(2).filter(|path| path.is_absolute() && path.is_file())
 }

@@ -1,4 +1,4 @@
-//! A server, by its command line, its environment and its unit: what it is, how it is reloaded, and what shows which release it runs.
+//! A server, by its command line, its environment and its unit: its kind, the way it reloads, and the evidence of which release it runs.
 
 pub(super) mod uwsgi_options;
 
@@ -11,7 +11,7 @@ use crate::http::Wrong;
 use crate::process::Process;
 use crate::systemd::{Unit, UnitAction};
 
-/// How an app is brought to load a release, as far as the misconfigurations differ by it.
+/// How an app loads a release, as far as the misconfigurations depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReloadKind {
     /// A process of its own for each release.
@@ -30,9 +30,9 @@ pub(super) enum ReloadKind {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Server {
     pub(super) argv: Vec<String>,
-    /// The variables that it was started with, where it runs and they can be read.
+    /// The variables that it was started with, if it runs and they can be read.
     pub(super) env: Vec<(String, String)>,
-    /// What it was started as, where it runs: the interpreter, of a script.
+    /// The executable of a running server; for a script, the interpreter.
     pub(super) program: Option<String>,
     /// The directory in which it was started.
     pub(super) dir: Option<PathBuf>,
@@ -53,7 +53,7 @@ impl Server {
         Self { argv: unit.exec_start.first().cloned().unwrap_or_default(), env, program, dir, unit: Some(unit) }
     }
 
-    /// Whether it is this program, by itself or as a script: `uwsgi`, `uwsgi-core`, `pyuwsgi`.
+    /// Whether it runs this program, directly or as a script: `uwsgi`, `uwsgi-core`, `pyuwsgi`.
     pub(super) fn runs(&self, name: &str) -> bool {
         let fits = |file: &str| {
             file.trim_start_matches("py").strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
@@ -62,12 +62,12 @@ impl Server {
     }
 }
 
-/// Whether a unit's reload has uWSGI's master fork again.
+/// Whether a unit's reload makes uWSGI's master fork again.
 pub(super) fn forks(unit: &Unit) -> bool {
     reload_kind_of(unit, UnitAction::ReloadOrRestart) == ReloadKind::Fork
 }
 
-/// What shows which release uWSGI's workers run after its master has forked them again.
+/// The evidence of which release uWSGI's workers run after its master has forked them again.
 pub(super) fn shown_after_fork(context: &RestartContext<'_>, server: Server) -> ShownBy {
     let is_named = context.checks.iter().any(|check| check.release_header.is_some());
     if is_named || uwsgi_options::loads_from(&server, context.link) { ShownBy::Answers } else { ShownBy::Nothing }
@@ -83,7 +83,7 @@ pub(super) fn reload_kind_of(unit: &Unit, how: UnitAction) -> ReloadKind {
     if forks { ReloadKind::Fork } else { ReloadKind::Reload }
 }
 
-/// How often the answer was uWSGI's own 500 in a row (`uwsgi_500` of its `core/errors.c`): that of a worker that has no app, or whose app raised.
+/// How often in a row the answer was uWSGI's own 500 (`uwsgi_500` of its `core/errors.c`): from a worker that has no app, or whose app raised.
 pub(super) fn times_without_app(wrong: &Wrong, tries: &Cell<usize>) -> usize {
     let is_own = matches!(wrong, Wrong::Status { got: 500, body, .. } if body == "Internal Server Error");
     tries.set(if is_own { tries.get() + 1 } else { 0 });

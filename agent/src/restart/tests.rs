@@ -1,4 +1,4 @@
-//! A stage for the strategies: releases on disk, a context, visitors who never stop asking.
+//! A stage for the strategies: releases on disk, a context, visitors who send requests without a pause.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -23,7 +23,7 @@ pub(super) const A: &str = "2026-11-20-10-00-00-aaaaaaaaaaaa";
 pub(super) const B: &str = "2026-11-20-11-00-00-bbbbbbbbbbbb";
 pub(super) const C: &str = "2026-11-20-12-00-00-cccccccccccc";
 
-/// An app of WSGI that names its release in a header, from within the process, and can be slow.
+/// A WSGI app that names its release in a header, from within the process, and can be slow.
 pub(super) const APP: &str = r#"
 import os, time
 NAME = os.path.basename(os.path.dirname(os.path.realpath(__file__)))
@@ -131,7 +131,7 @@ impl Stage {
         })
     }
 
-    /// The whole of a switch, as the step does it.
+    /// A whole switch, as the step does it.
     pub(super) fn switch(&self, restart: &Restart, new: &Release, former: Option<&Release>) -> Result<ServingProof, RestartError> {
         self.with_scene(|context| {
             let mut prepared = restart.prepare(context, new.serving())?;
@@ -155,7 +155,7 @@ impl Stage {
     }
 }
 
-/// One request on a new connection: the release that answered.
+/// Sends one request on a new connection and returns the release that answered.
 pub(super) fn visit(socket: &Path, path: &str) -> Result<String, String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| format!("connect: {error}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
@@ -170,7 +170,7 @@ pub(super) fn visit(socket: &Path, path: &str) -> Result<String, String> {
     release.map(str::to_owned).ok_or_else(|| "no release in the answer".to_owned())
 }
 
-/// Visitors who ask without a pause, one in fifty slowly.
+/// Visitors who send requests without a pause, one in fifty slow.
 pub(super) struct Visitors {
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -202,7 +202,7 @@ impl Visitors {
         Self { threads: (0..4).map(thread).collect(), over, seen, silence }
     }
 
-    /// Everybody goes home: what they saw, and the longest time in which nobody was answered.
+    /// Stops the visitors; returns their answers and the longest time without an answer.
     pub(super) fn go(self) -> (Vec<Result<String, String>>, Duration) {
         self.over.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -211,14 +211,14 @@ impl Visitors {
     }
 }
 
-/// Fails with all that was said, when something was answered that should not have been.
+/// Fails, with all error texts, when a request failed.
 pub(super) fn all_answered(seen: &[Result<String, String>]) {
     let failed: Vec<_> = seen.iter().filter_map(|seen| seen.as_ref().err()).collect();
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), seen.len(), &failed[..failed.len().min(5)]);
 }
 
-/// The same, of a reload that uWSGI does by itself: a worker that is told to go in the very moment in which it has accepted a connection, and has read
-/// nothing of it yet, goes without an answer (seen once in some thousand visits, on a busy machine). A stop and a start lose a hundred.
+/// The same for a reload that uWSGI does by itself. A worker that is told to end just after it accepted a connection, before it read anything, closes
+/// it without an answer. This was seen once in some thousand visits, on a busy machine; a stop and a start lose a hundred.
 pub(super) fn nearly_all_answered(seen: &[Result<String, String>]) {
     let failed: Vec<_> = seen.iter().filter_map(|seen| seen.as_ref().err()).collect();
     let in_that_moment = failed.len() <= 1 && failed.iter().all(|err| err.contains("reset by peer"));

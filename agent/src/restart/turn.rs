@@ -1,4 +1,5 @@
-//! Whose turn it is to start and stop the instances of an app: a run that switches, or the monitor that starts one again. The run goes first.
+//! The lock for starting and stopping an app's instances. A run that switches and the monitor that restarts an instance take turns; the run goes
+//! first.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -6,13 +7,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::process::Cancel;
 
-/// The turn of an app.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     busy: Mutex<()>,
     /// How many runs wait for it, or have it.
     runs: AtomicUsize,
-    /// Ends what the monitor is at.
+    /// Cancels the monitor's current work.
     monitoring: Mutex<Cancel>,
     /// Whether the monitor is to end.
     over: AtomicBool,
@@ -26,20 +26,20 @@ pub(crate) struct OfRun<'a> {
 
 /// The monitor's turn.
 pub(crate) struct OfMonitor<'a> {
-    /// Asked when a run wants the turn.
+    /// Set when a run wants the turn.
     pub cancel: Cancel,
     _busy: MutexGuard<'a, ()>,
 }
 
 impl Turn {
-    /// A run takes it; what the monitor is at is ended.
+    /// Takes the turn for a run, and cancels the monitor's current work.
     pub(crate) fn of_run(&self) -> OfRun<'_> {
         self.runs.fetch_add(1, Ordering::SeqCst);
         self.monitoring.lock().ask();
         OfRun { turn: self, _busy: self.busy.lock() }
     }
 
-    /// The monitor takes it when no run has it.
+    /// Takes the turn for the monitor once no run has it.
     pub(crate) fn of_monitor(&self) -> OfMonitor<'_> {
         let busy = self.busy.lock();
         let cancel = Cancel::default();
@@ -56,13 +56,12 @@ impl Turn {
         self.runs.load(Ordering::SeqCst) > 0
     }
 
-    /// Ends what the monitor is at, for good: the app's thread ends.
+    /// Ends the monitor's current work for good, because the app's thread ends.
     pub(crate) fn end_monitor(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.monitoring.lock().ask();
     }
 
-    /// Whether the monitor is to end.
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
     }

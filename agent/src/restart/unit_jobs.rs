@@ -1,5 +1,5 @@
-//! What is done to units for a release: a unit counts as up when it stays up, and no process of it works in another release. The exit status of
-//! systemd's job says little.
+//! The jobs on units for a release. A unit counts as up when it stays up, and no process of it works in another release. The exit status of systemd's
+//! job proves little.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use super::{ReleaseRef, RestartContext, RestartError};
 use crate::process::Process;
 use crate::systemd::{Bus, SystemdError, Unit, UnitAction};
 
-/// How often a unit is looked at while it is watched.
+/// How often the agent looks at a unit that it watches.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
-/// Finds out whether the units can be used at all, and whether the agent may do this to them.
+/// Checks that the units can be used at all, and that the agent may run this job on them.
 pub(super) fn examine<'u>(context: &RestartContext<'_>, act: UnitAction, units: impl Iterator<Item = &'u str>) -> Result<(), RestartError> {
     let units: Vec<&str> = units.collect();
     if units.is_empty() {
@@ -31,7 +31,7 @@ pub(super) fn examine<'u>(context: &RestartContext<'_>, act: UnitAction, units: 
     Ok(())
 }
 
-/// One unit to be brought to the new release.
+/// One unit to be moved to the new release.
 pub(super) struct UnitJob<'a> {
     pub act: UnitAction,
     pub unit: &'a str,
@@ -41,9 +41,9 @@ pub(super) struct UnitJob<'a> {
 /// How long a job may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Time {
-    /// All of it.
+    /// The limit of the whole job.
     Whole(Duration),
-    /// Its start. Before that, what runs may finish what it is at, for as long as its unit allows.
+    /// The limit of the start alone. Before the start, the running process may finish its work for as long as its unit allows.
     Start(Duration),
 }
 
@@ -57,14 +57,14 @@ impl Time {
     }
 }
 
-/// Starts a unit that should be there, and waits for it.
+/// Starts a unit that should run, and waits for it.
 pub(super) fn start(context: &RestartContext<'_>, unit: &str, timeout: Duration) -> Result<(), RestartError> {
     (context.note)(&format!("starting {unit}"));
-    // A unit that is down is started by a restart too; one that is up, and answers nobody, only so.
+    // A restart also starts a unit that is down, and only a restart helps one that is up but does not answer.
     Ok(Bus::of(context.app, context.watch)?.job(UnitAction::Restart, unit, timeout)?)
 }
 
-/// An error about a process, with the last lines of the unit that it belongs to, where it has none of its own.
+/// Adds the last log lines of the unit to a process error that has none of its own.
 pub(super) fn with_journal(context: &RestartContext<'_>, unit: Option<&str>, error: RestartError) -> RestartError {
     match (error, unit) {
         (RestartError::Process { what, hint, tail }, Some(unit)) if tail.is_empty() => {
@@ -87,13 +87,13 @@ pub(super) fn perform(context: &RestartContext<'_>, new: ReleaseRef<'_>, jobs: &
     jobs.iter().map(|job| carry_out(&bus, context, new, job)).collect()
 }
 
-/// Brings one unit to a release: it is active, and no process of it works in another release.
+/// Moves one unit to a release: it is active, and no process of it works in another release.
 pub(super) fn carry_out(bus: &Bus<'_>, context: &RestartContext<'_>, new: ReleaseRef<'_>, job: &UnitJob<'_>) -> Result<Unit, RestartError> {
     let before = bus.usable(job.unit)?;
     let begun = Instant::now();
     let time = job.time.of(&before, context.watch.left());
     let done = bus.job(job.act, job.unit, time);
-    // What was cut off is told, whatever became of the job.
+    // Work that was cut off is reported, whatever the result of the job.
     if let Ok(now) = bus.unit(job.unit)
         && let Some(took) = now.took_to_stop(&before)
     {
@@ -109,14 +109,14 @@ pub(super) fn carry_out(bus: &Bus<'_>, context: &RestartContext<'_>, new: Releas
     Ok(after)
 }
 
-/// How long a unit may take to stop before it is told.
+/// A stop that takes longer than this is reported.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Says how long a unit took to finish what it was at, and when that was longer than its unit allows.
+/// Reports how long a unit took to finish its work, and warns when that exceeded the unit's limit.
 pub(super) fn tell_of_end(context: &RestartContext<'_>, unit: &Unit, took: Duration) {
     let seconds = took.as_secs_f64();
     match unit.stop_timeout {
-        // Other units than services have no such time.
+        // Units other than services have no such limit.
         Some(most) if !most.is_zero() && took >= most => (context.warn)(&format!(
             "{} took {seconds:.1} s to stop, and its TimeoutStopSec is {} s: systemd ends by force what is not finished by then, so what it was at \
              may be half done, or lost; raise TimeoutStopSec where it needs longer",
@@ -128,7 +128,7 @@ pub(super) fn tell_of_end(context: &RestartContext<'_>, unit: &Unit, took: Durat
     }
 }
 
-/// That what a unit is at may take longer than there is time for, and what to do.
+/// The error text and the hint, when a unit's work may take longer than there is time for.
 pub(super) fn takes_too_long(unit: &Unit, time: Duration) -> Option<(String, &'static str)> {
     let most = unit.may_stop_for();
     let finishes = match most {
@@ -141,7 +141,7 @@ pub(super) fn takes_too_long(unit: &Unit, time: Duration) -> Option<(String, &'s
     Some((text, "set TimeoutStopSec in its unit to what its longest task needs, and raise switch under [timeouts] beyond that"))
 }
 
-/// Active, and no worker process in the directory of another release.
+/// Waits until the unit is active, with no worker process in the directory of another release.
 fn await_active(
     bus: &Bus<'_>,
     context: &RestartContext<'_>,
@@ -172,13 +172,13 @@ fn await_active(
     }
 }
 
-/// What shows which release a unit's processes run.
+/// The evidence of which release a unit's processes run.
 pub(super) fn shown_by(context: &RestartContext<'_>, unit: &Unit) -> ShownBy {
     if forks(unit) { shown_after_fork(context, Server::of_unit(unit.clone())) } else { ShownBy::Directory }
 }
 
-/// A process of a unit that does its work in another release. The kernel tells of no worker at its end where it works; while none that lives works in the
-/// release that should serve, the main process counts too, for those to come are started where it is: uWSGI, reloading, ends its workers first.
+/// A process of a unit that works in another release. The kernel shows no working directory for a dying worker. Until a living worker is in the new
+/// release, the main process counts too, because new workers start in its directory: a reloading uWSGI ends its workers first.
 pub(super) fn stray(unit: &Unit, shown_by: ShownBy, serving: ReleaseRef<'_>) -> Option<(Process, PathBuf)> {
     let workers = unit.workers();
     let has_arrived = |worker: &Process| worker.cwd().is_some_and(|cwd| cwd.starts_with(serving.dir));

@@ -1,8 +1,8 @@
-//! Files of variables for units. What the agent starts itself is given `[env]` and the settings module; a unit reads them from a file of the root, by
-//! `EnvironmentFile=`, and so the server has what its release was made with, whoever starts it.
+//! Files of variables for units. Processes that the agent starts itself get `[env]` and the settings module directly. A unit reads them from a file
+//! of the root, by `EnvironmentFile=`, so the server has the variables that its release was made with, however it is started.
 //!
-//! There is one file for each instance, called as its unit is (`.agent/variables/blue`), and `live` for units that serve in place. Only the agent may write
-//! there, for the service manager reads the files as root; and nobody else may read them.
+//! There is one file for each instance, named after its unit (`.agent/variables/blue`), and `live` for units that serve in place. Only the agent may
+//! write there, because the service manager reads the files as root. No other user may read them.
 
 use std::fs;
 use std::io;
@@ -15,20 +15,20 @@ use crate::systemd::environment_file;
 
 /// The file of units that serve in place.
 pub(crate) const LIVE: &str = "live";
-/// What it held before the run.
+/// Its content before the run.
 const FORMER: &str = "live.former";
 
-/// What units are given.
+/// The variables that units get.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Variables<'a> {
     /// The directory of the files.
     pub dir: &'a Path,
-    /// `[env]` and the settings module: what is no secret.
+    /// `[env]` and the settings module, without secrets.
     pub plain: &'a [(String, String)],
 }
 
 impl Variables<'_> {
-    /// The file of what is called so.
+    /// The file of the instance with this name.
     pub(super) fn file(&self, called: &str) -> PathBuf {
         self.dir.join(called)
     }
@@ -41,7 +41,8 @@ pub(super) fn write(context: &RestartContext<'_>, called: &str, serving: Release
     write_file(context, called, &variables)
 }
 
-/// Writes the file of what serves in place. It says nothing of the release: a server that is only reloaded keeps the variables that it was started with.
+/// Writes the file of units in place. It does not name the release, because a server that is only reloaded keeps the variables that it was started
+/// with.
 pub(super) fn write_live(context: &RestartContext<'_>) -> Result<(), RestartError> {
     write_file(context, LIVE, context.variables.plain)
 }
@@ -58,7 +59,7 @@ fn write_file(context: &RestartContext<'_>, called: &str, variables: &[(String, 
     replace(context, called, text.as_bytes())
 }
 
-/// A file that says the same is left alone: when it was changed tells which processes have what it says.
+/// Leaves an unchanged file alone, because its modification time shows which processes have its content.
 fn replace(context: &RestartContext<'_>, called: &str, text: &[u8]) -> Result<(), RestartError> {
     let (dir, file) = (context.variables.dir, context.variables.file(called));
     if fs::read(&file).is_ok_and(|there| there == text) {
@@ -71,13 +72,13 @@ fn replace(context: &RestartContext<'_>, called: &str, text: &[u8]) -> Result<()
     Ok(write_durably(&file, text, 0o600)?)
 }
 
-/// Keeps what the file of units in place holds, for the way back. Nothing there yet is kept as nothing.
+/// Keeps the content of the file of units in place, for the way back. A missing file is kept as an empty one.
 pub(super) fn keep_former(context: &RestartContext<'_>) -> Result<(), RestartError> {
     let text = fs::read(context.variables.file(LIVE)).unwrap_or_default();
     replace(context, FORMER, &text)
 }
 
-/// Puts back what was there before the run; nothing to do where nothing was kept, or it was put back already.
+/// Restores the content from before the run. Does nothing if nothing was kept, or if it was restored already.
 pub(super) fn put_back(context: &RestartContext<'_>) -> Result<(), RestartError> {
     let Ok(text) = fs::read(context.variables.file(FORMER)) else { return Ok(()) };
     replace(context, LIVE, &text)?;
@@ -85,9 +86,9 @@ pub(super) fn put_back(context: &RestartContext<'_>) -> Result<(), RestartError>
     Ok(())
 }
 
-/// The new release serves, or never came to: nothing is to be put back any more.
+/// Drops the kept content once the new release serves, or never will.
 pub(super) fn forget_former(context: &RestartContext<'_>) {
-    // One that stays is replaced by the next run, before it begins.
+    // The next run replaces a leftover before it begins.
     let _ = fs::remove_file(context.variables.file(FORMER));
 }
 
@@ -96,7 +97,7 @@ pub(super) fn sweep(context: &RestartContext<'_>, releases: &Path) {
     for entry in fs::read_dir(context.variables.dir).into_iter().flatten().flatten() {
         let release = entry.file_name().to_str().and_then(|name| name.parse::<agent_model::names::ReleaseName>().ok());
         if release.is_some_and(|release| !releases.join(release.as_str()).exists()) {
-            // One that stays does no harm.
+            // A leftover does no harm.
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -1,4 +1,4 @@
-//! Units that are watched while a release proves itself.
+//! Units that the agent watches while a release proves itself.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::http::Wrong;
 use crate::process::Process;
 use crate::systemd::{Bus, Unit};
 
-/// How many answers of a uWSGI without an app are enough, at least.
+/// The minimum number of answers that show a uWSGI without an app.
 const WITHOUT_APP: usize = 10;
 
 /// Units that must stay as they are: active, the same main process, never restarted in between.
@@ -22,7 +22,7 @@ pub(super) struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    /// As they were after the act, or, where nobody knows, as they are now.
+    /// The units as they were after the job; where that is unknown, as they are now.
     pub(super) fn new<'u>(
         context: &RestartContext<'a>,
         names: impl Iterator<Item = &'u str>,
@@ -43,7 +43,7 @@ impl<'a> Watched<'a> {
         Ok(Self { bus, units, looked: Cell::new(None) })
     }
 
-    /// Fails when one of them did not stay as it was, or has a worker in another release. Systemd is asked now and then, however often this is.
+    /// Fails when one of them changed, or has a worker in another release. It asks systemd only now and then, however often it is called.
     pub(super) fn check(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
         if self.looked.get().is_some_and(|looked| looked.elapsed() < POLL) {
@@ -68,18 +68,18 @@ impl<'a> Watched<'a> {
         Ok(())
     }
 
-    /// The connection that they are watched through, where there are any.
+    /// The connection for watching them, if there are any.
     pub(super) fn bus(&self) -> Option<&Bus<'a>> {
         self.bus.as_ref()
     }
 
-    /// The last lines of the first of them.
+    /// The last log lines of the first unit.
     pub(super) fn tail(&self) -> Vec<String> {
         let first = self.bus.as_ref().zip(self.units.first());
         first.map(|(bus, (unit, _))| bus.journal(&unit.name)).unwrap_or_default()
     }
 
-    /// Why there is no use in asking the first of them again, if it is uWSGI: it answers 500 by itself again and again.
+    /// The reason to stop checking the first unit, if it is a uWSGI that repeatedly sent its own 500.
     pub(super) fn has_no_app(&self, serving: ReleaseRef<'_>, wrong: &Wrong, tries: &Cell<usize>) -> Option<String> {
         let times = times_without_app(wrong, tries);
         if times < WITHOUT_APP.max(2 * self.workers()) {
@@ -94,13 +94,13 @@ impl<'a> Watched<'a> {
         })
     }
 
-    /// Their processes, as they are now.
+    /// Their current processes.
     pub(super) fn processes(&self) -> Vec<Process> {
         let Some(bus) = &self.bus else { return Vec::new() };
         self.units.iter().filter_map(|(unit, _)| bus.unit(&unit.name).ok()).flat_map(|unit| unit.processes()).collect()
     }
 
-    /// How many processes do the work of the first of them.
+    /// How many processes do the work of the first unit.
     pub(super) fn workers(&self) -> usize {
         self.units.first().map_or(1, |(unit, _)| unit.workers().len().max(1))
     }

@@ -1,6 +1,6 @@
-//! Workers: units beside the web process that run the release's code, such as Celery's. A plain unit is restarted: it stops, which lets it finish its
-//! tasks for as long as its unit allows, and starts again. A template unit has an instance for each release, as the web process has with handover:
-//! the new one starts beside the former, which is then left to finish (`handover/workers`).
+//! Workers: units beside the web process that run the release's code, such as Celery's. A plain unit is restarted: it stops, finishes its tasks for
+//! as long as its unit allows, and starts again. A template unit has one instance per release, like the web process with handover: the new one starts
+//! beside the former, which then finishes its tasks (`handover/workers`).
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ pub(crate) struct Worker {
     pub unit: String,
     /// How long it must stay active.
     pub watch_for: Duration,
-    /// How long it may take to start. Before that, the former one finishes its tasks.
+    /// How long it may take to start. The time in which the former one finishes its tasks does not count.
     pub timeout: Duration,
 }
 
 impl Worker {
-    /// Whether there is an instance of it for each release.
+    /// Whether it has one instance per release.
     pub(crate) fn is_template(&self) -> bool {
         self.unit.contains("@.")
     }
 }
 
-/// A worker that was brought to a release.
+/// A worker that was moved to a release.
 #[derive(Debug)]
 pub(super) struct Brought {
-    /// Its unit, as it was then.
+    /// Its unit as it was after the move.
     pub unit: Unit,
-    /// How long it is still to be watched.
+    /// How long the agent must still watch it.
     pub watch_for: Duration,
 }
 
@@ -40,17 +40,18 @@ pub(super) fn plain<'a>(context: &RestartContext<'a>) -> impl Iterator<Item = &'
     context.workers.iter().filter(|worker| !worker.is_template())
 }
 
-/// The workers that have an instance for each release, in order.
+/// The workers with one instance per release, in order.
 pub(super) fn templates<'a>(context: &RestartContext<'a>) -> impl Iterator<Item = &'a Worker> + use<'a> {
     context.workers.iter().filter(|worker| worker.is_template())
 }
 
-/// The units of those that have an instance for each release, by what the release or its slot is called.
+/// The units of the workers with one instance per release, by the name of the release or its slot.
 pub(super) fn instances(context: &RestartContext<'_>, called: &str) -> Vec<String> {
     templates(context).map(|worker| instance_name(&worker.unit, called)).collect()
 }
 
-/// Restarts the plain ones, one after the other. One that the release never had is not to go on with another's code, and need not come up.
+/// Restarts the plain workers, one after the other. A worker that the release never had need not come up, but must not keep running another release's
+/// code.
 pub(super) fn restart(context: &RestartContext<'_>, release: ReleaseRef<'_>) -> Result<Vec<Brought>, RestartError> {
     let mut brought = Vec::new();
     for worker in plain(context) {

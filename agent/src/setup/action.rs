@@ -1,11 +1,11 @@
-//! The things that setup does, as values: each can be told in a sentence.
+//! The actions of setup, as values: each has a sentence that describes it.
 
 use std::path::PathBuf;
 
 use super::people::AGENT;
 use crate::python;
 
-/// Whose something is to be, by name: who is still to be made has no number yet.
+/// The intended owner, by name: a user that does not exist yet has no number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     pub user: String,
@@ -22,31 +22,31 @@ impl Owner {
     }
 }
 
-/// Whether a group is to be made with its user.
+/// Whether a group is made together with its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GroupOf {
     Made,
     There,
 }
 
-/// One thing to be done, unless it is so already.
+/// One action, to be done unless its result is already there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
-    /// A system user that nobody can log in as.
+    /// A system user without a login.
     User { name: String, home: PathBuf, group: GroupOf, what: &'static str },
     /// The agent is in a group.
     Member { group: String },
-    /// A directory; what is in it is left alone.
+    /// A directory; its content is left alone.
     Directory { path: PathBuf, owner: Owner, mode: u32 },
     /// A file, empty where there is none.
     File { path: PathBuf, owner: Owner, mode: u32, what: String },
-    /// A file of setup's own.
+    /// A file that setup writes.
     Text { path: PathBuf, text: String, what: String },
-    /// A unit that is not there.
+    /// A unit that does not exist yet.
     Unit { path: PathBuf, text: String, what: String },
-    /// A file of setup's own that is needed no more.
+    /// A file of setup that is no longer needed.
     Gone { path: PathBuf },
-    /// The directory of sockets, as tmpfiles.d makes it at each boot.
+    /// The directory of sockets, which tmpfiles.d makes at each boot.
     Sockets { line: PathBuf, path: PathBuf, owner: Owner, mode: u32 },
     /// The service manager reads its units again.
     ReadUnits { units: Vec<String> },
@@ -59,7 +59,7 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// What it does, in a sentence.
+    /// The action as a sentence.
     pub(super) fn sentence(&self) -> String {
         match self {
             Self::User { name, what, .. } => format!("make the system user {name}, {what}"),
@@ -85,7 +85,7 @@ impl Action {
         }
     }
 
-    /// Whether systemd must read its units when this was done.
+    /// Whether systemd must read its units after this.
     pub(super) fn changes_units(&self) -> bool {
         let is_unit = |path: &PathBuf| path.starts_with("/etc/systemd");
         match self {
@@ -94,7 +94,7 @@ impl Action {
         }
     }
 
-    /// Whether only a restart makes the agent see it.
+    /// Whether the agent needs a restart to notice it.
     pub(super) fn needs_restart(&self) -> bool {
         match self {
             Self::Member { .. } => true,

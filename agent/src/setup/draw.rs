@@ -1,4 +1,4 @@
-//! From an app's file to what its host must have: a pure list.
+//! Derives from an app's file what its host needs: a pure list.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,24 +14,23 @@ use crate::root::layout::{self, Group};
 use crate::settings::App;
 use crate::work::Role;
 
-/// What the host has, as far as the list depends on it.
+/// The host's state, as far as the list depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Host {
     /// The root, links resolved.
     pub root: PathBuf,
-    /// The app's file.
     pub file: PathBuf,
-    /// The units of the app's file that are there.
+    /// The units of the app's file that exist.
     pub units: BTreeSet<String>,
     /// The server that a unit could start.
     pub server: Option<Server>,
     /// Files of earlier setups.
     pub written: BTreeSet<PathBuf>,
-    /// Files with secrets that are not there, or empty.
+    /// Files with secrets that are missing or empty.
     pub empty: BTreeSet<PathBuf>,
-    /// Shared directories with something of others in them, and whose it is.
+    /// Shared directories that contain files of other users, each with that user.
     pub shared_with: Vec<(PathBuf, String)>,
-    /// Helpers that are enabled and no app's file asks for.
+    /// Enabled helpers that no app's file needs.
     pub idle: Vec<String>,
     pub index: Index,
     /// A polkit rule for the same purpose.
@@ -54,7 +53,7 @@ pub(super) struct Drawn {
     pub notes: Vec<String>,
 }
 
-/// What a helper does to its unit.
+/// The job of a helper on its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verb {
     Restart,
@@ -81,7 +80,7 @@ pub(super) fn helper(verb: Verb, unit: &str) -> String {
     format!("release-agent-{}@{unit}.socket", verb.word())
 }
 
-/// What the agent must be able to do to units for this app: the grants that setup gives, and no other.
+/// The jobs that the agent needs on units for this app. Setup grants exactly these.
 pub(super) fn grants(app: &App) -> Vec<(Verb, String)> {
     let of = |units: Vec<String>, verbs: [Verb; 2]| units.into_iter().flat_map(move |unit| verbs.map(|verb| (verb, unit.clone())));
     let mut grants: Vec<(Verb, String)> = match &app.restart {
@@ -141,7 +140,7 @@ pub(super) fn agent_drop_in(app: &App) -> PathBuf {
     Path::new(SYSTEM).join(format!("release-agent.service.d/app-{}.conf", app.name))
 }
 
-/// The drop-in of a unit of the app's own.
+/// The drop-in of one of the app's own units.
 pub(super) fn variables_drop_in(unit: &str) -> PathBuf {
     Path::new(SYSTEM).join(format!("{unit}.d/release-agent.conf"))
 }
@@ -154,7 +153,7 @@ pub(super) fn tmpfiles_line(app: &App) -> PathBuf {
 /// The list.
 ///
 /// # Errors
-/// [`Refusal`] when the app's file says something that root must not do.
+/// [`Refusal`] when the app's file asks for something that root must not do.
 pub(super) fn draw(app: &App, people: &People, host: &Host) -> Result<Drawn, Refusal> {
     let mut drawn = Drawn::default();
     users(people, host, &mut drawn);
@@ -289,7 +288,7 @@ fn services(app: &App, people: &People, host: &Host, drawn: &mut Drawn) -> Resul
     Ok(())
 }
 
-/// The unit of the app's server, where it is missing and can be guessed; what is missing else is told.
+/// Writes the unit of the app's server, if it is missing and can be guessed; notes other missing units.
 fn server(app: &App, people: &People, host: &Host, drawn: &mut Drawn) {
     let mut missing: Vec<String> = named_units(app).into_iter().filter(|unit| !host.units.contains(unit)).collect();
     if let (Some(_), Restart::Handover(handover::Settings { starter: Starter::Unit(template), socket, .. })) = (&app.django, &app.restart)
@@ -325,7 +324,7 @@ fn server(app: &App, people: &People, host: &Host, drawn: &mut Drawn) {
     }
 }
 
-/// What the app's units read of their variables.
+/// Makes the app's units read their files of variables.
 fn variables(app: &App, host: &Host, drawn: &mut Drawn) {
     let mut units = named_units(app);
     units.retain(|unit| unit.ends_with(".service"));

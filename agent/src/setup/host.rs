@@ -1,4 +1,4 @@
-//! The host: what it has, whether something is so already, and how it is done.
+//! The host: reads its state, checks whether an action is needed, and carries it out.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,23 +19,23 @@ use crate::root::layout::{self, Group};
 use crate::settings::{App, Settings};
 use crate::work::Role;
 
-/// Where units are, as systemd looks for them.
+/// The directories of units, in systemd's search order.
 const UNIT_DIRS: [&str; 5] =
     ["/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 /// How long a program may take. The agent finishes its runs before it restarts.
 const LONG: Duration = Duration::from_secs(45 * 60);
-/// Files of a project that say what it needs.
+/// Files that declare a project's requirements.
 const REQUIREMENTS: [&str; 6] = ["requirements.txt", "pyproject.toml", "uv.lock", "poetry.lock", "Pipfile", "Pipfile.lock"];
 
-/// Whether something is so already.
+/// Whether an action's result is already there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     So,
-    /// And what is instead, where that is worth a word.
+    /// The text describes the current state, where that helps.
     Not(Option<String>),
 }
 
-/// The root with its links resolved, as far as it is there.
+/// The root with its links resolved, as far as it exists.
 pub(super) fn real_root(root: &Path) -> Result<PathBuf, SetupError> {
     places::only_root_above(root)?;
     let mut rest = Vec::new();
@@ -53,7 +53,7 @@ pub(super) fn real_root(root: &Path) -> Result<PathBuf, SetupError> {
     Ok(root.to_owned())
 }
 
-/// Who is to build and to serve: as it was said, else as an earlier setup had it, else by the app's name.
+/// The users that build and serve: from the request, else from an earlier setup, else by the app's name.
 pub(super) fn people(app: &App, request: &SetupRequest) -> Result<People, SetupError> {
     let earlier = |role| -> Result<Option<String>, SetupError> {
         let drop_in = places::read(&draw::drop_in(app, role))?;
@@ -73,7 +73,7 @@ pub(super) fn people(app: &App, request: &SetupRequest) -> Result<People, SetupE
     Ok(People { app: people::person(&user), app_chosen, builder: people::person(&builder), builder_chosen, agent, with_agent })
 }
 
-/// What the list depends on.
+/// The facts that the list depends on.
 pub(super) fn facts(settings: &Settings, app: &App, people: &People, root: PathBuf, file: PathBuf) -> Result<draw::Host, SetupError> {
     let units = draw::named_units(app).into_iter().filter(|unit| has_unit(unit)).collect();
     let written = [draw::drop_in(app, Role::Build), draw::drop_in(app, Role::App), draw::tmpfiles_line(app)];
@@ -100,7 +100,7 @@ pub(super) fn facts(settings: &Settings, app: &App, people: &People, root: PathB
     })
 }
 
-/// What must be there, and is not setup's to bring.
+/// Prerequisites that setup does not install.
 pub(super) fn ready(app: &App) -> Result<(), Refusal> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Err(Refusal {
@@ -120,7 +120,7 @@ pub(super) fn ready(app: &App) -> Result<(), Refusal> {
     }
 }
 
-/// What lies in the root and is another user's: the agent could neither change nor vouch for it.
+/// Files in the root that belong to another user: the agent could neither change nor vouch for them.
 pub(super) fn strangers(people: &People, root: &Path) -> Result<(), Refusal> {
     let builder = people.builder.known.as_ref().map(|known| known.uid);
     let mut found: Vec<(PathBuf, u32)> = Vec::new();
@@ -146,7 +146,7 @@ pub(super) fn strangers(people: &People, root: &Path) -> Result<(), Refusal> {
     })
 }
 
-/// Whose the first thing is that is nobody's who may.
+/// The owner of the first file whose owner is not allowed.
 fn stranger(path: &Path, allowed: &dyn Fn(u32) -> bool) -> Option<u32> {
     let meta = fs::symlink_metadata(path).ok()?;
     if !allowed(meta.uid()) {
@@ -168,14 +168,14 @@ fn shared_with(app: &App, people: &People, root: &Path) -> Vec<(PathBuf, String)
     app.shared.dirs.iter().filter_map(|dir| theirs(layout::shared(root).join(dir))).collect()
 }
 
-/// Whether systemd knows a unit, or the template of one.
+/// Whether systemd knows a unit, or its template.
 fn has_unit(unit: &str) -> bool {
     let template = unit.split_once('@').zip(unit.rsplit_once('.')).map(|((stem, _), (_, suffix))| format!("{stem}@.{suffix}"));
     let names = std::iter::once(unit.to_owned()).chain(template);
     names.into_iter().any(|name| UNIT_DIRS.iter().any(|dir| Path::new(dir).join(&name).symlink_metadata().is_ok()))
 }
 
-/// The server that a unit could start: what the app's file or its live release asks for, else what the host has.
+/// The server that a unit could start: the one that the app's file or its live release requires, else one on the host.
 fn server(app: &App, root: &Path) -> Option<Server> {
     let python = app.python.as_ref()?;
     let is_gunicorn =
@@ -196,7 +196,7 @@ fn server(app: &App, root: &Path) -> Option<Server> {
     uwsgi.iter().all(|file| Path::new(file).exists()).then_some(Server::Uwsgi)
 }
 
-/// Enabled helpers that no app asks for.
+/// Enabled helpers that no app needs.
 fn idle(settings: &Settings) -> Vec<String> {
     let asked: BTreeSet<String> =
         settings.apps.values().flat_map(|app| draw::grants(app)).map(|(verb, unit)| draw::helper(verb, &unit)).collect();
@@ -227,7 +227,7 @@ fn is_so(so: bool) -> State {
     if so { State::So } else { State::Not(None) }
 }
 
-/// Whether an action's end is there already.
+/// Whether an action's result is already there.
 pub(super) fn look(action: &Action) -> Result<State, SetupError> {
     Ok(match action {
         Action::User { name, .. } => is_so(people::known(name).is_some()),
@@ -275,7 +275,7 @@ pub(super) fn look(action: &Action) -> Result<State, SetupError> {
     })
 }
 
-/// A directory of sockets that is somebody else's is not taken from them.
+/// Refuses to take a directory of sockets from another user.
 fn may_be_taken(path: &Path, owner: &Owner, seen: Seen) -> Result<(), Refusal> {
     let theirs = [owner.user.as_str(), AGENT].contains(&people::user_of(seen.uid).as_str());
     let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
@@ -288,7 +288,7 @@ fn may_be_taken(path: &Path, owner: &Owner, seen: Seen) -> Result<(), Refusal> {
     })
 }
 
-/// Whether the agent runs with its groups and places.
+/// Whether the agent runs with its groups and paths.
 fn agent(drop_in: &Path, group: &str) -> Result<State, SetupError> {
     let unit = "release-agent.service";
     if property(unit, "ActiveState")? != "active" {
@@ -302,7 +302,7 @@ fn agent(drop_in: &Path, group: &str) -> Result<State, SetupError> {
     if has_group && !changed_since_start(drop_in)? { Ok(State::So) } else { Ok(State::Not(Some(RESTART.to_owned()))) }
 }
 
-/// What a restart of the agent means for others.
+/// The effect of a restart of the agent on others.
 pub(super) const RESTART: &str = "it is restarted; runs under way are finished first";
 
 /// Whether a file is newer than the agent's process.
@@ -312,11 +312,10 @@ fn changed_since_start(path: &Path) -> Result<bool, SetupError> {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     let uptime: f64 = uptime.split_whitespace().next().and_then(|seconds| seconds.parse().ok()).unwrap_or_default();
     let running = (Duration::from_secs_f64(uptime.max(0.0))).saturating_sub(Duration::from_micros(micros));
-    // A file of the future counts as new.
+    // A file with a future time counts as new.
     Ok(SystemTime::now().duration_since(written).map_or(true, |age| age < running))
 }
 
-/// Does it.
 pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
     match action {
         Action::User { name, home, group, .. } => {
@@ -339,7 +338,7 @@ pub(super) fn carry_out(action: &Action) -> Result<(), SetupError> {
         Action::Agent { drop_in, group } => match agent(drop_in, group)? {
             State::So => run(systemctl(&["reload", "release-agent.service"])),
             State::Not(_) => {
-                // One that failed too often would not be started. There may be nothing to reset.
+                // systemd would not start a unit that failed too often. There may be nothing to reset.
                 let _ = run(systemctl(&["reset-failed", "release-agent.service"]));
                 run(systemctl(&["restart", "release-agent.service"]))
             }
@@ -359,7 +358,7 @@ fn systemctl(args: &[&str]) -> Program {
     Program::new("systemctl").arg("--no-ask-password").args(args)
 }
 
-/// Without the caller's own idea of where programs are: a shell that came by su knows none of those for root.
+/// Replaces the caller's PATH: a shell from `su` has no directories for root in it.
 fn prepared(program: Program) -> Program {
     program.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
@@ -373,7 +372,7 @@ fn run(program: Program) -> Result<(), SetupError> {
     Ok(watched(|watch| prepared(program).run(watch))?)
 }
 
-/// Whether systemctl says yes by its exit code.
+/// Whether systemctl answers yes by its exit code.
 fn says(args: &[&str]) -> bool {
     watched(|watch| prepared(systemctl(args)).run(watch)).is_ok()
 }

@@ -1,15 +1,15 @@
-//! `agentctl setup app NAME`: what root does once, so that the agent needs no right of root's afterwards.
+//! `agentctl setup app NAME`: the work that root does once, so that the agent needs no root rights afterwards.
 //!
 //! ```text
 //!  the app's file ─┐
 //!  its host ───────┴─▶ draw ──▶ actions ──▶ look: so already? ──▶ told ──▶ Go on? ──▶ carried out, in order
 //! ```
 //!
-//! The list is drawn by pure code ([`draw`]). Each action can be told, looked at and carried out by itself, so a setup that was cut off is gone on with
-//! by the next one, and one that has nothing to do says so.
+//! Pure code ([`draw`]) makes the list. Each action can be described, checked and carried out by itself. So the next setup continues one that was cut
+//! off, and a setup with nothing to do says so.
 //!
-//! Root is about to change owners below directories in which others may write. So nothing is done by path there, but by descriptors from the top down
-//! ([`places`]), and no link is ever followed.
+//! Root changes owners below directories in which others may write. So these changes use descriptors from the top down instead of paths ([`places`]),
+//! and never follow a link.
 
 mod action;
 mod draw;
@@ -39,36 +39,33 @@ use draw::Drawn;
 use host::State;
 use places::PlaceError;
 
-/// What is asked for.
+/// The parameters of a setup.
 #[derive(Debug)]
 pub(crate) struct SetupRequest {
-    /// The app.
     pub app: AppName,
-    /// Who serves, where that is not a user of the app's name.
+    /// The user that serves, if not a user with the app's name.
     pub user: Option<String>,
-    /// Who builds, where that is not `<app>-build`.
+    /// The user that builds, if not `<app>-build`.
     pub build_user: Option<String>,
-    /// The configuration directory.
     pub config: PathBuf,
-    /// Whether anybody is asked.
     pub manner: Manner,
 }
 
-/// Whether anybody is asked before anything is done.
+/// Whether setup asks before it does anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// Whoever sits at the terminal.
+    /// Asks at the terminal.
     Ask,
-    /// Nobody.
+    /// Asks nothing.
     Yes,
-    /// Nobody, and nothing is done.
+    /// Asks nothing, and does nothing.
     Show,
 }
 
 /// Where the step runners look for the app's file.
 const CONFIG: &str = "/etc/release-agent";
 
-/// What stands in the way of a setup, and is for a person to decide.
+/// An obstacle that a person must decide about.
 #[derive(Debug, Error)]
 #[error("{what}")]
 struct Refusal {
@@ -76,10 +73,10 @@ struct Refusal {
     hint: String,
 }
 
-/// Why a setup came to nothing.
+/// Why a setup failed.
 #[derive(Debug, Error)]
 enum SetupError {
-    /// A file says something wrong.
+    /// A file has a mistake.
     #[error("the configuration cannot be used:{0}")]
     Config(String),
     /// The agent runs everything itself.
@@ -88,24 +85,23 @@ enum SetupError {
     /// There is no such app.
     #[error("there is no app {app}: {} is not there", file.display())]
     NoApp {
-        /// Its name.
         app: AppName,
-        /// Where its file would be.
+        /// The path where its file would be.
         file: PathBuf,
     },
-    /// Only root can.
+    /// The caller is not root.
     #[error("only root can set an app up: it makes users, and units for systemd")]
     NotRoot,
-    /// There is nobody to ask.
+    /// There is no terminal to ask at.
     #[error("nobody can be asked here: standard input is no terminal")]
     NoTerminal,
-    /// Whoever was asked said no.
+    /// The person answered no.
     #[error("nothing was done")]
     SaidNo,
-    /// Something is not as it must be.
+    /// A precondition does not hold.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A place in the file system is not as it must be, or cannot be changed.
+    /// A path has another kind than it must have, or cannot be changed.
     #[error(transparent)]
     Place(#[from] PlaceError),
     /// A program failed.
@@ -117,19 +113,18 @@ enum SetupError {
     /// Standard error takes nothing more.
     #[error("cannot say what would be done")]
     Mute(#[from] io::Error),
-    /// In the middle.
+    /// It failed in the middle.
     #[error("could not {what}")]
     Stopped {
-        /// The action's sentence.
+        /// The sentence of the failed action.
         what: String,
-        /// Why not.
         #[source]
         source: Box<SetupError>,
     },
 }
 
 impl SetupError {
-    /// The exit code: one of agentctl's, for that is the program that was called.
+    /// The exit code: one of agentctl's, because the user called that program.
     fn code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NoApp { .. } | Self::Direct(_) => 2,
@@ -180,7 +175,7 @@ pub(crate) fn app_user(app: &App) -> String {
 
 /// Sets an app up, with a word for each thing that is done. Answers with the exit code.
 pub(crate) fn run(request: &SetupRequest) -> u8 {
-    // What is made here has its mode said.
+    // Every file that setup makes has an explicit mode.
     umask(Mode::from_bits_truncate(0o022));
     let mut out = io::stderr().lock();
     match set_up(request, &mut out) {
@@ -252,17 +247,17 @@ fn set_up(request: &SetupRequest, out: &mut dyn Write) -> Result<(), SetupError>
     Ok(())
 }
 
-/// Reads everything, refuses what must not be, and draws the list.
+/// Reads everything, refuses forbidden set-ups, and makes the list.
 fn prepared(request: &SetupRequest) -> Result<Drawn, SetupError> {
     let complained =
         |complaints: Vec<settings::Complaint>| SetupError::Config(complaints.iter().map(|complaint| format!("\n  {complaint}")).collect());
-    // First, for what is missing else may be missing for that.
+    // Checked first, because it may cause the other problems.
     if settings::executor(&request.config) == Some(ExecutorKind::Direct) {
         return Err(SetupError::Direct(request.config.join("agent.toml")));
     }
     let loaded = settings::load_over(&request.config, None);
     let file = request.config.join("apps").join(format!("{}.toml", request.app));
-    // A mistake in the file of another app is that app's.
+    // A mistake in another app's file does not matter here.
     let is_wrong = loaded.settings.as_ref().is_none_or(|settings| settings.broken.contains_key(&request.app));
     let Some(settings) = loaded.settings.filter(|_| !is_wrong) else { return Err(complained(loaded.complaints)) };
     let Some(app) = settings.apps.get(&request.app).cloned() else { return Err(SetupError::NoApp { app: request.app.clone(), file }) };
@@ -289,7 +284,7 @@ fn prepared(request: &SetupRequest) -> Result<Drawn, SetupError> {
     Ok(draw::draw(&app, &people, &facts)?)
 }
 
-/// Each action with whether it is so already. What follows from others is done when they are.
+/// Each action with its current state. Actions that follow from others are done when those are.
 fn looked_at(actions: Vec<Action>) -> Result<Vec<(Action, State)>, SetupError> {
     let mut listed: Vec<(Action, State)> = Vec::new();
     for action in actions {

@@ -1,4 +1,4 @@
-//! Who builds an app and who serves it: two users, and neither of them root, the agent, or each other.
+//! The users that build and serve an app: two users, and neither of them root, the agent, or each other.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::Refusal;
 /// The agent's user.
 pub(super) const AGENT: &str = "release-agent";
 
-/// What the host knows of a user.
+/// A user that exists on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HostUser {
     pub uid: u32,
@@ -24,23 +24,23 @@ pub(super) struct HostUser {
 pub(super) struct Person {
     pub name: String,
     pub known: Option<HostUser>,
-    /// Whether the group that it has, or will have, is there.
+    /// Whether the group that it has, or will have, exists.
     pub has_group: bool,
-    /// Who else is in that group.
+    /// The other members of that group.
     pub companions: Vec<String>,
 }
 
 impl Person {
-    /// Its group: of its own name, where it is still to be made.
+    /// Its group; for a user that does not exist yet, the one with its own name.
     pub(super) fn group(&self) -> &str {
         self.known.as_ref().map_or(&self.name, |known| &known.group)
     }
 }
 
-/// How a name came about.
+/// The origin of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chosen {
-    /// Somebody said it, now or at an earlier setup.
+    /// An option gave it, now or at an earlier setup.
     Said,
     /// It follows from the name of the app.
     ByApp,
@@ -49,20 +49,19 @@ pub(super) enum Chosen {
 /// The users of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct People {
-    /// Who serves, and knows the secrets.
+    /// The user that serves, and knows the secrets.
     pub app: Person,
     pub app_chosen: Chosen,
-    /// Who builds.
+    /// The user that builds.
     pub builder: Person,
     pub builder_chosen: Chosen,
-    /// The agent's own.
     pub agent: HostUser,
-    /// Who else is in the agent's group.
+    /// The other members of the agent's group.
     pub with_agent: Vec<String>,
 }
 
 impl People {
-    /// Whether they can be told apart, and from root and the agent.
+    /// Checks that they differ from each other, from root and from the agent.
     pub(super) fn check(&self, app: &AppName, roots: &[&Path]) -> Result<(), Refusal> {
         let both = [(&self.app, self.app_chosen, "--user"), (&self.builder, self.builder_chosen, "--build-user")];
         for (person, chosen, option) in both {
@@ -143,20 +142,20 @@ fn count(number: usize) -> String {
     if number == 1 { "somebody".to_owned() } else { format!("{number} users") }
 }
 
-/// As useradd(8) takes it.
+/// A name that useradd(8) accepts.
 fn is_name(text: &str) -> bool {
     let first = text.chars().next().is_some_and(|first| first.is_ascii_lowercase() || first == '_');
     first && text.len() <= 32 && text.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-' || char == '_')
 }
 
-/// What the host knows of the user called `name`.
+/// The existing user `name`.
 pub(super) fn known(name: &str) -> Option<HostUser> {
-    // Who cannot be looked up is not there.
+    // A user whose lookup fails counts as missing.
     let user = User::from_name(name).ok().flatten()?;
     Some(HostUser { uid: user.uid.as_raw(), group: group_of(user.gid.as_raw()), gid: user.gid.as_raw(), home: user.dir })
 }
 
-/// The user called `name`, with everybody who is in its group.
+/// The user `name`, with all members of its group.
 pub(super) fn person(name: &str) -> Person {
     let known = known(name);
     let group_name = known.as_ref().map_or(name, |known| &*known.group);
@@ -171,7 +170,7 @@ pub(super) fn person(name: &str) -> Person {
     Person { name: name.to_owned(), has_group: group.is_some(), companions, known }
 }
 
-/// The users of this host's own file whose group this is.
+/// The users in this host's own file with this primary group.
 fn with_primary_group(gid: u32) -> Vec<String> {
     let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let of_line = |line: &str| {

@@ -1,4 +1,4 @@
-//! Files and directories as root makes and changes them where others may write: by descriptors, from the top down, and never through a link.
+//! Makes and changes files and directories as root where other users may write: by descriptors, from the top down, and never through a link.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
 use thiserror::Error;
 
-/// What a place is not.
+/// Why a path cannot be used.
 #[derive(Debug, Error)]
 pub(super) enum PlaceError {
     /// There is a link.
@@ -22,36 +22,32 @@ pub(super) enum PlaceError {
     /// There is something else.
     #[error("{} is there, and is no {wanted}", path.display())]
     Kind {
-        /// Where.
         path: PathBuf,
-        /// What was expected.
+        /// The expected kind.
         wanted: &'static str,
     },
-    /// It has another name elsewhere: whoever gave it that name need not own it.
+    /// The file has a second name elsewhere, and the user who made that name need not own the file.
     #[error("{} has a second name somewhere (a hard link)", .0.display())]
     Named(PathBuf),
-    /// Somebody else than root could exchange what lies below it.
+    /// A user other than root could replace the files below it.
     #[error("{} can be written by others than root (it is {told}), who could exchange what lies in it", path.display())]
     Writable {
-        /// The directory.
         path: PathBuf,
         /// Its owner and mode.
         told: String,
     },
-    /// The system refused something.
+    /// A system call failed.
     #[error("cannot {act} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed action, as a verb: `make`.
         act: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
 }
 
-/// What is at a place.
+/// The owner and mode of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     pub uid: u32,
@@ -65,7 +61,7 @@ impl From<FileStat> for Seen {
     }
 }
 
-/// What a place should be.
+/// The kind that a path should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlaceKind {
     Directory,
@@ -81,7 +77,7 @@ impl PlaceKind {
     }
 
     fn flags(self) -> OFlag {
-        // A pipe that somebody put there must not hold root up.
+        // A pipe that another user put there must not block root.
         let own = if self == Self::Directory { OFlag::O_DIRECTORY } else { OFlag::O_NONBLOCK };
         own | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
     }
@@ -98,11 +94,11 @@ impl PlaceKind {
     }
 }
 
-/// What is to be done about directories on the way that are not there.
+/// What to do about missing directories on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Leave,
-    /// They become root's.
+    /// They are made, and belong to root.
     Make,
 }
 
@@ -117,7 +113,7 @@ fn stat_at(dir: &OwnedFd, name: &OsStr, path: &Path) -> Result<Option<FileStat>,
     }
 }
 
-/// The directory that holds `path`, opened without following a link, and the last name. Nothing when it is not there.
+/// The directory that holds `path`, opened without following a link, and the last name. `None` when it does not exist.
 fn parent(path: &Path, missing: Missing) -> Result<Option<(OwnedFd, OsString)>, PlaceError> {
     let Some((dir, name)) = path.parent().zip(path.file_name()) else {
         return Err(PlaceError::Kind { path: path.to_owned(), wanted: "place below another" });
@@ -140,7 +136,7 @@ fn parent(path: &Path, missing: Missing) -> Result<Option<(OwnedFd, OsString)>, 
     Ok(Some((open, name.to_owned())))
 }
 
-/// What is at a place; nothing when there is nothing.
+/// The owner and mode of a path; `None` when it does not exist.
 pub(super) fn look(path: &Path, kind: PlaceKind) -> Result<Option<Seen>, PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Leave)? else { return Ok(None) };
     let Some(stat) = stat_at(&dir, &name, path)? else { return Ok(None) };
@@ -148,7 +144,7 @@ pub(super) fn look(path: &Path, kind: PlaceKind) -> Result<Option<Seen>, PlaceEr
     Ok(Some(stat.into()))
 }
 
-/// Makes a directory or an empty file where there is none, and gives it its owner and mode. What is in it is left alone.
+/// Makes a directory or an empty file where there is none, and sets its owner and mode. Its content is left alone.
 pub(super) fn make(path: &Path, kind: PlaceKind, wanted: Seen) -> Result<(), PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Make)? else {
         return Err(PlaceError::Kind { path: path.to_owned(), wanted: kind.word() });
@@ -162,7 +158,7 @@ pub(super) fn make(path: &Path, kind: PlaceKind, wanted: Seen) -> Result<(), Pla
         }
     }
     let open = told("open", path, openat(dir.as_fd(), &*name, kind.flags(), Mode::empty()))?;
-    // What was opened is what counts, whatever the name leads to by now.
+    // The opened file counts, wherever the name leads by now.
     let stat = told("look at", path, fstat(open.as_fd()))?;
     kind.fits(path, &stat)?;
     if (stat.st_uid, stat.st_gid) != (wanted.uid, wanted.gid) {
@@ -173,7 +169,7 @@ pub(super) fn make(path: &Path, kind: PlaceKind, wanted: Seen) -> Result<(), Pla
     told("sync", path, fsync(dir.as_fd()))
 }
 
-/// The text of a file of root's; nothing when there is none.
+/// The text of a file of root's; `None` when there is none.
 pub(super) fn read(path: &Path) -> Result<Option<String>, PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Leave)? else { return Ok(None) };
     let Some(stat) = stat_at(&dir, &name, path)? else { return Ok(None) };
@@ -185,7 +181,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, PlaceError> {
     Ok(Some(text))
 }
 
-/// Writes a file of root's that everybody may read, whole or not at all.
+/// Writes a world-readable file of root's, atomically.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Make)? else {
         return Err(PlaceError::Kind { path: path.to_owned(), wanted: "file" });
@@ -196,7 +192,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), PlaceError> {
     let mut half = OsString::from(".");
     half.push(&name);
     half.push(".setup");
-    // What a setup left that was cut off.
+    // Removes a leftover of a setup that was cut off.
     let _ = unlinkat(dir.as_fd(), &*half, UnlinkatFlags::NoRemoveDir);
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let open = told("make", path, openat(dir.as_fd(), &*half, flags, Mode::from_bits_truncate(0o600)))?;
@@ -208,7 +204,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), PlaceError> {
     told("sync", path, fsync(dir.as_fd()))
 }
 
-/// Removes a file of root's, where it is there.
+/// Removes a file of root's, if it exists.
 pub(super) fn remove(path: &Path) -> Result<(), PlaceError> {
     let Some((dir, name)) = parent(path, Missing::Leave)? else { return Ok(()) };
     match unlinkat(dir.as_fd(), &*name, UnlinkatFlags::NoRemoveDir) {
@@ -217,7 +213,7 @@ pub(super) fn remove(path: &Path) -> Result<(), PlaceError> {
     }
 }
 
-/// Makes sure that nobody but root can exchange what lies at `path`: none of the directories above it may be written by anybody else.
+/// Checks that only root can replace the file at `path`: no other user may write to any of the directories above it.
 pub(super) fn only_root_above(path: &Path) -> Result<(), PlaceError> {
     for dir in path.ancestors().skip(1) {
         let meta = match fs::metadata(dir) {

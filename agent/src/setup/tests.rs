@@ -21,7 +21,7 @@ fn person(name: &str, known: Option<HostUser>) -> Person {
     Person { name: name.to_owned(), has_group: known.is_some(), companions: Vec::new(), known }
 }
 
-/// The users of the app's own name, which are still to be made.
+/// The users with the app's own name, which do not exist yet.
 fn people() -> People {
     People {
         app: person("shop", None),
@@ -53,7 +53,7 @@ fn sentences(drawn: &Drawn) -> Vec<String> {
     drawn.actions.iter().map(Action::sentence).collect()
 }
 
-/// What is written into a file.
+/// The text written to a file.
 fn text_of<'a>(drawn: &'a Drawn, ending: &str) -> Option<&'a str> {
     drawn.actions.iter().find_map(|action| match action {
         Action::Text { path, text, .. } | Action::Unit { path, text, .. } if path.to_string_lossy().ends_with(ending) => {
@@ -233,12 +233,12 @@ fn a_unit_is_the_example_with_the_apps_own_names_and_nothing_of_the_examples() {
             assert!(unit.lines().any(|there| there == line), "{line} is missing:\n{unit}");
         }
         assert!(unit.contains(program) && unit.contains("/run/blog/http.%i") && unit.contains("blog.wsgi:application"), "{unit}");
-        // The app is called so, and nothing else of the example's is left.
+        // The text has the app's name, and no other name of the example's is left.
         let rest = unit.replace("setup app shop,", "").replace("Description=shop, %i", "");
         assert!(!rest.contains("shop"), "{unit}");
         assert!(drawn.notes.iter().any(|note| note.contains("blog.wsgi:application, which is a guess")), "{:?}", drawn.notes);
     }
-    // Without a server there is none to write, and no app without Django is guessed at.
+    // Without a known server there is no unit to write, and setup guesses none for an app without Django.
     let notes = |text: &str| draw(&app(text), &people(), &host()).unwrap().notes.join("\n");
     assert!(notes(text).contains("the unit blog@.service is missing, and no server is known"), "{}", notes(text));
     assert!(notes("[restart]\n").contains("the unit shop@.service, which the app's file names, is missing"));
@@ -316,7 +316,7 @@ fn users_who_are_one_or_have_others_rights_are_refused() {
         let told = refused(&people).unwrap_err();
         assert!(told.contains(words), "{words}: {told}");
     }
-    // An account of that name that was there for something else is taken only when it is said.
+    // An existing account of that name for another purpose is used only when an option names it.
     let elsewhere = Some(HostUser { home: "/var/lib/postgresql".into(), ..known(5, "shop", 5).unwrap() });
     let found = People { app: person("shop", elsewhere.clone()), ..people() };
     assert!(refused(&found).unwrap_err().contains("does not seem to be made for the app"));

@@ -1,4 +1,4 @@
-//! What setup writes into files: drop-ins, a line for tmpfiles.d, and a unit for the app's server, made of the shipped examples.
+//! The texts of setup's files: drop-ins, a line for tmpfiles.d, and a unit for the app's server, made from the shipped examples.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use crate::restart::LIVE;
 use crate::root::{AppRoot, layout};
 use crate::settings::App;
 
-/// How every file of setup's begins. What does not begin so is not setup's to change.
+/// The beginning of each of setup's files. Setup changes no other files.
 const MARK: &str = "# Written by agentctl setup app ";
 
 const GUNICORN: &str = include_str!("../../../systemd/examples/shop-gunicorn@.service");
 const UWSGI: &str = include_str!("../../../systemd/examples/shop@.service");
 
-/// Whether a text is one of these.
+/// Whether setup wrote the text.
 pub(super) fn is_ours(text: &str) -> bool {
     text.starts_with(MARK)
 }
@@ -30,7 +30,7 @@ pub(super) fn user_in(drop_in: &str) -> Option<&str> {
     user.filter(|_| is_ours(drop_in))
 }
 
-/// The drop-in of the runner that builds, where its template would not do.
+/// The drop-in of the runner that builds, where its template does not suffice.
 pub(super) fn builds(app: &App, root: &Path, people: &People) -> Option<String> {
     let mut text = String::new();
     if people.builder.name != format!("{}-build", app.name) {
@@ -67,12 +67,12 @@ pub(super) fn serves(app: &App, root: &Path, people: &People) -> Option<String> 
 /// The drop-in of the agent itself.
 pub(super) fn agent(app: &App, root: &Path, sockets: Option<&Path>) -> String {
     let places = std::iter::once(root).chain(sockets);
-    // Without the hyphen the agent would not start where one app's root is gone.
+    // The hyphen lets the agent start even if one app's root is gone.
     let lines: String = places.map(|path| format!("ReadWritePaths={}\n", word(&format!("-{}", path.display())))).collect();
     format!("{}[Service]\n{lines}", begun(&app.name))
 }
 
-/// The line for tmpfiles.d: where servers bind their sockets, and the agent puts the name that nginx connects to.
+/// The line for tmpfiles.d: the directory where servers bind their sockets, and where the agent puts the name that nginx connects to.
 pub(super) fn tmpfiles(app: &AppName, sockets: &Path, user: &str) -> String {
     format!("{}d {} 0775 {user} {AGENT} -\n", begun(app), word(&sockets.display().to_string()))
 }
@@ -86,7 +86,7 @@ pub(super) enum Server {
     Uwsgi,
 }
 
-/// A template unit for the app's server.
+/// The parameters of a template unit for the app's server.
 pub(super) struct Served<'a> {
     pub app: &'a App,
     pub root: &'a Path,
@@ -98,7 +98,7 @@ pub(super) struct Served<'a> {
     pub socket: &'a Path,
 }
 
-/// The unit, made of the example: the same lines, with the app's own names in them.
+/// The unit, made from the example: the same lines, with the app's own names.
 pub(super) fn unit(served: &Served<'_>) -> String {
     let Served { app, root, user, group, server, module, socket } = served;
     let example = match server {
@@ -137,17 +137,18 @@ pub(super) fn unit(served: &Served<'_>) -> String {
     text
 }
 
-/// The files of a unit's variables. `called` is what the agent calls the unit's own file by.
+/// The files of a unit's variables. `called` is the agent's name for the unit's own file.
 fn variables(app: &App, root: &Path, called: &str) -> String {
     let file = AppRoot::at(root).variables();
-    // The agent writes it before it starts the unit; until then there is none.
+    // The agent writes it before it starts the unit; until then it does not exist.
     let plain = format!("EnvironmentFile=-{}/{called}\n", specified(&file.to_string_lossy()));
     let secret = app.secrets.iter().map(|path| format!("EnvironmentFile={}\n", specified(&path.to_string_lossy())));
-    // What comes later counts, and secrets count more than what everybody may read: as for the agent's own programs.
+    // Later files override earlier ones, and secrets override public values, as for the agent's own programs.
     std::iter::once(plain).chain(secret).collect()
 }
 
-/// The drop-in of a unit that serves or works: it has what `[env]`, `[django] settings` and `[secrets]` of the app's file say, as the agent's own programs.
+/// The drop-in of a unit that serves or works: it gives the unit `[env]`, `[django] settings` and `[secrets]` of the app's file, like the agent's own
+/// programs.
 pub(super) fn variables_drop_in(app: &App, root: &Path, unit: &str) -> String {
     let called = if unit.contains("@.") { "%i" } else { LIVE };
     format!("{}[Service]\n{}", begun(&app.name), variables(app, root, called))
@@ -157,13 +158,13 @@ fn usual_root(app: &AppName) -> std::path::PathBuf {
     Path::new("/var").join(app.as_str())
 }
 
-/// A list of systemd's, begun anew: what the template says about other paths does not hold.
+/// A systemd list that starts empty, so that it drops the template's other paths.
 fn paths(key: &str, paths: impl IntoIterator<Item = std::path::PathBuf>) -> String {
     let words: Vec<String> = paths.into_iter().map(|path| word(&format!("-{}", path.display()))).collect();
     format!("{key}=\n{key}={}\n", words.join(" "))
 }
 
-/// A text in which systemd is to replace nothing (systemd.unit(5), "Specifiers").
+/// A text in which systemd replaces nothing (systemd.unit(5), "Specifiers").
 fn specified(text: &str) -> String {
     text.replace('%', "%%")
 }
@@ -189,7 +190,7 @@ fn word(text: &str) -> String {
     quoted
 }
 
-/// The module that a WSGI server loads, as the settings' module suggests it: `shop.settings.production` lies in the package `shop`.
+/// The module that a WSGI server loads, guessed from the settings' module: `shop.settings.production` lies in the package `shop`.
 pub(super) fn guessed_module(app: &App) -> String {
     let said = app.django.as_ref().and_then(|django| django.settings.clone());
     let in_env = || app.env.iter().find(|(name, _)| name == "DJANGO_SETTINGS_MODULE").map(|(_, value)| value.clone());

@@ -45,7 +45,7 @@ impl Step for Backup {
         }
         let inspection = cx.inspect(Bytecode::NotWritten, Ask::Once)?;
         let schema = migrate::schema_of(&inspection)?;
-        // What hears of a migrate that has nothing to apply is not worth a dump each time; what migrate writes down itself is.
+        // Receivers of migrate's signals do not justify a dump in each release; records that migrate itself writes do.
         if schema.pending.is_empty() && schema.unrecorded.is_empty() {
             return Ok(Did::Nothing("no migration to apply".to_owned()));
         }
@@ -54,7 +54,7 @@ impl Step for Backup {
         dump(cx, settings.kind_of(&inspection.vendor)?)
     }
 
-    /// A dump before migrations that were never begun is of no use to anybody. Once they were, it stays, whatever is known of them.
+    /// Removes the dump if no migration was begun. Once one was, the dump stays in any case.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let (Some(settings), Some(target)) = (&cx.run.app.backup, &cx.found.target) else { return Ok(()) };
         if reverse::asked(cx.run.act).is_some() {
@@ -105,7 +105,7 @@ fn place(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> Res
     Ok(if is_free { plain } else { beside(cx, release, kind) })
 }
 
-/// The place of a dump that has the number of its run.
+/// The path of a dump that has the number of its run.
 fn beside(cx: &StepContext<'_>, release: &ReleaseName, kind: DatabaseKind) -> PathBuf {
     cx.run.root.backup(release, &format!("run-{}.{}", cx.run.id, kind.ending()))
 }

@@ -39,17 +39,17 @@ impl Step for Check {
     }
 }
 
-/// A migration that is changed after it was applied does nothing any more: the database has the old one.
+/// Changing a migration after it was applied has no effect: the database has the old one.
 fn warn_of_edited_migrations(cx: &StepContext<'_>) {
     let (Some(live), Ok(target)) = (cx.former_commit(), cx.target()) else { return };
-    // The live commit may be gone from the repository; then there is nothing to compare.
+    // If the live commit is gone from the repository, there is nothing to compare.
     let Ok(changed) = cx.git(|git, watch| git.changed(live, &target.commit, watch)) else { return };
     for (_, path) in changed.iter().filter(|(how, path)| *how == 'M' && is_migration(path)) {
         cx.warn(format!("the migration {path} was changed since the live release; where it is applied already, the change has no effect"));
     }
 }
 
-/// Whether a path is a migration of Django's.
+/// Whether a path is a Django migration.
 pub(crate) fn is_migration(path: &str) -> bool {
     path.ends_with(".py") && !path.ends_with("__init__.py") && path.rsplit('/').nth(1) == Some("migrations")
 }

@@ -1,4 +1,4 @@
-//! `checkout`: the tree of the commit into the release's directory.
+//! `checkout`: puts the tree of the commit into the release's directory.
 
 use std::fs;
 
@@ -54,11 +54,11 @@ impl Step for Checkout {
         Ok(Did::It)
     }
 
-    /// The directory goes, unless a migration of this release stands, or may in part: its code alone knows it.
+    /// Removes the directory, unless a migration of this release is applied, wholly or in part: only its code can reverse it.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let Some(target) = &cx.found.target else { return Ok(()) };
         let release = &target.release;
-        // Nobody may be at work in what is removed; and what a builder has made is removed only when he lets it go.
+        // No process may work in the removed directory, and files of a builder can be removed only after he has granted access.
         if let Err(failure) = grant_access(cx) {
             cx.warn(format!("{}; what was built is put aside, and goes with the next sweep (agentctl fsck --mend)", failure.reason));
             return Ok(cx.run.root.put_aside(release).map(drop)?);

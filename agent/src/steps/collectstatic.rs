@@ -64,7 +64,7 @@ impl Step for CollectStatic {
     }
 }
 
-/// Whoever collects is not who knows the secrets, where those are two.
+/// Adds a hint where collectstatic runs as a builder that does not know the secrets.
 fn without_secrets(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let told =
         "collectstatic runs without [secrets]: what the settings cannot be loaded without gets a value in [build_env] that is no secret";

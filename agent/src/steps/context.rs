@@ -1,4 +1,4 @@
-//! What a step is given: the app, its root, what the run has found out so far, and a way to be heard.
+//! The context of a step: the app, its root, the results of earlier steps, and its output.
 
 use std::cell::{Cell, OnceCell};
 use std::path::PathBuf;
@@ -21,30 +21,28 @@ use crate::root::{AppRoot, BackgroundTask, RootLock};
 use crate::settings::{App, When};
 use crate::work::{Bytecode, Executor, Failure, Job, JobAnswer, Order, Ordered, chain};
 
-/// Who hears a step: the run's journal, with secrets masked.
+/// The receiver of a step's output: the run's journal, with secrets masked.
 pub(crate) trait EventSink {
     /// A line of a program.
     fn output(&self, step: &str, stream: Stream, line: &str);
-    /// Something worth knowing.
+    /// An informational message.
     fn note(&self, step: &str, text: &str);
-    /// Something that should be looked at.
+    /// A warning.
     fn warn(&self, step: &str, text: &str);
-    /// Something that stands in spite of the failure, and the command that restores what was before.
+    /// Reports a change that stays in spite of the failure, and the command that restores the former state.
     fn stands(&self, text: &str, restore: Option<&str>);
-    /// Something of the step at hand is not taken back, on purpose.
+    /// Reports a change of the current step that is not undone, on purpose.
     fn stays(&self, step: &str, text: &str);
-    /// The commit and the release are known; durable when the next step begins.
+    /// Records the commit and the release; durable when the next step begins.
     fn resolved(&self, target: &Target) -> Result<(), Failure>;
-    /// Visitors may meet it from here on; durable when this returns, and refused when somebody has cancelled.
+    /// Records that visitors may meet the release from here on; durable when this returns, and refused after a cancel.
     fn expose(&self, step: &str) -> Result<(), Failure>;
 }
 
 /// The release that a run makes, or makes live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Its name.
     pub release: ReleaseName,
-    /// Its commit.
     pub commit: CommitId,
     /// The ref that reached it.
     pub reference: Option<RefName>,
@@ -67,9 +65,9 @@ pub(crate) struct RunContext<'a> {
     pub act: &'a Act,
     /// The principal that asked, such as `unix:deploy`.
     pub caller: &'a str,
-    /// The refs that the caller's grant is narrowed to.
+    /// The ref patterns of the caller's grant.
     pub refs: Option<&'a [RefPattern]>,
-    /// From where the caller may go back behind the live release.
+    /// The refs for which the caller may release a commit behind the live one.
     pub back: &'a Back,
     /// The mark of the run's processes.
     pub marker: &'a str,
@@ -91,7 +89,7 @@ pub(crate) struct StepScope<'a> {
     pub deadline: Instant,
     /// Hears what the step has to say.
     pub events: &'a dyn EventSink,
-    /// Ends what is under way.
+    /// Cancels the run.
     pub cancel: &'a Cancel,
     /// Ends the step's programs, and not what runs beside them.
     pub cut: Option<Cancel>,
@@ -111,35 +109,35 @@ pub(crate) struct Findings {
     pub former: Option<ReleaseName>,
     /// The release that was live before that one.
     pub before_former: Option<ReleaseName>,
-    /// For `mend`: the releases that the journal knows to have been live.
+    /// For `mend`: the releases that were live, by the journal.
     pub served: Vec<ReleaseName>,
-    /// The release that the run is about, once it is known.
+    /// The release that the run makes or changes, once it is known.
     pub target: Option<Target>,
     /// Whether visitors may have met what the run did.
     pub exposed: bool,
-    /// How long checks must go on passing.
+    /// How long checks must keep passing.
     pub steadiness: Cell<Steadiness>,
-    /// What Django said of the release.
+    /// Django's report about the release.
     pub inspection: Option<Inspection>,
     /// The dump that was taken.
     pub dump: Option<database::Dump>,
     /// The command that restores the dump.
     pub restore: Option<String>,
-    /// What the commit holds, once it was checked out.
+    /// The content of the commit, once it was checked out.
     pub tree: Option<Tree>,
-    /// What the seal waits for: the first sync of the tree, the sealing of the environment that was built.
+    /// Work that must end before the seal: the first sync of the tree, the sealing of the environment that was built.
     pub before_seal: Vec<BackgroundTask>,
     /// What the end of the run waits for: the fact that the release has served is being written.
     pub before_end: Option<BackgroundTask>,
-    /// What the static files were made of.
+    /// The inputs of the static files.
     pub collected: Option<Grounds>,
     /// The commit of the former release, once a step has asked.
     pub former_commit: OnceCell<Option<CommitId>>,
     /// What has changed since the live release, once a step has asked.
     pub since: OnceCell<Result<Since, String>>,
-    /// What is deferred until the new instance starts.
+    /// The checks that are deferred until the new instance starts.
     pub deferred: Option<Deferred>,
-    /// Whether the former release answered when the run began, where it was asked.
+    /// Whether the former release answered when the run began; `None` where it was not asked.
     pub answered_before: Option<bool>,
 }
 
@@ -172,40 +170,39 @@ pub(crate) struct StepContext<'a> {
 }
 
 impl StepContext<'_> {
-    /// Goes on to a step: its name, and its time.
+    /// Moves on to a step: its name, and its deadline.
     pub(crate) fn at(&mut self, step: &'static str) {
         self.scope.step = step;
         self.scope.deadline = Instant::now() + self.run.app.timeout_of(step);
     }
 
-    /// Something worth knowing.
+    /// An informational message.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         self.scope.events.note(self.scope.step, text.as_ref());
     }
 
-    /// Something that should be looked at.
+    /// A warning.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
         self.scope.events.warn(self.scope.step, text.as_ref());
     }
 
-    /// How the step's programs are watched while `act` runs them.
+    /// Runs `act` with the limits and the output of this step's programs.
     pub(crate) fn watched<T>(&self, act: impl FnOnce(&Watch<'_>) -> T) -> T {
         let lines = |stream: Stream, line: &str| self.scope.events.output(self.scope.step, stream, line);
         let cancel = self.scope.cut.as_ref().unwrap_or(self.scope.cancel);
         act(&Watch { marker: self.run.marker, deadline: self.scope.deadline, cancel, lines: &lines })
     }
 
-    /// The release that the run is about.
+    /// The release that the run makes or changes.
     pub(crate) fn target(&self) -> Result<&Target, Failure> {
         self.found.target.as_ref().ok_or_else(|| Failure::new("the run has not found out which release it is about"))
     }
 
-    /// Its directory.
     pub(crate) fn dir(&self) -> Result<PathBuf, Failure> {
         Ok(self.run.root.release_dir(&self.target()?.release))
     }
 
-    /// Does something with the app's git cache.
+    /// Runs `act` with the app's git cache.
     pub(crate) fn git<T>(&self, act: impl FnOnce(&Git<'_>, &Watch<'_>) -> T) -> T {
         let cache = self.run.root.cache();
         self.watched(|watch| act(&Git::new(&self.run.app.git, &cache), watch))
@@ -220,7 +217,7 @@ impl StepContext<'_> {
         Allowed { app: &self.run.app.refs, grant: self.run.refs, via, follows: self.run.app.follows.as_ref() }
     }
 
-    /// For whom the run's jobs are done.
+    /// The order under which the run's jobs are done.
     pub(super) fn order(&self) -> Order {
         Order {
             run: self.run.id,
@@ -235,19 +232,19 @@ impl StepContext<'_> {
         }
     }
 
-    /// The commit of the release that was live when the run began, by its manifest, which never changes; nothing where that cannot be read.
+    /// The commit of the release that was live when the run began. It comes from the manifest, which never changes; `None` where that cannot be read.
     pub(crate) fn former_commit(&self) -> Option<&CommitId> {
         let read = || self.run.root.manifest(self.found.former.as_ref()?).ok()?.commit.parse().ok();
         self.found.former_commit.get_or_init(read).as_ref()
     }
 
-    /// The environment of the app's own programs: what is set, secrets, and what they may know of the release.
+    /// The environment of the app's own programs: the settings, secrets, and the variables of the release.
     pub(crate) fn release_env(&self) -> Vec<(String, String)> {
         let of_release = self.order().variables(self.run.app, |release| self.run.root.release_dir(release));
         self.run.env.iter().cloned().chain(of_release).collect()
     }
 
-    /// Has something done by programs that run the app's own code or its packages.
+    /// Runs a job with programs that execute the app's own code or its packages.
     pub(crate) fn work(&self, job: &Job) -> Result<JobAnswer, Failure> {
         self.watched(|watch| self.run.executor.ask(&self.order(), job, None, watch, &|text| self.note(text)))
     }
@@ -267,17 +264,17 @@ impl StepContext<'_> {
         }
     }
 
-    /// Which releases processes run from. Where that cannot be told, none is removed, and it is said.
+    /// The releases that processes run from. Where this cannot be determined, the run warns and removes none.
     pub(crate) fn used(&self) -> Result<JobAnswer, Failure> {
         self.work(&Job::Used).inspect_err(|failure| self.warn(format!("which releases are in use cannot be told: {}", failure.reason)))
     }
 
-    /// The same, for what is written into a file.
+    /// Like [`Self::work`], for a job that writes to a file.
     pub(crate) fn work_into(&self, job: &Job, into: &DumpFile) -> Result<JobAnswer, Failure> {
         self.watched(|watch| self.run.executor.ask(&self.order(), job, Some(into), watch, &|text| self.note(text)))
     }
 
-    /// What Django says of the release; asked once a run, unless `again`.
+    /// Django's report about the release; asked once per run, unless `again`.
     pub(crate) fn inspect(&mut self, bytecode: Bytecode, again: Ask) -> Result<Inspection, Failure> {
         if let (Some(inspection), Ask::Once) = (&self.found.inspection, again) {
             return Ok(inspection.clone());
@@ -292,12 +289,12 @@ impl StepContext<'_> {
         }
     }
 
-    /// Does something with the app's restart strategy.
+    /// Runs `act` with the context of the restart strategy.
     pub(crate) fn restart_context<T>(&self, act: impl FnOnce(&RestartContext<'_>) -> T) -> T {
         self.restart_context_without(&[], act)
     }
 
-    /// The same, for a release that is known not to have had these workers, by their units as they are set.
+    /// Like [`Self::restart_context`], for a release that is known to lack these workers, by their configured units.
     pub(crate) fn restart_context_without<T>(&self, lacking: &[String], act: impl FnOnce(&RestartContext<'_>) -> T) -> T {
         let env = self.release_env();
         let (link, instances, variables) = (self.run.root.link(), self.run.root.instances(), self.run.root.variables());
@@ -327,7 +324,7 @@ impl StepContext<'_> {
         })
     }
 
-    /// Names a release that is to serve, with its commit and directory, for the restart strategy.
+    /// Runs `act` with the release's name, commit and directory, for the restart strategy.
     pub(crate) fn release_ref<T>(
         &self,
         release: &ReleaseName,
@@ -344,7 +341,7 @@ impl StepContext<'_> {
         act(ReleaseRef { name: release, commit: &commit, dir: &dir })
     }
 
-    /// Runs the hooks of the step at hand.
+    /// Runs the hooks of the current step.
     pub(crate) fn hooks(&self, when: When) -> Result<(), Failure> {
         for (place, hook) in self.run.app.hooks.iter().enumerate().filter(|(_, hook)| hook.when == when && hook.step == self.scope.step) {
             self.note(format!("hook: {}", hook.run.join(" ")));
@@ -359,13 +356,13 @@ impl StepContext<'_> {
     }
 }
 
-/// How long checks go on passing for a release that was watched before.
+/// How long checks keep passing for a release that was watched before.
 const SEEN_FOR: Duration = Duration::from_millis(300);
 
-/// Whether an answer that was given before will do.
+/// Whether an earlier answer suffices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// It will.
+    /// It does.
     Once,
     /// It may have changed.
     Again,

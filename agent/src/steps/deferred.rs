@@ -1,5 +1,5 @@
-//! Deferred checks: where no migration is to be applied, as far as can be foreseen, Django's check and the question to the database run while the new
-//! instance starts, and both must have come out well before any visitor can meet it.
+//! Deferred checks. Where no migration is expected, Django's check and the query of the database run while the new instance starts. Both must succeed
+//! before any visitor can reach it.
 
 use std::sync::mpsc;
 use std::thread;
@@ -15,10 +15,10 @@ use crate::process::Watch;
 use crate::root::MadeBy;
 use crate::work::{Bytecode, Job, JobAnswer};
 
-/// Does something, and beside it what was deferred. Both must come out well; the first that does not ends the other.
+/// Runs `act` and the deferred check in parallel. Both must succeed; the first failure cancels the other.
 ///
 /// # Errors
-/// [`Failure`] of the check, of a database that is not as was foreseen, or of what was done.
+/// [`Failure`] of the check, of a database in another state than expected, or of `act`.
 pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
     let Some(deferred) = cx.found.deferred.take() else { return act(cx) };
     let job = match deferred {
@@ -33,7 +33,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
     let (done, judged) = thread::scope(|scope| {
         let (cancel, of_act) = (&of_check, &of_act);
         let asked = scope.spawn(move || {
-            // Whoever listens is there until this thread has ended.
+            // The receiver lives until this thread has ended.
             let lines = |stream, line: &str| drop(say.send((stream, line.to_owned())));
             let answer = executor.ask(&order, &job, None, &Watch { marker, deadline, cancel, lines: &lines }, &|_| {});
             answer.and_then(inspection_of).inspect_err(|_| of_act.ask())
@@ -56,7 +56,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
         (Err(_), Err(failure)) if of_check.asked() && !cx.scope.cancel.asked() => return Err(failure.clone()),
         (Err(failure), _) => return Err(failure),
     };
-    // First, for whatever else is wrong may be wrong for that.
+    // Checked first, because it may cause the other failures.
     nothing_in_the_release(cx, &inspection)?;
     warnings.iter().for_each(|warning| cx.warn(warning));
     let schema = migrate::schema_of(&inspection)?;
@@ -78,7 +78,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
         return Err(Failure::new(reason).with_hint(hint));
     }
     let done = done?;
-    // New since the live release: nobody has met this one yet, so it is not too late.
+    // This is new since the live release. No visitor has met the new one yet, so migrate can still run.
     let does = migrate::effects(cx, schema);
     if !does.is_empty() {
         foresee_nothing_from(cx, &cx.target()?.release)?;
@@ -93,7 +93,7 @@ pub(super) fn beside<T>(cx: &mut StepContext<'_>, act: impl FnOnce(&StepContext<
     Ok(done)
 }
 
-/// What was believed of a release because the one before it was so is written down as it is.
+/// Corrects the record of a release that was copied from the one before it.
 fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
     if let Some(MadeBy(mut made)) = cx.run.root.fact(release)? {
         made["quiet"] = false.into();
@@ -102,7 +102,7 @@ fn foresee_nothing_from(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(
     Ok(())
 }
 
-/// A database that cannot be asked is a failure as well.
+/// A database that cannot be queried is a failure as well.
 fn inspection_of(answer: JobAnswer) -> Result<(Box<Inspection>, Vec<String>), Failure> {
     let (inspection, warnings) = match answer {
         JobAnswer::Examined(inspection, warnings) => (inspection, warnings),

@@ -72,7 +72,7 @@ impl Step for Environment {
         let (packages, warnings) = match built {
             Ok(built) => built,
             Err(failure) => {
-                // What nobody has let go of is left for the next sweep.
+                // An environment that its builder has not released is left for the next sweep.
                 match grant_access(cx) {
                     Ok(()) => cx.run.root.remove_environment(&key)?,
                     Err(also) => cx.warn(also.reason),
@@ -91,7 +91,7 @@ impl Step for Environment {
     }
 }
 
-/// That another program installs than the one that made the live release's environment: the two do not install quite the same.
+/// The message that another installer is used than for the live release's environment, because the two do not install quite the same.
 fn another_installer(former: &str, wanted: &str) -> Option<String> {
     let of = |told: &str| Some(told.split_once(", ")?.0.to_owned()).filter(|tool| tool.contains(' '));
     let (former, wanted) = (of(former)?, of(wanted)?);
@@ -106,7 +106,7 @@ fn another_installer(former: &str, wanted: &str) -> Option<String> {
     Some(format!("{wanted} installs this environment, and {former} installed that of the live release: {left_out}"))
 }
 
-/// The newest complete environment of a key: the one that was built first, or one that was built anew by a later run.
+/// The newest complete environment of a key: the first one, or a rebuilt one of a later run.
 fn newest(root: &AppRoot, key: &str) -> Result<Option<String>, Failure> {
     let age = |name: &str| match name.strip_prefix(key) {
         Some("") => Some(0),

@@ -17,7 +17,7 @@ use crate::process::Watch;
 use crate::settings::ExecutorKind;
 use crate::work::chain;
 
-/// How often the cache is looked at while somebody else holds it.
+/// How often the agent tries to lock the cache.
 const POLL: Duration = Duration::from_millis(50);
 
 pub(super) struct Fetch;
@@ -38,7 +38,7 @@ impl Step for Fetch {
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let (app, root, former) = (cx.run.app, cx.run.root, cx.found.former.clone());
         std::thread::scope(|scope| {
-            // What is wrong before anything was done is told as that, and not blamed on the release.
+            // A problem that existed before the run is reported as such, and not blamed on the release.
             let asked =
                 scope.spawn(move || (former.map(|former| health_of(app, root, &former, Depth::web_within(TO_ANSWER))), ready::checks(app)));
             let fetched = fetch(cx);
@@ -57,7 +57,7 @@ impl Step for Fetch {
 /// How long the live release may take to answer.
 const TO_ANSWER: Duration = Duration::from_secs(2);
 
-/// What no release can mend fails this one before anything is built for it.
+/// A problem that no release can fix fails this one before anything is built for it.
 fn tell_what_is_not_ready(cx: &StepContext<'_>, addresses: Vec<Unready>) -> Result<(), Failure> {
     let shared = match cx.run.app.executor {
         ExecutorKind::Direct => ready::shared(cx.run.app, cx.run.root, geteuid()),
@@ -83,7 +83,7 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     // Whoever may go back anyway may release what is in the cache while the repository is out of reach.
     let may_be_known = *cx.run.back == Back::Always;
     let (did, resolved, subject, apart) = cx.git(|git, watch| {
-        // Asked for everybody, whatever is in the cache: a commit may have been withdrawn from its branch since it was fetched.
+        // The repository is asked even when the commit is cached: its branch may have dropped it since.
         let (did, resolved) = match git.fetch(revision, cx.allowed(), watch) {
             Ok(did) => found(cx, git, revision, &did, watch)?,
             Err(err) => match may_be_known.then(|| git.has(revision, cx.allowed(), watch)).flatten() {
@@ -97,7 +97,7 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
         let (subject, apart) = match cx.former_commit() {
             Some(live) => {
                 let (subject, mut apart) = git.subject_and_apart(live, &resolved.commit, watch)?;
-                // Only what was asked for was fetched, and the live commit may be reached by another ref.
+                // Only the requested ref was fetched, and the live commit may be reached by another ref.
                 if apart.is_err() && !git.knows(live, watch) {
                     git.fetch_all(&cx.run.app.refs, watch)?;
                     apart = git.apart(live, &resolved.commit, watch);
@@ -116,10 +116,10 @@ fn fetch(cx: &mut StepContext<'_>) -> Result<Did, Failure> {
     Ok(did)
 }
 
-/// So many refs that could not be fetched are named.
+/// How many of the refs that could not be fetched are named.
 const MOST_NAMED: usize = 3;
 
-/// The commit that is asked for, once what it needs was fetched. Refs that could not be had are warned of, beside the one that was asked for.
+/// The requested commit, after a fetch of the needed refs. Warns of other refs that could not be fetched.
 fn found(
     cx: &StepContext<'_>,
     git: &Git<'_>,
@@ -144,19 +144,19 @@ fn found(
     found.map(|resolved| (did, resolved))
 }
 
-/// A commit that does not descend from the live one takes something away. Who may not do that is refused; who may is warned.
+/// A commit that does not descend from the live one removes changes. A caller without the right is refused; one with it gets a warning.
 fn warn_of_going_back(cx: &StepContext<'_>, target: &Target, apart: Option<Apart>) -> Result<(), Failure> {
     let Some(former) = cx.found.former.as_ref() else { return Ok(()) };
     let may = target.reference.as_ref().is_some_and(|reference| cx.run.back.allows(reference));
     let (Some(live), Some(apart)) = (cx.former_commit(), apart) else {
-        // There is nothing to compare with.
+        // There is no live commit to compare with.
         let told = format!("the manifest of the live release {former} cannot be read, so nothing can be said to descend from it");
         return if may { Ok(()) } else { Err(Failure::new(told).with_hint(MAY_GO_BACK)) };
     };
     let (ahead, behind) = match apart {
         Ok(counts) => counts,
         Err(err) if cx.git(|git, watch| git.knows(live, watch)) => return Err(err.into()),
-        // There is nothing to compare.
+        // The histories cannot be compared.
         Err(_) if may => return Ok(()),
         Err(_) => {
             let short = live.short();

@@ -1,4 +1,4 @@
-//! What a step asks before it does anything: whether the live release shows that it has nothing to do.
+//! Predicts from the live release whether a step has nothing to do, before it does anything.
 
 use super::since::{Deferred, Made, Since};
 use super::static_files::{StaticProof, same_static_files};
@@ -6,12 +6,12 @@ use super::{Failure, StepContext};
 use crate::root::MadeBy;
 use crate::work::Job;
 
-/// What a seal writes down of how the release was made.
+/// The facts that a seal records about how the release was made.
 pub(super) fn made(cx: &StepContext<'_>) -> Option<MadeBy> {
     Made::by(cx.run.app, cx.found.collected.clone(), is_quiet(cx))
 }
 
-/// What the project said of it; where it was not asked yet, because that goes along with the start of the new instance, what the live release said.
+/// The project's own answer. If the query waits for the start of the new instance, the live release's answer.
 fn is_quiet(cx: &StepContext<'_>) -> Option<bool> {
     match &cx.found.inspection {
         Some(inspection) => {
@@ -23,7 +23,7 @@ fn is_quiet(cx: &StepContext<'_>) -> Option<bool> {
     }
 }
 
-/// What has changed since the live release; where too much has to know anything, a part of a sentence that says what.
+/// The changes since the live release; if they rule out any prediction, a part of a sentence that says why.
 fn since<'c>(cx: &'c StepContext<'_>) -> Result<&'c Since, &'c String> {
     cx.found.since.get_or_init(|| compare(cx)).as_ref()
 }
@@ -40,14 +40,14 @@ fn compare(cx: &StepContext<'_>) -> Result<Since, String> {
     Since::of(cx.run.app, cx.run.root, former, changed)
 }
 
-/// The proof that collectstatic would make what the live release has, or why there is none.
+/// The proof that collectstatic would make the live release's files, or the reason why there is none.
 pub(super) fn static_files_of_the_live_one(cx: &StepContext<'_>) -> Result<StaticProof, String> {
     let tree = cx.found.tree.as_ref().ok_or("the commit was not checked out in this run")?;
     same_static_files(cx.run.app, since(cx)?, &|path| tree.has_file(path))
 }
 
-/// Whether the check can run during the switch; then it is said so. The sources that have changed are compiled, and others get the bytecode that the live
-/// release has, so that the instance need not compile them at each start.
+/// Decides whether the check can run during the switch, and returns the note about it. Changed sources are compiled; the others get the bytecode of
+/// the live release, so that the instance need not compile them at each start.
 pub(super) fn defer_check(cx: &mut StepContext<'_>) -> Result<Option<String>, Failure> {
     if !cx.run.act.makes_live() {
         return Ok(None);
@@ -59,7 +59,7 @@ pub(super) fn defer_check(cx: &mut StepContext<'_>) -> Result<Option<String>, Fa
     Ok(Some("runs during switch".to_owned()))
 }
 
-/// Why no migration is to be applied, where that is foreseen; the database is then asked during the switch.
+/// The reason why no migration is expected, if that can be predicted; the database is then asked during the switch.
 pub(super) fn nothing_to_migrate(cx: &mut StepContext<'_>) -> Option<String> {
     if cx.found.inspection.is_some() {
         return None;

@@ -1,5 +1,5 @@
-//! Which migrations a run may have left halfway: decided from what the project said of them before it began, what the process that applied them wrote down,
-//! and what the database says it has. The database's own list alone never tells: a migration is written there when it has come to its end.
+//! Decides which migrations a run may have left halfway. It uses the project's report from before, the notes of the process that applied them, and
+//! the database's own list. That list alone is not enough: it has a migration only after its end.
 
 use chrono::Utc;
 
@@ -7,14 +7,14 @@ use super::StepContext;
 use crate::django::{Begun, some_of};
 use crate::root::{ApplyOrder, Migrated, Unsettled};
 
-/// Those that may have been left halfway. `applied` is what the database says; nothing where it could not be asked.
+/// Migrations that may be halfway. `applied` is the database's list; `None` where it could not be queried.
 pub(super) fn half_of(record: &Migrated, applied: Option<&[String]>, begun: &Begun) -> Vec<String> {
     let open: Vec<&String> = record.pending.iter().filter(|migration| applied.is_none_or(|applied| !applied.contains(migration))).collect();
     let may_have_begun: Vec<&String> = match (begun, record.order) {
         (Begun::This(migration), _) => open.into_iter().filter(|open| *open == migration).collect(),
-        // Another command than Django's own may apply migrations in a way that writes nothing down.
+        // A command other than Django's own may apply migrations without writing notes.
         (Begun::Nothing | Begun::Ended, ApplyOrder::Kept) => Vec::new(),
-        // One is applied after the other: those behind the first that the database does not have were not begun.
+        // Migrations are applied in order: after the first one that the database lacks, none was begun.
         (Begun::Unknown, ApplyOrder::Kept) if applied.is_some() => open.into_iter().take(1).collect(),
         (Begun::Unknown, ApplyOrder::Kept) | (Begun::Nothing | Begun::Ended | Begun::Unknown, ApplyOrder::Unknown) => open,
     };
@@ -24,15 +24,14 @@ pub(super) fn half_of(record: &Migrated, applied: Option<&[String]>, begun: &Beg
 /// How migrate ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// As it should.
     Well,
-    /// It failed, or was ended.
+    /// It failed, or was killed.
     Badly,
-    /// The agent died while it ran, or nobody could ask.
+    /// The agent died while it ran, or the database could not be asked.
     CutOff,
 }
 
-/// What is not settled after a run, as a sentence: what may have been left halfway, or what follows the last migration.
+/// The unsettled state after a run as a sentence: migrations that may be halfway, or the work after the last migration.
 pub(super) fn left(record: &Migrated, begun: &Begun, end: End) -> Option<String> {
     if !record.half.is_empty() {
         return Some(sentence(record, &record.half, begun));
@@ -44,7 +43,7 @@ pub(super) fn left(record: &Migrated, begun: &Begun, end: End) -> Option<String>
     })
 }
 
-/// That they may have been left halfway, as a sentence.
+/// A sentence that these migrations may be halfway.
 pub(super) fn sentence(record: &Migrated, half: &[String], begun: &Begun) -> String {
     match (half, begun) {
         ([one], begun) => {
@@ -58,7 +57,7 @@ pub(super) fn sentence(record: &Migrated, half: &[String], begun: &Begun) -> Str
     }
 }
 
-/// What is written down of it in the root.
+/// The entry about it in the root.
 pub(super) fn entry(cx: &StepContext<'_>, record: &Migrated, text: String) -> Unsettled {
     Unsettled {
         by: cx.run.marker.to_owned(),
@@ -72,7 +71,7 @@ pub(super) fn entry(cx: &StepContext<'_>, record: &Migrated, text: String) -> Un
     }
 }
 
-/// What earlier runs may have left is said in each run that makes a release live, until it is settled.
+/// Repeats the unsettled state of earlier runs in each run that makes a release live, until it is settled.
 pub(super) fn warn_of_unsettled(cx: &StepContext<'_>) {
     for Unsettled { run, text, restore, .. } in cx.run.root.unsettled().into_iter().filter(|entry| entry.by != cx.run.marker) {
         let restore = restore.map(|restore| format!("; the dump from before is restored with: {restore}")).unwrap_or_default();
@@ -80,7 +79,7 @@ pub(super) fn warn_of_unsettled(cx: &StepContext<'_>) {
     }
 }
 
-/// What the database has by now is settled once a release serves on it.
+/// Settles the migrations that the database now has, once a release serves on it.
 pub(super) fn settle_what_is_applied(cx: &StepContext<'_>) {
     let Some(Ok(schema)) = cx.found.inspection.as_ref().map(|inspection| &inspection.schema) else { return };
     // One that cannot be understood names no run, and stays until a person has looked.

@@ -1,4 +1,4 @@
-//! Whether a release answers, asked once and at this moment: nothing says that it serves that has not looked.
+//! Whether a release answers, checked once and now. No other message claims that a release serves without such a check.
 
 use std::time::{Duration, Instant};
 
@@ -12,24 +12,24 @@ use crate::root::AppRoot;
 use crate::settings::App;
 use crate::work::{Failure, chain};
 
-/// What came of asking a release.
+/// The result of checking a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// Every check passed; the answers, a sentence each.
+    /// Every check passed; the answers, one sentence each.
     Answers(Vec<String>),
-    /// What was seen instead.
+    /// The observation that contradicts it.
     Fails {
-        /// The sentence.
+        /// The full sentence of the message.
         text: String,
-        /// What to do, where that is known.
+        /// What the operator should do, where that is known.
         hint: Option<String>,
     },
-    /// No check says what to ask.
+    /// There are no checks.
     NotAsked,
 }
 
 impl Health {
-    /// Whether it answers, where it was asked.
+    /// Whether it answers; `None` without checks.
     pub(crate) fn answers(&self) -> Option<bool> {
         match self {
             Self::Answers(_) => Some(true),
@@ -38,7 +38,7 @@ impl Health {
         }
     }
 
-    /// What was seen instead of an answer.
+    /// The text of a failed check.
     pub(crate) fn fault(self) -> Option<String> {
         match self {
             Self::Fails { text, .. } => Some(text),
@@ -47,10 +47,10 @@ impl Health {
     }
 }
 
-/// How far a look goes.
+/// The extent of a check.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Depth<'a> {
-    /// The workers that are looked at, too.
+    /// The workers that are checked, too.
     pub workers: &'a [Worker],
     /// How long it may take.
     pub limit: Duration,
@@ -63,7 +63,7 @@ impl Depth<'_> {
     }
 }
 
-/// Asks a release every check once, and looks whether its server is there.
+/// Sends a release every check once, and verifies that its server runs.
 pub(crate) fn health_of(app: &App, root: &AppRoot, release: &ReleaseName, depth: Depth<'_>) -> Health {
     let failed = |failure: Failure| Health::Fails { text: failure.reason, hint: failure.hint };
     let manifest = match root.manifest(release) {
@@ -97,7 +97,7 @@ pub(crate) fn health_of(app: &App, root: &AppRoot, release: &ReleaseName, depth:
         Ok(proof) => Health::Answers(proof.notes),
         Err(err) => {
             let text = match &err {
-                // Which release was asked is known already.
+                // The caller knows which release was checked.
                 RestartError::Check { source, .. } => source.to_string(),
                 err => chain(err),
             };

@@ -1,4 +1,4 @@
-//! State within a release is refused: the next release has its own, and the site would be empty with it.
+//! Refuses state within a release: the next release would start with its own empty state, and so would the site.
 
 use super::{Failure, StepContext};
 use crate::django::{Inspection, Places};

@@ -1,4 +1,4 @@
-//! `link-shared`: what every release has in common.
+//! `link-shared`: links the files and directories that all releases share.
 
 use agent_model::plan::{Choice, Nature};
 

@@ -1,4 +1,4 @@
-//! `mend`: what was left in the root and belongs to nothing goes. What differs in any other way is for a person: `fsck` tells it.
+//! `mend`: removes leftovers in the root that belong to nothing. Any other mismatch is for a person, and `fsck` reports it.
 
 use std::path::Path;
 

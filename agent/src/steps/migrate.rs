@@ -1,4 +1,4 @@
-//! `migrate`: the database brought up to the code. It cannot be taken back; what stands is found out and told.
+//! `migrate`: migrates the database to the code. It cannot be undone, so the step determines and reports which migrations stay applied.
 
 use std::fs;
 
@@ -61,7 +61,7 @@ impl Step for Migrate {
         if let Some(earlier) = &mut earlier
             && earlier.applied.is_none()
         {
-            // It was cut off, and nobody could ask the database then.
+            // The run was cut off, and the database could not be asked then.
             earlier.applied = Some(without(&earlier.pending, &schema.pending));
         }
         let mut record = Migrated {
@@ -91,7 +91,7 @@ impl Step for Migrate {
         };
         drop(gate);
         faults::at("migrated");
-        // What was applied is asked of the database, whatever migrate said.
+        // The database decides which migrations were applied, whatever migrate reported.
         let after = cx.inspect(Bytecode::NotWritten, Ask::Again).and_then(|inspection| schema_of(&inspection).cloned());
         if let Ok(after) = &after {
             let applied = without(&schema.pending, &after.pending);
@@ -103,7 +103,7 @@ impl Step for Migrate {
         for warning in warnings {
             cx.warn(warning);
         }
-        // Why it failed comes first; then what that has left of an index, with its hint.
+        // The cause of the failure comes first, then the index that it left invalid, with its hint.
         let new = after.iter().flat_map(|after| &after.invalid_indexes).filter(|index| !schema.invalid_indexes.contains(index));
         let left: String =
             new.map(|index| format!("; the index {} of {} is invalid now, drop it: {};", index.index, index.table, index.drop)).collect();
@@ -127,7 +127,7 @@ impl Step for Migrate {
         let Some(mut record) = own(cx, &target.release)? else { return Ok(()) };
         let cut_off = record.applied.is_none();
         if cut_off {
-            // The agent died in the middle, or nobody could ask: the database knows how far it came.
+            // The agent died in the middle, or the database could not be asked: the database knows how far it came.
             let after = schema_of(&cx.inspect(Bytecode::NotWritten, Ask::Again)?)?.clone();
             let (applied, begun) = (without(&record.pending, &after.pending), reported(cx));
             record.half = half_of(&record, Some(&applied), &begun);
@@ -173,7 +173,7 @@ fn warn_of_who_still_serves(cx: &StepContext<'_>) {
     }
 }
 
-/// Where no migration is to be applied, migrate may still have something to do.
+/// Even without a pending migration, migrate may have work.
 fn without_any(cx: &mut StepContext<'_>, schema: &Schema) -> Result<Did, Failure> {
     // They were applied by hand.
     let release = cx.target()?.release.clone();
@@ -187,7 +187,7 @@ fn without_any(cx: &mut StepContext<'_>, schema: &Schema) -> Result<Did, Failure
     Ok(Did::It)
 }
 
-/// Runs migrate where no migration is to be applied: it records, and is heard.
+/// Runs migrate without a pending migration, for its records and the receivers of its signals.
 pub(super) fn migrate_without_any(cx: &StepContext<'_>) -> Result<(), Failure> {
     let _gate = cx.run.root.close_gate()?;
     let done = match cx.work(&Job::Migrate)? {
@@ -202,7 +202,7 @@ pub(super) fn migrate_without_any(cx: &StepContext<'_>) -> Result<(), Failure> {
     done
 }
 
-/// What migrate does where no migration is to be applied, as sentences.
+/// The effects of migrate without a pending migration, as sentences.
 pub(super) fn effects(cx: &StepContext<'_>, schema: &Schema) -> Vec<String> {
     let believed = cx.run.app.django.as_ref().map_or(PostMigrate::Runs, |django| django.post_migrate);
     let unsettled = cx.run.root.unsettled();
@@ -210,7 +210,7 @@ pub(super) fn effects(cx: &StepContext<'_>, schema: &Schema) -> Vec<String> {
     schema.does_without_any(believed).into_iter().chain(again).collect()
 }
 
-/// Writes down what this run may have left in the database, or that it is nothing.
+/// Records what this run may have left in the database, or that it is nothing.
 fn note_left(cx: &StepContext<'_>, record: &Migrated, text: Option<String>) -> Result<(), Failure> {
     match text {
         Some(text) => Ok(cx.run.root.set_unsettled(&entry(cx, record, text))?),
@@ -218,12 +218,12 @@ fn note_left(cx: &StepContext<'_>, record: &Migrated, text: Option<String>) -> R
     }
 }
 
-/// What this run may have left in the database, as it is written down.
+/// The recorded text of what this run may have left in the database.
 fn unsettled_text(cx: &StepContext<'_>) -> Option<String> {
     cx.run.root.unsettled().into_iter().find(|entry| entry.by == cx.run.marker).map(|entry| entry.text)
 }
 
-/// What stands in the database of a run that goes back, for its last line.
+/// The migrations that stay in the database of a run that goes back, for its last line.
 pub(crate) fn what_stands(cx: &StepContext<'_>) -> Option<String> {
     let record = cx.found.target.as_ref().and_then(|target| own(cx, &target.release).ok().flatten());
     let applied = record.and_then(|record| record.applied).unwrap_or_default();
@@ -236,7 +236,7 @@ pub(crate) fn what_stands(cx: &StepContext<'_>) -> Option<String> {
     (!told.is_empty()).then(|| told.join("; "))
 }
 
-/// Which migration was begun, by what the process wrote down; a step runner keeps that to itself.
+/// Which migration was begun, by the notes of the process; a step runner keeps them to itself.
 fn reported(cx: &StepContext<'_>) -> Begun {
     match cx.run.app.executor {
         ExecutorKind::Direct => begun(&cx.run.root.migration_report(cx.run.id)),
@@ -249,7 +249,7 @@ fn forget_report(cx: &StepContext<'_>) {
     let _ = fs::remove_file(cx.run.root.migration_report(cx.run.id));
 }
 
-/// An index that an interrupted build has left is in the way of the migration that makes it, and would be told as "already exists" only in the middle.
+/// An index from an interrupted build blocks the migration that makes it. Without this check, migrate would fail in the middle with "already exists".
 pub(super) fn refuse_invalid_indexes(schema: &Schema) -> Result<(), Failure> {
     let in_the_way = schema.invalid_indexes.iter().find_map(|index| Some((index, index.made_by.as_ref()?)));
     in_the_way.map_or(Ok(()), |(index, migration)| {
@@ -261,7 +261,7 @@ pub(super) fn refuse_invalid_indexes(schema: &Schema) -> Result<(), Failure> {
     })
 }
 
-/// What this run wrote down of the release's migrations.
+/// This run's record of the release's migrations.
 fn own(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
     let record: Option<Migrated> = cx.run.root.fact(release)?;
     // A release is made by its own run, be it one of an older agent, which wrote no mark.
@@ -269,7 +269,7 @@ fn own(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Option<Migrated>, 
     Ok(record.filter(|record| made_here || record.by.as_deref() == Some(cx.run.marker)))
 }
 
-/// What runs before this one wrote down, where anything of it stands, or may.
+/// The record of earlier runs, if any of their migrations is applied or may be.
 pub(super) fn earlier(cx: &StepContext<'_>, release: &ReleaseName) -> Result<Option<Migrated>, Failure> {
     if let Some(own) = own(cx, release)? {
         return Ok(own.earlier.map(|earlier| *earlier));
@@ -287,7 +287,7 @@ pub(super) fn left_something(cx: &StepContext<'_>, release: &ReleaseName) -> Res
     Ok(own(cx, release)?.is_some_and(|record| record.applied.is_some() && record.left_something()))
 }
 
-/// Marks a release whose migrations stand, though it does not serve.
+/// Marks a release whose migrations stay applied, though it does not serve.
 pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
     cx.run.root.set_fact(release, &Failed { at: Utc::now(), run: cx.run.id.0 })?;
     let Migrated { applied, irreversible, .. } = own(cx, release)?.unwrap_or_default();
@@ -303,7 +303,7 @@ pub(super) fn keep(cx: &StepContext<'_>, release: &ReleaseName) -> Result<(), Fa
     Ok(())
 }
 
-/// The migrations that are not, or no longer, to be applied.
+/// The migrations that are not, or no longer, pending.
 fn without(migrations: &[String], pending: &[String]) -> Vec<String> {
     migrations.iter().filter(|migration| !pending.contains(migration)).cloned().collect()
 }
@@ -315,7 +315,7 @@ pub(super) fn warn_of_what_is_ahead(cx: &StepContext<'_>, schema: &Schema) {
     }
 }
 
-/// Databases that a router allows and that nobody migrates or dumps here are named each time.
+/// Names, in each run, the databases that a router allows but that are not migrated or dumped here.
 pub(super) fn warn_of_what_is_left_out(cx: &StepContext<'_>, schema: &Schema) {
     for text in left_out(schema, cx.run.app) {
         cx.warn(text);
@@ -333,7 +333,7 @@ pub(crate) fn left_out(schema: &Schema, app: &App) -> Vec<String> {
     told
 }
 
-/// How the database and the code stand to each other.
+/// The database's state relative to the code.
 pub(crate) fn schema_of(inspection: &Inspection) -> Result<&Schema, Failure> {
     let address = "see that the database runs, and that [env] and [secrets] hold what Django's settings need to reach it";
     inspection.schema.as_ref().map_err(|SchemaUnknown { why, hint }| {

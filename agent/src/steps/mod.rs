@@ -1,4 +1,4 @@
-//! What a run does: plain blocking functions, read from top to bottom. A step is a file here and a line in [`PIPELINE`].
+//! The steps of a run: plain blocking functions, to be read from top to bottom. A step is a file here and a line in [`PIPELINE`].
 
 mod backup;
 mod check;
@@ -43,7 +43,7 @@ pub(crate) use since::Since;
 pub(crate) use static_files::foreseen;
 pub(crate) use switch::not_written_down;
 
-/// The steps of every run, in order; each has a part in some kinds of request. This list is the product's table of contents.
+/// The steps of every run, in order; each takes part in some kinds of request. This list is the product's table of contents.
 pub(crate) static PIPELINE: &[&dyn Step] = &[
     &fetch::Fetch,
     &checkout::Checkout,
@@ -54,7 +54,7 @@ pub(crate) static PIPELINE: &[&dyn Step] = &[
     &seal::Seal,
     &backup::Backup,
     &migrate::Migrate,
-    // The swap, the restart and the proof that the new release serves are one step: undone apart, they would restart the new code.
+    // The swap, the restart and the proof that the new release serves are one step: undone one by one, they would restart the new code.
     &switch::Switch,
     &probe::Probe,
     &prune::Prune,
@@ -66,29 +66,26 @@ pub(crate) fn named(name: &str) -> Option<&'static dyn Step> {
     PIPELINE.iter().copied().find(|step| step.name() == name)
 }
 
-/// One thing that a run does.
+/// One action of a run.
 pub(crate) trait Step: Sync {
     /// Its name, in settings, events and on the screen.
     fn name(&self) -> &'static str;
-    /// What the engine must know of it.
+    /// The facts that the engine needs about it.
     fn nature(&self) -> Nature;
-    /// Whether it has a part in a request, as far as that can be told before anything is done.
+    /// Whether it takes part in a request, as far as that is known before anything is done.
     fn choose(&self, brief: &Brief<'_>) -> Choice;
-    /// Does it.
     fn run(&self, cx: &mut StepContext<'_>) -> Result<Did, Failure>;
-    /// Takes it back, or finds out and says what stands. It may never quite have happened, and may be asked more than once.
+    /// Undoes the step, or determines and reports which of its changes stay. The step may be incomplete, and this may be called more than once.
     fn undo(&self, cx: &mut StepContext<'_>) -> Result<(), Failure> {
         let _ = cx;
         Ok(())
     }
 }
 
-/// What a step is told before anything is done.
+/// The facts for a step's choice, before anything is done.
 #[derive(Clone, Copy)]
 pub(crate) struct Brief<'a> {
-    /// What is asked.
     pub act: &'a Act,
-    /// The app's settings.
     pub app: &'a App,
     /// For an activate: whether the release has served.
     pub past: Past,
@@ -103,12 +100,12 @@ pub(crate) enum Past {
     Unserved,
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Did {
-    /// What it is there for.
+    /// Its work is done.
     It,
-    /// Nothing, because nothing had to be done; for this reason.
+    /// There was nothing to do, for this reason.
     Nothing(String),
 }
 
@@ -116,7 +113,7 @@ const TAKEN_BACK: Nature = Nature { undo: Undo::TakeBack, on_failure: OnFailure:
 const NOTHING_LEFT: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Unwind };
 const ONLY_WARNS: Nature = Nature { undo: Undo::Nothing, on_failure: OnFailure::Warn };
 
-/// Makes what was built the agent's own, where somebody else has built it, but for what stands at its top under a name in `without`.
+/// Makes the agent the owner of a builder's files, except for the top-level names in `without`.
 fn claim(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failure> {
     match cx.run.app.executor {
         ExecutorKind::Direct => Ok(()),
@@ -127,13 +124,13 @@ fn claim(cx: &StepContext<'_>, dir: &Path, without: &[&str]) -> Result<(), Failu
     }
 }
 
-/// Has whoever builds let go of what was built: by a runner of its own, whose greeting tells that nothing of an earlier one is at work, cancelled or not.
+/// Makes the builder grant access to its files. This uses a new runner: its greeting shows that no earlier one still works, cancelled or not.
 fn grant_access(cx: &StepContext<'_>) -> Result<(), Failure> {
     cx.run.executor.end_building();
     crate::work::grant_access(cx.run.app)
 }
 
-/// The choice of a step that has a part wherever a release is made, and in nothing else.
+/// The choice of a step that takes part wherever a release is made, and in nothing else.
 fn in_a_release(brief: &Brief<'_>) -> Choice {
     if brief.act.makes_a_release() { Choice::Do } else { Choice::Absent }
 }

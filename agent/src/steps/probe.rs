@@ -1,4 +1,4 @@
-//! `probe`: the health checks of the live release, now.
+//! `probe`: runs the health checks of the live release.
 
 use agent_model::plan::{Choice, Nature};
 use agent_model::request::Act;

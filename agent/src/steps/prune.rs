@@ -1,4 +1,4 @@
-//! `prune`: what is too old to be kept. Never the live release, the one before it, a pinned one, or one that a process runs from.
+//! `prune`: removes old releases. It never removes the live release, the one before it, a pinned one, or one that a process runs from.
 
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ impl Step for Prune {
     }
 }
 
-/// How many releases are left.
+/// How many releases are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beyond {
     /// `keep_releases` of them.
@@ -77,7 +77,7 @@ pub(crate) enum Beyond {
     TheWayBack,
 }
 
-/// How many bytes would be free again: those of the releases that would be removed, and of the environments that only they use.
+/// The bytes that would be freed: those of the releases to remove, and of the environments that only they use.
 pub(super) fn frees(cx: &StepContext<'_>, way_back: Option<&ReleaseName>, beyond: Beyond) -> Result<u64, RootError> {
     let (root, ask) = (cx.run.root, || cx.used());
     let keep = if beyond == Beyond::AsSet { cx.run.app.keep_releases } else { 2 };
@@ -110,7 +110,7 @@ fn beyond_newest(root: &AppRoot, way_back: Option<&ReleaseName>, keep: usize, in
     });
     let releases: Vec<Kept> = releases.collect();
     let unused = removable(releases, keep);
-    // Looking through all processes is the dear part, so only what would go is looked for.
+    // Searching all processes is expensive, so only the candidates are checked.
     Ok(unused.into_iter().filter(|release| !in_use.has(&root.release_dir(release))).collect())
 }
 

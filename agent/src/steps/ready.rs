@@ -1,4 +1,4 @@
-//! What can be told before anything is made: settings that can be read and cannot be right. `doctor` finds the same.
+//! Checks that need to make nothing: settings that can be read and are certainly wrong. `doctor` finds the same.
 
 use std::fs;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -11,20 +11,20 @@ use crate::http::Target;
 use crate::root::AppRoot;
 use crate::settings::{App, ExecutorKind};
 
-/// Something that cannot be right.
+/// A setting that is certainly wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unready {
-    /// What was looked at, as `doctor` calls it.
+    /// The subject, as `doctor` calls it.
     pub what: &'static str,
-    /// Whether a release is bound to fail by it.
+    /// Whether every release must fail because of it.
     pub fatal: Fatal,
-    /// The sentence.
+    /// The full sentence of the message.
     pub text: String,
     /// One command or one edit.
     pub hint: String,
 }
 
-/// Whether a release is bound to fail.
+/// Whether every release must fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fatal {
     /// No release can go live.
@@ -33,7 +33,7 @@ pub(crate) enum Fatal {
     No,
 }
 
-/// What cannot be right about the secrets, as far as they are the agent's to read.
+/// Problems of the secrets, as far as the agent may read them.
 pub(crate) fn secrets(app: &App) -> Vec<Unready> {
     let unready = |text: String, hint: String| Unready { what: "secrets", fatal: Fatal::No, text, hint };
     let mut found = Vec::new();
@@ -44,7 +44,7 @@ pub(crate) fn secrets(app: &App) -> Vec<Unready> {
             found.push(says_nothing());
             continue;
         }
-        // With units the service manager hands them to those whom they are for.
+        // With units, the service manager passes the secrets to the app's programs.
         let Some(read) = (app.executor == ExecutorKind::Direct).then(|| app.read_secrets(std::slice::from_ref(path)).ok()).flatten() else {
             continue;
         };
@@ -63,7 +63,7 @@ pub(crate) fn secrets(app: &App) -> Vec<Unready> {
     found
 }
 
-/// Files that ssh needs, as far as the app's file names them: it would say little of one that it cannot read.
+/// Files that ssh needs, as far as the app's file names them, because ssh itself reports unreadable ones poorly.
 pub(crate) fn git(app: &App) -> Vec<Unready> {
     let user = || name_of(geteuid());
     let files =
@@ -110,13 +110,13 @@ pub(crate) fn checks(app: &App) -> Vec<Unready> {
     found
 }
 
-/// Shared directories that a user who serves cannot write in.
+/// Shared directories that a serving user cannot write to.
 pub(crate) fn shared(app: &App, root: &AppRoot, user: Uid) -> Vec<Unready> {
     if user.is_root() {
         return Vec::new();
     }
     let shared = root.path().join("shared");
-    // Where nothing in it is named, the agent's own programs may well have a database right in it; others need not write there.
+    // Without named directories, the agent's own programs may keep a database directly in the shared one; other users need not write there.
     let whole = (app.shared.dirs.is_empty() && user == geteuid()).then(|| shared.clone());
     let dirs = app.shared.dirs.iter().map(|dir| shared.join(dir)).chain(whole);
     let groups = groups_of(user);
@@ -133,7 +133,7 @@ pub(crate) fn shared(app: &App, root: &AppRoot, user: Uid) -> Vec<Unready> {
     found
 }
 
-/// The owner of a directory that a user may not write in.
+/// The owner of a directory that a user may not write to.
 fn cannot_write(dir: &PathBuf, user: Uid, groups: &[Gid]) -> Option<Uid> {
     let meta = fs::metadata(dir).ok()?;
     let bits = if meta.uid() == user.as_raw() {

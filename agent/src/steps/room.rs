@@ -1,4 +1,4 @@
-//! Room on the disk: whether there is enough for a tree, and what to say when there was not.
+//! Room on the disk: checks it before a checkout, and explains its lack afterwards.
 
 use agent_model::names::ReleaseName;
 
@@ -8,14 +8,14 @@ use super::{Failure, StepContext};
 use crate::git::Tree;
 use crate::root::Size;
 
-/// What tools and the kernel say when there is no room (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
+/// The messages of tools and the kernel about a full disk (errno(3): ENOSPC, EDQUOT; SQLite's and PostgreSQL's own words).
 const SAID: &[&str] =
     &["No space left on device", "Disk quota exceeded", "database or disk is full", "disk is full", "could not extend file"];
 
-/// Half of a block of 4 KiB, which is what servers' file systems have, is lost with every file.
+/// Each file wastes about half of a 4 KiB block, the usual block size of servers' file systems.
 const LOST_BYTES_PER_FILE: u64 = 2048;
 
-/// Refuses a tree that has no room.
+/// Refuses a tree that does not fit.
 pub(super) fn for_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure> {
     let disk = cx.run.root.disk()?;
     let needed = tree.bytes() + tree.files() * LOST_BYTES_PER_FILE;
@@ -32,11 +32,11 @@ pub(super) fn for_tree(cx: &StepContext<'_>, tree: &Tree) -> Result<(), Failure>
     Ok(())
 }
 
-/// With less than this, a tool that says that there is no room may well mean this disk.
+/// With less free space than this, a tool's message about a full disk probably means this disk.
 const SCARCE_BYTES: u64 = 64 * 1024 * 1024;
 const SCARCE_INODES: u64 = 1000;
 
-/// Adds to a failure that a full disk caused how much is free, how much a release takes, and what `prune` would free.
+/// Adds to a failure from a full disk: how much is free, how much a release takes, and how much `prune` would free.
 pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let says = |text: &str| SAID.iter().any(|said| text.contains(said));
     if !says(&failure.reason) && !failure.tail.iter().any(|line| says(line)) {
@@ -52,7 +52,7 @@ pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     let like = cx.found.former.as_ref().map(|former| model(cx, former));
     let wanted = like.map_or(Size::default(), |(_, size)| size);
     let is_scarce = free.bytes < SCARCE_BYTES.max(wanted.bytes) || (!makes_inodes && free.inodes < SCARCE_INODES.max(wanted.inodes));
-    // It is another disk that is full: that of a database, of a hook, of /tmp.
+    // Another disk is full: that of a database, of a hook, of /tmp.
     if !is_scarce {
         return failure;
     }
@@ -72,7 +72,7 @@ pub(crate) fn explain(cx: &StepContext<'_>, failure: Failure) -> Failure {
     Failure { hint: Some(told), ..failure }
 }
 
-/// What there is of the live release that is like what had no room.
+/// The part of the live release that corresponds to the part without room.
 fn model(cx: &StepContext<'_>, former: &ReleaseName) -> (&'static str, Size) {
     match cx.run.root.environment_of(former) {
         Some(key) if cx.scope.step == "environment" => {
@@ -82,7 +82,7 @@ fn model(cx: &StepContext<'_>, former: &ReleaseName) -> (&'static str, Size) {
     }
 }
 
-/// What `prune` would free, for people.
+/// The space that `prune` would free, as text.
 fn gain(cx: &StepContext<'_>) -> String {
     let way_back: Option<&ReleaseName> = cx.found.before_former.as_ref();
     let frees = |beyond| prune::frees(cx, way_back, beyond).unwrap_or_default();

@@ -46,7 +46,7 @@ impl Step for Seal {
     }
 }
 
-/// What a builder could have put in the place of the agent's own is made anew: the link to the environment, the commit, the links to what is shared.
+/// Makes again all files of the agent that a builder could have replaced: the link to the environment, the commit, the links to shared files.
 fn claim_release(cx: &StepContext<'_>, target: &Target) -> Result<(), Failure> {
     if cx.run.app.executor == ExecutorKind::Direct {
         return Ok(());

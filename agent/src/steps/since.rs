@@ -1,4 +1,4 @@
-//! How the live release was made, and what of a commit has changed since: from that a run and a plan foresee which steps have nothing to do.
+//! How the live release was made, and which files of a commit have changed since: a run and a plan predict from that which steps have nothing to do.
 
 use std::path::PathBuf;
 
@@ -12,36 +12,36 @@ use crate::restart::Restart;
 use crate::root::{AppRoot, MadeBy};
 use crate::settings::App;
 
-/// So many sources are compiled one by one; where more have changed, Django does it while it checks.
+/// Up to so many changed sources are compiled one by one; beyond that, Django compiles them during its check.
 const MOST_CHANGED: usize = 500;
 
-/// What is deferred until the new instance starts.
+/// The checks that are deferred until the new instance starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deferred {
-    /// The question to the database.
+    /// The query of the database.
     Schema,
     /// The check as well.
     Check,
 }
 
-/// How a release was made, for the ones after it.
+/// How a release was made, for later releases.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Made {
     pub settings: String,
     pub collected: Option<Grounds>,
-    /// Whether migrate does nothing there when no migration is to be applied: nobody but Django hears it, and it is Django's own command.
+    /// Whether migrate has no effect without a pending migration: it is Django's own command, and only Django receives its signals.
     #[serde(default)]
     pub quiet: Option<bool>,
 }
 
 impl Made {
-    /// What a seal writes down.
+    /// The facts that a seal records.
     pub(super) fn by(app: &App, collected: Option<Grounds>, quiet: Option<bool>) -> Option<MadeBy> {
         serde_json::to_value(Self { settings: settings_of(app), collected, quiet }).ok().map(MadeBy)
     }
 }
 
-/// A digest over the settings that decide how a release is made. Files with secrets count by what tells whether they were changed.
+/// A digest of the settings that decide how a release is made. Files with secrets count by the metadata that shows a change.
 fn settings_of(app: &App) -> String {
     let App { python, django, env, build_env, secrets, shared, hooks, executor, read_only, .. } = app;
     let secrets: Vec<_> = secrets.iter().map(|file| (file, identity(file))).collect();
@@ -50,7 +50,7 @@ fn settings_of(app: &App) -> String {
     hex::encode(digest(&SHA256, text.as_bytes()))
 }
 
-/// The live release, and what of the commit has changed since: git's letter for how, and the path.
+/// The live release, and the files of the commit that have changed since: git's status letter, and the path.
 pub(crate) struct Since {
     pub(super) former: ReleaseName,
     pub(super) made: Made,
@@ -58,7 +58,7 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    /// Compares with the live release; where too much has changed to know anything, a part of a sentence that says what.
+    /// Compares with the live release; if the changes rule out any prediction, a part of a sentence that says why.
     pub(crate) fn of(app: &App, root: &AppRoot, former: ReleaseName, changed: Vec<(char, String)>) -> Result<Self, String> {
         let untold = || format!("{former} does not tell how it was made");
         let MadeBy(made) = root.fact(&former).ok().flatten().ok_or_else(untold)?;
@@ -69,15 +69,15 @@ impl Since {
         Ok(Self { former, made, changed })
     }
 
-    /// Why no migration is to be applied, and the sources that have changed; nothing where that cannot be foreseen, or the switch starts no new instance
-    /// that could wait for the database's word.
+    /// The reason why no migration is expected, with the changed sources. `None` where that cannot be predicted, or where the switch starts no new
+    /// instance that could wait for the database's answer.
     pub(crate) fn no_migration(&self, app: &App, root: &AppRoot) -> Option<(String, Vec<PathBuf>)> {
         let hooked = app.hooks.iter().any(|hook| ["check", "backup", "migrate"].contains(&hook.step.as_str()));
         if hooked || !matches!(app.restart, Restart::Handover(_)) || !app.django.as_ref().is_some_and(|django| django.migrate) {
             return None;
         }
         let Self { former, changed, made } = self;
-        // What hears of each migrate wants it run; and what an earlier run has not brought to its end is brought there.
+        // Receivers of migrate's signals want every run of migrate, and the unfinished work of an earlier run must be completed.
         if made.quiet != Some(true) || !root.unsettled().is_empty() {
             return None;
         }
@@ -91,8 +91,8 @@ impl Since {
     }
 }
 
-/// Whether a file may have a say in which migrations there are: a migration, or settings, which name the apps, or what chooses the settings. It need not be
-/// all of them, for the database is asked in any case.
+/// Whether a file may decide which migrations there are: a migration, settings (which name the apps), or a file that chooses the settings. The list
+/// may be incomplete, because the database is asked in any case.
 fn decides_migrations(path: &str) -> bool {
     path.split('/')
         .any(|part| part.starts_with("migrations") || part.contains("settings") || ["apps.py", "conf", "manage.py"].contains(&part))

@@ -1,4 +1,4 @@
-//! Whether the static files of the live release can be reused: only where it is proven that collectstatic would make the same ones.
+//! Whether the static files of the live release can be reused: only with a proof that collectstatic would make the same ones.
 
 use std::path::Path;
 
@@ -11,22 +11,20 @@ use crate::process::identity;
 use crate::root::AppRoot;
 use crate::settings::App;
 
-/// The steps that make a release before it is sealed, and that a hook may have a part in.
+/// The steps that make a release before it is sealed, and whose hooks may change it.
 const MAKING: [&str; 7] = ["fetch", "checkout", "link-shared", "environment", "check", "collectstatic", "seal"];
-/// Files of these kinds become part of a static file only where collectstatic reads them by its interpreter, which tells of it.
+/// Files of these kinds can become part of a static file only if collectstatic's own interpreter reads them, and it records those.
 const PLAIN: [&str; 7] = ["py", "html", "txt", "md", "rst", "po", "mo"];
-/// What proves that collectstatic would make the files that the live release has.
+/// The proof that collectstatic would make the files that the live release has.
 pub(crate) struct StaticProof {
-    /// The live release.
     pub former: ReleaseName,
-    /// What collectstatic went by there.
+    /// The inputs of collectstatic there.
     pub grounds: Grounds,
-    /// The proof, for people.
+    /// The proof as text.
     pub told: String,
 }
 
-/// `has_file` says which paths the commit has.
-/// The proof that collectstatic would make what the live release has, or why there is none. `has_file` says which paths the commit has.
+/// The proof that collectstatic would make the live release's files, or the reason why there is none. `has_file` tells which paths the commit has.
 pub(crate) fn same_static_files(app: &App, since: &Since, has_file: &dyn Fn(&str) -> bool) -> Result<StaticProof, String> {
     if let Some(hook) = app.hooks.iter().find(|hook| MAKING.contains(&hook.step.as_str())) {
         return Err(format!("the hooks at {} may make static files", hook.step));
@@ -55,8 +53,8 @@ pub(crate) fn same_static_files(app: &App, since: &Since, has_file: &dyn Fn(&str
     Ok(StaticProof { former: former.clone(), grounds: grounds.clone(), told })
 }
 
-/// Which steps will have nothing to do where the environment is the same, each with the reason. The release asks for itself. `has_file` says which paths
-/// the commit has.
+/// The steps that will have nothing to do if the environment is the same, each with the reason. The release itself checks again. `has_file` tells
+/// which paths the commit has.
 pub(crate) fn foreseen(since: &Since, app: &App, root: &AppRoot, has_file: &dyn Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
     let mut steps = vec![("environment", "no requirement file has changed")];
     if same_static_files(app, since, has_file).is_ok() {

@@ -1,4 +1,4 @@
-//! `switch`: the new release before the visitors, and the proof that it is what they get. One step, because its parts must be undone together.
+//! `switch`: makes the new release live, and proves that visitors get it. One step, because its parts must be undone together.
 
 use agent_model::names::ReleaseName;
 use agent_model::plan::{Choice, Nature};
@@ -88,7 +88,7 @@ impl Step for Switch {
                     Err(err) => cx.warn(not_written_down(&err)),
                 }
             }
-            // From here on the new release serves, and was seen to: the former one's end can only be told as a warning.
+            // From here on the new release serves, and was seen to. A failure to end the former one is only a warning.
             if let Err(failure) = settle(cx, &release, &prepared) {
                 cx.warn(failure.reason);
             }
@@ -135,12 +135,12 @@ impl Step for Switch {
     }
 }
 
-/// It serves, and was seen to: going back because that cannot be written down would help nobody.
+/// The release serves, and was seen to: going back because of an unwritten record would help no one.
 pub(crate) fn not_written_down(err: &RootError) -> String {
     format!("it is not written down in the release that it has served: {}", chain(err))
 }
 
-/// The workers of the app, by their units as they are set, that a release is known not to have had.
+/// The workers of the app, by their configured units, that a release is known to lack.
 fn workers_that_it_never_had(cx: &StepContext<'_>, release: &ReleaseName) -> Vec<String> {
     let had = cx.run.root.fact::<Served>(release).ok().flatten().and_then(|served| served.workers);
     // Of one that no list was written down of, they are all believed to be its own.
@@ -162,13 +162,13 @@ fn tell(cx: &StepContext<'_>, proof: &ServingProof) {
     for note in &proof.notes {
         cx.note(note);
     }
-    // They follow from the settings: the next releases leave them to doctor.
+    // These warnings follow from the settings: later releases leave them to doctor.
     for warning in &proof.warnings {
         if cx.run.root.tell_once(warning) { cx.warn(warning) } else { cx.note(format!("{warning} (told before)")) }
     }
 }
 
-/// Somebody who activates the live release may want it started anew.
+/// A person who activates the live release may expect a restart.
 fn say_what_activate_does_not_do(cx: &StepContext<'_>, release: &ReleaseName) {
     let is_live = matches!(cx.run.act, Act::Activate { .. }) && cx.found.former.as_ref() == Some(release);
     if is_live && cx.restart_context(|context| cx.run.app.restart.is_served(context, release)) {
@@ -179,7 +179,7 @@ fn say_what_activate_does_not_do(cx: &StepContext<'_>, release: &ReleaseName) {
     }
 }
 
-/// A server with other settings than the database was migrated with may use another database altogether.
+/// A server with other settings than the migration's may use another database altogether.
 fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
     let inspection = cx.found.inspection.as_ref();
     let made = MadeWith {
@@ -197,7 +197,8 @@ fn warn_of_other_settings(cx: &StepContext<'_>, new: ReleaseRef<'_>) {
     }
 }
 
-/// Old code on a newer schema passes its checks and fails at the first write: what newer releases migrated is named, where the database still has it.
+/// Old code on a newer schema passes its checks and fails at the first write. This names the migrations of newer releases that the database still
+/// has.
 fn warn_of_newer_migrations(cx: &mut StepContext<'_>, release: &ReleaseName) -> Result<(), Failure> {
     if !matches!(cx.run.act, Act::Activate { .. }) {
         return Ok(());

@@ -1,11 +1,11 @@
-//! Numbers for people.
+//! Formats numbers for messages.
 
-/// A number of things for people.
+/// A count with its noun: `3 files`.
 pub(super) fn counted(count: u64, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
-/// A number of bytes for people.
+/// A size with its unit: `12 MB`.
 pub(super) fn bytes(count: u64) -> String {
     match count {
         0..10_000 => format!("{count} B"),

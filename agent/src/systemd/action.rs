@@ -1,11 +1,11 @@
-//! What is done to units, and what the helper for it is called. The packages ship units of these names.
+//! The jobs on units, and the names of their helpers. The packages ship units of these names.
 
 use std::path::{Path, PathBuf};
 
-/// Where the sockets of helpers are. Only root can put one there.
+/// The directory of the helpers' sockets. Only root can put one there.
 pub(crate) const HELPERS: &str = "/run/release-agent-helpers";
 
-/// What is done to a unit: a method of `org.freedesktop.systemd1.Manager`.
+/// A job on a unit: a method of `org.freedesktop.systemd1.Manager`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnitAction {
     Start,
@@ -24,7 +24,7 @@ impl UnitAction {
         }
     }
 
-    /// For people, and in the names of helpers.
+    /// The word in messages, and in the names of helpers.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Start => "start",

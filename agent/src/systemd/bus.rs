@@ -1,4 +1,4 @@
-//! systemd through D-Bus. The engine's threads are blocking ones: what waits for the bus runs in a runtime of its own here.
+//! systemd through D-Bus. The engine's threads block, so calls on the bus run in a runtime of their own here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,23 +16,23 @@ use super::error::{SystemdError, is_denied};
 use super::unit::Unit;
 use crate::process::{Program, Watch};
 
-/// How long a question may take that starts nothing.
+/// How long a call may take that starts nothing.
 pub(super) const ANSWER: Duration = Duration::from_secs(25);
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// A connection to systemd, for the length of one act.
+/// A connection to systemd, for the duration of one action.
 pub(crate) struct Bus<'a> {
     // Dropped before the runtime that it runs in.
     connection: zbus::Connection,
     runtime: Runtime,
     pub(super) watch: &'a Watch<'a>,
     pub(super) app: Option<&'a AppName>,
-    /// The units that were started, and when: what they said before is another instance's.
+    /// The units that were started, and when: earlier log lines belong to another instance.
     pub(super) started: RefCell<HashMap<String, SystemTime>>,
 }
 
-/// Properties as `GetAll` gives them.
+/// Properties as `GetAll` returns them.
 struct Properties(HashMap<String, OwnedVariant>);
 
 impl Properties {
@@ -62,7 +62,7 @@ impl<'a> Bus<'a> {
         bus.call::<()>("hear of jobs", "Subscribe", &()).map(|()| bus)
     }
 
-    /// The same, to do something for an app.
+    /// Like [`Self::open`], for an action on behalf of an app.
     pub(crate) fn of(app: &'a AppName, watch: &'a Watch<'a>) -> Result<Self, SystemdError> {
         Self::open(watch).map(|bus| Self { app: Some(app), ..bus })
     }
@@ -84,7 +84,7 @@ impl<'a> Bus<'a> {
         })
     }
 
-    /// A unit, loaded if it was not; all that is read of it is of one moment.
+    /// A unit, loaded if it was not; one call reads all properties, so they are consistent.
     pub(crate) fn unit(&self, name: &str) -> Result<Unit, SystemdError> {
         let act = format!("look at {name}");
         let path: OwnedObjectPath = self.call(&act, "LoadUnit", &(name))?;
@@ -125,7 +125,7 @@ impl<'a> Bus<'a> {
         })
     }
 
-    /// A unit that can be started: it is there, it is not masked, and its file can be read.
+    /// A unit that can be started: it exists, it is not masked, and its file can be read.
     pub(crate) fn usable(&self, name: &str) -> Result<Unit, SystemdError> {
         let unit = self.unit(name)?;
         let unmask = format!("systemctl unmask {name}");
@@ -175,7 +175,7 @@ impl<'a> Bus<'a> {
         let _ = self.call::<()>("reset", "ResetFailedUnit", &(name));
     }
 
-    /// A failure of a unit, with all that systemd knows of it.
+    /// A failure of a unit, with all that systemd knows about it.
     pub(crate) fn failed(&self, name: &str, mut what: String) -> SystemdError {
         if let Ok(unit) = self.unit(name) {
             what.push_str(&format!("; it is now {} ({})", unit.active_state, unit.sub_state));
@@ -196,14 +196,14 @@ impl<'a> Bus<'a> {
         SystemdError::Unit { unit: name.to_owned(), what, hint, tail: self.journal(name) }
     }
 
-    /// What a unit said before it was started as it is now is another's.
+    /// Ignores log lines from before the unit's current start, because they belong to another instance.
     pub(crate) fn hear_of(&self, unit: &Unit) {
         self.started.borrow_mut().insert(unit.name.clone(), SystemTime::UNIX_EPOCH + Duration::from_micros(unit.started_at));
     }
 
-    /// The last lines that a unit wrote, where the agent may read them. A server that starts says two dozen lines before its traceback.
+    /// The last lines that a unit wrote, where the agent may read them. A starting server writes two dozen lines before its traceback.
     pub(crate) fn journal(&self, name: &str) -> Vec<String> {
-        // A slot's unit has said things of other releases before.
+        // A slot's unit has earlier log lines about other releases.
         let since = self.started.borrow().get(name).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
         let since = since.map(|since| format!("--since=@{}.{:06}", since.as_secs(), since.subsec_micros()));
         self.read_journal(["-u", name].into_iter().chain(since.as_deref()))
@@ -218,13 +218,13 @@ impl<'a> Bus<'a> {
         let nothing = |_, _: &str| {};
         let deadline = Instant::now() + Duration::from_secs(5);
         let watch = Watch { marker: self.watch.marker, deadline, cancel: self.watch.cancel, lines: &nothing };
-        // Backwards, for with --since the first lines would come, and not the last ones.
+        // In reverse, because with --since journalctl would return the first lines instead of the last.
         let last = ["-n", "80", "--reverse", "--no-pager", "-q", "-o", "cat"];
         let read = Program::new("journalctl").args(last).args(which).quiet().capture(&watch);
         read.map(|read| read.text().lines().rev().map(str::to_owned).collect()).unwrap_or_default()
     }
 
-    /// The units that are there and neither inactive nor failed, by a pattern such as `shop@*.service`.
+    /// The units that exist and are neither inactive nor failed, by a pattern such as `shop@*.service`.
     pub(crate) fn running(&self, pattern: &str) -> Result<Vec<String>, SystemdError> {
         type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
         let states = ["active", "activating", "reloading", "deactivating"];

@@ -1,4 +1,4 @@
-//! What goes wrong with units.
+//! Errors about units.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,64 +6,60 @@ use std::path::PathBuf;
 use thiserror::Error;
 use zbus::fdo;
 
-/// What went wrong, in words that name the act and the unit.
+/// What went wrong. The text names the action and the unit.
 #[derive(Debug, Error)]
 pub(crate) enum SystemdError {
-    /// Something in the set-up stands in the way; nothing was done yet.
+    /// A problem in the set-up stands in the way; the agent has changed nothing yet.
     #[error("{what}")]
     SetUp {
-        /// The sentence.
+        /// The full sentence of the message.
         what: String,
-        /// What to do.
+        /// What the operator should do.
         hint: String,
     },
     /// A file or socket.
     #[error("cannot {act} {}", .path.display())]
     File {
-        /// What was to be done.
+        /// The failed action, as a verb.
         act: &'static str,
-        /// To what.
         path: PathBuf,
-        /// Why it could not.
         #[source]
         source: io::Error,
     },
-    /// A unit did not do what it should.
+    /// A unit failed.
     #[error("{unit} {what}")]
     Unit {
-        /// The unit.
         unit: String,
-        /// What it did, readable after its name.
+        /// Its failure, readable after its name.
         what: String,
-        /// What to do, where that is known.
+        /// What the operator should do, where that is known.
         hint: Option<String>,
-        /// Its last lines.
+        /// The unit's last log lines.
         tail: Vec<String>,
     },
-    /// systemd could not be spoken to.
+    /// The connection to systemd failed.
     #[error("cannot {act} through D-Bus")]
     Bus {
-        /// What was to be done.
+        /// The failed action.
         act: String,
-        /// Why it could not.
         #[source]
         source: Box<zbus::Error>,
     },
     /// Neither a helper nor systemd does this for the agent's user.
     #[error("the agent may not {act}: there is no helper for it, and systemd refuses it to the agent's user")]
     Denied {
-        /// What was to be done.
+        /// The failed action.
         act: String,
-        /// What to do.
+        /// What the operator should do.
         hint: String,
-        /// How systemd said it.
+        /// systemd's own refusal.
         #[source]
         source: Box<zbus::Error>,
     },
-    /// Somebody cancelled.
+    /// The run was cancelled; the text names the interrupted action.
     #[error("{0} was cancelled")]
     Cancelled(String),
-    /// The time for it is over.
+    /// The time is over; the text names the interrupted action.
     #[error("the time was over while {0}")]
     TimedOut(String),
 }
@@ -79,7 +75,7 @@ impl SystemdError {
         }
     }
 
-    /// The last lines of the unit.
+    /// The last log lines of the unit.
     pub(crate) fn tail(&self) -> &[String] {
         if let Self::Unit { tail, .. } = self { tail } else { &[] }
     }
@@ -90,7 +86,7 @@ pub(crate) fn is_denied(error: &zbus::Error) -> bool {
     match error {
         zbus::Error::MethodError(name, text, _) => {
             let is = |end: &str| name.strip_prefix("org.freedesktop.DBus.Error.") == Some(end);
-            // A polkit that is masked allows nothing, and systemd tells its name instead of the refusal.
+            // A masked polkit allows nothing, and systemd reports its name instead of the refusal.
             ["AccessDenied", "AuthFailed", "InteractiveAuthorizationRequired"].into_iter().any(is)
                 || text.as_ref().is_some_and(|text| text.contains("polkit.service"))
         }

@@ -1,5 +1,5 @@
-//! Helpers: units of root's that each do one thing to one unit, and take no input. Where the socket of one is there, the agent asks it instead of
-//! systemd, which would need a privilege that the agent has not.
+//! Helpers: root's units that each do one job on one unit, and take no input. Where a helper's socket exists, the agent uses it instead of systemd,
+//! which would need a privilege that the agent does not have.
 //!
 //! ```text
 //! connect ──▶ release-agent-restart@shop.service.socket ──▶ release-agent-restart@shop.service.service: systemctl restart -- shop.service
@@ -19,25 +19,25 @@ use super::bus::Bus;
 use super::error::SystemdError;
 use super::unit::Unit;
 
-/// How often a helper is asked that was busy with an earlier connection.
+/// How often the agent calls a helper that was busy with an earlier connection.
 const TRIES: u32 = 3;
 
 /// How long connecting may take.
 const CONNECTING: Duration = Duration::from_secs(10);
 
-/// How often a helper is looked at whose connections have ended and that has not.
+/// How often the agent looks at a helper that still runs after its connections have ended.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What came of asking a helper.
+/// The result of calling a helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HelperAnswer {
-    /// It did what it is there for.
+    /// It did its job.
     Done,
-    /// There is none for this.
+    /// There is no helper for this.
     Nobody,
 }
 
-/// Has the helper do this to a unit, and waits for its end.
+/// Lets the helper do its job on a unit, and waits for its end.
 pub(crate) fn ask(bus: &Bus<'_>, act: UnitAction, unit: &str, limit: Duration) -> Result<HelperAnswer, SystemdError> {
     let (socket, helper) = (act.helper(unit), act.helper_service(unit));
     if !socket.exists() {
@@ -64,19 +64,19 @@ pub(crate) fn ask(bus: &Bus<'_>, act: UnitAction, unit: &str, limit: Duration) -
     })
 }
 
-/// Has the helper do this to a unit, and waits for nothing: whoever connects has said all that can be said.
+/// Starts the helper and waits for nothing: the connection alone is the request.
 pub(crate) fn tell(bus: &Bus<'_>, act: UnitAction, unit: &str) -> Result<HelperAnswer, SystemdError> {
     let socket = act.helper(unit);
     let met = bus.wait(&format!("{} {unit}", act.word()), CONNECTING, async { Ok(UnixStream::connect(&socket).await.map(drop)) })?;
     met_helper(act, unit, met)
 }
 
-/// What came of connecting to a helper.
+/// The result of connecting to a helper.
 fn met_helper(act: UnitAction, unit: &str, met: io::Result<()>) -> Result<HelperAnswer, SystemdError> {
     let socket = act.helper(unit);
     match met {
         Ok(()) => Ok(HelperAnswer::Done),
-        // It was taken away in this moment, or left by a socket unit that is stopped.
+        // It was removed at this moment, or left by a socket unit that is stopped.
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(HelperAnswer::Nobody),
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
             let socket_unit = act.helper_socket(unit);
@@ -91,17 +91,17 @@ fn met_helper(act: UnitAction, unit: &str, met: io::Result<()>) -> Result<Helper
     }
 }
 
-/// Connects, and waits until the connection ends. Nothing is ever said on it.
+/// Connects, and waits until the connection ends. The connection carries no data.
 async fn until_ended(socket: &Path) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket).await?;
     match stream.read(&mut [0]).await {
-        // A connection that nobody has accepted is reset where its socket goes.
+        // A connection that was never accepted is reset when its socket goes.
         Err(err) if err.kind() != io::ErrorKind::ConnectionReset => Err(err),
         _ => Ok(()),
     }
 }
 
-/// The helper when it has ended: connections end before it where its socket is stopped.
+/// Waits for the end of the helper: if its socket is stopped, connections end before it does.
 fn ended(bus: &Bus<'_>, doing: &str, helper: &str, end: Instant) -> Result<Unit, SystemdError> {
     loop {
         let unit = bus.unit(helper)?;

@@ -1,4 +1,4 @@
-//! Does things to units: by a helper where there is one, else by systemd, which needs a privilege.
+//! Runs jobs on units: by a helper where there is one, else by systemd, which needs a privilege.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,11 +10,11 @@ use super::bus::{ANSWER, Bus};
 use super::error::{SystemdError, is_denied};
 use super::helper::{self, HelperAnswer};
 
-/// How often a unit is looked at that was told to stop.
+/// How often the agent looks at a unit that was told to stop.
 const POLL: Duration = Duration::from_millis(50);
 
 impl Bus<'_> {
-    /// Does something to a unit and waits for the end of it: by its helper where it has one, else by a job of systemd's.
+    /// Runs a job on a unit and waits for its end: by its helper where it has one, else by systemd.
     pub(crate) fn job(&self, act: UnitAction, name: &str, timeout: Duration) -> Result<(), SystemdError> {
         let limit = timeout.min(self.watch.left());
         if act == UnitAction::Start {
@@ -40,7 +40,7 @@ impl Bus<'_> {
         }
     }
 
-    /// Has a unit stop, and waits only until it is about to: what it is at, it finishes.
+    /// Tells a unit to stop, and waits only until it begins to: it may finish its work.
     pub(crate) fn let_finish(&self, name: &str) -> Result<(), SystemdError> {
         let end = Instant::now() + ANSWER;
         loop {
@@ -48,7 +48,7 @@ impl Bus<'_> {
                 HelperAnswer::Done => {}
                 HelperAnswer::Nobody => self.tell_to_stop(name)?,
             }
-            // A helper that was at it already takes no notice; so it is told again.
+            // A helper that is already running ignores another connection, so the loop connects again.
             for _ in 0..10 {
                 if !self.unit(name)?.goes_on() {
                     return Ok(());
@@ -71,8 +71,8 @@ impl Bus<'_> {
         }
     }
 
-    /// Makes sure, before anything is done, that the agent may do this to a unit. A job of the one mode is for stopping alone, of the other for starting;
-    /// any other is refused by systemd, but not before it has looked whether it is allowed.
+    /// Checks, before anything is changed, that the agent may run this job on a unit. It asks for a job in the mode that systemd allows only for the
+    /// opposite job. systemd refuses that, but only after it has checked the permission.
     pub(crate) fn may(&self, act: UnitAction, name: &str) -> Result<(), SystemdError> {
         if act.has_helper(name) || nix::unistd::geteuid().is_root() {
             return Ok(());
@@ -80,12 +80,12 @@ impl Bus<'_> {
         let mode = if act == UnitAction::Stop { "isolate" } else { "triggering" };
         match self.call::<OwnedObjectPath>(&format!("{} {name}", act.word()), act.method(), &(name, mode)) {
             Err(SystemdError::Bus { source, .. }) if is_denied(&source) => Err(self.denied(act, name, source)),
-            // Where it is asked in earnest, all else is told.
+            // The real job will report any other error.
             _ => Ok(()),
         }
     }
 
-    /// That neither a helper nor systemd does this for the agent, and what to do.
+    /// The error that neither a helper nor systemd does this for the agent, with a hint.
     pub(super) fn denied(&self, act: UnitAction, name: &str, source: Box<zbus::Error>) -> SystemdError {
         let app = self.app.map_or("APP", AppName::as_str);
         let of_release = name
@@ -104,12 +104,12 @@ impl Bus<'_> {
         SystemdError::Denied { act: format!("{} {name}", act.word()), hint, source }
     }
 
-    /// A unit that failed is remembered by systemd, and not started again when that was too often. Whoever may not do this may still start it.
+    /// Resets a failed unit, because systemd does not start a unit that failed too often. An agent without this right may still start it.
     pub(crate) fn forget_failure(&self, name: &str) {
         if !self.unit(name).is_ok_and(|unit| unit.active_state == "failed") {
             return;
         }
-        // The helper that stops a unit forgets what it failed by. What systemd remembers all the same does no harm.
+        // The helper that stops a unit also resets its failure. A failure that systemd still remembers does no harm.
         if !matches!(helper::ask(self, UnitAction::Stop, name, ANSWER), Ok(HelperAnswer::Done)) {
             self.reset_failed(name);
         }

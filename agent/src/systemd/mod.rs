@@ -1,4 +1,4 @@
-//! systemd: units, what is done to them, and by whom. A floor of its own, which knows nothing of releases.
+//! systemd: units, the jobs on them, and the helpers. A floor of its own, which knows nothing of releases.
 
 mod action;
 mod bus;

@@ -1,4 +1,4 @@
-//! A unit, and what its properties mean.
+//! A unit, and the meaning of its properties.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,43 +29,43 @@ pub(crate) struct Unit {
     pub exec_stop: Vec<Vec<String>>,
     /// `Environment=`: `NAME=value` each.
     pub environment: Vec<String>,
-    /// `EnvironmentFile=`, in their order: what comes later counts.
+    /// `EnvironmentFile=`, in their order: later files override earlier ones.
     pub environment_files: Vec<PathBuf>,
-    /// `TimeoutStopSec=`; nothing where it is infinite.
+    /// `TimeoutStopSec=`; `None` where it is infinite.
     pub stop_timeout: Option<Duration>,
-    /// When it was told to stop the last time, when it was down, and when it was started, in microseconds of the monotonic clock.
+    /// When it was last told to stop, when it was down, and when it was started, in microseconds of the monotonic clock.
     pub told_to_stop: u64,
     pub went_down: u64,
     pub was_started: u64,
-    /// The same as the last, by the wall clock.
+    /// The same as `was_started`, by the wall clock.
     pub started_at: u64,
 }
 
 impl Unit {
-    /// Whether anything of it runs or may run without being asked, as while systemd waits before it starts it again.
+    /// Whether no process of it runs or will run by itself. A unit that systemd is about to restart is not down.
     pub(crate) fn is_down(&self) -> bool {
         matches!(self.active_state.as_str(), "inactive" | "failed")
     }
 
-    /// Whether it does what it is there for, or is about to: not down, and not told to stop.
+    /// Whether it works, or is about to: not down, and not told to stop.
     pub(crate) fn goes_on(&self) -> bool {
         !self.is_down() && self.active_state != "deactivating"
     }
 
-    /// How long ago it was told to stop, where it is about to.
+    /// How long ago it was told to stop, if it is stopping.
     pub(crate) fn stopping_for(&self) -> Option<Duration> {
         let now = Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?);
         now.checked_sub(Duration::from_micros(self.told_to_stop)).filter(|_| self.active_state == "deactivating")
     }
 
-    /// How long it may take to stop: `ExecStop=` has the time of `TimeoutStopSec=`, and what runs then has it once more.
+    /// How long it may take to stop: `ExecStop=` has the time of `TimeoutStopSec=`, and the remaining processes have it once more.
     pub(crate) fn may_stop_for(&self) -> Option<Duration> {
         self.stop_timeout.map(|time| if self.exec_stop.is_empty() { time } else { time * 2 })
     }
 
-    /// How long it took to stop, where it did so after it was as `before`, and systemd remembers it.
+    /// How long it took to stop, if it stopped after the state `before` and systemd remembers it.
     pub(crate) fn took_to_stop(&self, before: &Self) -> Option<Duration> {
-        // One that did not come up after that went down once more.
+        // A unit that did not come up after that went down once more.
         let started_since = (self.told_to_stop..self.went_down).contains(&self.was_started);
         let is_remembered = self.went_down != 0;
         let took = self.went_down.checked_sub(self.told_to_stop);
@@ -73,7 +73,7 @@ impl Unit {
         took.map(Duration::from_micros)
     }
 
-    /// The main process and all that came from it; the leaves are the workers.
+    /// The main process and all its descendants; the leaves are the workers.
     pub(crate) fn processes(&self) -> Vec<Process> {
         if self.main_pid == 0 {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! Who does a run's jobs: the agent itself, or the step runners of the app.
+//! The executor of a run's jobs: the agent itself, or the step runners of the app.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,15 +15,14 @@ use crate::process::{Cancel, Usage, Watch};
 use crate::root::AppRoot;
 use crate::settings::{App, ExecutorKind};
 
-/// Who does a run's jobs.
+/// The executor of a run's jobs.
 pub(crate) enum Executor<'a> {
     /// The agent itself.
     Own(Box<JobRunner<'a>>),
     /// Units with users of their own.
     Units {
-        /// The app.
         app: &'a App,
-        /// A session for each role that was asked already.
+        /// The open session of each role.
         sessions: Mutex<BTreeMap<Role, Session>>,
     },
 }
@@ -34,14 +33,14 @@ impl<'a> Executor<'a> {
         Self::Units { app, sessions: Mutex::default() }
     }
 
-    /// Lets the runner that builds go, with all that it has started.
+    /// Ends the runner that builds, with all that it has started.
     pub(crate) fn end_building(&self) {
         if let Self::Units { sessions, .. } = self {
             sessions.lock().remove(&Role::Build);
         }
     }
 
-    /// Has a job done.
+    /// Carries out a job.
     ///
     /// # Errors
     /// [`Failure`] when it failed.
@@ -65,7 +64,7 @@ impl<'a> Executor<'a> {
                     Some(session) => session,
                     None => Session::open(&app.name, role, GREETING)?,
                 };
-                // A hook has a time of its own, and takes none of the step's.
+                // A hook has a time limit of its own, apart from the step's.
                 let within = match job {
                     Job::Hook { place, .. } => app.hooks.get(*place).map_or_else(|| watch.left(), |hook| hook.timeout),
                     _ => watch.left(),
@@ -81,7 +80,7 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Asks a runner for something outside of any run.
+/// Sends a runner a job outside of any run.
 fn ask_once(app: &AppName, role: Role, job: &Job, patience: Duration) -> Result<JobAnswer, Failure> {
     let order = Order { run: RunId(0), marker: String::new(), caller: "agent".to_owned(), release: None, former: None };
     let cancel = Cancel::default();
@@ -90,7 +89,7 @@ fn ask_once(app: &AppName, role: Role, job: &Job, patience: Duration) -> Result<
     Session::open(app, role, patience)?.ask(&order, job, None, &watch, &|text| tracing::debug!("{text}")).map_err(|lost| lost.failure)
 }
 
-/// The users that the runners of an app have, for `doctor`.
+/// The users of an app's runners, for `doctor`.
 ///
 /// # Errors
 /// [`Failure`] when one of them cannot be asked.
@@ -99,7 +98,7 @@ pub(crate) fn users_of_runners(app: &AppName) -> Result<(String, String), Failur
     Ok((user(Role::Build)?, user(Role::App)?))
 }
 
-/// Has whoever builds give the agent all rights over what was built and not sealed, so that it can be removed.
+/// Makes the builder give the agent all rights over its unsealed files, so that the agent can remove them.
 ///
 /// # Errors
 /// [`Failure`] when the runner cannot be asked.
@@ -110,29 +109,29 @@ pub(crate) fn grant_access(app: &App) -> Result<(), Failure> {
     }
 }
 
-/// What processes use of a root's directories.
+/// The directories of a root that processes use.
 pub(crate) struct InUse<'a> {
     app: &'a App,
     root: &'a AppRoot,
-    /// Asks the runner that the run at hand speaks to already: there is only one at a time.
+    /// Asks the runner of the current run, because there is only one at a time.
     within_run: Option<&'a dyn Fn() -> Result<JobAnswer, Failure>>,
     seen: OnceCell<Seen>,
 }
 
 enum Seen {
-    /// These are used.
+    /// The used directories.
     These(BTreeSet<PathBuf>),
-    /// Nobody could tell.
+    /// They could not be determined.
     Unknown,
 }
 
 impl<'a> InUse<'a> {
-    /// They are looked for when they are asked for first.
+    /// The search happens at the first question.
     pub(crate) fn of(app: &'a App, root: &'a AppRoot) -> Self {
         Self { app, root, within_run: None, seen: OnceCell::new() }
     }
 
-    /// The same, for a run, which says how its runner is asked.
+    /// Like [`Self::of`], for a run, which passes the way to ask its runner.
     pub(crate) fn of_run(app: &'a App, root: &'a AppRoot, ask: &'a dyn Fn() -> Result<JobAnswer, Failure>) -> Self {
         Self { within_run: Some(ask), ..Self::of(app, root) }
     }
@@ -151,8 +150,8 @@ impl<'a> InUse<'a> {
         releases.iter().any(|release| self.root.release_dir(release) == dir || environment(release).as_deref() == Some(dir))
     }
 
-    /// The directories that processes use, as far as the agent itself may see. A process that was started through the link uses the release that was live
-    /// then, and its environment.
+    /// The directories that processes use, as far as the agent itself may see. A process that was started through the link uses the release that was
+    /// live then, and its environment.
     fn seen_here(&self) -> BTreeSet<PathBuf> {
         let Usage { mut dirs, since } = usage_of(self.root);
         for process in since {
@@ -172,7 +171,7 @@ impl<'a> InUse<'a> {
         if self.app.executor == ExecutorKind::Direct {
             return Seen::These(self.seen_here());
         }
-        // The runner sees what its own user's processes work in, and the agent sees the command lines of all.
+        // The runner sees the working directories of its own user's processes, and the agent sees the command lines of all.
         match self.ask() {
             Ok(JobAnswer::Used(used)) => Seen::These(self.seen_here().into_iter().chain(used).collect()),
             Ok(other) => {
@@ -186,7 +185,7 @@ impl<'a> InUse<'a> {
         }
     }
 
-    /// Whether a process uses a directory; also when nobody can tell.
+    /// Whether a process uses a directory; true also when that cannot be determined.
     pub(crate) fn has(&self, dir: &Path) -> bool {
         match self.seen.get_or_init(|| self.look()) {
             Seen::These(used) => used.contains(dir) || self.in_a_unit(dir),

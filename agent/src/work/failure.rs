@@ -1,4 +1,4 @@
-//! Why a step failed, as it is told: the whole chain of causes, what to do, and the tool's last lines.
+//! Why a step failed, as reported: the whole chain of causes, the remedy, and the tool's last lines.
 
 use std::error::Error;
 
@@ -15,21 +15,19 @@ use crate::root::RootError;
 /// Why a step failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failure {
-    /// What went wrong: the whole chain, outermost first.
+    /// The whole chain of causes, outermost first.
     pub reason: String,
-    /// What to do about it.
+    /// What the operator should do.
     pub hint: Option<String>,
     /// The last lines of the tool.
     pub tail: Vec<String>,
 }
 
 impl Failure {
-    /// A failure of the step's own.
     pub(crate) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), ..Self::default() }
     }
 
-    /// With what to do about it.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -46,7 +44,7 @@ pub(crate) fn chain(err: &dyn Error) -> String {
     let mut cause = err.source();
     while let Some(err) = cause {
         let next = err.to_string();
-        // A transparent error says what its cause says, and some causes say it again with a number.
+        // A transparent error has its cause's text, and some causes repeat it with a number.
         let last = text.rsplit(": ").next().unwrap_or_default();
         if !text.ends_with(&next) && !next.ends_with(last) {
             text.push_str(": ");

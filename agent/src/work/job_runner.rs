@@ -1,4 +1,4 @@
-//! Carries jobs out, by programs of this very user.
+//! Carries out jobs with programs of the agent's or runner's own user.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::python;
 use crate::root::{AppRoot, grant_access, remove_tree};
 use crate::settings::{App, Hook, When};
 
-/// Where programs that build keep their files.
+/// Where building programs keep their files.
 #[derive(Debug, Clone)]
 pub(crate) enum Workspace {
-    /// In the root, which is the agent's.
+    /// In the root, which belongs to the agent.
     Root,
-    /// Elsewhere: the root is not theirs to write in.
+    /// Elsewhere: these programs may not write to the root.
     Own {
-        /// What installers keep from one building to the next.
+        /// The files that installers keep from one build to the next.
         caches: PathBuf,
         /// For temporary files.
         scratch: PathBuf,
@@ -34,27 +34,24 @@ pub(crate) enum Workspace {
 
 /// Carries out the jobs of one app.
 pub(crate) struct JobRunner<'a> {
-    /// The app's settings.
     pub app: &'a App,
-    /// Its root.
     pub root: &'a AppRoot,
-    /// `[env]` and, where they are not kept from whoever builds, the secrets.
+    /// `[env]` and, unless the builder must not know them, the secrets.
     pub env: &'a [(String, String)],
-    /// What programs that run code of strangers may not read.
+    /// Paths that programs with untrusted code may not read.
     pub hidden: Vec<PathBuf>,
-    /// Where they keep what is theirs.
+    /// Where these programs keep their own files.
     pub workspace: Workspace,
     wanted: Mutex<Option<(ReleaseName, python::Wanted)>>,
     inspection: Mutex<Option<Inspection>>,
 }
 
 impl<'a> JobRunner<'a> {
-    /// One that has done nothing yet.
     pub(crate) fn new(app: &'a App, root: &'a AppRoot, env: &'a [(String, String)], hidden: Vec<PathBuf>, workspace: Workspace) -> Self {
         Self { app, root, env, hidden, workspace, wanted: Mutex::new(None), inspection: Mutex::new(None) }
     }
 
-    /// Does it.
+    /// Carries out a job.
     ///
     /// # Errors
     /// [`Failure`] when a program fails, or the job cannot be this app's.
@@ -99,7 +96,7 @@ impl<'a> JobRunner<'a> {
     }
 }
 
-/// One job, for somebody.
+/// One job with its order and limits.
 struct JobContext<'a, 'w> {
     runner: &'a JobRunner<'w>,
     order: &'a Order,
@@ -152,7 +149,7 @@ impl JobContext<'_, '_> {
         };
         let built = self.among_installers(|within| {
             if caches == Caches::Empty {
-                // Built anew means from what the index has, and not from what an earlier building left.
+                // A rebuild takes the packages from the index, and not from an earlier build's cache.
                 root.clear(within.caches)?;
             }
             Ok(wanted.build(&place, &dir, within, self.watch, self.note)?)
@@ -160,7 +157,7 @@ impl JobContext<'_, '_> {
         Ok(JobAnswer::Built { packages: built.packages, warnings: built.warnings })
     }
 
-    /// Does something with what installers keep, and a place for their temporary files.
+    /// Runs `act` with the installers' caches and a place for their temporary files.
     fn among_installers<T>(&self, act: impl FnOnce(python::Place<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let root = self.runner.root;
         let (caches, scratch) = match &self.runner.workspace {
@@ -174,7 +171,7 @@ impl JobContext<'_, '_> {
         done
     }
 
-    /// What is wanted, by an installer that is there. Where nothing is to be built, none is needed; where the agent's own uv cannot be had, pip does it.
+    /// The wanted environment with an available installer. Without a build, none is needed; without the agent's own uv, pip does it.
     fn with_installer(&self, settings: &python::Settings, wanted: python::Wanted, dir: &Path) -> Result<python::Wanted, Failure> {
         let caches = match &self.runner.workspace {
             Workspace::Root => self.runner.root.caches(),
@@ -197,7 +194,7 @@ impl JobContext<'_, '_> {
                 (self.note)("fetched the agent's own uv, by which it installs");
                 Ok(wanted)
             }
-            // Another attempt by pip would be as cancelled as this one.
+            // A second attempt with pip would be cancelled as well.
             Err(failure) if self.watch.cancel.asked() || self.watch.left().is_zero() => Err(failure),
             Err(failure) => {
                 let by_pip = by_pip().ok_or_else(|| failure.clone())?;
@@ -219,13 +216,13 @@ impl JobContext<'_, '_> {
             );
         }
         let dir = self.release().map_or_else(|_| self.runner.root.path().to_owned(), |(_, dir)| dir);
-        // Its own time, and not what the step has left: a hook has a timeout that says so.
+        // A hook has its own timeout, and not the rest of the step's time.
         let watch = Watch { deadline: Instant::now() + *timeout, ..*self.watch };
         let role = Job::hook(app, place).and_then(|job| job.role(app)).unwrap_or(Role::Build);
         let mut program = Program::from_argv(run).dir(&dir).envs(self.env(role));
         if let (Workspace::Own { caches, scratch }, Role::Build) = (&self.runner.workspace, role) {
             let writable = vec![dir.clone(), caches.clone(), scratch.clone()];
-            // Its home is empty each time; what tools keep by the rules of the desktop has a place that stays.
+            // Its home is empty each time; caches under the XDG rules have a permanent place.
             program = program.env("XDG_CACHE_HOME", caches).env("npm_config_cache", caches.join("npm"));
             program = program.confined(&Arc::new(Bounds { writable, hidden: self.runner.hidden.clone() }));
         }
@@ -265,7 +262,7 @@ impl JobContext<'_, '_> {
         Ok(JobAnswer::Done)
     }
 
-    /// With the passwords of its databases, which stay here.
+    /// Contains the passwords of the app's databases, which stay in this process.
     fn inspect(&self, bytecode: Bytecode) -> Result<Inspection, Failure> {
         let inspection = self.django(bytecode.into())?.get().inspect(self.watch)?;
         *self.runner.inspection.lock() = Some(inspection.clone());
@@ -314,12 +311,12 @@ impl JobContext<'_, '_> {
     }
 }
 
-/// Whether a path is one of a source within a release.
+/// Whether a path names a Python source within a release.
 pub(super) fn is_source(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "py") && path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// A release's Django project, with what it is run by.
+/// A release's Django project, and how to run it.
 struct AskedDjango<'a> {
     settings: &'a crate::django::Settings,
     python: PathBuf,

@@ -1,4 +1,4 @@
-//! Secrets, masked by value: whatever prints them, wherever they come out.
+//! Masks secrets by value, whichever program prints them and wherever.
 
 mod escapes;
 
@@ -10,30 +10,29 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use escapes::Escaped;
 
-/// What stands in a secret's place.
+/// The replacement of a secret.
 const MASK: &str = "***";
-/// A secret shorter than this would mask half of every text, and is no secret.
+/// A secret shorter than this would mask half of every text, and protects nothing.
 const SHORTEST: usize = 4;
-/// A part of a secret that is shorter than this is found by chance.
+/// Parts of a secret shorter than this occur by chance.
 const SHORTEST_WITH_PARTS: usize = 8;
 
-/// The texts that are masked.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mask {
     /// Longer ones first: a secret may be part of another.
     texts: Vec<String>,
-    /// Those that are looked for across the end of a line.
+    /// Secrets that are also searched across line ends.
     whole: Vec<String>,
-    /// Those that programs write otherwise when they quote or escape them.
+    /// Secrets that programs write differently when they quote or escape them.
     escaped: Vec<Escaped>,
 }
 
 impl Mask {
-    /// Masks each of these values, each line of those that have several, and the base64 of each, by itself and within something else.
+    /// Masks each of these values, each line of a multi-line value, and the base64 of each, alone and within a longer text.
     pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let mut whole: Vec<String> =
             values.into_iter().flat_map(|value| std::iter::once(value).chain(value.lines())).map(str::to_owned).collect();
-        // A password within the address of a database is told without the address, too.
+        // The password within a database's address may also appear without the address.
         let within: Vec<String> = whole.iter().filter_map(|value| password_in(value).map(str::to_owned)).collect();
         whole.extend(within);
         whole.retain(|text| text.trim().len() >= SHORTEST);
@@ -44,7 +43,7 @@ impl Mask {
             texts.extend(encoded(value.as_bytes()));
         }
         whole.retain(|text| text.len() >= SHORTEST_WITH_PARTS);
-        // What is left of one whose first or last character stands on another line.
+        // The rest of a secret whose first or last character is on another line.
         texts.extend(whole.iter().flat_map(|text| {
             let mut chars = text.chars();
             let (_, without_first) = (chars.next(), chars.as_str().to_owned());
@@ -58,10 +57,10 @@ impl Mask {
         Self { texts, whole, escaped }
     }
 
-    /// The text with every secret masked, and the user part of every URL that holds a password.
+    /// Masks every secret in the text, and the user part of every URL that holds a password.
     pub(crate) fn cover<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut covered = Cow::Borrowed(text);
-        // First: what is found as it is may be a part of what is not.
+        // Escaped forms come first, because a plain match may be a part of one.
         for secret in &self.escaped {
             if let Some(text) = secret.cover(&covered, MASK) {
                 covered = Cow::Owned(text);
@@ -78,7 +77,7 @@ impl Mask {
         }
     }
 
-    /// Whether the line may end with the beginning of a secret that goes on in the next one.
+    /// Whether the line may end with the beginning of a secret that continues in the next one.
     pub(crate) fn may_go_on(&self, line: &str) -> bool {
         self.whole.iter().any(|secret| parts(secret).any(|(first, _)| first.len() > 1 && line.ends_with(first)))
     }
@@ -94,7 +93,7 @@ impl Mask {
         }
     }
 
-    /// Lines that follow each other, masked.
+    /// Consecutive lines, masked.
     pub(crate) fn cover_lines(&self, mut lines: Vec<String>) -> Vec<String> {
         for at in 1..lines.len() {
             if let [first, second, ..] = &mut lines[at - 1..] {
@@ -105,7 +104,7 @@ impl Mask {
     }
 }
 
-/// Lines of output on their way out: one that may end with the beginning of a secret waits for the next one of its stream.
+/// Masks output lines. A line that may end with the beginning of a secret waits for the next one of its stream.
 #[derive(Debug)]
 pub(crate) struct Lines {
     mask: Mask,
@@ -113,12 +112,11 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// With nothing held back.
     pub(crate) fn new(mask: Mask) -> Self {
         Self { mask, held: RefCell::default() }
     }
 
-    /// Takes a line, and says what can be said by now.
+    /// Takes a line, and passes on the lines that are complete.
     pub(crate) fn take(&self, stream: Stream, line: &str, say: &mut dyn FnMut(Stream, String)) {
         let mut line = line.to_owned();
         let before = self.held.borrow().iter().position(|(of, _)| *of == stream);
@@ -134,7 +132,7 @@ impl Lines {
         }
     }
 
-    /// Says what was held back.
+    /// Passes on the lines that were held back.
     pub(crate) fn say_held(&self, say: &mut dyn FnMut(Stream, String)) {
         for (stream, line) in self.held.take() {
             say(stream, self.mask.cover(&line).into_owned());
@@ -142,13 +140,13 @@ impl Lines {
     }
 }
 
-/// A text cut in two, everywhere.
+/// All ways to cut a text in two.
 fn parts(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.char_indices().skip(1).map(|(at, _)| text.split_at(at))
 }
 
-/// The base64 of some bytes, wherever they begin in what is encoded: without the characters that what stands before or behind has a share in
-/// (RFC 4648, section 4, and the alphabet of section 5).
+/// The base64 of some bytes at any offset within an encoded text. It leaves out the characters that also depend on the neighbouring bytes (RFC 4648,
+/// section 4, and the alphabet of section 5).
 fn encoded(bytes: &[u8]) -> impl Iterator<Item = String> {
     [0, 1, 2].into_iter().flat_map(move |before: usize| {
         let shifted = [&[0; 2][..before], bytes].concat();
@@ -163,7 +161,7 @@ fn password_in(address: &str) -> Option<&str> {
     user.split_once(':').map(|(_, password)| password)
 }
 
-/// `scheme://user:password@host` becomes `scheme://***@host`, and so does a user alone where that may be a token: over HTTP.
+/// Turns `scheme://user:password@host` into `scheme://***@host`. Over HTTP it masks a user alone as well, because that may be a token.
 fn without_passwords(text: &str) -> Option<String> {
     let mut rest = text;
     let mut out = String::new();

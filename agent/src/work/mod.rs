@@ -1,7 +1,7 @@
-//! What a release has done for it by programs that run the app's own code or its packages: jobs, and who carries them out.
+//! Jobs: the work of a release that needs programs with the app's own code or its packages, and the executors of these jobs.
 //!
-//! A job is a word and a few names; which program that means, with which arguments and variables, says the app's file, and never whoever asks. So the
-//! same jobs can be carried out in two ways, by the same code ([`JobRunner`]):
+//! A job is a word and a few names. The app's file alone decides which program the word means, with which arguments and variables. So the same code
+//! ([`JobRunner`]) can carry out a job in two ways:
 //!
 //! ```text
 //!                      executor = "direct"          executor = "units"
@@ -9,9 +9,9 @@
 //!                             (the agent's user)           (one line)            (a unit with a user of its own)
 //! ```
 //!
-//! With units there are two runners for each app: one builds, and knows no secret; the other one is the app's own user, which cannot write what was built.
-//! The service manager starts a runner for a connection, and ends all that it left before it starts the next one. So whoever was greeted by a runner
-//! knows that nothing of an earlier one is at work any more.
+//! With units there are two runners for each app: one builds, and knows no secret; the other one is the app's own user, which cannot write to the
+//! built files. The service manager starts a runner for a connection, and ends everything that it left before it starts the next one. So a runner's
+//! greeting shows that no process of an earlier one still works.
 
 mod failure;
 mod executor;
@@ -35,13 +35,13 @@ pub(crate) use executor::{Executor, InUse, grant_access, users_of_runners};
 pub(crate) use failure::{Failure, chain};
 pub(crate) use job_runner::{JobRunner, Workspace};
 
-/// Who carries a job out.
+/// The user that carries a job out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Role {
-    /// Whoever builds: may write the release that is being made, and knows no secret.
+    /// The builder: may write to the release that is being made, and knows no secret.
     Build,
-    /// The app's own user: knows the app's secrets, and may write nothing that was built.
+    /// The app's own user: knows the app's secrets, and may not write to any built file.
     App,
 }
 
@@ -55,42 +55,42 @@ impl Role {
     }
 }
 
-/// What is to be done.
+/// The work to be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Job {
-    /// Find out what the release wants for its environment.
+    /// Determine the environment that the release needs.
     Want,
-    /// Build the environment of this key, in its directory, which is there and empty.
+    /// Build the environment of this key, in its directory, which exists and is empty.
     Environment {
         /// The name of the directory.
         key: String,
-        /// What becomes of what installers kept from earlier buildings.
+        /// Whether the installers' caches are used.
         caches: Caches,
     },
     /// `manage.py collectstatic`
     CollectStatic,
-    /// Give the release the bytecode that the former one has for the same sources, and compile these, which have changed.
+    /// Copy the former release's bytecode for unchanged sources, and compile the changed ones.
     Bytecode {
         /// Paths within the release.
         changed: Vec<PathBuf>,
     },
-    /// Give the agent's group all rights over what this role has made in releases and environments that are not sealed.
+    /// Give the agent's group all rights over this role's files in releases and environments that are not sealed.
     GrantAccess,
     /// A hook.
     Hook {
         /// Its place in the app's file.
         place: usize,
-        /// What it is: the file may have changed since whoever asks has read it.
+        /// Its content, in case the file changed after the agent read it.
         digest: String,
     },
-    /// What Django says of the release.
+    /// Django's report about the release.
     Inspect(Bytecode),
-    /// `manage.py check` and `manage.py makemigrations --check`, and what Django says of the release.
+    /// `manage.py check` and `manage.py makemigrations --check`, and Django's report about the release.
     Examine(Bytecode),
     /// `manage.py migrate`
     Migrate,
-    /// Load the application once, as a server would.
+    /// Load the application once, like a server does.
     Load,
     /// Dump the database into the file that comes with the job.
     Dump,
@@ -104,13 +104,13 @@ pub(crate) enum Job {
     Used,
 }
 
-/// What becomes of what installers kept.
+/// Whether the installers' caches are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Caches {
-    /// It may be used.
+    /// They may be used.
     Keep,
-    /// It goes before anything is built.
+    /// They are emptied before the build.
     Empty,
 }
 
@@ -133,7 +133,7 @@ impl From<Bytecode> for Tree {
     }
 }
 
-/// The steps after which a release is sealed: a hook of theirs has nothing to build any more.
+/// The steps after the seal of a release: their hooks build nothing.
 const AFTER_THE_SEAL: [&str; 4] = ["backup", "migrate", "switch", "prune"];
 
 impl Job {
@@ -142,7 +142,7 @@ impl Job {
         app.hooks.get(place).map(|hook| Self::Hook { place, digest: digest(hook) })
     }
 
-    /// Whose job it is; nobody's where there is no such hook.
+    /// The role that carries the job out; `None` where there is no such hook.
     pub(crate) fn role(&self, app: &App) -> Option<Role> {
         Some(match self {
             Self::Want | Self::Environment { .. } | Self::CollectStatic | Self::Bytecode { .. } | Self::GrantAccess => Role::Build,
@@ -164,7 +164,7 @@ impl Job {
     }
 }
 
-/// What tells a hook from every other one.
+/// Identifies the content of a hook.
 fn digest(hook: &Hook) -> String {
     let Hook { when, step, run, timeout } = hook;
     let text = format!("{when:?} {step:?} {run:?} {timeout:?}");
@@ -172,16 +172,14 @@ fn digest(hook: &Hook) -> String {
     hex::encode(&digest.as_ref()[..8])
 }
 
-/// For whom a job is done: names, and nothing else.
+/// The run and the release for which a job is done: names, and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Order {
     /// The run; 0 outside of any.
     pub run: RunId,
     /// The mark of its processes.
     pub marker: String,
-    /// Who asked for it.
     pub caller: String,
-    /// The release.
     pub release: Option<Ordered>,
     /// The release that was live before, and its commit.
     pub former: Option<(ReleaseName, Option<CommitId>)>,
@@ -190,16 +188,14 @@ pub(crate) struct Order {
 /// The release that a job is done for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ordered {
-    /// Its name.
     pub name: ReleaseName,
-    /// Its commit.
     pub commit: CommitId,
     /// The ref that reached it.
     pub reference: Option<RefName>,
 }
 
 impl Order {
-    /// What programs may know of the release, in their environment.
+    /// The variables that describe the release to programs.
     pub(crate) fn variables(&self, app: &App, releases: impl Fn(&ReleaseName) -> PathBuf) -> Vec<(String, String)> {
         let mut env = Vec::new();
         let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
@@ -222,41 +218,39 @@ impl Order {
     }
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum JobAnswer {
-    /// It is done.
     Done,
-    /// It is done, and this should be looked at.
+    /// It is done, with these warnings.
     Warnings(Vec<String>),
-    /// What the environment would be.
+    /// The environment that the release needs.
     Wanted(Wanted),
-    /// It is built.
+    /// The environment is built.
     Built {
         /// How many packages it holds.
         packages: usize,
-        /// What does not fit together.
+        /// Packages that do not fit together.
         warnings: Vec<String>,
     },
-    /// What Django says. Its databases stay with whoever asked them.
+    /// Django's report. The databases' passwords stay in the runner.
     Inspected(Box<Inspection>),
-    /// The same, and whether models have changed without a migration.
+    /// Django's report, and the warnings about models that changed without a migration.
     Examined(Box<Inspection>, Vec<String>),
-    /// What migrate did, whether it failed or not: what it was at is known either way.
+    /// The result of migrate, failed or not: both know the migration that was begun.
     Migrated {
-        /// Which migration was begun, and is not applied.
+        /// The migration that was begun, and is not applied.
         begun: Begun,
-        /// What should be looked at.
         warnings: Vec<String>,
         /// Why it failed.
         failed: Option<Failure>,
     },
-    /// What collectstatic did.
+    /// The result of collectstatic.
     Collected(Collected),
     /// The dump is written.
     Dumped {
-        /// Who has made it, and can put it back.
+        /// The user that made it, and can restore it.
         user: String,
     },
     /// There is no database yet, as this sentence says.
@@ -269,21 +263,20 @@ pub(crate) enum JobAnswer {
     Used(Vec<PathBuf>),
 }
 
-/// What the environment of a release would be.
+/// The environment that a release needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wanted {
-    /// Its key.
     pub key: String,
-    /// What it is made of, for people.
+    /// Its ingredients, as text.
     pub told: String,
-    /// What people should know.
+    /// Notes for the people who follow the run.
     pub notes: Vec<String>,
-    /// What they should look at.
+    /// Warnings for them.
     pub warnings: Vec<String>,
 }
 
 impl JobAnswer {
-    /// What should be looked at.
+    /// The warnings in the answer.
     pub(crate) fn warnings(self) -> Vec<String> {
         match self {
             Self::Warnings(warnings) | Self::Built { warnings, .. } => warnings,
@@ -291,18 +284,18 @@ impl JobAnswer {
         }
     }
 
-    /// An answer to another question is a fault of whoever answers.
+    /// A runner that answers another question is faulty.
     pub(crate) fn unexpected(&self) -> Failure {
         Failure::new(format!("the step runner answered something else than it was asked: {self:?}"))
     }
 }
 
-/// The directory of a root's environment of this key, if the key is one.
+/// The directory of a root's environment of this key, if the key is valid.
 fn environment_dir(root: &crate::root::AppRoot, key: &str) -> Option<PathBuf> {
     crate::root::is_key(key).then(|| root.environment(key)).filter(|dir| dir.parent() == Some(Path::new(&root.path().join("environments"))))
 }
 
-/// What processes use of a root, as far as this user may see.
+/// The directories of a root that processes use, as far as this user may see.
 fn usage_of(root: &AppRoot) -> Usage {
     usage(&UsagePlace { root: root.path(), parts: &["releases", "environments"], link: &root.link() })
 }

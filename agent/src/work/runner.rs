@@ -1,6 +1,7 @@
-//! A step runner: started by the service manager for one connection, as the user that the unit names, and gone with it.
+//! A step runner: the service manager starts it for one connection, as the unit's user, and it ends with the connection.
 //!
-//! It reads the app's file itself, and knows no program that does not stand there. When the agent's end is gone, it ends what it has started, and itself.
+//! It reads the app's file itself, and runs no program that is not named there. When the agent closes its end, the runner ends its processes, and
+//! itself.
 
 use std::fs::File;
 use std::io;
@@ -32,9 +33,8 @@ pub(crate) enum RunnerError {
     /// It was not started for a connection.
     #[error("a step runner is started by its socket unit, release-agent-{role}@{app}.socket, and not by hand")]
     NoSocket {
-        /// Its side.
+        /// Its role.
         role: &'static str,
-        /// Its app.
         app: AppName,
     },
     /// The connection failed.
@@ -42,24 +42,23 @@ pub(crate) enum RunnerError {
     Line(#[from] io::Error),
 }
 
-/// What a runner is started with.
+/// The parameters of a runner.
 #[derive(Debug)]
 pub(crate) struct Runner {
-    /// Its app.
     pub app: AppName,
-    /// Which half of the jobs is its.
+    /// Its half of the jobs.
     pub role: Role,
     /// The configuration directory.
     pub config: PathBuf,
     /// Where the service manager put the files with secrets, each under its own name (systemd.exec(5), `CREDENTIALS_DIRECTORY`).
     pub credentials: Option<PathBuf>,
-    /// What installers keep (systemd.exec(5), `CACHE_DIRECTORY`).
+    /// The installers' caches (systemd.exec(5), `CACHE_DIRECTORY`).
     pub caches: PathBuf,
     /// For temporary files.
     pub scratch: PathBuf,
 }
 
-/// How long what was started may take to end, once the agent is gone.
+/// How long started processes may take to end, once the agent is gone.
 const GOING: Duration = Duration::from_secs(15);
 
 impl Runner {
@@ -102,7 +101,7 @@ impl Runner {
             move || end_with(&gone, &cancel, &ended)
         });
         let served = match self.answer_all(&mut line, &runner, &mask, &cancel) {
-            // Whoever asked has gone, and hears no answer.
+            // The agent has gone, and reads no answer.
             Err(RunnerError::Line(err)) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             served => served,
         };
@@ -111,7 +110,7 @@ impl Runner {
         served
     }
 
-    /// Each file with secrets as it was handed over, or where it is, when nobody hands files over.
+    /// The path of each file with secrets: the passed credential, or the original path where the service manager passes none.
     fn credentials_of(&self, app: &App) -> Vec<PathBuf> {
         let handed = |at: usize, path: &Path| {
             let handed = self.credentials.as_ref().map(|dir| dir.join(format!("secrets-{at}")));
@@ -126,11 +125,11 @@ impl Runner {
                 Ok(Heard::Said(asked)) => {
                     let into = line.descriptor();
                     let answered = self.answer(line, runner, mask, cancel, &asked, into.map(File::from));
-                    // What a job left running is no part of the next one.
+                    // Processes that a job left running must not affect the next one.
                     let alone = end_control_group();
                     let told = match answered {
                         Ok(JobAnswer::Inspected(mut inspection)) => {
-                            // Their passwords are the app's own.
+                            // The passwords belong to the app's own user.
                             inspection.databases.clear();
                             RunnerMessage::Answer(JobAnswer::Inspected(inspection))
                         }
@@ -139,13 +138,13 @@ impl Runner {
                     };
                     line.say(&covered(told, mask), NONE)?;
                     if !alone {
-                        // Then the service manager ends it, with this runner.
+                        // The service manager then ends them together with this runner.
                         return Ok(());
                     }
                 }
                 Ok(Heard::Nothing) => {}
                 Ok(Heard::Gone) => return Ok(()),
-                // Whoever asks for what there is not is told so, and asks for nothing more.
+                // An unknown job gets this answer, and the runner ends.
                 Err(err) if err.kind() == io::ErrorKind::InvalidData || err.kind() == io::ErrorKind::Other => {
                     let failure = Failure::new(format!("the step runner does not know what it was asked for: {err}"));
                     return Ok(line.say(&RunnerMessage::Failed(failure), NONE)?);
@@ -170,7 +169,7 @@ impl Runner {
         }
         let into = into.map(|file| DumpFile { file: Arc::new(file), path: None });
         let say = |told: &RunnerMessage| {
-            // An agent that is gone is noticed by whoever waits for that.
+            // Another thread notices that the agent is gone.
             let _ = line.say(told, NONE);
         };
         let voice = Lines::new(mask.clone());
@@ -212,7 +211,7 @@ fn covered(told: RunnerMessage, mask: &Mask) -> RunnerMessage {
     }
 }
 
-/// Waits until the other end hangs up, and sees to it that nothing goes on for long then.
+/// Waits until the other end hangs up, and then makes sure that everything ends soon.
 fn end_with(stream: &UnixStream, cancel: &Cancel, ended: &AtomicBool) {
     loop {
         let mut polled = [PollFd::new(stream.as_fd(), PollFlags::empty())];
@@ -232,6 +231,6 @@ fn end_with(stream: &UnixStream, cancel: &Cancel, ended: &AtomicBool) {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    // With it ends all that is in its control group.
+    // This also ends everything in the unit's control group.
     std::process::exit(1);
 }

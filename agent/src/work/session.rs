@@ -14,21 +14,21 @@ use crate::process::Watch;
 
 /// Where the service manager listens for the runners.
 const SOCKETS: &str = "/run/release-agent-steps";
-/// How long a runner may take to greet: before it starts, all that an earlier one left is ended.
+/// How long a runner may take to greet: before it starts, the service manager ends everything of an earlier one.
 pub(super) const GREETING: Duration = Duration::from_secs(120);
-/// The same for a question that may go unanswered: a run may be using the runner.
+/// The same for an optional question, because a run may be using the runner.
 pub(super) const SHORT_GREETING: Duration = Duration::from_secs(5);
-/// How long a runner may take beyond a job's deadline to say so: it ends what it started first.
+/// How long a runner may take beyond a job's deadline to report it, because it ends its processes first.
 const BEYOND: Duration = Duration::from_secs(20);
 /// How long a cancel may go unnoticed.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Where the runner of an app's role is asked.
+/// The socket of the runner for an app's role.
 pub(crate) fn socket(app: &AppName, role: Role) -> PathBuf {
     Path::new(SOCKETS).join(format!("{app}.{}", role.word()))
 }
 
-/// A connection to a runner, for as many jobs as there are.
+/// A connection to a runner, for any number of jobs.
 #[derive(Debug)]
 pub(crate) struct Session {
     line: Line,
@@ -38,7 +38,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects, and waits until the runner greets. Then nothing that an earlier runner started is at work any more.
+    /// Connects, and waits until the runner greets. Then no process of an earlier runner works any more.
     ///
     /// # Errors
     /// [`Failure`] when there is none, or it does not greet.
@@ -67,10 +67,11 @@ impl Session {
         }
     }
 
-    /// Has a job done.
+    /// Carries out a job.
     ///
     /// # Errors
-    /// [`Failure`] when it failed, was cancelled or took too long; after the latter two the session must be dropped, which ends what it started.
+    /// [`Failure`] when it failed, was cancelled or took too long. After the latter two the session must be dropped, which ends the job's
+    /// processes.
     pub(crate) fn ask(
         &mut self,
         order: &Order,
@@ -101,7 +102,7 @@ impl Session {
         }
     }
 
-    /// Whether the runner is there still: it goes when it could not end what a job had left.
+    /// Whether the runner is still there: it ends when it could not end a job's leftover processes.
     pub(crate) fn is_open(&self) -> bool {
         self.line.is_open()
     }
@@ -111,21 +112,18 @@ impl Session {
     }
 }
 
-/// A job that came to nothing.
+/// A job without a result.
 #[derive(Debug)]
 pub(crate) struct Lost {
-    /// Why.
     pub failure: Failure,
-    /// What became of the session.
+    /// Whether the session can be used again.
     pub session: Still,
 }
 
 /// Whether a session can be used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Still {
-    /// It can.
     There,
-    /// It cannot.
     Gone,
 }
 

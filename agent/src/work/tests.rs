@@ -39,7 +39,7 @@ fn what_builds_is_never_who_knows_the_secrets() {
     assert_eq!(hooks, [build, build, build, app, app, app, None]);
 }
 
-/// What is sent must not be more than names: whoever can ask must not be able to say what is run.
+/// A request must contain only names: a client of the runner must not be able to choose what is run.
 #[test]
 fn an_order_holds_names_and_no_arguments() {
     let order = Order {

@@ -1,5 +1,5 @@
-//! What agent and runner say to each other: one line of JSON for each thing. What the agent says names things, and holds neither an argument nor a
-//! variable; every name is parsed by whoever reads it.
+//! The messages between agent and runner: one line of JSON each. The agent's messages contain names, and neither arguments nor variables; the
+//! receiver parses every name.
 
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Job, JobAnswer, Order, Ordered, Role};
 
-/// The version of this language. Both ends come from one package; an upgrade in between is told, and not guessed at.
+/// The version of this protocol. Both ends come from one package; a mismatch after an upgrade is reported.
 pub(super) const VERSION: u32 = 1;
 
 /// The most bytes of one line. Output lines are cut long before.
 const MOST_LINE: usize = 1 << 20;
 
-/// What the agent asks for.
+/// A request of the agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JobRequest {
@@ -62,7 +62,7 @@ impl JobRequest {
         }
     }
 
-    /// With every name parsed.
+    /// The order with every name parsed.
     pub(super) fn order(&self) -> Result<Order, String> {
         fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
             text.parse().map_err(|err| format!("{text:?}: {err}"))
@@ -87,19 +87,19 @@ impl JobRequest {
     }
 }
 
-/// What the runner says.
+/// A message of the runner.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RunnerMessage {
-    /// First of all.
+    /// The first message.
     Hello { version: u32, app: String, role: Role, user: String },
     /// A line of a program.
     Output(Stream, String),
-    /// Something worth knowing.
+    /// An informational message.
     Note(String),
     /// The job is done.
     Answer(JobAnswer),
-    /// It is not.
+    /// The job failed.
     Failed(Failure),
 }
 
@@ -111,7 +111,7 @@ pub(super) struct Line {
     descriptors: Vec<OwnedFd>,
 }
 
-/// What reading came to.
+/// The result of reading.
 #[derive(Debug)]
 pub(super) enum Heard<T> {
     /// A whole line.
@@ -137,7 +137,7 @@ impl Line {
         (&self.stream).write_all(&text[sent..])
     }
 
-    /// The next line; waits no longer than `patience` for it.
+    /// The next line; waits at most `patience` for it.
     pub(super) fn hear<T: DeserializeOwned>(&mut self, patience: Duration) -> io::Result<Heard<T>> {
         if let Some(line) = self.whole() {
             return Ok(Heard::Said(serde_json::from_slice(&line)?));
@@ -161,7 +161,7 @@ impl Line {
         }
     }
 
-    /// Whether the other end is there, and has said nothing that was not heard.
+    /// Whether the other end is there, and there is no unread message.
     pub(super) fn is_open(&self) -> bool {
         let mut byte = [0];
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;

@@ -1,5 +1,5 @@
-//! What happens in a run. An event is stored in the journal, streamed to whoever follows and rendered by the ctl, all in this one form; the state
-//! of a run is what its events say.
+//! The events of a run. An event is stored in the journal, streamed to followers and rendered by the ctl, all in this one form. The state of a run
+//! follows from its events.
 
 use agent_model::run::Outcome;
 use chrono::{DateTime, Utc};
@@ -8,31 +8,31 @@ use serde::{Deserialize, Serialize};
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// The run.
+    /// The number of the run.
     pub run: u64,
-    /// Its place among the run's events, from 1 without gaps.
+    /// The event's number within the run, from 1 without gaps.
     pub n: u64,
-    /// When.
+    /// The time of the event.
     pub at: DateTime<Utc>,
-    /// What.
+    /// The kind of event with its members.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What happened. A reader meets words that are newer than itself as [`What::Unknown`].
+/// The kind of event. A reader decodes kinds newer than itself as [`What::Unknown`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
-    /// The request was taken.
+    /// The agent accepted the request.
     Accepted {
-        /// The app.
+        /// The app's name.
         app: String,
         /// The action's word.
         action: String,
-        /// What it is about, as the caller put it: a ref, a release, a run.
+        /// The subject as the caller wrote it: a ref, a release, a run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         of: Option<String>,
-        /// Who asked.
+        /// The caller, such as `unix:anna`.
         caller: String,
     },
     /// It waits behind another run.
@@ -40,13 +40,13 @@ pub enum What {
         /// The run ahead of it.
         behind: u64,
     },
-    /// It begins: the plan, drawn from the settings in force, which stay its settings to the end.
+    /// It begins with this plan. The plan follows from the current settings, and the run keeps them to its end.
     Planned {
         /// The word for a good end: `serve` or `tend`.
         aim: AimWord,
         /// The steps in order, skipped ones included.
         steps: Vec<PlannedStep>,
-        /// The release that is live as the run begins.
+        /// The live release when the run begins.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         live: Option<String>,
     },
@@ -65,136 +65,137 @@ pub enum What {
     },
     /// A step is about to begin.
     StepStarted {
-        /// Its name.
+        /// The step's name.
         step: String,
     },
-    /// A program that the step started said a line.
+    /// A program of the step wrote a line.
     Output {
-        /// The step.
+        /// The step's name.
         step: String,
-        /// Which stream.
+        /// The stream of the line.
         stream: Stream,
         /// The line, secrets masked, bytes that are not UTF-8 replaced, cut at 8 KiB.
         line: String,
     },
-    /// Something worth knowing about a step.
+    /// An informational message about a step.
     Note {
-        /// The step.
+        /// The step's name.
         step: String,
-        /// The sentence.
+        /// The message, one sentence.
         text: String,
     },
-    /// Something that should be looked at, though it does not stop the run.
+    /// A warning that does not stop the run.
     Warning {
-        /// The step, where it is of one.
+        /// The step's name, if the warning is about one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<String>,
-        /// The sentence.
+        /// The warning, one sentence.
         text: String,
     },
-    /// How far a step has come.
+    /// A step's progress.
     Progress {
-        /// The step.
+        /// The step's name.
         step: String,
-        /// So much is done.
+        /// The amount done.
         done: u64,
-        /// Of so much.
+        /// The total amount.
         total: u64,
     },
     /// From here on visitors may meet the new release.
     Exposed {
-        /// The step.
+        /// The step's name.
         step: String,
     },
     /// A step is complete.
     StepDone {
-        /// The step.
+        /// The step's name.
         step: String,
-        /// How long it took.
+        /// The duration of the step, in milliseconds.
         ms: u64,
-        /// Why there was nothing to do, where it found out on its own.
+        /// Why there was nothing to do, if the step found nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nothing: Option<String>,
     },
     /// A step failed.
     StepFailed {
-        /// The step.
+        /// The step's name.
         step: String,
-        /// How long it took.
+        /// The duration of the step, in milliseconds.
         ms: u64,
-        /// What went wrong: the whole chain, outermost first.
+        /// The whole chain of causes, outermost first.
         reason: String,
-        /// What to do about it, where that is known.
+        /// What the operator should do, where that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
         /// The last lines of the tool that failed.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tail: Vec<String>,
     },
-    /// A step is about to be taken back.
+    /// The undo of a step is about to begin.
     UndoStarted {
-        /// The step.
+        /// The step's name.
         step: String,
     },
-    /// A step is taken back, as far as it can be.
+    /// A step is undone, as far as possible.
     Undone {
-        /// The step.
+        /// The step's name.
         step: String,
-        /// How long it took.
+        /// The duration of the undo, in milliseconds.
         ms: u64,
-        /// Whether something that it did stands.
+        /// Whether any of its changes stays.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stands: bool,
     },
-    /// A step could not be taken back.
+    /// A step could not be undone.
     UndoFailed {
-        /// The step.
+        /// The step's name.
         step: String,
-        /// What went wrong.
+        /// The whole chain of causes, outermost first.
         reason: String,
     },
-    /// Something stands in spite of the failure.
+    /// A change stays in spite of the failure.
     Stands {
-        /// What: a sentence.
+        /// The change, as a sentence.
         text: String,
-        /// The command that would restore what was before, where there is one.
+        /// The command that would restore the former state, where there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restore: Option<String>,
     },
-    /// At the end of a run that made nothing live, the release that is live was asked its checks, once.
+    /// The health of the live release at the end of a run that made nothing live: each check was sent once.
     LiveAsked {
-        /// The release.
+        /// The name of the live release.
         release: String,
-        /// Whether it answers as they say.
+        /// Whether it passes its checks.
         answers: bool,
-        /// What was seen instead.
+        /// The failed check, if it does not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         text: Option<String>,
-        /// Whether it answered when the run began, where it was asked then.
+        /// Whether it answered when the run began; `None` if that was not checked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<bool>,
     },
-    /// Somebody asked that the run be stopped and taken back.
+    /// A caller cancelled the run.
     CancelAsked {
-        /// Who.
+        /// The caller that cancelled it.
         caller: String,
     },
     /// The agent stopped in the middle of the run, and has started again.
     Stopped,
     /// The run is over. Always the last event.
     Ended {
-        /// How.
+        /// How the run ended.
         outcome: OutcomeWord,
         /// The release that is live now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         live: Option<String>,
-        /// How long the run took, from its beginning.
+        /// The duration of the run from its beginning, in milliseconds.
         ms: u64,
-        /// What of a run that went back stands in the database, or may: `board.0003_x was begun and is not atomic: the database may be half migrated`.
+        /// The changes of an undone run that are, or may be, in the database: `board.0003_x was begun and is not atomic: the database may be half
+        /// migrated`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         database: Option<String>,
     },
-    /// A word of a newer agent.
+    /// An event kind of a newer agent.
     #[serde(other)]
     Unknown,
 }
@@ -204,11 +205,11 @@ pub enum What {
 pub struct PlannedStep {
     /// The step's name.
     pub step: String,
-    /// Whether it must be taken back.
+    /// Whether it must be undone.
     pub undo: bool,
     /// Whether its failure is only a warning.
     pub warn: bool,
-    /// Why it is skipped; absent when it is done.
+    /// The reason for skipping it; absent when it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
 }
@@ -217,9 +218,9 @@ pub struct PlannedStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
-    /// Its standard output.
+    /// The program's standard output.
     Stdout,
-    /// Its standard error.
+    /// The program's standard error.
     Stderr,
 }
 
@@ -229,7 +230,7 @@ pub enum Stream {
 pub enum AimWord {
     /// A release goes live.
     Serve,
-    /// Something is tended.
+    /// Maintenance; the live release stays.
     Tend,
 }
 
@@ -239,17 +240,17 @@ pub enum AimWord {
 pub enum OutcomeWord {
     /// The release is live, and was seen to serve.
     Live,
-    /// What was asked is done.
+    /// The requested act is done.
     Done,
-    /// It failed; the former release was never left.
+    /// It failed; the former release served all the time.
     Failed,
-    /// It was live for a moment, and was taken back.
+    /// It was live for a moment, and was undone.
     RolledBack,
-    /// A person must look.
+    /// It could not be undone: a person must look.
     Stuck,
-    /// It was cancelled and taken back.
+    /// It was cancelled and undone.
     Cancelled,
-    /// A newer request took its place.
+    /// A newer request superseded it.
     Superseded,
 }
 
@@ -267,7 +268,7 @@ impl OutcomeWord {
         }
     }
 
-    /// The exit code that a ctl which followed the run ends with.
+    /// The exit code of a ctl that followed the run.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Live | Self::Done => 0,

@@ -1,4 +1,4 @@
-//! What clients send: one JSON object for every act. An unknown key is refused, a name is parsed into the model's type, and the action decides
+//! The body of a request: one JSON object for every act. An unknown key is refused, a name is parsed into the model's type, and the action decides
 //! which of the other members it needs.
 
 use agent_model::names::{BadName, CommitId, HostId, RefName, RunId};
@@ -11,16 +11,16 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-/// A request as it is sent to `POST /v1/requests`.
+/// A request for `POST /v1/requests`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Form {
     /// The version of this form: 1.
     pub v: u32,
-    /// The hosts that it is meant for; needed over the network, where each host accepts only what names it.
+    /// The hosts that it is meant for. Required over the network, where each host accepts only requests that name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aud: Option<Vec<String>>,
-    /// The app; every action needs it but `read`.
+    /// The app; required by every action but `read`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub app: String,
     /// The action: the word of a right, such as `release`.
@@ -37,10 +37,10 @@ pub struct Form {
     /// For `activate`, `reverse`, `pin` and `unpin`: which release. For `exec`: in which one, the live one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
-    /// For `cancel`: which run.
+    /// For `cancel` and `settle`: the run's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<u64>,
-    /// For `lock`: why.
+    /// For `lock`: the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// For `exec`: the program and its arguments.
@@ -49,21 +49,21 @@ pub struct Form {
     /// The release that the caller believes to be live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<String>,
-    /// When it was issued, in seconds since 1970 UTC; needed over the network.
+    /// The time of issue, in seconds since 1970 UTC; required over the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iat: Option<u64>,
-    /// Until when it may be taken, in seconds since 1970 UTC; needed over the network.
+    /// The time of expiry, in seconds since 1970 UTC; required over the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
-    /// 128 random bits in hexadecimal or base64url: the same bytes sent again start nothing new.
+    /// 128 random bits in hexadecimal or base64url: sending the same bytes again starts nothing new.
     pub nonce: String,
-    /// What else can be wished for.
+    /// Optional settings of the action.
     #[serde(default, skip_serializing_if = "Options::is_plain", deserialize_with = "by_name")]
     pub options: Options,
 }
 
-/// Reads an object, member by member: what is derived takes a list too, and members by their places, whose meaning would be another one in another
-/// version.
+/// Reads an object, member by member. A derived implementation also accepts a list with members by position, and positions could change their meaning
+/// in another version.
 fn by_name<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Members<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
@@ -78,7 +78,7 @@ fn by_name<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> R
     deserializer.deserialize_map(Members(PhantomData))
 }
 
-/// What else can be wished for.
+/// Optional settings of an action.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
@@ -99,10 +99,10 @@ impl Options {
     }
 }
 
-/// Why a form says nothing that can be done.
+/// Why a form cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BadForm {
-    /// Another version.
+    /// The form has another version.
     #[error("`v` is {0}, and this agent understands version 1")]
     Version(u32),
     /// A name breaks its rule.
@@ -110,27 +110,27 @@ pub enum BadForm {
     Name {
         /// The member of the form.
         member: &'static str,
-        /// What is wrong.
+        /// The rule that the name breaks.
         #[source]
         source: BadName,
     },
-    /// A member is missing.
+    /// A required member is missing.
     #[error("the action {action} needs `{member}`")]
     Missing {
-        /// The action.
+        /// The action that needs it.
         action: String,
-        /// The member.
+        /// The missing member.
         member: &'static str,
     },
-    /// The action is one that only looks.
+    /// The action is one that only reads.
     #[error("the action {0} asks for nothing to be done: GET the address, or send the action read with `path`")]
     NotAnAct(String),
-    /// A text is too long, too short or of the wrong characters.
+    /// A text is too long, too short or has forbidden characters.
     #[error("`{member}` {rule}")]
     Text {
         /// The member of the form.
         member: &'static str,
-        /// The rule.
+        /// The rule that it breaks.
         rule: &'static str,
     },
 }
@@ -140,10 +140,10 @@ fn named<T: std::str::FromStr<Err = BadName>>(member: &'static str, text: &str) 
 }
 
 impl Form {
-    /// Reads the text of a request.
+    /// Parses the text of a request.
     ///
     /// # Errors
-    /// When it is no object, or has a member that is not known, twice there, or of another type.
+    /// When it is no object, or has an unknown member, a duplicate one, or one of another type.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let form = by_name(&mut deserializer)?;
@@ -173,10 +173,10 @@ impl Form {
         }
     }
 
-    /// The path that a `read` asks for.
+    /// The path of a `read`.
     ///
     /// # Errors
-    /// When it has none, or one that no reading address begins with.
+    /// When it has none, or one that is no reading address.
     pub fn reads(&self) -> Result<Option<&str>, BadForm> {
         if self.action != Right::Read.word() {
             return Ok(None);
@@ -202,7 +202,7 @@ impl Form {
         Ok(())
     }
 
-    /// The commit that is asked for, and the ref that must reach it.
+    /// The requested commit, and the ref that must reach it.
     fn revision(&self) -> Result<(agent_model::names::Revision, Option<RefName>), BadForm> {
         match &self.commit {
             Some(commit) => {
@@ -287,14 +287,14 @@ impl TryFrom<&Form> for Request {
 const MOST_COMMAND: usize = 16 * 1024;
 /// The longest that a request may be valid, in seconds.
 pub const MOST_VALID: u64 = 900;
-/// How far two clocks may be apart, in seconds.
+/// The accepted difference between two clocks, in seconds.
 pub const CLOCK_SKEW: u64 = 60;
 /// The most hosts that one request may be meant for.
 pub const MOST_HOSTS: usize = 64;
 /// The fewest characters of a nonce over the network: 128 bits in base64url.
 const FEWEST_NONCE: usize = 22;
 
-/// What a request says of itself besides what it asks: for whom it is, and when. Over the network every request must say it.
+/// The hosts and the time of a request. Required over the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     hosts: Vec<HostId>,
@@ -302,24 +302,24 @@ pub struct Envelope {
     expires: u64,
 }
 
-/// Why a request is not one for this host, or not one for now. What is told is safe to tell: whoever signed it was known by then.
+/// Why a request is not for this host, or not for now. The client may read this, because its signature was verified before.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NotNow {
-    /// Another host is meant.
+    /// The request is for another host.
     #[error("the request is for {}, and this host is {host}", meant.iter().map(HostId::as_str).collect::<Vec<_>>().join(", "))]
     OtherHost {
-        /// This one.
+        /// This host's name.
         host: HostId,
-        /// Those that are named.
+        /// The hosts that the request names.
         meant: Vec<HostId>,
     },
-    /// Its time is over.
+    /// The request has expired.
     #[error("the request expired {0} seconds ago")]
     Expired(u64),
-    /// Its time has not come: one of the two clocks is wrong.
+    /// The request is not valid yet: one of the two clocks is wrong.
     #[error("the request was issued {0} seconds in the future: compare the clocks")]
     Early(u64),
-    /// It is older than all that this agent remembers.
+    /// It is older than this agent's memory.
     #[error("the request was issued before this agent's journal began, so nobody can tell whether it was carried out already")]
     TooOld,
 }
@@ -348,13 +348,13 @@ impl Envelope {
         }
         let makes_a_release = [Right::Release, Right::Stage].iter().any(|right| form.action == right.word());
         if makes_a_release && let Some(reference) = &form.revision {
-            // Nothing that could mean something else tomorrow: neither `main` nor the first digits of a commit.
+            // No name that could mean another commit tomorrow: neither `main` nor the first digits of a commit.
             named::<RefName>("ref", reference)?;
         }
         Ok(Self { hosts, issued, expires })
     }
 
-    /// Whether it is for this host, and for now. `now` and `not_before` are seconds since 1970 UTC; nothing that was issued before `not_before` is taken.
+    /// Whether it is for this host, and for now. `now` and `not_before` are seconds since 1970 UTC; a request issued before `not_before` is refused.
     ///
     /// # Errors
     /// [`NotNow`], the first that applies.

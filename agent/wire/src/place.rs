@@ -1,4 +1,4 @@
-//! Where the agent and its clients meet on a host, when nobody says otherwise.
+//! The default sockets of the agent on a host.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub const SYSTEM_SOCKET: &str = "/run/release-agent/control.sock";
 
 /// The control socket of an agent that a user runs: in `XDG_RUNTIME_DIR`, else in `XDG_STATE_HOME`, else in `~/.local/state` (XDG Base Directory
-/// Specification 0.8). The environment comes in as a function, so that it can be anything in a test.
+/// Specification 0.8). The environment is a function, so that a test can replace it.
 pub fn user_socket(env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_RUNTIME_DIR")

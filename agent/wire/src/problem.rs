@@ -2,25 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The media type.
+/// The media type (RFC 9457).
 pub const PROBLEM_TYPE: &str = "application/problem+json";
 
-/// What went wrong with a request.
+/// An error as the agent reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The HTTP status, repeated as RFC 9457 has it.
+    /// The HTTP status, repeated as RFC 9457 recommends.
     pub status: u16,
     /// A word that stays the same across versions, such as `not_allowed`.
     pub code: String,
-    /// The sentence: the thing and where it is.
+    /// A sentence that names the thing and its place.
     pub detail: String,
-    /// What to do about it.
+    /// What the caller should do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 impl Problem {
-    /// The exit code of a ctl that met it: 4 for what was refused, 2 for what was asked wrongly, 5 for what the agent could not do.
+    /// The exit code of a ctl that got it: 4 for a refusal, 2 for a wrong request, 5 for a failure of the agent.
     pub fn exit_code(&self) -> u8 {
         match self.status {
             401 | 403 | 409 | 410 | 412 | 423 | 429 => 4,

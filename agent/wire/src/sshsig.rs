@@ -1,22 +1,22 @@
 //! Signatures as OpenSSH makes them (`ssh-keygen -Y sign`): the SSHSIG blob of OpenSSH's PROTOCOL.sshsig, and the public keys in it (RFC 4253,
-//! section 6.6; RFC 8709; OpenSSH's PROTOCOL.u2f). Only the layout lives here; what is signed is checked by whoever has the crypto.
+//! section 6.6; RFC 8709; OpenSSH's PROTOCOL.u2f). This module has only the layout; the crates with the crypto verify signatures.
 //!
 //! ```text
 //! blob:   "SSHSIG" | u32 1 | string public key | string namespace | string reserved | string hash | string signature
 //! signed: "SSHSIG" | string namespace | string reserved | string hash | string H(message)
 //! ```
 //!
-//! A parse accepts exactly one encoding of each value: what is encoded again gives the same bytes.
+//! A parse accepts exactly one encoding of each value: encoding the value again gives the same bytes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
-/// The namespace of requests. A signature for `git` or `file` is none for us.
+/// The namespace of requests. A signature for `git` or `file` does not count here.
 pub const NAMESPACE: &str = "release-agent.v1";
-/// The header that carries one signature: the blob in base64, on one line.
+/// The header with one signature: the blob in base64, on one line.
 pub const SIGNATURE_HEADER: &str = "agent-signature";
-/// The most signatures that one request may have.
+/// The most signatures of one request.
 pub const MOST_SIGNATURES: usize = 4;
 /// The most characters of one signature header. A hardware key's blob with a long application name has about 400 bytes.
 pub const MOST_SIGNATURE_CHARS: usize = 2048;
@@ -25,10 +25,10 @@ const MAGIC: &[u8] = b"SSHSIG";
 const ED25519: &[u8] = b"ssh-ed25519";
 const SK_ED25519: &[u8] = b"sk-ssh-ed25519@openssh.com";
 
-/// Why some bytes are no signature or no key that is understood here.
+/// Why bytes are not a supported signature or key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadBlob {
-    /// Not base64, in its one canonical form.
+    /// Not base64 in its canonical form.
     #[error("is not base64")]
     Base64,
     /// Too few bytes, or too many.
@@ -37,7 +37,7 @@ pub enum BadBlob {
     /// Another magic or version.
     #[error("is no SSHSIG of version 1")]
     Version,
-    /// Something where nothing may be.
+    /// A reserved field is not empty.
     #[error("has something in its reserved field")]
     Reserved,
     /// Neither sha256 nor sha512.
@@ -51,14 +51,14 @@ pub enum BadBlob {
     Text,
 }
 
-/// A public key.
+/// A public key of a supported type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PublicKey {
     /// `ssh-ed25519`
     Ed25519([u8; 32]),
     /// `sk-ssh-ed25519@openssh.com`: the private half is in a hardware authenticator.
     Hardware {
-        /// The key.
+        /// The Ed25519 public key.
         key: [u8; 32],
         /// The application that it was made for, such as `ssh:`.
         application: String,
@@ -75,7 +75,7 @@ pub enum Hash {
 }
 
 impl Hash {
-    /// Its word in the blob.
+    /// The word for it in the blob.
     pub fn word(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -91,9 +91,9 @@ pub enum RawSignature {
     Ed25519([u8; 64]),
     /// Ed25519 over `SHA256(application) | flags | counter | SHA256(signed bytes)`.
     Hardware {
-        /// The signature.
+        /// The Ed25519 signature.
         signature: [u8; 64],
-        /// Bit 0: somebody touched the authenticator.
+        /// Bit 0: a person touched the authenticator.
         flags: u8,
         /// The authenticator's count of signatures.
         counter: u32,
@@ -103,13 +103,13 @@ pub enum RawSignature {
 /// A signature with its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sshsig {
-    /// Whose it claims to be.
+    /// The key that claims to have signed.
     pub key: PublicKey,
-    /// What it was made for.
+    /// The purpose of the signature.
     pub namespace: String,
-    /// How the message was hashed.
+    /// The hash function for the message.
     pub hash: Hash,
-    /// The proof, of the same kind as the key.
+    /// The signature proper, of the same kind as the key.
     pub proof: RawSignature,
 }
 
@@ -169,15 +169,15 @@ impl PublicKey {
         Ok(key)
     }
 
-    /// Reads a key's blob in base64, as it stands in `*.pub` files and in `allowed_signers`.
+    /// Reads a key's blob in base64, as in `*.pub` files and in `allowed_signers`.
     ///
     /// # Errors
-    /// [`BadBlob`] when it is not base64, or no key of ours.
+    /// [`BadBlob`] when it is not base64, or no supported key.
     pub fn from_base64(text: &str) -> Result<Self, BadBlob> {
         Self::from_blob(&STANDARD.decode(text).map_err(|_| BadBlob::Base64)?)
     }
 
-    /// The blob.
+    /// The key's blob.
     pub fn to_blob(&self) -> Vec<u8> {
         let mut blob = Vec::new();
         match self {
@@ -194,7 +194,7 @@ impl PublicKey {
         blob
     }
 
-    /// The word that stands before its base64.
+    /// The type word before the key's base64.
     pub fn type_word(&self) -> &'static str {
         match self {
             Self::Ed25519(_) => "ssh-ed25519",
@@ -209,10 +209,10 @@ impl PublicKey {
 }
 
 impl Sshsig {
-    /// Reads a blob.
+    /// Reads a signature's blob.
     ///
     /// # Errors
-    /// [`BadBlob`] with the first thing that is not as it must be.
+    /// [`BadBlob`] with the first flaw.
     pub fn from_blob(blob: &[u8]) -> Result<Self, BadBlob> {
         let mut reader = Reader(blob);
         if reader.take(MAGIC.len())? != MAGIC || reader.number()? != 1 {
@@ -236,12 +236,12 @@ impl Sshsig {
     /// Reads a blob in base64: one line, without armour.
     ///
     /// # Errors
-    /// [`BadBlob`] with the first thing that is not as it must be.
+    /// [`BadBlob`] with the first flaw.
     pub fn from_base64(text: &str) -> Result<Self, BadBlob> {
         Self::from_blob(&STANDARD.decode(text).map_err(|_| BadBlob::Base64)?)
     }
 
-    /// The blob.
+    /// The signature's blob.
     pub fn to_blob(&self) -> Vec<u8> {
         let mut blob = MAGIC.to_vec();
         blob.extend_from_slice(&1_u32.to_be_bytes());
@@ -270,7 +270,7 @@ impl Sshsig {
 }
 
 impl RawSignature {
-    /// Reads the signature proper, which must be of its key's kind; also what an ssh-agent answers (draft-miller-ssh-agent, section 3.6).
+    /// Reads the signature proper, which must be of its key's kind; also an ssh-agent's answer (draft-miller-ssh-agent, section 3.6).
     ///
     /// # Errors
     /// [`BadBlob`] when it is of another kind, too short or too long.
@@ -341,7 +341,7 @@ mod tests {
             for (at, bit) in (0..blob.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
                 let mut other = blob.clone();
                 other[at] ^= 1 << bit;
-                // Either it is refused, or it says something else, and says it in its one way.
+                // The changed bytes are refused, or they decode to another value in its canonical form.
                 if let Ok(read) = Sshsig::from_blob(&other) {
                     assert_ne!(read, signature);
                     assert_eq!(read.to_blob(), other);

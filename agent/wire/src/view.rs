@@ -1,4 +1,4 @@
-//! What the reading verbs answer. These shapes are the documented `--json` of the ctl; members are added, never renamed.
+//! The answers of the reading verbs. These shapes are the documented `--json` of the ctl; members are added, never renamed.
 
 mod fsck;
 
@@ -9,54 +9,54 @@ use crate::event::{OutcomeWord, PlannedStep};
 
 pub use fsck::{Fsck, FsckFinding, Verified};
 
-/// The answer to a request that was taken (202), or had been taken before (200).
+/// The answer to an accepted request (202), or one that had been accepted before (200).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// The number of the run.
     pub run: u64,
-    /// Where its events are read.
+    /// The path of the run's events.
     pub events: String,
-    /// What reads this run's events, and nothing else, as `Authorization: Bearer`.
+    /// The token that reads this run's events, and nothing else, for `Authorization: Bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
 
-/// The answer to a webhook that was proven (202): that the agent will look, and not what it will find.
+/// The answer to a proven webhook (202): the agent will poll. It does not contain the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WillPoll {
-    /// The app.
+    /// The app's name.
     pub app: String,
-    /// The ref that it follows.
+    /// The ref that the app follows.
     pub follows: String,
 }
 
-/// `GET /v1/whoami`: who the agent takes the caller for, and what they may do.
+/// `GET /v1/whoami`: the caller as the agent identifies it, and its rights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whoami {
-    /// Who: `unix:anna`, `key:ci-shop@acme`, `oidc:github:acme/shop`.
+    /// The caller: `unix:anna`, `key:ci-shop@acme`, `oidc:github:acme/shop`.
     pub caller: String,
-    /// What a grant would have to name to mean this caller.
+    /// The principals by which a grant can name this caller.
     pub principals: Vec<String>,
     /// Whether everything is allowed, because the caller could do it without the agent as well.
     pub all: bool,
-    /// The grants that mean the caller.
+    /// The grants that cover the caller.
     pub grants: Vec<GrantView>,
 }
 
-/// A grant, as `agent.toml` has it.
+/// A grant, as in `agent.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantView {
-    /// Whom.
+    /// The principals of the grant.
     pub to: Vec<String>,
-    /// The apps; nothing means all.
+    /// The apps; absent means all.
     pub apps: Option<Vec<String>>,
-    /// The actions; nothing means all.
+    /// The actions; absent means all.
     pub actions: Option<Vec<String>>,
-    /// The patterns of refs; nothing means whatever the app allows.
+    /// The patterns of refs; absent means all that the app allows.
     pub refs: Option<Vec<String>>,
     /// How many principals must have signed.
     pub signatures: usize,
-    /// The claims that a token must have.
+    /// The required claims of a token.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub claims: std::collections::BTreeMap<String, String>,
     /// Whether a release may go back.
@@ -68,91 +68,91 @@ pub struct GrantView {
 pub struct Apps {
     /// The version of the agent.
     pub agent: String,
-    /// Whether it is about to stop.
+    /// Whether the agent is about to stop.
     pub draining: bool,
     /// The apps that the caller may read.
     pub apps: Vec<App>,
-    /// What is wrong with the configuration on disk, while the last good one stays in force.
+    /// The mistakes in the configuration on disk, while the last valid one stays in force.
     pub complaints: Vec<String>,
 }
 
-/// `GET /v1/apps/{app}`: how an app stands.
+/// `GET /v1/apps/{app}`: the state of an app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct App {
-    /// Its name.
+    /// The app's name.
     pub name: String,
-    /// Its root.
+    /// The path of the app's root.
     pub root: String,
     /// The live release.
     pub live: Option<Release>,
-    /// The run under way, with its step.
+    /// The active run, with its step.
     pub running: Option<Run>,
-    /// The runs that wait, oldest first.
+    /// The waiting runs, oldest first.
     pub waiting: Vec<Run>,
-    /// The lock.
+    /// The current lock.
     pub lock: Option<Lock>,
     /// The run that ended stuck, until a release is live again.
     pub stuck: Option<u64>,
     /// The last run that ended.
     pub last: Option<Run>,
-    /// Bytes free on the root's file system.
+    /// The free bytes on the root's file system.
     pub disk_free: u64,
-    /// Bytes in all on the root's file system.
+    /// The total bytes of the root's file system.
     pub disk_total: u64,
-    /// The ref that it follows: a webhook has its newest commit released.
+    /// The ref that it follows: a webhook triggers a release of its newest commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
-    /// What runs may have left in the database, the oldest first.
+    /// Changes that runs may have left in the database, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsettled: Vec<Unsettled>,
-    /// How often the agent had to start the live instance again.
+    /// How often the agent had to restart the live instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_again: Option<StartedAgain>,
 }
 
-/// What a run may have left in the database, until a later release has applied it, or a person says that it is settled.
+/// A change that a run may have left in the database, until a later release has applied it, or a person settles it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsettled {
-    /// The run.
+    /// The number of the run.
     pub run: u64,
-    /// Its release.
+    /// The release of the run.
     pub release: String,
-    /// Since when.
+    /// The time when it was recorded.
     pub at: DateTime<Utc>,
-    /// What may have been left, as a sentence.
+    /// The possible change, as a sentence.
     pub text: String,
-    /// The dump from before.
+    /// The path of the dump from before.
     pub backup: Option<String>,
-    /// The command that restores it.
+    /// The command that restores the dump.
     pub restore: Option<String>,
 }
 
-/// That an instance ended, and was started again.
+/// The restarts of an instance that had ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartedAgain {
     /// How often since its release went live.
     pub times: u32,
-    /// When last.
+    /// The time of the last restart.
     pub last: DateTime<Utc>,
 }
 
-/// A lock.
+/// A lock on an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
-    /// Who.
+    /// The caller that locked it.
     pub who: String,
-    /// Why.
+    /// The reason that the caller gave.
     pub why: String,
-    /// Since when.
+    /// The time of locking.
     pub since: DateTime<Utc>,
 }
 
 /// `GET /v1/apps/{app}/releases`, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Releases {
-    /// The releases.
+    /// The releases, newest first.
     pub releases: Vec<Release>,
-    /// What runs may have left in the database, the oldest first.
+    /// Changes that runs may have left in the database, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsettled: Vec<Unsettled>,
 }
@@ -160,36 +160,36 @@ pub struct Releases {
 /// A release on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Release {
-    /// Its name.
+    /// The release's name.
     pub name: String,
     /// The whole commit id.
     pub commit: String,
     /// The ref that reached it.
     #[serde(rename = "ref")]
     pub reference: Option<String>,
-    /// How it stands.
+    /// The state of the release.
     pub state: ReleaseState,
-    /// Whether `activate previous` would take it.
+    /// Whether `activate previous` would choose it.
     pub previous: bool,
     /// Whether it is kept for ever.
     pub pinned: bool,
-    /// Who asked for it.
+    /// The caller that requested it.
     pub caller: Option<String>,
     /// The run that made it.
     pub run: Option<u64>,
-    /// When it was made.
+    /// The time when it was made.
     pub made: Option<DateTime<Utc>>,
-    /// How long the run took that made it live first.
+    /// The duration, in milliseconds, of the run that first made it live.
     pub ms: Option<u64>,
     /// The first line of the commit's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// Why it does not answer as its checks say, where it is the live one and was asked.
+    /// The failed check of the live release, where it was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
 }
 
-/// How a release stands.
+/// The state of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReleaseState {
@@ -199,7 +199,7 @@ pub enum ReleaseState {
     Good,
     /// Complete, and was never live: it was staged.
     Sealed,
-    /// It failed, and is kept because a migration of it stands.
+    /// It failed, and is kept because a migration of it stays applied.
     Failed,
     /// It is being made, or was left incomplete.
     Incomplete,
@@ -208,12 +208,12 @@ pub enum ReleaseState {
 /// `GET /v1/apps/{app}/releases/{release}`: one release with its manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseDetail {
-    /// As in the list.
+    /// The release, as in the list.
     #[serde(flatten)]
     pub release: Release,
-    /// Its directory.
+    /// The path of its directory.
     pub path: String,
-    /// The manifest, as it stands on disk.
+    /// The manifest, as stored on disk.
     pub manifest: serde_json::Value,
     /// The migrations that were applied with it.
     pub migrations: Vec<String>,
@@ -226,67 +226,67 @@ pub struct ReleaseDetail {
 /// `GET /v1/runs`, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Runs {
-    /// The runs.
+    /// The runs, newest first.
     pub runs: Vec<Run>,
 }
 
-/// A run.
+/// A run of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// Its number.
+    /// The run's number.
     pub run: u64,
-    /// The app.
+    /// The app's name.
     pub app: String,
     /// The action's word.
     pub action: String,
-    /// What it is about, as the caller put it.
+    /// The subject as the caller wrote it.
     pub of: Option<String>,
-    /// Who asked.
+    /// The caller, such as `unix:anna`.
     pub caller: String,
-    /// How it stands.
+    /// Whether it waits, runs or has ended.
     pub state: RunState,
     /// How it ended.
     pub outcome: Option<OutcomeWord>,
     /// The release that it made or made live.
     pub release: Option<String>,
-    /// The step that it is at, or failed at.
+    /// The current step, or the one that failed.
     pub step: Option<String>,
-    /// When it was taken.
+    /// The time when it was accepted.
     pub accepted: DateTime<Utc>,
-    /// When it ended.
+    /// The time when it ended.
     pub ended: Option<DateTime<Utc>>,
-    /// How long it took, from its beginning.
+    /// The duration of the run from its beginning, in milliseconds.
     pub ms: Option<u64>,
 }
 
-/// `GET /v1/runs/{run}/evidence`: what proves whose request a run was.
+/// `GET /v1/runs/{run}/evidence`: the proof of who requested a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// The run.
+    /// The run's number.
     pub run: u64,
-    /// Who asked.
+    /// The caller, such as `key:ci-shop@acme`.
     pub caller: String,
-    /// When it was taken.
+    /// The time when it was accepted.
     pub accepted: DateTime<Utc>,
-    /// The request, to the byte: what was signed.
+    /// The request to the byte: the signatures cover this text.
     pub request: String,
-    /// The SSHSIG blobs over it, in base64; none where the kernel or an ID token said who asks.
+    /// The SSHSIG blobs over it, in base64; empty where the kernel or an ID token identified the caller.
     pub signatures: Vec<String>,
     /// The fingerprints of the keys that made them, in the same order.
     pub keys: Vec<String>,
     /// The namespace of the signatures.
     pub namespace: String,
-    /// The agent's file of keys that it knows.
+    /// The path of the agent's file of known keys.
     pub allowed_signers: String,
 }
 
-/// How a run stands.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     /// It waits for its turn.
     Waiting,
-    /// It is under way.
+    /// It is active.
     Running,
     /// It is over.
     Ended,
@@ -300,30 +300,30 @@ pub struct Plan {
     /// The ref that reaches it.
     #[serde(rename = "ref")]
     pub reference: Option<String>,
-    /// The commit that is live.
+    /// The live commit.
     pub live: Option<String>,
     /// The commits since the live one, newest first, cut at 50.
     pub commits: Vec<Commit>,
-    /// How many there are in all; negative when the live commit is ahead.
+    /// The total number of these commits; negative when the live commit is ahead.
     pub ahead: i64,
     /// Requirement and lock files that changed.
     pub requirements: Vec<String>,
     /// Migration files that were added, changed or removed.
     pub migrations: Vec<String>,
-    /// The steps, with the reasons for skips as far as they can be told beforehand.
+    /// The steps, with the reasons for skips as far as they can be predicted.
     pub steps: Vec<PlannedStep>,
-    /// Bytes that the new tree would take.
+    /// The bytes of the new tree.
     pub bytes: u64,
-    /// Bytes free.
+    /// The free bytes on the root's file system.
     pub disk_free: u64,
-    /// What stands in the way, or should be known.
+    /// Obstacles, and other things to know.
     pub warnings: Vec<String>,
 }
 
-/// A commit, for people.
+/// A commit as text for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
-    /// The whole id.
+    /// The whole commit id.
     pub commit: String,
     /// The author's name.
     pub author: String,
@@ -338,29 +338,29 @@ pub struct Doctor {
     pub findings: Vec<Finding>,
 }
 
-/// What `doctor` found.
+/// A finding of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// The app, where it is of one.
+    /// The app, if the finding is about one.
     pub app: Option<String>,
-    /// What was looked at, such as `git` or `restart`.
+    /// The subject, such as `git` or `restart`.
     pub what: String,
-    /// How bad it is.
+    /// The severity of the finding.
     pub level: Level,
-    /// What was found.
+    /// The finding, as a sentence.
     pub text: String,
-    /// What to do.
+    /// One command or one edit as remedy.
     pub hint: Option<String>,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// A release would fail, or would not be what it says.
+    /// A release would fail, or would not be what it claims.
     Error,
-    /// It works, and will hurt one day.
+    /// It works, but will cause a problem one day.
     Warning,
-    /// As it should be.
+    /// No problem.
     Good,
 }

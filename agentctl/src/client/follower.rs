@@ -1,9 +1,9 @@
-//! Reads the events of a run as they come, and over a connection that breaks:
+//! Reads the events of a run as they come, and survives a broken connection:
 //!
 //! ```text
 //!            open                 line                  `ended`
 //! (cursor) -------> streaming -----------> streaming ------------> over
-//!     ^                 | broken off                        
+//!     ^                 | broken off
 //!     +-- pause <-------+       ... until nobody has answered for too long: lost
 //! ```
 
@@ -16,35 +16,34 @@ use tokio::time::{Duration, Instant, sleep};
 use super::Client;
 use crate::fault::Fault;
 
-/// The most that one event may have: a line of output has 8 KiB at the most, and the tail of a failed step some dozens.
+/// The most bytes of one event: a line of output has at most 8 KiB, and the tail of a failed step some dozens.
 const MOST_LINE_BYTES: usize = 4 * 1024 * 1024;
-/// A connection that lasted so long was a good one, though nothing came over it.
+/// A connection that lasted this long counts as a good one, even if it carried nothing.
 const GOOD_WHILE: Duration = Duration::from_secs(5);
 
-/// What a follower meets.
+/// An item for the caller of the follower.
 #[derive(Debug)]
 pub(crate) enum Met {
-    /// An event, as it came and understood.
+    /// An event, raw and parsed.
     Event {
-        /// The line.
+        /// The line as it came.
         raw: String,
-        /// The event.
+        /// The parsed event.
         event: Box<Event>,
     },
-    /// The connection is lost; the follower tries to have it back. Said once for every loss.
+    /// The connection is lost, and the follower tries to restore it. Reported once for every loss.
     Loss,
 }
 
-/// Follows one run.
 #[derive(Debug)]
 pub(crate) struct Follower<'a> {
     client: &'a Client,
     run: u64,
-    /// What reads this run's events without a signature, as long as the agent takes it.
+    /// The token that reads this run's events without a signature, while the agent accepts it.
     token: Option<String>,
     after: u64,
     stream: Option<Lines>,
-    /// Since when nobody has answered well.
+    /// The time since which no attempt succeeded.
     lost: Option<Instant>,
     over: bool,
 }
@@ -62,13 +61,13 @@ impl<'a> Follower<'a> {
         Self { client, run, token, after: 0, stream: None, lost: None, over: false }
     }
 
-    /// What comes next; nothing after the run's end.
+    /// The next item; `None` after the run's end.
     pub(crate) async fn next(&mut self) -> Result<Option<Met>, Fault> {
         while !self.over {
             let Some(stream) = &mut self.stream else {
                 match self.open().await {
                     Ok(lines) => self.stream = Some(lines),
-                    // A token that has had its time: whoever may read the run can still sign for it.
+                    // The token has expired, but a caller who may read the run can still sign.
                     Err(Fault::Refused { problem, .. }) if self.token.is_some() && matches!(problem.status, 401 | 403) => self.token = None,
                     Err(fault) => self.again_or(fault).await?,
                 }
@@ -82,7 +81,7 @@ impl<'a> Follower<'a> {
                         status: 200,
                         source: Some(err),
                     })?;
-                    // Only what is new: an agent that sends from further back than asked is survived.
+                    // Drops events that an agent sends again.
                     if event.n <= self.after {
                         continue;
                     }
@@ -112,7 +111,7 @@ impl<'a> Follower<'a> {
         Ok(None)
     }
 
-    /// Waits a moment when another attempt is worth it. The first attempt of all is the only one: then there is no agent.
+    /// Waits a moment if another attempt makes sense. The very first attempt is not repeated: then there is no agent.
     async fn again_or(&mut self, fault: Fault) -> Result<(), Fault> {
         match self.lost {
             Some(since) if fault.is_passing() && since.elapsed() < self.client.patience.comeback => {
@@ -140,7 +139,7 @@ impl<'a> Follower<'a> {
         let response = self.client.send(request, limit).await?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
-            // Whatever stands in the body, the status says that it is no stream.
+            // The status alone shows that the answer is no stream.
             self.client.understand::<serde_json::Value>(response, limit).await?;
             return Err(Fault::Strange { address: self.client.address(), status, source: None });
         }
@@ -149,7 +148,7 @@ impl<'a> Follower<'a> {
 }
 
 impl Lines {
-    /// The next whole line; none at the end of the stream. What stands there without its end was cut off, and comes again.
+    /// The next whole line; `None` at the end of the stream. An incomplete line was cut off, and comes again.
     async fn line(&mut self) -> Result<Option<Vec<u8>>, Box<dyn std::error::Error + Send + Sync>> {
         let mut seen = 0;
         loop {

@@ -1,8 +1,8 @@
-//! HTTP to one agent, over its Unix socket or over the network: the same questions, the same answers. A connection a request: that is cheap, and an
-//! agent that restarts breaks none that matters.
+//! HTTP to one agent, over its Unix socket or over the network, with the same requests and answers. Each request has a connection of its own. That is
+//! cheap, and a restart of the agent breaks none that matters.
 //!
-//! Over the network everything is asked by a signed request: an act as it is, and what would be a GET as the act of reading its path. Only the
-//! events of a run that this program started are read by the token that came with it.
+//! Over the network every request is signed: an act as it is, and a GET as the act of reading its path. Only the events of a run that this program
+//! started are read with the run's token.
 
 pub(crate) mod follower;
 mod network;
@@ -36,64 +36,63 @@ use crate::fault::Fault;
 pub(crate) use network::{Network, Signed, nonce};
 pub(crate) use patience::Patience;
 
-/// The most that an answer may have; a list of ten thousand releases is a tenth of it.
+/// The most bytes of an answer; a list of ten thousand releases is a tenth of it.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
-/// How much an answer asks of the agent.
+/// The agent's effort for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// It has the answer at hand.
+    /// The answer is at hand.
     Little,
-    /// It fetches, or tries things out.
+    /// The agent fetches, or tries things out.
     Much,
-    /// It reads everything that it has.
+    /// The agent reads everything that it has.
     All,
 }
 
-/// What was read: as it came, and understood. What is handed on is what came, so that nothing newer than this program is lost on the way.
+/// An answer, raw and parsed. Output uses the raw text, so that fields newer than this program are not lost.
 #[derive(Debug)]
 pub(crate) struct ApiAnswer<T> {
-    /// As it came.
+    /// The text as it came.
     pub(crate) raw: String,
-    /// Understood.
+    /// The parsed answer.
     pub(crate) view: T,
 }
 
-/// The way to one agent.
+/// A client of one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     way: Transport,
     pub(crate) patience: Patience,
-    /// How this program is called to reach the same agent again.
+    /// The command line that reaches the same agent again.
     pub(crate) called: String,
 }
 
-/// How it is reached.
+/// The transport to the agent.
 #[derive(Debug, Clone)]
 pub(crate) enum Transport {
-    /// Over its socket, where the kernel says who asks.
+    /// Over its socket, where the kernel identifies the caller.
     Socket(PathBuf),
     /// Over the network, where a signature does.
     Network(Box<Network>),
 }
 
-/// Something that bytes go through in both ways.
+/// A byte stream in both directions.
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 impl Client {
-    /// The way to an agent.
     pub(crate) fn new(way: Transport, patience: Patience) -> Self {
         Self { way, patience, called: "agentctl".into() }
     }
 
-    /// The same way, with the words that lead there again.
+    /// The same client, with the command line that reaches the agent again.
     pub(crate) fn called(self, called: String) -> Self {
         Self { called, ..self }
     }
 
-    /// The network's part in it, if it has one.
+    /// The network transport, if the client uses it.
     pub(crate) fn network(&self) -> Option<&Network> {
         match &self.way {
             Transport::Socket(_) => None,
@@ -113,8 +112,8 @@ impl Client {
         self.understand(response, limit).await
     }
 
-    /// Asks for an act. An agent that goes away before it answered is asked again with the same bytes, which it never carries out twice; `lost` is
-    /// told when that begins.
+    /// Sends a request to act. If the agent goes away before it answered, the same bytes are sent again, because the agent never carries them out
+    /// twice. Calls `lost` when that begins.
     pub(crate) async fn ask(&self, form: &Form, mut lost: impl FnMut()) -> Result<ApiAnswer<Taken>, Fault> {
         let signed = match &self.way {
             Transport::Socket(_) => Signed::unsigned(form)?,
@@ -129,7 +128,7 @@ impl Client {
             let first = since.is_none();
             let worth_it = match &fault {
                 Fault::Broken { .. } | Fault::Silent { .. } => true,
-                // At first it means that there is no agent; later, that it has not come back yet.
+                // On the first attempt this error means that there is no agent; later, that it has not come back yet.
                 fault => !first && fault.is_passing(),
             };
             let since = *since.get_or_insert_with(Instant::now);
@@ -149,7 +148,7 @@ impl Client {
         self.understand(response, self.patience.answer).await
     }
 
-    /// The question for what stands at a path.
+    /// A request that reads a path.
     async fn reading(&self, path: &str, accept: &str) -> Result<Request<Full<Bytes>>, Fault> {
         match &self.way {
             Transport::Socket(_) => self.request(Method::GET, path, Bytes::new(), |request| request.header(ACCEPT, accept)),
@@ -160,7 +159,7 @@ impl Client {
         }
     }
 
-    /// The question for what whoever has a token may read at a path.
+    /// A request that reads a path with a token.
     fn reading_by_token(&self, path: &str, accept: &str, token: &str) -> Result<Request<Full<Bytes>>, Fault> {
         self.request(Method::GET, path, Bytes::new(), |request| {
             request.header(ACCEPT, accept).header(AUTHORIZATION, format!("Bearer {token}"))
@@ -198,7 +197,7 @@ impl Client {
         let connect = self.patience.connect;
         let stream = timeout(connect, self.connect()).await.unwrap_or_else(|_| Err(self.unconnected(connect)))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|err| self.broken(err))?;
-        // It ends with the connection; what went wrong with it, the one who sends or reads is told as well.
+        // The task ends with the connection; the sender or reader also gets its error.
         tokio::spawn(connection);
         match timeout(limit, sender.send_request(request)).await {
             Ok(answered) => answered.map_err(|err| self.broken(err)),
@@ -229,7 +228,7 @@ impl Client {
             return Err(problem.map_or_else(|_| strange(None), |problem| Fault::Refused { problem, again }));
         }
         let view = serde_json::from_slice(&body).map_err(|err| strange(Some(err)))?;
-        // What takes long has empty lines in front: signs of life.
+        // A slow answer has empty lines in front: signs of life.
         Ok(ApiAnswer { raw: String::from_utf8_lossy(&body).trim().to_owned(), view })
     }
 
@@ -241,7 +240,7 @@ impl Client {
         Fault::Silent { address: self.address(), after }
     }
 
-    /// That there was no connection in time: an agent that hangs, or packets that lead nowhere.
+    /// The fault of a connection that was not made in time: an agent that hangs, or lost packets.
     fn unconnected(&self, after: Duration) -> Fault {
         match &self.way {
             Transport::Socket(_) => self.silent(after),
@@ -249,7 +248,6 @@ impl Client {
         }
     }
 
-    /// Where the agent is.
     pub(crate) fn address(&self) -> Address {
         match &self.way {
             Transport::Socket(path) => Address::Socket(path.clone()),
@@ -258,7 +256,7 @@ impl Client {
     }
 }
 
-/// A text as a part of a path, or as a value in a query (RFC 3986, everything but the unreserved characters encoded).
+/// Encodes a text for a path or a query value (RFC 3986: everything but the unreserved characters).
 pub(crate) fn encoded(text: &str) -> String {
     use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! The way over the network: requests that say for whom they are and when, with a signature of each key; TLS, and a peer that is noticed when it is gone.
+//! The network transport: requests that name their host and time, with a signature of each key; TLS, and the detection of a dead peer.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,44 +22,42 @@ use crate::fault::Fault;
 use crate::key::{Key, KeyError};
 use crate::tls::Distrust;
 
-/// As it stands in what is shown to people, who are used to capitals there.
+/// The header's name in output for people, with the usual capitals.
 pub(crate) const HEADER: &str = "Agent-Signature";
-/// How long a request may be taken.
+/// How long a request is valid.
 const VALID: Duration = Duration::from_secs(300);
 
-/// When nothing has come for so long, the kernel asks whether the other side is still there.
+/// After this many seconds without data, the kernel probes the other side.
 const KEEPALIVE_IDLE: u32 = 20;
-/// Again after so many seconds,
+/// It repeats the probe after so many seconds,
 const KEEPALIVE_INTERVAL: u32 = 5;
-/// and so many times, before it says that it is not.
+/// and gives up after so many probes.
 const KEEPALIVE_COUNT: u32 = 4;
 
-/// An agent on the network, and those who sign.
+/// An agent on the network, and the keys that sign.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
-    /// Where it is.
     pub(crate) url: Url,
-    /// What its host is called in requests.
+    /// The host's name in requests.
     pub(crate) host: HostId,
-    /// Who signs.
+    /// The keys that sign each request.
     pub(crate) keys: Arc<Vec<Key>>,
-    /// The file with the certificates that are believed, where one was given.
+    /// The file with the trusted certificates, if one was given.
     pub(crate) ca: Option<PathBuf>,
-    /// How connections are made.
+    /// The TLS settings of connections.
     pub(crate) tls: Arc<ClientConfig>,
 }
 
-/// A request as it is sent, however often.
+/// A request in its final form, for any number of attempts.
 #[derive(Debug, Clone)]
 pub(crate) struct Signed {
-    /// The bytes.
     pub(crate) body: Bytes,
     /// The value of the header, for each key.
     pub(crate) signatures: Vec<String>,
 }
 
 impl Signed {
-    /// A request that nobody needs to sign.
+    /// A request that needs no signature.
     pub(crate) fn unsigned(form: &Form) -> Result<Self, Fault> {
         let body = serde_json::to_vec(form).map_err(|err| Fault::Host { act: "write the request", source: err.into() })?;
         Ok(Self { body: body.into(), signatures: Vec::new() })
@@ -78,7 +76,7 @@ impl Signed {
 }
 
 impl Network {
-    /// Signs a request for this agent. Somebody may have to touch a key for it, so it waits elsewhere.
+    /// Signs a request for this agent. It runs in a blocking task, because a person may have to touch a key.
     pub(super) async fn sign(&self, form: Form) -> Result<Signed, Fault> {
         let (keys, hosts) = (self.keys.clone(), [self.host.clone()]);
         let signing = tokio::task::spawn_blocking(move || Signed::by(&keys, form, &hosts, VALID));
@@ -93,14 +91,14 @@ impl Network {
         let Url { host, port } = &self.url;
         let tcp =
             TcpStream::connect((host.as_str(), *port)).await.map_err(|source| Fault::OutOfReach { address: self.address(), source })?;
-        // Without them a loss is noticed later, and that is all.
+        // Without keepalive a loss is only noticed later.
         let _ = keep_alive(&tcp);
         let _ = tcp.set_nodelay(true);
         let name = ServerName::try_from(host.clone()).map_err(|err| Fault::Host { act: "look the host up", source: err.into() })?;
         TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|err| self.not_secure(err))
     }
 
-    /// What a handshake that failed says: that the other side is not believed, or that the connection broke.
+    /// The fault of a failed handshake: the other side is not trusted, or the connection broke.
     fn not_secure(&self, err: io::Error) -> Fault {
         match err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(err) => {
@@ -120,14 +118,14 @@ fn keep_alive(tcp: &TcpStream) -> nix::Result<()> {
     setsockopt(tcp, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)
 }
 
-/// 128 random bits, which no other request has.
+/// 128 random bits, unique to this request.
 pub(crate) fn nonce() -> Result<String, Fault> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|err| Fault::Host { act: "draw a random number", source: err.into() })?;
     Ok(hex::encode(bytes))
 }
 
-/// The request to read what stands at a path.
+/// The request to read a path.
 pub(crate) fn form_for(path: &str) -> Result<Form, Fault> {
     Ok(Form { path: Some(path.to_owned()), ..Form::new("", Right::Read, nonce()?) })
 }

@@ -1,17 +1,17 @@
-//! How long to wait.
+//! Time limits.
 
 use std::time::Duration;
 
-/// How long to wait for what.
+/// The time limits of a client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     /// For a connection.
     pub(crate) connect: Duration,
     /// For an answer that the agent has at hand.
     pub(crate) answer: Duration,
-    /// For one that it must fetch or try first.
+    /// For an answer that the agent must fetch or try first.
     pub(crate) search: Duration,
-    /// For one for which it must read whole disks. An agent that is gone breaks the connection; this is for a host that is.
+    /// For an answer for which the agent reads whole disks. A dead agent breaks the connection; this limit is for a dead host.
     pub(crate) reading: Duration,
     /// For a lost agent to come back.
     pub(crate) comeback: Duration,
@@ -33,7 +33,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Names are looked up there, and the handshake goes to and fro.
+    /// On the network, name lookups and handshakes take longer.
     pub(crate) fn of_network() -> Self {
         Self { connect: Duration::from_secs(15), ..Self::default() }
     }

@@ -1,5 +1,5 @@
-//! An agent that says what a test tells it to: a real socket or TLS over a real port, real HTTP, and no agent behind it. One connection is answered
-//! after the other, each with the next answer.
+//! A fake agent for tests with scripted answers: a real socket or TLS over a real port, and real HTTP. It serves one connection after the other, each
+//! with the next answer.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
-/// What is said to one request.
+/// The answer to one request.
 pub(crate) enum Say {
     /// A whole answer.
     Json(u16, String),
@@ -28,7 +28,7 @@ pub(crate) enum Say {
     HangUp,
 }
 
-/// The agent.
+/// The fake agent.
 pub(crate) struct Pretend {
     dir: TempDir,
     /// The port, where there is one.
@@ -36,14 +36,13 @@ pub(crate) struct Pretend {
     thread: Option<JoinHandle<Vec<SeenRequest>>>,
 }
 
-/// What it was asked.
+/// A request that it got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SeenRequest {
     /// Method and path.
     pub(crate) line: String,
     /// The headers, their names in lower case.
     pub(crate) headers: Vec<(String, String)>,
-    /// The body.
     pub(crate) body: String,
 }
 
@@ -93,7 +92,6 @@ impl Pretend {
         Self { dir, port: Some(port), thread: Some(thread) }
     }
 
-    /// Its socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
     }
@@ -103,17 +101,16 @@ impl Pretend {
         format!("https://localhost:{}", self.port.unwrap())
     }
 
-    /// Its certificate.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.dir.path().join("cert.pem")
     }
 
-    /// A place for files that are gone when it is.
+    /// A directory that lives as long as the agent.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The requests that it was asked: the line and the body. An answer that nobody fetched stands there as an empty request.
+    /// The requests that it got: the line and the body. An answer that was never fetched appears as an empty request.
     pub(crate) fn asked(self) -> Vec<String> {
         self.asked_in_full().into_iter().map(|asked| format!("{} {}", asked.line, asked.body).trim().to_owned()).collect()
     }
@@ -122,7 +119,7 @@ impl Pretend {
     pub(crate) fn asked_in_full(mut self) -> Vec<SeenRequest> {
         let thread = self.thread.take().unwrap();
         while !thread.is_finished() {
-            // Whoever waits for a request is given none.
+            // Ends the thread's wait for another request.
             match self.port {
                 Some(port) => drop(TcpStream::connect(("127.0.0.1", port))),
                 None => drop(UnixStream::connect(self.socket())),
@@ -136,12 +133,12 @@ impl Pretend {
 fn answer(stream: impl Read + Write, say: &Say) -> SeenRequest {
     let mut reader = BufReader::new(stream);
     let asked = read(&mut reader).unwrap_or_else(|_| SeenRequest { line: String::new(), headers: Vec::new(), body: String::new() });
-    // A client that hears enough and leaves is none of this thread's business.
+    // A client may leave before it has read everything.
     let _ = write(reader.into_inner(), say);
     asked
 }
 
-/// What is asked; an error when somebody only knocked.
+/// Reads a request; an error when the client sent none.
 fn read(reader: &mut impl BufRead) -> io::Result<SeenRequest> {
     let mut first = String::new();
     reader.read_line(&mut first)?;

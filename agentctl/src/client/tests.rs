@@ -22,7 +22,7 @@ fn ended(n: u64) -> String {
     format!(r#"{{"run":12,"n":{n},"at":"2026-11-20T22:45:23Z","what":"ended","outcome":"done","ms":1}}"#)
 }
 
-/// What a follower meets until the end: the numbers of the events, 0 for a loss.
+/// The items until the end: the numbers of the events, 0 for a loss.
 async fn met(follower: &mut Follower<'_>) -> Result<Vec<u64>, Fault> {
     let mut numbers = Vec::new();
     while let Some(met) = follower.next().await? {
@@ -40,13 +40,13 @@ fn a_dropped_stream_is_taken_up_behind_the_last_event() {
         Say::BreakAfter(vec![started(1), started(2)]),
         Say::HangUp,
         Say::Json(503, r#"{"status":503,"code":"draining","detail":"the agent stops"}"#.into()),
-        // One too many at the beginning is passed over.
+        // Drops a repeated event at the beginning.
         Say::Events(vec![started(2), String::new(), started(3)]),
         Say::Events(vec![ended(4)]),
     ]);
     let client = client(agent.socket());
     let numbers = block_on(async { met(&mut Follower::new(&client, 12, None)).await }).unwrap();
-    // Two losses are told, the three failed attempts of the first as one.
+    // Two losses are reported; the three failed attempts of the first count as one.
     assert_eq!(numbers, [1, 2, 0, 3, 0, 4]);
     let asked = agent.asked();
     let after: Vec<_> = asked.iter().map(|line| line.rsplit('=').next().unwrap()).collect();

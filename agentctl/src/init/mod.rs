@@ -1,4 +1,4 @@
-//! `init`: writes a commented file for a new app, or a certificate. It speaks to no agent; a running one takes the files up by itself.
+//! `init`: writes a commented file for a new app, or a certificate. It needs no agent; a running one picks the files up by itself.
 
 mod tls;
 
@@ -16,7 +16,7 @@ use crate::out::Out;
 use crate::render;
 use crate::render::init::RunBy;
 
-/// The file for an app named `shop`; its name and repository are put in.
+/// The file for an app named `shop`; `init` puts in the name and the repository.
 const TEMPLATE: &str = include_str!("app.toml");
 
 /// What `init` takes.
@@ -63,12 +63,12 @@ impl Init {
     }
 }
 
-/// One of the package's units for that.
+/// One of the units of the package for `units`.
 const RUNNER: &str = "/usr/lib/systemd/system/release-agent-build@.socket";
 
-/// What agent.toml says beside the app's file, else what is installed.
+/// The executor: from agent.toml beside the app's file, else from the installed units.
 fn run_by(dir: &Path) -> RunBy {
-    // What cannot be read says nothing; the agent complains of it.
+    // An unreadable file counts as empty here; the agent reports it.
     let said = fs::read_to_string(dir.join("agent.toml")).unwrap_or_default();
     match said_of_executor(&said) {
         Some(run_by) => run_by,
@@ -83,7 +83,7 @@ fn said_of_executor(text: &str) -> Option<RunBy> {
     Some(if value.contains("units") { RunBy::Units } else { RunBy::Agent })
 }
 
-/// What the template says otherwise where units run everything.
+/// The template's replacements where units run everything.
 const FOR_UNITS: [(&str, &str); 4] = [
     (
         "# Where the project is cloned from",
@@ -116,7 +116,7 @@ fn filled(name: &AppName, repository: &str, run_by: RunBy) -> String {
     lines.fold(String::with_capacity(template.len()), |text, line| text + &line + "\n")
 }
 
-/// The app's name that a repository suggests: the last part of its path, without `.git`.
+/// The app's name from its repository: the last part of the path, without `.git`.
 fn name_of(repository: &str) -> Result<AppName, Fault> {
     let last = repository.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
     let name = last.strip_suffix(".git").unwrap_or(last).to_ascii_lowercase().replace(['_', '.'], "-");
@@ -126,7 +126,7 @@ fn name_of(repository: &str) -> Result<AppName, Fault> {
     })
 }
 
-/// Where configuration is when nobody says.
+/// The default directory of the configuration.
 fn usual_dir(user: Uid, env: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Fault> {
     if user.is_root() {
         return Ok("/etc/release-agent".into());
@@ -146,13 +146,13 @@ enum For {
     ItsOwner,
 }
 
-/// Writes a file that is not there yet, all of it or nothing: whoever watches the directory never sees half of it.
+/// Writes a new file atomically, so that a program that watches the directory never sees half of it.
 fn write_new(path: &Path, text: &str, readers: For) -> Result<(), Fault> {
     let mut half = path.as_os_str().to_owned();
     half.push(".new");
     let half = PathBuf::from(half);
     let disk = |act, path: &Path, source| Fault::Disk { act, path: path.to_owned(), source };
-    // What an earlier attempt left would keep its mode.
+    // The leftover of an earlier attempt would keep its mode.
     let _ = fs::remove_file(&half);
     let written = OpenOptions::new()
         .write(true)
@@ -164,14 +164,14 @@ fn write_new(path: &Path, text: &str, readers: For) -> Result<(), Fault> {
         .open(&half)
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
         .map_err(|source| disk("write", &half, source));
-    // A link, unlike a rename, never replaces what is there.
+    // A link, unlike a rename, never replaces an existing file.
     let linked = written.and_then(|()| {
         fs::hard_link(&half, path).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => Fault::Exists(path.to_owned()),
             _ => disk("write", path, source),
         })
     });
-    // It may not be there at all, and nobody reads it.
+    // It may be missing, and nothing reads it.
     let _ = fs::remove_file(&half);
     linked
 }

@@ -14,7 +14,7 @@ fn the_file_is_toml_with_the_apps_own_names_in_it() {
     assert!(!text.contains("shop"), "{text}");
 }
 
-/// Whoever removes a `# ` must not meet a mistake of ours.
+/// Uncommenting a line of the template must not expose a mistake of ours.
 #[test]
 fn what_is_commented_out_is_toml_as_well() {
     let lines = [RunBy::Agent, RunBy::Units].map(|run_by| filled(&app("shop"), "git@example.com:shop.git", run_by));

@@ -1,4 +1,4 @@
-//! `init --tls`: a certificate that nobody but its owner vouches for. It does for a first try and for a few known clients, who are given a copy.
+//! `init --tls`: a self-signed certificate. It suffices for a first try and for a few known clients that get a copy.
 
 use std::fs;
 use std::net::IpAddr;
@@ -15,12 +15,12 @@ use crate::fault::{Exit, Fault};
 use crate::out::Out;
 use crate::render::init::{MadeTls, tls_written};
 
-/// How long it is good. What few clients know by its bytes gains nothing from being short-lived.
+/// How long it is valid. A short life gains nothing, because its few clients know it by its bytes.
 const MONTHS: Months = Months::new(120);
 /// The user that the agent runs as when it was installed by its package or by the README.
 const AGENT: &str = "release-agent";
 
-/// Makes a pair for these names, writes it, and says what comes next.
+/// Makes a pair for these names, writes it, and prints the next steps.
 pub(super) fn write(out: &mut Out, dir: &Path, names: Vec<String>) -> Result<Exit, Fault> {
     let names = if names.is_empty() { vec![own_name()?] } else { names };
     for name in &names {
@@ -48,7 +48,7 @@ pub(super) fn write(out: &mut Out, dir: &Path, names: Vec<String>) -> Result<Exi
     write_new(&key, &made.key, For::ItsOwner)?;
     let owner = give_to_agent(&key)?;
     write_new(&cert, &made.cert, For::Everybody).inspect_err(|_| {
-        // A key without its certificate is good for nothing, and in the way of the next attempt.
+        // A key without its certificate is useless, and blocks the next attempt.
         let _ = fs::remove_file(&key);
     })?;
     out.words(&tls_written(&MadeTls {
@@ -70,7 +70,7 @@ struct Made {
 }
 
 fn make(names: &[String], today: NaiveDate, until: NaiveDate) -> Result<Made, rcgen::Error> {
-    // From yesterday on, for clocks that are behind.
+    // Valid from yesterday on, for clocks that are behind.
     let [from, until] = [today.checked_sub_days(Days::new(1)).unwrap_or(today), until].map(|day| {
         let part = |part: u32| u8::try_from(part).unwrap_or(1);
         date_time_ymd(day.year(), part(day.month()), part(day.day()))
@@ -90,12 +90,12 @@ fn own_name() -> Result<String, Fault> {
     Ok(name.to_string_lossy().to_ascii_lowercase())
 }
 
-/// What root makes, the agent must be able to read: the key becomes its user's, where there is one.
+/// Gives the key that root made to the agent's user, where there is one, because the agent must read it.
 fn give_to_agent(key: &Path) -> Result<Option<String>, Fault> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    // Who cannot look users up has none.
+    // A user whose lookup fails counts as missing.
     let Some(user) = User::from_name(AGENT).ok().flatten() else { return Ok(None) };
     chown(key, Some(user.uid), Some(user.gid)).map_err(|err| Fault::Disk {
         act: "change the owner of",

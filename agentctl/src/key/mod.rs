@@ -19,29 +19,27 @@ use thiserror::Error;
 
 use ssh_agent::SshAgent;
 
-/// How often a passphrase is asked for, as ssh does it.
+/// How often a passphrase is asked for, like ssh.
 const ATTEMPTS: usize = 3;
 
 /// Why a key does not sign.
 #[derive(Debug, Error)]
 pub(crate) enum KeyError {
-    /// The file is not there, or not for us.
+    /// The file is missing or unreadable.
     #[error("cannot read the key {}", path.display())]
     Read {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
-        /// What the kernel said.
         source: io::Error,
     },
-    /// Others can read it, or exchange it.
+    /// Other users can read or replace it.
     #[error("the key {} is open to others (mode {mode:04o})", path.display())]
     Open {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
-        /// Its mode.
         mode: u32,
     },
-    /// Something else is in it.
+    /// The file contains something else.
     #[error("{} holds no OpenSSH key", path.display())]
     NoKey {
         /// The file.
@@ -50,70 +48,66 @@ pub(crate) enum KeyError {
     /// A key of another kind.
     #[error("the key {} is no Ed25519 key, and requests are signed by no other", path.display())]
     Kind {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
     },
-    /// Nobody can be asked for the passphrase.
+    /// There is no terminal to ask for the passphrase.
     #[error("the key {} is encrypted, and there is no terminal to ask for its passphrase", path.display())]
     NoTerminal {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
-        /// What the kernel said.
         source: io::Error,
     },
-    /// It was given, and is another.
+    /// The given passphrase is wrong.
     #[error("the passphrase does not open the key {}", path.display())]
     Passphrase {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
     },
-    /// The file with it cannot be read.
+    /// The file with the passphrase cannot be read.
     #[error("cannot read the passphrase file {}", path.display())]
     PassphraseFile {
-        /// The file.
+        /// The file with the passphrase.
         path: PathBuf,
-        /// What the kernel said.
         source: io::Error,
     },
-    /// There is none to sign for us.
+    /// There is no ssh-agent to sign with this key.
     #[error("the private half of {} is not at hand, and SSH_AUTH_SOCK names no ssh-agent that could sign with it", path.display())]
     NoAgent {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
     },
-    /// It does not answer.
+    /// The ssh-agent does not answer.
     #[error("the ssh-agent at {} is out of reach", socket.display())]
     AgentOutOfReach {
         /// Its socket.
         socket: PathBuf,
-        /// What the kernel said.
         source: io::Error,
     },
-    /// It answers something that is none of its answers.
+    /// The ssh-agent sent an invalid answer.
     #[error("the ssh-agent at {} gave an answer that is not understood", socket.display())]
     AgentStrange {
         /// Its socket.
         socket: PathBuf,
-        /// What is wrong with a signature, where it was one.
+        /// The flaw of the signature, where the answer was one.
         source: Option<BadBlob>,
     },
-    /// It has other keys, or nobody agreed.
+    /// The ssh-agent has other keys, or its user did not agree.
     #[error("the ssh-agent would not sign with {}", path.display())]
     AgentRefused {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
     },
     /// The library failed.
     #[error("cannot sign with {}", path.display())]
     Sign {
-        /// The key.
+        /// The file of the key.
         path: PathBuf,
-        /// What it said.
         source: ssh_key::Error,
     },
 }
 
-/// What this program's surroundings offer for keys that do not sign by themselves.
+/// The environment's help for keys that cannot sign alone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Means {
     /// The socket of the ssh-agent.
@@ -123,7 +117,7 @@ pub(crate) struct Means {
 }
 
 impl Means {
-    /// Those of the environment.
+    /// Reads the environment variables.
     pub(crate) fn of_environment(env: impl Fn(&str) -> Option<PathBuf>) -> Self {
         let path = |name| env(name).filter(|path| !path.as_os_str().is_empty());
         Self { ssh_agent: path("SSH_AUTH_SOCK"), passphrase_file: path("AGENTCTL_KEY_PASSPHRASE_FILE") }
@@ -138,21 +132,21 @@ pub(crate) struct Key {
     hand: Hand,
 }
 
-/// Who signs.
+/// The signer: the key itself, or an ssh-agent.
 #[derive(Debug)]
 enum Hand {
     Own(Box<PrivateKey>),
     Agent(SshAgent),
 }
 
-/// What a file has of a key.
+/// The half of a key that a file holds.
 enum Found {
     Private(Box<PrivateKey>),
     Public(PublicKey),
 }
 
 impl Key {
-    /// Makes the key ready. `ask` asks a person for a passphrase, and is told for what.
+    /// Makes the key ready. `ask` asks a person for the passphrase of the given file.
     pub(crate) fn load(path: &Path, means: &Means, mut ask: impl FnMut(&Path) -> io::Result<String>) -> Result<Self, KeyError> {
         let private = match found(path)? {
             Found::Public(public) => return Self::held(path, public, means),
@@ -174,7 +168,7 @@ impl Key {
             return opened.map(own).map_err(|_| KeyError::Passphrase { path: path.to_owned() });
         }
         if let Some(agent) = means.ssh_agent.clone().map(SshAgent::new)
-            // One that is out of reach is no reason not to ask.
+            // If the ssh-agent is unreachable, the passphrase can still be asked for.
             && agent.keys().is_ok_and(|keys| keys.contains(&public.to_blob()))
         {
             return Ok(Self { path: path.to_owned(), public, hand: Hand::Agent(agent) });
@@ -194,22 +188,20 @@ impl Key {
         Ok(Self { path: path.to_owned(), public, hand: Hand::Agent(SshAgent::new(socket)) })
     }
 
-    /// Its public half.
     pub(crate) fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// Where it was found.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether somebody must touch something for each signature.
+    /// Whether each signature needs a touch.
     pub(crate) fn is_touched(&self) -> bool {
         matches!(self.public, PublicKey::Hardware { .. })
     }
 
-    /// Signs the bytes of a request. It may take as long as somebody takes to touch a key.
+    /// Signs the bytes of a request. It may take as long as a person takes to touch a key.
     pub(crate) fn sign(&self, body: &[u8]) -> Result<Sshsig, KeyError> {
         let failed = |source| KeyError::Sign { path: self.path.clone(), source };
         let proof = match &self.hand {
@@ -227,7 +219,8 @@ impl Key {
     }
 }
 
-/// Refuses a private key that others can open, as ssh does (sshkey_perm_ok in OpenSSH's authfile.c): one that is not ours is its owner's to close.
+/// Refuses a private key that other users can open, like ssh (sshkey_perm_ok in OpenSSH's authfile.c). A key of another owner is that owner's
+/// concern.
 fn closed(path: &Path) -> Result<(), KeyError> {
     let metadata = std::fs::metadata(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
     let mode = metadata.mode() & 0o7777;
@@ -249,7 +242,7 @@ fn found(path: &Path) -> Result<Found, KeyError> {
         Err(source) => return Err(KeyError::Read { path: path.to_owned(), source }),
     };
     if text.contains("-----BEGIN OPENSSH PRIVATE KEY-----") {
-        // The secrets of a CI often come cut at the end, or with other line ends.
+        // Secrets of a CI often lack the last newline, or have other line ends.
         let text = format!("{}\n", text.trim().replace("\r\n", "\n"));
         let private = PrivateKey::from_openssh(&text).map_err(|err| match err {
             ssh_key::Error::AlgorithmUnknown | ssh_key::Error::AlgorithmUnsupported { .. } => KeyError::Kind { path: path.to_owned() },

@@ -1,4 +1,4 @@
-//! Asks an ssh-agent (draft-ietf-sshm-ssh-agent): which keys it holds, and for a signature.
+//! Talks to an ssh-agent (draft-ietf-sshm-ssh-agent): requests the list of its keys, and a signature.
 //!
 //! ```text
 //! frame:  u32 length | byte type | contents
@@ -19,7 +19,7 @@ const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
-/// What OpenSSH's own agent takes at most.
+/// The limit of OpenSSH's own agent.
 const MOST_BYTES: u32 = 256 * 1024;
 
 /// An ssh-agent behind a socket.
@@ -29,7 +29,6 @@ pub(crate) struct SshAgent {
 }
 
 impl SshAgent {
-    /// The one behind this socket.
     pub(crate) fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
@@ -40,7 +39,7 @@ impl SshAgent {
         keys_in(&answer).ok_or_else(|| KeyError::AgentStrange { socket: self.socket.clone(), source: None })
     }
 
-    /// A signature over these bytes; none when it would not, as it says it of keys that it does not hold, too.
+    /// A signature over these bytes; `None` when the agent refuses, also because it does not hold the key.
     pub(crate) fn sign(&self, key: &PublicKey, bytes: &[u8]) -> Result<Option<RawSignature>, KeyError> {
         let strange = |source| KeyError::AgentStrange { socket: self.socket.clone(), source };
         let flags = 0_u32.to_be_bytes();
@@ -73,9 +72,9 @@ impl SshAgent {
     }
 }
 
-/// Bytes behind their length.
+/// Bytes after their length.
 fn string(bytes: &[u8]) -> Vec<u8> {
-    // Nothing here comes near 4 GiB.
+    // No text here comes near 4 GiB.
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     [&length.to_be_bytes(), bytes].concat()
 }

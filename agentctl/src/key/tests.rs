@@ -18,7 +18,7 @@ pub(crate) fn plain(dir: &Path, name: &str) -> PathBuf {
     made(dir, name, &["-t", "ed25519"], "")
 }
 
-/// What `ssh-keygen -Y verify` says of a header's value, with the key `public` believed to be anna's.
+/// The verdict of `ssh-keygen -Y verify` on a header's value, with `public` as anna's key.
 pub(crate) fn verified(dir: &Path, public: &Path, signature: &str, body: &[u8]) -> bool {
     let allowed = format!("anna namespaces=\"release-agent.v1\" {}", std::fs::read_to_string(public).unwrap());
     std::fs::write(dir.join("allowed"), allowed).unwrap();
@@ -38,7 +38,7 @@ pub(crate) fn verified(dir: &Path, public: &Path, signature: &str, body: &[u8]) 
     verify.unwrap().success()
 }
 
-/// An ssh-agent of OpenSSH, as long as the test has it.
+/// OpenSSH's ssh-agent, for the duration of a test.
 struct RealAgent {
     process: Child,
     socket: PathBuf,
@@ -90,7 +90,7 @@ fn public(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}.pub", path.display()))
 }
 
-/// Signs with a key, and asks OpenSSH about it.
+/// Signs with a key, and verifies with OpenSSH.
 fn assert_signs(dir: &Path, key: &Key, public: &Path) {
     let signature = key.sign(b"what is asked").unwrap().to_base64();
     assert!(verified(dir, public, &signature, b"what is asked"), "{signature}");
@@ -104,7 +104,7 @@ fn openssh_verifies_what_a_plain_key_signs() {
     assert_signs(dir.path(), &Key::load(&path, &Means::default(), never).unwrap(), &public(&path));
 }
 
-/// As the secrets of a CI often come: cut at the end, or with the line ends of another system.
+/// Secrets of a CI often lack the last newline, or have the line ends of another system.
 #[test]
 fn a_key_is_read_whatever_its_line_ends() {
     let dir = dir();
@@ -125,7 +125,7 @@ fn openssh_verifies_what_an_encrypted_key_signs() {
     let means = Means { passphrase_file: Some(file.clone()), ssh_agent: None };
     assert_signs(dir.path(), &Key::load(&path, &means, never).unwrap(), &public(&path));
 
-    // Asked for, and right the second time.
+    // The passphrase is asked for, and right the second time.
     let mut answers = vec!["open sesame", "wrong"];
     let key = Key::load(&path, &Means::default(), |_| Ok(answers.pop().unwrap().to_owned())).unwrap();
     assert_signs(dir.path(), &key, &public(&path));
@@ -191,7 +191,7 @@ fn what_signs_nothing_is_told_by_its_reason() {
     assert!(matches!(key.sign(b"x"), Err(KeyError::AgentOutOfReach { .. })));
 }
 
-/// No authenticator is at hand here, so only the way to it is tested: the file of such a key leads to the ssh-agent.
+/// There is no authenticator here, so the test covers only the path to it: the file of such a key leads to the ssh-agent.
 #[test]
 fn a_key_in_hardware_is_the_ssh_agents() {
     let dir = dir();

@@ -1,60 +1,58 @@
-//! The sentence that a run ends with. It claims only what the agent said: no release is called live unless the last event names it so.
+//! The last sentence of a run. It claims only what the agent reported: a release is live only if the last event names it so.
 
 use agent_wire::event::OutcomeWord;
 
 use super::words::{BOLD, DIM, clean, clean_line, count, painted, shortened, style_of, took};
 
-/// What is known of a run when it ends.
+/// The facts of a run at its end.
 #[derive(Debug, Default)]
 pub(super) struct RunFacts {
-    /// The run.
     pub(super) run: u64,
-    /// How this program is called to reach the same agent again.
+    /// The command line that reaches the same agent again.
     pub(super) called: String,
-    /// The app.
     pub(super) app: Option<String>,
     /// The action's word.
     pub(super) action: String,
-    /// What it was about.
+    /// The subject of the action.
     pub(super) of: Option<String>,
     /// The release that it made, or made live.
     pub(super) release: Option<String>,
-    /// Why it went wrong.
+    /// Why it failed.
     pub(super) cause: Option<Cause>,
     /// How many warnings there were.
     pub(super) warnings: usize,
-    /// What of the run stands in the database, or may.
+    /// The changes of the run that are, or may be, in the database.
     pub(super) database: Option<String>,
-    /// What the live release answered at the end.
+    /// The health of the live release at the end.
     pub(super) asked: Option<LiveAsked>,
 }
 
-/// What came of asking the live release at the end of a run.
+/// The health of the live release at the end of a run.
 #[derive(Debug)]
 pub(super) struct LiveAsked {
-    /// Whether it answers as its checks say.
+    /// Whether it passes its checks.
     pub(super) answers: bool,
-    /// What was seen instead.
+    /// The observation instead.
     pub(super) text: Option<String>,
-    /// Whether it answered when the run began, where it was asked then.
+    /// Whether it answered when the run began; `None` if that was not checked.
     pub(super) before: Option<bool>,
 }
 
-/// Why a run went wrong.
+/// Why a run failed.
 #[derive(Debug)]
 pub(super) enum Cause {
     /// A step failed.
     Step {
-        /// Which.
+        /// The step's name.
         step: String,
-        /// In few words, why; nothing where it gave no reason.
+        /// A short reason; `None` where the step gave none.
         why: Option<String>,
     },
     /// The agent stopped, perhaps in the middle of a step.
     Stopped(Option<String>),
 }
 
-/// The sentence, and below it what to do next, where that helps.
+/// The sentence, and below it the next step for the user, where that helps.
 pub(super) fn sentence(known: &RunFacts, outcome: OutcomeWord, live: Option<&str>, ms: u64) -> Vec<String> {
     let app = known.app.as_deref().map_or_else(|| "the app".to_owned(), clean_line);
     let run = known.run;
@@ -74,7 +72,7 @@ pub(super) fn sentence(known: &RunFacts, outcome: OutcomeWord, live: Option<&str
         OutcomeWord::Failed if serves(&known.action) => {
             let stands = match (live, &known.asked) {
                 (None, _) => "no release is live".into(),
-                // It serves what was not left, on a database that may be another.
+                // The former release serves on, but its database may have changed.
                 (Some(live), Some(asked)) if asked.answers && known.database.is_some() => {
                     format!("the former release {live} still serves on it")
                 }
@@ -133,10 +131,10 @@ pub(super) fn sentence(known: &RunFacts, outcome: OutcomeWord, live: Option<&str
     lines
 }
 
-/// The most that the last line says of a cause.
+/// The most characters of a cause in the last line.
 const MOST_CAUSE: usize = 120;
 
-/// Why a step failed, in few words: the exception that the tool ended with and where it was raised, else the first line of the step's own reason.
+/// A short reason for a step's failure: the exception that the tool ended with and where it was raised, else the first line of the step's own reason.
 pub(super) fn why(reason: &str, tail: &[String]) -> Option<String> {
     let tail: Vec<String> = tail.iter().map(|line| clean_line(line)).collect();
     let raised = tail.iter().enumerate().rev().find_map(|(place, line)| Some((place, exception(line)?)));
@@ -169,7 +167,7 @@ fn said_wrong(line: &str) -> Option<&str> {
     (said != "Could not read from remote repository").then_some(said)
 }
 
-/// What a line says that ends a traceback of Python's: `pkg.ModuleNotFoundError: No module named 'x'`. A message of a single word means nothing without
+/// The text of the last line of a Python traceback: `pkg.ModuleNotFoundError: No module named 'x'`. A message of a single word means nothing without
 /// the name of its exception (`KeyError: 'DB'`).
 fn exception(line: &str) -> Option<String> {
     let (name, message) = line.split_once(": ")?;
@@ -186,7 +184,7 @@ fn exception(line: &str) -> Option<String> {
     Some(if message.split_whitespace().count() > 2 { message.to_owned() } else { format!("{class}: {message}") })
 }
 
-/// The innermost place in the traceback that is the project's own, as `wsgi.py:5`: a line of a library tells nobody anything.
+/// The innermost place in the traceback within the project's own code, as `wsgi.py:5`, because a line of a library helps no one.
 fn frame(traceback: &[String]) -> Option<String> {
     let frames = traceback.iter().rev().filter_map(|line| {
         let (file, rest) = line.trim().strip_prefix("File \"")?.split_once("\", line ")?;
@@ -199,12 +197,12 @@ fn frame(traceback: &[String]) -> Option<String> {
     Some(format!("{}:{number}", file.rsplit('/').next().unwrap_or(file)))
 }
 
-/// What stands in the database, before what is said of the releases.
+/// The part about the database, before the part about releases.
 fn in_the_database(known: &RunFacts) -> String {
     known.database.as_deref().map(|database| format!("{}; ", clean_line(database))).unwrap_or_default()
 }
 
-/// That the live release does not answer, and whether it did when the run began.
+/// The part about a live release that does not answer, and whether it did when the run began.
 fn silent(asked: &LiveAsked) -> String {
     let seen = asked.text.as_deref().map(|text| format!(": {}", shortened(&clean_line(text), MOST_CAUSE))).unwrap_or_default();
     let before = match asked.before {
@@ -215,7 +213,7 @@ fn silent(asked: &LiveAsked) -> String {
     format!("does not answer{seen}{before}")
 }
 
-/// Whether the action is one that makes a release live.
+/// Whether the action makes a release live.
 fn serves(action: &str) -> bool {
     matches!(action, "release" | "activate" | "reverse" | "restart" | "")
 }

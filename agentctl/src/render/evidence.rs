@@ -1,4 +1,4 @@
-//! What `show RUN --evidence` writes and says: the bytes that were signed, the signatures in OpenSSH's own form, and the commands that verify them.
+//! The output of `show RUN --evidence`: the signed bytes, the signatures in OpenSSH's own form, and the commands that verify them.
 
 use std::path::{Path, PathBuf};
 
@@ -22,13 +22,13 @@ impl Files {
         Self { request: directory.join(format!("run-{run}.json")), signatures }
     }
 
-    /// What each of them holds.
+    /// The content of each file.
     pub(crate) fn contents<'a>(&'a self, evidence: &Evidence) -> Vec<(&'a PathBuf, String)> {
         let signatures = evidence.signatures.iter().map(|blob| armoured(blob));
         std::iter::once((&self.request, evidence.request.clone())).chain(self.signatures.iter().zip(signatures)).collect()
     }
 
-    /// Who asked, what was written, and how it is verified.
+    /// The caller, the written files, and the commands that verify them.
     pub(crate) fn told(&self, evidence: &Evidence) -> String {
         let name = |path: &Path| clean_line(&path.display().to_string());
         let (run, caller) = (evidence.run, clean_line(&evidence.caller));
@@ -60,7 +60,7 @@ impl Files {
     }
 }
 
-/// A signature as ssh-keygen has it in a file (OpenSSH's PROTOCOL.sshsig, section 2): lines of 70 characters.
+/// A signature in the format of ssh-keygen's files (OpenSSH's PROTOCOL.sshsig, section 2): lines of 70 characters.
 fn armoured(blob: &str) -> String {
     let mut text = "-----BEGIN SSH SIGNATURE-----\n".to_owned();
     for line in blob.as_bytes().chunks(70) {

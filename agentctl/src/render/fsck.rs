@@ -1,10 +1,10 @@
-//! What `fsck` shows.
+//! The output of `fsck`.
 
 use agent_wire::view::{Fsck, FsckFinding, Level, Verified};
 
 use super::words::{BAD, BOLD, DIM, GOOD, WARN, bytes, clean_line, count, indented, painted};
 
-/// What differs, worst first, and how much was looked at.
+/// The mismatches, worst first, and the number of inspected things.
 pub(crate) fn fsck(fsck: &Fsck) -> String {
     let mut lines = Vec::new();
     if let Some(run) = fsck.run {
@@ -14,7 +14,7 @@ pub(crate) fn fsck(fsck: &Fsck) -> String {
     findings.sort_by_key(|finding| finding.level);
     for (at, finding) in findings.iter().enumerate() {
         lines.extend(told(finding));
-        // What helps against several things at once is said below the last of them.
+        // A hint for several consecutive findings appears once, after the last.
         let again = findings.get(at + 1).is_some_and(|next| next.hint == finding.hint && next.level == finding.level);
         if let Some(hint) = finding.hint.as_ref().filter(|_| !again) {
             lines.push(format!("  {} {}", painted(BOLD, "hint:"), indented(hint, 8)));

@@ -1,4 +1,4 @@
-//! What to do about what went wrong.
+//! Hints: the remedy for each fault.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::key::KeyError;
 use crate::tls::{Distrust, TlsError};
 
-/// What to do about it, where there is something to be said.
+/// The remedy, where there is one.
 pub(super) fn hint(fault: &Fault) -> Option<String> {
     match fault {
         Fault::NoApp => Some("write the first one with: agentctl init NAME --repository URL".into()),
@@ -39,9 +39,9 @@ pub(super) fn hint(fault: &Fault) -> Option<String> {
         Fault::Refused { problem, again } => {
             let again = again.map(|again| format!("ask again in {} s", again.as_secs()));
             let said = match (problem.status, problem.code.as_str()) {
-                // The agent tells everybody the same; we know that it was signed.
+                // The agent gives every caller the same hint, but this program knows that it signed.
                 (401, _) => refused(problem).map(str::to_owned),
-                // It cannot know that we guessed.
+                // The agent cannot know that this program guessed the name.
                 (_, "other_host") => Some("--host (or AGENTCTL_HOST) says what the host is called in its agent.toml".into()),
                 _ => problem.hint.as_deref().map(clean).or_else(|| refused(problem).map(str::to_owned)),
             };
@@ -95,7 +95,7 @@ fn no_host(url: &Url, source: &io::Error) -> String {
         io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             format!("is {host} up, and does the way to its port {port} lead through a firewall?")
         }
-        // A name that is not found has no kind of its own.
+        // A failed lookup has no error kind of its own.
         _ => format!("can {host} be looked up here (getent hosts {host})? --url or AGENTCTL_URL names another address"),
     }
 }
@@ -118,7 +118,7 @@ fn not_believed(why: Distrust, ca: Option<&Path>) -> Option<String> {
     })
 }
 
-/// What can be said of a refusal that came without a hint.
+/// The hint for a refusal that came without one.
 fn refused(problem: &Problem) -> Option<&'static str> {
     Some(match problem.status {
         401 => {

@@ -1,10 +1,10 @@
-//! What `init` says.
+//! The output of `init`.
 
 use std::path::Path;
 
 use agent_model::names::HostId;
 
-/// Who runs what the releases of this host need.
+/// The executor of the releases' jobs on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunBy {
     /// The agent itself.
@@ -13,7 +13,7 @@ pub(crate) enum RunBy {
     Units,
 }
 
-/// Said after an app file was written.
+/// The text after an app file was written.
 pub(crate) fn written(path: &Path, app: &str, run_by: RunBy) -> String {
     let path = path.display();
     let setup = match run_by {
@@ -31,23 +31,23 @@ next: read it and set what differs, then{setup}
     )
 }
 
-/// What was made for TLS.
+/// The results of `init --tls`.
 pub(crate) struct MadeTls<'a> {
     /// The configuration directory.
     pub(crate) dir: &'a Path,
     /// The names in the certificate.
     pub(crate) names: &'a [String],
-    /// What the host is called in requests.
+    /// The host's name in requests.
     pub(crate) host: &'a HostId,
     /// The SHA-256 of the certificate.
     pub(crate) fingerprint: &'a [u8],
     /// The last day of the certificate.
     pub(crate) until: &'a str,
-    /// Whom the key was given to, where that is not whoever made it.
+    /// The new owner of the key, if not the caller.
     pub(crate) owner: Option<&'a str>,
 }
 
-/// Said after a certificate and its key were written.
+/// The text after a certificate and its key were written.
 pub(crate) fn tls_written(made: &MadeTls<'_>) -> String {
     let MadeTls { dir, names, host, until, .. } = made;
     let dir = dir.display();

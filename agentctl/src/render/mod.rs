@@ -1,13 +1,13 @@
-//! Every sentence and every table that the user sees, as pure functions from what was read to text. The clock and the width of the terminal come
-//! in as values. The text is styled; [`crate::out`] strips what the reader cannot show.
+//! Every sentence and every table that the user sees, as pure functions from answers to text. The clock and the width of the terminal are parameters.
+//! The text is styled; [`crate::out`] strips styles that the reader cannot show.
 //!
-//! 1. [`words`]: times, sizes, colours, and text from elsewhere made harmless;
+//! 1. [`words`]: times, sizes, colours, and sanitized text from elsewhere;
 //! 2. [`ending`]: the sentence that a run ends with;
-//! 3. [`run`]: a run, told event by event;
+//! 3. [`run`]: a run, shown event by event;
 //! 4. [`table`]: releases and runs in columns;
-//! 5. [`page`], [`fsck`]: what the other reading verbs show;
-//! 6. [`sign`], [`init`]: what the verbs show that ask nobody;
-//! 7. [`hint`]: what to do about what went wrong.
+//! 5. [`page`], [`fsck`]: the other reading verbs;
+//! 6. [`sign`], [`init`]: the verbs that need no agent;
+//! 7. [`hint`]: the remedy for each fault.
 
 pub(crate) mod words;
 
@@ -41,18 +41,18 @@ pub(crate) use table::{releases, runs};
 use crate::fault::Fault;
 use words::{BAD, BOLD, DIM, WARN, clean, clean_line, painted, short};
 
-/// Said when the agent has taken a request.
+/// The text after the agent has accepted a request.
 pub(crate) fn taken(run: u64, form: &Form) -> String {
     let of = form.revision.as_deref().or(form.commit.as_deref()).or(form.release.as_deref()).unwrap_or_default();
     painted(BOLD, format!("run {run}: {}", words::action(&form.action, Some(of), Some(&form.app))))
 }
 
-/// Said about a run that is not followed; `called` is how this program is called to reach its agent again.
+/// The text about a run that is not followed; `called` is the command line that reaches its agent again.
 pub(crate) fn goes_on(run: u64, called: &str) -> String {
     format!("run {run} goes on; follow it with: {called} logs -f {run}")
 }
 
-/// Said once when the connection is lost in the middle of a run.
+/// The text when the connection is lost in the middle of a run, shown once.
 pub(crate) fn lost(comeback: Duration) -> String {
     painted(
         WARN,
@@ -60,7 +60,7 @@ pub(crate) fn lost(comeback: Duration) -> String {
     )
 }
 
-/// Said once when the agent goes away before it has answered a request.
+/// The text when the agent goes away before it has answered a request, shown once.
 pub(crate) fn asking_again(comeback: Duration) -> String {
     painted(
         WARN,
@@ -71,23 +71,23 @@ pub(crate) fn asking_again(comeback: Duration) -> String {
     )
 }
 
-/// Said when a short name was looked up for a request that must name it for good.
+/// The text when a short name was resolved for a signed request.
 pub(crate) fn found(revision: &str, plan: &Plan) -> String {
     let reached = plan.reference.as_deref().map(|name| format!(", reached by {}", clean_line(name))).unwrap_or_default();
     format!("{} is commit {}{reached}", clean_line(revision), short(&plan.commit))
 }
 
-/// Said once when requests wait for somebody's hand.
+/// The text when requests wait for a touch, shown once.
 pub(crate) fn touched(key: &Path) -> String {
     format!("each request waits for a touch of the key {}", key.display())
 }
 
-/// Said after manual pages were written.
+/// The text after manual pages were written.
 pub(crate) fn pages_written(dir: &Path) -> String {
     format!("wrote the manual pages to {}", dir.display())
 }
 
-/// Why something could not be done: the sentence, its causes, and what to do. None where silence is the better answer.
+/// The text of a fault: the sentence, its causes, and the hint. `None` where silence is the better answer.
 pub(crate) fn fault(fault: &Fault) -> Option<String> {
     match fault {
         Fault::ReaderGone => return None,
@@ -102,7 +102,7 @@ pub(crate) fn fault(fault: &Fault) -> Option<String> {
     let mut source = fault.source();
     while let Some(cause) = source {
         let cause_text = clean(&cause.to_string());
-        // Some errors of libraries repeat what lies below them.
+        // Some errors of libraries repeat their causes.
         if !sentence.contains(&cause_text) {
             sentence = format!("{sentence}: {cause_text}");
         }

@@ -1,4 +1,4 @@
-//! What the reading verbs show that is no table.
+//! The output of reading verbs that is no table.
 
 use agent_wire::view::{App, Apps, Commit, Doctor, Finding, GrantView, Level, Plan, ReleaseDetail, Releases, Run, Whoami};
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use super::words::{
     BAD, BOLD, DIM, GOOD, WARN, action, ago, bytes, clean_line, count, indented, listed, outcome, painted, short, short_ref, style_of, took,
 };
 
-/// How the apps stand.
+/// The state of the apps.
 pub(crate) fn status(apps: &Apps, now: DateTime<Utc>) -> String {
     let mut blocks = Vec::new();
     if apps.draining {
@@ -117,12 +117,12 @@ pub(crate) fn release(detail: &ReleaseDetail, now: DateTime<Utc>) -> String {
     page.text()
 }
 
-/// The word that a unit variant has on the wire.
+/// The word of a unit variant on the wire.
 fn serde_word(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// What a release would do.
+/// The plan of a release.
 pub(crate) fn plan(plan: &Plan, app: &str) -> String {
     let reference = plan.reference.as_deref().map(|name| format!(" ({})", short_ref(name))).unwrap_or_default();
     let mut blocks = vec![painted(BOLD, format!("{app}: a release of {}{reference}", short(&plan.commit)))];
@@ -182,7 +182,7 @@ fn section(head: String, lines: impl Iterator<Item = String>) -> String {
     lines.fold(head, |text, line| format!("{text}\n  {line}"))
 }
 
-/// What `prune` would remove.
+/// The releases that `prune` would remove.
 pub(crate) fn prunable(releases: &Releases, now: DateTime<Utc>, width: Option<u16>) -> String {
     match releases.releases.len() {
         0 => "prune would remove nothing".into(),
@@ -190,7 +190,7 @@ pub(crate) fn prunable(releases: &Releases, now: DateTime<Utc>, width: Option<u1
     }
 }
 
-/// What was found, worst first.
+/// The findings, worst first.
 pub(crate) fn doctor(doctor: &Doctor) -> String {
     let mut findings: Vec<&Finding> = doctor.findings.iter().collect();
     findings.sort_by_key(|finding| finding.level);
@@ -216,7 +216,7 @@ fn finding_lines(finding: &Finding) -> String {
     format!("{glyph} {}: {}{hint}", painted(BOLD, of), indented(&finding.text, 2))
 }
 
-/// Who the agent takes the caller for, and what they may do.
+/// The caller as the agent identifies it, and its rights.
 pub(crate) fn whoami(whoami: &Whoami) -> String {
     let mut page = Page::new(painted(BOLD, clean_line(&whoami.caller)));
     page.row("in grants", listed(&whoami.principals));

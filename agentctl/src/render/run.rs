@@ -1,4 +1,4 @@
-//! A run, told event by event: every event gives the lines that stay, and leaves behind what goes on now.
+//! A run, shown event by event: every event gives permanent lines, and updates the current activity.
 
 use agent_wire::event::{Event, OutcomeWord, PlannedStep, Stream, What};
 use chrono::{DateTime, Utc};
@@ -6,51 +6,50 @@ use chrono::{DateTime, Utc};
 use super::ending::{self, Cause, LiveAsked, RunFacts};
 use super::words::{BAD, BOLD, DIM, GOOD, WARN, action, clean_line, indented, painted, short, short_ref, shortened, took};
 
-/// How long a step's line may be where there is no terminal.
+/// The width of a step's line without a terminal.
 const COLUMNS: usize = 100;
 
-/// How wide the names of steps are.
+/// The width of the column of step names.
 const NAME: usize = 14;
 
-/// How much is told.
+/// The level of detail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Detail {
-    /// A line for each step, warnings, and the end of the output of a step that fails.
+    /// A line for each step, warnings, and the last output of a step that fails.
     Usual,
-    /// Every sentence of a step too: what it found, and the proof that the release serves.
+    /// Every sentence of a step too: its findings, and the proof that the release serves.
     Sentences,
     /// All output of programs too.
     Full,
 }
 
-/// Whether the user knows what the run is about.
+/// Whether the user knows the run's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opening {
-    /// They have just asked for it.
+    /// They have just sent it.
     Told,
-    /// It is to be told.
+    /// The output must show it.
     ToTell,
 }
 
-/// What an event gives to be shown.
+/// The output of an event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rendered {
-    /// Lines that stay.
+    /// Permanent lines.
     pub(crate) lines: Vec<String>,
-    /// The last words, when the run is over.
+    /// The last sentence, when the run is over.
     pub(crate) ending: Option<(OutcomeWord, Vec<String>)>,
 }
 
-/// What goes on.
+/// The current activity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Now {
     step: String,
     direction: Direction,
-    /// Since when.
     pub(crate) since: DateTime<Utc>,
-    /// The last line that a tool said.
+    /// The last line of a tool's output.
     pub(crate) line: Option<String>,
-    /// How much is done, of how much.
+    /// Done and total.
     pub(crate) progress: Option<(u64, u64)>,
 }
 
@@ -65,7 +64,6 @@ impl Now {
         Self { step: clean_line(step), direction, since: event.at, line: None, progress: None }
     }
 
-    /// Its name.
     pub(crate) fn title(&self) -> String {
         match self.direction {
             Direction::Forward => self.step.clone(),
@@ -74,49 +72,48 @@ impl Now {
     }
 }
 
-/// What has been told of a run, and what is needed to tell the rest.
+/// The state of showing a run.
 #[derive(Debug)]
 pub(crate) struct Story {
     detail: Detail,
     opening: Opening,
     known: RunFacts,
     plan: Vec<PlannedStep>,
-    /// So many lines of the plan have been told.
+    /// How many lines of the plan have been shown.
     told: usize,
     now: Option<Now>,
-    /// The first sentence of the step at hand: what its line says beside its name.
+    /// The first sentence of the current step, for the step's line.
     gist: Option<String>,
-    /// How many columns the line of a step may take.
+    /// The maximum width of a step's line.
     width: Option<usize>,
 }
 
 impl Story {
-    /// The story of a run, before its first event; `called` is how this program is called to reach its agent again.
+    /// The state before the run's first event; `called` is the command line that reaches its agent again.
     pub(crate) fn new(run: u64, detail: Detail, opening: Opening, called: &str) -> Self {
         let known = RunFacts { run, called: called.to_owned(), ..RunFacts::default() };
         Self { detail, opening, known, plan: Vec::new(), told: 0, now: None, gist: None, width: None }
     }
 
-    /// The same story for a terminal of so many columns: a step's line is cut there, unless more than a line is wanted of each. A log of CI has no
-    /// terminal, and long lines are no better to read there.
+    /// The same story for a terminal of this width: a step's line is cut there, unless more than one line per step is wanted. A CI log has no
+    /// terminal, and long lines are hard to read there, too.
     pub(crate) fn fit(self, width: Option<u16>) -> Self {
         let width = width.map_or(COLUMNS, usize::from);
         Self { width: Some(width).filter(|_| self.detail == Detail::Usual), ..self }
     }
 
-    /// What goes on now.
     pub(crate) fn now(&self) -> Option<&Now> {
         self.now.as_ref()
     }
 
-    /// Takes an event in, and says what it gives to be shown.
+    /// Applies an event, and returns its output.
     pub(crate) fn tell(&mut self, event: &Event) -> Rendered {
         let mut told = Rendered::default();
         self.lines(event, &mut told.lines);
         if let What::Ended { outcome, live, ms, database } = &event.what {
             self.known.database.clone_from(database);
             let mut sentence = ending::sentence(&self.known, *outcome, live.as_deref(), *ms);
-            // Who reads the output already need not be told how to read it.
+            // A reader of the full output needs no advice on how to read it.
             if self.opening == Opening::ToTell && *outcome != OutcomeWord::Stuck {
                 sentence.truncate(1);
             }
@@ -169,7 +166,7 @@ impl Story {
                 }
             }
             What::Exposed { .. } => {
-                // What the step found before is not what its line should say: that the release was proven is in the last line.
+                // Earlier findings do not belong in the step's line, because the last line contains the proof.
                 self.gist = Some(String::new());
                 if self.detail == Detail::Full {
                     lines.push(painted(DIM, "· from here on visitors may meet the new release"));
@@ -191,7 +188,7 @@ impl Story {
                 let (glyph, after) = self.failure_of(step, ending::why(reason, tail));
                 let reason = indented(reason, NAME + 12);
                 lines.push(format!("{glyph} {} {:>7}  {reason}{after}", padded(step), took(*ms)));
-                // With all output shown, its end has been shown.
+                // The full output already contains these lines.
                 if self.detail < Detail::Full {
                     lines.extend(tail.iter().map(|line| format!("  {} {}", painted(DIM, "│"), clean_line(line))));
                 }
@@ -263,7 +260,7 @@ impl Story {
         }
     }
 
-    /// Where a line is all that a step gets, its first sentence goes there.
+    /// The first sentence of a step goes to its line where the step has only one.
     fn note(&mut self, step: &str, text: &str, lines: &mut Vec<String>) {
         if self.detail >= Detail::Sentences {
             lines.push(painted(DIM, format!("· {} {}", padded(step), indented(text, NAME + 3))));
@@ -272,7 +269,7 @@ impl Story {
         }
     }
 
-    /// Text that begins at a column, cut where the terminal ends.
+    /// Text that begins at a column, cut at the end of the terminal.
     fn cut(&self, column: usize, text: &str) -> String {
         let text = clean_line(text.trim_end());
         match self.width {
@@ -286,7 +283,7 @@ impl Story {
         painted(DIM, format!("– {} skipped: {reason}", padded(step)))
     }
 
-    /// Takes in that a step failed: how it is marked, and what its failure means.
+    /// Records a failed step, and returns its mark and the meaning of its failure.
     fn failure_of(&mut self, step: &str, why: Option<String>) -> (String, &'static str) {
         if self.plan.iter().any(|planned| planned.step == step && planned.warn) {
             self.known.warnings += 1;
@@ -297,7 +294,7 @@ impl Story {
         }
     }
 
-    /// Tells the steps that are skipped before one begins, or all that are left.
+    /// Shows the skipped steps before this one, or all that are left.
     fn skips_before(&mut self, step: Option<&str>, lines: &mut Vec<String>) {
         let end = match step {
             Some(step) => match self.plan.iter().skip(self.told).position(|planned| planned.step == step) {

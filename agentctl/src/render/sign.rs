@@ -1,4 +1,4 @@
-//! What `sign` says: header lines, a curl command, and what was signed.
+//! The output of `sign`: header lines, a curl command, and a summary of the request.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use chrono::DateTime;
 
 use super::words::{action, clean_line, listed, quoted};
 
-/// The lines that must go with the bytes.
+/// The headers that must be sent with the bytes.
 pub(crate) fn headers(signatures: &[String]) -> String {
     signatures.iter().map(|signature| format!("Agent-Signature: {signature}")).collect::<Vec<_>>().join("\n")
 }
@@ -24,7 +24,7 @@ pub(crate) fn curl(signatures: &[String], body: &Path, ca: Option<&Path>, url: &
     parts.join(" \\\n  ")
 }
 
-/// Said after the file was written.
+/// The text after the file was written.
 pub(crate) fn written(body: &Path, form: &Form) -> String {
     let of = [&form.revision, &form.commit, &form.release, &form.path].into_iter().flatten().next().map(String::as_str);
     let app = Some(form.app.as_str()).filter(|app| !app.is_empty());

@@ -1,4 +1,4 @@
-//! Releases and runs in columns. No borders anywhere: what a person reads aligns, and what a pipe takes can be cut.
+//! Releases and runs in columns. No borders: columns align for people, and can be cut in a pipe.
 
 use agent_wire::view::{Release, ReleaseState, Releases, Run, RunState, Runs};
 use anstyle::{AnsiColor, Style};
@@ -21,7 +21,6 @@ pub(crate) fn releases(releases: &Releases, now: DateTime<Utc>, width: Option<u1
     text
 }
 
-/// Runs.
 pub(crate) fn runs(runs: &Runs, now: DateTime<Utc>, width: Option<u16>) -> String {
     if runs.runs.is_empty() {
         return "no run yet; the first one begins with: agentctl release REF".into();
@@ -89,7 +88,7 @@ fn run_row(run: &Run, now: DateTime<Utc>) -> [Painted; 8] {
     ]
 }
 
-/// What is under way.
+/// The style of active runs.
 const BUSY: Style = AnsiColor::Cyan.on_default();
 
 fn at(run: &Run) -> String {
@@ -99,13 +98,13 @@ fn at(run: &Run) -> String {
 /// A way to make a table narrower.
 #[derive(Debug, Clone, Copy)]
 enum Measure {
-    /// Cut the texts of a column to so many columns of the terminal.
+    /// Cut the texts of a column to this width.
     Shorten(&'static str, usize),
     /// Leave the column out.
     Drop(&'static str),
 }
 
-/// What fits in which place: as much is done as the width demands, in this order. A release's name and the number of a run always stay whole, since
+/// The measures for each table, applied in this order until the width suffices. The name of a release and the number of a run are never cut, because
 /// people copy them.
 const RELEASES: &[Measure] = &[
     Measure::Shorten("subject", 40),
@@ -114,7 +113,7 @@ const RELEASES: &[Measure] = &[
     Measure::Drop("commit"),
     Measure::Drop("who"),
     Measure::Drop("ref"),
-    // The name of a release has its time.
+    // The name of a release contains its time.
     Measure::Drop("when"),
     Measure::Shorten("subject", 12),
     Measure::Drop("subject"),
@@ -133,10 +132,10 @@ const RUNS: &[Measure] = &[
     Measure::Shorten("outcome", 12),
 ];
 
-/// How far columns stand apart.
+/// The space between columns.
 const GAP: usize = 2;
 
-/// A text and how it is painted.
+/// A text and its style.
 struct Painted {
     text: String,
     style: Style,
@@ -154,7 +153,7 @@ impl Columns {
         self.titles.iter().enumerate().map(|(place, title)| width(title).max(widest(place))).collect()
     }
 
-    /// Takes the measures, one after the other, until it is narrow enough.
+    /// Applies the measures in order until the table is narrow enough.
     fn fit(&mut self, measures: &[Measure], columns: usize) {
         for measure in measures {
             let widths = self.widths();

@@ -26,7 +26,7 @@ fn plain(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
 }
 
-/// Everything that is shown of a run with these events.
+/// The whole output of a run with these events.
 fn told_with(detail: Detail, opening: Opening, whats: Vec<What>) -> String {
     let mut story = Story::new(12, detail, opening, "agentctl");
     let mut lines = Vec::new();
@@ -200,11 +200,11 @@ fn a_release_that_fails_before_the_switch() {
     ");
     let without = told(whats(None));
     assert_snapshot!(without.lines().rev().nth(1).unwrap(), @"shop: failed at migrate: IntegrityError: NOT NULL; no release is live (run 12, 8.4 s)");
-    // What was shown as it came is not shown again.
+    // Lines that were shown already are not repeated.
     assert!(!told_with(Detail::Full, Opening::Told, whats(None)).contains("│ IntegrityError"));
 }
 
-/// What may be left in the database by run 12.
+/// The unsettled database of run 12.
 fn left() -> Unsettled {
     Unsettled {
         run: 12,

@@ -1,4 +1,4 @@
-//! Times, sizes, colours, and text from elsewhere made harmless.
+//! Times, sizes, colours, and sanitized text from elsewhere.
 
 use std::fmt::Display;
 
@@ -7,15 +7,15 @@ use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, TimeDelta, Utc};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// What went well.
+/// Success.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
-/// What went wrong.
+/// Failure.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
-/// What should be looked at.
+/// Warnings.
 pub(crate) const WARN: Style = AnsiColor::Yellow.on_default();
-/// What stands out.
+/// Emphasis.
 pub(crate) const BOLD: Style = Style::new().bold();
-/// What stands back.
+/// Secondary text.
 pub(crate) const DIM: Style = Style::new().dimmed();
 
 /// The text in a style.
@@ -23,7 +23,7 @@ pub(crate) fn painted(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// The style that an outcome is told in.
+/// The style of an outcome.
 pub(crate) fn style_of(outcome: OutcomeWord) -> Style {
     match outcome {
         OutcomeWord::Live | OutcomeWord::Done => GOOD,
@@ -40,8 +40,8 @@ pub(crate) fn outcome(outcome: OutcomeWord) -> &'static str {
     }
 }
 
-/// Text that somebody else wrote, without what would move the cursor, change colours or turn the direction of writing: a commit's subject or a
-/// tool's output can bring all of it. Line breaks stay.
+/// Removes from untrusted text everything that moves the cursor, changes colours or turns the direction of writing: a commit's subject or a tool's
+/// output can contain all of it. Line breaks stay.
 pub(crate) fn clean(text: &str) -> String {
     let plain = anstream::adapter::strip_str(text).to_string();
     let mut cleaned = String::with_capacity(plain.len());
@@ -61,7 +61,7 @@ pub(crate) fn clean_line(text: &str) -> String {
     clean(text).replace('\n', " ")
 }
 
-/// Whether a character moves the cursor, changes the order of what is read, or takes no room: with it a text shows something else than it says.
+/// Whether a character moves the cursor, changes the reading order, or has no width: with such characters a text looks different from its content.
 fn is_unseen(letter: char) -> bool {
     matches!(letter,
         // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
@@ -73,13 +73,13 @@ fn is_unseen(letter: char) -> bool {
         || letter.is_control()
 }
 
-/// Whether a text has characters that nobody sees, line ends and tabs aside.
+/// Whether a text has invisible characters, line ends and tabs aside.
 pub(crate) fn hides(text: &str) -> bool {
     text.chars().any(|letter| is_unseen(letter) && !matches!(letter, '\n' | '\t'))
 }
 
-/// A text as a terminal may have it: of what a terminal obeys, colours and line ends alone. The rest is written out in the way of JSON, so data stay the
-/// same data.
+/// A text that is safe for a terminal: it keeps only colours and line ends of all control sequences. The rest is escaped like in JSON, so data keep
+/// their meaning.
 pub(crate) fn tame(text: &str) -> String {
     let mut tamed = String::with_capacity(text.len());
     let mut rest = text;
@@ -95,14 +95,14 @@ pub(crate) fn tame(text: &str) -> String {
     tamed
 }
 
-/// The length of the sequence for a colour or a weight that a text begins with (ECMA-48, section 8.3.117, SGR).
+/// The length of a leading sequence for a colour or a weight (ECMA-48, section 8.3.117, SGR).
 fn colour(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\u{1b}[")?;
     let end = parameters.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
     parameters[end..].starts_with('m').then_some(2 + end + 1)
 }
 
-/// How long something took.
+/// A duration: `2 min 3 s`.
 pub(crate) fn took(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
@@ -112,7 +112,7 @@ pub(crate) fn took(ms: u64) -> String {
     }
 }
 
-/// How long ago something was.
+/// The time since a moment: `3 h ago`.
 pub(crate) fn ago(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let passed = now - then;
     let minutes = passed.num_minutes();
@@ -131,7 +131,7 @@ pub(crate) fn ago(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     }
 }
 
-/// A size, in the units of disks.
+/// A size in decimal units.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     if bytes < 1000 {
@@ -146,22 +146,22 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
-/// So many of a thing.
+/// A count with its noun.
 pub(crate) fn count(number: usize, one: &str, several: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {several}") }
 }
 
-/// Things one after the other.
+/// Items separated by commas.
 pub(crate) fn listed(things: &[impl AsRef<str>]) -> String {
     things.iter().map(|thing| clean_line(thing.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
-/// The first twelve digits of a commit, as release names have them.
+/// The first twelve digits of a commit, as in release names.
 pub(crate) fn short(commit: &str) -> String {
     clean_line(commit).chars().take(12).collect()
 }
 
-/// A ref as people call it.
+/// A ref without its `refs/…` prefix.
 pub(crate) fn short_ref(name: &str) -> String {
     let name = clean_line(name);
     match name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")) {
@@ -170,7 +170,7 @@ pub(crate) fn short_ref(name: &str) -> String {
     }
 }
 
-/// What a run is for: `release main of shop`.
+/// The subject of a run: `release main of shop`.
 pub(crate) fn action(action: &str, of: Option<&str>, app: Option<&str>) -> String {
     let mut text = clean_line(action);
     if let Some(of) = of.filter(|of| !of.is_empty()) {
@@ -183,17 +183,17 @@ pub(crate) fn action(action: &str, of: Option<&str>, app: Option<&str>) -> Strin
     }
 }
 
-/// Text behind a first line, every further line indented.
+/// Text after a first line, with every further line indented.
 pub(crate) fn indented(text: &str, by: usize) -> String {
     clean(text).trim_end().replace('\n', &format!("\n{:by$}", ""))
 }
 
-/// How many columns text takes on a terminal.
+/// The columns that a text takes on a terminal.
 pub(crate) fn width(text: &str) -> usize {
     UnicodeWidthStr::width(text)
 }
 
-/// Text of so many columns at the most; what is cut off is marked.
+/// Text of at most this width; a mark shows the cut.
 pub(crate) fn shortened(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -208,7 +208,7 @@ pub(crate) fn shortened(text: &str, columns: usize) -> String {
     if columns == 0 { cut } else { format!("{}…", cut.trim_end()) }
 }
 
-/// A word as a shell reads it back.
+/// A word quoted for a shell.
 pub(crate) fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@=+,".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }

@@ -1,4 +1,4 @@
-//! The same program over the network, against an agent that says what it is told to over real TLS.
+//! The same program over the network, against a fake agent over real TLS.
 
 use std::path::PathBuf;
 
@@ -33,12 +33,12 @@ struct Finished {
     stderr: String,
     asked: Vec<SeenRequest>,
     url: String,
-    /// Where the key is, with the agent's certificate.
+    /// The directory of the key and the agent's certificate.
     dir: tempfile::TempDir,
 }
 
 impl Finished {
-    /// A request as the agent takes it: the form, after the signature was verified by OpenSSH.
+    /// A request as the agent accepts it: the form, after OpenSSH verified the signature.
     fn form(&self, n: usize) -> Form {
         let asked = &self.asked[n];
         assert_eq!(asked.line, "POST /v1/requests");
@@ -266,7 +266,7 @@ fn a_pinned_certificate_must_have_the_name_and_be_in_its_time() {
 #[test]
 fn an_agent_that_is_not_there_is_told_by_its_reason() {
     let agent = Pretend::saying_over_tls(vec![]);
-    // Nobody listens there any more.
+    // The port has no listener any more.
     let (certificate, dir) = (agent.certificate(), tempfile::tempdir().unwrap());
     let key = plain(dir.path(), "key");
     let port = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() };
@@ -290,7 +290,7 @@ fn whoever_speaks_no_tls_is_told() {
         let (mut stream, _) = listener.accept().unwrap();
         io::Read::read(&mut stream, &mut [0; 16]).unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
-        // Until the other side has gone, for an early end would be a reset.
+        // Reads until the other side has gone, because an early end would be a reset.
         io::Read::read_to_end(&mut stream, &mut Vec::new()).ok();
     });
     let agent = Pretend::saying_over_tls(vec![]);

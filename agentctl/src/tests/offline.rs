@@ -1,4 +1,4 @@
-//! What needs no agent: arguments that make no sense together, `sign`, and `init --tls`.
+//! Verbs that need no agent: contradictory arguments, `sign`, and `init --tls`.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Every plan of up to four steps, with every nature of each, through every failure, every crash and every cancel.
 //!
-//! The world of the test is what a real one would be: an effect that is there or not, for each step, and a link that visitors follow. Whatever the
-//! history, the ending must agree with that world.
+//! The test's world mirrors a real one: for each step an effect that is there or not, and a link that visitors follow. After every history, the
+//! outcome must agree with that world.
 
 use super::*;
 
@@ -12,22 +12,21 @@ const NATURES: [Nature; 4] = [
     Nature { undo: Undo::TakeBack, on_failure: OnFailure::Warn },
 ];
 
-/// What goes wrong in one history, and where. Points count every mark that is about to be written.
+/// The faults of one history, and their places. Points count every mark that is about to be written.
 #[derive(Debug, Clone, Copy, Default)]
 struct Trouble {
-    /// This step fails.
     fails: Option<usize>,
     /// This step exposes the run (if it gets so far).
     exposes: Option<usize>,
-    /// This step finds out that there is nothing to do.
+    /// This step has nothing to do.
     idle: Option<usize>,
-    /// The taking-back of this step fails.
+    /// The undo of this step fails.
     undo_fails: Option<usize>,
     /// The agent dies at this point: after the mark, before its effect (even) or after its effect (odd).
     dies_at: Option<usize>,
-    /// And once more at this point.
+    /// The agent dies once more at this point.
     dies_again_at: Option<usize>,
-    /// Somebody cancels before this point.
+    /// A caller cancels before this point.
     cancelled_at: Option<usize>,
 }
 
@@ -148,7 +147,7 @@ fn live_once(
     }
 }
 
-/// What a failed check says. There are millions of histories, and it is put into words for one at the most.
+/// The message of a failed check. There are millions of histories, so it is formatted only for the one that fails.
 struct FailedCheck<'h>(&'h [Nature], Trouble, &'h History);
 
 impl std::fmt::Display for FailedCheck<'_> {
@@ -216,18 +215,18 @@ fn every_history_of_every_short_plan_ends_in_agreement_with_the_world() {
     let mut histories = 0_u64;
     every_plan(|natures| {
         for fails in nothing_or(0..natures.len()) {
-            // Behind a step whose failure takes the run back, none begins: what would become of it makes no other history. Nor does the taking-back of
-            // a step that has none.
+            // After a step whose failure sends the run back, no step begins, so varying it makes no other history. Nor does the undo of a step that
+            // has none.
             let last = fails.filter(|i| natures[*i].on_failure == OnFailure::Unwind);
             let begun = last.map_or(natures.len(), |last| last + 1);
             let taken_back = (0..begun).filter(|i| natures[*i].undo == Undo::TakeBack);
-            // A step either exposes the run or has nothing to do; one such step a history.
+            // In each history at most one step either exposes the run or has nothing to do.
             let idle = (0..begun).filter(|i| fails != Some(*i)).map(|idle| (None, Some(idle)));
             for (exposes, idle) in nothing_or(0..begun).map(|exposes| (exposes, None)).chain(idle) {
                 for undo_fails in nothing_or(taken_back.clone()) {
                     let calm = Trouble { fails, exposes, idle, undo_fails, ..Trouble::default() };
                     let points = play(natures, calm).points;
-                    // Each crash point alone, each cancel point alone, and each pair of the two; the later of two crashes is met on the way back.
+                    // Each crash point alone, each cancel point alone, and each pair of the two; the later of two crashes happens on the way back.
                     for dies_at in nothing_or(0..points + 2) {
                         for cancelled_at in nothing_or(0..points + 2) {
                             let trouble = Trouble { dies_at, cancelled_at, ..calm };

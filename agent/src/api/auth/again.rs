@@ -1,5 +1,5 @@
-//! A caller, judged again after a while: a run waits for its turn, and a token is used later. What was proven is kept with the run, and is held
-//! against the keys, grants and issuers that are in force by then.
+//! Checks a caller again later: a run waits for its turn, and a token is used after a while. The proof is kept with the run, and is compared with the
+//! keys, grants and issuers then in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use crate::engine::journal::CallerProof;
 use crate::settings::watch::InForce;
 use crate::work::chain;
 
-/// A caller, as it is written down. Keys are not: they are read from the signatures.
+/// The stored form of a caller. It contains no keys, because the signatures name them.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kept {
@@ -39,10 +39,10 @@ impl From<&Caller> for Kept {
     }
 }
 
-/// The caller of a run, by what is in force now; nothing where an older agent wrote down too little to tell.
+/// The caller of a run by the current settings; `None` where an older agent stored too little.
 ///
 /// # Errors
-/// [`Refusal::Untrusted`] when nobody would be taken for that caller today.
+/// [`Refusal::Untrusted`] when the proof would not identify that caller today.
 pub(in crate::api) fn caller(
     proof: &CallerProof,
     told: &str,
@@ -85,12 +85,12 @@ pub(in crate::api) fn caller(
     }))
 }
 
-/// What the engines ask when a run's turn has come.
+/// The current rights, which the engines check when a run's turn has come.
 pub(crate) struct InForceRights(pub InForce);
 
 impl Rights for InForceRights {
     fn remember(&self, caller: &Caller) -> Option<String> {
-        // What cannot be written down could not be judged again; a text of names and lists always can.
+        // Texts of names and lists always serialize. A caller that did not could not be checked again.
         serde_json::to_string(&Kept::from(caller)).ok()
     }
 

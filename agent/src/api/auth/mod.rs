@@ -1,4 +1,4 @@
-//! Who asks: a file for each way to prove it. Only what is here makes callers.
+//! Identifies callers: one file for each kind of proof. Only this module makes callers.
 
 pub(super) mod again;
 pub(super) mod peer;
@@ -12,16 +12,16 @@ use axum::http::request::Parts;
 
 use super::answer::Refused;
 
-/// Who is at the other end of a connection, before anything was asked.
+/// The other end of a connection, before any request.
 #[derive(Debug, Clone)]
 pub(super) enum Peer {
-    /// Somebody on this host, by the kernel's word.
+    /// A process on this host, identified by the kernel.
     Local(Caller),
-    /// Anybody: each request must prove whose it is.
+    /// Any client: each request must prove its sender.
     Network,
 }
 
-/// Whoever asks, known: by the connection, or by the signature of the request that this reading is a part of.
+/// The identified caller: by the connection, or by the signature of the request that contains this read.
 pub(super) struct KnownCaller(pub Caller);
 
 impl<S: Send + Sync> FromRequestParts<S> for KnownCaller {
@@ -31,7 +31,7 @@ impl<S: Send + Sync> FromRequestParts<S> for KnownCaller {
     }
 }
 
-/// Whoever asks, where that is known.
+/// The caller, if it is identified.
 pub(super) fn known(parts: &Parts) -> Option<Caller> {
     let proven = parts.extensions.get::<Caller>().cloned();
     proven.or_else(|| match parts.extensions.get::<Peer>() {

@@ -1,6 +1,6 @@
-//! A process on this host, by what the kernel says of the socket that it connected with (unix(7), `SO_PEERCRED` and `SO_PEERGROUPS`): as it was
-//! at connect(2). Its number decides nothing that it may do, for another process may have it by now; it can only be a reason to refuse. From Linux 6.5 on
-//! the kernel hands over the process itself (`SO_PEERPIDFD`), and a number that was used again is found out.
+//! Identifies a process on this host by the kernel's facts about its socket (unix(7), `SO_PEERCRED` and `SO_PEERGROUPS`), as of connect(2). Its
+//! process number never gives a right, because another process may have it by now; it can only be a reason to refuse. From Linux 6.5 on the kernel
+//! returns the process itself (`SO_PEERPIDFD`), which exposes a reused number.
 
 use std::fs;
 use std::io;
@@ -15,14 +15,14 @@ use tokio::net::UnixStream;
 
 use crate::process::is_bounded;
 
-/// The number that the kernel shows for users that have none in this namespace (user_namespaces(7)).
+/// The number that the kernel shows for users without a number in this namespace (user_namespaces(7)).
 const UNMAPPED: u32 = 65534;
 
-/// Who is at the other end.
+/// The caller at the other end.
 ///
 /// # Errors
-/// When the kernel does not say, or the user has no number here: then it is nobody. And when it is a program of a build: the agent's own user
-/// needs no grant, and a package that is being installed must not be that user.
+/// When the kernel does not say, or the user has no number here: then the caller is unknown. Also when it is a program of a build: the
+/// agent's own user needs no grant, and a package that is being installed must not act as that user.
 pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
     let credentials = stream.peer_cred()?;
     let uid = credentials.uid();
@@ -33,7 +33,7 @@ pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
         && let Some(why) = match is_build(stream, credentials.pid()) {
             Some(false) => None,
             Some(true) => Some("a program that installs packages asks for nothing"),
-            // Whoever asks waits for the answer.
+            // A legitimate client waits for its answer, so its process still exists.
             None => Some("the process that asked is gone, or hidden, so it cannot be told whether it is a package that is being installed"),
         }
     {
@@ -50,22 +50,22 @@ pub(crate) fn of(stream: &UnixStream) -> io::Result<Caller> {
     Ok(Caller::Unix { user, groups, power })
 }
 
-/// Whether the process that connected runs within the bounds of a build; nothing when it is gone, or hidden.
+/// Whether the connected process runs within the bounds of a build; `None` when it is gone, or hidden.
 fn is_build(stream: &UnixStream, number: Option<i32>) -> Option<bool> {
     let process = match getsockopt(stream, sockopt::PeerPidfd) {
         Ok(process) => process,
-        // An older kernel. One from outside this namespace has no number here.
+        // An older kernel. A process from outside this namespace has no number here.
         Err(Errno::ENOPROTOOPT) => {
             return number.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0).map_or(Some(false), is_bounded);
         }
         Err(_) => return None,
     };
     let answer = match number_of(&process)? {
-        // It is there, and outside of this namespace.
+        // The process exists outside of this namespace.
         0 => Some(false),
         number => is_bounded(number.try_into().ok()?),
     };
-    // What was read is of this very process when it has not ended by now (pidfd_open(2)).
+    // The answer is about this very process if it has not ended by now (pidfd_open(2)).
     let mut asked = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ended| ended == 0).then_some(answer).flatten()
 }
@@ -101,7 +101,7 @@ fn peer_groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
             return Ok(groups);
         }
         let err = io::Error::last_os_error();
-        // The buffer was too small: the kernel said how much it needs.
+        // The buffer was too small, and the kernel returned the size that it needs.
         if err.raw_os_error() != Some(nix::libc::ERANGE) || count <= groups.len() {
             return Err(err);
         }
@@ -127,13 +127,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("socket");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
-        // It connects, leaves the connection to its child, and is gone.
+        // The process connects, leaves the connection to its child, and ends.
         let script = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); os.fork() and os._exit(0); \
             sys.stdout.close(); s.recv(1)";
         let mut child = std::process::Command::new("python3").args(["-c", script]).arg(&path).spawn().unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         child.wait().unwrap();
-        // Nor is the process that has its number now (proc_sys_kernel(5), `ns_last_pid`), where this user may choose that.
+        // The process that now has its number is not accepted either. Only some users may choose the next number (proc_sys_kernel(5), `ns_last_pid`).
         let number = stream.peer_cred().unwrap().pid().unwrap();
         let namesake = (0..200).find_map(|_| {
             fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).ok()?;

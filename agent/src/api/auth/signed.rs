@@ -1,4 +1,4 @@
-//! A request that is signed. It is made sure of in steps, the cheap ones first, and nothing of the body is understood before its signature is proven:
+//! A signed request. The checks run in steps, the cheap ones first, and the body is parsed only after its signature is proven:
 //!
 //! | step | what must hold | where |
 //! |---|---|---|
@@ -15,7 +15,7 @@
 //! | 11 | the live release is the one that it expects | `Standing::may_begin` |
 //! | 12 | there is room for it | `Standing::admit` |
 //!
-//! Whoever fails one of the first five gets one and the same answer, whichever it was; the reason goes to the log.
+//! A request that fails one of the first five steps always gets the same answer; the log has the reason.
 
 use agent_model::grant::{Caller, KeyKind, Signer};
 use agent_wire::form::{CLOCK_SKEW, Envelope, Form};
@@ -30,7 +30,7 @@ use crate::engine::journal::Evidence;
 use crate::settings::https::Material;
 use crate::trust::{self, Untrusted, fingerprint};
 
-/// Why a request is believed to be nobody's. For the log alone.
+/// Why a request has no valid signature. For the log alone.
 #[derive(Debug, Error)]
 pub(in crate::api) enum Unproven {
     /// Step 1.
@@ -59,7 +59,7 @@ pub(in crate::api) enum Unproven {
     Wrong(String),
 }
 
-/// Who signed these bytes: steps 1 to 5. What proves it is kept with the run.
+/// Steps 1 to 5: who signed these bytes. The proof is kept with the run.
 pub(in crate::api) fn caller(
     headers: &HeaderMap,
     body: &[u8],
@@ -94,7 +94,7 @@ fn headers(headers: &HeaderMap) -> Result<Vec<&str>, Unproven> {
     if let Some(long) = values.iter().find(|value| value.len() > MOST_SIGNATURE_CHARS) {
         return Err(Unproven::TooLong(long.len()));
     }
-    // What is no text is no base64 either.
+    // A value that is not text is not base64 either.
     Ok(values.into_iter().map(|value| value.to_str().unwrap_or_default()).collect())
 }
 
@@ -103,7 +103,7 @@ fn blob(text: &str) -> Result<Sshsig, Unproven> {
     Ok(Sshsig::from_base64(text)?)
 }
 
-/// Step 3: whose key it is, now. What is revoked is revoked, whatever else is said of it.
+/// Step 3: the current owner of the key. A revocation overrides everything else.
 pub(super) fn known(signature: &Sshsig, material: &Material, now: DateTime<Utc>) -> Result<Signer, Unproven> {
     material.revoked.check(&signature.key)?;
     let principal = material.signers.principal(&signature.key, now)?.to_owned();
@@ -114,7 +114,7 @@ pub(super) fn known(signature: &Sshsig, material: &Material, now: DateTime<Utc>)
     Ok(Signer { principal, key })
 }
 
-/// Step 4: a signature of a commit or of a file is none of a request.
+/// Step 4: a signature of a commit or of a file does not sign a request.
 fn namespace(signature: &Sshsig) -> Result<(), Unproven> {
     if signature.namespace == NAMESPACE { Ok(()) } else { Err(Unproven::Namespace(signature.namespace.clone())) }
 }
@@ -124,7 +124,7 @@ fn proven(signature: &Sshsig, body: &[u8]) -> Result<(), Unproven> {
     if trust::prove(signature, body) { Ok(()) } else { Err(Unproven::Wrong(fingerprint(&signature.key))) }
 }
 
-/// Steps 7 and 8: for whom it is, and when.
+/// Steps 7 and 8: the request's host and time.
 pub(in crate::api) fn envelope(form: &Form, state: &ApiState, now: DateTime<Utc>) -> Result<(), Refused> {
     let envelope = Envelope::of(form)?;
     let settings = state.settings.settings();
@@ -135,7 +135,7 @@ pub(in crate::api) fn envelope(form: &Form, state: &ApiState, now: DateTime<Utc>
     Ok(envelope.check(host, seconds, journal.not_before())?)
 }
 
-/// Step 8: a clock that shows less than the journal has seen was set back, and cannot tell what has expired.
+/// Step 8: a clock behind the newest time of the journal was set back, and cannot tell what has expired.
 fn clock(now: DateTime<Utc>, newest: DateTime<Utc>) -> Result<(), Refused> {
     let behind = newest.signed_duration_since(now).num_seconds();
     if behind > i64::try_from(CLOCK_SKEW).unwrap_or_default() { Err(Refused::clock(behind)) } else { Ok(()) }

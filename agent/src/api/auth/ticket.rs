@@ -1,5 +1,5 @@
-//! The token that reads one run's events, and nothing else: whoever asked for the run may hand it to whoever is to follow. It is made of the run's
-//! number and a key that never leaves the journal, so there is nothing to store, and nothing to guess.
+//! The token that reads one run's events, and nothing else: the requester may pass it on to the people who follow the run. It is derived from the
+//! run's number and a key that never leaves the journal, so it need not be stored and cannot be guessed.
 
 use agent_model::names::RunId;
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
@@ -17,16 +17,16 @@ pub(in crate::api) fn of(run: RunId, key: &str) -> String {
     URL_SAFE_NO_PAD.encode(sign(&Key::new(HMAC_SHA256, key.as_bytes()), message(run).as_bytes()))
 }
 
-/// Whether a token is that of the run; told apart in the same time wherever it differs.
+/// Whether a token belongs to the run; compared in constant time.
 pub(in crate::api) fn is_of(token: &str, run: RunId, key: &str) -> bool {
     let Ok(tag) = URL_SAFE_NO_PAD.decode(token) else { return false };
     verify(&Key::new(HMAC_SHA256, key.as_bytes()), message(run).as_bytes(), &tag).is_ok()
 }
 
-/// How long a run's token is good after the run has ended: a follower may have to come back.
+/// How long a run's token is valid after the run has ended, because a follower may have to come back.
 const GOOD_AFTER_THE_END: TimeDelta = TimeDelta::hours(1);
 
-/// Whether the token of a run that has ended is good no more.
+/// Whether the token of an ended run has expired.
 pub(in crate::api) fn is_over(ended: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     now.signed_duration_since(ended) > GOOD_AFTER_THE_END
 }

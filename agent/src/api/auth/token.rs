@@ -1,5 +1,5 @@
-//! A CI job, by the ID token that its issuer gave it: `Authorization: Bearer` beside the body of the request. The token speaks for this host, and may
-//! speak for this body; its issuer's keys are fetched when they are needed, and kept.
+//! Identifies a CI job by the ID token from its issuer: `Authorization: Bearer` beside the body of the request. The token names this host, and may
+//! name this body. The agent fetches the issuer's keys when they are needed, and keeps them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,27 +21,27 @@ use crate::https::{Call, CallError, Reply, Roots, proxies};
 use crate::trust::{BadKeys, BadToken, CiJob, Here, Issuer, Jwt, Keyring, Keys, MOST_KEYS_BYTES, Next, place_of_keys};
 use crate::work::chain;
 
-/// How long an issuer may take to say its keys, with the document that says where they are.
+/// How long an issuer may take to return its keys, including the document that says where they are.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Why nobody knows who asks. It goes to the log, never to whoever asks.
+/// Why the caller is unknown. The reason goes to the log, never to the client.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(in crate::api) enum Unproven {
-    /// The token is not believed.
+    /// The token is not valid.
     #[error(transparent)]
     Token(#[from] BadToken),
-    /// There is none where it should be.
+    /// There is not exactly one token.
     #[error("it has not exactly one Authorization header with one Bearer token")]
     NotOne,
-    /// This host has no name to be meant by.
+    /// This host has no name for a token to name.
     #[error("it has an ID token, and this host has no name in [https] that one could be for")]
     NoHost,
-    /// Whether it can be believed, nobody can tell: the issuer does not say its keys.
+    /// The token cannot be judged, because the issuer does not return its keys.
     #[error("the keys of the issuer {0} are not known, and it was asked a moment ago")]
     NoKeys(String),
 }
 
-/// Who asks with the ID token of a request, and the job that it speaks for.
+/// The caller by the ID token of a request, and the job that the token names.
 pub(in crate::api) async fn caller(
     state: &ApiState,
     headers: &HeaderMap,
@@ -55,8 +55,8 @@ pub(in crate::api) async fn caller(
     state.tokens.prove(&agent.issuers, token, Here { host, body, now }).await
 }
 
-/// Whether a job may ask for this, whatever it is granted: a release is one of what the job runs for, and a token that is older than all that the
-/// journal remembers may have started a run before.
+/// Whether a job may send this request, regardless of its grants. The job may only release a commit and ref that it runs for. A token older than the
+/// journal's memory may have started a run before.
 pub(in crate::api) fn check_request(job: &CiJob, form: &Form, act: &Act, not_before: u64) -> Result<(), Refused> {
     if job.issued < not_before {
         return Err(NotNow::TooOld.into());
@@ -71,23 +71,23 @@ pub(in crate::api) fn check_request(job: &CiJob, form: &Form, act: &Act, not_bef
 #[derive(Clone, Default)]
 pub(in crate::api) struct Tokens(Arc<Mutex<BTreeMap<String, Arc<Source>>>>);
 
-/// One issuer, and what is known of its keys.
+/// One issuer and its keys.
 struct Source {
     issuer: Issuer,
     ring: Mutex<Keyring>,
-    /// Held while it is asked, so that many who want to know cause one asking.
+    /// Held during a fetch, so that many concurrent requests cause one fetch.
     asking: tokio::sync::Mutex<()>,
 }
 
 impl Tokens {
-    /// Who asks with this token, and the job that it speaks for: a release must be one of the job's own commit and ref.
+    /// The caller by this token, and the job that it names: a release must be one of the job's own commit and ref.
     ///
     /// # Errors
     /// [`Unproven`]
     async fn prove(&self, issuers: &[Issuer], token: &str, here: Here<'_>) -> Result<(Caller, CiJob), Unproven> {
         let token = Jwt::parse(token)?;
         let source = self.source(issuers, token.claimed_issuer()?)?;
-        // Before anybody is asked for anything.
+        // Checked before any fetch.
         token.algorithm(&source.issuer.algorithms)?;
         let keys = source.keys(token.kid()).await?;
         let job = source.issuer.verify(token, &keys, here)?;
@@ -106,7 +106,7 @@ impl Tokens {
         Ok((caller, job))
     }
 
-    /// What is known of the keys of the issuer at `url`. An issuer that is set differently now is another one.
+    /// The known keys of the issuer at `url`. An issuer with changed settings counts as another one.
     fn source(&self, issuers: &[Issuer], url: &str) -> Result<Arc<Source>, BadToken> {
         let issuer = issuers.iter().find(|issuer| issuer.url == url).ok_or_else(|| BadToken::unknown_issuer(url))?;
         let mut sources = self.0.lock();
@@ -120,21 +120,21 @@ impl Tokens {
 }
 
 impl Source {
-    /// The keys to check a token with that says it was made with the key `kid`.
+    /// The keys to check a token with the key id `kid`.
     async fn keys(self: &Arc<Self>, kid: &str) -> Result<Arc<Keys>, Unproven> {
         if let Some(known) = self.known(kid) {
             return known;
         }
         let (source, wanted) = (self.clone(), kid.to_owned());
-        // A task of its own: a client that leaves meanwhile ends no asking, and so keeps nobody else from the keys.
+        // A task of its own: a client that leaves meanwhile does not abort the fetch for the others.
         let asked = tokio::spawn(async move {
             let _asking = source.asking.lock().await;
-            // Somebody else may have asked while this one waited.
+            // Another request may have fetched while this one waited.
             if source.known(&wanted).is_none() {
                 source.ask().await;
             }
         });
-        // A task that panicked has brought no keys, which shows below.
+        // A task that panicked has brought no keys, and that shows below.
         let _ = asked.await;
         self.known(kid).unwrap_or_else(|| Err(self.has_no_keys()))
     }
@@ -143,7 +143,7 @@ impl Source {
         Unproven::NoKeys(self.issuer.name.clone())
     }
 
-    /// What can be said without asking.
+    /// The answer without a fetch, if there is one.
     fn known(&self, kid: &str) -> Option<Result<Arc<Keys>, Unproven>> {
         match self.ring.lock().next(kid, Instant::now()) {
             Next::Use(keys) => Some(Ok(keys)),
@@ -169,31 +169,28 @@ impl Source {
 /// Why the keys of an issuer could not be fetched.
 #[derive(Debug, Error)]
 enum Unfetched {
-    /// It took too long.
     #[error("it took longer than {} s", DEADLINE.as_secs())]
     Late,
     /// There was no reply.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The reply is none of success; a redirect is not followed.
+    /// The reply is not a success; redirects are not followed.
     #[error("{document} is answered with the status {status}")]
     Status {
-        /// Which document.
+        /// The name of the document in messages.
         document: &'static str,
-        /// The status.
         status: u16,
     },
     /// The reply is of no use.
     #[error("{document} {source}")]
     Document {
-        /// Which document.
+        /// The name of the document in messages.
         document: &'static str,
-        /// Why not.
         source: BadKeys,
     },
 }
 
-/// The keys, and for how long they are good by the issuer's own word.
+/// The keys, and how long they are valid by the issuer's own word.
 async fn fetch(issuer: &Issuer) -> Result<(Keys, Option<Duration>), Unfetched> {
     let bad = |document| move |source| Unfetched::Document { document, source };
     let document = "its discovery document";
@@ -213,7 +210,7 @@ async fn get(issuer: &Issuer, url: String, document: &'static str) -> Result<Rep
     if reply.status == 200 { Ok(reply) } else { Err(Unfetched::Status { document, status: reply.status }) }
 }
 
-/// For how long a reply may be kept (RFC 9111, section 5.2.2); nothing when it does not say.
+/// How long a reply may be kept (RFC 9111, section 5.2.2); `None` when it does not say.
 fn max_age(header: &str) -> Option<Duration> {
     let directives = || header.split(',').map(|directive| directive.trim().to_ascii_lowercase());
     if directives().any(|directive| directive == "no-store" || directive == "no-cache") {
@@ -235,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn keys_that_are_held_serve_while_the_issuer_is_down_and_no_longer_than_a_day() {
-        // Nobody listens on the port of tcpmux.
+        // Port 1 (tcpmux) has no listener.
         let down = "https://127.0.0.1:1";
         let tokens = Tokens::default();
         let source = tokens.source(&[issuer(down, None)], down).unwrap();

@@ -1,5 +1,5 @@
-//! The contract is held against the routes, and its schemas against the types: one value of everything that travels is written down as the agent
-//! would write it, and must fit the document exactly.
+//! Compares the contract with the routes, and its schemas with the types: one value of each wire type is serialized like in the agent, and must match
+//! the document exactly.
 
 use axum::extract::Query;
 use serde::de::DeserializeOwned;
@@ -50,7 +50,7 @@ fn the_contract_names_every_address_and_no_other() {
     assert_eq!(documented, served);
 }
 
-/// What a query may hold stands in a type that nothing can be asked about but itself.
+/// The types of queries do not list their members, so the test reads them from the error about an unknown one.
 #[test]
 fn every_word_of_a_query_is_in_the_contract() {
     fn held<T: DeserializeOwned>(path: &str) {
@@ -72,7 +72,7 @@ fn every_word_of_a_query_is_in_the_contract() {
     held::<DoctorQuery>("/v1/doctor");
 }
 
-/// Lets no object have a member that its schema does not name. In the document itself they may: members are added in time.
+/// Forbids members that a schema does not name. The document itself allows them, because members are added over time.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(members) => {
@@ -115,8 +115,8 @@ impl Contract {
         assert!(complaints.is_empty(), "{name}: {complaints:#?}\n{value:#}");
     }
 
-    /// `full` has everything that can be said, `bare` only what cannot be left out: so the one has the members that the schema names, and the
-    /// other those that it requires.
+    /// `full` has every member, `bare` only the required ones: so the first has the members that the schema names, and the second those that it
+    /// requires.
     fn hold<T: Serialize>(&self, name: &str, full: &T, bare: &T) {
         let bare = serde_json::to_value(bare).unwrap();
         self.hold_all(name, full);
@@ -125,7 +125,7 @@ impl Contract {
         assert_eq!(members(&bare), required, "the members of {name} that are always there");
     }
 
-    /// The half of it for what has everything: where one member decides which others are needed, there is no bare value.
+    /// Only the check of `full`: where one member decides which others are needed, there is no bare value.
     fn hold_all<T: Serialize>(&self, name: &str, full: &T) {
         let full = serde_json::to_value(full).unwrap();
         self.assert_fits(name, &full);
@@ -137,7 +137,7 @@ fn members(value: &Value) -> BTreeSet<String> {
     value.as_object().unwrap().keys().cloned().collect()
 }
 
-/// All values of an enum of words. That none is missing, the compiler sees to.
+/// All values of an enum of words. The compiler checks that none is missing.
 macro_rules! all {
     ($type:ident: $($variant:ident),+) => {{
         let _ = |value: $type| match value { $($type::$variant => {})+ };
@@ -145,7 +145,7 @@ macro_rules! all {
     }};
 }
 
-/// The names of all variants of an enum, as they are on the wire.
+/// The wire names of all variants of an enum.
 macro_rules! names {
     ($type:ident: $($variant:ident),+ $(,)?) => {{
         let _ = |value: $type| match value { $($type::$variant { .. } => {})+ };
@@ -179,7 +179,7 @@ fn steps() -> Vec<PlannedStep> {
     vec![step(None), step(some("nothing to apply"))]
 }
 
-/// Of every kind, an event with everything that it can say, and one with nothing that it can leave out.
+/// Of every kind, one event with all members and one with only the required ones.
 fn whats() -> Vec<(What, What)> {
     use What::*;
     let step = || "migrate".to_owned();
@@ -417,7 +417,7 @@ fn every_code_is_in_the_contract_with_its_status() {
     let known = contract.schema("ProblemCode")["enum"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
     assert_eq!(known.collect::<BTreeSet<_>>(), codes.iter().map(|code| code.word()).collect());
 
-    // An operation names each answer under the status that goes with it.
+    // An operation names each answer under its status.
     for (path, method, operation) in operations(&document()) {
         for (status, answer) in operation["responses"].as_object().unwrap() {
             let Some(name) = answer["$ref"].as_str().map(|target| target.trim_start_matches("#/components/responses/")) else { continue };
@@ -428,7 +428,7 @@ fn every_code_is_in_the_contract_with_its_status() {
     }
 }
 
-/// The schema and the type agree on what a request is.
+/// The schema and the type agree on the members of a request.
 #[test]
 fn a_request_is_as_the_contract_says() {
     let contract = Contract::new();

@@ -1,4 +1,4 @@
-//! `doctor` asks the live release: whether its database answers, whether state lies in its directory, and whether dumps can be made.
+//! `doctor` asks the live release whether its database answers, whether state lies in its directory, and whether dumps can be made.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use crate::settings::App;
 use crate::steps::left_out;
 use crate::work::{Bytecode, Failure, Job, JobAnswer, Order, Ordered};
 
-/// How long the live release may take to be loaded.
+/// How long the live release may take to load.
 const LOADING: Duration = Duration::from_secs(60);
 
 impl AppEngine {
-    /// Nothing without [django]. A run in progress has the runner for itself.
+    /// Does nothing without [django]. During a run the runner belongs to that run.
     pub(super) fn examine_database(&self, report: &mut DoctorReport, watch: &Watch<'_>) {
         let watch = &Watch { deadline: Instant::now() + LOADING, ..*watch };
         self.examine_unsettled(report);
@@ -42,7 +42,7 @@ impl AppEngine {
         }
     }
 
-    /// What runs may have left in the database.
+    /// Changes that runs may have left in the database.
     fn examine_unsettled(&self, report: &mut DoctorReport) {
         for left in self.unsettled() {
             let restore = left.restore.map(|restore| format!("restore the dump from before: {restore}; or ")).unwrap_or_default();
@@ -87,7 +87,7 @@ impl AppEngine {
     }
 }
 
-/// Whether the database answers, and has what the live release migrated; what is left out of it, and which indexes of it nobody can use.
+/// Whether the database answers, and has the migrations of the live release; also which migrations are missing, and which indexes are unusable.
 fn examine_schema(report: &mut DoctorReport, app: &App, django: &Settings, inspection: &Inspection) {
     let name = &django.database;
     if let Ok(schema) = &inspection.schema {
@@ -150,7 +150,7 @@ fn examine_backup(report: &mut DoctorReport, app: &App, inspection: Option<&Insp
     }
 }
 
-/// `pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` is of version 15.
+/// `pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` has the major version 15.
 fn major(said: &str) -> Option<u64> {
     let version = said.split_whitespace().find(|word| word.starts_with(|char: char| char.is_ascii_digit()))?;
     version.split(|char: char| !char.is_ascii_digit()).next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! The live release as it serves at this moment, and what it needs beside its code.
+//! The live release as it serves now, and the things that it needs beside its code.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::steps::ready::{self, Fatal};
 use crate::steps::{Depth, Health, health_of};
 use crate::work::users_of_runners;
 
-/// An end of the instance that is as long ago as this is history.
+/// An earlier end of the instance is history and not reported.
 const RECENT: Duration = Duration::from_secs(24 * 3600);
 
 impl AppEngine {
-    /// Whether the live release answers, and goes on answering.
+    /// Whether the live release answers, and keeps answering.
     pub(super) fn examine_live(&self, report: &mut DoctorReport) {
         let Ok(Some(live)) = self.root.live() else { return };
         let app = self.settings();
@@ -48,7 +48,7 @@ impl AppEngine {
         report.add("live", level, text, Some(format!("read what its server said: {}", log.display())));
     }
 
-    /// What cannot be right, and can be told without making anything.
+    /// Settings that are certainly wrong, found without making anything.
     pub(super) fn examine_readiness(&self, report: &mut DoctorReport) {
         let app = self.settings();
         for unready in ready::git(&app).into_iter().chain(ready::secrets(&app)).chain(ready::checks(&app)) {
@@ -56,7 +56,7 @@ impl AppEngine {
             report.add(unready.what, level, unready.text, Some(unready.hint));
         }
         for user in self.serving_users() {
-            // Another user may be meant to read only; the agent's own programs migrate and collect, too.
+            // Another user may be meant to read only, but the agent's own programs write: they migrate and collect.
             let level = if user == geteuid() { Level::Error } else { Level::Warning };
             for unready in ready::shared(&app, &self.root, user) {
                 report.add(unready.what, level, unready.text, Some(unready.hint));
@@ -64,7 +64,7 @@ impl AppEngine {
         }
     }
 
-    /// Whom the processes belong to that run from the live release; where none does, who would serve it.
+    /// The users of the processes that run from the live release; without any, the users that would serve it.
     fn serving_users(&self) -> HashSet<Uid> {
         let app = self.settings();
         if app.executor == ExecutorKind::Units {

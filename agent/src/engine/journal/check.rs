@@ -1,5 +1,5 @@
-//! The journal held against itself: the file by SQLite's own check, the events of each run against the rules that they are written by, and each
-//! run's row against its events. It changes nothing, and reads over a connection of its own: it may take long.
+//! Checks the journal: the file by SQLite's own check, the events of each run by the rules for writing them, and each run's row by its events. It
+//! changes nothing, and reads over a connection of its own because it may take long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,29 +10,28 @@ use rusqlite::{Connection, Row, params};
 
 use super::Journal;
 
-/// So many complaints of SQLite are worth telling.
+/// The most complaints of SQLite that are reported.
 const MOST_COMPLAINTS: usize = 10;
 
-/// What came of it.
+/// The result of the check.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
-    /// The runs that were read.
+    /// The number of runs that were read.
     pub runs: u64,
-    /// Their events.
+    /// The number of their events.
     pub events: u64,
-    /// What is wrong, with the run where it is of one.
+    /// The flaws, each with its run if it concerns one.
     pub flaws: Vec<(Option<RunId>, String)>,
     /// The runs that have begun and not ended.
     pub unended: Vec<RunId>,
     /// The releases that were live, each with the last run that made it so.
     pub served: BTreeMap<ReleaseName, RunId>,
-    /// The release that was live last, as far as the link is concerned, and the run that left it so.
+    /// The release that the link should name, and the run that left it so.
     pub last: Option<(RunId, ReleaseName)>,
-    /// The releases that were pruned.
     pub pruned: BTreeSet<String>,
 }
 
-/// What the columns of a run's row must be, by its events.
+/// The values of a run's columns that follow from its events.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Columns {
     app: String,
@@ -68,7 +67,7 @@ impl Columns {
         Ok((RunId(row.get(0)?), columns))
     }
 
-    /// Takes an event in, as writing it does.
+    /// Applies an event like the writer does.
     fn take(&mut self, at: i64, what: What) {
         match what {
             What::Accepted { app, action, of, caller } => {
@@ -110,7 +109,7 @@ impl Columns {
     }
 }
 
-/// What the events of one run say, one after the other.
+/// The result of reading the events of one run in order.
 #[derive(Default)]
 struct EventSummary {
     columns: Columns,
@@ -143,7 +142,7 @@ impl EventSummary {
         Some(what)
     }
 
-    /// What is wrong with the run, once all its events are known.
+    /// The flaws of the run, once all its events are known.
     fn close(mut self, row: &Columns) -> Vec<String> {
         match (self.count, self.ends, self.last_is_end) {
             (0, ..) => self.flaws.push("it has no event".to_owned()),
@@ -151,7 +150,7 @@ impl EventSummary {
             (_, 1, false) => self.flaws.push("its events go on behind `ended`".to_owned()),
             (_, ends, _) => self.flaws.push(format!("it has ended {ends} times")),
         }
-        // Events that are broken say nothing of the row.
+        // Broken events prove nothing about the row.
         if self.flaws.is_empty() {
             let columns = row.differences(&self.columns);
             if !columns.is_empty() {
@@ -163,13 +162,13 @@ impl EventSummary {
 }
 
 impl Journal {
-    /// Where it is.
+    /// The journal's file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Holds the file against itself, and the runs of an app against their events. Ends early where `go_on` says so. That it cannot be read is a flaw
-    /// of it, too.
+    /// Checks the file, and compares the runs of an app with their events. Ends early when `go_on` returns false. An unreadable file counts as a
+    /// flaw.
     pub(crate) fn check(&self, app: &AppName, go_on: &dyn Fn() -> bool) -> Checked {
         let mut checked = Checked::default();
         if let Err(err) = checked.check(&self.path, app, go_on) {
@@ -180,7 +179,7 @@ impl Journal {
     }
 }
 
-/// What SQLite says of the file.
+/// SQLite's complaints about the file.
 fn complaints(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut complaints = Vec::new();
     let mut query = connection.prepare(&format!("PRAGMA integrity_check({MOST_COMPLAINTS})"))?;
@@ -199,7 +198,7 @@ fn complaints(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     match orphans {
         Ok(0) => {}
         Ok(count) => complaints.push(format!("{count} rows belong to runs that are not there")),
-        // It was said by the check already.
+        // The check has reported it already.
         Err(_) if !complaints.is_empty() => {}
         Err(err) => complaints.push(err.to_string()),
     }
@@ -212,7 +211,7 @@ impl Checked {
         connection.pragma_update(None, "query_only", "on")?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         self.flaws = complaints(&connection)?.into_iter().map(|text| (None, text)).collect();
-        // One moment of the journal, however long it takes to read.
+        // One transaction gives one consistent view of the journal, however long the reading takes.
         connection.execute_batch("BEGIN")?;
         self.read(&connection, app, go_on)
     }
@@ -238,7 +237,7 @@ impl Checked {
                     Some(What::Note { step, text }) if step == "prune" => {
                         self.pruned.extend(text.strip_prefix("removed ").map(str::to_owned));
                     }
-                    // It could not be taken back: the link is where it was left.
+                    // The run could not be undone: the link stayed where the run left it.
                     Some(What::Ended { outcome: OutcomeWord::Stuck, live: Some(live), .. }) => {
                         self.last = live.parse().ok().map(|live| (run, live)).or(self.last.take());
                     }

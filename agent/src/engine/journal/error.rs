@@ -1,74 +1,66 @@
-//! What can go wrong with the journal.
+//! Errors of the journal.
 
 use std::path::PathBuf;
 
 use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
-/// What went wrong with the journal.
 #[derive(Debug, Error)]
 pub(crate) enum JournalError {
     /// A newer agent wrote it.
     #[error("the journal {} is of version {found}, and this agent understands up to {known}", path.display())]
     Newer {
-        /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the file.
         found: i64,
         /// The newest version that this agent understands.
         known: i64,
     },
-    /// Another agent has it.
+    /// Another agent holds it.
     #[error("another agent uses the state directory {}", .0.display())]
     Held(PathBuf),
     /// Its directory or a file beside it cannot be used.
     #[error("cannot use {}", path.display())]
     Place {
-        /// The path.
+        /// The directory or the file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// What is in it contradicts itself.
+    /// Its content contradicts itself.
     #[error("the journal {} is damaged: {found}", path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// The first thing that SQLite found.
         found: String,
     },
-    /// Whether it is sound cannot be said.
+    /// It could not be checked.
     #[error("the journal {} cannot be read to its end: {why}", path.display())]
     Unread {
-        /// The file.
+        /// The journal's file.
         path: PathBuf,
-        /// Why not.
         why: String,
     },
     /// It cannot even be opened.
     #[error("the journal {} cannot be opened", path.display())]
     Unopened {
-        /// The file.
+        /// The journal's file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: rusqlite::Error,
     },
-    /// There is no room for it.
+    /// The disk is full.
     #[error("there is no room for the journal: the disk of {} is full", .0.display())]
     Full(PathBuf),
-    /// SQLite says no.
+    /// Any other error of SQLite.
     #[error("the journal cannot be read or written")]
     Sqlite(#[from] rusqlite::Error),
-    /// What is stored cannot be understood.
+    /// A stored event cannot be parsed.
     #[error("event {n} of run {run} cannot be understood")]
     Malformed {
-        /// The run.
         run: u64,
-        /// The event.
+        /// The number of the event within the run.
         n: u64,
-        /// Why not.
         #[source]
         source: serde_json::Error,
     },
@@ -80,7 +72,7 @@ impl JournalError {
         source.sqlite_error_code()
     }
 
-    /// The same once more, for another who must hear it.
+    /// A copy of the error, for a second receiver.
     pub(super) fn again(&self) -> Self {
         match self {
             Self::Sqlite(rusqlite::Error::SqliteFailure(code, text)) => rusqlite::Error::SqliteFailure(*code, text.clone()).into(),
@@ -88,7 +80,7 @@ impl JournalError {
         }
     }
 
-    /// Whether it may come of damage.
+    /// Whether damage may be the cause.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Sqlite(source) => is_damage(source),
@@ -97,7 +89,7 @@ impl JournalError {
         }
     }
 
-    /// Whether another program has it locked.
+    /// Whether another program has locked the file.
     pub(crate) fn is_locked(&self) -> bool {
         matches!(self.code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
     }

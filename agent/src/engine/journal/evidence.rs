@@ -1,5 +1,5 @@
-//! The proof of whose request a run was, kept with the run; and the two lines that the system log gets of each run: when it was accepted, and when it
-//! ended. Both are written by the journal itself, so no way to end a run can miss them.
+//! The proof of who requested a run, kept with the run, and the two lines of each run in the system log: accepted and ended. The journal itself
+//! writes both, so every way to end a run is covered.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Journal, JournalError};
 
-/// What proves whose a request is.
+/// The proof of who sent a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Evidence {
-    /// The request, to the byte: this is what was signed.
+    /// The request to the byte: the signatures cover this text.
     pub text: String,
     /// The signatures, as the headers had them.
     pub signatures: Vec<String>,
@@ -19,19 +19,18 @@ pub(crate) struct Evidence {
     pub keys: Vec<String>,
 }
 
-/// What is kept of how a caller was known, to be judged again later.
+/// The stored proof of a caller's identity, so that it can be checked again later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CallerProof {
-    /// The caller, as the API wrote it down; nothing in rows of older agents.
+    /// The caller, as the API wrote it; `None` in rows of older agents.
     pub caller: Option<String>,
-    /// The signatures of the request.
     pub signatures: Vec<String>,
 }
 
 impl CallerProof {
     /// From the columns `proof` and `signatures`.
     pub(super) fn of_columns(caller: Option<String>, signatures: Option<&str>) -> Self {
-        // A list that cannot be read proves nothing.
+        // An unreadable list proves nothing.
         Self { caller, signatures: signatures.and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default() }
     }
 }
@@ -48,7 +47,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// As the run's row has it within this transaction.
+    /// The run's row as this transaction sees it.
     pub(super) fn of(tx: &Connection, run: RunId) -> Result<Option<Self>, JournalError> {
         let mut query =
             tx.prepare_cached("SELECT app, action, caller, keys, coalesce(commit_id, form ->> 'commit'), outcome FROM run WHERE run = ?")?;
@@ -66,7 +65,7 @@ impl Entry {
         Ok(found.optional()?)
     }
 
-    /// Tells the system log. Called once the transaction is committed.
+    /// Writes to the system log. Called once the transaction is committed.
     pub(super) fn tell(&self) {
         match &self.outcome {
             None => tracing::info!("a request was accepted: {self}"),
@@ -76,7 +75,8 @@ impl Entry {
 }
 
 impl fmt::Display for Entry {
-    /// All of it in the line itself, for journalctl shows fields only to whoever asks for them; and quoted, for a caller's name may be a stranger's text.
+    /// The line contains everything, because journalctl shows fields only on request. Values are quoted, because a caller's name may be untrusted
+    /// text.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { run, app, action, caller, keys, commit, outcome } = self;
         write!(formatter, "run={run} app={app:?} action={action:?} caller={caller:?}")?;
@@ -90,7 +90,7 @@ impl fmt::Display for Entry {
 }
 
 impl Journal {
-    /// What proves whose request a run was.
+    /// The proof of who requested a run.
     pub(crate) fn evidence(&self, run: RunId) -> Result<Option<Evidence>, JournalError> {
         let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT form, signatures, keys FROM run WHERE run = ?")?;
@@ -102,7 +102,7 @@ impl Journal {
         Ok(found.optional()?)
     }
 
-    /// How the caller of a run was known.
+    /// How the caller of a run was authenticated.
     pub(crate) fn proof(&self, run: RunId) -> Result<Option<CallerProof>, JournalError> {
         let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT proof, signatures FROM run WHERE run = ?")?;

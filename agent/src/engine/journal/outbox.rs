@@ -1,5 +1,5 @@
-//! The outbox: what is still to be said of runs to forges and receivers. It is written by the reporter, behind the engine, from what the journal
-//! says of a run, and in the same transaction the run is marked as told so far: what was read once is neither lost nor noted twice, whatever dies.
+//! The outbox: pending deliveries about runs to forges and receivers. The reporter, behind the engine, writes them from the journal's events. The
+//! same transaction marks the run as reported so far, so that a crash neither loses an event nor reports it twice.
 //!
 //! ```text
 //!   run:     told 0 --- commit known ---> 1 --- over ---> 2            (over, and the commit was never known: 2 at once)
@@ -8,8 +8,8 @@
 //!              '-' failed: due again later
 //! ```
 //!
-//! Everything here is written as lines of output are: a power cut may bring back a delivery that was made, and none is lost with the events that
-//! it tells of.
+//! Everything here is written with the durability of output lines: a power cut may bring back a delivery that was made, but none is lost, because its
+//! events are lost with it.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::connection::connection_to;
 use super::{Journal, JournalError, moment};
 
-/// The most deliveries that are kept of those that were given up.
+/// The most given-up deliveries that are kept.
 const MOST_GIVEN_UP: u32 = 1000;
 
 /// The outbox, with a connection of its own for reading.
@@ -30,20 +30,17 @@ pub(crate) struct Outbox {
     reader: Connection,
 }
 
-/// A run of which something is to be said.
+/// A run with something to report.
 #[derive(Debug)]
 pub(crate) struct News {
-    /// Its number.
     pub run: u64,
-    /// Its app.
     pub app: String,
-    /// What is to be said, in this order.
+    /// The phases to report, in this order.
     pub phases: Vec<Phase>,
-    /// Whether it is over.
     pub over: bool,
 }
 
-/// Of what a delivery tells.
+/// The phase of a run that a delivery reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The commit is known, and the run is in progress.
@@ -52,12 +49,11 @@ pub(crate) enum Phase {
     Ended,
 }
 
-/// What a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeliveryKind {
     /// The status of a commit.
     Status,
-    /// A deployment is made.
+    /// A new deployment.
     Deployment,
     /// The state of that deployment.
     DeploymentState,
@@ -65,64 +61,56 @@ pub(crate) enum DeliveryKind {
     Message,
 }
 
-/// One thing that is to be said to one target.
+/// One message to one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// Its number: order, and what it is known by.
+    /// Its number: the order of delivery, and its id.
     pub delivery: u64,
-    /// The app.
     pub app: String,
-    /// What the settings call the target.
+    /// The target's name in the settings.
     pub target: String,
-    /// The run.
     pub run: u64,
-    /// Of what it tells.
     pub phase: Phase,
-    /// What it is.
     pub kind: DeliveryKind,
-    /// Since when it waits.
+    /// The time since which it waits.
     pub made: DateTime<Utc>,
-    /// When it is to be tried.
+    /// The time of the next try.
     pub due: DateTime<Utc>,
-    /// How often it was tried in vain.
+    /// How often it failed.
     pub tries: u32,
 }
 
-/// What a delivery tells of.
+/// The facts that a delivery reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subject {
-    /// The run.
     pub run: u64,
-    /// The app.
     pub app: String,
     /// The action's word.
     pub action: String,
-    /// Who asked.
+    /// The caller.
     pub caller: String,
     /// The whole commit id.
     pub commit: String,
     /// The ref that reached it.
     pub reference: Option<String>,
-    /// The release's name.
     pub release: String,
-    /// How it ended.
     pub outcome: Option<OutcomeWord>,
-    /// What the target calls the run.
+    /// The target's number for the deployment of this run.
     pub deployment: Option<u64>,
 }
 
-/// What one target has not heard.
+/// The reports that one target has not received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unheard {
-    /// What the settings call the target.
+    /// The target's name in the settings.
     pub target: String,
-    /// So many deliveries wait.
+    /// How many deliveries wait.
     pub waiting: u64,
-    /// What went wrong at the last try of one of them, where one was tried.
+    /// The error of the last try, if one was made.
     pub failed: Option<String>,
-    /// So many were given up.
+    /// How many deliveries were given up.
     pub given_up: u64,
-    /// Why the last of those was.
+    /// The error of the last one given up.
     pub refused: Option<String>,
 }
 
@@ -146,7 +134,7 @@ impl DeliveryKind {
     }
 }
 
-/// The first three conditions are those of the index: old runs cost nothing.
+/// The first three conditions match the partial index, so old runs cost nothing.
 const NEWS: &str = "SELECT run, app, told, release IS NOT NULL, ended IS NOT NULL FROM run
  WHERE told < 2 AND turns AND action IN ('release', 'activate')
    AND (ended IS NOT NULL OR (told = 0 AND release IS NOT NULL)) ORDER BY run LIMIT ?";
@@ -174,19 +162,17 @@ fn delivery_of(row: &Row<'_>) -> rusqlite::Result<Delivery> {
 }
 
 impl Outbox {
-    /// Opens it.
     pub(crate) fn open(journal: Arc<Journal>) -> Result<Self, JournalError> {
         let reader = connection_to(&journal.path)?;
         reader.pragma_update(None, "query_only", "on")?;
         Ok(Self { journal, reader })
     }
 
-    /// The journal.
     pub(crate) fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
 
-    /// Runs of which something is to be said, oldest first, at most so many.
+    /// Runs with something to report, oldest first, at most so many.
     pub(crate) fn news(&self, most: u32) -> Result<Vec<News>, JournalError> {
         let mut query = self.reader.prepare_cached(NEWS)?;
         let rows = query.query_map([most], |row| {
@@ -198,7 +184,7 @@ impl Outbox {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Notes what is to be said of a run, and that it is noted.
+    /// Writes the deliveries of a run, and marks it as reported.
     pub(crate) fn note(&self, news: &News, deliveries: &[(String, Phase, DeliveryKind)]) -> Result<(), JournalError> {
         let now = Utc::now().timestamp_millis();
         self.journal.write_soon(|tx| {
@@ -212,7 +198,7 @@ impl Outbox {
         })
     }
 
-    /// The first delivery that waits for each target of each app: the only one that may be sent.
+    /// The first waiting delivery for each target of each app: the only one that may be sent.
     pub(crate) fn heads(&self) -> Result<Vec<Delivery>, JournalError> {
         let mut query = self.reader.prepare_cached(&format!(
             "{DELIVERY} WHERE delivery IN (SELECT min(delivery) FROM outbox WHERE given_up IS NULL GROUP BY app, target) ORDER BY delivery"
@@ -221,7 +207,7 @@ impl Outbox {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// What a delivery tells of.
+    /// The facts that a delivery reports.
     pub(crate) fn subject(&self, delivery: &Delivery) -> Result<Option<Subject>, JournalError> {
         let mut query = self.reader.prepare_cached(
             "SELECT run.action, run.caller, run.outcome, event.what, event.n,
@@ -242,7 +228,7 @@ impl Outbox {
         Ok(Some(Subject { run, app, action, caller, commit, reference, release, outcome, deployment }))
     }
 
-    /// The delivery got through; `number` is what the target calls the run from now on.
+    /// Records that a delivery got through; `number` is the target's number for the run from now on.
     pub(crate) fn delivered(&self, delivery: &Delivery, number: Option<u64>) -> Result<(), JournalError> {
         self.journal.write_soon(|tx| {
             if let Some(number) = number {
@@ -252,7 +238,7 @@ impl Outbox {
                     number
                 ])?;
             }
-            // What was given up of the same kind has been mended.
+            // The cause of earlier failures of the same kind is fixed.
             tx.prepare_cached(
                 "DELETE FROM outbox WHERE delivery = ?1 OR (app = ?2 AND target = ?3 AND what = ?4 AND given_up IS NOT NULL)",
             )?
@@ -261,7 +247,7 @@ impl Outbox {
         })
     }
 
-    /// The delivery did not get through, and is tried again when it is due.
+    /// Records that a delivery failed, and when to try again.
     pub(crate) fn postponed(&self, delivery: &Delivery, due: DateTime<Utc>, error: &str) -> Result<(), JournalError> {
         self.journal.write_soon(|tx| {
             tx.prepare_cached("UPDATE outbox SET due = ?, tries = tries + 1, error = ? WHERE delivery = ?")?.execute(params![
@@ -273,7 +259,7 @@ impl Outbox {
         })
     }
 
-    /// The delivery is not tried any more, and stays to be told of.
+    /// Records that a delivery is not tried any more; it stays for the status.
     pub(crate) fn given_up(&self, delivery: &Delivery, error: &str) -> Result<(), JournalError> {
         let now = Utc::now().timestamp_millis();
         self.journal.write_soon(|tx| {
@@ -286,7 +272,7 @@ impl Outbox {
         })
     }
 
-    /// The delivery has nobody to go to, or nothing to tell of.
+    /// Removes a delivery that has no target or nothing to report.
     pub(crate) fn dropped(&self, delivery: &Delivery) -> Result<(), JournalError> {
         self.journal.write_soon(|tx| {
             tx.prepare_cached("DELETE FROM outbox WHERE delivery = ?")?.execute([delivery.delivery])?;
@@ -295,7 +281,7 @@ impl Outbox {
     }
 }
 
-/// After the last delivery about a deployment nobody asks for its number.
+/// After the last delivery about a deployment, its number is not needed any more.
 fn forget_deployment(tx: &Connection, delivery: &Delivery) -> Result<(), JournalError> {
     if delivery.kind == DeliveryKind::DeploymentState && delivery.phase == Phase::Ended {
         tx.prepare_cached("DELETE FROM deployment WHERE run = ? AND target = ?")?.execute(params![delivery.run, delivery.target])?;
@@ -304,7 +290,7 @@ fn forget_deployment(tx: &Connection, delivery: &Delivery) -> Result<(), Journal
 }
 
 impl Journal {
-    /// What the targets of an app have not heard; those that have heard everything are not there.
+    /// The reports that each target of an app is missing. Targets that have received everything are left out.
     pub(crate) fn unheard(&self, app: &AppName) -> Result<Vec<Unheard>, JournalError> {
         let reader = self.reader.lock();
         let mut query =

@@ -1,4 +1,4 @@
-//! What is asked of the journal: runs, events, and how an app stands.
+//! Queries of the journal: runs, events, and the state of an app.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::{CallerProof, Due, Journal, JournalError, back_of, has_unresolved, moment, standing};
 
-/// A page of what a run's followers read.
+/// A page of a run's events for its followers.
 pub(crate) struct Page {
-    /// Each event: its place, its moment, and its text.
+    /// Each event: its number, its time, and its text.
     pub events: Vec<(u64, DateTime<Utc>, String)>,
     /// Whether the run was over before they were read.
     pub over: bool,
@@ -21,10 +21,10 @@ pub(crate) struct Page {
     pub more: bool,
 }
 
-/// So many bytes of events are read for a follower at a time.
+/// The bytes of events that are read for a follower at a time.
 pub(super) const PAGE: usize = 128 * 1024;
 
-// What is asked again and again goes by an index, and costs the same however many runs there were.
+// Frequent queries use an index, so they cost the same with any number of runs.
 pub(super) const LAST_ENDED: &str = "WHERE app = ? AND ended IS NOT NULL AND turns ORDER BY ended DESC, run DESC LIMIT 1";
 pub(super) const OUTCOMES: &str = "SELECT outcome, count(*) FROM run WHERE app = ? AND outcome IS NOT NULL AND turns GROUP BY outcome";
 pub(super) const PAST_OUTCOMES: &str = "SELECT outcome, count FROM past_outcome WHERE app = ?";
@@ -34,7 +34,7 @@ pub(super) const NEXT: &str = "SELECT n, at, what FROM event WHERE run = ? AND n
 pub(super) const UNDER_WAY: &str = "SELECT app, run, step FROM run WHERE ended IS NULL AND begun IS NOT NULL AND turns ORDER BY app";
 pub(super) const ON_THE_SPOT: &str = "SELECT run FROM run WHERE ended IS NULL AND NOT turns";
 
-/// How long a run took is what its last event says: the clock may have been set in between.
+/// A run's duration comes from its last event, because the clock may have been changed in between.
 pub(super) const RUN: &str = "SELECT run, app, action, of, caller, accepted, begun, ended, outcome, release, step, \
     (SELECT what ->> 'ms' FROM event WHERE event.run = run.run AND ended IS NOT NULL ORDER BY n DESC LIMIT 1) FROM run";
 
@@ -62,7 +62,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<view::Run> {
 }
 
 impl Journal {
-    /// The runs that were to end where they were taken, and did not: the agent stopped in between.
+    /// The immediate actions that have not ended, because the agent stopped in between.
     pub(crate) fn cut_off_on_the_spot(&self) -> Result<Vec<RunId>, JournalError> {
         let reader = self.reader.lock();
         let mut query = reader.prepare_cached(ON_THE_SPOT)?;
@@ -84,7 +84,7 @@ impl Journal {
         Ok(events)
     }
 
-    /// All events of a run but what tools said.
+    /// All events of a run except the output of tools.
     pub(crate) fn marks(&self, run: RunId) -> Result<Vec<Event>, JournalError> {
         let reader = self.reader.lock();
         let mut query = reader.prepare_cached("SELECT n, at, what FROM event WHERE run = ? ORDER BY n")?;
@@ -100,7 +100,7 @@ impl Journal {
         Ok(marks)
     }
 
-    /// Events of a run after `after`, at least one if there is one, and no more bytes of them than are worth a turn.
+    /// Events of a run after `after`: at least one if there is one, and about one page of bytes.
     pub(crate) fn page(&self, run: RunId, after: u64) -> Result<Page, JournalError> {
         let reader = self.reader.lock();
         // Whether it is over is asked first: then what is read afterwards is all that there will ever be.
@@ -121,7 +121,7 @@ impl Journal {
         Ok(Page { events, over, more: bytes >= PAGE })
     }
 
-    /// The runs that have begun and not ended: app, number, and the step that they are at.
+    /// The runs that have begun and not ended: app, number, and current step.
     pub(crate) fn under_way(&self) -> Result<Vec<(String, RunId, Option<String>)>, JournalError> {
         let reader = self.reader.lock();
         let mut query = reader.prepare_cached(UNDER_WAY)?;
@@ -129,7 +129,7 @@ impl Journal {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The runs of an app that have begun and not ended, and then those that wait, each in their order.
+    /// The runs of an app that have begun and not ended, then those that wait, each in their order.
     pub(crate) fn due(&self, app: &AppName) -> Result<Vec<Due>, JournalError> {
         let reader = self.reader.lock();
         let mut query = reader.prepare_cached(
@@ -146,7 +146,7 @@ impl Journal {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// How an app's runs stand; lock, live release and settings are for the caller to fill in.
+    /// The state of an app's runs; the caller fills in lock, live release and settings.
     pub(crate) fn standing(&self, app: &AppName) -> Result<Standing, JournalError> {
         standing(&self.reader.lock(), app)
     }
@@ -158,7 +158,6 @@ impl Journal {
         Ok(query.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
     }
 
-    /// One run.
     pub(crate) fn run(&self, run: RunId) -> Result<Option<view::Run>, JournalError> {
         let reader = self.reader.lock();
         let mut query = reader.prepare_cached(&format!("{RUN} WHERE run = ?"))?;
@@ -180,7 +179,7 @@ impl Journal {
         Ok(query.query_row([app.as_str()], run_of).optional()?)
     }
 
-    /// Whether a run of an app is to release what nobody knows the commit of yet.
+    /// Whether a run of an app has not resolved the commit that it is to release.
     pub(crate) fn has_unresolved(&self, app: &AppName) -> Result<bool, JournalError> {
         Ok(has_unresolved(&self.reader.lock(), app)?)
     }
@@ -208,7 +207,7 @@ impl Journal {
         Ok(rows.flatten().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// Every release of an app that went live, be it as long ago as it may.
+    /// Every release of an app that ever went live.
     pub(crate) fn ever_live(&self, app: &AppName) -> Result<Vec<ReleaseName>, JournalError> {
         let reader = self.reader.lock();
         let mut query =

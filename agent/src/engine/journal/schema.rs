@@ -1,4 +1,4 @@
-//! The tables, and how an older file is brought up to date.
+//! The tables, and the migration of older files.
 
 use std::path::Path;
 
@@ -41,7 +41,7 @@ CREATE TABLE event (
 ) WITHOUT ROWID;
 ";
 
-/// What version 2 has beside that: requests that come over the network.
+/// Version 2 adds requests over the network.
 const NETWORK: &str = "
 -- From where the caller may go back: NULL for never, else JSON: null for always, or a list of patterns of refs.
 ALTER TABLE run ADD COLUMN back TEXT;
@@ -54,7 +54,7 @@ INSERT INTO about VALUES ('not_before', CAST(strftime('%s', 'now') AS TEXT));
 INSERT INTO about VALUES ('events_key', lower(hex(randomblob(32))));
 ";
 
-/// What version 2 has beside that: the outbox of reports.
+/// Version 2 adds the outbox of reports.
 const REPORTS: &str = "
 -- What was made of a run in the outbox: 0 nothing yet, 1 that its commit is known, 2 that it is over. What ended before there was an outbox is told
 -- to nobody.
@@ -85,7 +85,7 @@ CREATE TABLE deployment (
 ) WITHOUT ROWID;
 ";
 
-/// What version 3 has beside that: what is asked of a run is known without its events, and what is asked of all of them without going through them.
+/// Version 3 adds columns and tables, so that facts about one run need no events, and facts about all runs need no full scan.
 const MANY: &str = "
 -- When somebody cancelled it, and since when visitors may have met it.
 ALTER TABLE run ADD COLUMN cancel_asked INTEGER;
@@ -99,7 +99,7 @@ CREATE INDEX run_accepted ON run (accepted);
 CREATE INDEX run_ended ON run (ended);
 ";
 
-/// What version 4 has beside that: whose request a run was, so that it can be proven to others and judged again.
+/// Version 4 adds the proof of who requested a run, to show to others and to check again.
 const EVIDENCE: &str = "
 -- The commit that the run is about, once it is known.
 ALTER TABLE run ADD COLUMN commit_id TEXT;
@@ -116,34 +116,34 @@ CREATE TABLE past_outcome (app TEXT NOT NULL, outcome TEXT NOT NULL, count INTEG
 INSERT INTO about VALUES ('newest', '0');
 ";
 
-/// What a journal says of itself.
+/// The journal's facts about itself.
 pub(super) struct About {
-    /// What tells it from every other one.
+    /// Its unique id.
     pub id: String,
-    /// Nothing that was issued before is taken, in seconds since 1970 UTC.
+    /// Requests issued before this time are refused, in seconds since 1970 UTC.
     pub not_before: u64,
-    /// What the tokens that read one run's events are made with.
+    /// The key of the tokens for reading one run's events.
     pub events_key: String,
-    /// The moment of the newest event, in milliseconds since 1970 UTC; 0 when there is none.
+    /// The time of the newest event, in milliseconds since 1970 UTC; 0 when there is none.
     pub newest: i64,
     /// Whether it was made just now.
     pub is_new: bool,
 }
 
-/// The moment of the newest event. Of a run that was cut off the events say how far time had come.
+/// The time of the newest event. For a run that was cut off, only its events show the latest time.
 pub(super) const NEWEST: &str = "SELECT max(
     coalesce((SELECT max(accepted) FROM run), 0),
     coalesce((SELECT max(ended) FROM run), 0),
     coalesce((SELECT CAST(value AS INTEGER) FROM about WHERE key = 'newest'), 0),
     coalesce((SELECT max(at) FROM event WHERE run IN (SELECT run FROM run WHERE ended IS NULL)), 0))";
 
-/// Makes the tables, or finds them.
+/// Makes or migrates the tables.
 pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About, JournalError> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > VERSION {
         return Err(JournalError::Newer { path: path.to_owned(), found, known: VERSION });
     }
-    // What is to be changed is looked through first; else that goes on beside everything else.
+    // A file to be migrated is checked first; otherwise the check runs in the background.
     if found < VERSION
         && let Some(found) = complaint(connection)?
     {
@@ -172,7 +172,7 @@ pub(super) fn bring_up(connection: &mut Connection, path: &Path) -> Result<About
         let found = transaction.query_row("SELECT value FROM about WHERE key = ?", [key], |row| row.get(0)).optional()?;
         found.ok_or(rusqlite::Error::QueryReturnedNoRows)
     };
-    // Of a run that was cut off the events say how far time had come.
+    // For a run that was cut off, only its events show the latest time.
     let newest = transaction.query_row(NEWEST, [], |row| row.get(0))?;
     let about = About {
         id: about("id")?,

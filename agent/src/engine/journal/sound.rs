@@ -1,6 +1,6 @@
-//! Whether the file is sound. All of it is looked through once after each start, for which requests were carried out, and how far a run had come, is
-//! believed for as long as the agent runs. That takes the longer the more there is; so it is not done before anybody is answered, and nothing is written
-//! before it is over. Whoever is the first to need it looks, and the others wait.
+//! Whether the file is sound. The agent trusts the journal's record of carried-out requests and progress for as long as it runs, so it checks the
+//! whole file once after each start. The check grows with the file, so it does not delay answers; but nothing is written before it is over. The first
+//! thread that needs the result runs the check, and the others wait.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -10,19 +10,19 @@ use rusqlite::Connection;
 use super::error::is_damage;
 use super::{JournalError, wait_for_others};
 
-/// What came of looking.
+/// The result of the check.
 #[derive(Default)]
 pub(super) struct Verdict(OnceLock<Result<(), Unsound>>);
 
 enum Unsound {
-    /// What is wrong.
+    /// The first flaw that was found.
     Damaged(String),
-    /// Nothing can be said, and why not.
+    /// The file could not be checked; the text is the reason.
     Unread(String),
 }
 
 impl Verdict {
-    /// Looks, or waits for whoever does; an error when the file is not to be written in.
+    /// Runs the check, or waits for the thread that runs it; an error when the file must not be written to.
     pub(super) fn of(&self, path: &Path) -> Result<(), JournalError> {
         let found = self.0.get_or_init(|| match opened(path).and_then(|connection| complaint(&connection)) {
             Ok(None) => Ok(()),
@@ -43,12 +43,12 @@ fn opened(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.pragma_update(None, "query_only", "on")?;
     connection.busy_handler(Some(wait_for_others))?;
-    // Each page is read once.
+    // The check reads each page once.
     connection.pragma_update(None, "cache_size", -256)?;
     Ok(connection)
 }
 
-/// The first thing that SQLite finds.
+/// The first flaw that SQLite finds.
 pub(super) fn complaint(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let wrong: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     Ok((wrong != "ok").then(|| wrong.replace('\n', " ")))

@@ -1,6 +1,6 @@
-//! What one caller has of the agent, and what the journal forgets: runs without any effect, and, where `[journal] keep` says so, old ones.
+//! A caller's use of the agent, and the removal of runs: those without any effect and, where `[journal] keep` says so, old ones.
 //!
-//! What is asked about runs that are gone is kept apart from them: which commits were asked for, how many runs ended in each way, and how late it was.
+//! Facts about removed runs are kept apart from them: which commits were asked for, how many runs ended in each way, and the newest time.
 
 use agent_model::names::{AppName, ReleaseName};
 use agent_model::request::Share;
@@ -11,14 +11,14 @@ use super::schema::NEWEST;
 use super::writer::{Transaction, Weight};
 use super::{Journal, JournalError};
 
-/// Of the acts on the spot of an app a hundred are kept, and all that are younger than this: by then no signed request and no ID token can come again.
+/// Keeps a hundred immediate actions of an app, and all that are younger than this. By then no signed request and no ID token can be sent again.
 const KEPT_FOR: TimeDelta = TimeDelta::hours(3);
-/// So many runs are forgotten at once: nobody who writes waits long.
+/// How many runs one transaction removes, so that other writers wait only briefly.
 const AT_ONCE: u32 = 200;
-/// So many of an app's last runs are kept, however old they are.
+/// How many of an app's last runs are kept, however old they are.
 const KEPT_AT_LEAST: u32 = 20;
 
-/// How much of the agent a caller has.
+/// A caller's use of the agent.
 pub(super) fn share(tx: &Connection, caller: &str) -> Result<Share, JournalError> {
     let mut waiting = tx.prepare_cached("SELECT count(*) FROM run WHERE ended IS NULL AND begun IS NULL AND turns AND caller = ?")?;
     let mut lately = tx.prepare_cached("SELECT count(*) FROM run WHERE accepted > ? AND caller = ?")?;
@@ -29,7 +29,7 @@ pub(super) fn share(tx: &Connection, caller: &str) -> Result<Share, JournalError
     })
 }
 
-/// Forgets old locks, unlocks and the like: each has its event in the run that it concerned, or in the root.
+/// Removes old locks, unlocks and the like: each left its event in the run that it concerned, or its effect in the root.
 pub(super) fn forget_spot(tx: &Transaction<'_>, app: &AppName) -> Result<(), JournalError> {
     let before = (Utc::now() - KEPT_FOR).timestamp_millis();
     let mut query = tx.prepare_cached(SPOT)?;
@@ -41,7 +41,7 @@ pub(super) fn forget_spot(tx: &Transaction<'_>, app: &AppName) -> Result<(), Jou
 pub(super) const SPOT: &str =
     "SELECT run, accepted FROM run WHERE app = ? AND turns = 0 AND ended IS NOT NULL ORDER BY run DESC LIMIT 200 OFFSET 100";
 
-/// Removes runs with their events. How late it was is not forgotten with them.
+/// Removes runs with their events, and keeps the newest time.
 fn forget(tx: &Transaction<'_>, runs: impl IntoIterator<Item = u64>) -> Result<(), JournalError> {
     let mut runs = runs.into_iter().peekable();
     if runs.peek().is_none() {
@@ -65,8 +65,8 @@ const OLD: &str = "SELECT run, outcome, coalesce(commit_id, form ->> 'commit', s
     ORDER BY run LIMIT ?5";
 
 impl Journal {
-    /// Forgets the runs of an app that ended before a moment: never those behind the last one that went live, those of releases that are there, or those of
-    /// which a report still waits. Tells how many it forgot.
+    /// Removes the runs of an app that ended before a moment. It keeps those after the last one that went live, those of existing releases, and those
+    /// with a pending report. Returns how many it removed.
     pub(crate) fn forget_old(&self, app: &AppName, before: DateTime<Utc>, there: &[ReleaseName]) -> Result<usize, JournalError> {
         let there = serde_json::json!(there.iter().map(ReleaseName::as_str).collect::<Vec<_>>()).to_string();
         self.write(Weight::Mark, |tx| {

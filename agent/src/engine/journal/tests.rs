@@ -77,7 +77,7 @@ fn output(number: usize, length: usize) -> What {
     What::Output { step: "fetch".into(), stream: agent_wire::event::Stream::Stdout, line: format!("{number} {}", "x".repeat(length)) }
 }
 
-/// The numbers of the lines that stand in a run, in their order, and that it has no gap.
+/// The numbers of a run's lines, in order; also asserts that its events have no gap.
 fn said(journal: &Journal, run: RunId) -> Vec<usize> {
     let events = journal.events(run, 0, u32::MAX).unwrap();
     assert!(events.iter().zip(1..).all(|(event, n)| event.n == n));
@@ -96,7 +96,7 @@ fn what_was_said_stands_before_the_mark_behind_it_and_is_kept_without_one() {
     ask(&journal, "n2", "{}", &[]);
     for number in 0..100 {
         journal.say(one, &output(number, 10)).unwrap();
-        // A mark of another run takes them along as well.
+        // A mark of another run writes them as well.
         journal.append(if number % 3 == 0 { other } else { one }, &[What::StepStarted { step: "fetch".into() }]).unwrap();
         assert_eq!(said(&journal, one).len(), number + 1);
     }
@@ -105,7 +105,7 @@ fn what_was_said_stands_before_the_mark_behind_it_and_is_kept_without_one() {
     assert_eq!(journal.settle(one).unwrap(), 0, "nothing was lost");
     assert_eq!(said(&journal, one).last(), Some(&100));
     journal.say(one, &output(101, 10)).unwrap();
-    // An agent that ends in good order writes what waits.
+    // An agent that ends in good order writes the pending lines.
     drop(journal);
     let journal = Journal::open(&dir.path().join("state")).unwrap();
     assert_eq!(said(&journal, one).last(), Some(&101));
@@ -179,7 +179,7 @@ fn what_is_asked_at_each_start_and_of_each_app_goes_through_no_history() {
             .collect();
         let scans = |step: &&String| step.starts_with("SCAN") && *step != "SCAN CONSTANT ROW" && !step.contains("run_unended");
         assert_eq!(steps.iter().find(scans), None, "{query}: {steps:?}");
-        // The few runs that are under way may be sorted.
+        // The few active runs may be sorted.
         assert!(query == UNDER_WAY || !steps.iter().any(|step| step.contains("TEMP B-TREE")), "{query}: {steps:?}");
     }
 }
@@ -209,7 +209,7 @@ fn nothing_is_written_into_a_journal_that_is_damaged() {
     let state = dir.path().join("state");
     let file = state.join("journal.db");
     let mut bytes = fs::read(&file).unwrap();
-    // In the row or in its index, and not in both.
+    // Changes the nonce either in the row or in its index, but not in both.
     let at = bytes.windows(9).rposition(|bytes| bytes == b"nonce-one").unwrap();
     bytes[at + 8] ^= 1;
     fs::write(&file, &bytes).unwrap();
@@ -323,7 +323,7 @@ fn nobody_else_can_read_it() {
     }
 }
 
-/// An act on the spot, and how long ago it was.
+/// An immediate action that happened so many hours ago.
 fn on_the_spot(journal: &Journal, nonce: &str, hours: i64) -> RunId {
     let (app, evidence) = (shop(), Evidence { text: "{}".to_owned(), ..Evidence::default() });
     let asked = NewRun {
@@ -375,11 +375,11 @@ fn locks_and_unlocks_without_end_are_not_kept_for_ever() {
         on_the_spot(&journal, &format!("new {n}"), 0);
     }
     let kept = numbers(&journal);
-    // What is young is kept however much of it there is, and of the rest nothing beyond the hundredth; a release is none of them.
+    // All young ones are kept, and of the older ones none beyond the hundredth; a release does not count among them.
     assert_eq!((kept.len(), kept.contains(&1)), (1 + 120, true), "{kept:?}");
     assert_eq!(journal.check(&shop(), &|| true).flaws, []);
     assert_eq!(journal.last_number().unwrap(), 271, "a number is never given twice");
-    // How late it was is known when the newest is gone.
+    // The newest time survives the removal of the newest run.
     let newest = journal.newest();
     journal.writer.with_connection(|connection| {
         connection.execute("UPDATE about SET value = ? WHERE key = 'newest'", [(newest.timestamp_millis() + 5_000).to_string()]).unwrap()
@@ -412,7 +412,7 @@ fn old_runs_are_forgotten_and_what_is_asked_of_them_is_not() {
     assert_eq!((kept.len(), kept.contains(&4), kept.contains(&1)), (21, true, false), "{kept:?}");
     assert_eq!(journal.outcomes(&shop()).unwrap(), before, "counters never go back");
     assert_eq!(journal.check(&shop(), &|| true).flaws, []);
-    // A webhook has no commit released a second time, however long ago the first one was.
+    // A webhook never has a commit released a second time, however long ago the first time was.
     for (n, asked) in [(1, true), (4, true), (40, true), (41, false)] {
         let commit: CommitId = commit(n).parse().unwrap();
         assert_eq!(was_asked_for(&journal.reader.lock(), &shop(), &commit).unwrap(), asked, "{n}");

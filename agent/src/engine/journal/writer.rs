@@ -1,8 +1,7 @@
-//! The one writer: a connection that writers take in turn, the lines of output that wait to be written, and the watchers that are notified once
-//! something stands there.
+//! The only writer: a connection that threads use in turn, the pending lines of output, and the watchers that are notified after each commit.
 //!
-//! A line of output waits for a moment, so that many are written in one transaction; whoever writes anything else writes what waits before that. So the
-//! events of a run stand in the order in which they were said, and the mark behind a line makes it durable.
+//! A line of output waits for a moment, so that many are written in one transaction; any other write flushes the pending lines first. So the events
+//! of a run keep their order, and the mark after a line makes it durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,23 +18,23 @@ use tokio::sync::watch;
 use super::evidence::Entry;
 use super::{JournalError, Line, insert_line};
 
-/// How long a line waits for others. Whoever follows reads it that much later.
+/// How long a line waits for others. Followers read it that much later.
 const GATHER: Duration = Duration::from_millis(20);
-/// So many bytes of lines are written at once, without waiting for more.
+/// The bytes of lines that are written at once, without waiting for more.
 const ENOUGH: usize = 128 * 1024;
-/// So many may wait; whoever says more waits until there is room.
+/// The most pending bytes; a thread with more output waits for room.
 const MOST_WAITING: usize = 512 * 1024;
-/// Bytes that are given back when the disk is full, so that a mark can still be written down.
+/// The size of a reserve file that is removed when the disk is full, so that a mark can still be written.
 const RESERVE: usize = 1024 * 1024;
 
-/// How much hangs on a write.
+/// The durability of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weight {
-    /// A mark: on disk when the writing returns, and worth the reserve on a full disk.
+    /// A mark: on disk when the write returns, and may use the reserve on a full disk.
     Mark,
-    /// What goes in front of a mark that is about to be written, before anything is done: on disk with that mark, and worth the reserve as well.
+    /// An event just before a mark, before anything is done: on disk with that mark, and may use the reserve as well.
     Heading,
-    /// What may be lost when the power fails: on disk with the next mark.
+    /// An event that a power failure may lose: on disk with the next mark.
     Line,
 }
 
@@ -49,25 +48,24 @@ impl Weight {
     }
 }
 
-/// Who writes the journal.
 pub(super) struct Writer {
     path: PathBuf,
     write_connection: Mutex<WriteConnection>,
     waiting: Mutex<Waiting>,
-    /// There is something to write, or no more will come.
+    /// Signals pending lines, or the end of lines.
     something: Condvar,
-    /// There is room for more lines.
+    /// Signals room for more lines.
     room: Condvar,
     watchers: Watchers,
-    /// The newest moment that this journal has seen, in milliseconds since 1970 UTC: no clock that is right shows less.
+    /// The newest moment that this journal has seen, in milliseconds since 1970 UTC: a correct clock shows no earlier one.
     pub(super) newest: AtomicI64,
-    /// Whether the reserve was given back.
+    /// Whether the reserve was used up.
     spent: AtomicBool,
 }
 
 struct WriteConnection {
     connection: Connection,
-    /// What was said last of how the next transaction is written.
+    /// The weight that the connection is currently set to.
     weight: Option<Weight>,
 }
 
@@ -76,19 +74,19 @@ struct WriteConnection {
 struct Waiting {
     lines: Vec<Line>,
     bytes: usize,
-    /// So many found no room on the disk, of each run.
+    /// The number of lines lost on a full disk, by run.
     lost: BTreeMap<u64, u64>,
-    /// What else went wrong with them, of each run, until it is told.
+    /// Other errors of the lines, by run, until they are reported.
     failed: BTreeMap<u64, JournalError>,
-    /// No more will come.
+    /// No more lines will come.
     closed: bool,
 }
 
-/// A transaction, and the runs that it says something of.
+/// A transaction, and the runs that it writes about.
 pub(super) struct Transaction<'a> {
     transaction: SqlTransaction<'a>,
     pub(super) runs: std::cell::RefCell<BTreeSet<u64>>,
-    /// What the system log is told of once it is committed.
+    /// The entries for the system log, written after the commit.
     pub(super) entries: std::cell::RefCell<Vec<Entry>>,
 }
 
@@ -99,10 +97,10 @@ impl std::ops::Deref for Transaction<'_> {
     }
 }
 
-/// Who is woken by what.
+/// The watchers of the journal.
 struct Watchers {
     all: watch::Sender<u64>,
-    /// Of the runs that somebody follows: whoever follows another one sleeps on.
+    /// The watchers of single runs. Followers of other runs are not woken.
     of_run: Mutex<BTreeMap<u64, watch::Sender<()>>>,
 }
 
@@ -132,12 +130,12 @@ impl Writer {
         writer
     }
 
-    /// Changes whenever something was written.
+    /// Changes with every write.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.watchers.all.subscribe()
     }
 
-    /// Changes whenever something was written of one run.
+    /// Changes with every write about one run.
     pub(super) fn changes_of(&self, run: RunId) -> watch::Receiver<()> {
         let mut watchers = self.watchers.of_run.lock();
         watchers.retain(|_, changes| changes.receiver_count() > 0);
@@ -163,17 +161,18 @@ impl Writer {
         self.spent.store(!kept, Ordering::Release);
         if !kept {
             tracing::warn!("no room for the reserve of the journal {}", self.path.display());
-            // Half a reserve would be taken for a whole one.
+            // A half-written reserve would count as a whole one.
             let _ = fs::remove_file(self.reserve());
         }
     }
 
-    /// What was given back is for marks alone.
+    /// The space of the reserve is for marks alone.
     fn refuse_when_spent(&self) -> Result<(), JournalError> {
         if self.spent.load(Ordering::Acquire) { Err(JournalError::Full(self.path.clone())) } else { Ok(()) }
     }
 
-    /// Writes, behind the lines that wait. A mark is on disk when this returns, and is written once more with the reserve given back when the disk is full.
+    /// Flushes the pending lines, then writes. A mark is on disk when this returns. On a full disk the reserve is released and the mark written
+    /// again.
     pub(super) fn write<T>(&self, weight: Weight, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut write_connection = self.write_connection.lock();
         self.write_what_waits(&mut write_connection);
@@ -191,7 +190,7 @@ impl Writer {
         Ok(done)
     }
 
-    /// Writes what may be lost when the power fails. On a full disk it is not worth the reserve: [`JournalError::Full`].
+    /// Writes an event that a power failure may lose. On a full disk it may not use the reserve: [`JournalError::Full`].
     pub(super) fn write_soon<T>(&self, act: impl Fn(&Transaction<'_>) -> Result<T, JournalError>) -> Result<T, JournalError> {
         self.refuse_when_spent()?;
         self.write(Weight::Line, act)
@@ -202,7 +201,7 @@ impl Writer {
         self.watchers.notify(runs);
     }
 
-    /// Takes a line of output, which is written a moment later. Tells what went wrong with those of its run before.
+    /// Accepts a line of output, which is written a moment later. Returns the error of earlier lines of its run.
     pub(super) fn take_line(&self, line: Line) -> Result<(), JournalError> {
         self.refuse_when_spent()?;
         let mut waiting = self.waiting.lock();
@@ -220,7 +219,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the lines that wait, and tells how many of a run were lost since this was asked last, because the disk was full.
+    /// Writes the pending lines. Returns how many lines of a run were lost on a full disk since the last call.
     pub(super) fn settle(&self, run: RunId) -> Result<u64, JournalError> {
         self.write_what_waits(&mut self.write_connection.lock());
         let mut waiting = self.waiting.lock();
@@ -228,7 +227,7 @@ impl Writer {
         waiting.failed.remove(&run.0).map_or(Ok(lost), Err)
     }
 
-    /// Writes lines as they come, until no more will.
+    /// Writes lines as they come, until the writer is closed.
     pub(super) fn write_lines(&self) {
         loop {
             let mut waiting = self.waiting.lock();
@@ -251,14 +250,14 @@ impl Writer {
         }
     }
 
-    /// Says that no more lines will come: what waits is written.
+    /// Announces the end of lines; the pending ones are written.
     pub(super) fn close(&self) {
         self.waiting.lock().closed = true;
         self.something.notify_all();
     }
 
-    /// Writes the lines that wait, as whoever holds the connection: then they stand before what that write_connection writes. What becomes of them is for their
-    /// runs to hear, and not for whoever writes something else.
+    /// Writes the pending lines over the held connection, so that they precede its own write. Errors are kept for the runs of the lines, and do not
+    /// fail that write.
     fn write_what_waits(&self, write_connection: &mut WriteConnection) {
         let mut waiting = self.waiting.lock();
         if waiting.lines.is_empty() {
@@ -273,7 +272,7 @@ impl Writer {
         });
         match wrote {
             Ok(((), runs)) => self.written(&runs),
-            // What a tool says is not worth the run.
+            // A line of output must not fail the run.
             Err(err) if is_full(&err) => {
                 let mut waiting = self.waiting.lock();
                 for line in &lines {
@@ -297,13 +296,13 @@ impl Writer {
 }
 
 impl WriteConnection {
-    /// One transaction; what it did, and the runs that it says something of.
+    /// Runs one transaction; returns its result, and the runs that it wrote about.
     fn once<T>(
         &mut self,
         weight: Weight,
         act: &dyn Fn(&Transaction<'_>) -> Result<T, JournalError>,
     ) -> Result<(T, BTreeSet<u64>), JournalError> {
-        // Said by whoever holds the connection: a mark of one thread is never written with what another wished for its output.
+        // Set while the connection is held: a mark of one thread is never written with the setting that another chose for its output.
         if self.weight != Some(weight) {
             self.weight = None;
             self.connection.pragma_update(None, "synchronous", weight.synchronous())?;

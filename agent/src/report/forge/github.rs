@@ -17,7 +17,7 @@ pub(super) fn headers(token: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The path behind the base, and the body; nothing where a deployment is spoken of that was never made.
+/// The path after the base, and the body; `None` for the state of a deployment that was never made.
 pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Outgoing<'_>) -> Option<(String, Vec<u8>)> {
     let subject = told.subject;
     let (path, mut body) = match told.delivery.kind {
@@ -25,7 +25,7 @@ pub(super) fn ask(repository: &str, context: &str, environment: &str, told: &Out
             format!("/repos/{repository}/deployments"),
             json!({
                 "ref": subject.commit,
-                // What is told has been decided: GitHub is not to merge anything, nor to refuse for checks of its own.
+                // The release is decided already: GitHub must not merge anything, nor refuse because of its own checks.
                 "auto_merge": false,
                 "required_contexts": [],
                 "environment": environment,

@@ -5,7 +5,7 @@ use agent_wire::event::OutcomeWord;
 
 use super::Outgoing;
 
-/// The path and query behind the base; there is no body.
+/// The path and query after the base; there is no body.
 pub(super) fn ask(project: &str, context: &str, told: &Outgoing<'_>) -> String {
     let subject = told.subject;
     let mut query = vec![("state", state(told.outcome()).to_owned()), ("name", context.to_owned()), ("description", told.sentence())];

@@ -1,5 +1,5 @@
-//! Messages that are signed as Standard Webhooks 1.0 has it: `webhook-id` is the same for the same message however often it is sent, so that a
-//! receiver can drop doubles; `webhook-timestamp` is that of the attempt.
+//! Messages signed by Standard Webhooks 1.0. `webhook-id` stays the same for each attempt of a message, so that a receiver can drop duplicates;
+//! `webhook-timestamp` is the time of the attempt.
 
 use aws_lc_rs::hmac;
 use base64::Engine;

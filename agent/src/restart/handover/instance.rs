@@ -1,4 +1,4 @@
-//! The instances of an app: found again whoever died, started, and stopped so that no request is lost.
+//! The instances of an app. The agent finds them again after a crash, starts them, and stops them without losing a request.
 
 mod ending;
 
@@ -24,29 +24,27 @@ use crate::root::{Slot, Slots};
 use crate::systemd::{Bus, SystemdError, UnitAction, instance_name};
 use ending::could_not_be_ended;
 
-/// How long a unit may take to stop, beyond the time for its last requests: `DefaultTimeoutStopSec` and a little more.
+/// How long a unit may take to stop after the time for its last requests: `DefaultTimeoutStopSec` and a little more.
 const STOPPING: Duration = Duration::from_secs(95);
 
-/// A running instance.
 pub(super) enum Instance {
-    /// Started by the agent: its master, or masters where something went wrong.
+    /// Started by the agent: one master, or several where something went wrong.
     Processes { masters: Vec<Process>, ended: Option<Receiver<ExitStatus>>, log_from: u64 },
-    /// Started by systemd; with how often it had been restarted when it was looked at first.
+    /// Started by systemd. `restarts` is the unit's restart counter when the agent first read it.
     Unit { unit: String, restarts: u32 },
 }
 
-/// A slot as it is found.
+/// A slot and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seat {
     slot: Slot,
-    /// The release that it leads to.
     release: Option<ReleaseName>,
-    /// Whether its units are stopped.
+    /// Whether the slot's units are stopped.
     down: bool,
 }
 
-/// The slot that a release takes: the one that leads to it, else one that leads nowhere, else one that is stopped, else one that visitors do not
-/// need. The slot that the public name leads to is left to the release that it is of.
+/// The slot that a new release takes. In order: the one that leads to it, one that leads nowhere, one that is stopped, one that visitors do not need.
+/// The slot that the public name leads to stays with its release.
 fn choose<'s>(seats: &'s [Seat], new: &ReleaseName, live: Option<&ReleaseName>, is_public: impl Fn(&Seat) -> bool) -> Option<&'s Seat> {
     if let Some(own) = seats.iter().find(|seat| seat.release.as_ref() == Some(new)) {
         return Some(own);
@@ -60,13 +58,12 @@ fn choose<'s>(seats: &'s [Seat], new: &ReleaseName, live: Option<&ReleaseName>, 
     seats.iter().filter(|seat| !is_public(seat)).min_by_key(rank)
 }
 
-/// All instances of an app.
 pub(super) struct Instances<'a> {
     pub(super) context: &'a RestartContext<'a>,
     pub(super) settings: &'a Settings,
-    /// Where anything of it is a unit.
+    /// The connection to systemd, where any part of the app is a unit.
     pub(super) bus: Option<Bus<'a>>,
-    /// What is to be written down of how often an instance was started again; when not set, what was.
+    /// The restart count to write into the next record; `None` keeps the recorded count.
     pub(super) again: Cell<Option<StartedAgain>>,
 }
 
@@ -83,7 +80,7 @@ impl<'a> Instances<'a> {
 
     fn unit_called(&self, called: &str) -> Option<(&Bus<'a>, String)> {
         let Starter::Unit(template) = &self.settings.starter else { return None };
-        // The names of releases and slots have nothing that systemd would escape but hyphens, which %i leaves as they are.
+        // systemd escapes nothing in the names of releases and slots but hyphens, and %i leaves those as they are.
         self.bus.as_ref().map(|bus| (bus, instance_name(template, called)))
     }
 
@@ -91,7 +88,7 @@ impl<'a> Instances<'a> {
         Slots::beside(self.context.link)
     }
 
-    /// Whether the starter can start anything at all, and the workers can be started.
+    /// Checks that the starter and the workers can be started at all.
     pub(super) fn check_starter(&self, new: ReleaseRef<'_>) -> Result<(), RestartError> {
         for called in self.names(new.name) {
             for unit in self.workers_called(&called) {
@@ -115,13 +112,13 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// What an instance of a release may be called by.
+    /// The names that an instance of a release may have.
     fn names(&self, release: &ReleaseName) -> Vec<String> {
         let slots: Vec<String> = self.settings.slots.iter().map(|slot| slot.to_string()).collect();
         if slots.is_empty() { vec![release.to_string()] } else { slots }
     }
 
-    /// Whether nothing of what is called so runs.
+    /// Whether no unit of this name runs.
     fn is_down(&self, called: &str) -> Result<bool, RestartError> {
         let Some(bus) = &self.bus else { return Ok(true) };
         let units = self.unit_called(called).map(|(_, unit)| unit).into_iter().chain(self.workers_called(called));
@@ -145,7 +142,7 @@ impl<'a> Instances<'a> {
         serde_json::from_slice(&fs::read(self.record_path(release)).ok()?).ok()
     }
 
-    /// Whether an instance of this release was ever started and not stopped again, be it before the last boot.
+    /// Whether an instance of this release was ever started and not stopped since. A reboot in between does not count as a stop.
     pub(super) fn knows(&self, release: &ReleaseName) -> bool {
         self.record_path(release.as_str()).exists() || self.settings.slot_of(self.context.link, release).is_some()
     }
@@ -155,7 +152,7 @@ impl<'a> Instances<'a> {
     }
 
     pub(super) fn write_record_at(&self, path: &Path, record: &Record) -> Result<(), RestartError> {
-        // By this form of name it is known, later, for what it is, and whose.
+        // The form of this name shows a later agent that the file is temporary, and which record it belongs to.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
         let write = || -> io::Result<()> {
@@ -165,7 +162,7 @@ impl<'a> Instances<'a> {
             fs::rename(&temporary, path)?;
             File::open(self.context.instances)?.sync_all()
         };
-        // The cause is told; what stays of the temporary file goes when the agent starts.
+        // The error reports the cause. The agent removes a leftover temporary file at its next start.
         let written = write().inspect_err(|_| drop(fs::remove_file(&temporary)));
         written.map_err(|source| RestartError::File { act: "write down the instance in", path: path.to_owned(), source })
     }
@@ -186,12 +183,13 @@ impl<'a> Instances<'a> {
         Ok(self.find(release)?.is_some() && http::listens(&self.socket_of(release)) && !self.is_leaving(release))
     }
 
-    /// Whether the instance of a release was told to end, be it by an agent that did not see it go.
+    /// Whether the instance of a release was told to end, even by an earlier agent that did not see it end.
     pub(super) fn is_leaving(&self, release: &ReleaseName) -> bool {
         self.record(release.as_str()).is_some_and(|record| record.leaving && record.boot == boot())
     }
 
-    /// Written down before the first signal: an agent that dies in between finds an instance that answers and is about to go.
+    /// Records, before the first signal, that an instance will end. An agent that dies in between would otherwise rely on an instance that still
+    /// answers.
     fn note_leaving(&self, release: &ReleaseName, masters: &[Process]) {
         let process = masters.first().and_then(|master| Some((master.pid(), master.started()?)));
         let record = Record { process, leaving: true, ..self.new_record(release) };
@@ -209,7 +207,7 @@ impl<'a> Instances<'a> {
         self.settings.socket_of(self.context.link, release)
     }
 
-    /// A record that knows no process yet.
+    /// A record without a process.
     pub(super) fn new_record(&self, release: &ReleaseName) -> Record {
         let slot = self.settings.slot_of(self.context.link, release).map(|slot| self.slots().link(&slot));
         let socket = self.socket_of(release);
@@ -217,7 +215,7 @@ impl<'a> Instances<'a> {
         Record { release: release.to_string(), socket, boot: boot(), process: None, slot, leaving: false, again }
     }
 
-    /// Finds a slot for a release, and lets it lead there. Its unit is stopped, and stays so until it is started.
+    /// Finds a slot for a release and points it there. The slot's unit is stopped first, and stays stopped until the agent starts it.
     fn take_slot(&self, new: &ReleaseName) -> Result<(), RestartError> {
         let (slots, link) = (self.slots(), self.context.link);
         let state = |slot: &Slot| -> Result<Seat, RestartError> {
@@ -249,7 +247,7 @@ impl<'a> Instances<'a> {
         Ok(())
     }
 
-    /// Stops what runs in a slot, and makes sure of it: the link of a unit that runs would lead it into another release when it starts again.
+    /// Stops the unit in a slot and verifies that it is down. A unit that still ran would restart into another release through the changed link.
     fn empty(&self, seat: &Seat) -> Result<(), RestartError> {
         let Some((bus, unit)) = self.unit_called(seat.slot.as_str()) else { return Ok(()) };
         let called = seat.release.as_ref().map_or_else(|| seat.slot.to_string(), ReleaseName::to_string);
@@ -270,13 +268,13 @@ impl<'a> Instances<'a> {
         release.iter().for_each(|release| self.note_leaving(release, &[]));
         let stopped = bus.job(UnitAction::Stop, unit, drain + STOPPING);
         if let (Err(SystemdError::Denied { .. } | SystemdError::SetUp { .. }), Some(release)) = (&stopped, release) {
-            // Nobody told it to end: it can be relied on as before.
+            // Nothing told it to end, so the agent can rely on it as before.
             self.write_record(&self.new_record(release))?;
         }
         Ok(stopped?)
     }
 
-    /// Starts the instance of a release; it need not be ready.
+    /// Starts the instance of a release and does not wait until it is ready.
     pub(super) fn start(&self, serving: ReleaseRef<'_>) -> Result<Instance, RestartError> {
         if !self.settings.slots.is_empty() {
             self.take_slot(serving.name)?;
@@ -310,7 +308,7 @@ impl<'a> Instances<'a> {
             .map_err(|source| RestartError::Program { act: act(), source })?;
         let master = Process::of(child.id());
         let (sender, ended) = channel();
-        // It outlives this run; whoever is told of its end may be gone by then.
+        // The process outlives this run, and then the receiver is gone.
         std::thread::spawn(move || {
             if let Ok(status) = child.wait() {
                 let _ = sender.send(status);
@@ -336,7 +334,7 @@ impl<'a> Instances<'a> {
         match instance {
             Instance::Processes { masters, .. } if masters.iter().any(Process::is_alive) => Ok(()),
             Instance::Processes { ended, .. } => {
-                // The thread that waits for it may need a moment.
+                // The waiting thread may need a moment to report.
                 let status = ended.as_ref().and_then(|ended| ended.recv_timeout(Duration::from_millis(100)).ok());
                 let how = status.map_or_else(String::new, |status| format!(", with {status}"));
                 Err(RestartError::Process {
@@ -382,7 +380,7 @@ impl<'a> Instances<'a> {
         masters.iter().flat_map(|master| master.crew(listener)).collect()
     }
 
-    /// The last lines that it said since it was started.
+    /// The last lines that the instance logged since it was started.
     pub(super) fn tail(&self, instance: &Instance, release: &ReleaseName) -> Vec<String> {
         match instance {
             Instance::Processes { log_from, .. } => last_lines(&self.log_path(release.as_str()), *log_from),
@@ -398,7 +396,7 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// The releases that have an instance, or of which something was left.
+    /// The releases that have an instance, or leftovers of one.
     pub(super) fn running(&self) -> Result<Vec<ReleaseName>, RestartError> {
         let mut names: Vec<ReleaseName> = fs::read_dir(self.context.instances)
             .into_iter()
@@ -413,7 +411,7 @@ impl<'a> Instances<'a> {
             let (before, after) = template.split_once("@.").unwrap_or((template, "service"));
             for unit in bus.running(&format!("{before}@*.{after}"))? {
                 let instance = unit.strip_prefix(&format!("{before}@")).and_then(|rest| rest.strip_suffix(&format!(".{after}")));
-                // An instance that is named by something other than a release is somebody else's.
+                // An instance whose name is no release belongs to someone else.
                 names.extend(instance.and_then(|instance| instance.parse::<ReleaseName>().ok()));
             }
         }
@@ -422,7 +420,7 @@ impl<'a> Instances<'a> {
         Ok(names)
     }
 
-    /// Lets an instance finish what it was asked, for `drain` at the longest, and stops it. One that is gone is forgotten.
+    /// Lets an instance finish its requests for at most `drain`, and stops it. The record of an instance that is gone is removed.
     pub(super) fn stop(&self, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
         let socket = self.socket_of(release);
         match self.find(release)? {
@@ -445,14 +443,14 @@ impl<'a> Instances<'a> {
             }
         }
         if socket.exists() && !http::listens(&socket) {
-            // A socket that stays is removed before the next instance binds it.
+            // A leftover socket is removed before the next instance binds it.
             let _ = fs::remove_file(&socket);
         }
         self.leave_slot(release)?;
         self.forget(release)
     }
 
-    /// Frees the slot of a release, unless one of its units runs after all, or visitors are led to it.
+    /// Frees the slot of a release, unless one of its units still runs or visitors are led to it.
     pub(super) fn leave_slot(&self, release: &ReleaseName) -> Result<(), RestartError> {
         let Some(slot) = self.settings.slot_of(self.context.link, release) else { return Ok(()) };
         if self.settings.names(self.context.link, release) || !self.is_down(slot.as_str())? {
@@ -471,7 +469,7 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// Waits until nobody is connected to the socket, accepted or not. Nobody new comes: the name leads elsewhere.
+    /// Waits until the socket has no connection left, accepted or not. No new one arrives, because the name leads elsewhere.
     fn drain(&self, release: &str, socket: &Path, drain: Duration) {
         if drain.is_zero() {
             return;
@@ -481,7 +479,7 @@ impl<'a> Instances<'a> {
         loop {
             let Some(state) = unix_socket(socket) else {
                 if http::listens(socket) {
-                    // It listens in another network namespace, where its connections cannot be counted.
+                    // The server listens in another network namespace, where the agent cannot count its connections.
                     std::thread::sleep(drain.min(Duration::from_secs(2)));
                 }
                 return;
@@ -512,15 +510,15 @@ impl<'a> Instances<'a> {
                 .to_str()
                 .and_then(|name| name.strip_suffix(".log.1").or_else(|| name.strip_suffix(".log"))?.parse::<ReleaseName>().ok());
             if name.is_some_and(|name| !releases.join(name.as_str()).exists()) {
-                // A log that stays is only a file.
+                // A leftover log is harmless.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 }
 
-/// The masters of an instance: by the record; where it is incomplete, or its process is gone, by the variable that every process of the instance has, and
-/// by who listens.
+/// The masters of an instance, by its record. If the record is incomplete or its process is gone, they are found by the variable that every process
+/// of the instance has, and by the listening socket.
 fn processes_of(record: Option<&Record>, socket: &Path) -> Vec<Process> {
     let recorded = record.filter(|record| record.boot == boot()).and_then(|record| record.process);
     if let Some(process) = recorded.map(|(pid, started)| Process::recorded(pid, started)).filter(Process::is_alive) {
@@ -535,7 +533,7 @@ fn processes_of(record: Option<&Record>, socket: &Path) -> Vec<Process> {
     topmost(&processes)
 }
 
-/// The program of an instance, with what it must know of itself.
+/// The program of an instance, with the variables that describe the instance.
 fn command(argv: &[String], serving: ReleaseRef<'_>, socket: &Path, env: &[(String, String)]) -> Program {
     let (socket, dir) = (socket.to_string_lossy(), serving.dir.to_string_lossy());
     let filled = |arg: &String| arg.replace("{socket}", &socket).replace("{release}", serving.name.as_str()).replace("{dir}", &dir);

@@ -1,8 +1,8 @@
-//! A second instance of the release that serves, for `restart`: it is started beside the first one, with the variables and secrets of now, and the first
-//! one is left when visitors were led to the second.
+//! A second instance of the live release, for `restart`. The agent starts it beside the first one, with the current variables and secrets, and ends
+//! the first one after visitors were led to the second.
 //!
-//! The record of the first instance is set aside meanwhile, so that all that is said of the release means the second one; on the way back it is put back.
-//! With slots the second one takes another slot; what the agent starts itself has a socket of another name.
+//! Meanwhile the record of the first instance is set aside, so that lookups by release find the second one; on the way back the agent restores it.
+//! With slots, the second instance takes another slot. One that the agent starts itself gets a socket of another name.
 //!
 //! ```text
 //!               set aside              asked, named            drained, told to stop
@@ -26,7 +26,7 @@ use crate::http::MOST_SOCKET_PATH;
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError};
 use crate::root::{self, Slots};
 
-/// Behind the release's name, in the name of the second one's socket.
+/// The suffix of the release in the name of the second instance's socket.
 const SECOND: &str = ".2";
 const CURRENT: &str = "json";
 const FORMER: &str = "former.json";
@@ -46,7 +46,7 @@ pub(super) fn release_in(called: &str) -> Option<ReleaseName> {
 }
 
 impl Settings {
-    /// What the instance of a release is called by where it has no slot: the release, or the second name for it.
+    /// The name of a release's instance without a slot: the release, or the second name for it.
     pub(super) fn called_without_slot(&self, link: &Path, release: &ReleaseName) -> String {
         let second = format!("{release}{SECOND}");
         let is_second = |record: &Record| record.socket == self.socket_called(&second);
@@ -58,14 +58,14 @@ impl Settings {
         if in_second { second } else { release.to_string() }
     }
 
-    /// How likely a slot that leads to a release is the one of its instance: the least is.
+    /// Ranks a slot that leads to a release; the lowest rank is the slot of its current instance.
     pub(super) fn rank_of_slot(&self, link: &Path, release: &ReleaseName, slot: &root::Slot) -> (bool, bool) {
         let place = Some(Slots::beside(link).link(slot));
         let of = |ending| of(link, release, ending).and_then(|record| record.slot);
         (of(CURRENT) != place, of(FORMER) == place)
     }
 
-    /// Puts the first instance back, and ends the second one; nothing where no second one was begun.
+    /// Restores the first instance and ends the second one. Does nothing where no second one was begun.
     pub(in crate::restart) fn bring_back(
         &self,
         context: &RestartContext<'_>,
@@ -100,7 +100,7 @@ impl Instances<'_> {
         }
     }
 
-    /// Where a release is to be started anew: sets its instance aside. One that does not run needs no second one beside it.
+    /// Sets the running instance of a release aside when a restart is due. An instance that does not run needs no second one beside it.
     pub(super) fn set_aside(&self, serving: ReleaseRef<'_>) -> Result<(), RestartError> {
         let release = serving.name;
         if self.context.renewal == Renewal::No || self.find(release)?.is_none() {
@@ -122,7 +122,7 @@ impl Instances<'_> {
                 hint: "shorten socket under [restart]".to_owned(),
             });
         }
-        // What an earlier restart could not end is in the way of this one.
+        // An instance that an earlier restart could not end blocks this one.
         self.end_former(release, Duration::ZERO)?;
         if read(&self.place(release, CURRENT)).is_none() {
             self.write_record(&self.new_record(release))?;
@@ -135,16 +135,16 @@ impl Instances<'_> {
         self.place(release, FORMER).exists() && !self.place(release, CURRENT).exists()
     }
 
-    /// Whether a slot is that of an instance that was set aside.
+    /// Whether a slot belongs to an instance that was set aside.
     pub(super) fn is_kept(&self, release: &ReleaseName, slot: &root::Slot) -> bool {
         read(&self.place(release, FORMER)).and_then(|former| former.slot) == Some(self.slots().link(slot))
     }
 
-    /// Ends the first instance, when the second one serves.
+    /// Ends the first instance once the second one serves.
     pub(super) fn end_former(&self, release: &ReleaseName, drain: Duration) -> Result<(), RestartError> {
         let place = self.place(release, FORMER);
         let Some(former) = read(&place) else { return self.remove(&place) };
-        // Written down before the first signal: an agent that dies in between must not go back to what is about to go.
+        // Recorded before the first signal: after a crash the agent must not go back to an instance that is about to end.
         self.write_record_at(&place, &Record { leaving: true, ..former.clone() })?;
         self.end_recorded(release, &former, drain)?;
         (self.context.note)(&format!("the former instance of {release} has finished and stopped"));
@@ -155,7 +155,7 @@ impl Instances<'_> {
         let (current, former, failed) = (self.place(release, CURRENT), self.place(release, FORMER), self.place(release, FAILED));
         if let Some(first) = read(&former) {
             if first.leaving || !http::listens(&first.socket) {
-                // The second one is all that there is.
+                // Only the second instance is left.
                 self.end_recorded(release, &first, drain)?;
                 return self.remove(&former);
             }
@@ -163,7 +163,7 @@ impl Instances<'_> {
                 self.rename(&current, &failed)?;
             }
             self.rename(&former, &current)?;
-            // Visitors are led back before the second one goes.
+            // Visitors are led back before the second one ends.
             self.settings.name(self.context.link, release)?;
         }
         if let Some(second) = read(&failed) {
@@ -172,7 +172,7 @@ impl Instances<'_> {
         self.remove(&failed)
     }
 
-    /// Ends an instance by its record, and never the one that the release is served by.
+    /// Ends an instance by its record, but never the one that serves the release.
     fn end_recorded(&self, release: &ReleaseName, record: &Record, drain: Duration) -> Result<(), RestartError> {
         let is_current = read(&self.place(release, CURRENT)).is_some_and(|current| current.socket == record.socket);
         if is_current || self.settings.named().as_ref() == Some(&record.socket) {
@@ -180,7 +180,7 @@ impl Instances<'_> {
         }
         let slot = record.slot.as_ref().and_then(|slot| slot.file_name()?.to_str()?.parse::<root::Slot>().ok());
         match slot {
-            // A slot that another release has taken is that one's.
+            // Another release has taken the slot, so it is no longer this one's to stop.
             Some(slot) if self.slots().release_of(&slot).as_ref() != Some(release) => Ok(()),
             Some(slot) => self.leave(release, &slot, drain),
             None => self.end_processes(release, record, drain),

@@ -1,4 +1,4 @@
-//! The live instance that the agent itself has started: whether it is there, and how it is started again.
+//! The live instance that the agent itself started: whether it still runs, and how the agent starts it again.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::http;
 use crate::process::Process;
 use crate::restart::{ReleaseRef, RestartContext, RestartError};
 
-/// How the live instance stands.
+/// The state of the live instance.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// The agent has not started it, or was told to stop it.
     Unwatched,
-    /// It accepts connections; when the first of these processes ends, it has to be looked at again.
+    /// It accepts connections. When the first of these processes ends, the agent must look again.
     Serves(Vec<Process>),
-    /// It has ended, and nobody told it to.
+    /// It has ended without being told to.
     Gone,
 }
 
 impl Settings {
-    /// How the instance of the live release stands; `known` are the masters that it had when somebody looked last.
+    /// The state of the live release's instance; `known` are the masters of the previous look.
     pub(in crate::restart) fn standing(
         &self,
         context: &RestartContext<'_>,
@@ -41,7 +41,7 @@ impl Settings {
         if masters.is_empty() {
             return Ok(if instances.knows(live) { Standing::Gone } else { Standing::Unwatched });
         }
-        // Workers outlive a master that was killed, and nobody replaces them; a master that was exchanged has workers of its own.
+        // Workers outlive a killed master, and nothing replaces them. A master that was exchanged on purpose has workers of its own.
         let is_orphaned = !known.is_empty()
             && !known.iter().any(Process::is_alive)
             && !matches!(masters.as_slice(), [successor] if !successor.children().is_empty());
@@ -49,7 +49,7 @@ impl Settings {
         Ok(if listens && !is_orphaned { Standing::Serves(masters) } else { Standing::Gone })
     }
 
-    /// Starts the instance of the live release again, which has ended, and counts that.
+    /// Starts the ended instance of the live release again, and counts the restart.
     pub(in crate::restart) fn start_again(
         &self,
         context: &RestartContext<'_>,

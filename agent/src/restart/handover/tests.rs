@@ -116,7 +116,7 @@ fn a_release_that_dies_or_fails_after_its_first_answers_meets_no_visitor() {
     play.stage.checks[0].stable_for = Duration::from_secs(2);
     let a = play.stage.release(A, APP);
     play.switch(&a, None).unwrap();
-    // The master loads the app, then forks: the child that is left behind here ends it.
+    // The master loads the app, then forks. The child that stays behind ends the master.
     let kills = "\nif os.fork() == 0:\n    time.sleep(1)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";
     let dies = play.stage.release(B, &format!("{APP}{kills}"));
     let too_old = "
@@ -169,7 +169,7 @@ fn the_way_back_is_the_same_whatever_was_left_and_can_be_gone_twice() {
     let play = Play::new(&UWSGI);
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     play.switch(&a, None).unwrap();
-    // The agent died right after the rename, and before it had written down which process it had started.
+    // The agent died right after the rename, before it recorded the process that it had started.
     play.stage.with_scene(|context| {
         let mut prepared = play.restart().prepare(context, b.serving()).unwrap();
         play.restart().act(context, b.serving(), &mut prepared).unwrap();
@@ -232,19 +232,19 @@ fn a_live_instance_that_ends_is_gone_and_is_started_again_and_counted() {
     play.switch(&a, None).unwrap();
     let Standing::Serves(masters) = standing(&[]) else { panic!("it serves") };
     assert_eq!(masters, play.masters(&a));
-    // The workers of a uWSGI whose master was killed listen on for a while, and nobody replaces them.
+    // The workers of a uWSGI whose master was killed keep listening for a while, and nothing replaces them.
     kill(masters[0]);
     assert_eq!(standing(&masters), Standing::Gone);
     assert_eq!(again(7), Some(StartedAgain { times: 1, last: 7 }));
     let Standing::Serves(masters) = standing(&masters) else { panic!("it serves again") };
     assert_eq!((masters.len(), visit(&play.settings.socket, "/").unwrap()), (1, A.to_owned()));
-    // An instance of which nothing is left, as after a kill of the whole group.
+    // Nothing is left of the instance, as after a kill of the whole group.
     masters[0].end_group();
     kill(masters[0]);
     assert_eq!(standing(&[]), Standing::Gone);
     assert_eq!(again(9), Some(StartedAgain { times: 2, last: 9 }));
     assert_eq!(started_again(&play.stage.path(".agent/instances"), &a.name), Some(StartedAgain { times: 2, last: 9 }));
-    // What the agent itself has stopped stays so.
+    // An instance that the agent itself stopped stays stopped.
     play.stage.with_scene(|context| Instances::open(&play.settings, context).unwrap().stop(&a.name, Duration::ZERO)).unwrap();
     assert_eq!(standing(&[]), Standing::Unwatched);
 }
@@ -256,7 +256,7 @@ fn workers_that_are_replaced_while_they_are_watched_are_no_proof() {
     let uwsgi: Vec<&str> = UWSGI.into_iter().chain(["--lazy-apps"]).collect();
     for argv in [&uwsgi[..], &gunicorn[..]] {
         let mut play = Play::new(argv);
-        // Each worker loads the app by itself, and ends a second later; the master has another ready soon, and most checks pass.
+        // Each worker loads the app by itself and ends a second later. The master soon has a replacement ready, so most checks pass.
         play.stage.checks[0].stable_for = Duration::from_secs(3);
         let ends = "\nimport threading\nthreading.Timer(1, os._exit, [0]).start()\n";
         let a = play.stage.release(A, &format!("{APP}{ends}"));
@@ -280,7 +280,7 @@ fn a_death_within_the_time_of_confirmation_leaves_the_former_instance_to_go_back
     play.settings.confirm = Duration::ZERO;
     play.switch(&a, None).unwrap();
     play.settings.confirm = Duration::from_secs(20);
-    // It outlives the checks, and not the time after.
+    // It outlives the checks, but not the time of watching after them.
     let dies = "\nif os.fork() == 0:\n    time.sleep(2.5)\n    os.kill(os.getppid(), 9)\n    os._exit(0)\n";
     let b = play.stage.release(B, &format!("{APP}{dies}"));
     let visitors = Visitors::come(&play.settings.socket);
@@ -411,7 +411,7 @@ fn behind_nginx_no_visitor_notices_either() {
     }
 }
 
-/// Slots as they are set, with their units never asked for: what can be told from links alone.
+/// Slots as they are configured, without asking for their units: tests only what the links show.
 fn slotted() -> Play {
     let mut play = Play::new(&[]);
     play.settings.starter = Starter::Unit("shop@.service".to_owned());
@@ -460,7 +460,7 @@ fn the_record_of_an_instance_ends_when_its_slot_leads_elsewhere() {
     let play = std::mem::ManuallyDrop::new(slotted());
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     play.take("blue", &a);
-    // What listens in the slot answers for whatever release it leads to.
+    // The listener in the slot answers for whatever release the slot leads to.
     let socket = play.stage.path("run/web.sock.blue");
     let _listener = UnixListener::bind(&socket).unwrap();
     let record = play.stage.path(".agent/instances").join(format!("{A}.json"));

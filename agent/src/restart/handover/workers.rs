@@ -1,11 +1,11 @@
-//! Workers with an instance for each release, in the slot of the release where there are slots. Two of them work at the same time only until the new
-//! one was seen to stay: the former is told to finish before visitors are led to the new release, for it would throw away tasks that it does not
-//! know, and stands ready until then, for the new one may not stay.
+//! Workers with one instance per release, in the release's slot where there are slots. The new worker runs beside the former only until it has been
+//! seen to stay up. The agent tells the former to finish before it leads visitors to the new release, because the former would discard tasks that it
+//! does not know. Until then the former stands ready in case the new one does not stay.
 //!
 //! ```text
 //!           start, watch           told to stop                finished
 //! (nothing) ────────────▶ working ─────────────▶ finishing ───────────────▶ (nothing)
-//!                            ▲                       │ the way back: started anew as soon as it has finished
+//!                            ▲                       │ the way back: started again as soon as it has finished
 //!                            └───────────────────────┘
 //! ```
 
@@ -22,21 +22,21 @@ use crate::restart::worker::{self, Brought, Worker, templates};
 use crate::restart::{ReleaseRef, Renewal, RestartContext, RestartError, celery};
 use crate::systemd::{Bus, Unit, UnitAction, instance_name};
 
-/// How often a worker is looked at that finishes.
+/// How often the agent looks at a worker that finishes.
 const POLL: Duration = Duration::from_millis(100);
-/// How often it must have been looked at for its end to be known.
+/// The longest interval between two looks that still gives the time of its end.
 const OFTEN: Duration = Duration::from_secs(1);
-/// What systemd may take for the rest, once the time of a unit is over.
+/// How long systemd may take for the rest after a unit's time is over.
 const GOING: Duration = Duration::from_secs(10);
 
-/// How long a worker may take up tasks after it was told to stop: where Celery reads its queue without an event loop, it ends the look that is under
-/// way, and looks once more, for 2 s each (`synloop` in celery/worker/loops.py of 5.5).
+/// How long a worker may accept tasks after it was told to stop. Where Celery reads its queue without an event loop, it ends the current poll and
+/// polls once more, for 2 s each (`synloop` in celery/worker/loops.py of 5.5).
 const TAKING_NOTICE: Duration = Duration::from_secs(5);
 
 /// A worker that was told to finish.
 #[derive(Debug)]
 pub(in crate::restart) struct Finishing {
-    /// Its unit, as it was before.
+    /// Its unit as it was before.
     unit: Unit,
     told: Instant,
     looked: Cell<Instant>,
@@ -46,24 +46,23 @@ pub(in crate::restart) struct Finishing {
 /// When a worker was down, counted from when it was told to finish.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// So much later.
+    /// The exact time.
     After(Duration),
-    /// No later than that: nobody looked before.
+    /// An upper bound: there was no earlier look.
     Within(Duration),
 }
 
 impl<'a> Instances<'a> {
-    /// The units of the workers of a release.
     pub(super) fn workers_of(&self, release: &ReleaseName) -> Vec<String> {
         self.settings.workers_of(self.context, release)
     }
 
-    /// The units of the workers that are called so.
+    /// The units of the workers that have this instance name.
     pub(super) fn workers_called(&self, called: &str) -> Vec<String> {
         worker::instances(self.context, called)
     }
 
-    /// Whether a worker's unit can be started and stopped, before anything is done.
+    /// Checks, before the agent changes anything, that a worker's unit can be started and stopped.
     pub(super) fn examine_worker(&self, unit: &str) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
         let state = bus.usable(unit)?;
@@ -71,7 +70,7 @@ impl<'a> Instances<'a> {
             return Err(RestartError::SetUp { what: celery::two_clocks(unit), hint: celery::ONE_CLOCK.to_owned() });
         }
         bus.may(UnitAction::Start, unit)?;
-        // Without, the former would go on beside the new one.
+        // Without the right to stop it, the former would keep running beside the new one.
         Ok(bus.may(UnitAction::Stop, unit)?)
     }
 
@@ -88,7 +87,7 @@ impl<'a> Instances<'a> {
         Ok(others)
     }
 
-    /// Whether a worker is called by a release or a slot; one that is not is somebody else's.
+    /// Whether a worker is named after a release or a slot; any other belongs to someone else.
     fn is_ours(&self, unit: &str) -> bool {
         let called = unit.split_once('@').and_then(|(_, rest)| rest.strip_suffix(".service")).unwrap_or_default();
         let is_set = || self.settings.slots.iter().any(|slot| slot.as_str() == called);
@@ -96,7 +95,7 @@ impl<'a> Instances<'a> {
         called.parse::<ReleaseName>().is_ok() || is_set() || was_set()
     }
 
-    /// Whether the workers of a release work.
+    /// Whether all workers of a release work.
     pub(super) fn work(&self, release: &ReleaseName) -> Result<bool, RestartError> {
         let Some(bus) = &self.bus else { return Ok(true) };
         for unit in self.workers_of(release) {
@@ -107,8 +106,8 @@ impl<'a> Instances<'a> {
         Ok(true)
     }
 
-    /// Starts the workers of a release that do not work yet. One that is still finishing starts when it has finished. One that the release never had is
-    /// not started for it: it would throw away the tasks that it does not know.
+    /// Starts the workers of a release that do not work yet. One that is still finishing starts when it has finished. A worker that the release never
+    /// had is not started for it, because it would discard the tasks that it does not know.
     pub(super) fn start_workers(&self, serving: ReleaseRef<'_>) -> Result<Vec<Brought>, RestartError> {
         let Some(bus) = &self.bus else { return Ok(Vec::new()) };
         let called = self.settings.worker_called(self.context.link, serving.name);
@@ -140,7 +139,7 @@ impl<'a> Instances<'a> {
         due.map(start).collect()
     }
 
-    /// Makes sure that they stay for as long as they are to be watched.
+    /// Watches the workers for their configured time, and fails if one does not stay up.
     pub(super) fn watch_workers(&self, serving: ReleaseRef<'_>, brought: &mut [Brought]) -> Result<(), RestartError> {
         let Some(longest) = brought.iter().map(|brought| brought.watch_for).max() else { return Ok(()) };
         let units: Vec<Unit> = brought.iter().map(|brought| brought.unit.clone()).collect();
@@ -156,12 +155,12 @@ impl<'a> Instances<'a> {
         Ok(())
     }
 
-    /// Tells the workers of all other releases to finish what they are at.
+    /// Tells the workers of all other releases to finish their tasks.
     pub(super) fn let_others_finish(&self, keep: &ReleaseName) -> Result<Vec<Finishing>, RestartError> {
         self.let_finish(&self.other_workers(keep)?)
     }
 
-    /// Tells workers to finish what they are at.
+    /// Tells workers to finish their tasks.
     pub(super) fn let_finish(&self, units: &[String]) -> Result<Vec<Finishing>, RestartError> {
         let Some(bus) = &self.bus else { return Ok(Vec::new()) };
         let mut finishing = Vec::new();
@@ -176,13 +175,13 @@ impl<'a> Instances<'a> {
                 let most = unit.stop_timeout.map_or_else(String::new, |most| format!(", for {} s at the most", most.as_secs_f64()));
                 (self.context.note)(&format!("{name} finishes what it is at{most}"));
             }
-            // One that finishes already may be about to start anew, where somebody wanted to go back: that is taken back.
+            // A finishing worker may be queued to start again because of a rollback; this cancels that start.
             bus.let_finish(name)?;
         }
         Ok(finishing)
     }
 
-    /// Waits until they take up no task any more.
+    /// Waits until the workers accept no more tasks.
     pub(super) fn await_noticed(&self, finishing: &[Finishing]) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
         for finishing in finishing {
@@ -194,10 +193,10 @@ impl<'a> Instances<'a> {
         Ok(())
     }
 
-    /// Waits until they have finished, no longer than `most`, and tells when one was cut off. One that takes too long is left to it.
+    /// Waits at most `most` for the workers to finish, and reports each one that was cut off. A worker that takes longer is left to finish.
     pub(super) fn await_finished(&self, finishing: &[Finishing], most: Duration) -> Result<(), RestartError> {
         let Some(bus) = &self.bus else { return Ok(()) };
-        // What comes after them has its time, too.
+        // The steps after this one need their time, too.
         let time = most.min(self.context.watch.left().saturating_sub(self.settings.drain + GOING));
         let begun = Instant::now();
         finishing.iter().try_for_each(|one| one.wait(bus, self.context, finishing, time.saturating_sub(begun.elapsed())))
@@ -205,19 +204,18 @@ impl<'a> Instances<'a> {
 }
 
 impl Finishing {
-    /// Whether it is this unit.
     pub(super) fn is(&self, unit: &str) -> bool {
         self.unit.name == unit
     }
 
     fn new(unit: Unit) -> Self {
         let now = Instant::now();
-        // It may have been told by an earlier run.
+        // An earlier run may have told it already.
         let told = unit.stopping_for().and_then(|time| now.checked_sub(time)).unwrap_or(now);
         Self { unit, told, looked: Cell::new(now), end: Cell::default() }
     }
 
-    /// Looks whether it is down by now. It must be looked at often: systemd forgets the times of a unit that is down.
+    /// Checks whether it is down by now. The agent must look often, because systemd forgets the times of a unit that is down.
     pub(in crate::restart) fn look(&self, bus: &Bus<'_>) -> Result<Unit, RestartError> {
         let now = bus.unit(&self.unit.name)?;
         let looked = self.looked.replace(Instant::now());
@@ -228,7 +226,7 @@ impl Finishing {
         Ok(now)
     }
 
-    /// Meanwhile all of them are looked at.
+    /// Waits for this worker, and looks at all of them meanwhile.
     fn wait(&self, bus: &Bus<'_>, context: &RestartContext<'_>, all: &[Self], time: Duration) -> Result<(), RestartError> {
         let name = &self.unit.name;
         let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! Any command.
+//! The strategy `command`: any command restarts the app.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use crate::restart::{ReleaseRef, RestartContext, RestartError};
 pub(crate) struct Settings {
     /// The argument vector, run in the live release's directory.
     pub run: Vec<String>,
-    /// What goes back to the release that the link leads to; where it is not set, `run` does.
+    /// The command that goes back to the release that the link leads to; `run` where it is unset.
     pub back: Option<Vec<String>>,
-    /// How long each may take.
+    /// How long each command may take.
     pub timeout: Duration,
 }
 
@@ -25,13 +25,13 @@ impl Settings {
         Ok(())
     }
 
-    /// Runs it in the release's directory. What it starts may stay: it may be the server.
+    /// Runs the command in the release's directory. Processes that it starts may stay, because one may be the server.
     pub(in crate::restart) fn act(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>) -> Result<(), RestartError> {
         self.execute(&self.run, context, new)
             .map_err(|source| RestartError::Program { act: format!("the restart command failed for {}", new.name), source })
     }
 
-    /// The way back, by a command of its own where there is one: what hung once hangs again.
+    /// The way back has a command of its own where one is set, because a command that hung once hangs again.
     pub(in crate::restart) fn back(&self, context: &RestartContext<'_>, former: ReleaseRef<'_>) -> Result<(), RestartError> {
         let argv = self.back.as_ref().unwrap_or(&self.run);
         self.execute(argv, context, former).map_err(|source| RestartError::Process {

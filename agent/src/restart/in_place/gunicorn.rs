@@ -1,4 +1,4 @@
-//! A signal to gunicorn's master.
+//! The strategy `gunicorn`: a signal to gunicorn's master.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,32 +13,30 @@ use crate::restart::{ReleaseRef, RestartContext, RestartError, unit_jobs};
 use crate::systemd::UnitAction;
 
 const POLL: Duration = Duration::from_millis(20);
-/// How long the workers of a new master must be the same ones before the old master is told to go.
+/// How long the workers of a new master must stay the same before the old master is told to end.
 const SAME: Duration = Duration::from_secs(2);
 
 /// `[restart] strategy = "gunicorn"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// gunicorn's pid file.
     pub pid_file: PathBuf,
     /// The unit that starts gunicorn when its master is gone: a release that cannot be loaded ends the master on HUP.
     pub unit: Option<String>,
-    /// Which signal.
     pub how: MasterSignal,
     /// How long until every worker is new.
     pub timeout: Duration,
 }
 
-/// Which way of gunicorn's "Signal Handling".
+/// The ways to reload in gunicorn's "Signal Handling".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MasterSignal {
-    /// HUP: the master loads the app anew and replaces its workers.
+    /// HUP: the master reloads the app and replaces its workers.
     Hup,
     /// USR2: a new master beside the old one; the old one gets TERM once the new one serves.
     Usr2,
 }
 
-/// The process that a pid file names, if it is a gunicorn: a file that was left behind may name a stranger by now. gunicorn's own title, where it
+/// The process that a pid file names, if it is a gunicorn: a stale file may name an unrelated process by now. The title that gunicorn sets, where it
 /// sets one, begins with its name too.
 fn read(pid_file: &Path) -> Option<Process> {
     let pid = fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
@@ -86,7 +84,7 @@ impl Settings {
         }
     }
 
-    /// Signals, and waits until every worker is new. A master that was started since, when the link led here already, needs no signal.
+    /// Signals the master and waits until every worker is new. A master that started after the link led here needs no signal.
     pub(in crate::restart) fn act(
         &self,
         context: &RestartContext<'_>,
@@ -119,7 +117,7 @@ impl Settings {
             unit_jobs::start(context, unit, self.timeout)?;
         }
         let master = self.absent().await_started(context, new, || self.master())?;
-        // One that was started before the link led here may have loaded another release.
+        // A master that started before the link led here may have loaded another release.
         if self.unit.is_none() && !is_fresh(&master, Some(since)) {
             return self.signal(context, new, master);
         }
@@ -132,7 +130,7 @@ impl Settings {
         Ok(fresh)
     }
 
-    /// Starts a new master beside the old one. While it does not serve, the old one is left alone.
+    /// Starts a new master beside the old one. The old one is left alone until the new one serves.
     fn second_master(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, old: &Master) -> Result<Master, RestartError> {
         let second = self.second();
         old.process.signal(Signal::SIGUSR2);
@@ -181,7 +179,7 @@ impl Settings {
         Ok(fresh)
     }
 
-    /// On the way back: ends a second master that a failure left, and tells whether the first one serves the former release as if nothing had been.
+    /// On the way back: ends a second master that a failure left. Returns whether the first one still serves the former release untouched.
     pub(in crate::restart) fn first_master_serves(
         &self,
         context: &RestartContext<'_>,
@@ -202,7 +200,7 @@ impl Settings {
                 second.signal(Signal::SIGKILL);
             }
             (None, Some(second)) => {
-                // The old one is gone, and the second one moves its pid file to the first one's name within a second or so.
+                // The old master is gone. The second one moves its pid file to the first one's name within a second or so.
                 while self.master().is_none() && second.is_alive() && Instant::now() < end {
                     go_on(context, "waiting for gunicorn's new master to take over")?;
                     context.watch.pause(POLL);

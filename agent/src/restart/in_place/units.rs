@@ -1,4 +1,4 @@
-//! Units of systemd that serve the app: `strategy = "systemd"`.
+//! `strategy = "systemd"`: systemd units serve the app.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::systemd::{Unit, UnitAction};
 pub(crate) struct Settings {
     /// The units, in order.
     pub units: Vec<String>,
-    /// What is done to each: `ReloadOrRestart`, or `Restart`.
+    /// The job for each: `ReloadOrRestart`, or `Restart`.
     pub how: UnitAction,
-    /// How long each must stay active, without a restart, to count as well.
+    /// How long each must stay active without a restart.
     pub watch_for: Duration,
     /// How long a job may take.
     pub timeout: Duration,
@@ -26,7 +26,7 @@ impl Settings {
         perform(context, new, &jobs)
     }
 
-    /// Only a restart gives a unit other variables.
+    /// A renewal always restarts, because a reload does not give a unit new variables.
     pub(in crate::restart) fn act(&self, context: &RestartContext<'_>) -> UnitAction {
         if context.renewal == Renewal::Yes { UnitAction::Restart } else { self.how }
     }

@@ -1,6 +1,6 @@
-//! One byte to the master FIFO of uWSGI. It acknowledges nothing, ignores what it does not know, and the master closes and makes it anew after each
-//! writer (`core/fifo.c`): so it is opened without waiting, again and again for a moment, written to once, and what happened is read from the
-//! processes.
+//! The strategy `uwsgi-fifo`: one byte to the master FIFO of uWSGI. uWSGI acknowledges nothing and ignores unknown bytes, and the master closes and
+//! remakes the FIFO after each writer (`core/fifo.c`). The agent therefore opens it without waiting, retries for a moment, writes once, and reads the
+//! result from the processes.
 
 mod stats;
 
@@ -22,13 +22,13 @@ use crate::restart::{ReleaseRef, RestartContext, RestartError, unit_jobs};
 use crate::systemd::UnitAction;
 use stats::State;
 
-/// How long the master may take to make the FIFO anew.
+/// How long the master may take to remake the FIFO.
 const AGAIN: Duration = Duration::from_secs(2);
-/// How long nothing may change until `c` is written once more.
+/// How long nothing may change until the agent writes `c` once more.
 const IGNORED: Duration = Duration::from_secs(3);
 /// How long workers that accept requests may have no app where no check asks them.
 const WITHOUT_APP: Duration = Duration::from_secs(2);
-/// How many answers of a server without an app are enough, at least.
+/// The minimum number of answers that show a server without an app.
 const ANSWERS: usize = 5;
 
 /// `[restart] strategy = "uwsgi-fifo"`.
@@ -36,11 +36,10 @@ const ANSWERS: usize = 5;
 pub(crate) struct Settings {
     /// The FIFO (`master-fifo` in uWSGI's options).
     pub fifo: PathBuf,
-    /// What is written.
     pub how: FifoCommand,
     /// The stats socket, where uWSGI has one: the best proof that every worker is new.
     pub stats: Option<PathBuf>,
-    /// The unit that starts uWSGI when nobody listens, and after `Q`.
+    /// The unit that starts uWSGI when no process listens, and after `Q`.
     pub unit: Option<String>,
     /// How long until every worker is new.
     pub timeout: Duration,
@@ -57,7 +56,7 @@ pub(crate) enum FifoCommand {
     Workers,
     /// `R`: brutal reload.
     Brutal,
-    /// `Q` until nothing listens, then `unit` is started.
+    /// `Q` until no process listens; then the agent starts `unit`.
     Quit,
 }
 
@@ -78,7 +77,7 @@ impl FifoCommand {
 }
 
 impl Settings {
-    /// The master: who has the FIFO open, or whom the stats server names.
+    /// The master: the process that has the FIFO open, or the one that the stats server names.
     pub(in crate::restart) fn master(&self) -> Option<Master> {
         let fifo = fs::canonicalize(&self.fifo).ok()?;
         let holders = topmost(&holding(&fifo));
@@ -92,7 +91,7 @@ impl Settings {
         Some(master)
     }
 
-    /// The master, which may be making its FIFO anew.
+    /// Waits for the master, which may be remaking its FIFO.
     fn await_master(&self, context: &RestartContext<'_>, patience: Duration) -> Option<Master> {
         let end = Instant::now() + patience;
         loop {
@@ -104,7 +103,7 @@ impl Settings {
         }
     }
 
-    /// The workers that the stats server tells of.
+    /// The workers that the stats server lists.
     fn workers(&self) -> Option<Vec<(Process, State)>> {
         self.stats.as_deref().and_then(stats::ask).map(|stats| stats.workers)
     }
@@ -148,7 +147,7 @@ impl Settings {
                 (context.warn)(&format!("nobody reads the FIFO {}; {unit} will be started", self.fifo.display()));
                 Ok(None)
             }
-            // Another user's processes cannot be looked into, though the FIFO may be open to the agent.
+            // The FIFO may be open to the agent although it cannot inspect another user's processes.
             (None, None) if open_fifo(&self.fifo).is_ok() => {
                 (context.warn)(&format!(
                     "the master behind {} could not be found; only the checks will tell whether {} serves",
@@ -161,14 +160,14 @@ impl Settings {
         }
     }
 
-    /// Writes the byte and waits until every worker is new. A master that was started since, when the link led here already, needs none.
+    /// Writes the byte and waits until every worker is new. A master that started after the link led here needs no byte.
     pub(in crate::restart) fn act(
         &self,
         context: &RestartContext<'_>,
         new: ReleaseRef<'_>,
         since: Option<Ticks>,
     ) -> Result<Option<Master>, RestartError> {
-        // The master makes its FIFO anew after each byte: one that cannot be found at once may be found in a moment.
+        // The master remakes its FIFO after each byte, so a failed look may succeed a moment later.
         let before = self.await_master(context, AGAIN);
         if self.how == FifoCommand::Quit {
             return self.quit_and_start(context, new, before.as_ref());
@@ -198,12 +197,12 @@ impl Settings {
         Ok(Some(before.with_workers(workers)))
     }
 
-    /// What shows which release the workers of this master run.
+    /// The evidence of which release the workers of this master run.
     pub(in crate::restart) fn shown_by(&self, context: &RestartContext<'_>, master: &Process) -> ShownBy {
         if self.how.replaces_every_child() { ShownBy::Directory } else { shown_after_fork(context, Server::of(master, None)) }
     }
 
-    /// Waits until every worker is another one than before, and, as far as the stats server tells, has done what it can to load the app.
+    /// Waits until every worker is a new process and, as far as the stats server shows, has tried to load the app.
     fn await_replaced(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, before: &Master) -> Result<(), RestartError> {
         let mut ignored = Ignored::new(self, before);
         let mut without_app: Option<Instant> = None;
@@ -222,7 +221,7 @@ impl Settings {
             if !workers.iter().all(|(_, state)| *state == State::WithoutApp) {
                 return Ok(Vec::new());
             }
-            // An app may be loaded by the first request for it, so the checks ask; they also find out that there is none.
+            // The first request may load an app, so the checks ask; they also notice if there is no app.
             if !context.checks.is_empty() {
                 return Ok(processes);
             }
@@ -234,8 +233,7 @@ impl Settings {
         })
     }
 
-    /// Why there is no use in asking uWSGI again, as far as that is known: it answered 500 by itself again and again, and neither its stats server nor
-    /// its log tells of an app.
+    /// The reason to stop asking uWSGI, if there is one: it repeatedly sent its own 500, and neither its stats server nor its log shows an app.
     pub(in crate::restart) fn has_no_app(
         &self,
         master: &Master,
@@ -257,8 +255,8 @@ impl Settings {
         has_none.then(|| format!("uWSGI has no app: it could not load {}, and answered so {times} times in a row", new.name))
     }
 
-    /// A chain reload leaves the children that are no workers (the http router, spoolers), and only the stats server tells which they are: the
-    /// workers count as replaced when nothing has changed any more for a while.
+    /// A chain reload leaves the children that are no workers (the http router, spoolers), and only the stats server tells them apart. Without it,
+    /// the workers count as replaced once nothing has changed for a while.
     fn await_some(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, before: &Master) -> Result<(), RestartError> {
         const QUIET: Duration = Duration::from_secs(10);
         let end = Instant::now() + self.timeout;
@@ -302,21 +300,21 @@ impl Settings {
             }
             None => self.absent().await_started(context, new, || self.master())?,
         };
-        // One that was started before the link led here may have loaded another release.
+        // A master that started before the link led here may have loaded another release.
         if self.unit.is_none() && !is_fresh(&master, Some(since)) {
             return self.reload(context, new, Some(master));
         }
         self.await_fresh(context, new, master)
     }
 
-    /// It was only started: whoever it has is new.
+    /// For a master that was only started: all its workers are new.
     fn await_fresh(&self, context: &RestartContext<'_>, new: ReleaseRef<'_>, master: Master) -> Result<Option<Master>, RestartError> {
         let fresh = master.with_workers(Vec::new());
         self.await_replaced(context, new, &fresh)?;
         Ok(Some(fresh))
     }
 
-    /// `Q` again and again: the byte may meet a FIFO that is being made anew.
+    /// Writes `Q` repeatedly, because the FIFO may be about to be remade.
     fn quit_and_start(
         &self,
         context: &RestartContext<'_>,
@@ -325,7 +323,7 @@ impl Settings {
     ) -> Result<Option<Master>, RestartError> {
         let end = Instant::now() + self.timeout;
         while before.is_some_and(|before| before.process.is_alive()) || before.is_none() && open_fifo(&self.fifo).is_ok() {
-            // Nobody there any more is what is waited for.
+            // The loop waits for the moment when no process reads any more.
             let _ = open_fifo(&self.fifo).and_then(|mut fifo| fifo.write_all(b"Q"));
             if Instant::now() > end {
                 let what = format!("uWSGI did not go within {} s of Q", self.timeout.as_secs());
@@ -338,7 +336,7 @@ impl Settings {
         self.start(context, new)
     }
 
-    /// One byte, to whoever reads now or within a moment.
+    /// Writes one byte to the current reader, or to one that appears within a moment.
     fn write(&self, context: &RestartContext<'_>, byte: u8) -> Result<(), RestartError> {
         let end = Instant::now() + AGAIN;
         loop {
@@ -362,8 +360,9 @@ impl Settings {
     }
 }
 
-/// Writes `c` again where uWSGI has ignored it: it does while another chain reload goes on (`uwsgi_chain_reload` of its `core/master_utils.c`), as one
-/// does on the way back, and that one replaced some workers before the link changed. Where it was not ignored, the second one is.
+/// Writes `c` again if uWSGI has ignored it. uWSGI ignores it during another chain reload (`uwsgi_chain_reload` of its `core/master_utils.c`), which
+/// is common on the way back, when that reload replaced some workers before the link changed. If the first `c` was accepted, uWSGI ignores the
+/// second.
 struct Ignored<'a> {
     settings: &'a Settings,
     seen: Vec<Process>,
@@ -387,7 +386,7 @@ impl<'a> Ignored<'a> {
     }
 }
 
-/// Opened without waiting for a reader: where there is none, that is an error and no wait (ENXIO).
+/// Opens the FIFO without waiting for a reader: without one, open fails with ENXIO.
 fn open_fifo(path: &Path) -> io::Result<fs::File> {
     let file = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC).open(path)?;
     if file.metadata()?.file_type().is_fifo() { Ok(file) } else { Err(io::Error::other("it is no FIFO")) }

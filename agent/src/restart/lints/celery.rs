@@ -1,4 +1,4 @@
-//! What is wrong in the units of Celery's workers.
+//! Misconfigured units of Celery's workers.
 
 use agent_wire::view::{Finding, Level};
 
@@ -8,7 +8,7 @@ use crate::systemd::Unit;
 
 pub(super) fn lint(unit: &Unit) -> Vec<Finding> {
     let mut findings = Vec::new();
-    // The clock has none.
+    // The scheduler has no child processes.
     let has_children = Does::of(unit).is_some_and(|does| does.command == "worker");
     if has_children && unit.kill_mode == "control-group" {
         let text = format!(

@@ -1,4 +1,4 @@
-//! gunicorn's command line and configuration file, and what was measured of them.
+//! gunicorn's command line and configuration file, and their measured effects.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use agent_wire::view::{Finding, Level};
 use super::finding;
 use crate::restart::server::{ReloadKind, Server};
 
-/// Where the app is, for gunicorn.
+/// The app's directories, as gunicorn sees them.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub link: &'a Path,
-    /// The release that is to be served.
+    /// The release to be served.
     pub dir: &'a Path,
 }
 
 impl Place<'_> {
-    /// Whether what was started as `program` finds the modules of this release's environment.
+    /// Whether a server that was started as `program` finds the modules of this release's environment.
     fn has_environment(&self, program: &Path) -> bool {
         let real = |path: &Path| fs::canonicalize(path).ok();
         let of_program = program.parent().and_then(Path::parent).and_then(real);
@@ -32,7 +32,7 @@ fn interpreter(script: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(String::from_utf8_lossy(line.strip_prefix(b"#!")?).trim()))
 }
 
-/// What gunicorn is told: on its command line, by GUNICORN_CMD_ARGS, and in its configuration file.
+/// gunicorn's settings: from its command line, from GUNICORN_CMD_ARGS, and from its configuration file.
 struct Configuration {
     words: Vec<String>,
     file: PathBuf,
@@ -48,7 +48,7 @@ impl Configuration {
         let named = named.or_else(|| words.windows(2).find(|pair| follows(&pair[0])).map(|pair| pair[1].clone()));
         let named = named.map(|file| file.replace("{dir}", &place.dir.to_string_lossy()));
         let file = Path::new(named.as_deref().unwrap_or("gunicorn.conf.py"));
-        // What it is told by the link's name, or in a release, it will be told by the next one.
+        // A file that is named through the link, or relative to a release, is judged as the next release has it.
         let releases = place.link.with_file_name("releases");
         let started_in =
             server.dir.as_deref().filter(|dir| way != ReloadKind::Anew && !dir.starts_with(place.link) && !dir.starts_with(releases));
@@ -56,12 +56,12 @@ impl Configuration {
             Ok(within) => place.dir.join(within),
             Err(_) => started_in.unwrap_or(place.dir).join(file),
         };
-        // What cannot be read is not judged.
+        // A file that cannot be read is not judged.
         let text = fs::read_to_string(&file).unwrap_or_default();
         Self { words, file, text }
     }
 
-    /// Where a setting is on, if it is: by one of these options, or by an assignment that depends on nothing.
+    /// The place where a setting is on, if it is: one of these options, or an assignment that depends on nothing.
     fn on(&self, options: &[&str], setting: &str) -> Option<String> {
         let is_set = |word: &&String| {
             options.iter().any(|option| word == option || word.strip_prefix(option).is_some_and(|rest| rest.starts_with('=')))
@@ -76,7 +76,7 @@ impl Configuration {
     }
 }
 
-/// What is wrong, or will be one day.
+/// The settings that are wrong now, or will be one day.
 pub(super) fn lint(server: &Server, way: ReloadKind, place: Place<'_>) -> Vec<Finding> {
     let Place { link, dir } = place;
     let mut found = Vec::new();

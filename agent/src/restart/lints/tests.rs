@@ -97,7 +97,7 @@ fn gunicorns_script_is_an_error_only_where_the_environment_is_another() {
     let link = stage.path("app");
     let line = format!("{}/venv/bin/gunicorn --chdir {0} x", link.display());
     let lint = |server: &Server, dir: &Path| texts(&gunicorn::lint(server, ReloadKind::Reload, gunicorn::Place { link: &link, dir }));
-    // It does not run: it will be started as what the release has.
+    // It does not run yet: it will be started with the program that the release has.
     assert!(lint(&server(&line), &a.dir).starts_with("Warning"));
     assert!(lint(&server(&line), &b.dir).starts_with("Warning"));
     let running = Server { program: Some(stage.path("environments/one/bin/python").to_string_lossy().into_owned()), ..server(&line) };
@@ -117,7 +117,7 @@ fn what_a_release_configures_gunicorn_to_do_is_read_where_gunicorn_reads_it() {
     let found = lint("venv/bin/gunicorn --bind unix:{socket} x", ReloadKind::Anew);
     assert!(found.starts_with("Error") && found.contains("daemon = True in") && found.contains("ends as soon as it is started"), "{found}");
     let linked = format!("{}/venv/bin/python -m gunicorn -c {0}/gunicorn.conf.py x", link.display());
-    // By its pid file the master is found, in the background or not.
+    // The pid file leads to the master, whether it runs in the background or not.
     assert_eq!(lint(&linked, ReloadKind::Reload), "");
     configured("preload_app=True\n");
     assert!(lint(&linked, ReloadKind::Reload).contains("preload_app = True in"), "the new release's file is read, and not the live one's");
@@ -139,7 +139,7 @@ fn what_of_uwsgis_options_cannot_be_read_fails_no_release() {
         let found = hidden(&format!("uwsgi {source} --listen=1024 --die-on-term"));
         assert!(found.starts_with("Warning") && found.contains("as far as its options can be read"), "{source}: {found}");
     }
-    // Options and paths come by the environment, too.
+    // Options and paths come from the environment, too.
     let mut started = server("uwsgi --module app --listen=1024 --die-on-term");
     assert!(texts(&uwsgi::lint(&started, ReloadKind::Fork, Path::new(LINK))).starts_with("Error"));
     started.env =
@@ -190,7 +190,7 @@ fn doctor_says_what_stands_in_the_way_and_what_is_well() {
         unit: None,
         timeout: Duration::from_secs(1),
     });
-    // Before the first release, nothing can have been started in the link.
+    // Before the first release, no server can run in the link.
     let found = find(&fifo, &stage.path("app"), &[], Duration::from_secs(900));
     assert!(found[0].level == Level::Warning && found[0].text.contains("the first release waits for it"), "{found:?}");
     stage.link(&stage.release(A, APP));
@@ -218,7 +218,7 @@ fn celery_is_known_however_it_is_started() {
     let unit = |line: &str, kill_mode: &str| Unit {
         name: "w.service".into(),
         kill_mode: kill_mode.into(),
-        // Where it is a shell's, what it is to do is one word.
+        // The script of a shell is one word.
         exec_start: vec![match line.split_once(" -c ") {
             Some((shell, script)) => vec![shell.to_owned(), "-c".to_owned(), script.to_owned()],
             None => server(line).argv,
@@ -254,7 +254,7 @@ fn celery_is_known_however_it_is_started() {
         worker,
         "/usr/bin/beat",
         "/usr/bin/music beat",
-        // Names, and no commands.
+        // Here the words are names, not commands.
         "celery --app beat worker --queues beat",
         "celery -A beat worker -Q beat -O fair",
         "/bin/sh -c exec celery -A beat worker",

@@ -1,4 +1,4 @@
-//! What was measured of uWSGI's options.
+//! uWSGI's options and their measured effects.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use super::finding;
 use crate::restart::server::uwsgi_options::{LAZY, Options, PYTHONPATH, is_through};
 use crate::restart::server::{ReloadKind, Server};
 
-/// What is wrong, or will be one day.
+/// The options that are wrong now, or will be one day.
 pub(super) fn lint(server: &Server, way: ReloadKind, link: &Path) -> Vec<Finding> {
     let options = Options::of(server);
     let mut found = found_in(&options, server, way, link);
     if let Some(source) = &options.unread {
-        // What cannot be read may say otherwise, so no release fails by it.
+        // An unreadable source may say otherwise, so no release fails by this finding.
         for finding in found.iter_mut().filter(|finding| finding.level == Level::Error) {
             finding.level = Level::Warning;
             finding.text = format!("{} (as far as its options can be read; {source} cannot)", finding.text);
@@ -30,7 +30,7 @@ fn found_in(options: &Options, server: &Server, way: ReloadKind, link: &Path) ->
     let pythonpath = options.all(&PYTHONPATH);
     let lazy = options.on(&LAZY);
     let follows = |paths: &[&str]| paths.iter().any(|path| is_through(path, link));
-    // Such a file may well put its own directory before others.
+    // Such a file may put its own directory before others in the path.
     let by_file = follows(&options.all(&["wsgi-file", "file"]))
         || options.all(&["mount"]).iter().any(|mount| mount.split_once('=').is_some_and(|(_, file)| is_through(file, link)));
     let if_old = if by_file { Level::Warning } else { Level::Error };

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::Server;
 
-/// The options in their order. uWSGI takes them from every source alike.
+/// The options in their order. uWSGI treats all sources alike.
 #[derive(Debug, Default)]
 pub(in crate::restart) struct Options {
     list: Vec<(String, String)>,
-    /// A source of options that could not be read: what it says is not known.
+    /// A source of options that could not be read, so its options are unknown.
     pub(in crate::restart) unread: Option<String>,
 }
 
-/// Sources of options in other words than those of ini files.
+/// Options that name further sources, in formats other than ini.
 const OTHER_SOURCES: [&str; 10] =
     ["xml", "yaml", "yml", "json", "config", "ini-paste", "ini-paste-logged", "sqlite3", "ldap", "zerg-config"];
 
@@ -21,7 +21,7 @@ impl Options {
     pub(in crate::restart) fn of(server: &Server) -> Self {
         let mut options = Self::default();
         for (name, value) in &server.env {
-            // As uWSGI does with its environment: UWSGI_LAZY_APPS is lazy-apps.
+            // uWSGI reads its environment in this way: UWSGI_LAZY_APPS is lazy-apps.
             if let Some(name) = name.strip_prefix("UWSGI_") {
                 options.add(&name.to_ascii_lowercase(), value.clone(), &server.dir.clone().unwrap_or_default(), 0);
             } else if name == "PYTHONPATH" {
@@ -39,7 +39,8 @@ impl Options {
             };
             if let Some(long) = arg.strip_prefix("--") {
                 let (name, inline) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-                // Options without a value are followed by one only where something else begins; for those that matter here that is harmless.
+                // Many options without a value are unknown here and would take the next word as theirs; among the options that matter, this does no
+                // harm.
                 let value = if FLAGS.contains(&name) && inline.is_none() { String::new() } else { take(inline) };
                 options.add(name, value, &dir, 0);
             } else if let Some(short) = arg.strip_prefix('-') {
@@ -80,7 +81,7 @@ impl Options {
         self.list.push((name, value));
     }
 
-    /// The lines of one section; `%d` is the file's directory, `%(name)` an option from before.
+    /// The lines of one section; `%d` is the file's directory, `%(name)` an earlier option.
     pub(in crate::restart) fn read_ini(&mut self, text: &str, wanted: &str, file: &Path, depth: usize) {
         let dir: PathBuf = file.parent().map(Path::to_owned).unwrap_or_default();
         let mut inside = false;
@@ -128,7 +129,7 @@ const FLAGS: [&str; 12] = [
     "strict",
 ];
 
-/// Whether a path leads through the link, by its own words or by another link that leads where it does.
+/// Whether a path leads through the link, literally or by another link that leads to the same place.
 pub(in crate::restart) fn is_through(path: &str, link: &Path) -> bool {
     let (path, releases) = (Path::new(path), link.with_file_name("releases"));
     let real = |path: &Path| fs::canonicalize(path).ok();
@@ -139,7 +140,7 @@ pub(in crate::restart) fn is_through(path: &str, link: &Path) -> bool {
 pub(in crate::restart) const PYTHONPATH: [&str; 3] = ["pythonpath", "python-path", "pp"];
 pub(in crate::restart) const LAZY: [&str; 2] = ["lazy-apps", "lazy"];
 
-/// Whether each worker loads the app by itself, and from where the link leads: what can be read of the options says so.
+/// Whether the readable options show that each worker loads the app by itself, through the link.
 pub(in crate::restart) fn loads_from(server: &Server, link: &Path) -> bool {
     let options = Options::of(server);
     server.runs("uwsgi") && options.on(&LAZY) && options.all(&PYTHONPATH).iter().any(|path| is_through(path, link))

@@ -1,4 +1,4 @@
-//! What can be seen without a systemd; what needs one is tested from outside, in a machine that is booted for it.
+//! Tests that work without systemd. Those that need it run from outside, in a machine booted for them.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -28,7 +28,7 @@ fn without_a_bus_the_hint_is_told_before_anything_is_done() {
     assert!(error.to_string().contains("cannot reach systemd") && error.hint().unwrap().contains("is dbus running"), "{error}");
 }
 
-/// A process that starts its workers in the first release and then, as uWSGI does in a reload, ends them before it changes into the second one.
+/// A process that starts its workers in the first release. Like uWSGI in a reload, it ends them before it changes into the second one.
 const RELOADS: &str = r#"
     while read -r _; do
         cd "$1"
@@ -41,7 +41,7 @@ const RELOADS: &str = r#"
         echo
     done"#;
 
-/// One that stays in the first release, while its workers come and go in the second one.
+/// A process that stays in the first release, while its workers come and go in the second one.
 const STAYS: &str = r#"
     cd "$2"; sleep 60 & first=$!; cd "$1"
     echo

@@ -1,5 +1,5 @@
-//! A secret as programs write it when they quote it: Python's repr and ascii, JSON, shells, URLs, HTML. Which of them wrote a line is not known, and one
-//! text may have gone through two of them; so each character is found in any of its forms, whatever the forms of the others are.
+//! A secret as programs write it when they quote it: Python's repr and ascii, JSON, shells, URLs, HTML. The program that wrote a line is unknown, and
+//! a text may have passed through two of them. So each character matches in any of its forms, independently of the others.
 
 /// The most backslashes in front of a character: each quoting doubles them, and three quotings of one backslash are eight.
 const MOST_BACKSLASHES: usize = 8;
@@ -9,7 +9,7 @@ const MOST_BACKSLASHES: usize = 8;
 pub(super) struct Escaped(Vec<char>);
 
 impl Escaped {
-    /// Nothing for a secret that everybody writes as it is.
+    /// `None` for a secret that no program escapes.
     pub(super) fn of(secret: &str) -> Option<Self> {
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
         (!secret.chars().all(plain)).then(|| Self(secret.chars().collect()))
@@ -19,9 +19,9 @@ impl Escaped {
         self.0.len()
     }
 
-    /// The text with the secret masked, where it is there in any form.
+    /// The text with the secret masked, if it occurs in any form.
     pub(super) fn cover(&self, text: &str, mask: &str) -> Option<String> {
-        // Without one of these nothing is escaped, and the secret as it is is found otherwise.
+        // Without one of these characters the text has no escapes, and other code finds the plain secret.
         if !text.contains(['\\', '%', '&', '+', '\'']) {
             return None;
         }
@@ -41,7 +41,7 @@ impl Escaped {
         (copied > 0).then(|| covered + &text[copied..])
     }
 
-    /// The length of what the text begins with, where that is the secret; the longest of several.
+    /// The length of the secret at the beginning of the text, if it is there; the longest of several forms.
     fn ends_at(&self, text: &str) -> Option<usize> {
         let mut reached = vec![0];
         for letter in &self.0 {
@@ -60,7 +60,7 @@ impl Escaped {
     }
 }
 
-/// Tells the length of each form of a letter that the text begins with.
+/// Passes on the length of each form of a letter that the text begins with.
 fn forms(letter: char, text: &str, found: &mut dyn FnMut(usize)) {
     if text.starts_with(letter) {
         found(letter.len_utf8());
@@ -77,7 +77,7 @@ fn forms(letter: char, text: &str, found: &mut dyn FnMut(usize)) {
         found(1);
     }
     if letter == '\'' {
-        // As shells go out of a quotation and into it again.
+        // Shells leave a quotation and enter it again.
         ["'\\''", "'\"'\"'"].iter().filter(|form| text.starts_with(**form)).for_each(|form| found(form.len()));
     }
     // RFC 3986, section 2.1.
@@ -89,7 +89,7 @@ fn forms(letter: char, text: &str, found: &mut dyn FnMut(usize)) {
     }
 }
 
-/// The length of the letter's form behind one or more backslashes.
+/// The length of the letter's form after one or more backslashes.
 fn behind_backslashes(letter: char, text: &str, backslashes: &str) -> Option<usize> {
     let short = match letter {
         '\n' => Some('n'),
@@ -156,10 +156,10 @@ fn bytes_of(letter: char, text: &str, form: impl Fn(&str) -> Option<(u32, usize)
     })
 }
 
-/// The length of a reference of HTML's to this letter.
+/// The length of an HTML reference to this letter.
 fn entity(letter: char, text: &str) -> Option<usize> {
     let name = text.strip_prefix('&')?;
-    // None is longer; what is looked through to its end again and again would take long.
+    // No reference is longer, and repeated searches to the end of the text would be slow.
     let name = &name[..name.bytes().take(11).position(|byte| byte == b';')?];
     let number = |text: &str, radix| u32::from_str_radix(text, radix).ok().and_then(char::from_u32);
     let meant = match name {
@@ -214,7 +214,7 @@ mod tests {
             let masked = covered(secret, text);
             assert!(masked.contains("***") && !masked.contains("three") && !masked.contains("dor"), "{text}: {masked}");
         }
-        // A backslash before a letter of the secret that needs none, as `%q` has it before each special one.
+        // A backslash before a letter that needs none; `%q` writes one before each special letter.
         assert_eq!(covered("a b&c d", r"echo a\ b\&c\ d"), "echo ***");
     }
 

@@ -1,23 +1,23 @@
-//! What `fsck` answers.
+//! The answer of `fsck`.
 
 use serde::{Deserialize, Serialize};
 
 use super::Level;
 
-/// `GET /v1/apps/{app}/fsck`: what of an app's root is not as the manifests and the journal say.
+/// `GET /v1/apps/{app}/fsck`: each mismatch between an app's root and its manifests or the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fsck {
-    /// The app.
+    /// The app's name.
     pub app: String,
-    /// The run under way. What belongs to it was left out.
+    /// The active run. Its files were left out.
     pub run: Option<u64>,
-    /// How much was looked at.
+    /// How much was inspected.
     pub verified: Verified,
-    /// What differs, worst first. `good` is for what differs from nothing, and may be worth knowing.
+    /// The mismatches, worst first. Level `good` is for facts that are no mismatch, but worth knowing.
     pub findings: Vec<FsckFinding>,
 }
 
-/// How much was looked at.
+/// How much was inspected.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// Sealed releases.
@@ -36,18 +36,18 @@ pub struct Verified {
     pub events: u64,
 }
 
-/// Something that is not as it was written down.
+/// A mismatch with the recorded state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsckFinding {
-    /// What was looked at, such as `release` or `journal`.
+    /// The subject, such as `release` or `journal`.
     pub what: String,
-    /// How bad it is.
+    /// The severity of the mismatch.
     pub level: Level,
-    /// Where, where it is at a place.
+    /// The path, if the mismatch has one.
     pub path: Option<String>,
-    /// What differs.
+    /// The mismatch, as a sentence.
     pub text: String,
-    /// What to do.
+    /// One command or one edit as remedy.
     pub hint: Option<String>,
     /// Whether the action `mend` removes it.
     pub mend: bool,

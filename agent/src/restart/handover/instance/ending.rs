@@ -1,4 +1,4 @@
-//! How an instance is ended: told to, waited for, killed at the end; and how its slot is left.
+//! How an instance ends: the agent signals it, waits, and finally kills it; then it frees its slot.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::restart::RestartError;
 use crate::restart::handover::record::Record;
 use crate::root::Slot;
 
-/// How long a process may take to go once it was told to.
+/// How long a process may take to end after its signal.
 const GOING: Duration = Duration::from_secs(10);
 
 impl Instances<'_> {
-    /// Ends what the agent started by its record, so that no request is lost.
+    /// Ends the processes in the record without losing a request.
     pub(in crate::restart::handover) fn end_processes(
         &self,
         release: &ReleaseName,
@@ -32,13 +32,13 @@ impl Instances<'_> {
             return Err(could_not_be_ended(release, master));
         }
         if record.socket.exists() && !http::listens(&record.socket) {
-            // A socket that stays is removed before the next instance binds it.
+            // A leftover socket is removed before the next instance binds it.
             let _ = fs::remove_file(&record.socket);
         }
         Ok(())
     }
 
-    /// Stops what runs in a slot, the web and its workers, and frees it.
+    /// Stops the units in a slot, the web process and its workers, and frees the slot.
     pub(in crate::restart::handover) fn leave(&self, release: &ReleaseName, slot: &Slot, drain: Duration) -> Result<(), RestartError> {
         let Some((_, unit)) = self.unit_called(slot.as_str()) else { return Ok(()) };
         self.drain(release.as_str(), &self.settings.socket_called(slot.as_str()), drain);
@@ -51,7 +51,7 @@ impl Instances<'_> {
         Ok(())
     }
 
-    /// TERM; QUIT where that made it load the app anew (uWSGI without die-on-term); KILL for the group at the end.
+    /// Sends TERM; sends QUIT if TERM made it reload the app (uWSGI without die-on-term); finally sends KILL to the group.
     pub(super) fn end(&self, release: &ReleaseName, master: &Process, drain: Duration) {
         let before = master.children();
         let end = Instant::now() + drain.max(GOING);
@@ -63,7 +63,7 @@ impl Instances<'_> {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));
-            // Children are looked for among all processes, which is dear; a server that loads its app anew is seen now and then as well.
+            // Finding children reads the whole process table, which is expensive. Every tenth look still notices a server that reloads its app.
             if look % 10 != 0 {
                 continue;
             }

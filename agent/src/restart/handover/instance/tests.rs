@@ -2,7 +2,7 @@ use super::*;
 
 const NAMES: [&str; 3] = ["2026-11-20-10-00-00-aaaaaaaaaaaa", "2026-11-20-11-00-00-bbbbbbbbbbbb", "2026-11-20-12-00-00-cccccccccccc"];
 
-/// Every state that two or three slots can be in, whichever of them visitors are led to, and whichever release is live.
+/// Covers every state of two or three slots, for each slot that visitors are led to and each live release.
 #[test]
 fn no_release_takes_the_slot_of_another_that_visitors_need() {
     let names: Vec<ReleaseName> = NAMES.iter().map(|name| name.parse().unwrap()).collect();

@@ -46,7 +46,7 @@ fn a_release_is_started_anew_beside_itself_and_no_visitor_notices() {
         assert_eq!(left(&play), [format!("{A}.json")]);
     }
     assert!(!first[0].is_alive() && play.masters(&a).len() == 1);
-    // Another release comes after it as after any other.
+    // The next release follows a restart like any other release.
     play.stage.renewal.set(Renewal::No);
     let b = play.stage.release(B, APP);
     play.switch(&b, Some(&a)).unwrap();
@@ -79,7 +79,7 @@ fn visitors_are_led_back_to_the_first_instance_and_the_second_one_goes() {
     play.switch(&a, None).unwrap();
     let first = play.masters(&a);
     play.stage.renewal.set(Renewal::Yes);
-    // As far as the step came when it was cut off: visitors meet the second one.
+    // The step was cut off after visitors were led to the second instance.
     let act = || {
         play.stage.with_scene(|context| {
             let mut prepared = play.restart().prepare(context, a.serving()).unwrap();
@@ -96,7 +96,7 @@ fn visitors_are_led_back_to_the_first_instance_and_the_second_one_goes() {
     all_answered(&seen);
     assert!(!second[0].is_alive());
     assert_eq!((play.masters(&a), leads_to(&play), left(&play)), (first.clone(), format!("web.sock.{A}"), vec![format!("{A}.json")]));
-    // Where the first one has ended meanwhile, the second one stays: visitors have no other.
+    // If the first instance has ended meanwhile, the second one stays, because visitors have no other.
     let second = act();
     first[0].end_group();
     kill(first[0]);

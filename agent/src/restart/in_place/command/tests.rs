@@ -40,7 +40,7 @@ fn a_command_that_fails_is_told_with_its_last_lines() {
     assert!(stage.with_scene(|context| empty.prepare(context, a.serving()).map(drop)).unwrap_err().hint().is_some());
 }
 
-/// One that hangs, with nothing that serves behind it.
+/// A command that hangs, with no server behind it.
 fn hangs(back: Option<&str>) -> Restart {
     let argv = |script: &str| ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     Restart::Command(Settings { run: argv("sleep 600"), back: back.map(argv), timeout: Duration::from_secs(1) })
@@ -81,7 +81,7 @@ fn a_command_that_hangs_on_the_way_back_counts_less_than_the_answers() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let back = stage.back(&hangs(None), &b, Some(&a));
-    // An answer that names no release shows nothing.
+    // An answer that names no release proves nothing.
     stage.checks[0].release_header = None;
     let unproven = stage.back(&hangs(None), &b, Some(&a));
     server.kill().unwrap();

@@ -27,7 +27,7 @@ pub(in crate::restart) fn gunicorn() -> &'static Path {
     })
 }
 
-/// A gunicorn in the link of this directory.
+/// Starts a gunicorn in this directory's link.
 fn start(root: &Path, program: &[&str], options: &[&str]) {
     let log = fs::OpenOptions::new().create(true).append(true).open(root.join("log")).unwrap();
     let mut argv: Vec<String> = program.iter().map(|part| gunicorn().join("bin").join(part).to_string_lossy().into_owned()).collect();
@@ -105,7 +105,7 @@ fn hup_to_a_release_that_cannot_be_loaded_ends_the_master_and_is_told_with_its_t
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(error.to_string().contains("ended: it could not load"), "{error}");
     assert!(error.tail().iter().any(|line| line.contains("nothing_of_that_name")), "{:?}", error.tail());
-    // Nothing starts it again: that is waited for, and told.
+    // Nothing starts it again: the agent waits for that and reports it.
     play.settings.timeout = Duration::from_secs(1);
     let stuck = play.stage.back(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(stuck.to_string().contains("names no process that runs") && stuck.hint().unwrap().contains("unit"), "{stuck}");
@@ -118,7 +118,7 @@ fn a_master_that_hup_ended_is_waited_for_where_something_else_starts_it() {
     play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     let root = play.stage.path("");
     let supervisor = std::thread::spawn(move || {
-        // As supervisord does after a second: the first try may still load what failed.
+        // Like supervisord a second later: the first try may still load the release that failed.
         std::thread::sleep(Duration::from_millis(1500));
         start(&root, &["gunicorn"], &[]);
     });
@@ -129,7 +129,7 @@ fn a_master_that_hup_ended_is_waited_for_where_something_else_starts_it() {
 
 #[test]
 fn a_master_that_ends_once_more_on_the_way_back_is_waited_for_again() {
-    // As one does that was started again while the link still led to what cannot be loaded.
+    // Like a gunicorn that was started again while the link still led to the broken release.
     let configuration = tempfile::NamedTempFile::with_suffix(".py").unwrap();
     fs::write(configuration.path(), "def on_reload(server):\n    raise SystemExit(1)\n").unwrap();
     let play = Play::new(MasterSignal::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);
@@ -176,7 +176,7 @@ fn hup_with_preload_changes_nothing_and_is_found_out() {
     let (a, b) = (play.stage.release(A, APP), play.stage.release(B, APP));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(matches!(error, RestartError::SetUp { .. }) && error.to_string().contains("forks the old app again"), "{error}");
-    // Where neither its command line nor its configuration tells, the answers do.
+    // Where neither the command line nor the configuration shows it, the answers do.
     let configuration = tempfile::NamedTempFile::with_suffix(".py").unwrap();
     fs::write(configuration.path(), "preload_app = bool(1)\n").unwrap();
     let mut play = Play::new(MasterSignal::Hup, &["gunicorn"], &[&format!("--config={}", configuration.path().display())]);

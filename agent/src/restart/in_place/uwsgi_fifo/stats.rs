@@ -1,4 +1,4 @@
-//! What uWSGI's stats server says: the part that is read.
+//! The part of the stats server's answer that the agent reads.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -9,17 +9,17 @@ use serde::Deserialize;
 
 use crate::process::Process;
 
-/// The master and its workers, in this moment.
+/// The master and its workers at this moment.
 pub(super) struct Stats {
     pub master: Process,
     pub workers: Vec<(Process, State)>,
 }
 
-/// How far a worker has come. It accepts requests when it has loaded its app, or has failed to.
+/// A worker's progress. It accepts requests when it has loaded its app, or has failed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Loading,
-    /// It accepts requests and has none: it could not be loaded, or is loaded by the first request for it.
+    /// It accepts requests without an app: loading failed, or the first request loads it.
     WithoutApp,
     Ready,
 }
@@ -41,13 +41,13 @@ struct Worker {
     apps: Vec<serde_json::Value>,
 }
 
-/// Nothing where nobody answers.
+/// `None` when the stats server does not answer.
 pub(super) fn ask(socket: &Path) -> Option<Stats> {
     let stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     let mut text = String::new();
     stream.take(16 * 1024 * 1024).read_to_string(&mut text).ok()?;
-    // With stats-http, headers stand before it.
+    // With stats-http, headers precede the JSON.
     let said: Said = serde_json::from_str(&text[text.find('{')?..]).ok()?;
     let state = |worker: &Worker| match (worker.accepting, worker.apps.is_empty()) {
         (0, _) => State::Loading,

@@ -6,7 +6,7 @@ use crate::restart::tests::{A, APP, B, Release, Stage, Visitors, nearly_all_answ
 
 const BROKEN: &str = "import nothing_of_that_name\n";
 
-/// A uWSGI; `{link}` in its options is the link, `{root}` its directory.
+/// Starts a uWSGI; `{link}` in its options is the link, `{root}` its directory.
 fn start(root: &Path, options: &[String]) -> Process {
     let log = fs::OpenOptions::new().create(true).append(true).open(root.join("log")).unwrap();
     let text = |path: &str| root.join(path).to_string_lossy().into_owned();
@@ -25,7 +25,7 @@ fn start(root: &Path, options: &[String]) -> Process {
     master
 }
 
-/// A uWSGI that runs already, as one finds it on a host.
+/// A uWSGI that runs already, as on an existing host.
 struct Play {
     stage: Stage,
     settings: Settings,
@@ -108,7 +108,7 @@ fn a_chain_reload_with_the_right_options_brings_the_new_release() {
     nearly_all_answered(&visitors.go().0);
 }
 
-/// What our own example has, and what the manual of uWSGI shows.
+/// The options of our own example and of uWSGI's manual.
 const CHAIN: [&str; 4] = ["--lazy-apps", "--pythonpath={link}", "--chdir={link}", "--module=app"];
 
 #[test]
@@ -125,7 +125,7 @@ fn workers_that_keep_the_masters_directory_and_load_the_new_code_are_believed() 
         let (a, b) = (play.live(), play.stage.release(B, APP));
         let visitors = Visitors::come(&play.stage.path("web.sock"));
         play.stage.switch(&play.restart(), &b, Some(&a)).unwrap();
-        // The master's directory is that of the former release, and so is each worker's; the code is not.
+        // The directory of the master and of each worker is that of the former release; the code is not.
         assert!(play.master.children().iter().all(|worker| worker.cwd().unwrap() == a.dir));
         assert_eq!(visit(&play.stage.path("web.sock"), "/").unwrap(), B);
         assert!(play.stage.warnings()[0].contains("a file that it opens by a relative path"), "{:?}", play.stage.warnings());
@@ -164,13 +164,13 @@ fn a_chain_reload_that_only_forked_the_old_app_again_is_found_out_where_no_optio
         play
     };
     let mut play = of_ini("wsgi-file = app.py\nchdir = %(pythonpath)");
-    // No answer tells whose it is, so the directory must.
+    // No answer names its release, so the directory must.
     play.stage.checks[0].release_header = None;
     let (a, b) = (play.live(), play.stage.release(B, APP));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
     assert!(error.to_string().contains("still works in another release"), "{error}");
     assert!(error.hint().unwrap().contains("release_header"), "{:?}", error.hint());
-    // With no directory to betray them, the answers do.
+    // No directory shows the release, so the answers must.
     let play = of_ini("module = app");
     let (a, b) = (play.live(), play.stage.release(B, APP));
     let error = play.stage.switch(&play.restart(), &b, Some(&a)).unwrap_err();
@@ -203,11 +203,11 @@ fn a_release_without_an_app_is_taken_back_as_soon_as_the_answers_show_it() {
         play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
         let took = begun.elapsed();
         let (seen, _) = visitors.go();
-        // Each of the two would have been waited out, one after the other.
+        // Waiting for both in turn would have taken longer.
         assert!(took < Duration::from_secs(40), "{how:?} took {took:?}");
         assert_eq!(seen.last(), Some(&Ok(A.to_owned())), "{how:?}");
     }
-    // Where nobody is asked, the stats server says it.
+    // Without checks, the stats server is the evidence.
     let mut play = Play::new(APP, &chdir);
     play.settings.timeout = Duration::from_secs(50);
     play.stage.checks.clear();
@@ -226,7 +226,7 @@ fn a_second_chain_reload_that_uwsgi_ignores_is_asked_for_again() {
     let former = play.master.children();
     play.stage.with_scene(|context| play.settings.write(context, b'c')).unwrap();
     let end = Instant::now() + Duration::from_secs(20);
-    // One worker has the new release by now, and the chain has not come to the other one.
+    // One worker has the new release by now, and the chain has not reached the other one.
     while !play.settings.workers().unwrap().iter().any(|(worker, state)| !former.contains(worker) && *state == State::Ready) {
         assert!(Instant::now() < end, "no worker is replaced");
     }
@@ -243,7 +243,7 @@ fn a_master_that_its_release_ended_is_waited_for_where_something_else_starts_it(
     assert!(error.to_string().contains("ended: it could not load"), "{error}");
     let (root, options) = (play.stage.path(""), ["--chdir={link}", "--wsgi-file=app.py", "--need-app"].map(str::to_owned));
     let supervisor = std::thread::spawn(move || {
-        // Longer than the moment for which a FIFO that is made anew is looked for.
+        // Longer than the agent looks for a FIFO that is being remade.
         std::thread::sleep(Duration::from_secs(3));
         start(&root, &options)
     });
@@ -281,7 +281,7 @@ fn the_first_release_waits_for_the_server_that_can_only_start_in_it() {
     operator.join().unwrap().end_group();
     switched.unwrap();
     assert!(first.warnings()[0].contains("start uWSGI as soon as"), "{:?}", first.warnings());
-    // Where nobody starts it, no release is called live.
+    // If nothing starts it, no release becomes live.
     let alone = stage();
     let a = alone.release(A, APP);
     let error = alone.switch(&Restart::UwsgiFifo(settings(&alone, 1)), &a, None).unwrap_err();
@@ -302,7 +302,7 @@ fn a_release_that_cannot_be_loaded_is_taken_back() {
         error.tail()
     );
     play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
-    // The way back after a crash may be gone again.
+    // The way back after a crash may run again.
     play.stage.back(&play.restart(), &b, Some(&a)).unwrap();
 }
 
