@@ -256,7 +256,7 @@ fn a_rollback_reverses_the_newer_migrations_and_forward_again_they_are_applied()
     bench.ctl(["rollback", "--reverse"]).expect(1).says(&[
         "nothing is reversed",
         "2 rows of board_tag",
-        "1 values of board_notice.kind",
+        "1 value of board_notice.kind",
         "--drop-data",
     ]);
     assert_eq!((bench.live("demo").unwrap(), applied(&server)), (new.clone(), "0001_initial 0002_notice_colour 0003_kind".into()));

@@ -63,4 +63,5 @@ def loses(connection, state, app, operation, lost):
         cursor.execute(question, values)
         count = cursor.fetchone()[0]
     if count:
-        lost.append("%d %s of %s" % (count, "rows" if kind == "CreateModel" or "." not in table else "values", table))
+        what = "row" if kind == "CreateModel" or "." not in table else "value"
+        lost.append("%d %s%s of %s" % (count, what, "" if count == 1 else "s", table))
