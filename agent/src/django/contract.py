@@ -215,9 +215,10 @@ def compared(connection, catalogue, model, broken, writes, unseen):
         writes.append("the unique index %s of %s is none of the models'" % (name, table))
     for name, (over, kind, text) in catalogue.checks.get(table, {}).items():
         known = [fields[one] for one in over if one in fields]
-        if name in named or over and not known:
+        if name in named:
             continue
-        if kind == "f" and all(field.remote_field for field in known):
+        # A reference is content with no value; a check of a column that the models leave alone may not be.
+        if kind == "f" and all(field.remote_field for field in known) and (known or not any(columns[one].filled for one in over if one in columns)):
             continue
         # MariaDB gives the check of a column the name of the column.
         field = known[0] if len(known) == 1 else fields.get(name)
