@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use super::bench::{PYTHON, heard, uv, watched, write};
+use super::bench::{PYTHON, environment, heard, uv, watched, write};
 use super::*;
 
 fn host() -> Host {
@@ -364,6 +364,59 @@ fn pip_builds_and_is_not_misled_by_the_project() {
     assert_eq!(says.status.success(), version.stdout == b"True\n", "setuptools is there as `python -m venv` has it: {says:?}");
     let again = watched(|watch| wanted.build(&place.path().join("venv"), release.path(), place_in(&place), watch, &|_| {}));
     assert!(matches!(again, Err(PythonError::AlreadyThere(_))));
+}
+
+/// An interpreter with a pip.
+fn own_pip() -> PathBuf {
+    environment("pip", &["pip"])
+}
+
+/// An index with one package, which says as the public one does that its files never change.
+const INDEX: &str = r#"
+import functools, http.server, sys
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def end_headers(self):
+        if self.path.endswith(".whl"):
+            self.send_header("Cache-Control", "max-age=365000000, immutable, public")
+        super().end_headers()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=sys.argv[1]))
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+#[test]
+fn pip_downloads_nothing_twice_though_the_home_of_its_builder_is_empty_each_time() {
+    use std::io::{BufRead, BufReader};
+    let index = tempfile::tempdir().unwrap();
+    let wheels = index.path().join("six");
+    let mut download = std::process::Command::new(own_pip());
+    succeed(download.args(["-m", "pip", "download", "-q", "--no-deps", "six==1.16.0", "-d"]).arg(&wheels));
+    let mut server =
+        std::process::Command::new(PYTHON).args(["-c", INDEX]).arg(index.path()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
+
+    let caches = tempfile::tempdir().unwrap();
+    let release = release(&[("requirements.txt", "six==1.16.0\n")]);
+    let build = |number: u32| {
+        let (home, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut host = Host { home: home.path().to_owned(), ..host_without_uv() };
+        host.variables.retain(|(name, _)| !name.starts_with("PIP_"));
+        host.variables.push(("PIP_INDEX_URL".to_owned(), format!("http://127.0.0.1:{}/", port.trim()).into()));
+        // Else pip keeps nothing of an index without TLS.
+        host.variables.push(("PIP_TRUSTED_HOST".to_owned(), format!("127.0.0.1:{}", port.trim()).into()));
+        let wanted = want(host, &by_pip(), &release).unwrap();
+        let place = Place { scratch: scratch.path(), caches: caches.path(), hidden: &[] };
+        let venv = scratch.path().join(format!("venv-{number}"));
+        let (built, said) = heard(|watch| wanted.build(&venv, release.path(), place, watch, &|_| {}));
+        built.unwrap();
+        said.join("\n")
+    };
+    let (first, second) = (build(1), build(2));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(first.contains("Downloading"), "{first}");
+    assert!(second.contains("Using cached") && !second.contains("Downloading"), "{second}");
 }
 
 #[test]
