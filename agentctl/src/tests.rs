@@ -167,10 +167,7 @@ fn acts_on_the_spot_say_what_they_did() {
         ]),
     ]);
     assert_eq!(ended.code, 0);
-    assert_eq!(
-        ended.stderr,
-        "shop: run 12 is asked to stop, and is taken back (run 13, 0.0 s)\nnext: agentctl logs -f 12 shows how it ends\n"
-    );
+    assert_eq!(ended.stderr, "shop: run 12 is asked to stop (run 13, 0.0 s)\nnext: agentctl logs -f 12 shows how it ends\n");
     assert!(ended.asked[1].contains(r#""app":"shop","action":"cancel","run":12"#), "{}", ended.asked[1]);
 }
 

@@ -254,7 +254,7 @@ fn done(known: &RunFacts, of: Option<&str>, live: Option<&str>) -> String {
         "unlock" => "unlocked".into(),
         "pin" => format!("{} is kept for ever", release()),
         "unpin" => format!("{} may be pruned again when it is old", release()),
-        "cancel" => format!("run {} is asked to stop, and is taken back", of.unwrap_or("that was named")),
+        "cancel" => format!("run {} is asked to stop", of.unwrap_or("that was named")),
         "exec" => format!("{} was started at a terminal", of.unwrap_or("a command")),
         "settle" => match of {
             Some(run) => format!("what run {run} may have left in the database is settled"),

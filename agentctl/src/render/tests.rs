@@ -426,7 +426,7 @@ fn acts_that_tend_end_in_their_own_words() {
     shop: pin failed (run 12, 8.4 s)
     shop: 2026-11-20-22-45-23-1a2b3c4d5e6f may be pruned again when it is old (run 12, 8.4 s)
     shop: unpin failed (run 12, 8.4 s)
-    shop: run 11 is asked to stop, and is taken back (run 12, 8.4 s)
+    shop: run 11 is asked to stop (run 12, 8.4 s)
     next: agentctl logs -f 11 shows how it ends
     shop: cancel failed (run 12, 8.4 s)
     ");
